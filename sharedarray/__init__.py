@@ -1,0 +1,116 @@
+"""NumPy arrays in shared memory that any process attaches to by name.
+
+The rooms, bottom to top; imports go downwards only:
+
+=====================  ===========================================================================
+errors                 the exception tree
+_platform              what is asked of an operating system, and one file for each that does it
+registry               the records beside the blocks, and who may remove what
+janitor                the process that removes what sudden death left
+segment                named bytes with a lease
+header                 the NPY page: pure encode and decode
+locks                  locks on the bytes of a block
+array                  `SharedArray`; attaching by name, opening a file
+creation               NumPy's creation functions, and `share`
+reference              the handle that stands for a view while it travels
+picklers               registration with the picklers that carry tasks
+listing                which blocks there are, and who holds them
+pool                   `Pool`: an executor for arrays
+cli, demo              the command line: public API only
+=====================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sharedarray import picklers as _picklers
+from sharedarray.array import SharedArray, attach, open
+from sharedarray.creation import (
+    empty,
+    empty_like,
+    full,
+    full_like,
+    ones,
+    ones_like,
+    share,
+    zeros,
+    zeros_like,
+)
+from sharedarray.errors import (
+    BlockClosedError,
+    BlockExistsError,
+    BlockNotFoundError,
+    HeaderError,
+    InvalidNameError,
+    LockTimeout,
+    MissingExtraError,
+    NotOursError,
+    OutOfSharedMemoryError,
+    SharedArrayError,
+    UnsupportedDTypeError,
+    WorkerDied,
+)
+from sharedarray.listing import BlockInfo, blocks, prune
+from sharedarray.reference import Reference
+from sharedarray.segment import Segment, exists, unlink
+
+if TYPE_CHECKING:
+    from sharedarray.pool import Pool as Pool
+
+__all__ = [
+    "BlockClosedError",
+    "BlockExistsError",
+    "BlockInfo",
+    "BlockNotFoundError",
+    "HeaderError",
+    "InvalidNameError",
+    "LockTimeout",
+    "MissingExtraError",
+    "NotOursError",
+    "OutOfSharedMemoryError",
+    "Pool",
+    "Reference",
+    "Segment",
+    "SharedArray",
+    "SharedArrayError",
+    "UnsupportedDTypeError",
+    "WorkerDied",
+    "attach",
+    "blocks",
+    "empty",
+    "empty_like",
+    "exists",
+    "full",
+    "full_like",
+    "ones",
+    "ones_like",
+    "open",
+    "prune",
+    "share",
+    "unlink",
+    "zeros",
+    "zeros_like",
+]
+
+_LAZY = {"Pool": "sharedarray.pool"}  # imported when first asked for: processes that only attach need no pool
+
+_picklers.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("numpy-sharedarray")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,0 +1,27 @@
+"""The one place that looks at which operating system this is.
+
+`platform` keeps the contract of `sharedarray._platform.contract`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sharedarray._platform.contract import Draft, Mode, Platform, Status
+
+__all__ = ["Draft", "Mode", "Platform", "Status", "platform"]
+
+platform: Platform
+if sys.platform == "linux":
+    from sharedarray._platform import linux as _linux
+
+    platform = _linux
+elif sys.platform == "darwin":
+    from sharedarray._platform import macos as _macos
+
+    platform = _macos
+else:
+    raise ImportError(
+        f"sharedarray does not run on {sys.platform} yet: it needs a module in sharedarray/_platform "
+        "that keeps the contract of sharedarray/_platform/contract.py"
+    )

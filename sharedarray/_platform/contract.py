@@ -1,0 +1,167 @@
+"""What the rest of the library asks of an operating system.
+
+One module keeps this contract for each platform; `sharedarray._platform` chooses it, and nothing else
+looks at which platform it is. The words are those of the design, not of one kernel:
+
+block
+    A named file on a memory file system, or a file on disk.
+draft
+    A block in the making: it has no name yet, so nobody can see it half done, and it is gone with its
+    last handle.
+handle
+    An open block, as an int; closing it gives up everything that was held through it.
+lease
+    A holder's mark on a block, counted by the kernel. It ends when it is released, or when the handle
+    and everything made from it is closed, however the process ends.
+leaving
+    The moment at which one process at a time looks whether it is the last holder.
+note
+    A short text under a name, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+Mode: TypeAlias = Literal["r", "r+", "c"]
+
+
+class Status(NamedTuple):
+    """What is known of an open block: its identity, its size in bytes, and how many names lead to it."""
+
+    device: int
+    inode: int
+    size: int
+    links: int
+    regular: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A block in the making; `scratch` is its temporary path where the file system needs one."""
+
+    handle: int
+    scratch: str | None = None
+
+
+class Platform(Protocol):
+    """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
+
+    NEEDS_JANITOR: bool
+    """Whether a block outlives its last holder's sudden death, so that somebody has to look."""
+
+    NAME_LIMIT: int
+    """Bytes that a block's name may have."""
+
+    def default_directory(self) -> str:
+        """Directory of the blocks when the user names none."""
+
+    def user(self) -> str:
+        """The user's own word in the name of the registry."""
+
+    def draft(self, directory: str, size: int) -> Draft:
+        """Start a block of `size` bytes that nobody can see; no page of it is allocated yet."""
+
+    def reserve(self, handle: int, size: int) -> None:
+        """Allocate every page of the block now, so that no later write can fail."""
+
+    def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Write `buffers` one behind the other from `offset` on, whole."""
+
+    def read(self, handle: int, count: int) -> bytes:
+        """The first `count` bytes, or as many as there are."""
+
+    def publish(self, draft: Draft, path: str) -> None:
+        """Give the block its name, at once and only if the name is free (`FileExistsError`)."""
+
+    def discard(self, draft: Draft) -> None:
+        """Give up a draft, published or not; its handle is closed."""
+
+    def open(self, path: str, *, writable: bool) -> int:
+        """Open what is named `path`, never through a link; the caller checks what it is."""
+
+    def close(self, handle: int) -> None:
+        """Close a handle."""
+
+    def status(self, handle: int) -> Status:
+        """Identity and size of an open block."""
+
+    def map(self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
+        """Map the first `size` bytes: 'r' read-only, 'r+' shared, 'c' copy-on-write. `handle` may be
+        closed afterwards."""
+
+    def sync(self, mapping: mmap.mmap) -> None:
+        """Bring what was written to a mapped file onto its disk."""
+
+    def hold(self, handle: int) -> None:
+        """Take a lease; waits while somebody who leaves looks whether he is the last."""
+
+    def open_again(self, handle: int) -> int:
+        """A new handle on the same block, whatever its name leads to by now."""
+
+    def hold_again(self, handle: int) -> int:
+        """A new handle on the same block with a lease of its own."""
+
+    def release(self, handle: int) -> None:
+        """Give up the lease, and the leaving if this handle has it."""
+
+    def start_leaving(self, handle: int, *, wait: bool) -> bool:
+        """Become the one that may remove this block's name; False when another is and `wait` is False."""
+
+    def alone(self, handle: int) -> bool:
+        """Whether nobody else holds a lease; from then on nobody gets one until the release."""
+
+    def held(self, handle: int) -> bool:
+        """Whether anybody else holds a lease. Takes nothing, for onlookers."""
+
+    def lock(self, handle: int, start: int, length: int, *, shared: bool, wait: bool) -> bool:
+        """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False."""
+
+    def unlock(self, handle: int, start: int, length: int) -> None:
+        """Unlock these bytes."""
+
+    def inode_of(self, path: str) -> int | None:
+        """Inode that the name leads to, None when there is no such name."""
+
+    def pin(self, handle: int, path: str) -> None:
+        """Give the open block one more name, which keeps exactly this block alive."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a name; False when it was not there."""
+
+    def make_private_directory(self, path: str) -> None:
+        """Make sure that `path` is a directory of this user's own that nobody else can enter
+        (`PermissionError` when it is anything else)."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory if it is empty."""
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory; none when there is no such directory."""
+
+    def write_note(self, path: str, text: str, *, replace: bool = False) -> None:
+        """Write a note, whole or not at all; without `replace` it must not exist (`FileExistsError`).
+        A replacement that is cut off may leave a file ``n.PID.CHANCE`` beside it."""
+
+    def read_note(self, path: str) -> str | None:
+        """The text of a note, None when there is none."""
+
+    def process_started(self, pid: int) -> int | None:
+        """When a live process started, in the kernel's own ticks; None when there is none of that pid."""
+
+    def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
+        """Pids of the processes with a lease on each block (device, inode), as far as they can be seen."""
+
+    def room(self, directory: str) -> int:
+        """Bytes free in the file system of `directory`."""
+
+    def memory_room(self) -> int | None:
+        """Bytes that this process may still take before the kernel kills for it; None when unknown."""
+
+    def leave_at_fork(
+        self, before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
+    ) -> None:
+        """Have these called around every fork, where the system forks."""

@@ -1,0 +1,440 @@
+"""`SharedArray`: an ndarray whose memory is a block.
+
+It behaves as `numpy.memmap` does. What shares the memory is a `SharedArray`: slices, transposes, fields,
+reshapes. What has memory of its own, the results of arithmetic, reductions, fancy indexing, `copy` and
+`astype`, is a plain array or scalar.
+
+There is no ``__array_finalize__`` and no attribute on the array: every view finds its block by walking
+``.base`` down to the mapping (`sharedarray.segment.mapping_of`), which costs nothing until somebody asks,
+and cannot be lost by a view that NumPy makes without telling us.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sharedarray import errors, header, locks, segment
+from sharedarray._platform import Mode, platform
+from sharedarray.segment import Mapping, Segment, mapping_of
+
+if TYPE_CHECKING:
+    from sharedarray.reference import Reference
+
+__all__ = ["SharedArray", "ShapeLike", "attach", "make", "open"]
+
+ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+
+class SharedArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array in shared memory, which any process attaches to by its name.
+
+    Making one makes a block; its elements are zero until written. The block lives as long as any process
+    holds it: the last one to close it, drop its last view or end, removes it, unless it persists.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype : dtype_like, default float
+        Type of the elements; any but ``object``.
+    order : {'C', 'F'}
+        Whether the last or the first axis varies fastest.
+    name : str, optional
+        Name to attach by, one path component; a word of chance when None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        Make an ``.npy`` file there instead of a block. It is never removed.
+
+    Attributes
+    ----------
+    name : str or None
+        The block's name, a file's path, None where the memory is not shared (the result of a function
+        that keeps the class but not the memory).
+    mode : {'r', 'r+', 'c'} or None
+        Read-only, read and write, or copy-on-write. 'c' is no snapshot: pages that were not written yet
+        still show what others write.
+    segment : Segment or None
+        The block below.
+    closed : bool
+        Whether the lease is given up.
+
+    Raises
+    ------
+    BlockExistsError
+        The name is taken (a `FileExistsError`).
+    OutOfSharedMemoryError
+        There is not enough memory (an `OSError` with ``ENOSPC``).
+    UnsupportedDTypeError
+        The dtype holds Python objects (a `TypeError` and a `ValueError`).
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Notes
+    -----
+    Other processes see every write at once, in the order in which the processor makes it visible; `lock`
+    keeps a reader from seeing half of one. Plain pickling, `numpy.save` and `copy` store the data;
+    multiprocessing, joblib and Dask send a small reference instead.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.SharedArray((2, 3), "int32") as a:
+    ...     a[:] = 7
+    ...     b = sa.attach(a.name)
+    ...     int(b.sum())
+    42
+    >>> b.close()
+    """
+
+    __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
+
+    def __new__(
+        cls,
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        order: str = "C",
+        *,
+        name: str | None = None,
+        persist: bool = False,
+        file: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        if order not in ("C", "F"):
+            raise ValueError(f"order is 'C' or 'F', not {order!r}")
+        made = make(
+            as_shape(shape), np.dtype(dtype), fortran=order == "F", name=name, persist=persist, file=file
+        )
+        return made if cls is SharedArray else made.view(cls)
+
+    # -- the block ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """The block's name, or the file's path; None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else mapping.name
+
+    @property
+    def mode(self) -> Mode | None:
+        """'r', 'r+' or 'c'; None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else mapping.mode
+
+    @property
+    def segment(self) -> Segment | None:
+        """The block below, None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else Segment(mapping)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the lease is given up; every view of one attachment tells the same."""
+        mapping = mapping_of(self)
+        return mapping is not None and mapping.left
+
+    def close(self) -> None:
+        """Give up this process's lease on the block; the last holder removes it. Idempotent.
+
+        Every view of the same attachment is closed with it. The memory stays mapped until the last of them
+        goes, so reading and writing one that is closed is safe; others may not see it any more.
+        """
+        mapping = mapping_of(self)
+        if mapping is not None:
+            mapping.leave()
+
+    def unlink(self) -> None:
+        """Remove the block's name now, persistent or not; processes that hold it keep their memory.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or another block has it by now (a `FileNotFoundError`).
+        NotOursError
+            It is a file (a `PermissionError`).
+        """
+        segment.unlink_mapping(self._mapping("unlink"))
+
+    def persist(self, flag: bool = True) -> None:
+        """Have the block outlive its holders until `unlink`, or not any more.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        """
+        segment.persist_mapping(self._mapping("persist"), flag)
+
+    def flush(self) -> None:
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory."""
+        mapping = mapping_of(self)
+        if mapping is not None and mapping.directory is None and mapping.mode == "r+":
+            platform.sync(mapping)
+
+    def lock(self, shared: bool = False, timeout: float | None = None) -> AbstractContextManager[None]:
+        """Lock exactly the bytes that this view spans, against other processes and threads.
+
+        Parameters
+        ----------
+        shared
+            Whether others may hold the lock at the same time, for reading.
+        timeout
+            Seconds to wait, None to wait as long as it takes.
+
+        Returns
+        -------
+        context manager
+            Takes the lock on entering; the kernel frees it when its holder dies. An empty view locks
+            nothing.
+
+        Raises
+        ------
+        LockTimeout
+            On entering, when it was not free in time (a `TimeoutError`).
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        """
+        mapping = self._mapping("lock")
+        low, high = self._span(mapping)
+        return locks.range_lock(mapping, low, high - low, shared=shared, timeout=timeout)
+
+    def reference(self) -> Reference:
+        """A small handle on this view, which every pickler sends as it is.
+
+        It keeps nothing alive: somebody has to hold the block until the last ``.attach()`` on it.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        """
+        from sharedarray.reference import Reference
+
+        return Reference.of(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _mapping(self, doing: str) -> Mapping:
+        mapping = mapping_of(self)
+        if mapping is None:
+            raise ValueError(f"cannot {doing}: this array's memory is not shared; see sharedarray.share(array)")
+        return mapping
+
+    def _span(self, mapping: Mapping) -> tuple[int, int]:
+        """First byte of this view in its block, and the one behind its last."""
+        if self.size == 0:
+            return 0, 0
+        low = high = offset_of(self, mapping)
+        for length, stride in zip(self.shape, self.strides, strict=True):
+            if stride < 0:
+                low += (length - 1) * stride
+            else:
+                high += (length - 1) * stride
+        return low, high + self.itemsize
+
+    # -- NumPy's hooks --------------------------------------------------------------------------------
+
+    def __array_wrap__(
+        self, array: Any, context: Any = None, return_scalar: bool = False, /
+    ) -> Any:
+        if array is self or mapping_of(array) is not None:
+            return array
+        if return_scalar or (context is None and array.shape == () and self.shape != ()):
+            return array[()]
+        return array.view(np.ndarray)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        # A view's base is a SharedArray, or the array over the mapping; a fancy result's is neither.
+        if type(found) is SharedArray and type(found.base) is not SharedArray and mapping_of(found) is None:
+            return found.view(np.ndarray)
+        return found
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()
+
+    def __copy__(self) -> Any:
+        return np.array(self, order="K")
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:
+        return np.array(self, order="K")
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        mapping = mapping_of(self)
+        if mapping is None or not text.endswith(")"):
+            return text
+        state = ", closed" if mapping.left else ""
+        return f"{text[:-1]}, name={mapping.name!r}{state})"
+
+
+def _plain(name: str) -> Any:
+    """Override a method whose result has memory of its own, such that it is a plain array."""
+    method = getattr(np.ndarray, name)
+
+    def plain(self: SharedArray, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        if isinstance(result, SharedArray) and mapping_of(result) is None:
+            return result.view(np.ndarray)
+        return result
+
+    plain.__name__ = name
+    plain.__qualname__ = f"SharedArray.{name}"
+    plain.__doc__ = method.__doc__
+    return plain
+
+
+for _name in (
+    "astype byteswap choose compress conj conjugate copy cumprod cumsum diagonal dot flatten ravel repeat "
+    "reshape round searchsorted take argsort argpartition nonzero clip trace"
+).split():
+    setattr(SharedArray, _name, _plain(_name))
+del _name
+
+
+# -- making and attaching -------------------------------------------------------------------------------
+
+
+def as_shape(shape: ShapeLike) -> tuple[int, ...]:
+    """A shape as a tuple of ints, as NumPy takes it."""
+    try:
+        lengths: tuple[int, ...] = (shape.__index__(),)  # type: ignore[union-attr]
+    except (AttributeError, TypeError):
+        lengths = tuple(length.__index__() for length in shape)  # type: ignore[union-attr]
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"negative dimensions are not allowed: {lengths}")
+    return lengths
+
+
+def make(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    fortran: bool,
+    name: str | None = None,
+    persist: bool = False,
+    file: str | os.PathLike[str] | None = None,
+    data: Sequence[memoryview] = (),
+    fill: Any = None,
+) -> SharedArray:
+    """Make a block with the header for this array, and attach to it.
+
+    `data` is the array's bytes in memory order; `fill(handle, offset)` writes them instead. Without either
+    they are zero.
+    """
+    dtype = header.check_dtype(dtype)
+    if len(shape) < 2:
+        fortran = False
+    page = header.encode(dtype, shape, fortran=fortran)
+    try:
+        layout = header.decode(page, len(page) + math.prod(shape) * dtype.itemsize, name="the new array")
+    except errors.HeaderError as error:
+        raise ValueError(f"an array cannot have this shape: {error.found}") from None
+    mapping = segment.create(
+        layout.size,
+        buffers=[memoryview(page), *data],
+        fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+        name=name,
+        persist=persist,
+        file=file,
+        kind="array",
+    )
+    return over(mapping, layout)
+
+
+def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
+    """The array that a block's header describes."""
+    return np.ndarray.__new__(
+        SharedArray,
+        layout.shape,
+        layout.dtype,
+        np.frombuffer(mapping, np.uint8),  # type: ignore[arg-type]
+        layout.offset,
+        order="F" if layout.fortran else "C",
+    )
+
+
+def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
+    """Byte in the block at which the view's first element is."""
+    if not mapping.address:
+        mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+    return int(view.__array_interface__["data"][0]) - mapping.address
+
+
+def attach(name: str, mode: Mode = "r+") -> SharedArray:
+    """Attach to the array of that name, in any process.
+
+    Parameters
+    ----------
+    name : str
+        The block's name.
+    mode : {'r+', 'r', 'c'}
+        Read and write; read-only, which the hardware enforces; or copy-on-write, where what is written
+        stays private.
+
+    Returns
+    -------
+    SharedArray
+        Shape, dtype and order are the block's. It holds the block until closed or dropped.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is none of that name (a `FileNotFoundError`).
+    HeaderError
+        What is there is no array (a `ValueError`); it is left as it is.
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.share([1, 2, 3])
+    >>> sa.attach(frames.name, "r")[1:].tolist()
+    [2, 3]
+    """
+    return _view(segment.attach(name, mode))
+
+
+def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
+    """Open an ``.npy`` file on disk as a shared array.
+
+    Every process that opens it shares its pages. The file needs no lease, and is never removed; `flush`
+    brings what was written onto the disk.
+
+    Parameters
+    ----------
+    path : path_like
+        The file.
+    mode : {'r+', 'r', 'c'}
+        Read and write, read-only, or copy-on-write.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is no such file (a `FileNotFoundError`).
+    HeaderError
+        It is no NPY file, or one of Python objects (a `ValueError`).
+    """
+    return _view(segment.open_file(path, mode))
+
+
+def _view(mapping: Mapping) -> SharedArray:
+    try:
+        return over(mapping, header.decode(mapping, len(mapping), name=mapping.name))
+    except BaseException:
+        mapping.leave()
+        raise

@@ -1,0 +1,340 @@
+"""Making shared arrays: NumPy's creation functions with ``name=``, ``persist=`` and ``file=``.
+
+Where there is data, it is written into the block before the block is mapped: the kernel fills fresh pages
+in half the time that a process needs to fault them in one by one. Data that needs a conversion or a
+change of order is converted piece by piece, so that no second copy of it ever stands in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray._platform import platform
+from sharedarray.array import ShapeLike, SharedArray, as_shape, make
+
+__all__ = [
+    "empty",
+    "empty_like",
+    "full",
+    "full_like",
+    "ones",
+    "ones_like",
+    "share",
+    "zeros",
+    "zeros_like",
+]
+
+Order: TypeAlias = Literal["K", "A", "C", "F"]
+
+_PIECE = 1 << 20  # bytes that are converted or repeated at once, so that they stay in the cache
+
+
+class Where(TypedDict, total=False):
+    """Where a new array goes: a block's `name` and whether it persists, or a `file`."""
+
+    name: str | None
+    persist: bool
+    file: str | os.PathLike[str] | None
+
+
+def empty(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+    """Make a shared array without saying what is in it.
+
+    Fresh shared memory is zero, so this is `zeros` under another intention. Every page is reserved now: a
+    write never fails later.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype : dtype_like, default float
+        Type of the elements; any but ``object``.
+    order : {'C', 'F'}
+        Whether the last or the first axis varies fastest.
+    name : str, optional
+        Name to attach by; a word of chance when None.
+    persist : bool, default False
+        Whether the block outlives its holders, until `unlink`.
+    file : path_like, optional
+        Make this ``.npy`` file instead of a block in memory. It is never removed.
+
+    Returns
+    -------
+    SharedArray
+        Holds the block until closed or dropped; the last holder of all processes removes it.
+
+    Raises
+    ------
+    BlockExistsError
+        The name or file is taken (a `FileExistsError`).
+    OutOfSharedMemoryError
+        There is not enough memory (an `OSError` with ``ENOSPC``).
+    UnsupportedDTypeError
+        The dtype holds Python objects (a `TypeError` and a `ValueError`).
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.empty((2, 3), "f4").shape
+    (2, 3)
+    """
+    return make(as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), **where)
+
+
+def zeros(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+    """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.zeros(3).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    return make(as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), **where)
+
+
+def ones(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+    """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.ones(2, "i8").tolist()
+    [1, 1]
+    """
+    return _full(as_shape(shape), 1, np.dtype(dtype), order, None, where)
+
+
+def full(
+    shape: ShapeLike,
+    fill_value: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "C",
+    **where: Unpack[Where],
+) -> SharedArray:
+    """Make a shared array filled with `fill_value`; see `empty` for the other parameters and errors.
+
+    Parameters
+    ----------
+    shape
+        Lengths of the axes.
+    fill_value : scalar or array_like
+        The value, broadcast to `shape`.
+    dtype
+        Type of the elements, that of `fill_value` when None.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.full((2, 2), 7).tolist()
+    [[7, 7], [7, 7]]
+    """
+    chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
+    return _full(as_shape(shape), fill_value, chosen, order, None, where)
+
+
+def empty_like(
+    prototype: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    shape: ShapeLike | None = None,
+    **where: Unpack[Where],
+) -> SharedArray:
+    """Make a shared array with the shape, dtype and order of `prototype`, as far as they are not given.
+
+    See `empty` for the other parameters, errors and who frees it.
+    """
+    like, chosen, lengths = _like(prototype, dtype, shape)
+    return make(lengths, chosen, fortran=_fortran(order, like), **where)
+
+
+def zeros_like(
+    a: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    shape: ShapeLike | None = None,
+    **where: Unpack[Where],
+) -> SharedArray:
+    """Make a shared array of zeros like `a`; see `empty_like`."""
+    return empty_like(a, dtype, order, shape=shape, **where)
+
+
+def ones_like(
+    a: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    shape: ShapeLike | None = None,
+    **where: Unpack[Where],
+) -> SharedArray:
+    """Make a shared array of ones like `a`; see `empty_like`."""
+    like, chosen, lengths = _like(a, dtype, shape)
+    return _full(lengths, 1, chosen, order, like, where)
+
+
+def full_like(
+    a: ArrayLike,
+    fill_value: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    shape: ShapeLike | None = None,
+    **where: Unpack[Where],
+) -> SharedArray:
+    """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
+    like, chosen, lengths = _like(a, dtype, shape)
+    return _full(lengths, fill_value, chosen, order, like, where)
+
+
+def share(
+    array_like: ArrayLike, dtype: DTypeLike | None = None, order: Order = "K", **where: Unpack[Where]
+) -> SharedArray:
+    """Copy data into a new shared array.
+
+    Parameters
+    ----------
+    array_like : array_like
+        The data.
+    dtype : dtype_like, optional
+        Type of the elements, converted as `numpy.array` does; the data's own when None.
+    order : {'K', 'A', 'C', 'F'}
+        'C' or 'F' for that order; 'K' and 'A' keep Fortran order where the data has it.
+    name, persist, file
+        As for `empty`.
+
+    Returns
+    -------
+    SharedArray
+        A copy: later changes of the original do not reach it. Holds the block until closed or dropped.
+
+    Raises
+    ------
+    BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `empty`; nothing is left behind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> frames = sa.share(np.arange(6).reshape(2, 3), name="frames_of_share")
+    >>> sa.attach("frames_of_share").sum()
+    np.int64(15)
+    """
+    source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
+    source = source.view(np.ndarray)
+    chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
+    fortran = _fortran(order, source)
+    layout = source.T if fortran else source
+    if source.dtype == chosen and layout.flags.c_contiguous:
+        return make(source.shape, chosen, fortran=fortran, data=[_bytes(layout)], **where)
+
+    def fill(handle: int, offset: int) -> None:
+        _write_converted(handle, offset, layout, chosen)
+
+    return make(source.shape, chosen, fortran=fortran, fill=fill, **where)
+
+
+# -- filling --------------------------------------------------------------------------------------------
+
+
+def _converted(array_like: ArrayLike, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Lists become arrays of the dtype at once; arrays are converted on their way into the block."""
+    return np.asarray(array_like) if hasattr(array_like, "__array__") else np.asarray(array_like, dtype)
+
+
+def _sized(dtype: np.dtype[Any], source: np.ndarray[Any, Any]) -> np.dtype[Any]:
+    """A dtype such as ``str`` or ``'datetime64'``, with the size or unit that the data needs."""
+    if dtype.itemsize and dtype not in ("M8", "m8"):
+        return dtype
+    return source[:0].astype(dtype).dtype if source.dtype == dtype else source.astype(dtype).dtype
+
+
+def _bytes(layout: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of a C-contiguous array, whatever its dtype."""
+    if layout.nbytes == 0:
+        return memoryview(b"")
+    return memoryview(layout.reshape(-1).view(np.uint8))
+
+
+def _write_converted(handle: int, offset: int, layout: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    """Write an array in C order as `dtype`, some rows at a time."""
+    if layout.size == 0 or dtype.itemsize == 0:
+        return
+    if layout.ndim > 1 and layout[0].size * dtype.itemsize > _PIECE:
+        step = layout[0].size * dtype.itemsize
+        for row in layout:
+            _write_converted(handle, offset, row, dtype)
+            offset += step
+        return
+    rows = layout.reshape(1) if layout.ndim == 0 else layout
+    step = max(1, _PIECE // (rows[0].size * dtype.itemsize))
+    for start in range(0, len(rows), step):
+        piece = np.array(rows[start : start + step], dtype=dtype, order="C")
+        platform.write(handle, offset, [_bytes(piece)])
+        offset += piece.nbytes
+
+
+def _full(
+    shape: tuple[int, ...],
+    value: ArrayLike,
+    dtype: np.dtype[Any],
+    order: Order,
+    like: np.ndarray[Any, Any] | None,
+    where: Where,
+) -> SharedArray:
+    """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
+    fortran = _fortran(order, like)
+    values = np.asarray(value)
+    if values.ndim or dtype.itemsize == 0:
+        return share(np.broadcast_to(values, shape), dtype, "F" if fortran else "C", **where)
+    dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
+    element = np.empty(1, dtype)
+    element[...] = values
+    if not any(element.tobytes()):
+        return make(shape, dtype, fortran=fortran, **where)
+    return make(shape, dtype, fortran=fortran, fill=_repeater(element, shape), **where)
+
+
+def _repeater(element: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Callable[[int, int], None]:
+    count = 1
+    for length in shape:
+        count *= length
+
+    def fill(handle: int, offset: int) -> None:
+        piece = np.repeat(element, max(1, min(count, _PIECE // element.itemsize)))
+        data, left = _bytes(piece), count * element.itemsize
+        while left > 0:
+            platform.write(handle, offset, [data[:left]])
+            offset += len(data)
+            left -= len(data)
+
+    return fill
+
+
+# -- NumPy's arguments ----------------------------------------------------------------------------------
+
+
+def _like(
+    prototype: ArrayLike, dtype: DTypeLike | None, shape: ShapeLike | None
+) -> tuple[np.ndarray[Any, Any], np.dtype[Any], tuple[int, ...]]:
+    like = np.asarray(prototype)
+    chosen = like.dtype if dtype is None else np.dtype(dtype)
+    return like, chosen, like.shape if shape is None else as_shape(shape)
+
+
+def _fortran(order: str, like: np.ndarray[Any, Any] | None) -> bool:
+    if order in ("C", "F"):
+        return order == "F"
+    if order not in ("K", "A") or like is None:
+        choices = "'C' or 'F'" if like is None else "'K', 'A', 'C' or 'F'"
+        raise ValueError(f"order is {choices}, not {order!r}")
+    return bool(like.flags.fnc)

@@ -1,0 +1,183 @@
+"""Everything that can go wrong, in one tree.
+
+::
+
+    SharedArrayError
+    ├── InvalidNameError        ValueError         a name that cannot be a block's
+    ├── BlockNotFoundError      FileNotFoundError  nothing of that name, or it is another block by now
+    ├── BlockExistsError        FileExistsError    the name is taken
+    ├── NotOursError            PermissionError    a file that this library did not make, or must not touch
+    ├── HeaderError             ValueError         the bytes are no NPY page that fits the block
+    ├── UnsupportedDTypeError   TypeError, ValueError   a dtype whose elements are no plain bytes
+    ├── BlockClosedError        ValueError         used after ``close()``
+    ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
+    ├── LockTimeout             TimeoutError       a lock was not free in time
+    ├── WorkerDied              BrokenExecutor     a worker process ended under a task
+    └── MissingExtraError       ImportError        an optional dependency is not installed
+
+Each is also the builtin that people already catch, survives pickling, and says what happened, with the
+name, what was found, what was expected, the likely cause and the next step, as far as they are known.
+"""
+
+from __future__ import annotations
+
+import errno
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+__all__ = [
+    "BlockClosedError",
+    "BlockExistsError",
+    "BlockNotFoundError",
+    "HeaderError",
+    "InvalidNameError",
+    "LockTimeout",
+    "MissingExtraError",
+    "NotOursError",
+    "OutOfSharedMemoryError",
+    "SharedArrayError",
+    "UnsupportedDTypeError",
+    "WorkerDied",
+]
+
+
+class SharedArrayError(Exception):
+    """Root of the errors of this package.
+
+    Parameters
+    ----------
+    message
+        What happened, in one sentence without a full stop.
+    name
+        The block, path or task that it happened to.
+    found, expected
+        What was there, and what should have been.
+    cause
+        The likely reason.
+    next_step
+        What the reader can do about it.
+
+    Attributes
+    ----------
+    message, name, found, expected, cause, next_step
+        The parameters; None where unknown.
+    """
+
+    _errno: int | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        cause: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        self.message = message
+        self.name = name
+        self.found = found
+        self.expected = expected
+        self.cause = cause
+        self.next_step = next_step
+        if isinstance(self, OSError) and self._errno is not None:
+            OSError.__init__(self, self._errno, message)
+            self.filename = name
+        else:
+            super().__init__(message)
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.found is not None:
+            text += f"; found {self.found}"
+        if self.expected is not None:
+            text += f"; expected {self.expected}"
+        if self.cause is not None:
+            text += f". Likely cause: {self.cause}"
+        if self.next_step is not None:
+            text += f". Next step: {self.next_step}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message), self.__dict__
+
+
+def _rebuild(kind: type[SharedArrayError], message: str) -> SharedArrayError:
+    return kind(message)
+
+
+class InvalidNameError(SharedArrayError, ValueError):
+    """A name that cannot be a block's: it must be one plain path component."""
+
+
+class BlockNotFoundError(SharedArrayError, FileNotFoundError):
+    """No block of that name, or the name leads to another block than the one meant."""
+
+    _errno = errno.ENOENT
+
+
+class BlockExistsError(SharedArrayError, FileExistsError):
+    """The name, or the file, is taken; what is there was left as it is."""
+
+    _errno = errno.EEXIST
+
+
+class NotOursError(SharedArrayError, PermissionError):
+    """A file that this library did not make, or that is not safe to trust."""
+
+    _errno = errno.EPERM
+
+
+class HeaderError(SharedArrayError, ValueError):
+    """The bytes are not a header page that fits its block."""
+
+
+class UnsupportedDTypeError(SharedArrayError, TypeError, ValueError):
+    """A dtype whose elements are not plain bytes, such as ``object``.
+
+    Also a `ValueError`, because `numpy.save` and `numpy.frombuffer` refuse such dtypes with one.
+    """
+
+
+class BlockClosedError(SharedArrayError, ValueError):
+    """Something that needs the block was asked of it after ``close()``."""
+
+
+class OutOfSharedMemoryError(SharedArrayError, OSError):
+    """The memory file system, the machine or its control group has not the pages asked for.
+
+    Attributes
+    ----------
+    needed, available : int or None
+        Bytes asked for, and bytes that were free at that moment.
+    """
+
+    _errno = errno.ENOSPC
+    needed: int | None = None
+    available: int | None = None
+
+    def __init__(
+        self, message: str, *, needed: int | None = None, available: int | None = None, **details: str | None
+    ) -> None:
+        super().__init__(message, **details)
+        self.needed = needed
+        self.available = available
+
+
+class LockTimeout(SharedArrayError, TimeoutError):
+    """A lock was not free within its timeout."""
+
+    _errno = errno.ETIMEDOUT
+
+
+class WorkerDied(SharedArrayError, BrokenExecutor):
+    """A worker process ended while a task of the pool was its own."""
+
+
+class MissingExtraError(SharedArrayError, ImportError):
+    """A feature needs a package that is not installed; the message names the extra that brings it."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.name = details.get("name")

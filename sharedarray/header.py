@@ -1,0 +1,286 @@
+"""The header page: an NPY header that fills whole pages.
+
+::
+
+    byte 0        6        7        8            10 (12)                          n * 4096
+         \\x93NUMPY  major    minor   length, LE   {'descr': …, 'fortran_order': …, 'shape': …, }   spaces  \\n | data
+
+The format is NumPy's own (``numpy.lib.format``, NEP 1): version 1.0 with a 2-byte length, 2.0 with a
+4-byte one where the dict needs it, 3.0 where field names are not Latin-1. Nothing of ours is in it; only
+the padding is longer than `numpy.save`'s, so that the data starts on a page.
+
+`encode` and `decode` are pure functions over bytes. A header is data from outside: it is parsed as a
+literal, never unpickled, and checked field by field against the size of the block. `decode` takes headers
+of any length and alignment, so that any ``.npy`` file opens.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from sharedarray import errors
+
+__all__ = ["PAGE", "Layout", "check_dtype", "decode", "encode"]
+
+PAGE = 4096  # bytes to which the header is padded
+MAX_HEADER = 1 << 20  # bytes of the longest header that is parsed; a structured dtype of 10,000 fields fits
+_MAGIC = b"\x93NUMPY"
+_CACHED = 512  # layouts that stay parsed
+
+# What nearly every header looks like: a scalar dtype, and a shape of plain numbers.
+_PLAIN = re.compile(
+    rb"\{'descr': '([<>|=][a-zA-Z][0-9]*(?:\[[0-9a-zA-Z]+\])?)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a header says.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Type of the elements.
+    shape : tuple of int
+        Lengths of the axes.
+    fortran : bool
+        Whether the first axis varies fastest.
+    offset : int
+        Byte at which the data starts.
+    nbytes : int
+        Bytes of the data.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+    nbytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of header and data."""
+        return self.offset + self.nbytes
+
+    @property
+    def order(self) -> str:
+        """'F' or 'C', as NumPy's functions want it."""
+        return "F" if self.fortran else "C"
+
+
+# -- dtypes ---------------------------------------------------------------------------------------------
+
+
+def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype if its elements are plain bytes that NPY describes in full.
+
+    Raises
+    ------
+    UnsupportedDTypeError
+        They hold Python objects, or the description would lose something.
+    """
+    if dtype.hasobject or dtype.kind == "T":
+        raise errors.UnsupportedDTypeError(
+            f"an array of dtype {str(dtype)[:200]} cannot be shared",
+            found="elements that are Python objects, whose addresses mean nothing in another process",
+            expected="elements of plain bytes",
+            next_step="for text use a fixed width such as 'U20' or 'S20', for records a structured dtype, and for "
+            "ragged data one flat array with an array of offsets; other objects travel by pickling",
+        )
+    _descr_of(dtype)
+    return dtype
+
+
+@lru_cache(_CACHED)
+def _descr_of(dtype: np.dtype[Any]) -> Any:
+    """NPY's description of a dtype, known to give it back."""
+    try:
+        descr = npy.dtype_to_descr(dtype)
+        back = npy.descr_to_dtype(descr)
+    except (ValueError, TypeError) as error:
+        back, descr = None, error
+    if back != dtype:
+        raise errors.UnsupportedDTypeError(
+            f"the NPY format cannot hold dtype {str(dtype)[:200]}",
+            found=f"{descr}" if back is None else f"{back} after writing and reading it",
+            expected="a dtype that NPY describes in full",
+            cause="overlapping or unordered fields, titles, or a dtype of another package",
+            next_step="share a view of it with a plain dtype, such as a.view('V2') or a.view(numpy.uint16)",
+        )
+    return descr
+
+
+# -- encode ---------------------------------------------------------------------------------------------
+
+
+def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> bytes:
+    """The header page, or pages, for an array.
+
+    Parameters
+    ----------
+    dtype
+        Type of the elements, one that `check_dtype` accepts.
+    shape
+        Lengths of the axes.
+    fortran
+        Whether the first axis varies fastest.
+
+    Returns
+    -------
+    bytes
+        A multiple of `PAGE` bytes.
+    """
+    text = f"{{'descr': {_descr_of(dtype)!r}, 'fortran_order': {fortran}, 'shape': {tuple(shape)!r}, }}"
+    try:
+        body, version = text.encode("latin1"), 1
+    except UnicodeEncodeError:
+        body, version = text.encode("utf-8"), 3
+    if version == 1 and len(body) + 11 > PAGE * (0xFFFF // PAGE):
+        version = 2
+    prefix = 10 if version == 1 else 12
+    total = -(-(prefix + len(body) + 1) // PAGE) * PAGE
+    if len(body) > MAX_HEADER - PAGE:
+        raise errors.UnsupportedDTypeError(
+            "the dtype's description is too long for a header",
+            found=f"{len(body)} bytes",
+            expected=f"at most {MAX_HEADER - PAGE} bytes",
+        )
+    length = (total - prefix).to_bytes(prefix - 8, "little")
+    return _MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
+
+
+# -- decode ---------------------------------------------------------------------------------------------
+
+
+def decode(data: Any, size: int, *, name: str) -> Layout:
+    """What the header at the start of `data` says, checked against the block's size.
+
+    Parameters
+    ----------
+    data
+        The block's bytes, or as many of them as the header may have: anything whose slices are bytes.
+    size
+        Bytes of the whole block.
+    name
+        The block, for the errors.
+
+    Raises
+    ------
+    HeaderError
+        The bytes are no header, or describe more than the block holds.
+    """
+    page = bytes(data[:PAGE])
+    try:
+        length = _length(page, size)
+        if length > len(page):
+            page = bytes(data[:length])
+        layout = _parse(page[:length].rstrip(b" \n"), length)
+    except _Bad as bad:
+        raise errors.HeaderError(
+            f"{name} has no usable NPY header",
+            name=name,
+            found=bad.found,
+            expected=bad.expected,
+            cause="it is another kind of file, or it was damaged or cut off",
+        ) from None
+    if layout.size > size:
+        raise errors.HeaderError(
+            f"the header of {name} does not fit its block",
+            name=name,
+            found=f"shape {layout.shape} of {layout.dtype}, which needs {layout.size} bytes, in a block of {size}",
+            expected="a block that holds all of the array",
+            cause="the header is damaged, or the file was cut off",
+        )
+    return layout
+
+
+class _Bad(Exception):
+    """Why bytes are no header: what is there, and what should be."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found, expected)
+        self.found = found
+        self.expected = expected
+
+
+def _length(page: bytes, size: int) -> int:
+    """Bytes of the header, padding included."""
+    if page[:6] != _MAGIC:
+        raise _Bad(f"bytes that start with {page[:6]!r}", f"{_MAGIC!r}")
+    version = page[6:8]
+    if version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+        raise _Bad(f"version {'.'.join(map(str, version))}", "NPY version 1.0, 2.0 or 3.0")
+    prefix = 10 if version[0] == 1 else 12
+    if len(page) < prefix:
+        raise _Bad(f"{len(page)} bytes", "a whole header")
+    length = prefix + int.from_bytes(page[8:prefix], "little")
+    if length > min(size, MAX_HEADER):
+        raise _Bad(f"a header of {length} bytes in a block of {size}", f"at most {min(size, MAX_HEADER)} bytes")
+    return length
+
+
+@lru_cache(_CACHED)
+def _parse(header: bytes, length: int) -> Layout:
+    """The layout in a header without its padding; `length` is with it."""
+    prefix = 10 if header[6] == 1 else 12
+    body = header[prefix:]
+    plain = _PLAIN.fullmatch(body)
+    if plain is not None:
+        descr: Any = plain[1].decode("ascii")
+        fortran: Any = plain[2] == b"True"
+        shape: Any = tuple(int(length) for length in plain[3].split(b",") if length.strip())
+    else:
+        descr, fortran, shape = _literal(body, "utf-8" if header[6] == 3 else "latin1")
+    if type(fortran) is not bool:
+        raise _Bad(f"fortran_order {_short(fortran)}", "True or False")
+    if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
+        raise _Bad(f"shape {_short(shape)}", "a tuple of non-negative ints")
+    dtype = _dtype(descr)
+    nbytes = math.prod(shape) * dtype.itemsize
+    _check_shape(shape, nbytes)
+    return Layout(dtype, shape, fortran, length, nbytes)
+
+
+def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
+    try:
+        found = ast.literal_eval(body.decode(encoding).strip())
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        found = None
+    if type(found) is not dict or found.keys() != {"descr", "fortran_order", "shape"}:
+        raise _Bad(_short(body), "a dict of 'descr', 'fortran_order' and 'shape'")
+    return found["descr"], found["fortran_order"], found["shape"]
+
+
+def _dtype(descr: Any) -> np.dtype[Any]:
+    try:
+        dtype = npy.descr_to_dtype(descr)
+    except Exception as error:  # descr_to_dtype and the dtype parser raise nearly anything on hostile input
+        raise _Bad(f"descr {_short(descr)} ({_short(str(error))})", "a NumPy dtype") from None
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.kind == "T":
+        raise _Bad(f"descr {_short(descr)}", "a dtype without Python objects")
+    return dtype
+
+
+def _check_shape(shape: tuple[int, ...], nbytes: int) -> None:
+    """Refuse what NumPy itself cannot have: too many axes, or lengths beyond a pointer's range."""
+    lengths = math.prod(n for n in shape if n)
+    if max(nbytes, lengths, 1) > np.iinfo(np.intp).max:
+        raise _Bad(f"shape {_short(shape)}", "an array that fits an address space")
+    try:
+        np.broadcast_to(np.empty((), np.uint8), shape)
+    except ValueError as error:
+        raise _Bad(f"shape {_short(shape)}", f"a shape that NumPy takes ({error})") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

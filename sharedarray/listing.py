@@ -1,0 +1,167 @@
+"""Which blocks there are, who holds them, and sweeping up.
+
+Only blocks with a record count: a file that somebody copied into the directory is not ours to show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from sharedarray import errors, header, registry
+from sharedarray._platform import platform
+
+__all__ = ["BlockInfo", "blocks", "prune"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """One block.
+
+    Attributes
+    ----------
+    name : str
+        The name to attach by.
+    path : str
+        Where its bytes are, an ``.npy`` file for every reader of that format.
+    kind : str
+        'array', 'bytes' (a `Segment`), or what another part of the library keeps in it.
+    shape : tuple of int or None
+        Lengths of the axes; None where the bytes are no array.
+    dtype : numpy.dtype or None
+        Type of the elements; None where the bytes are no array.
+    order : {'C', 'F'} or None
+        Which axis varies fastest: the last, or the first.
+    size : int
+        Bytes of the block, header included.
+    created : datetime.datetime
+        When it was made, in UTC.
+    creator : int
+        Pid of the process that made it.
+    creator_alive : bool
+        Whether that very process still lives.
+    persistent : bool
+        Whether it outlives its holders.
+    held : bool
+        Whether any process holds it.
+    holders : tuple of int
+        Pids of the holders, as far as they can be seen: not those in other pid namespaces or of other
+        users.
+    references : int
+        References to it that are on their way.
+    """
+
+    name: str
+    path: str
+    kind: str
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+    order: str | None
+    size: int
+    created: datetime
+    creator: int
+    creator_alive: bool
+    persistent: bool
+    held: bool
+    holders: tuple[int, ...]
+    references: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        if self.shape is None or self.dtype is None:
+            return self.size
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    @property
+    def orphan(self) -> bool:
+        """Whether nobody holds it, it does not persist and no reference to it is on its way."""
+        return not (self.held or self.persistent or self.references)
+
+
+def blocks() -> list[BlockInfo]:
+    """List this user's blocks, by name.
+
+    Returns
+    -------
+    list of BlockInfo
+        A snapshot: another process may end while it is taken.
+
+    Examples
+    --------
+    >>> import os
+    >>> import sharedarray as sa
+    >>> a = sa.zeros(10, name="shown_by_blocks")
+    >>> [(b.shape, b.holders == (os.getpid(),)) for b in sa.blocks() if b.name == a.name]
+    [((10,), True)]
+    """
+    directory = registry.directory()
+    waiting: dict[int, int] = {}
+    for token in registry.tokens(directory):
+        waiting[token.inode] = waiting.get(token.inode, 0) + 1
+    found = []
+    for name, inode, record in registry.records(directory):
+        looked = None if record is None else _look(directory, name, inode)
+        if record is not None and looked is not None:
+            found.append((name, record, looked))
+    holders = platform.holders(status[:2] for _, _, (status, _, held) in found if held)
+    return sorted(
+        (
+            BlockInfo(
+                name=name,
+                path=f"{directory}/{name}",
+                kind=record.kind,
+                shape=None if layout is None else layout.shape,
+                dtype=None if layout is None else layout.dtype,
+                order=None if layout is None else layout.order,
+                size=status.size,
+                created=datetime.fromtimestamp(record.created, timezone.utc),
+                creator=record.pid,
+                creator_alive=registry.alive(record.pid, record.started),
+                persistent=record.persist,
+                held=held,
+                holders=holders.get(status[:2], ()),
+                references=waiting.get(status.inode, 0),
+            )
+            for name, record, (status, layout, held) in found
+        ),
+        key=lambda block: block.name,
+    )
+
+
+def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | None, bool] | None:
+    """Status, layout and whether somebody holds it; None when the name leads elsewhere."""
+    try:
+        handle = platform.open(f"{directory}/{name}", writable=True)
+    except OSError:
+        return None
+    try:
+        status = platform.status(handle)
+        if status.inode != inode or not status.regular:
+            return None
+        return status, _layout(handle, status.size, name), platform.held(handle)
+    finally:
+        platform.close(handle)
+
+
+def _layout(handle: int, size: int, name: str) -> header.Layout | None:
+    try:
+        return header.decode(platform.read(handle, header.MAX_HEADER), size, name=name)
+    except errors.HeaderError:
+        return None
+
+
+def prune() -> list[str]:
+    """Remove every block that nobody holds, that does not persist and to which no reference is on its way.
+
+    The janitor does so by itself within two seconds; this is for the case that it was killed too.
+
+    Returns
+    -------
+    list of str
+        The names that were removed.
+    """
+    return sorted(registry.sweep(registry.directory()).removed)

@@ -1,0 +1,276 @@
+"""References: small handles that stand for a view while it travels between processes.
+
+A reference names the block (directory, name, device and inode, so that another block of the same name is
+an error) and the view in it (offset, shape, strides, dtype, mode). It travels in two ways:
+
+- ``array.reference()`` is a value that every pickler sends as it is. It keeps nothing alive.
+- The picklers that carry tasks between processes on this machine reduce the array itself to one: those of
+  multiprocessing (`ForkingPickler`), loky, joblib and Dask, with which `sharedarray.picklers` registers
+  `reduce_for_transport`. Such a reference carries a *token*, one more name of the block in the registry,
+  which keeps the block until the receiver has a lease::
+
+      sender: array ─▶ pin(token) ─▶ pickle ═══════▶ receiver: open(token) ─▶ lease ─▶ unpin ─▶ view
+      sender may let go here ───────▲
+
+  The first to load the reference takes the token with it; whoever loads it again attaches by name.
+
+Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
+whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private.
+
+References that arrive share one attachment per block and mode in the receiving process, so that a
+thousand slices cost one mapping. It ends with the last of them, or when one of them is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sharedarray import errors, registry, segment
+from sharedarray._platform import Mode, platform
+from sharedarray.array import SharedArray, offset_of
+from sharedarray.segment import Mapping, mapping_of
+
+__all__ = ["Reference", "reduce_for_transport", "reduce_held"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A handle on a view of a block: a few hundred bytes in any pickle, whatever the array's size.
+
+    It keeps nothing alive. Made by `SharedArray.reference`.
+
+    Attributes
+    ----------
+    name : str
+        The block's name, or the path of a file.
+    directory : str or None
+        Where the block is; None for a file.
+    device, inode : int
+        The block's identity.
+    offset : int
+        Byte in the block at which the view's first element is.
+    shape : tuple of int
+        Lengths of the view's axes.
+    strides : tuple of int
+        Bytes from one element to the next along each axis.
+    dtype : numpy.dtype
+        Type of the elements.
+    mode : {'r', 'r+', 'c'}
+        How `attach` maps it when not told otherwise.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> import sharedarray as sa
+    >>> a = sa.share([[1, 2], [3, 4]])
+    >>> handle = pickle.loads(pickle.dumps(a[:, 1].reference()))
+    >>> handle.attach().tolist()
+    [2, 4]
+    """
+
+    name: str
+    directory: str | None
+    device: int
+    inode: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    mode: Mode
+
+    @classmethod
+    def of(cls, view: np.ndarray[Any, Any]) -> Reference:
+        """The reference to a view of a block.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        ValueError
+            Its memory is not shared.
+        """
+        mapping = mapping_of(view)
+        if mapping is None:
+            raise ValueError("this array's memory is not shared; see sharedarray.share(array)")
+        if mapping.left:
+            raise errors.BlockClosedError(
+                f"{mapping.name!r} is closed, so nothing keeps it for a reference",
+                name=mapping.name,
+                next_step="take the reference before close(), or attach again",
+            )
+        return cls(
+            name=mapping.name,
+            directory=mapping.directory,
+            device=mapping.device,
+            inode=mapping.inode,
+            offset=offset_of(view, mapping),
+            shape=view.shape,
+            strides=view.strides,
+            dtype=view.dtype,
+            mode=mapping.mode if view.flags.writeable or mapping.mode == "c" else "r",
+        )
+
+    def attach(self, mode: Mode | None = None) -> SharedArray:
+        """The view, in this process.
+
+        Parameters
+        ----------
+        mode : {'r', 'r+', 'c'}, optional
+            How to map it; the reference's own mode when None.
+
+        Returns
+        -------
+        SharedArray
+            Shares one attachment with the other references to this block here, and holds the block.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The block is gone, or its name leads to another one (a `FileNotFoundError`).
+        """
+        return self._attach(mode or self.mode, None)
+
+    def _attach(self, mode: Mode, token: str | None) -> SharedArray:
+        with _arriving:
+            mapping = _attached(self, mode, token)
+            if token is not None and self.directory is not None:
+                registry.unpin(self.directory, token)
+        return self._view(mapping)
+
+    def _view(self, mapping: Mapping) -> SharedArray:
+        try:
+            return np.ndarray.__new__(
+                SharedArray,
+                self.shape,
+                self.dtype,
+                np.frombuffer(mapping, np.uint8),  # type: ignore[arg-type]
+                self.offset,
+                self.strides,
+            )
+        except (ValueError, TypeError) as error:
+            raise errors.HeaderError(
+                f"a reference to {self.name!r} does not fit the block",
+                name=self.name,
+                found=f"offset {self.offset}, shape {self.shape}, strides {self.strides}, {self.dtype}",
+                expected=f"a view within {len(mapping)} bytes ({error})",
+            ) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, self._pack()
+
+    def _pack(self) -> tuple[Any, ...]:
+        # A dtype without fields is its string, which pickles in a tenth of the bytes.
+        dtype = self.dtype.str if self.dtype.names is None and self.dtype == np.dtype(self.dtype.str) else self.dtype
+        return (
+            self.name,
+            self.directory,
+            self.device,
+            self.inode,
+            self.offset,
+            self.shape,
+            self.strides,
+            dtype,
+            self.mode,
+        )
+
+
+def _unpack(*fields: Any) -> Reference:
+    *place, dtype, mode = fields
+    return Reference(*place, np.dtype(dtype), mode)
+
+
+# -- attachments that references share ------------------------------------------------------------------
+
+_arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
+_arrived: weakref.WeakValueDictionary[tuple[int, int, Mode], Mapping] = weakref.WeakValueDictionary()
+
+
+def _reset_in_child() -> None:
+    global _arriving
+    _arriving = threading.RLock()
+
+
+platform.leave_at_fork(lambda: None, lambda: None, _reset_in_child)
+
+
+def _attached(reference: Reference, mode: Mode, token: str | None) -> Mapping:
+    key = (reference.device, reference.inode, mode)
+    mapping = _arrived.get(key)
+    if mapping is not None and not mapping.left:
+        return mapping
+    if reference.directory is None:
+        mapping = segment.open_file(reference.name, mode)
+    else:
+        mapping = _attach_block(reference, reference.directory, mode, token)
+    if (mapping.device, mapping.inode) != (reference.device, reference.inode):
+        mapping.leave()
+        raise segment.not_found(
+            reference.name,
+            reference.directory or "",
+            found=f"inode {mapping.inode} on device {mapping.device} in place of inode {reference.inode} on "
+            f"device {reference.device}",
+        )
+    if mode != "c":  # what is private to one view must not show in another
+        _arrived[key] = mapping
+    return mapping
+
+
+def _attach_block(reference: Reference, directory: str, mode: Mode, token: str | None) -> Mapping:
+    if token is not None:
+        path = registry.token_path(directory, token)
+        try:
+            return segment.attach(reference.name, mode, directory=directory, path=path)
+        except errors.BlockNotFoundError:
+            pass  # somebody loaded this reference before: the name has to do
+    return segment.attach(reference.name, mode, directory=directory)
+
+
+# -- pickling -------------------------------------------------------------------------------------------
+
+
+def reduce_for_transport(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    """Reduce an array for a pickler that carries tasks: a pinned reference, or its data."""
+    reduced = _reduce(array, pinned=True)
+    if reduced is not None:
+        return reduced
+    return np.asarray(array).__reduce__()  # type: ignore[return-value]
+
+
+def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
+    """Reduce an array for a sender that holds it until the receiver has loaded it.
+
+    Returns
+    -------
+    tuple or None
+        What ``__reduce__`` would return, without a token; None when no reference can stand for the array.
+    """
+    return _reduce(array, pinned=False)
+
+
+def _reduce(array: np.ndarray[Any, Any], *, pinned: bool) -> tuple[Any, ...] | None:
+    mapping = mapping_of(array)
+    if mapping is None or mapping.left or mapping.mode == "c":
+        return None
+    token = None
+    if mapping.directory is not None:
+        # An unlinked block has no name to attach by; its data still can travel.
+        if platform.inode_of(mapping.path) != mapping.inode:
+            return None
+        if pinned:
+            try:
+                token = registry.pin(mapping.directory, mapping.handle, mapping.inode)
+            except OSError:
+                return None
+    return _receive, (*Reference.of(array)._pack(), token, isinstance(array, SharedArray))
+
+
+def _receive(*fields: Any) -> np.ndarray[Any, Any]:
+    *packed, token, shared = fields
+    reference = _unpack(*packed)
+    view = reference._attach(reference.mode, token)
+    return view if shared else np.asarray(view)

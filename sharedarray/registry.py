@@ -1,0 +1,357 @@
+"""What is known of a block beyond its bytes: the records beside the blocks, and who may remove what.
+
+Beside the blocks, in the same directory, each user has a directory of his own that nobody else can
+enter::
+
+    /dev/shm/frames                              a block
+    /dev/shm/.sharedarray-1000/                  the registry (mode 0700)
+        b.frames@8123                            its record: name and inode, so that it fits this block alone
+        t.8123.4711.90210.6f1c9a2e               a reference on its way: one more name of that block, so that
+                                                 it stays; inode, sender's pid and start, and a word of chance
+        d.t.8123.4711.90210.6f1c9a2e             when that sender was first seen dead
+        n.4711.5e0b17aa                          a note that is about to replace another
+        janitor.lock, janitor.sock               see `sharedarray.janitor`
+
+Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED PERSIST``: the
+version, what the bytes are (``array``, ``bytes``), the maker's pid and the tick at which that process
+started, the time in seconds since 1970, and 1 for a block that outlives its holders.
+
+A block without a record, or with another inode than the recorded one, is not ours to remove: it is
+somebody's copy. A record is written before its block has a name, so a name without a record is never one
+of ours in the making; a record without its name is dropped once its maker is dead, or after
+`ORPHAN_RECORD` seconds.
+
+`depart` is the only way by which a name goes, for those who leave, for the janitor and for everybody who
+sweeps: leaving first, then alone, then the record, then the inode that the name leads to, then removal.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+from sharedarray import errors
+from sharedarray._platform import platform
+
+ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
+GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
+_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks."""
+
+    kind: str
+    pid: int
+    started: int
+    created: float
+    persist: bool
+
+    def encode(self) -> str:
+        """The text of the note."""
+        return f"{_VERSION} {self.kind} {self.pid} {self.started} {self.created:.3f} {int(self.persist)}"
+
+    @classmethod
+    def parse(cls, text: str) -> Record | None:
+        """The record in a note, None when it is damaged or of a newer version."""
+        try:
+            version, kind, pid, started, created, persist = text.split(" ")
+            if version != _VERSION or persist not in ("0", "1"):
+                return None
+            return cls(kind, int(pid), int(started), float(created), persist == "1")
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A reference on its way, as the name of its file tells it."""
+
+    inode: int
+    pid: int
+    started: int
+    file: str
+
+    @classmethod
+    def parse(cls, file: str) -> Token | None:
+        """The token that a file's name stands for, None when it stands for none."""
+        try:
+            kind, inode, pid, started, _ = file.split(".")
+            return cls(int(inode), int(pid), int(started), file) if kind == "t" else None
+        except ValueError:
+            return None
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a sweep did and what it left.
+
+    `removed` names the blocks whose memory it freed; `work` counts what a janitor still has to watch.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    work: int = 0
+
+
+def directory() -> str:
+    """Directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system."""
+    chosen = os.environ.get("SHAREDARRAY_DIR")
+    return os.path.abspath(chosen) if chosen else platform.default_directory()
+
+
+def grace() -> float:
+    """Seconds that a reference on its way outlives its sender."""
+    try:
+        return max(0.0, float(os.environ["SHAREDARRAY_GRACE"]))
+    except (KeyError, ValueError):
+        return GRACE
+
+
+def registry_of(directory: str) -> str:
+    """Path of this user's registry for the blocks in `directory`."""
+    return f"{directory}/.sharedarray-{platform.user()}"
+
+
+def _record_path(directory: str, name: str, inode: int) -> str:
+    return f"{registry_of(directory)}/b.{name}@{inode}"
+
+
+def open_registry(directory: str) -> str:
+    """Path of the registry, made where it is missing, and known to be this user's alone.
+
+    Raises
+    ------
+    NotOursError
+        Somebody else owns, or could write, what stands there.
+    """
+    path = registry_of(directory)
+    try:
+        platform.make_private_directory(path)
+    except PermissionError as error:
+        raise errors.NotOursError(
+            "the registry of shared blocks cannot be trusted",
+            name=path,
+            found=error.strerror,
+            expected="a directory of your own with mode 700",
+            cause="another user made it first",
+            next_step="have it removed, or set SHAREDARRAY_DIR to a memory file system of your own",
+        ) from None
+    return path
+
+
+# -- this process ---------------------------------------------------------------------------------------
+
+_me: tuple[int, int] = (0, 0)
+
+
+def me() -> tuple[int, int]:
+    """Pid and start of this process."""
+    global _me
+    pid = os.getpid()
+    if _me[0] != pid:
+        _me = (pid, platform.process_started(pid) or 0)
+    return _me
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether the process with this pid still is the one that started then."""
+    return platform.process_started(pid) == started
+
+
+# -- records --------------------------------------------------------------------------------------------
+
+
+def write_record(directory: str, name: str, inode: int, *, kind: str, persist: bool) -> None:
+    """Write the record of a block that is about to get its name."""
+    pid, started = me()
+    text = Record(kind, pid, started, time.time(), persist).encode()
+    open_registry(directory)
+    try:
+        platform.write_note(_record_path(directory, name, inode), text)
+    except FileNotFoundError:  # the janitor removed the empty registry in between
+        open_registry(directory)
+        platform.write_note(_record_path(directory, name, inode), text)
+
+
+def read_record(directory: str, name: str, inode: int) -> Record | None:
+    """The record of this very block, None when it is not one of ours."""
+    text = platform.read_note(_record_path(directory, name, inode))
+    return None if text is None else Record.parse(text)
+
+
+def drop_record(directory: str, name: str, inode: int) -> None:
+    """Forget a block."""
+    platform.remove(_record_path(directory, name, inode))
+
+
+def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
+    """Change whether a block outlives its holders; False when it has no record."""
+    record = read_record(directory, name, inode)
+    if record is None:
+        return False
+    if record.persist != flag:
+        changed = Record(record.kind, record.pid, record.started, record.created, flag)
+        platform.write_note(_record_path(directory, name, inode), changed.encode(), replace=True)
+    return True
+
+
+def records(directory: str) -> list[tuple[str, int, Record | None]]:
+    """Every record: name, inode, and what it says (None when it cannot be read)."""
+    found = []
+    folder = registry_of(directory)
+    for file in platform.names(folder):
+        name, at, inode = file[2:].rpartition("@")
+        if file.startswith("b.") and at and inode.isdigit():
+            text = platform.read_note(f"{folder}/{file}")
+            if text is not None:
+                found.append((name, int(inode), Record.parse(text)))
+    return found
+
+
+# -- references on their way ----------------------------------------------------------------------------
+
+
+def pin(directory: str, handle: int, inode: int) -> str:
+    """Keep a block until its reference arrives; returns the token, a file's name in the registry."""
+    pid, started = me()
+    token = f"t.{inode}.{pid}.{started}.{os.urandom(6).hex()}"
+    platform.pin(handle, f"{registry_of(directory)}/{token}")
+    return token
+
+
+def token_path(directory: str, token: str) -> str:
+    """Path of a token, which leads to exactly the block that it pins."""
+    return f"{registry_of(directory)}/{token}"
+
+
+def unpin(directory: str, token: str) -> None:
+    """The reference has arrived, and its receiver holds a lease."""
+    platform.remove(token_path(directory, token))
+
+
+def tokens(directory: str) -> list[Token]:
+    """Every reference that is on its way."""
+    return [token for file in platform.names(registry_of(directory)) if (token := Token.parse(file))]
+
+
+# -- removal --------------------------------------------------------------------------------------------
+
+
+def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: int | None = None) -> bool:
+    """Remove the block's name if nobody else holds it; the caller has the leaving, and releases it.
+
+    Parameters
+    ----------
+    on_their_way
+        How many tokens pin the block, for callers that counted them. Without it, any name beside the
+        block's own counts as one.
+
+    Returns
+    -------
+    bool
+        Whether the name is gone now.
+    """
+    if not platform.alone(handle):
+        return False
+    record = read_record(directory, name, inode)
+    if record is None or record.persist:
+        return False
+    if on_their_way is None:
+        on_their_way = platform.status(handle).links - 1
+    path = f"{directory}/{name}"
+    if platform.inode_of(path) != inode:
+        drop_record(directory, name, inode)
+        return False
+    if on_their_way > 0:
+        return False
+    platform.remove(path)
+    drop_record(directory, name, inode)
+    return True
+
+
+def sweep(directory: str) -> Swept:
+    """Remove what nobody holds any more: blocks, tokens of senders long dead, records without a block."""
+    swept = Swept()
+    if not _trusted(directory):
+        return swept
+    waiting = _expire_tokens(directory)
+    swept.work += sum(waiting.values())
+    for name, inode, record in records(directory):
+        _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
+    return swept
+
+
+def _trusted(directory: str) -> bool:
+    """Whether there is a registry, and it is ours alone: nobody else's notes decide over our files."""
+    folder = registry_of(directory)
+    if platform.inode_of(folder) is None:
+        return False
+    platform.make_private_directory(folder)
+    return True
+
+
+def _expire_tokens(directory: str) -> dict[int, int]:
+    """End the references whose senders have been dead for the grace period; count the others by inode."""
+    folder = registry_of(directory)
+    now, limit = time.time(), grace()
+    waiting: dict[int, int] = {}
+    files = set(platform.names(folder))
+    for file in files:
+        token = Token.parse(file)
+        if token is None:
+            if _is_litter(file, files):
+                platform.remove(f"{folder}/{file}")
+            continue
+        if not alive(token.pid, token.started):
+            note = f"{folder}/d.{file}"
+            if limit > 0 and (text := platform.read_note(note)) is None:
+                try:
+                    platform.write_note(note, f"{now:.3f}")
+                except FileExistsError:
+                    pass  # another sweep saw it first
+            elif limit <= 0 or not text or now - float(text) >= limit:
+                platform.remove(f"{folder}/{file}")
+                platform.remove(note)
+                continue
+        waiting[token.inode] = waiting.get(token.inode, 0) + 1
+    return waiting
+
+
+def _is_litter(file: str, files: set[str]) -> bool:
+    """Whether this is a note that has lost its token, or one cut off while it was being replaced."""
+    if file.startswith("n."):
+        pid = file.split(".")[1]
+        return not pid.isdigit() or platform.process_started(int(pid)) is None
+    return file.startswith("d.") and file[2:] not in files
+
+
+def _sweep_block(
+    directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
+) -> None:
+    try:
+        handle = platform.open(f"{directory}/{name}", writable=True)
+    except OSError:
+        _drop_orphan_record(directory, name, inode, record, swept)
+        return
+    try:
+        if platform.status(handle).inode != inode:
+            _drop_orphan_record(directory, name, inode, record, swept)
+        elif not platform.start_leaving(handle, wait=False):
+            swept.work += 1
+        elif depart(directory, name, handle, inode, on_their_way=on_their_way):
+            swept.removed.append(name)
+        elif record is None or not record.persist or platform.held(handle):
+            swept.work += 1
+        platform.release(handle)
+    finally:
+        platform.close(handle)
+
+
+def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | None, swept: Swept) -> None:
+    """Forget a block whose name leads elsewhere, unless its maker is just about to publish it."""
+    if record is None or not alive(record.pid, record.started) or time.time() - record.created > ORPHAN_RECORD:
+        drop_record(directory, name, inode)
+    else:
+        swept.work += 1

@@ -1,0 +1,819 @@
+"""Named bytes with a lease: the block without any idea of arrays.
+
+`Mapping` is one attachment: the mapped bytes, the handle that carries the lease, and what is needed to
+give it up. It subclasses `mmap.mmap` so that everything made from its bytes, memoryviews and arrays alike,
+keeps it alive and leads back to it. `Segment` is its public face. The two are apart because a reference
+from the mapping to its segment and back would be a cycle, and a block must be freed when its last view
+goes, not when the garbage collector comes round.
+
+How a block is made (`create`)::
+
+    draft ─▶ write or reserve ─▶ lease ─▶ record ─▶ janitor ─▶ publish ─▶ map
+
+and left (`Mapping.leave`, by `close()`, the last view's end, or the interpreter's exit)::
+
+    leaving ─▶ alone? ─▶ (registry.depart: record? inode? ─▶ remove) ─▶ release ─▶ close the handle
+
+What this process holds is in `_handles`. A fork gives the child a lease of its own on every block
+(`hold_again`, before the fork, so that there is no gap), and the child closes what it inherited.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from sharedarray import errors, janitor, registry
+from sharedarray._platform import Draft, Mode, platform
+
+__all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
+
+_MEMORY_CHECK = 1 << 22  # bytes from which on the machine's and the control groups' memory is looked at
+_FORBIDDEN = frozenset("/\\\0")
+_NAME_TRIES = 100  # names of chance until we give up
+
+
+# -- names ----------------------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """Return the name if it can be a block's.
+
+    Raises
+    ------
+    InvalidNameError
+        It is not one plain path component of at most `platform.NAME_LIMIT` bytes that starts without a dot.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a block's name is a str, not {type(name).__name__}")
+    problem = None
+    if not name:
+        problem = "an empty name"
+    elif name[0] == ".":
+        problem = "a name that starts with a dot"
+    elif not _FORBIDDEN.isdisjoint(name):
+        problem = "a name with a path separator or NUL"
+    elif not name.isprintable():
+        problem = "a name with control characters or lone surrogates"
+    elif not name.isascii() or len(name) > platform.NAME_LIMIT:
+        length = len(name.encode())
+        if length > platform.NAME_LIMIT:
+            problem = f"a name of {length} bytes"
+    if problem is not None:
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise errors.InvalidNameError(
+            f"{shown!r} cannot be the name of a block",
+            name=name,
+            found=problem,
+            expected=f"one path component of 1 to {platform.NAME_LIMIT} bytes that does not start with a dot",
+            next_step="for an .npy file at a path use sharedarray.open(path) or file=path",
+        )
+    return name
+
+
+def _chance_name() -> str:
+    return f"sa_{os.urandom(6).hex()}"
+
+
+# -- what this process holds ----------------------------------------------------------------------------
+
+_guard = threading.RLock()  # held while a handle comes or goes, and across every fork
+_handles: dict[int, weakref.ref[Mapping] | None] = {}  # None: in the making, or on its way out
+_child_leases: dict[int, int] = {}
+
+
+def _open(opener: Callable[[], int]) -> int:
+    """Open a handle such that a fork in another thread cannot miss it."""
+    with _guard:
+        handle = opener()
+        _handles[handle] = None
+    return handle
+
+
+def _close(handle: int) -> None:
+    with _guard:
+        _handles.pop(handle, None)
+        platform.close(handle)
+
+
+def guarded_open(mapping: Mapping) -> int:
+    """One more handle on an attached block, without a lease, which a forked child closes."""
+    path = mapping.path if mapping.handle < 0 else None
+    handle = mapping.handle
+    return _open(
+        lambda: platform.open(path, writable=True) if path is not None else platform.open_again(handle)
+    )
+
+
+def guarded_close(handle: int) -> None:
+    """Close such a handle, in the process that opened it."""
+    _close(handle)
+
+
+def _before_fork() -> None:
+    _guard.acquire()
+    for handle, reference in list(_handles.items()):
+        if reference is not None and reference() is not None:
+            try:
+                _child_leases[handle] = platform.hold_again(handle)
+            except OSError:
+                continue  # no descriptor is free: in the child this block counts as closed
+    janitor.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    janitor.after_fork_in_parent()
+    for handle in _child_leases.values():
+        platform.close(handle)
+    _child_leases.clear()
+    _guard.release()
+
+
+def _after_fork_in_child() -> None:
+    janitor.after_fork_in_child()
+    inherited = dict(_handles)
+    _handles.clear()
+    for handle, reference in inherited.items():
+        mapping = None if reference is None else reference()
+        own = _child_leases.pop(handle, None)
+        if mapping is not None and own is not None:
+            mapping.handle = own
+            _handles[own] = reference
+        elif mapping is not None:
+            mapping.left = True
+            mapping.handle = -1
+        platform.close(handle)
+    _child_leases.clear()
+    _guard.release()
+
+
+def _leave_all() -> None:
+    """Give up every lease at the interpreter's end, so that blocks go now and not when we are missed."""
+    for reference in list(_handles.values()):
+        mapping = None if reference is None else reference()
+        if mapping is not None:
+            mapping.leave()
+
+
+platform.leave_at_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+atexit.register(_leave_all)
+
+
+# -- one attachment -------------------------------------------------------------------------------------
+
+
+class Mapping(mmap.mmap):
+    """The mapped bytes of one attachment, and its lease.
+
+    Attributes
+    ----------
+    name : str
+        The block's name; the path of a file that is no block.
+    directory : str or None
+        Where the block is; None for a file opened by path, which has no lease and is never removed.
+    device, inode : int
+        The block's identity.
+    handle : int
+        The open block that carries the lease, -1 without one.
+    mode : {'r', 'r+', 'c'}
+        How it is mapped.
+    left : bool
+        Whether the lease is given up. The bytes stay mapped until the last view of them goes.
+    """
+
+    name: str
+    directory: str | None
+    device: int
+    inode: int
+    handle: int
+    mode: Mode
+    left: bool
+    writable_handle: bool
+    shared_by_references: bool
+    address: int
+
+    @property
+    def path(self) -> str:
+        """Path of the block or file."""
+        return self.name if self.directory is None else f"{self.directory}/{self.name}"
+
+    def leave(self) -> None:
+        """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
+        with _guard:
+            handle = self.handle
+            if self.left:
+                return
+            self.left = True
+            self.handle = -1
+            if handle < 0:
+                return
+            _handles[handle] = None
+        try:
+            if self.writable_handle and self.directory is not None:
+                platform.start_leaving(handle, wait=True)
+                registry.depart(self.directory, self.name, handle, self.inode)
+            platform.release(handle)
+        finally:
+            _close(handle)
+
+    def close(self) -> None:
+        """Refused: the bytes go with their last view."""
+        raise BufferError("the mapping of a shared block is freed with the last view of it")
+
+    def resize(self, newsize: int) -> None:
+        """Refused: other processes have the block mapped at its size."""
+        raise BufferError(f"a shared block keeps its size of {len(self)} bytes")
+
+    def __del__(self) -> None:
+        # A mapping that was never finished has no handle, and neither has a class torn down at exit.
+        if not getattr(self, "left", True):
+            self.leave()
+
+
+def mapping_of(view: object) -> Mapping | None:
+    """The attachment that an array or memoryview has its memory from, None when it has other memory."""
+    while view is not None:
+        if type(view) is Mapping:
+            return view
+        view = view.obj if type(view) is memoryview else getattr(view, "base", None)
+    return None
+
+
+def _finish(
+    handle: int, size: int, mode: Mode, *, name: str, directory: str | None, device: int, inode: int
+) -> Mapping:
+    mapping: Mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
+    mapping.name = name
+    mapping.directory = directory
+    mapping.device = device
+    mapping.inode = inode
+    mapping.mode = mode
+    mapping.writable_handle = True
+    mapping.shared_by_references = False
+    mapping.address = 0
+    if directory is None:
+        mapping.handle = -1
+    else:
+        mapping.handle = handle
+        _handles[handle] = weakref.ref(mapping)
+    mapping.left = False
+    return mapping
+
+
+# -- making ---------------------------------------------------------------------------------------------
+
+
+def create(
+    size: int,
+    *,
+    buffers: Sequence[memoryview] = (),
+    fill: Callable[[int], None] | None = None,
+    name: str | None = None,
+    persist: bool = False,
+    file: str | os.PathLike[str] | None = None,
+    kind: str = "bytes",
+) -> Mapping:
+    """Make a block of exactly `size` bytes and attach to it.
+
+    Parameters
+    ----------
+    size
+        Bytes of the block.
+    buffers
+        Its first bytes, written one behind the other; what they leave free is zero.
+    fill
+        Called with the handle to write more before anybody can see the block.
+    name
+        The block's name, a word of chance when None.
+    persist
+        Whether the block outlives its holders.
+    file
+        A path, for a file instead of a block.
+    kind
+        What the bytes are, for the record.
+
+    Raises
+    ------
+    BlockExistsError, InvalidNameError, OutOfSharedMemoryError, NotOursError
+        Nothing is left behind.
+    """
+    if file is not None:
+        if name is not None or persist:
+            raise TypeError("file= goes with neither name= nor persist=: a file is named by its path and stays")
+        return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
+    if name is not None:
+        check_name(name)
+    directory = registry.directory()
+    draft = _draft(directory, size, buffers, fill)
+    try:
+        platform.hold(draft.handle)
+        status = platform.status(draft.handle)
+        mapping = _finish(
+            draft.handle,
+            size,
+            "r+",
+            name=name or _chance_name(),
+            directory=directory,
+            device=status.device,
+            inode=status.inode,
+        )
+    except BaseException:
+        _discard(draft)
+        raise
+    try:
+        _publish(draft, mapping, kind=kind, persist=persist, choose=name is None)
+    except BaseException:
+        mapping.leave()
+        if draft.scratch:
+            platform.remove(draft.scratch)
+        raise
+    return mapping
+
+
+def _publish(draft: Draft, mapping: Mapping, *, kind: str, persist: bool, choose: bool) -> None:
+    directory, inode = str(mapping.directory), mapping.inode
+    for _ in range(_NAME_TRIES):
+        try:
+            registry.write_record(directory, mapping.name, inode, kind=kind, persist=persist)
+            janitor.ensure(directory)
+            platform.publish(draft, mapping.path)
+        except FileExistsError:
+            registry.drop_record(directory, mapping.name, inode)
+            if not choose:
+                raise _taken(mapping.name, mapping.path) from None
+            mapping.name = _chance_name()
+        except BaseException:
+            registry.drop_record(directory, mapping.name, inode)
+            raise
+        else:
+            return
+    raise _taken(mapping.name, mapping.path)
+
+
+def _taken(name: str, path: str) -> errors.BlockExistsError:
+    return errors.BlockExistsError(
+        f"the name {name!r} is taken",
+        name=name,
+        found=f"something at {path}",
+        expected="a free name",
+        cause="a process that holds it lives on, it persists, or another program made it",
+        next_step="sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it",
+    )
+
+
+def _create_file(
+    path: str, size: int, buffers: Sequence[memoryview], fill: Callable[[int], None] | None
+) -> Mapping:
+    draft = _draft(os.path.dirname(path), size, buffers, fill, memory=False)
+    try:
+        status = platform.status(draft.handle)
+        mapping = _finish(
+            draft.handle, size, "r+", name=path, directory=None, device=status.device, inode=status.inode
+        )
+        platform.publish(draft, path)
+    except FileExistsError:
+        raise errors.BlockExistsError(
+            f"the file {path} exists",
+            name=path,
+            next_step="sharedarray.open(path) to use it, or remove it first",
+        ) from None
+    finally:
+        _discard(draft)
+    return mapping
+
+
+def _draft(
+    directory: str,
+    size: int,
+    buffers: Sequence[memoryview],
+    fill: Callable[[int], None] | None,
+    *,
+    memory: bool = True,
+) -> Draft:
+    """A draft with every page of it allocated, and its first bytes in place."""
+    _check_room(directory, size, memory=memory)
+    drafts: list[Draft] = []
+
+    def start() -> int:
+        drafts.append(platform.draft(directory, size))
+        return drafts[0].handle
+
+    try:
+        handle = _open(start)
+    except FileNotFoundError:
+        raise _no_directory(directory) from None
+    except OSError as error:
+        raise _translated(error, directory, size) from None
+    try:
+        if sum(map(len, buffers)) < size and fill is None:
+            platform.reserve(handle, size)
+        platform.write(handle, 0, buffers)
+        if fill is not None:
+            fill(handle)
+    except OSError as error:
+        _discard(drafts[0])
+        raise _translated(error, directory, size) from None
+    except BaseException:
+        _discard(drafts[0])
+        raise
+    return drafts[0]
+
+
+def _discard(draft: Draft) -> None:
+    with _guard:
+        _handles.pop(draft.handle, None)
+        platform.discard(draft)
+
+
+def _no_directory(directory: str) -> errors.BlockNotFoundError:
+    return errors.BlockNotFoundError(
+        f"the directory {directory} does not exist",
+        name=directory,
+        expected="a directory, on a memory file system for blocks",
+        next_step="make it, or set SHAREDARRAY_DIR to one that exists",
+    )
+
+
+def _check_room(directory: str, size: int, *, memory: bool) -> None:
+    """Refuse what cannot fit, before a single page is taken."""
+    try:
+        free = platform.room(directory)
+    except OSError:
+        return  # the draft says what is wrong with the directory
+    if size > free:
+        raise out_of_memory(directory, size, free)
+    if memory and size >= _MEMORY_CHECK:
+        left = platform.memory_room()
+        if left is not None and size > left:
+            raise out_of_memory(directory, size, left, scope="this process's control group or machine")
+
+
+def _translated(error: OSError, directory: str, size: int) -> OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
+        try:
+            free = platform.room(directory)
+        except OSError:
+            free = 0
+        return out_of_memory(directory, size, free)
+    return error
+
+
+def out_of_memory(
+    directory: str, needed: int, available: int, scope: str | None = None
+) -> errors.OutOfSharedMemoryError:
+    """The error for `needed` bytes where only `available` are free."""
+    return errors.OutOfSharedMemoryError(
+        f"a block of {needed} bytes does not fit into {scope or directory}",
+        needed=needed,
+        available=available,
+        name=directory,
+        found=f"{available} bytes available",
+        expected=f"{needed} bytes needed",
+        cause="other blocks fill it (`sharedarray ls` shows them), or it is small, as in a container",
+        next_step="free blocks, start the container with a larger --shm-size, or set SHAREDARRAY_DIR to a "
+        "directory with more room",
+    )
+
+
+# -- attaching ------------------------------------------------------------------------------------------
+
+
+def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: str | None = None) -> Mapping:
+    """Attach to the block `name`.
+
+    `path` opens that path in place of the block's own, for a token, which leads to the same block.
+
+    Raises
+    ------
+    BlockNotFoundError, InvalidNameError, HeaderError
+        `HeaderError` when it is no regular file, or an empty one.
+    """
+    check_mode(mode)
+    check_name(name)
+    if directory is None:
+        directory = registry.directory()
+    path = path or f"{directory}/{name}"
+    writable = True
+    try:
+        handle = _open(lambda: platform.open(path, writable=True))
+    except PermissionError:
+        if mode == "r+":
+            raise
+        # Another user's block: its owner's processes count us, but we cannot tell whether we are the last.
+        writable = False
+        handle = _open(lambda: platform.open(path, writable=False))
+    except FileNotFoundError:
+        raise not_found(name, directory) from None
+    except OSError as error:
+        raise _no_block(name, path, error.strerror) from None
+    try:
+        platform.hold(handle)
+        status = platform.status(handle)
+        if not status.regular or status.size == 0:
+            kind = "an empty file" if status.regular else "a directory, pipe or device"
+            raise _no_block(name, path, kind)
+        if status.links == 0:  # removed between our opening it and our lease
+            raise not_found(name, directory)
+        mapping = _finish(
+            handle,
+            status.size,
+            mode,
+            name=name,
+            directory=directory,
+            device=status.device,
+            inode=status.inode,
+        )
+    except BaseException:
+        _close(handle)
+        raise
+    mapping.writable_handle = writable
+    janitor.ensure(directory)
+    return mapping
+
+
+def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
+    """Map a file on disk; it has no lease and is never removed."""
+    check_mode(mode)
+    where = os.path.abspath(os.fspath(path))
+    handle = -1
+    try:
+        handle = _open(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))
+        status = platform.status(handle)
+        if not status.regular or status.size == 0:
+            raise _no_block(where, where, "an empty file" if status.regular else "a directory, pipe or device")
+        return _finish(
+            handle,
+            status.size,
+            mode,
+            name=where,
+            directory=None,
+            device=status.device,
+            inode=status.inode,
+        )
+    except FileNotFoundError:
+        raise errors.BlockNotFoundError(
+            f"there is no file {where}", name=where, next_step="make it with file=path"
+        ) from None
+    except IsADirectoryError:
+        raise _no_block(where, where, "a directory") from None
+    finally:
+        if handle >= 0:
+            _close(handle)
+
+
+def check_mode(mode: str) -> None:
+    """Raise `ValueError` unless `mode` is one of `numpy.memmap`'s that attach to something."""
+    if mode not in ("r", "r+", "c"):
+        raise ValueError(
+            f"mode is 'r' (read-only), 'r+' (read and write) or 'c' (copy-on-write), not {mode!r}"
+        )
+
+
+def not_found(name: str, directory: str, *, found: str | None = None) -> errors.BlockNotFoundError:
+    """The error for a name that leads to no block, or to another one."""
+    return errors.BlockNotFoundError(
+        f"no block is named {name!r}" if found is None else f"the block {name!r} is not the one meant",
+        name=name,
+        found=found or f"nothing at {directory}/{name}",
+        expected="a block that a process holds, or one that persists",
+        cause="its last holder is gone, or it was made under another SHAREDARRAY_DIR",
+        next_step="`sharedarray ls` lists what there is; keep a holder alive, or make it with persist=True",
+    )
+
+
+def _no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
+    return errors.HeaderError(
+        f"{path} is no block", name=name, found=found, expected="a regular file with an NPY header"
+    )
+
+
+def exists(name: str) -> bool:
+    """Whether `name` leads to something that can be attached to."""
+    check_name(name)
+    try:
+        handle = _open(lambda: platform.open(f"{registry.directory()}/{name}", writable=False))
+    except OSError:
+        return False
+    try:
+        return platform.status(handle).regular
+    finally:
+        _close(handle)
+
+
+def unlink(name: str) -> None:
+    """Remove the block `name` now; processes that hold it keep their memory until they close.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is no such block.
+    NotOursError
+        The file has no record of this library, so it is somebody's own.
+    """
+    check_name(name)
+    _unlink(registry.directory(), name, None)
+
+
+def _unlink(directory: str, name: str, inode: int | None) -> None:
+    path = f"{directory}/{name}"
+    try:
+        handle = _open(lambda: platform.open(path, writable=True))
+    except FileNotFoundError:
+        raise not_found(name, directory) from None
+    except OSError as error:
+        raise _no_block(name, path, error.strerror) from None
+    try:
+        status = platform.status(handle)
+        if inode is not None and status.inode != inode:
+            raise not_found(name, directory, found=f"another block at {path}")
+        platform.start_leaving(handle, wait=True)
+        try:
+            if platform.inode_of(path) != status.inode:
+                raise not_found(name, directory)
+            if registry.read_record(directory, name, status.inode) is None:
+                raise errors.NotOursError(
+                    f"{path} has no record of sharedarray",
+                    name=name,
+                    found="a file that this user's processes did not make as a block",
+                    cause="it is a copy, or another program's or user's",
+                    next_step="remove it as a file if it is yours",
+                )
+            platform.remove(path)
+            registry.drop_record(directory, name, status.inode)
+        finally:
+            platform.release(handle)
+    finally:
+        _close(handle)
+
+
+# -- the public face ------------------------------------------------------------------------------------
+
+
+class Segment:
+    """Named bytes in shared memory, with a lease.
+
+    Made by `create` and `attach`. Whoever has one holds the block; the last process to let go removes it,
+    unless it persists. Letting go is `close()`, or dropping the segment and every view of `buf`.
+
+    Attributes
+    ----------
+    name : str
+        The name to attach by.
+    size : int
+        Bytes, exactly as asked for.
+    buf : memoryview
+        The bytes.
+    closed : bool
+        Whether the lease is given up.
+
+    Examples
+    --------
+    >>> from sharedarray import Segment
+    >>> with Segment.create(16) as segment:
+    ...     segment.buf[:5] = b"hello"
+    ...     other = Segment.attach(segment.name, mode="r")
+    ...     bytes(other.buf[:5])
+    b'hello'
+    >>> other.close()
+    """
+
+    __slots__ = ("_mapping",)
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+
+    @classmethod
+    def create(cls, size: int, name: str | None = None, *, persist: bool = False) -> Self:
+        """Make a block of `size` bytes, all zero and all reserved.
+
+        Parameters
+        ----------
+        size
+            Bytes, at least 1.
+        name
+            One path component; a word of chance when None.
+        persist
+            Whether the block outlives its holders until `unlink`.
+
+        Raises
+        ------
+        BlockExistsError
+            The name is taken (a `FileExistsError`).
+        OutOfSharedMemoryError
+            There are not so many bytes (an `OSError` with ``ENOSPC``).
+        InvalidNameError
+            The name is no plain path component (a `ValueError`).
+        """
+        size = int(size)
+        if size < 1:
+            raise ValueError(f"a segment has at least 1 byte, not {size}")
+        return cls(create(size, name=name, persist=persist))
+
+    @classmethod
+    def attach(cls, name: str, mode: Mode = "r+") -> Self:
+        """Attach to the block of that name.
+
+        Parameters
+        ----------
+        name
+            The block's name.
+        mode
+            'r' read-only, 'r+' read and write, 'c' copy-on-write.
+
+        Raises
+        ------
+        BlockNotFoundError
+            There is none (a `FileNotFoundError`).
+        """
+        return cls(attach(name, mode))
+
+    @property
+    def name(self) -> str:
+        """The name to attach by; it stays after `close()`."""
+        return self._mapping.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the block."""
+        return len(self._mapping)
+
+    @property
+    def mode(self) -> Mode:
+        """How it is mapped: 'r', 'r+' or 'c'."""
+        return self._mapping.mode
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes, as a memoryview that stays valid after `close()`."""
+        if self._mapping.left:
+            raise errors.BlockClosedError(f"the segment {self.name!r} is closed", name=self.name)
+        return memoryview(self._mapping)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the lease is given up."""
+        return self._mapping.left
+
+    def close(self) -> None:
+        """Give up the lease. The last holder removes the block; views stay valid. Idempotent."""
+        self._mapping.leave()
+
+    def unlink(self) -> None:
+        """Remove the block's name now; who holds it keeps the memory.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or leads to another block.
+        """
+        unlink_mapping(self._mapping)
+
+    def persist(self, flag: bool = True) -> None:
+        """Have the block outlive its holders until `unlink`, or not any more."""
+        persist_mapping(self._mapping, flag)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Segment) and other._mapping is self._mapping
+
+    def __hash__(self) -> int:
+        return hash(self._mapping)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ""
+        return f"{type(self).__name__}({self.name!r}, size={self.size}, mode={self.mode!r}{state})"
+
+
+def unlink_mapping(mapping: Mapping) -> None:
+    """Remove the name of the block that `mapping` is attached to."""
+    if mapping.directory is None:
+        raise errors.NotOursError(
+            f"{mapping.name} is a file, not a block",
+            name=mapping.name,
+            next_step="remove it with os.remove(path)",
+        )
+    _unlink(mapping.directory, mapping.name, mapping.inode)
+
+
+def persist_mapping(mapping: Mapping, flag: bool) -> None:
+    """Set whether the block of `mapping` outlives its holders."""
+    if mapping.directory is None:
+        return  # a file stays anyway
+    if mapping.left:
+        raise errors.BlockClosedError(
+            f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+        )
+    if not registry.set_persist(mapping.directory, mapping.name, mapping.inode, bool(flag)):
+        raise not_found(mapping.name, mapping.directory)
+    janitor.ensure(mapping.directory)

@@ -406,7 +406,9 @@ def attach(name: str, mode: Mode = "r+") -> SharedArray:
     >>> sa.attach(frames.name, "r")[1:].tolist()
     [2, 3]
     """
-    return _view(segment.attach(name, mode))
+    mapping = segment.attach(name, mode)
+    # Read, not looked at through the mapping: a page fault costs several times as much.
+    return _view(mapping, platform.read(mapping.handle, header.PAGE))
 
 
 def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
@@ -429,12 +431,13 @@ def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
     HeaderError
         It is no NPY file, or one of Python objects (a `ValueError`).
     """
-    return _view(segment.open_file(path, mode))
+    mapping = segment.open_file(path, mode)
+    return _view(mapping, mapping[: header.PAGE])
 
 
-def _view(mapping: Mapping) -> SharedArray:
+def _view(mapping: Mapping, page: bytes) -> SharedArray:
     try:
-        return over(mapping, header.decode(mapping, len(mapping), name=mapping.name))
+        return over(mapping, header.decode(page, len(mapping), name=mapping.name, more=mapping))
     except BaseException:
         mapping.leave()
         raise

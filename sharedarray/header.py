@@ -38,7 +38,7 @@ _CACHED = 512  # layouts that stay parsed
 # What nearly every header looks like: a scalar dtype, and a shape of plain numbers.
 _PLAIN = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]*(?:\[[0-9a-zA-Z]+\])?)', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n?"
+    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \}"
 )
 
 
@@ -158,31 +158,41 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
     return _MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
 
 
+# Pages that were parsed before, by their first bytes: to compare a page takes a hundredth of parsing it, and
+# whoever attaches often attaches to few arrays.
+_KEY = 128
+_known: dict[bytes, tuple[bytes, Layout]] = {}
+
 # -- decode ---------------------------------------------------------------------------------------------
 
 
-def decode(data: Any, size: int, *, name: str) -> Layout:
-    """What the header at the start of `data` says, checked against the block's size.
+def decode(page: bytes, size: int, *, name: str, more: Any = None) -> Layout:
+    """What a block's header says, checked against the block's size.
 
     Parameters
     ----------
-    data
-        The block's bytes, or as many of them as the header may have: anything whose slices are bytes.
+    page
+        The first `PAGE` bytes of the block, or all where there are fewer.
     size
         Bytes of the whole block.
     name
         The block, for the errors.
+    more
+        The bytes from the block's start on, as something that is sliced, for headers longer than a page.
 
     Raises
     ------
     HeaderError
         The bytes are no header, or describe more than the block holds.
     """
-    page = bytes(data[:PAGE])
+    known = _known.get(page[:_KEY])
+    if known is not None and known[0] == page and known[1].size <= size:
+        return known[1]
+    start = page
     try:
         length = _length(page, size)
         if length > len(page):
-            page = bytes(data[:length])
+            page = bytes((page if more is None else more)[:length])
         layout = _parse(page[:length].rstrip(b" \n"), length)
     except _Bad as bad:
         raise errors.HeaderError(
@@ -200,6 +210,10 @@ def decode(data: Any, size: int, *, name: str) -> Layout:
             expected="a block that holds all of the array",
             cause="the header is damaged, or the file was cut off",
         )
+    if length == len(start) == PAGE:
+        if len(_known) >= _CACHED:
+            _known.clear()
+        _known[start[:_KEY]] = start, layout
     return layout
 
 
@@ -228,7 +242,6 @@ def _length(page: bytes, size: int) -> int:
     return length
 
 
-@lru_cache(_CACHED)
 def _parse(header: bytes, length: int) -> Layout:
     """The layout in a header without its padding; `length` is with it."""
     prefix = 10 if header[6] == 1 else 12

@@ -69,7 +69,7 @@ _BOOT = (
 class _Connection:
     """One connection to a janitor, and a cheap way to see whether it still stands."""
 
-    __slots__ = ("_poll", "_socket", "answered")
+    __slots__ = ("_socket", "answered", "poll")
 
     def __init__(self, folder: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -82,12 +82,13 @@ class _Connection:
         except BaseException:
             self._socket.close()
             raise
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN | select.POLLHUP)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLHUP)
+        self.poll = poll.poll  # says something only when the janitor has, or is gone
 
     def stands(self) -> bool:
         """Whether the janitor at the other end is, or is about to be, there."""
-        while self._poll.poll(0):
+        while self.poll(0):
             try:
                 if not self._socket.recv(16):
                     return False
@@ -134,7 +135,7 @@ def ensure(directory: str) -> None:
     is at work already. Where none can be started, the sweep happens here instead, and a warning says so.
     """
     connection = _state.connections.get(directory)
-    if connection is not None and connection.stands():
+    if connection is not None and (not connection.poll(0) or connection.stands()):
         return
     if not platform.NEEDS_JANITOR:
         return

@@ -149,9 +149,20 @@ def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | N
 
 def _layout(handle: int, size: int, name: str) -> header.Layout | None:
     try:
-        return header.decode(platform.read(handle, header.MAX_HEADER), size, name=name)
+        page = platform.read(handle, header.PAGE)
+        return header.decode(page, size, name=name, more=_Bytes(handle))
     except errors.HeaderError:
         return None
+
+
+class _Bytes:
+    """The start of an open block, read when it is sliced."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __getitem__(self, part: slice) -> bytes:
+        return platform.read(self._handle, part.stop)
 
 
 def prune() -> list[str]:

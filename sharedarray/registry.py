@@ -21,8 +21,9 @@ somebody's copy. A record is written before its block has a name, so a name with
 of ours in the making; a record without its name is dropped once its maker is dead, or after
 `ORPHAN_RECORD` seconds.
 
-`depart` is the only way by which a name goes, for those who leave, for the janitor and for everybody who
-sweeps: leaving first, then alone, then the record, then the inode that the name leads to, then removal.
+`depart` is the only way by which a name goes unasked, for those who leave, for the janitor and for everybody
+who sweeps: alone first, so that nobody attaches meanwhile; then the record; then the leaving, which `unlink`
+takes too, so that nobody else removes the name meanwhile; then the inode that the name leads to; then removal.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def tokens(directory: str) -> list[Token]:
 
 
 def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: int | None = None) -> bool:
-    """Remove the block's name if nobody else holds it; the caller has the leaving, and releases it.
+    """Remove the name of a block that nobody holds; the caller is alone on it, and releases it.
 
     Parameters
     ----------
@@ -251,19 +252,18 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
     Returns
     -------
     bool
-        Whether the name is gone now.
+        Whether the name was removed.
     """
-    if not platform.alone(handle):
-        return False
     record = read_record(directory, name, inode)
     if record is None or record.persist:
         return False
-    if on_their_way is None:
-        on_their_way = platform.status(handle).links - 1
+    platform.start_leaving(handle)
     path = f"{directory}/{name}"
     if platform.inode_of(path) != inode:
         drop_record(directory, name, inode)
         return False
+    if on_their_way is None:
+        on_their_way = platform.status(handle).links - 1
     if on_their_way > 0:
         return False
     platform.remove(path)
@@ -338,12 +338,10 @@ def _sweep_block(
     try:
         if platform.status(handle).inode != inode:
             _drop_orphan_record(directory, name, inode, record, swept)
-        elif not platform.start_leaving(handle, wait=False):
+        elif not platform.alone(handle):
             swept.work += 1
         elif depart(directory, name, handle, inode, on_their_way=on_their_way):
             swept.removed.append(name)
-        elif record is None or not record.persist or platform.held(handle):
-            swept.work += 1
         platform.release(handle)
     finally:
         platform.close(handle)

@@ -12,7 +12,11 @@ How a block is made (`create`)::
 
 and left (`Mapping.leave`, by `close()`, the last view's end, or the interpreter's exit)::
 
-    leaving ─▶ alone? ─▶ (registry.depart: record? inode? ─▶ remove) ─▶ release ─▶ close the handle
+    release ─▶ held? ─▶ (alone? ─▶ registry.depart: record? leaving ─▶ inode? ─▶ remove ─▶ release)
+    ─▶ close the handle
+
+The lease is released before the question whether anybody else has one. Of two that leave at once, the one
+that asks last finds nobody, so the block goes; and the many leavers that are not the last make two calls.
 
 What this process holds is in `_handles`. A fork gives the child a lease of its own on every block
 (`hold_again`, before the fork, so that there is no gap), and the child closes what it inherited.
@@ -27,6 +31,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Self
 
 from sharedarray import errors, janitor, registry
@@ -36,12 +41,14 @@ __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "un
 
 _MEMORY_CHECK = 1 << 22  # bytes from which on the machine's and the control groups' memory is looked at
 _FORBIDDEN = frozenset("/\\\0")
+_MODES = ("r+", "r", "c")
 _NAME_TRIES = 100  # names of chance until we give up
 
 
 # -- names ----------------------------------------------------------------------------------------------
 
 
+@lru_cache(1024)
 def check_name(name: str) -> str:
     """Return the name if it can be a block's.
 
@@ -185,6 +192,10 @@ class Mapping(mmap.mmap):
         How it is mapped.
     left : bool
         Whether the lease is given up. The bytes stay mapped until the last view of them goes.
+    writable_handle : bool
+        Whether the handle allows to find out if this is the last lease.
+    address : int
+        Where the bytes are in this process, 0 until somebody asked.
     """
 
     name: str
@@ -193,10 +204,9 @@ class Mapping(mmap.mmap):
     inode: int
     handle: int
     mode: Mode
-    left: bool
-    writable_handle: bool
-    shared_by_references: bool
-    address: int
+    left: bool = True
+    writable_handle: bool = True
+    address: int = 0
 
     @property
     def path(self) -> str:
@@ -206,19 +216,21 @@ class Mapping(mmap.mmap):
     def leave(self) -> None:
         """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
         with _guard:
-            handle = self.handle
             if self.left:
                 return
             self.left = True
-            self.handle = -1
+            handle = self.handle
             if handle < 0:
                 return
+            self.handle = -1
             _handles[handle] = None
         try:
-            if self.writable_handle and self.directory is not None:
-                platform.start_leaving(handle, wait=True)
-                registry.depart(self.directory, self.name, handle, self.inode)
             platform.release(handle)
+            if self.directory is None or not self.writable_handle or platform.held(handle):
+                return
+            if platform.alone(handle):
+                registry.depart(self.directory, self.name, handle, self.inode)
+                platform.release(handle)
         finally:
             _close(handle)
 
@@ -232,7 +244,7 @@ class Mapping(mmap.mmap):
 
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
-        if not getattr(self, "left", True):
+        if not self.left:
             self.leave()
 
 
@@ -246,7 +258,7 @@ def mapping_of(view: object) -> Mapping | None:
 
 
 def _finish(
-    handle: int, size: int, mode: Mode, *, name: str, directory: str | None, device: int, inode: int
+    handle: int, size: int, mode: Mode, name: str, directory: str | None, device: int, inode: int
 ) -> Mapping:
     mapping: Mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
     mapping.name = name
@@ -254,9 +266,6 @@ def _finish(
     mapping.device = device
     mapping.inode = inode
     mapping.mode = mode
-    mapping.writable_handle = True
-    mapping.shared_by_references = False
-    mapping.address = 0
     if directory is None:
         mapping.handle = -1
     else:
@@ -315,13 +324,7 @@ def create(
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
         mapping = _finish(
-            draft.handle,
-            size,
-            "r+",
-            name=name or _chance_name(),
-            directory=directory,
-            device=status.device,
-            inode=status.inode,
+            draft.handle, size, "r+", name or _chance_name(), directory, status.device, status.inode
         )
     except BaseException:
         _discard(draft)
@@ -373,9 +376,7 @@ def _create_file(
     draft = _draft(os.path.dirname(path), size, buffers, fill, memory=False)
     try:
         status = platform.status(draft.handle)
-        mapping = _finish(
-            draft.handle, size, "r+", name=path, directory=None, device=status.device, inode=status.inode
-        )
+        mapping = _finish(draft.handle, size, "r+", path, None, status.device, status.inode)
         platform.publish(draft, path)
     except FileExistsError:
         raise errors.BlockExistsError(
@@ -494,45 +495,43 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     BlockNotFoundError, InvalidNameError, HeaderError
         `HeaderError` when it is no regular file, or an empty one.
     """
-    check_mode(mode)
+    if mode not in _MODES:
+        check_mode(mode)
     check_name(name)
     if directory is None:
         directory = registry.directory()
     path = path or f"{directory}/{name}"
     writable = True
     try:
-        handle = _open(lambda: platform.open(path, writable=True))
-    except PermissionError:
-        if mode == "r+":
-            raise
-        # Another user's block: its owner's processes count us, but we cannot tell whether we are the last.
-        writable = False
-        handle = _open(lambda: platform.open(path, writable=False))
+        with _guard:
+            try:
+                handle = platform.open(path, writable=True)
+            except PermissionError:
+                if mode == "r+":
+                    raise
+                # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
+                writable = False
+                handle = platform.open(path, writable=False)
+            _handles[handle] = None
     except FileNotFoundError:
         raise not_found(name, directory) from None
+    except PermissionError:
+        raise
     except OSError as error:
         raise _no_block(name, path, error.strerror) from None
     try:
         platform.hold(handle)
-        status = platform.status(handle)
-        if not status.regular or status.size == 0:
-            kind = "an empty file" if status.regular else "a directory, pipe or device"
-            raise _no_block(name, path, kind)
-        if status.links == 0:  # removed between our opening it and our lease
+        device, inode, size, links, regular = platform.status(handle)
+        if not regular or size == 0:
+            raise _no_block(name, path, "an empty file" if regular else "a directory, pipe or device")
+        if links == 0:  # removed between our opening it and our lease
             raise not_found(name, directory)
-        mapping = _finish(
-            handle,
-            status.size,
-            mode,
-            name=name,
-            directory=directory,
-            device=status.device,
-            inode=status.inode,
-        )
+        mapping = _finish(handle, size, mode, name, directory, device, inode)
     except BaseException:
         _close(handle)
         raise
-    mapping.writable_handle = writable
+    if not writable:
+        mapping.writable_handle = False
     janitor.ensure(directory)
     return mapping
 
@@ -547,15 +546,7 @@ def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
         status = platform.status(handle)
         if not status.regular or status.size == 0:
             raise _no_block(where, where, "an empty file" if status.regular else "a directory, pipe or device")
-        return _finish(
-            handle,
-            status.size,
-            mode,
-            name=where,
-            directory=None,
-            device=status.device,
-            inode=status.inode,
-        )
+        return _finish(handle, status.size, mode, where, None, status.device, status.inode)
     except FileNotFoundError:
         raise errors.BlockNotFoundError(
             f"there is no file {where}", name=where, next_step="make it with file=path"
@@ -569,7 +560,7 @@ def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
 
 def check_mode(mode: str) -> None:
     """Raise `ValueError` unless `mode` is one of `numpy.memmap`'s that attach to something."""
-    if mode not in ("r", "r+", "c"):
+    if mode not in _MODES:
         raise ValueError(
             f"mode is 'r' (read-only), 'r+' (read and write) or 'c' (copy-on-write), not {mode!r}"
         )
@@ -632,7 +623,7 @@ def _unlink(directory: str, name: str, inode: int | None) -> None:
         status = platform.status(handle)
         if inode is not None and status.inode != inode:
             raise not_found(name, directory, found=f"another block at {path}")
-        platform.start_leaving(handle, wait=True)
+        platform.start_leaving(handle)
         try:
             if platform.inode_of(path) != status.inode:
                 raise not_found(name, directory)

@@ -14,7 +14,7 @@ lease
     A holder's mark on a block, counted by the kernel. It ends when it is released, or when the handle
     and everything made from it is closed, however the process ends.
 leaving
-    The moment at which one process at a time looks whether it is the last holder.
+    The moment at which one process at a time may remove a block's name.
 note
     A short text under a name, written whole or not at all.
 """
@@ -108,11 +108,11 @@ class Platform(Protocol):
     def release(self, handle: int) -> None:
         """Give up the lease, and the leaving if this handle has it."""
 
-    def start_leaving(self, handle: int, *, wait: bool) -> bool:
-        """Become the one that may remove this block's name; False when another is and `wait` is False."""
+    def start_leaving(self, handle: int) -> None:
+        """Become the one that may remove this block's name; waits for whoever is."""
 
     def alone(self, handle: int) -> bool:
-        """Whether nobody else holds a lease; from then on nobody gets one until the release."""
+        """Whether nobody else holds a lease; if so, nobody gets one until the release, but waits."""
 
     def held(self, handle: int) -> bool:
         """Whether anybody else holds a lease. Takes nothing, for onlookers."""

@@ -6,8 +6,8 @@ it ends at an explicit unlock, or when the last descriptor *and mapping* made fr
 gone. A live mapping keeps its description, so `release` always unlocks; a forked child shares its
 parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
 
-*Am I the last?* is the attempt to turn the held read lock into a write lock. It is atomic, keeps the
-read lock when it fails, and opens nothing. ``flock`` can do neither: a failed upgrade loses the lock.
+*Does anybody else hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
+``flock`` on a fresh description was seen to miss a holder in one of a hundred races.
 
 A draft is an ``O_TMPFILE``: it has no name, and ``linkat`` of ``/proc/self/fd/N`` publishes it in one
 step that fails when the name is taken (``open(2)``). File systems without ``O_TMPFILE``, such as some
@@ -39,6 +39,7 @@ _RESERVE_STEP = 1 << 28  # bytes per fallocate: a signal that comes in between u
 _WRITE_STEP = 1 << 30  # bytes per write: the kernel writes at most 0x7ffff000 in one call
 _WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 _BUSY = (errno.EAGAIN, errno.EACCES)
 
@@ -51,6 +52,7 @@ def _flock(kind: int, start: int, length: int) -> bytes:
 _TAKE_LEASE = _flock(fcntl.F_RDLCK, _LEASE, 1)
 _BE_ALONE = _flock(fcntl.F_WRLCK, _LEASE, 1)
 _LEAVE = _flock(fcntl.F_WRLCK, _LEAVING, 1)
+_FREE = struct.pack("h", fcntl.F_UNLCK)  # how the kernel's answer starts when nobody else has a lock
 _RELEASE = _flock(fcntl.F_UNLCK, _LEASE, 2)
 
 
@@ -127,7 +129,8 @@ close = os.close
 
 def status(handle: int) -> Status:
     found = os.fstat(handle)
-    return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, stat.S_ISREG(found.st_mode))
+    regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
+    return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular)
 
 
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
@@ -174,14 +177,8 @@ def release(handle: int) -> None:
     fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _RELEASE)
 
 
-def start_leaving(handle: int, *, wait: bool) -> bool:
-    try:
-        fcntl.fcntl(handle, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _LEAVE)
-    except OSError as error:
-        if error.errno in _BUSY:
-            return False
-        raise
-    return True
+def start_leaving(handle: int) -> None:
+    fcntl.fcntl(handle, fcntl.F_OFD_SETLKW, _LEAVE)
 
 
 def alone(handle: int) -> bool:
@@ -195,8 +192,7 @@ def alone(handle: int) -> bool:
 
 
 def held(handle: int) -> bool:
-    answer = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _BE_ALONE)
-    return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+    return fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _BE_ALONE)[:2] != _FREE
 
 
 def lock(handle: int, start: int, length: int, *, shared: bool, wait: bool) -> bool:

@@ -32,6 +32,9 @@ __all__ = ["SharedArray", "ShapeLike", "attach", "make", "open"]
 ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 
+_BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"  # NumPy 1 made scalars of all 0-d results
+
+
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in shared memory, which any process attaches to by its name.
 
@@ -249,7 +252,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     ) -> Any:
         if array is self or mapping_of(array) is not None:
             return array
-        if return_scalar or (context is None and array.shape == () and self.shape != ()):
+        if return_scalar or (_BEFORE_RETURN_SCALAR and array.shape == ()):
             return array[()]
         return array.view(np.ndarray)
 
@@ -298,8 +301,8 @@ def _plain(name: str) -> Any:
 
 
 for _name in (
-    "astype byteswap choose compress conj conjugate copy cumprod cumsum diagonal dot flatten ravel repeat "
-    "reshape round searchsorted take argsort argpartition nonzero clip trace"
+    "argpartition argsort astype byteswap choose compress conj conjugate copy dot flatten ravel repeat reshape "
+    "searchsorted take"
 ).split():
     setattr(SharedArray, _name, _plain(_name))
 del _name

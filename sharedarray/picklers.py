@@ -12,7 +12,8 @@ loky.backend.reduction              loky
 joblib.externals.loky…reduction     joblib
 joblib.pool                         joblib's multiprocessing backend
 dask.multiprocessing                Dask's process scheduler
-distributed.protocol.serialize      Dask's distributed scheduler
+distributed.protocol.pickle         Dask's distributed scheduler: graphs and tasks
+distributed.protocol.serialize      Dask's distributed scheduler: data between workers
 ==================================  ==================================================================
 
 multiprocessing's table also takes plain ndarrays whose memory is a block's, such as
@@ -24,6 +25,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from sharedarray.array import SharedArray
-from sharedarray.reference import reduce_for_transport, reduce_held
+from sharedarray.reference import reduce_for_transport
 from sharedarray.segment import mapping_of
 
 __all__ = ["install"]
@@ -43,6 +45,11 @@ def _reduce_plain(array: np.ndarray[Any, Any]) -> Any:
     if mapping_of(array) is not None:
         return reduce_for_transport(array)
     return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def _reduce_for_dask(array: SharedArray) -> Any:
+    # Dask also pickles to see how long it gets, and may load on the scheduler and again on a worker.
+    return reduce_for_transport(array, once=False)
 
 
 def _multiprocessing(module: ModuleType) -> None:
@@ -68,42 +75,67 @@ def _joblib_pool(module: ModuleType) -> None:
 def _dask(module: ModuleType) -> None:
     import dask
 
-    dask.config.update_defaults({"func_dumps": dumps_for_dask})
+    dask.config.update_defaults({"func_dumps": dumps_by_cloudpickle})
 
 
-def dumps_for_dask(obj: object) -> bytes:
-    """Pickle with cloudpickle as Dask's process scheduler does, shared arrays by reference."""
-    import io
+def _distributed_pickle(module: ModuleType) -> None:
+    # Its `dumps` asks plain pickle, then cloudpickle, and has no table; it finds both by these two names.
+    module.pickle = _Standing(pickle, dumps_by_pickle)  # type: ignore[attr-defined]
+    module.cloudpickle = _Standing(module.cloudpickle, dumps_by_cloudpickle)  # type: ignore[attr-defined]
 
+
+def _distributed_data(module: ModuleType) -> None:
+    @module.dask_serialize.register(SharedArray)  # type: ignore[untyped-decorator]
+    def serialize(array: SharedArray) -> tuple[dict[str, Any], list[bytes]]:
+        return {}, [dumps_by_pickle(array)]
+
+    @module.dask_deserialize.register(SharedArray)  # type: ignore[untyped-decorator]
+    def deserialize(header: dict[str, Any], frames: list[bytes]) -> Any:
+        return pickle.loads(frames[0])
+
+
+class _Standing:
+    """Stands for a pickle module, with another ``dumps``."""
+
+    def __init__(self, module: ModuleType, dumps: Callable[..., bytes]) -> None:
+        self._module = module
+        self.dumps = dumps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        return _reduce_for_dask(obj) if type(obj) is SharedArray else NotImplemented
+
+
+def dumps_by_pickle(
+    obj: object, protocol: int | None = None, *, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> bytes:
+    """Pickle as `pickle.dumps` does, shared arrays by reference."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol, buffer_callback=buffer_callback).dump(obj)
+    return buffer.getvalue()
+
+
+def dumps_by_cloudpickle(
+    obj: object,
+    protocol: int | None = pickle.HIGHEST_PROTOCOL,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+) -> bytes:
+    """Pickle as `cloudpickle.dumps` does, shared arrays by reference."""
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is SharedArray:
-                return reduce_for_transport(obj)
+                return _reduce_for_dask(obj)
             return super().reducer_override(obj)
 
     buffer = io.BytesIO()
-    Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(obj)
+    Pickler(buffer, protocol, buffer_callback).dump(obj)
     return buffer.getvalue()
-
-
-def _distributed(module: ModuleType) -> None:
-    @module.dask_serialize.register(SharedArray)  # type: ignore[untyped-decorator]
-    def serialize(array: SharedArray) -> tuple[dict[str, Any], list[bytes]]:
-        # A message may be loaded by the scheduler and by several workers, so the reference is not pinned:
-        # the client's array, or the worker that has the result, holds the block.
-        reduced = reduce_held(array)
-        data = (array.__reduce__() if reduced is None else reduced)
-        return {}, [pickle.dumps(data)]
-
-    @module.dask_deserialize.register(SharedArray)  # type: ignore[untyped-decorator]
-    def deserialize(header: dict[str, Any], frames: list[bytes]) -> Any:
-        make, arguments, *state = pickle.loads(frames[0])
-        made = make(*arguments)
-        if state:
-            made.__setstate__(*state)
-        return made
 
 
 _PICKLERS: dict[str, Callable[[ModuleType], None]] = {
@@ -112,7 +144,8 @@ _PICKLERS: dict[str, Callable[[ModuleType], None]] = {
     "joblib.externals.loky.backend.reduction": _loky,
     "joblib.pool": _joblib_pool,
     "dask.multiprocessing": _dask,
-    "distributed.protocol.serialize": _distributed,
+    "distributed.protocol.pickle": _distributed_pickle,
+    "distributed.protocol.serialize": _distributed_data,
 }
 
 

@@ -12,7 +12,9 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
       sender: array ─▶ pin(token) ─▶ pickle ═══════▶ receiver: open(token) ─▶ lease ─▶ unpin ─▶ view
       sender may let go here ───────▲
 
-  The first to load the reference takes the token with it; whoever loads it again attaches by name.
+  The first to load the reference takes the token with it; whoever loads it again attaches by name. A token
+  whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a pickler
+  may pickle without sending, a grace period after the pickling.
 
 Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
 whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private.
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +198,7 @@ def _reset_in_child() -> None:
     _arriving = threading.RLock()
 
 
-platform.leave_at_fork(lambda: None, lambda: None, _reset_in_child)
+platform.around_fork(lambda: None, lambda: None, _reset_in_child)
 
 
 def _attached(reference: Reference, mode: Mode, token: str | None) -> Mapping:
@@ -233,9 +236,16 @@ def _attach_block(reference: Reference, directory: str, mode: Mode, token: str |
 # -- pickling -------------------------------------------------------------------------------------------
 
 
-def reduce_for_transport(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    """Reduce an array for a pickler that carries tasks: a pinned reference, or its data."""
-    reduced = _reduce(array, pinned=True)
+def reduce_for_transport(array: np.ndarray[Any, Any], *, once: bool = True) -> tuple[Any, ...]:
+    """Reduce an array for a pickler that carries tasks: a pinned reference, or its data.
+
+    `once` says that what is pickled is loaded exactly once, unless its way is cut off.
+    """
+
+    def pin(mapping: Mapping) -> str:
+        return registry.pin(str(mapping.directory), mapping.handle, mapping.inode, once=once)
+
+    reduced = _reduce(array, pin)
     if reduced is not None:
         return reduced
     return np.asarray(array).__reduce__()  # type: ignore[return-value]
@@ -249,10 +259,10 @@ def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
     tuple or None
         What ``__reduce__`` would return, without a token; None when no reference can stand for the array.
     """
-    return _reduce(array, pinned=False)
+    return _reduce(array, None)
 
 
-def _reduce(array: np.ndarray[Any, Any], *, pinned: bool) -> tuple[Any, ...] | None:
+def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:
     mapping = mapping_of(array)
     if mapping is None or mapping.left or mapping.mode == "c":
         return None
@@ -261,9 +271,9 @@ def _reduce(array: np.ndarray[Any, Any], *, pinned: bool) -> tuple[Any, ...] | N
         # An unlinked block has no name to attach by; its data still can travel.
         if platform.inode_of(mapping.path) != mapping.inode:
             return None
-        if pinned:
+        if pin is not None:
             try:
-                token = registry.pin(mapping.directory, mapping.handle, mapping.inode)
+                token = pin(mapping)
             except OSError:
                 return None
     return _receive, (*Reference.of(array)._pack(), token, isinstance(array, SharedArray))

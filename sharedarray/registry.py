@@ -9,6 +9,9 @@ enter::
         t.8123.4711.90210.6f1c9a2e               a reference on its way: one more name of that block, so that
                                                  it stays; inode, sender's pid and start, and a word of chance
         d.t.8123.4711.90210.6f1c9a2e             when that sender was first seen dead
+        s.8123.4711.90210.any                    the same for a pickle that may be loaded never or often (Dask
+                                                 also pickles to look at the length): one for each sender, taken
+                                                 away by the first load, and counted from when it was first seen
         n.4711.5e0b17aa                          a note that is about to replace another
         janitor.lock, janitor.sock               see `sharedarray.janitor`
 
@@ -68,11 +71,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A reference on its way, as the name of its file tells it."""
+    """A reference on its way, as the name of its file tells it.
+
+    `once` is False where nobody knows whether the pickle is loaded at all.
+    """
 
     inode: int
     pid: int
     started: int
+    once: bool
     file: str
 
     @classmethod
@@ -80,7 +87,9 @@ class Token:
         """The token that a file's name stands for, None when it stands for none."""
         try:
             kind, inode, pid, started, _ = file.split(".")
-            return cls(int(inode), int(pid), int(started), file) if kind == "t" else None
+            if kind not in ("t", "s"):
+                return None
+            return cls(int(inode), int(pid), int(started), kind == "t", file)
         except ValueError:
             return None
 
@@ -214,11 +223,18 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
 # -- references on their way ----------------------------------------------------------------------------
 
 
-def pin(directory: str, handle: int, inode: int) -> str:
-    """Keep a block until its reference arrives; returns the token, a file's name in the registry."""
+def pin(directory: str, handle: int, inode: int, *, once: bool) -> str:
+    """Keep a block until its reference arrives; returns the token, a file's name in the registry.
+
+    `once` says that the reference is loaded exactly once, unless its way is cut off.
+    """
     pid, started = me()
-    token = f"t.{inode}.{pid}.{started}.{os.urandom(6).hex()}"
-    platform.pin(handle, f"{registry_of(directory)}/{token}")
+    token = f"t.{inode}.{pid}.{started}.{os.urandom(6).hex()}" if once else f"s.{inode}.{pid}.{started}.any"
+    try:
+        platform.pin(handle, f"{registry_of(directory)}/{token}")
+    except FileExistsError:
+        if once:
+            raise
     return token
 
 
@@ -293,7 +309,7 @@ def _trusted(directory: str) -> bool:
 
 
 def _expire_tokens(directory: str) -> dict[int, int]:
-    """End the references whose senders have been dead for the grace period; count the others by inode."""
+    """End the references whose grace period is over; count the others by inode."""
     folder = registry_of(directory)
     now, limit = time.time(), grace()
     waiting: dict[int, int] = {}
@@ -304,7 +320,7 @@ def _expire_tokens(directory: str) -> dict[int, int]:
             if _is_litter(file, files):
                 platform.remove(f"{folder}/{file}")
             continue
-        if not alive(token.pid, token.started):
+        if not (token.once and alive(token.pid, token.started)):
             note = f"{folder}/d.{file}"
             if limit > 0 and (text := platform.read_note(note)) is None:
                 try:

@@ -168,7 +168,7 @@ def _leave_all() -> None:
             mapping.leave()
 
 
-platform.leave_at_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 atexit.register(_leave_all)
 
 

@@ -161,7 +161,7 @@ class Platform(Protocol):
     def memory_room(self) -> int | None:
         """Bytes that this process may still take before the kernel kills for it; None when unknown."""
 
-    def leave_at_fork(
+    def around_fork(
         self, before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
     ) -> None:
         """Have these called around every fork, where the system forks."""

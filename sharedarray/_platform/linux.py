@@ -336,7 +336,7 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
 
 
-def leave_at_fork(
+def around_fork(
     before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
 ) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

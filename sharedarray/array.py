@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -250,14 +251,16 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __array_wrap__(
         self, array: Any, context: Any = None, return_scalar: bool = False, /
     ) -> Any:
-        if array is self or mapping_of(array) is not None:
+        if array is self:
             return array
+        if mapping_of(array) is not None:  # squeeze() and its like wrap a view
+            return array.view(type(self))
         if return_scalar or (_BEFORE_RETURN_SCALAR and array.shape == ()):
             return array[()]
         return array.view(np.ndarray)
 
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
         # A view's base is a SharedArray, or the array over the mapping; a fancy result's is neither.
         if type(found) is SharedArray and type(found.base) is not SharedArray and mapping_of(found) is None:
             return found.view(np.ndarray)
@@ -313,10 +316,7 @@ del _name
 
 def as_shape(shape: ShapeLike) -> tuple[int, ...]:
     """A shape as a tuple of ints, as NumPy takes it."""
-    try:
-        lengths: tuple[int, ...] = (shape.__index__(),)  # type: ignore[union-attr]
-    except (AttributeError, TypeError):
-        lengths = tuple(length.__index__() for length in shape)  # type: ignore[union-attr]
+    lengths = (index(shape),) if isinstance(shape, SupportsIndex) else tuple(map(index, shape))
     if any(length < 0 for length in lengths):
         raise ValueError(f"negative dimensions are not allowed: {lengths}")
     return lengths
@@ -338,7 +338,10 @@ def make(
     `data` is the array's bytes in memory order; `fill(handle, offset)` writes them instead. Without either
     they are zero.
     """
-    dtype = header.check_dtype(dtype)
+    while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
+        dtype, axes = dtype.subdtype
+        shape += axes
+    header.check_dtype(dtype)
     if len(shape) < 2:
         fortran = False
     page = header.encode(dtype, shape, fortran=fortran)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from sharedarray import header
 from sharedarray._platform import platform
 from sharedarray.array import ShapeLike, SharedArray, as_shape, make
 
@@ -232,6 +233,7 @@ def share(
     source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
     source = source.view(np.ndarray)
     chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
+    header.check_dtype(chosen)
     fortran = _fortran(order, source)
     layout = source.T if fortran else source
     if source.dtype == chosen and layout.flags.c_contiguous:

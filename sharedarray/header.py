@@ -122,6 +122,7 @@ def _descr_of(dtype: np.dtype[Any]) -> Any:
 # -- encode ---------------------------------------------------------------------------------------------
 
 
+@lru_cache(64)
 def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> bytes:
     """The header page, or pages, for an array.
 

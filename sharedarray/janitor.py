@@ -299,8 +299,9 @@ def main(folder: str, alive: int, listening: int) -> None:
     """Run the janitor of the registry `folder`, with its lock and its socket as inherited files."""
     if os.fork():
         os._exit(0)  # the starter waits for this process and never hears of the janitor
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that died before its welcome must not end us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o077)
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()

@@ -6,10 +6,11 @@ enter::
     /dev/shm/frames                              a block
     /dev/shm/.sharedarray-1000/                  the registry (mode 0700)
         b.frames@8123                            its record: name and inode, so that it fits this block alone
-        t.8123.4711.90210.6f1c9a2e               a reference on its way: one more name of that block, so that
-                                                 it stays; inode, sender's pid and start, and a word of chance
-        d.t.8123.4711.90210.6f1c9a2e             when that sender was first seen dead
-        s.8123.4711.90210.any                    the same for a pickle that may be loaded never or often (Dask
+        t.8123.4711.90210.60000.6f1c9a2e         a reference on its way: one more name of that block, so that it
+                                                 stays; inode, sender's pid and start, milliseconds that it may
+                                                 outlive the sender, and a word of chance
+        d.t.8123.4711.90210.60000.6f1c9a2e       when that sender was first seen dead
+        s.8123.4711.90210.60000.any              the same for a pickle that may be loaded never or often (Dask
                                                  also pickles to look at the length): one for each sender, taken
                                                  away by the first load, and counted from when it was first seen
         n.4711.5e0b17aa                          a note that is about to replace another
@@ -73,12 +74,13 @@ class Record:
 class Token:
     """A reference on its way, as the name of its file tells it.
 
-    `once` is False where nobody knows whether the pickle is loaded at all.
+    `grace` is in seconds; `once` is False where nobody knows whether the pickle is loaded at all.
     """
 
     inode: int
     pid: int
     started: int
+    grace: float
     once: bool
     file: str
 
@@ -86,10 +88,10 @@ class Token:
     def parse(cls, file: str) -> Token | None:
         """The token that a file's name stands for, None when it stands for none."""
         try:
-            kind, inode, pid, started, _ = file.split(".")
+            kind, inode, pid, started, grace, _ = file.split(".")
             if kind not in ("t", "s"):
                 return None
-            return cls(int(inode), int(pid), int(started), kind == "t", file)
+            return cls(int(inode), int(pid), int(started), int(grace) / 1000, kind == "t", file)
         except ValueError:
             return None
 
@@ -112,11 +114,12 @@ def directory() -> str:
 
 
 def grace() -> float:
-    """Seconds that a reference on its way outlives its sender."""
+    """Seconds that a reference which this process sends may outlive it."""
     try:
-        return max(0.0, float(os.environ["SHAREDARRAY_GRACE"]))
+        seconds = float(os.environ["SHAREDARRAY_GRACE"])
     except (KeyError, ValueError):
         return GRACE
+    return min(max(0.0, seconds), 1e9)
 
 
 def registry_of(directory: str) -> str:
@@ -229,7 +232,8 @@ def pin(directory: str, handle: int, inode: int, *, once: bool) -> str:
     `once` says that the reference is loaded exactly once, unless its way is cut off.
     """
     pid, started = me()
-    token = f"t.{inode}.{pid}.{started}.{os.urandom(6).hex()}" if once else f"s.{inode}.{pid}.{started}.any"
+    sender = f"{inode}.{pid}.{started}.{grace() * 1000:.0f}"
+    token = f"t.{sender}.{os.urandom(6).hex()}" if once else f"s.{sender}.any"
     try:
         platform.pin(handle, f"{registry_of(directory)}/{token}")
     except FileExistsError:
@@ -311,7 +315,7 @@ def _trusted(directory: str) -> bool:
 def _expire_tokens(directory: str) -> dict[int, int]:
     """End the references whose grace period is over; count the others by inode."""
     folder = registry_of(directory)
-    now, limit = time.time(), grace()
+    now = time.time()
     waiting: dict[int, int] = {}
     files = set(platform.names(folder))
     for file in files:
@@ -322,12 +326,13 @@ def _expire_tokens(directory: str) -> dict[int, int]:
             continue
         if not (token.once and alive(token.pid, token.started)):
             note = f"{folder}/d.{file}"
-            if limit > 0 and (text := platform.read_note(note)) is None:
+            text = platform.read_note(note)
+            if text is None and token.grace > 0:
                 try:
                     platform.write_note(note, f"{now:.3f}")
                 except FileExistsError:
                     pass  # another sweep saw it first
-            elif limit <= 0 or not text or now - float(text) >= limit:
+            elif text is None or now - float(text) >= token.grace:
                 platform.remove(f"{folder}/{file}")
                 platform.remove(note)
                 continue

@@ -1,0 +1,217 @@
+"""Every test runs in a directory of this session's own, and leaves nothing behind.
+
+Blocks go to a fresh directory on the memory file system, through ``SHAREDARRAY_DIR``, so that no test sees or
+touches anybody else's. It is one directory for the session, and not one for each test, because what other
+libraries start once and keep, such as multiprocessing's forkserver, keeps the environment of the test that
+started it, and because a janitor's start costs more than most tests. A test that damages its directory, or
+that looks at its janitor, asks for `own_directory`.
+
+`nothing_leaks` compares what is there before and after each test: blocks, records and references on their way,
+child processes (the forkserver's too), threads, and file descriptors. ``@pytest.mark.lingers("thread", …)``
+is for tests of libraries that keep some on purpose.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import JANITOR_ENDS, block_files, janitors, notes, wait_until
+
+import sharedarray.janitor
+import sharedarray.registry
+
+PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
+_SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_KINDS = ("block", "child", "thread", "descriptor")
+_FAILED = pytest.StashKey[bool]()
+_directories: list[str] = []  # every directory that this session's tests had their blocks in
+
+
+def _make_directory() -> str:
+    path = tempfile.mkdtemp(prefix=f"sa-test-{os.getpid()}-", dir=_SHM)
+    _directories.append(path)
+    return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"lingers(*kinds): may leave some of {_KINDS} behind")
+    os.environ["SHAREDARRAY_DIR"] = _make_directory()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for path in _directories:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+# -- what is there --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a test could leave behind, by kind."""
+
+    found: dict[str, dict[object, str]]
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        blocks = {name: name for name in block_files() | notes()} | _ours_elsewhere()
+        threads = {
+            thread.ident: thread.name
+            for thread in threading.enumerate()
+            if type(thread).__name__ != "TMonitor"  # tqdm's, which it keeps
+        }
+        return cls({"block": blocks, "child": _children(), "thread": threads, "descriptor": _descriptors()})
+
+    def since(self, before: Snapshot, allowed: set[str]) -> list[str]:
+        """What is here and was not there before."""
+        leaks = []
+        for kind, now in self.found.items():
+            if kind in allowed:
+                continue
+            earlier = before.found[kind]
+            leaks += [f"{kind} {text}" for key, text in now.items() if earlier.get(key) != text]
+        return leaks
+
+
+def _ours_elsewhere() -> dict[object, str]:
+    """Blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
+    me = sharedarray.registry.me()
+    return {
+        (name, inode): f"/dev/shm/{name}"
+        for name, inode, record in sharedarray.registry.records("/dev/shm")
+        if record is not None and (record.pid, record.started) == me
+    }
+
+
+def _children() -> dict[object, str]:
+    """Children of this process, and workers of its forkserver; the helpers that multiprocessing keeps are none."""
+    offspring = _offspring()
+    found: dict[object, str] = {}
+    for pid in offspring.get(os.getpid(), ()):
+        words = _command(pid)
+        if "multiprocessing.forkserver" in words:
+            found.update({worker: f"{worker} of the forkserver" for worker in offspring.get(pid, ())})
+        elif "resource_tracker" not in words:
+            found[pid] = f"{pid} {words[:80]}"
+    return found
+
+
+def _offspring() -> dict[int, list[int]]:
+    """The children of every process; not every kernel has /proc/PID/task/TID/children."""
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                line = Path(f"/proc/{entry}/stat").read_text(errors="replace")
+            except OSError:
+                continue  # it has just ended
+            found.setdefault(int(line[line.rindex(")") + 2 :].split()[1]), []).append(int(entry))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _descriptors() -> dict[object, str]:
+    kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
+    kept.add(getattr(multiprocessing.forkserver._forkserver, "_forkserver_alive_fd", None))  # type: ignore[arg-type]
+    for name, module in list(sys.modules.items()):
+        if name.endswith("resource_tracker"):
+            kept.add(getattr(getattr(module, "_resource_tracker", None), "_fd", None))  # type: ignore[arg-type]
+    found: dict[object, str] = {}
+    for handle in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{handle}")
+        except OSError:
+            continue  # the listing's own
+        if int(handle) not in kept:
+            found[int(handle)] = f"{handle} -> {target}"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a block, a child, a thread or a descriptor behind."""
+    before = Snapshot.take()
+    yield
+    if request.node.stash.get(_FAILED, False):
+        return  # its frames are still alive, and with them what they hold
+    request.node.funcargs.clear()  # where pytest keeps what the fixtures gave
+    mark = request.node.get_closest_marker("lingers")
+    allowed = set(mark.args) if mark else set()
+    if not Snapshot.take().since(before, allowed):
+        return
+    last: list[str] = []
+
+    def settled() -> bool:
+        gc.collect()
+        multiprocessing.active_children()  # reaps the ones that have ended
+        last[:] = Snapshot.take().since(before, allowed)
+        return not last
+
+    try:
+        wait_until(settled, "nothing is left", PATIENCE, 0.02)
+    except AssertionError:
+        pass  # said below, with what it is
+    if last:
+        pytest.fail("the test left behind: " + "; ".join(last), pytrace=False)
+
+
+@pytest.fixture
+def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A directory, and so a janitor, of this test's own; its blocks must be gone in the end.
+
+    The janitor has until the end of the session to go (`no_janitor_stays`), so that nobody waits for it here.
+    """
+    path = _make_directory()
+    monkeypatch.setenv("SHAREDARRAY_DIR", path)
+    yield path
+    forget_janitor(path)
+
+
+def forget_janitor(path: str) -> None:
+    """Close this process's connection to the janitor of a directory."""
+    connection = sharedarray.janitor._state.connections.pop(path, None)
+    if connection is not None:
+        connection.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_janitor_stays() -> Iterator[None]:
+    """At the end of all tests, nothing is left in any directory, and every janitor ends by itself."""
+    yield
+    gc.collect()
+    for path in _directories:
+        forget_janitor(path)
+    left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
+    assert not left, f"left at the end of the tests: {left}"
+
+
+    def still_there() -> dict[str, list[int]]:
+        return {path: pids for path in _directories if (pids := janitors(path))}
+
+    wait_until(lambda: not still_there(), f"janitors end when nothing is left: {still_there()}", JANITOR_ENDS, 0.05)

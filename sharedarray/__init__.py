@@ -16,7 +16,8 @@ reference              the handle that stands for a view while it travels
 picklers               registration with the picklers that carry tasks
 listing                which blocks there are, and who holds them
 pool                   `Pool`: an executor for arrays
-cli, demo              the command line: public API only
+demo                   the main job, on real data: public API only
+cli                    the command line: public API only
 =====================  ===========================================================================
 """
 
@@ -26,7 +27,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharedarray import picklers as _picklers
-from sharedarray.array import SharedArray, attach, open
+from sharedarray.array import SharedArray, attach
+from sharedarray.array import open as open  # noqa: A004  (NumPy's and tarfile's habit: sharedarray.open)
 from sharedarray.creation import (
     empty,
     empty_like,

@@ -28,12 +28,13 @@ from sharedarray.segment import Mapping, Segment, mapping_of
 if TYPE_CHECKING:
     from sharedarray.reference import Reference
 
-__all__ = ["SharedArray", "ShapeLike", "attach", "make", "open"]
+__all__ = ["ShapeLike", "SharedArray", "attach", "make", "open"]
 
 ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 
-_BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"  # NumPy 1 made scalars of all 0-d results
+# NumPy 1 made scalars of all 0-d results, and had no way to say which.
+_BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
@@ -100,7 +101,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
 
-    def __new__(
+    def __new__(  # noqa: D102  (the class tells)
         cls,
         shape: ShapeLike,
         dtype: DTypeLike = float,
@@ -115,7 +116,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         made = make(
             as_shape(shape), np.dtype(dtype), fortran=order == "F", name=name, persist=persist, file=file
         )
-        return made if cls is SharedArray else made.view(cls)
+        return made if type(made) is cls else made.view(cls)
 
     # -- the block ------------------------------------------------------------------------------------
 
@@ -231,7 +232,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def _mapping(self, doing: str) -> Mapping:
         mapping = mapping_of(self)
         if mapping is None:
-            raise ValueError(f"cannot {doing}: this array's memory is not shared; see sharedarray.share(array)")
+            raise ValueError(
+                f"cannot {doing}: this array's memory is not shared; see sharedarray.share(array)"
+            )
         return mapping
 
     def _span(self, mapping: Mapping) -> tuple[int, int]:
@@ -248,9 +251,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     # -- NumPy's hooks --------------------------------------------------------------------------------
 
-    def __array_wrap__(
-        self, array: Any, context: Any = None, return_scalar: bool = False, /
-    ) -> Any:
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False, /) -> Any:
         if array is self:
             return array
         if mapping_of(array) is not None:  # squeeze() and its like wrap a view
@@ -299,14 +300,29 @@ def _plain(name: str) -> Any:
 
     plain.__name__ = name
     plain.__qualname__ = f"SharedArray.{name}"
-    plain.__doc__ = method.__doc__
+    plain.__doc__ = f"As `numpy.ndarray.{name}`; a plain array where the result has memory of its own."
     return plain
 
 
-for _name in (
-    "argpartition argsort astype byteswap choose compress conj conjugate copy dot flatten ravel repeat reshape "
-    "searchsorted take"
-).split():
+_MAY_COPY = (
+    "argpartition",
+    "argsort",
+    "astype",
+    "byteswap",
+    "choose",
+    "compress",
+    "conj",
+    "conjugate",
+    "copy",
+    "dot",
+    "flatten",
+    "ravel",
+    "repeat",
+    "reshape",
+    "searchsorted",
+    "take",
+)
+for _name in _MAY_COPY:
     setattr(SharedArray, _name, _plain(_name))
 del _name
 
@@ -367,7 +383,7 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
         SharedArray,
         layout.shape,
         layout.dtype,
-        np.frombuffer(mapping, np.uint8),  # type: ignore[arg-type]
+        np.frombuffer(mapping, np.uint8),
         layout.offset,
         order="F" if layout.fortran else "C",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -31,19 +31,20 @@ __all__ = [
 ]
 
 Order: TypeAlias = Literal["K", "A", "C", "F"]
+Path: TypeAlias = str | os.PathLike[str]
 
 _PIECE = 1 << 20  # bytes that are converted or repeated at once, so that they stay in the cache
 
 
-class Where(TypedDict, total=False):
-    """Where a new array goes: a block's `name` and whether it persists, or a `file`."""
-
-    name: str | None
-    persist: bool
-    file: str | os.PathLike[str] | None
-
-
-def empty(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+def empty(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+) -> SharedArray:
     """Make a shared array without saying what is in it.
 
     Fresh shared memory is zero, so this is `zeros` under another intention. Every page is reserved now: a
@@ -86,10 +87,20 @@ def empty(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **wher
     >>> sa.empty((2, 3), "f4").shape
     (2, 3)
     """
-    return make(as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), **where)
+    return make(
+        as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), name=name, persist=persist, file=file
+    )
 
 
-def zeros(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+def zeros(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+) -> SharedArray:
     """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
 
     Examples
@@ -98,10 +109,20 @@ def zeros(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **wher
     >>> sa.zeros(3).tolist()
     [0.0, 0.0, 0.0]
     """
-    return make(as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), **where)
+    return make(
+        as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), name=name, persist=persist, file=file
+    )
 
 
-def ones(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where: Unpack[Where]) -> SharedArray:
+def ones(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+) -> SharedArray:
     """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
 
     Examples
@@ -110,7 +131,7 @@ def ones(shape: ShapeLike, dtype: DTypeLike = float, order: Order = "C", **where
     >>> sa.ones(2, "i8").tolist()
     [1, 1]
     """
-    return _full(as_shape(shape), 1, np.dtype(dtype), order, None, where)
+    return _full(as_shape(shape), 1, np.dtype(dtype), order, None, name=name, persist=persist, file=file)
 
 
 def full(
@@ -118,7 +139,10 @@ def full(
     fill_value: ArrayLike,
     dtype: DTypeLike | None = None,
     order: Order = "C",
-    **where: Unpack[Where],
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make a shared array filled with `fill_value`; see `empty` for the other parameters and errors.
 
@@ -138,48 +162,58 @@ def full(
     [[7, 7], [7, 7]]
     """
     chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
-    return _full(as_shape(shape), fill_value, chosen, order, None, where)
+    return _full(as_shape(shape), fill_value, chosen, order, None, name=name, persist=persist, file=file)
 
 
 def empty_like(
     prototype: ArrayLike,
     dtype: DTypeLike | None = None,
     order: Order = "K",
-    *,
+    subok: bool = True,
     shape: ShapeLike | None = None,
-    **where: Unpack[Where],
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make a shared array with the shape, dtype and order of `prototype`, as far as they are not given.
 
-    See `empty` for the other parameters, errors and who frees it.
+    `subok` is there for NumPy's sake: the result is a `SharedArray` whatever the class of `prototype`. See
+    `empty` for the other parameters, errors and who frees it.
     """
     like, chosen, lengths = _like(prototype, dtype, shape)
-    return make(lengths, chosen, fortran=_fortran(order, like), **where)
+    return make(lengths, chosen, fortran=_fortran(order, like), name=name, persist=persist, file=file)
 
 
 def zeros_like(
     a: ArrayLike,
     dtype: DTypeLike | None = None,
     order: Order = "K",
-    *,
+    subok: bool = True,
     shape: ShapeLike | None = None,
-    **where: Unpack[Where],
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make a shared array of zeros like `a`; see `empty_like`."""
-    return empty_like(a, dtype, order, shape=shape, **where)
+    return empty_like(a, dtype, order, subok, shape, name=name, persist=persist, file=file)
 
 
 def ones_like(
     a: ArrayLike,
     dtype: DTypeLike | None = None,
     order: Order = "K",
-    *,
+    subok: bool = True,
     shape: ShapeLike | None = None,
-    **where: Unpack[Where],
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make a shared array of ones like `a`; see `empty_like`."""
     like, chosen, lengths = _like(a, dtype, shape)
-    return _full(lengths, 1, chosen, order, like, where)
+    return _full(lengths, 1, chosen, order, like, name=name, persist=persist, file=file)
 
 
 def full_like(
@@ -187,17 +221,26 @@ def full_like(
     fill_value: ArrayLike,
     dtype: DTypeLike | None = None,
     order: Order = "K",
-    *,
+    subok: bool = True,
     shape: ShapeLike | None = None,
-    **where: Unpack[Where],
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
     like, chosen, lengths = _like(a, dtype, shape)
-    return _full(lengths, fill_value, chosen, order, like, where)
+    return _full(lengths, fill_value, chosen, order, like, name=name, persist=persist, file=file)
 
 
 def share(
-    array_like: ArrayLike, dtype: DTypeLike | None = None, order: Order = "K", **where: Unpack[Where]
+    array_like: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Copy data into a new shared array.
 
@@ -227,8 +270,8 @@ def share(
     >>> import numpy as np
     >>> import sharedarray as sa
     >>> frames = sa.share(np.arange(6).reshape(2, 3), name="frames_of_share")
-    >>> sa.attach("frames_of_share").sum()
-    np.int64(15)
+    >>> int(sa.attach("frames_of_share").sum())
+    15
     """
     source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
     source = source.view(np.ndarray)
@@ -237,12 +280,20 @@ def share(
     fortran = _fortran(order, source)
     layout = source.T if fortran else source
     if source.dtype == chosen and layout.flags.c_contiguous:
-        return make(source.shape, chosen, fortran=fortran, data=[_bytes(layout)], **where)
+        return make(
+            source.shape,
+            chosen,
+            fortran=fortran,
+            data=[_bytes(layout)],
+            name=name,
+            persist=persist,
+            file=file,
+        )
 
     def fill(handle: int, offset: int) -> None:
         _write_converted(handle, offset, layout, chosen)
 
-    return make(source.shape, chosen, fortran=fortran, fill=fill, **where)
+    return make(source.shape, chosen, fortran=fortran, fill=fill, name=name, persist=persist, file=file)
 
 
 # -- filling --------------------------------------------------------------------------------------------
@@ -264,7 +315,7 @@ def _bytes(layout: np.ndarray[Any, Any]) -> memoryview:
     """The bytes of a C-contiguous array, whatever its dtype."""
     if layout.nbytes == 0:
         return memoryview(b"")
-    return memoryview(layout.reshape(-1).view(np.uint8))
+    return layout.reshape(-1).view(np.uint8).data
 
 
 def _write_converted(handle: int, offset: int, layout: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
@@ -291,19 +342,31 @@ def _full(
     dtype: np.dtype[Any],
     order: Order,
     like: np.ndarray[Any, Any] | None,
-    where: Where,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
 ) -> SharedArray:
     """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
     fortran = _fortran(order, like)
     values = np.asarray(value)
     if values.ndim or dtype.itemsize == 0:
-        return share(np.broadcast_to(values, shape), dtype, "F" if fortran else "C", **where)
+        return share(
+            np.broadcast_to(values, shape),
+            dtype,
+            "F" if fortran else "C",
+            name=name,
+            persist=persist,
+            file=file,
+        )
     dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
     element = np.empty(1, dtype)
     element[...] = values
     if not any(element.tobytes()):
-        return make(shape, dtype, fortran=fortran, **where)
-    return make(shape, dtype, fortran=fortran, fill=_repeater(element, shape), **where)
+        return make(shape, dtype, fortran=fortran, name=name, persist=persist, file=file)
+    return make(
+        shape, dtype, fortran=fortran, fill=_repeater(element, shape), name=name, persist=persist, file=file
+    )
 
 
 def _repeater(element: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Callable[[int, int], None]:

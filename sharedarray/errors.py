@@ -63,7 +63,8 @@ class SharedArrayError(Exception):
         The parameters; None where unknown.
     """
 
-    _errno: int | None = None
+    _errno: int | None = None  # of those that are an OSError too
+    filename: Any = None
 
     def __init__(
         self,
@@ -81,11 +82,11 @@ class SharedArrayError(Exception):
         self.expected = expected
         self.cause = cause
         self.next_step = next_step
-        if isinstance(self, OSError) and self._errno is not None:
-            OSError.__init__(self, self._errno, message)
-            self.filename = name
-        else:
+        if self._errno is None:
             super().__init__(message)
+        else:
+            super().__init__(self._errno, message)
+            self.filename = name
 
     def __str__(self) -> str:
         text = self.message
@@ -100,11 +101,12 @@ class SharedArrayError(Exception):
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message), self.__dict__
+        details = {key: getattr(self, key) for key in ("name", "found", "expected", "cause", "next_step")}
+        return _rebuild, (type(self), self.message, details), self.__dict__
 
 
-def _rebuild(kind: type[SharedArrayError], message: str) -> SharedArrayError:
-    return kind(message)
+def _rebuild(kind: type[SharedArrayError], message: str, details: dict[str, Any]) -> SharedArrayError:
+    return kind(message, **details)
 
 
 class InvalidNameError(SharedArrayError, ValueError):

@@ -1,9 +1,9 @@
-"""The header page: an NPY header that fills whole pages.
+r"""The header page: an NPY header that fills whole pages.
 
 ::
 
-    byte 0        6        7        8            10 (12)                          n * 4096
-         \\x93NUMPY  major    minor   length, LE   {'descr': …, 'fortran_order': …, 'shape': …, }   spaces  \\n | data
+    byte 0           6      7      8           10 (12)                                     n * 4096
+         \x93NUMPY    major  minor  length, LE  {'descr': …, 'shape': …, }   spaces   \n    data
 
 The format is NumPy's own (``numpy.lib.format``, NEP 1): version 1.0 with a 2-byte length, 2.0 with a
 4-byte one where the dict needs it, 3.0 where field names are not Latin-1. Nothing of ours is in it; only
@@ -93,8 +93,8 @@ def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
             f"an array of dtype {str(dtype)[:200]} cannot be shared",
             found="elements that are Python objects, whose addresses mean nothing in another process",
             expected="elements of plain bytes",
-            next_step="for text use a fixed width such as 'U20' or 'S20', for records a structured dtype, and for "
-            "ragged data one flat array with an array of offsets; other objects travel by pickling",
+            next_step="for text use a fixed width such as 'U20' or 'S20', for records a structured dtype, "
+            "for ragged data one flat array with an array of offsets; other objects travel by pickling",
         )
     _descr_of(dtype)
     return dtype
@@ -103,15 +103,19 @@ def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 @lru_cache(_CACHED)
 def _descr_of(dtype: np.dtype[Any]) -> Any:
     """NPY's description of a dtype, known to give it back."""
+    found: str | None = None
     try:
-        descr = npy.dtype_to_descr(dtype)
+        descr: Any = npy.dtype_to_descr(dtype)
         back = npy.descr_to_dtype(descr)
     except (ValueError, TypeError) as error:
-        back, descr = None, error
-    if back != dtype:
+        found = str(error)
+    else:
+        if back != dtype:
+            found = f"{back} after writing and reading it"
+    if found is not None:
         raise errors.UnsupportedDTypeError(
             f"the NPY format cannot hold dtype {str(dtype)[:200]}",
-            found=f"{descr}" if back is None else f"{back} after writing and reading it",
+            found=found,
             expected="a dtype that NPY describes in full",
             cause="overlapping or unordered fields, titles, or a dtype of another package",
             next_step="share a view of it with a plain dtype, such as a.view('V2') or a.view(numpy.uint16)",
@@ -207,7 +211,7 @@ def decode(page: bytes, size: int, *, name: str, more: Any = None) -> Layout:
         raise errors.HeaderError(
             f"the header of {name} does not fit its block",
             name=name,
-            found=f"shape {layout.shape} of {layout.dtype}, which needs {layout.size} bytes, in a block of {size}",
+            found=f"{layout.size} bytes for shape {layout.shape} of {layout.dtype} in a block of {size}",
             expected="a block that holds all of the array",
             cause="the header is damaged, or the file was cut off",
         )
@@ -239,7 +243,8 @@ def _length(page: bytes, size: int) -> int:
         raise _Bad(f"{len(page)} bytes", "a whole header")
     length = prefix + int.from_bytes(page[8:prefix], "little")
     if length > min(size, MAX_HEADER):
-        raise _Bad(f"a header of {length} bytes in a block of {size}", f"at most {min(size, MAX_HEADER)} bytes")
+        most = min(size, MAX_HEADER)
+        raise _Bad(f"a header of {length} bytes in a block of {size}", f"at most {most} bytes")
     return length
 
 
@@ -279,7 +284,7 @@ def _dtype(descr: Any) -> np.dtype[Any]:
         dtype = npy.descr_to_dtype(descr)
     except Exception as error:  # descr_to_dtype and the dtype parser raise nearly anything on hostile input
         raise _Bad(f"descr {_short(descr)} ({_short(str(error))})", "a NumPy dtype") from None
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.kind == "T":
+    if dtype.hasobject or dtype.kind == "T":
         raise _Bad(f"descr {_short(descr)}", "a dtype without Python objects")
     return dtype
 

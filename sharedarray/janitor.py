@@ -6,7 +6,7 @@ Every process that holds blocks keeps one connection to it::
     ------                         ------------------                     -------
     connect ────────────────────▶  janitor.sock  ◀──────────────────────  listen
             ◀──────────────────────────────────────────────────  one byte: covered
-    (dies)  ╳─────────────────────────────────────────────────▶  end of file: look at the records
+    (dies)  x─────────────────────────────────────────────────▶  end of file: look at the records
 
 A holder says nothing; that its connection breaks is the message. The kernel may break it before it has
 dropped the dead process's leases, so the janitor looks again for `LOOK_AGAIN` seconds, and slowly from
@@ -69,7 +69,7 @@ _BOOT = (
 class _Connection:
     """One connection to a janitor, and a cheap way to see whether it still stands."""
 
-    __slots__ = ("_socket", "answered", "poll")
+    __slots__ = ("_poll", "_socket", "answered")
 
     def __init__(self, folder: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,11 +84,23 @@ class _Connection:
             raise
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLHUP)
-        self.poll = poll.poll  # says something only when the janitor has, or is gone
+        self._poll = poll.poll  # says something only when the janitor has, or is gone
+
+    def silent(self) -> bool:
+        """Whether nothing came over it, which is one call of the kernel; then it stands."""
+        try:
+            return not self._poll(0)
+        except RuntimeError:  # another thread is asking the very same poll object
+            poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN | select.POLLHUP)
+        except ValueError:  # that thread has closed the connection
+            return False
+        return not poll.poll(0)
 
     def stands(self) -> bool:
         """Whether the janitor at the other end is, or is about to be, there."""
-        while self.poll(0):
+        while not self.silent():
             try:
                 if not self._socket.recv(16):
                     return False
@@ -135,7 +147,7 @@ def ensure(directory: str) -> None:
     is at work already. Where none can be started, the sweep happens here instead, and a warning says so.
     """
     connection = _state.connections.get(directory)
-    if connection is not None and (not connection.poll(0) or connection.stands()):
+    if connection is not None and (connection.silent() or connection.stands()):
         return
     if not platform.NEEDS_JANITOR:
         return
@@ -255,8 +267,10 @@ def _short_path(folder: str) -> Iterator[str]:
     """A path of the socket that fits its 107 bytes, however long the directory's is."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{handle}/janitor.sock" if os.path.isdir("/proc/self/fd") else (
-            f"{folder}/janitor.sock"
+        yield (
+            f"/proc/self/fd/{handle}/janitor.sock"
+            if os.path.isdir("/proc/self/fd")
+            else (f"{folder}/janitor.sock")
         )
     finally:
         os.close(handle)
@@ -375,7 +389,8 @@ class _Janitor:
         soon = max(self.last_break, self.last_look + _LOOK_GAP)
         self.next_look = soon if self.next_look is None else min(soon, self.next_look)
 
-    def _look(self, now: float) -> None:
+    def _look(self, now: float) -> bool:
+        """Sweep, say whether there is work left, and plan the next look."""
         try:
             swept = registry.sweep(self.directory)
         except OSError:  # not readable just now, or not ours any more
@@ -392,6 +407,7 @@ class _Janitor:
             self.idle_since = None
         elif self.idle_since is None:
             self.idle_since = now
+        return work
 
     def _may_end(self, now: float) -> bool:
         if platform.inode_of(f"{self.folder}/janitor.sock") != self.socket_inode:
@@ -405,8 +421,7 @@ class _Janitor:
             client.close()
         self.clients.clear()
         self.idle_since = None
-        self._look(time.monotonic())
-        if self.idle_since is None and self._reachable():
+        if self._look(time.monotonic()) and self._reachable():
             return False
         lock_path = f"{self.folder}/janitor.lock"
         if not platform.lock(self.alive, _STARTING, 1, shared=False, wait=False):

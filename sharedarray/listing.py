@@ -6,7 +6,7 @@ Only blocks with a record count: a file that somebody copied into the directory 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def blocks() -> list[BlockInfo]:
                 dtype=None if layout is None else layout.dtype,
                 order=None if layout is None else layout.order,
                 size=status.size,
-                created=datetime.fromtimestamp(record.created, timezone.utc),
+                created=datetime.fromtimestamp(record.created, UTC),
                 creator=record.pid,
                 creator_alive=registry.alive(record.pid, record.started),
                 persistent=record.persist,

@@ -111,7 +111,10 @@ class _Pickler(pickle.Pickler):
 
 
 def dumps_by_pickle(
-    obj: object, protocol: int | None = None, *, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+    obj: object,
+    protocol: int | None = None,
+    *,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
 ) -> bytes:
     """Pickle as `pickle.dumps` does, shared arrays by reference."""
     buffer = io.BytesIO()

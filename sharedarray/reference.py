@@ -151,7 +151,7 @@ class Reference:
                 SharedArray,
                 self.shape,
                 self.dtype,
-                np.frombuffer(mapping, np.uint8),  # type: ignore[arg-type]
+                np.frombuffer(mapping, np.uint8),
                 self.offset,
                 self.strides,
             )
@@ -168,7 +168,7 @@ class Reference:
 
     def _pack(self) -> tuple[Any, ...]:
         # A dtype without fields is its string, which pickles in a tenth of the bytes.
-        dtype = self.dtype.str if self.dtype.names is None and self.dtype == np.dtype(self.dtype.str) else self.dtype
+        short = self.dtype.names is None and self.dtype == np.dtype(self.dtype.str)
         return (
             self.name,
             self.directory,
@@ -177,14 +177,14 @@ class Reference:
             self.offset,
             self.shape,
             self.strides,
-            dtype,
+            self.dtype.str if short else self.dtype,
             self.mode,
         )
 
 
 def _unpack(*fields: Any) -> Reference:
-    *place, dtype, mode = fields
-    return Reference(*place, np.dtype(dtype), mode)
+    name, directory, device, inode, offset, shape, strides, dtype, mode = fields
+    return Reference(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode)
 
 
 # -- attachments that references share ------------------------------------------------------------------
@@ -243,7 +243,9 @@ def reduce_for_transport(array: np.ndarray[Any, Any], *, once: bool = True) -> t
     """
 
     def pin(mapping: Mapping) -> str:
-        return registry.pin(str(mapping.directory), mapping.handle, mapping.inode, once=once)
+        return segment.with_handle(
+            mapping, lambda handle: registry.pin(str(mapping.directory), handle, mapping.inode, once=once)
+        )
 
     reduced = _reduce(array, pin)
     if reduced is not None:
@@ -267,6 +269,10 @@ def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -
     if mapping is None or mapping.left or mapping.mode == "c":
         return None
     token = None
+    try:
+        packed = Reference.of(array)._pack()  # before the pin, which nobody would take away after an error
+    except errors.BlockClosedError:
+        return None  # by another thread, just now
     if mapping.directory is not None:
         # An unlinked block has no name to attach by; its data still can travel.
         if platform.inode_of(mapping.path) != mapping.inode:
@@ -274,9 +280,9 @@ def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -
         if pin is not None:
             try:
                 token = pin(mapping)
-            except OSError:
+            except (OSError, errors.BlockClosedError):
                 return None
-    return _receive, (*Reference.of(array)._pack(), token, isinstance(array, SharedArray))
+    return _receive, (*packed, token, isinstance(array, SharedArray))
 
 
 def _receive(*fields: Any) -> np.ndarray[Any, Any]:

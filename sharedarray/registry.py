@@ -3,18 +3,18 @@
 Beside the blocks, in the same directory, each user has a directory of his own that nobody else can
 enter::
 
-    /dev/shm/frames                              a block
-    /dev/shm/.sharedarray-1000/                  the registry (mode 0700)
-        b.frames@8123                            its record: name and inode, so that it fits this block alone
-        t.8123.4711.90210.60000.6f1c9a2e         a reference on its way: one more name of that block, so that it
-                                                 stays; inode, sender's pid and start, milliseconds that it may
-                                                 outlive the sender, and a word of chance
-        d.t.8123.4711.90210.60000.6f1c9a2e       when that sender was first seen dead
-        s.8123.4711.90210.60000.any              the same for a pickle that may be loaded never or often (Dask
-                                                 also pickles to look at the length): one for each sender, taken
-                                                 away by the first load, and counted from when it was first seen
-        n.4711.5e0b17aa                          a note that is about to replace another
-        janitor.lock, janitor.sock               see `sharedarray.janitor`
+    /dev/shm/frames                            a block
+    /dev/shm/.sharedarray-1000/                the registry (mode 0700)
+        b.frames@8123                          its record: name and inode, so that it fits this block alone
+        t.8123.4711.90210.60000.6f1c9a2e       a reference on its way: one more name of that block, so that
+                                               it stays; inode, sender's pid and start, milliseconds that it
+                                               may outlive the sender, and a word of chance
+        d.t.8123.4711.90210.60000.6f1c9a2e     when that sender was first seen dead
+        s.8123.4711.90210.60000.any            the same for a pickle that may be loaded never or often (Dask
+                                               also pickles to look at the length): one for each sender,
+                                               taken away by the first load, counted from when first seen
+        n.4711.5e0b17aa                        a note that is about to replace another
+        janitor.lock, janitor.sock             see `sharedarray.janitor`
 
 Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED PERSIST``: the
 version, what the bytes are (``array``, ``bytes``), the maker's pid and the tick at which that process
@@ -25,9 +25,10 @@ somebody's copy. A record is written before its block has a name, so a name with
 of ours in the making; a record without its name is dropped once its maker is dead, or after
 `ORPHAN_RECORD` seconds.
 
-`depart` is the only way by which a name goes unasked, for those who leave, for the janitor and for everybody
-who sweeps: alone first, so that nobody attaches meanwhile; then the record; then the leaving, which `unlink`
-takes too, so that nobody else removes the name meanwhile; then the inode that the name leads to; then removal.
+`depart` is the only way by which a name goes unasked, for those who leave, for the janitor and for
+everybody who sweeps: alone first, so that nobody attaches meanwhile; then the record; then the leaving,
+which `unlink` takes too, so that nobody else removes the name meanwhile; then the inode that the name
+leads to; then removal.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from sharedarray._platform import platform
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 _VERSION = "1"
+_LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Record:
         """The record in a note, None when it is damaged or of a newer version."""
         try:
             version, kind, pid, started, created, persist = text.split(" ")
-            if version != _VERSION or persist not in ("0", "1"):
+            if version != _VERSION or persist not in ("0", "1") or not 0 <= float(created) < _LAST_TIME:
                 return None
             return cls(kind, int(pid), int(started), float(created), persist == "1")
         except ValueError:
@@ -191,7 +193,13 @@ def write_record(directory: str, name: str, inode: int, *, kind: str, persist: b
 def read_record(directory: str, name: str, inode: int) -> Record | None:
     """The record of this very block, None when it is not one of ours."""
     text = platform.read_note(_record_path(directory, name, inode))
-    return None if text is None else Record.parse(text)
+    if text is None:
+        return None
+    try:
+        open_registry(directory)
+    except errors.NotOursError:
+        return None  # somebody else's notes decide nothing over our files
+    return Record.parse(text)
 
 
 def drop_record(directory: str, name: str, inode: int) -> None:
@@ -308,7 +316,7 @@ def _trusted(directory: str) -> bool:
     folder = registry_of(directory)
     if platform.inode_of(folder) is None:
         return False
-    platform.make_private_directory(folder)
+    open_registry(directory)
     return True
 
 
@@ -370,7 +378,11 @@ def _sweep_block(
 
 def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | None, swept: Swept) -> None:
     """Forget a block whose name leads elsewhere, unless its maker is just about to publish it."""
-    if record is None or not alive(record.pid, record.started) or time.time() - record.created > ORPHAN_RECORD:
+    if (
+        record is None
+        or not alive(record.pid, record.started)
+        or time.time() - record.created > ORPHAN_RECORD
+    ):
         drop_record(directory, name, inode)
     else:
         swept.work += 1

@@ -32,16 +32,21 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Self
+from typing import Self, TypeVar
 
 from sharedarray import errors, janitor, registry
 from sharedarray._platform import Draft, Mode, platform
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
 
+_T = TypeVar("_T")
+
 _MEMORY_CHECK = 1 << 22  # bytes from which on the machine's and the control groups' memory is looked at
 _FORBIDDEN = frozenset("/\\\0")
 _MODES = ("r+", "r", "c")
+_OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
+    (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTDIR, errno.ENXIO)
+)
 _NAME_TRIES = 100  # names of chance until we give up
 
 
@@ -111,11 +116,27 @@ def _close(handle: int) -> None:
 
 def guarded_open(mapping: Mapping) -> int:
     """One more handle on an attached block, without a lease, which a forked child closes."""
-    path = mapping.path if mapping.handle < 0 else None
-    handle = mapping.handle
-    return _open(
-        lambda: platform.open(path, writable=True) if path is not None else platform.open_again(handle)
-    )
+
+    def again(handle: int) -> int:
+        return platform.open(mapping.path, writable=True) if handle < 0 else platform.open_again(handle)
+
+    return _open(lambda: with_handle(mapping, again))
+
+
+def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
+    """Use the handle of an attached block, -1 for a file, while no other thread can close it.
+
+    Raises
+    ------
+    BlockClosedError
+        Somebody has closed it already.
+    """
+    with _guard:
+        if mapping.left:
+            raise errors.BlockClosedError(
+                f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+            )
+        return use(mapping.handle)
 
 
 def guarded_close(handle: int) -> None:
@@ -314,7 +335,7 @@ def create(
     """
     if file is not None:
         if name is not None or persist:
-            raise TypeError("file= goes with neither name= nor persist=: a file is named by its path and stays")
+            raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
         return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
     if name is not None:
         check_name(name)
@@ -515,10 +536,8 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
             _handles[handle] = None
     except FileNotFoundError:
         raise not_found(name, directory) from None
-    except PermissionError:
-        raise
     except OSError as error:
-        raise _no_block(name, path, error.strerror) from None
+        raise _unopenable(error, name, path) from None
     try:
         platform.hold(handle)
         device, inode, size, links, regular = platform.status(handle)
@@ -545,14 +564,16 @@ def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
         handle = _open(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))
         status = platform.status(handle)
         if not status.regular or status.size == 0:
-            raise _no_block(where, where, "an empty file" if status.regular else "a directory, pipe or device")
+            raise _no_block(
+                where, where, "an empty file" if status.regular else "a directory, pipe or device"
+            )
         return _finish(handle, status.size, mode, where, None, status.device, status.inode)
     except FileNotFoundError:
         raise errors.BlockNotFoundError(
             f"there is no file {where}", name=where, next_step="make it with file=path"
         ) from None
-    except IsADirectoryError:
-        raise _no_block(where, where, "a directory") from None
+    except OSError as error:
+        raise _unopenable(error, where, where) from None
     finally:
         if handle >= 0:
             _close(handle)
@@ -582,6 +603,21 @@ def _no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
     return errors.HeaderError(
         f"{path} is no block", name=name, found=found, expected="a regular file with an NPY header"
     )
+
+
+def _unopenable(error: OSError, name: str, path: str) -> OSError | errors.HeaderError:
+    """What to raise where something is named `path` and could not be opened."""
+    if error.errno in _OTHER_KINDS:
+        return _no_block(name, path, error.strerror)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return errors.NotOursError(
+            f"{path} may not be opened",
+            name=name,
+            found=error.strerror,
+            cause="it is another user's, or may only be read",
+            next_step="mode='r' or 'c' where reading is allowed",
+        )
+    return error
 
 
 def exists(name: str) -> bool:
@@ -618,7 +654,7 @@ def _unlink(directory: str, name: str, inode: int | None) -> None:
     except FileNotFoundError:
         raise not_found(name, directory) from None
     except OSError as error:
-        raise _no_block(name, path, error.strerror) from None
+        raise _unopenable(error, name, path) from None
     try:
         status = platform.status(handle)
         if inode is not None and status.inode != inode:

@@ -359,9 +359,9 @@ def test_lock_excludes_threads_and_only_its_own_bytes() -> None:
                 pass
             with array[2:].lock(timeout=0), array[:0].lock(timeout=0):
                 pass
-        with array.lock(shared=True), array[1].lock(shared=True, timeout=0):
-            with pytest.raises(TimeoutError), array[1].lock(timeout=0.01):
-                pass
+        readers = array.lock(shared=True), array[1].lock(shared=True, timeout=0)
+        with readers[0], readers[1], pytest.raises(TimeoutError), array[1].lock(timeout=0.01):
+            pass
         inside, count = [], 20
 
         def add() -> None:

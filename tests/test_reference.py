@@ -465,7 +465,8 @@ PACKAGES = {
     """,
     "distributed": """
         import distributed
-        with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+        with distributed.LocalCluster(2, **options) as cluster:
             with distributed.Client(cluster) as client:
                 result = client.gather([client.submit(write, a[i], i + 1.0, pure=False) for i in range(4)])
                 made = client.gather([client.submit(produce, i) for i in range(4)])
@@ -537,7 +538,5 @@ def test_what_is_stored_outlives_every_block(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "saved.npy"), DATA)
     np.testing.assert_array_equal(np.load(tmp_path / "saved.npz")["array"], DATA)
     np.testing.assert_array_equal(joblib.load(tmp_path / "model.joblib")["model"], DATA)
-    np.testing.assert_array_equal(
-        pickle.loads((tmp_path / "model.pickle").read_bytes())["model"], DATA[1:]
-    )
+    np.testing.assert_array_equal(pickle.loads((tmp_path / "model.pickle").read_bytes())["model"], DATA[1:])
     np.testing.assert_array_equal(pickle.loads(buffer.getvalue()), DATA)

@@ -90,8 +90,7 @@ class Platform(Protocol):
         """Identity and size of an open block."""
 
     def map(self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
-        """Map the first `size` bytes: 'r' read-only, 'r+' shared, 'c' copy-on-write. `handle` may be
-        closed afterwards."""
+        """Map the first `size` bytes as the mode says; `handle` may be closed afterwards."""
 
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
@@ -133,8 +132,7 @@ class Platform(Protocol):
         """Remove a name; False when it was not there."""
 
     def make_private_directory(self, path: str) -> None:
-        """Make sure that `path` is a directory of this user's own that nobody else can enter
-        (`PermissionError` when it is anything else)."""
+        """Have a directory that only this user can enter; `PermissionError` when it is anything else."""
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is empty."""
@@ -144,7 +142,9 @@ class Platform(Protocol):
 
     def write_note(self, path: str, text: str, *, replace: bool = False) -> None:
         """Write a note, whole or not at all; without `replace` it must not exist (`FileExistsError`).
-        A replacement that is cut off may leave a file ``n.PID.CHANCE`` beside it."""
+
+        A replacement that is cut off may leave a file ``n.PID.CHANCE`` beside it.
+        """
 
     def read_note(self, path: str) -> str | None:
         """The text of a note, None when there is none."""

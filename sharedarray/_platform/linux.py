@@ -216,7 +216,7 @@ def unlock(handle: int, start: int, length: int) -> None:
 def inode_of(path: str) -> int | None:
     try:
         return os.lstat(path).st_ino
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -227,7 +227,7 @@ def pin(handle: int, path: str) -> None:
 def remove(path: str) -> bool:
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
@@ -260,7 +260,7 @@ def remove_directory(path: str) -> None:
 def names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -277,7 +277,7 @@ def read_note(path: str) -> str | None:
     try:
         return os.readlink(path)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
             return None
         raise
 

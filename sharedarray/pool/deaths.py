@@ -1,0 +1,73 @@
+"""What an exit code says: how a process ended, why that probably was, and what one can do about it."""
+
+from __future__ import annotations
+
+import signal
+from typing import NamedTuple
+
+__all__ = ["Death", "explain"]
+
+
+class Death(NamedTuple):
+    """How a process ended, the likely cause, and the next step for whoever reads it."""
+
+    how: str
+    cause: str
+    next_step: str
+
+
+_NATIVE = "look at the native code that the task calls; faulthandler.enable() in an initializer shows where"
+
+# Signals by name, for no platform has all of them.
+_BY_SIGNAL: dict[str, tuple[str, str]] = {
+    "SIGKILL": (
+        "the kernel's out-of-memory killer, or somebody (or a batch system) who ran kill -9",
+        "look for 'Out of memory' in the kernel's log (dmesg); give the pool fewer workers or smaller pieces",
+    ),
+    "SIGSEGV": ("a crash in native code (an invalid memory access)", _NATIVE),
+    "SIGBUS": (
+        "memory that is not there behind a mapping: a file that was truncated, or a full memory file system",
+        "see whether somebody truncates the file, and whether /dev/shm is large enough",
+    ),
+    "SIGABRT": ("native code that found itself in a wrong state and gave up (abort)", _NATIVE),
+    "SIGILL": (
+        "native code that was compiled for another processor, or a crash in native code",
+        "install packages built for this machine",
+    ),
+    "SIGFPE": ("a division by zero in native code", _NATIVE),
+    "SIGTERM": (
+        "somebody asked it to end: a service manager, a batch system, kill, Process.terminate()",
+        "see who sends SIGTERM to this program's processes",
+    ),
+    "SIGXCPU": ("the limit on processor time (ulimit -t)", "raise the limit or make the tasks shorter"),
+    "SIGXFSZ": ("the limit on file size (ulimit -f)", "raise the limit"),
+    "SIGHUP": ("its terminal was closed", "run the program under nohup, tmux or a service manager"),
+}
+
+# What the process API of Python reports when the process that could have known the exit code is gone too.
+_UNKNOWN = 255
+
+
+def explain(code: int | None) -> Death:
+    """Explain an exit code as `multiprocessing.Process.exitcode` gives it: negative for a signal."""
+    if code is None or code == _UNKNOWN:
+        return Death(
+            "in a way that could not be found out",
+            "its fork server was ended together with it, or it called os._exit(255)",
+            "see whether somebody kills the processes of this program",
+        )
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        cause, next_step = _BY_SIGNAL.get(
+            name, ("a signal that nothing handles", "see who sends it to this program's processes")
+        )
+        shown = name if name.startswith("signal") else f"{name} (signal {-code})"
+        return Death(f"by {shown}", cause, next_step)
+    return Death(
+        f"with exit code {code}",
+        "code that ends the process at once: os._exit(), or exit() in a library that the task calls",
+        "let the function return or raise instead",
+    )

@@ -1,0 +1,535 @@
+"""`Pool`: what users see. The work is the engine's; here are the calls in their several forms."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray import creation
+from sharedarray.array import ShapeLike, SharedArray
+from sharedarray.pool import blockwise, processes
+from sharedarray.pool.engine import Engine, name_of
+from sharedarray.pool.pickling import Once
+from sharedarray.pool.progress import Progress, bar, watched
+from sharedarray.pool.worker import Setup, call_each
+
+__all__ = ["Pool"]
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+# Calls per worker that imap_unordered keeps under way: enough that a worker finds its next one waiting, few
+# enough that an endless iterable is not swallowed.
+_AHEAD = 4
+
+
+class Pool(Executor):
+    """Processes that run functions on arrays.
+
+    A `concurrent.futures.Executor`, so everything that takes one takes a pool. A `SharedArray` that is
+    passed to a function, or returned by it, is the same memory on both sides; any other array arrives as a
+    private copy. Functions need not be importable: those of a script, a notebook, lambdas and closures work,
+    and a script needs no ``if __name__ == "__main__"``.
+
+    The pool's processes are started when there is work, and end with `shutdown`, with the ``with`` block,
+    when the pool is garbage collected, and with the process that made it, whatever ends that.
+
+    Parameters
+    ----------
+    max_workers : int, optional
+        How many processes at most; as many as this process may use processors when None.
+    mp_context : multiprocessing context or {'forkserver', 'spawn', 'fork'}, optional
+        How processes are started. The default is a fork server of this package's own that has NumPy
+        loaded, where there is one, and ``'spawn'`` elsewhere.
+    initializer : callable, optional
+        Called with ``initargs`` in each worker before its first task.
+    initargs : tuple, optional
+        Arguments of the initializer. Locks and queues of `multiprocessing` can be handed over here.
+    max_tasks_per_child : int, optional
+        After how many tasks a worker is replaced by a fresh one; never when None.
+    threads_per_worker : int or None, default 1
+        How many threads BLAS, OpenMP and the like may use in a worker; None leaves them alone. What a worker
+        has loaded already needs threadpoolctl for this (extra ``threads``).
+    retries : int, default 0
+        How often a task is run again when its worker died. A task that is run again must not mind having
+        been run in part before.
+
+    Raises
+    ------
+    ValueError
+        A number is too small, or there is no such start method here.
+    TypeError
+        ``mp_context`` or ``initializer`` is something else.
+
+    See Also
+    --------
+    concurrent.futures.ProcessPoolExecutor : The same interface, for small objects.
+
+    Notes
+    -----
+    *When a worker dies*, only the task that it ran fails, with `WorkerDied`, which tells the signal or exit
+    code and the likely cause; the worker is replaced. Where an initializer raises, or several workers die
+    before they are ready, the whole pool is broken, and every task fails with `WorkerDied`.
+
+    *Ctrl-C.* Workers leave it to the parent. A ``with`` block, or a `shutdown`, that `KeyboardInterrupt` (or
+    another exception that is no `Exception`) comes out of ends the workers at once; so does a program that
+    ends by it.
+
+    *A result that is a shared array* belongs to whoever gets it; its memory is freed with the last reference.
+    Blocks that exist when workers are forked (``mp_context='fork'``) are held by these as well.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> frames = sa.share(np.arange(12.0).reshape(3, 4))
+    >>> with sa.Pool(2) as pool:
+    ...     list(pool.map(np.sum, frames))
+    ...     pool.map_blocks(np.sqrt, frames)[2].tolist() == np.sqrt(frames[2]).tolist()
+    [6.0, 22.0, 38.0]
+    True
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        threads_per_worker: int | None = 1,
+        retries: int = 0,
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        self._workers = _at_least(1, "max_workers", _processors() if max_workers is None else max_workers)
+        self._retries = _at_least(0, "retries", retries)
+        if max_tasks_per_child is not None:
+            max_tasks_per_child = _at_least(1, "max_tasks_per_child", max_tasks_per_child)
+        if threads_per_worker is not None:
+            threads_per_worker = _at_least(1, "threads_per_worker", threads_per_worker)
+        # Not to be found from the engine, whose thread would keep the pool from being collected.
+        blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
+        self._blocks = blocks
+        self._numbers = itertools.count()
+        self._engine = Engine(
+            workers=self._workers,
+            method=processes.method_of(mp_context),
+            setup=Setup(threads_per_worker, initializer, tuple(initargs)),
+            max_tasks=max_tasks_per_child,
+            retries=self._retries,
+            at_end=lambda: _close_all(blocks),
+        )
+        weakref.finalize(self, self._engine.forsake).atexit = False
+
+    # Calls
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have ``fn(*args, **kwargs)`` called by a worker.
+
+        Parameters
+        ----------
+        fn : callable
+            Any function, importable or not.
+        *args, **kwargs
+            Its arguments. They are pickled now, but for the data of large plain arrays, which are read when
+            the call is sent: leave those unchanged until then. Shared arrays go by reference.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its result, or the exception that ``fn`` raised, with the worker's traceback; `WorkerDied` if the
+            worker died; a `pickle.PicklingError` if something cannot be sent.
+
+        Raises
+        ------
+        WorkerDied
+            The pool is broken (a `concurrent.futures.BrokenExecutor`).
+        RuntimeError
+            The pool was shut down.
+        """
+        return self._engine.submit(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        progress: Progress = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
+
+        Parameters
+        ----------
+        fn : callable
+            Takes as many arguments as there are iterables.
+        *iterables : iterable
+            Consumed at once.
+        timeout : float, optional
+            Seconds from now until the last result must be there.
+        chunksize : int, default 1
+            How many calls make one task. Larger is quicker for many short calls; the results of a task come,
+            and fail, together.
+        progress : bool or dict, default False
+            Show a progress bar; a dict is handed to tqdm (extra ``progress``).
+
+        Returns
+        -------
+        iterator
+            Ending it early cancels what has not begun.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator, when time is up.
+        MissingExtraError
+            ``progress`` without tqdm (an `ImportError`).
+        """
+        return self._in_order(fn, zip(*iterables), _total(iterables), timeout, chunksize, progress)  # noqa: B905
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        progress: Progress = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
+        return self._in_order(fn, map(tuple, iterable), _total([iterable]), timeout, chunksize, progress)
+
+    def imap_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        chunksize: int = 1,
+        progress: Progress = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
+
+        The iterables are consumed as the calls are done, a few ahead, so they may be endless. Otherwise as
+        `map`.
+        """
+        _at_least(1, "chunksize", chunksize)
+        shown = bar(progress, _total(iterables))
+        calls = iter(_batched(zip(*iterables), chunksize))  # noqa: B905
+        function = Once(fn)
+        done: queue.SimpleQueue[Future[list[T]]] = queue.SimpleQueue()
+        under_way: set[Future[list[T]]] = set()
+
+        def start(count: int) -> None:
+            for chunk in itertools.islice(calls, count):
+                future = self._chunk(function, chunk)
+                under_way.add(future)
+                future.add_done_callback(done.put)
+
+        start(self._workers * _AHEAD)
+        return watched(_as_they_come(start, done, under_way), shown)
+
+    def _in_order(
+        self,
+        fn: Callable[..., T],
+        calls: Iterable[tuple[Any, ...]],
+        total: int | None,
+        timeout: float | None,
+        chunksize: int,
+        progress: Progress,
+    ) -> Iterator[T]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        _at_least(1, "chunksize", chunksize)
+        shown = bar(progress, total)
+        function = Once(fn)
+        futures: list[Future[list[T]]] = []
+        try:
+            futures.extend(self._chunk(function, chunk) for chunk in _batched(calls, chunksize))
+        except BaseException:
+            _cancel(futures)
+            shown.close()
+            raise
+        return watched(_results(futures, deadline), shown)
+
+    def _chunk(self, function: Once, chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
+        return self._engine.submit(call_each, (function, chunk), {}, label=name_of(function.function))
+
+    # Numeric calls
+
+    def map_blocks(
+        self,
+        func: Callable[..., ArrayLike],
+        *arrays: ArrayLike,
+        out: np.ndarray[Any, Any] | None = None,
+        axis: int = 0,
+        block_size: int | None = None,
+        overlap: int = 0,
+        progress: Progress = False,
+    ) -> np.ndarray[Any, Any]:
+        """Apply a function to blocks of arrays, in all workers, and put the results together.
+
+        ``pool.map_blocks(func, a, b)`` is ``func(a, b)`` for any function that works element by element, or
+        row by row along ``axis``; exactly, since each block is computed once and written to its place.
+
+        Parameters
+        ----------
+        func : callable
+            Called in workers as ``func(*blocks)``, with one block of each array; ufuncs work. Its result must
+            be as long as its blocks along ``axis``. Bind further arguments with `functools.partial` or a
+            closure.
+        *arrays : array_like
+            Of one length along ``axis``. A `SharedArray`, or a view of one, is used where it is; anything
+            else is copied into shared memory for the time of the call.
+        out : ndarray, optional
+            Where the result goes; may be one of ``arrays``. Best a shared array, for anything else is filled
+            by the calling process. When None, a `SharedArray` is made, its dtype and shape learnt from the
+            first block.
+        axis : int, default 0
+            The axis along which the arrays are cut.
+        block_size : int, optional
+            Length of a block along ``axis``; chosen from the number of workers and the bytes when None.
+        overlap : int, default 0
+            For functions that look at neighbours, such as filters: each block is given with up to this many
+            more rows on either side (fewer at the edges of the array). The result for these is cut off, so
+            ``func`` returns as many rows as it was given.
+        progress : bool or dict, default False
+            Show a progress bar; a dict is handed to tqdm (extra ``progress``).
+
+        Returns
+        -------
+        ndarray
+            ``out``, or a new `SharedArray` that frees its memory with the last reference.
+
+        Raises
+        ------
+        ValueError
+            The arrays, ``out``, or a result of ``func`` do not fit.
+        WorkerDied
+            A worker died, more often than ``retries`` allows. Nothing is running any more when this, or what
+            ``func`` raised, comes out; what ``out`` holds then is undefined.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sharedarray as sa
+        >>> with sa.Pool(2) as pool:
+        ...     pool.map_blocks(np.hypot, np.array([3.0, 5.0]), np.array([4.0, 12.0])).tolist()
+        [5.0, 13.0]
+        """
+        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, self._workers)
+        return blockwise.map_blocks(self._engine, func, plan, out, progress, again=self._retries > 0)
+
+    def reduce_blocks(
+        self,
+        func: Callable[..., T],
+        combine: Callable[[T, T], T],
+        *arrays: ArrayLike,
+        axis: int = 0,
+        block_size: int | None = None,
+        progress: Progress = False,
+    ) -> T:
+        """Apply a function to blocks of arrays, in all workers, and combine its results into one.
+
+        Parameters
+        ----------
+        func : callable
+            Called in workers as ``func(*blocks)``; returns anything.
+        combine : callable
+            Called in this process as ``combine(so_far, next)``, in the order of the blocks: the outcome is
+            the same each time for the same ``block_size`` and number of workers. (Sums of floats in another
+            grouping differ in their last bits.)
+        *arrays, axis, block_size, progress
+            As in `map_blocks`.
+
+        Returns
+        -------
+        object
+            What ``combine`` made of all, or ``func``'s result if there is one block only.
+
+        Raises
+        ------
+        ValueError
+            The arrays do not fit.
+        WorkerDied
+            A worker died, more often than ``retries`` allows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sharedarray as sa
+        >>> with sa.Pool(2) as pool:
+        ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
+        499500
+        """
+        plan = blockwise.Plan.of(arrays, axis, block_size, 0, self._workers)
+        return blockwise.reduce_blocks(self._engine, func, combine, plan, progress)
+
+    # Blocks that end with the pool
+
+    def empty(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+        """Make a shared array as `sharedarray.empty` does, and close it when the pool ends."""
+        return self._own(creation.empty(shape, dtype, order))
+
+    def zeros(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+        """Make a shared array as `sharedarray.zeros` does, and close it when the pool ends."""
+        return self._own(creation.zeros(shape, dtype, order))
+
+    def ones(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+        """Make a shared array as `sharedarray.ones` does, and close it when the pool ends."""
+        return self._own(creation.ones(shape, dtype, order))
+
+    def full(
+        self,
+        shape: ShapeLike,
+        fill_value: ArrayLike,
+        dtype: DTypeLike | None = None,
+        order: creation.Order = "C",
+    ) -> SharedArray:
+        """Make a shared array as `sharedarray.full` does, and close it when the pool ends."""
+        return self._own(creation.full(shape, fill_value, dtype, order))
+
+    def share(
+        self, array_like: ArrayLike, dtype: DTypeLike | None = None, order: creation.Order = "K"
+    ) -> SharedArray:
+        """Copy data into shared memory as `sharedarray.share` does, and close it when the pool ends."""
+        return self._own(creation.share(array_like, dtype, order))
+
+    def _own(self, array: SharedArray) -> SharedArray:
+        self._blocks[next(self._numbers)] = array
+        return array
+
+    # The end
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and end the workers when all are done.
+
+        Parameters
+        ----------
+        wait : bool, default True
+            Return when everything has ended: no process, thread or descriptor of the pool is left then. A
+            `KeyboardInterrupt` during the wait ends the workers at once.
+        cancel_futures : bool, default False
+            Cancel the tasks that have not begun.
+
+        Notes
+        -----
+        May be called again, to wait or to cancel after all.
+        """
+        try:
+            self._engine.shutdown(wait=wait, cancel=cancel_futures)
+        except BaseException:
+            self._engine.abort()
+            self._engine.join()
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if exc_type is not None and not issubclass(exc_type, Exception):
+            self._engine.abort()
+        self.shutdown(wait=True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of up to {self._workers} workers>"
+
+
+def _processors() -> int:
+    count = getattr(os, "process_cpu_count", None)
+    if count is not None:
+        return count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _at_least(least: int, name: str, given: object) -> int:
+    try:
+        number = operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {given!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def _total(iterables: Iterable[Iterable[Any]]) -> int | None:
+    """Return how many calls there will be, None where that is not known without consuming something."""
+    try:
+        return min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _batched(calls: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    rest = iter(calls)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
+
+
+def _results(futures: list[Future[list[T]]], deadline: float | None) -> Iterator[T]:
+    """Yield results in order, and hold on to none of them."""
+    futures.reverse()
+    try:
+        while futures:
+            yield from _emptying(_result(futures, deadline))
+    finally:
+        _cancel(futures)
+
+
+def _result(futures: list[Future[list[T]]], deadline: float | None) -> list[T]:
+    future = futures.pop()
+    try:
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    finally:
+        future.cancel()  # where time was up; nothing otherwise
+        del future  # or the exception's frame and the future would hold each other
+
+
+def _as_they_come(
+    start: Callable[[int], None], done: queue.SimpleQueue[Future[list[T]]], under_way: set[Future[list[T]]]
+) -> Iterator[T]:
+    try:
+        while under_way:
+            future = done.get()
+            under_way.discard(future)
+            start(1)
+            box = [future]
+            del future
+            yield from _emptying(_result(box, None))
+    finally:
+        _cancel(under_way)
+
+
+def _emptying(values: list[T]) -> Iterator[T]:
+    values.reverse()
+    while values:
+        yield values.pop()
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+_closing = threading.Lock()
+
+
+def _close_all(blocks: weakref.WeakValueDictionary[int, SharedArray]) -> None:
+    with _closing:
+        for array in list(blocks.values()):
+            array.close()

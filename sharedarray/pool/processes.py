@@ -1,0 +1,311 @@
+"""Worker processes: `multiprocessing` processes that never import the user's main module.
+
+A worker is a `multiprocessing.process.BaseProcess`, so `multiprocessing.active_children()`,
+`parent_process()`, `current_process()`, authentication keys, loggers, ``sys.path`` and the working directory
+are as they are for any other process of that module. Three things differ, and they are why this file exists:
+
+- **The main module stays at home.** multiprocessing imports the script again in each child, which is what
+  makes ``if __name__ == "__main__"`` necessary. Here it is left out of what the child is told to prepare;
+  functions of the main module travel by value instead (see `pickling`).
+- **The fork server is our own**, with NumPy and the worker loaded once. The one that
+  `multiprocessing.set_forkserver_preload` configures is not touched. All pools of a process share it; it ends
+  with the last process that holds the pipe to it, and a fork of this process starts one for itself.
+- **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
+  that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker unblocks
+  it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that unblocks a
+  signal takes it, if it is just then under way to the process, and a main thread that waits for a result
+  would never hear of it (tried: one Ctrl-C in three was lost while workers started).
+
+What a new interpreter needs before anything else, the limits of thread numbers in the environment, rides on
+the preparation data, which is unpickled before the first import of this package in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from multiprocessing import context, process, resource_tracker, spawn, util
+from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from sharedarray import errors
+from sharedarray.pool import threads
+
+__all__ = ["WorkerProcess", "block_interrupts", "default_method", "make_ready", "method_of", "start"]
+
+# What a child that is not forked from us would do with the main module.
+_MAIN = ("init_main_from_name", "init_main_from_path")
+
+# Loaded by the fork server before its first fork, in this order.
+_PRELOAD = ["numpy", "sharedarray.pool.worker", "threadpoolctl"]
+
+
+def default_method() -> str:
+    """Return the start method of pools that are not told any: the safe and quick one where there is one."""
+    methods = multiprocessing.get_all_start_methods()
+    return "forkserver" if "forkserver" in methods else "spawn"
+
+
+def method_of(mp_context: Any) -> str:
+    """Return the start method that is meant by a name, a multiprocessing context, or None."""
+    if mp_context is None:
+        return default_method()
+    method = mp_context
+    if not isinstance(mp_context, str):
+        ask = getattr(mp_context, "get_start_method", None)
+        if ask is None:
+            raise TypeError(
+                "mp_context must be a multiprocessing context or the name of a start method, "
+                f"not {mp_context!r}"
+            )
+        method = ask()
+    known = multiprocessing.get_all_start_methods()
+    if method not in known:
+        raise ValueError(f"unknown start method {method!r}: on this platform there are {', '.join(known)}")
+    return str(method)
+
+
+class WorkerProcess(process.BaseProcess):
+    """A process that runs `sharedarray.pool.worker.main` over one end of a socket pair."""
+
+    # None: the child keeps the start method that the user has chosen for multiprocessing in general.
+    _start_method = None
+
+    def __init__(self, method: str, name: str, sock: socket.socket, setup: Any) -> None:
+        super().__init__(name=name)
+        self.method = method
+        self.environment = threads.environment(setup.threads)
+        self.can_limit_loaded = threads.can_limit_loaded()
+        self._sock: socket.socket | None = sock
+        self._setup: Any = setup
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # multiprocessing's name for it
+        return _WAYS[process_obj.method](process_obj)
+
+    def run(self) -> None:
+        """Serve the pool; runs in the child."""
+        from sharedarray.pool import worker  # here, for the worker's side imports what this side never needs
+
+        sock, setup = self._sock, self._setup
+        self._sock = self._setup = None
+        assert sock is not None
+        worker.main(sock, setup)
+
+    def forget(self) -> None:
+        """Drop what only the child needed."""
+        self._sock = self._setup = None
+
+
+def start(worker: WorkerProcess) -> None:
+    """Start a worker; once more where the fork server died at this very moment."""
+    daemon = process.current_process().daemon
+    if daemon:
+        raise errors.SharedArrayError(
+            "a pool cannot be started in a daemonic process",
+            name=process.current_process().name,
+            cause="multiprocessing ends daemonic processes without a word and forbids them children; the "
+            "workers of multiprocessing.Pool are daemonic",
+            next_step="use a process that is not daemonic, such as a worker of this package's Pool",
+        )
+    with _no_interrupt():
+        worker.start()
+    worker.forget()
+
+
+def make_ready(method: str) -> None:
+    """Start, in the caller's thread, what unblocks SIGINT in the thread that starts it."""
+    if method != "fork":
+        ensure = getattr(resource_tracker, "ensure_running", None)
+        if ensure is not None:
+            ensure()
+
+
+def block_interrupts() -> None:
+    """Keep SIGINT away from this thread and the children that it starts."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep SIGINT away from a child until it has a handler, whichever thread starts it."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
+class _Preset:
+    """Sets environment variables in the child when the preparation data are unpickled, before any import."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._code = f"import os; os.environ.update({variables!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (self._code,)
+
+
+def _orders(popen: Any, child: WorkerProcess) -> memoryview:
+    """Return what a new interpreter reads first: how to prepare itself, and the process object."""
+    preparation = spawn.get_preparation_data(child.name)
+    for key in _MAIN:
+        preparation.pop(key, None)
+    preparation = {"sharedarray_preset": _Preset(child.environment), **preparation}
+    file = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        ForkingPickler(file).dump(preparation)
+        ForkingPickler(file).dump(child)
+    finally:
+        context.set_spawning_popen(None)
+    return file.getbuffer()
+
+
+class _AskedOnce:
+    """Mixed into multiprocessing's Popen classes: an exit code that is read once, whoever asks.
+
+    The management thread of the pool and `multiprocessing.active_children` in a thread of the user may ask at
+    the same moment, and the kernel tells only one of them. In a fork of this process it tells nobody: there
+    the worker is somebody else's, and counts as gone.
+    """
+
+    pid: int
+    sentinel: int
+    returncode: int | None
+    _fds: list[int]
+
+    def __init__(self, process_obj: Any) -> None:
+        self._asking = threading.Lock()
+        self._owner = os.getpid()
+        super().__init__(process_obj)  # type: ignore[call-arg]
+
+    def poll(self, flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
+        if self._owner != os.getpid():
+            return 0
+        if flag == 0 and self.returncode is None:
+            self._until_ended()
+        with self._asking:
+            code: int | None = super().poll()  # type: ignore[misc]
+        return code
+
+    def _until_ended(self) -> None:
+        wait([self.sentinel])
+
+
+class _OurChild(_AskedOnce):
+    """A direct child: the kernel can be asked without taking the answer from anybody else."""
+
+    def _until_ended(self) -> None:
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            super()._until_ended()
+
+
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+_WAYS: dict[str, Any] = {}
+
+if "fork" in multiprocessing.get_all_start_methods():
+    from multiprocessing import popen_fork
+
+    class _Fork(_OurChild, popen_fork.Popen):
+        """A copy of this process."""
+
+    _WAYS["fork"] = _Fork
+
+if "forkserver" in multiprocessing.get_all_start_methods():
+    from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix
+
+    class _Spawn(_OurChild, popen_spawn_posix.Popen):
+        """A new interpreter, told what to do over a pipe."""
+
+        def _launch(self, process_obj: WorkerProcess) -> None:
+            tracker = resource_tracker.getfd()
+            assert tracker is not None
+            orders = _orders(self, process_obj)
+            status, child_status = os.pipe()
+            child_orders, to_child = os.pipe()
+            # The child's ends of both pipes, the tracker's, and what the process object brings along.
+            self._fds += [tracker, child_orders, child_status]
+            self.finalizer = util.Finalize(self, _close_all, (status, to_child))
+            self.sentinel = status
+            try:
+                command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_orders)
+                self.pid = util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, self._fds)
+            finally:
+                _close_all(child_orders, child_status)
+            # Our end stays open for as long as this object lives: the child sees by it that we do.
+            with open(to_child, "wb", closefd=False) as pipe:
+                pipe.write(orders)
+
+    class _ForkServed(_AskedOnce, popen_forkserver.Popen):
+        """A copy of our fork server."""
+
+        def _launch(self, process_obj: WorkerProcess) -> None:
+            # Without threadpoolctl, limits work only for libraries that are not loaded yet.
+            preload = process_obj.can_limit_loaded or not process_obj.environment
+            orders = _orders(self, process_obj)
+            try:
+                self._ask(_server(preload), orders)
+            except (EOFError, ConnectionError):
+                # The server was killed between the question whether it lives and the request.
+                if self.finalizer is not None:
+                    self.finalizer()
+                self._ask(_server(preload), orders)
+
+        def _ask(self, server: forkserver.ForkServer, orders: memoryview) -> None:
+            status, to_child = server.connect_to_new_process(self._fds)
+            # Kept open for as long as this object lives: the child sees by it that we do.
+            alive = os.dup(to_child)
+            self.finalizer = util.Finalize(self, _close_all, (status, alive))
+            self.sentinel = status
+            with open(to_child, "wb") as pipe:
+                pipe.write(orders)
+            self.pid = forkserver.read_signed(status)
+
+    _WAYS["spawn"] = _Spawn
+    _WAYS["forkserver"] = _ForkServed
+
+    # The fork servers, by whether they load modules in advance. This is their only home, and it is
+    # emptied in a fork of this process, whose parent goes on with them.
+    _servers: dict[bool, forkserver.ForkServer] = {}
+    _servers_lock = threading.Lock()
+
+    def _server(preload: bool) -> forkserver.ForkServer:
+        with _servers_lock:
+            server = _servers.get(preload)
+            if server is None:
+                server = _servers[preload] = forkserver.ForkServer()
+                server.set_forkserver_preload(_PRELOAD if preload else [])
+            return server
+
+    def _after_fork() -> None:
+        global _servers_lock
+        _servers_lock = threading.Lock()
+        for server in _servers.values():
+            # A copy of this descriptor would keep the parent's server alive for as long as we are.
+            alive = getattr(server, "_forkserver_alive_fd", None)
+            if isinstance(alive, int):
+                with contextlib.suppress(OSError):
+                    os.close(alive)
+        _servers.clear()
+
+    os.register_at_fork(after_in_child=_after_fork)

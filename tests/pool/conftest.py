@@ -1,0 +1,42 @@
+"""What the pool's tests share: the start methods. `nothing_leaks` (one directory up) looks after each test."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sharedarray as sa
+
+# Workers import the functions of pool_tasks, without this test directory's other imports.
+sys.path.insert(0, str(Path(__file__).parent))
+
+METHODS = multiprocessing.get_all_start_methods()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servants() -> None:
+    """Start what lives on after a pool, so that it does not count as left behind: fork server, tracker."""
+    for method in METHODS:
+        with sa.Pool(1, method) as pool:
+            pool.submit(os.getpid).result()
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Pool]:
+    """A pool of two workers that are there already."""
+    import pool_tasks
+
+    meet = tmp_path_factory.mktemp("meet")
+    with sa.Pool(2, request.param) as pool:
+        assert list(pool.map(pool_tasks.meet, [meet, meet], [2, 2])) == [2, 2]
+        yield pool

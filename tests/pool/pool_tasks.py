@@ -1,0 +1,264 @@
+"""Functions that the tests run in workers. Nothing of pytest is imported here, for workers import this."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+import sharedarray as sa
+
+
+def add(a, b=1):
+    return a + b
+
+
+def add_all(*args, **kwargs):
+    return sum(args) + sum(kwargs.values())
+
+
+def identity(value):
+    return value
+
+
+def fill(array, value):
+    array[...] = value
+    return os.getpid()
+
+
+def total(array):
+    return float(array.sum())
+
+
+def ones(shape):
+    return sa.ones(shape)
+
+
+def inside(shape):
+    return {"list": [sa.ones(shape), 1], "view": sa.zeros((4, 4))[1:3, ::2]}
+
+
+def describe(array):
+    return type(array).__name__, array.shape, array.strides, str(array.dtype), array.flags.writeable
+
+
+class Trouble(Exception):
+    """Not what its arguments say."""
+
+    def __init__(self, what, why):
+        super().__init__(what)
+        self.why = why
+
+
+class Plain(Exception):
+    pass
+
+
+def trouble():
+    raise Trouble("what", "why")
+
+
+def with_cause():
+    try:
+        {}["key"]
+    except KeyError as cause:
+        error = Plain("text", 7)
+        error.add_note("a note")
+        error.extra = [1, 2]
+        raise error from cause
+
+
+def with_context():
+    try:
+        {}["key"]
+    except KeyError:
+        raise Plain("in a handler")  # noqa: B904
+
+
+def raise_holding(array):
+    kept = array[1:]
+    raise Plain(f"{kept.size}")
+
+
+def keep_in_cycle(array):
+    cycle = [array]
+    cycle.append(cycle)
+    gc.disable()
+    return len(cycle)
+
+
+def lock_result():
+    import threading
+
+    return threading.Lock()
+
+
+class Unreadable:
+    """Pickles, and raises when it is loaded."""
+
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise Plain("cannot be loaded")
+
+
+class KillerOnArrival:
+    """Pickles, and ends the process that loads it."""
+
+    def __reduce__(self):
+        return _kill_self, (signal.SIGKILL,)
+
+
+def _kill_self(number):
+    os.kill(os.getpid(), number)
+
+
+def die(how):
+    """End this process in one of several ways."""
+    if how == "exit":
+        os._exit(7)
+    if how == "crash":
+        import faulthandler
+
+        faulthandler.disable()  # the stacks of a fork of the test runner are long
+        with contextlib.suppress(ImportError, OSError):
+            import resource  # no core files
+
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), getattr(signal, how))
+
+
+def die_while_sending():
+    return SlowToPickle()
+
+
+class SlowToPickle:
+    """Ends the worker when half of the result is on its way."""
+
+    def __reduce__(self):
+        return bytes, (_Dying(1 << 24),)
+
+
+class _Dying:
+    def __init__(self, size):
+        self.size = size
+
+    def __reduce__(self):
+        import threading
+
+        # The pipe takes some 200 KB; the rest waits for the pool, which reads slower than this kills.
+        threading.Thread(target=_kill_self, args=(signal.SIGKILL,)).start()
+        return bytes, (b"x" * self.size,)
+
+
+def signal_and_wait(path):
+    """Say that the task runs, and wait to be killed."""
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(60)
+
+
+def signal_and_wait_for(started, release):
+    Path(started).write_text(str(os.getpid()))
+    while not Path(release).exists():
+        time.sleep(0.005)
+    return "released"
+
+
+def die_the_first_time(path, how="SIGKILL"):
+    """End the worker unless somebody was here before."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "second time"
+    die(how)
+
+
+def count_down(path):
+    """End the worker as often as there are bytes in a file."""
+    left = Path(path).read_bytes()
+    Path(path).write_bytes(left[1:])
+    if left:
+        die("SIGKILL")
+    return "done"
+
+
+state = None
+
+
+def set_state(value):
+    global state
+    state = value
+
+
+def get_state():
+    return state
+
+
+def get_state_locked():
+    with state:
+        return "locked"
+
+
+def refuse_to_start():
+    raise Plain("not today")
+
+
+def forget_and_fork(path):
+    """Leave a process behind that inherited everything of the worker's, then die."""
+    child = os.fork()
+    if not child:
+        while not Path(path).exists():
+            time.sleep(0.01)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nested(method):
+    with sa.Pool(2, method) as pool:
+        return list(pool.map(add, range(4)))
+
+
+def thread_limits():
+    import threadpoolctl
+
+    np.ones((4, 4)) @ np.ones((4, 4))
+    found = {entry["num_threads"] for entry in threadpoolctl.threadpool_info()}
+    return found, os.environ.get("OMP_NUM_THREADS")
+
+
+def box_blur(block):
+    """Mean of each row and its two neighbours; the edge rows are their own neighbours."""
+    padded = np.concatenate([block[:1], block, block[-1:]])
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def meet(directory, count):
+    """Wait until this runs in as many workers at once."""
+    (directory / str(os.getpid())).touch()
+    while len(found := list(directory.iterdir())) < count:
+        time.sleep(0.001)
+    return len(found)
+
+
+def until(condition, patience=10.0):
+    """Wait for something that other processes do; say whether it came."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True

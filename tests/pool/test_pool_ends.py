@@ -1,0 +1,383 @@
+"""How pools end: shut down, collected, with the interpreter, by Ctrl-C, with their parent, in a fork."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pool_tasks
+import psutil
+import pytest
+from helpers import ROOT, alive, environment
+
+import sharedarray as sa
+from sharedarray.pool.processes import default_method
+
+HERE = Path(__file__).parent
+
+
+def script(tmp_path, text, name="script.py"):
+    path = tmp_path / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def begin(path, *arguments, **options):
+    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE)]))
+    return subprocess.Popen(
+        [sys.executable, str(path), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        **options,
+    )
+
+
+def run(path, *arguments, timeout=60):
+    with begin(path, *arguments) as process:
+        out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+# -- shutdown -------------------------------------------------------------------------------------------
+
+
+def test_shutdown_waits(method):
+    pool = sa.Pool(2, method)
+    futures = [pool.submit(pool_tasks.nap, 0.01) for _ in range(6)]
+    pids = pool._engine.pids()
+    pool.shutdown()
+    assert all(future.done() for future in futures)
+    assert not any(map(alive, pids))
+    assert not multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(pool_tasks.add, 1)
+    pool.shutdown()
+
+
+def test_shutdown_without_waiting(method, tmp_path):
+    pool = sa.Pool(1, method)
+    release = tmp_path / "release"
+    running = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
+    waiting = pool.submit(pool_tasks.add, 1)
+    assert pool_tasks.until((tmp_path / "started").exists)
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError):
+        pool.submit(pool_tasks.add, 1)
+    release.touch()
+    assert running.result() == "released"
+    assert waiting.result() == 2
+    pool.shutdown()
+
+
+def test_shutdown_that_cancels(method, tmp_path):
+    pool = sa.Pool(1, method)
+    release = tmp_path / "release"
+    running = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
+    waiting = [pool.submit(pool_tasks.add, n) for n in range(5)]
+    assert pool_tasks.until((tmp_path / "started").exists)
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert pool_tasks.until(lambda: all(future.cancelled() for future in waiting))
+    release.touch()
+    pool.shutdown()
+    assert running.result() == "released"
+
+
+def test_a_pool_that_was_never_used_starts_nothing(method):
+    with sa.Pool(2, method):
+        assert not multiprocessing.active_children()
+        assert "sharedarray-pool" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_shutdown_in_a_callback(method):
+    pool = sa.Pool(1, method)
+    done = threading.Event()
+
+    def end(future):
+        pool.shutdown()
+        done.set()
+
+    pool.submit(pool_tasks.add, 1).add_done_callback(end)
+    assert done.wait(10)
+    pool.shutdown()
+
+
+def test_collected(method):
+    pool = sa.Pool(1, method)
+    future = pool.submit(pool_tasks.nap, 0.05)
+    pids = pool._engine.pids()
+    del pool
+    gc.collect()
+    assert future.result() == 0.05
+    assert pool_tasks.until(lambda: not any(map(alive, pids)))
+
+
+def test_an_exception_out_of_the_with_block_waits_an_interrupt_does_not(method, tmp_path):
+    release = tmp_path / "release"
+    with pytest.raises(pool_tasks.Plain), sa.Pool(1, method) as pool:
+        future = pool.submit(pool_tasks.nap, 0.05)
+        raise pool_tasks.Plain
+    assert future.result() == 0.05
+    with pytest.raises(KeyboardInterrupt), sa.Pool(1, method) as pool:
+        future = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
+        waiting = pool.submit(pool_tasks.add, 1)
+        assert pool_tasks.until((tmp_path / "started").exists)
+        raise KeyboardInterrupt
+    with pytest.raises(sa.WorkerDied, match="ended with its pool"):
+        future.result()
+    assert waiting.cancelled()
+
+
+def test_a_stopped_worker_delays_only_itself(method, tmp_path):
+    with sa.Pool(2, method) as pool:
+        held = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "pid", tmp_path / "release")
+        assert pool_tasks.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        pid = int((tmp_path / "pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert list(pool.map(pool_tasks.add, range(10))) == list(range(1, 11))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            (tmp_path / "release").touch()
+        assert held.result() == "released"
+
+
+def test_many_pools(method):
+    pools = [sa.Pool(1, method) for _ in range(3)]
+    futures = [pool.submit(pool_tasks.add, n) for n, pool in enumerate(pools)]
+    assert [future.result() for future in futures] == [1, 2, 3]
+    for pool in pools:
+        pool.shutdown()
+
+
+def test_a_pool_in_a_thread(method):
+    found = []
+
+    def work():
+        with sa.Pool(1, method) as pool:
+            found.append(pool.submit(pool_tasks.add, 1).result())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [2]
+
+
+def test_a_pool_in_a_worker(method):
+    with sa.Pool(1, method) as pool:
+        assert pool.submit(pool_tasks.nested, method).result() == [1, 2, 3, 4]
+
+
+def test_a_pool_in_a_daemonic_process_says_so():
+    with multiprocessing.get_context("spawn").Pool(1) as daemons:
+        with pytest.raises(sa.WorkerDied, match="could be started") as caught:
+            daemons.apply(pool_tasks.nested, ("spawn",))
+        assert "daemonic" in str(caught.value.__cause__)
+
+
+def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
+    with sa.Pool(1, method) as pool:
+        assert pool.submit(pool_tasks.add, 1).result() == 2
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                pool.shutdown()
+                try:
+                    pool.submit(pool_tasks.add, 1)
+                except sa.SharedArrayError as error:
+                    if "another process" in str(error):
+                        with sa.Pool(1, method) as own:
+                            code = 0 if own.submit(pool_tasks.add, 1).result() == 2 else 3
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert pool.submit(pool_tasks.add, 1).result() == 2
+
+
+# -- the interpreter's end ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise SystemExit"])
+def test_exit_with_work_pending_finishes_it(method, tmp_path, end):
+    path = script(
+        tmp_path,
+        f"""
+        import sys, time, sharedarray as sa
+        def work(n):
+            time.sleep(0.02)
+            print("done", n, flush=True)
+        pool = sa.Pool(2, {method!r})
+        futures = [pool.submit(work, n) for n in range(5)]
+        {end}
+        """,
+    )
+    code, out, err = run(path)
+    assert (code, err) == (0, "")
+    assert sorted(out.splitlines()) == [f"done {n}" for n in range(5)]
+
+
+def test_exit_of_a_fork_of_the_parent(method, tmp_path):
+    path = script(
+        tmp_path,
+        f"""
+        import os, sys, sharedarray as sa
+        pool = sa.Pool(1, {method!r})
+        pool.submit(abs, 1).result()
+        pid = os.fork()
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            print(pool.submit(abs, -2).result())
+        """,
+    )
+    code, out, err = run(path)
+    assert (code, out) == (0, "2\n")
+    assert "Error" not in err
+
+
+# -- Ctrl-C ---------------------------------------------------------------------------------------------
+
+WAYS = {
+    "with": "with pool: pool.submit(work, sys.argv[1]).result()",
+    "map": "list(pool.map(work, [sys.argv[1]] * 4))",
+    "shutdown": "pool.submit(work, sys.argv[1]); pool.shutdown()",
+    "blocks": "pool.map_blocks(functools.partial(block, sys.argv[1]), np.ones(100), block_size=10)",
+    "outside": "pool.submit(work, sys.argv[1]); pool.submit(work, sys.argv[1]); time.sleep(60)",
+    "exit": "pool.submit(work, sys.argv[1])",
+}
+
+
+# Every way with the default method; how a thing is interrupted and how a worker is started meet in two only.
+DEFAULT = default_method()
+INTERRUPTED = [(DEFAULT, way) for way in WAYS] + [
+    (method, way) for method in multiprocessing.get_all_start_methods() if method != DEFAULT for way in ("map", "exit")
+]
+
+
+@pytest.mark.parametrize(("method", "way"), INTERRUPTED)
+def test_ctrl_c_ends_everything(method, tmp_path, way):
+    path = script(
+        tmp_path,
+        f"""
+        import functools, os, pathlib, sys, time
+        import numpy as np
+        import sharedarray as sa
+        def work(directory):
+            kept = sa.ones(100)
+            (pathlib.Path(directory) / str(os.getpid())).touch()
+            while True:
+                time.sleep(60)
+        def block(directory, block):
+            work(directory)
+        pool = sa.Pool(2, {method!r})
+        mine = sa.ones(100)
+        {WAYS[way]}
+        """,
+    )
+    meet = tmp_path / "meet"
+    meet.mkdir()
+    before = {block.name for block in sa.blocks()}
+    with begin(path, meet, start_new_session=True) as process:
+        wanted = 1 if way in ("with", "shutdown", "exit", "blocks") else 2
+        assert pool_tasks.until(lambda: len(list(meet.iterdir())) >= wanted, 30)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGINT if way != "exit" else process.returncode is not None
+    assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1, err
+    _, left = psutil.wait_procs(family, timeout=5)
+    assert not left
+    assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before, 3)
+
+
+def test_ctrl_c_while_workers_start(method, tmp_path):
+    path = script(
+        tmp_path,
+        f"""
+        import os, time, sharedarray as sa
+        with sa.Pool(2, {method!r}) as pool:
+            futures = [pool.submit(time.sleep, 60) for _ in range(2)]
+            print("started", flush=True)
+            futures[0].result()
+        """,
+    )
+    for moment in range(0, 60, 12):  # milliseconds: some workers are there, some on their way, some not begun
+        with begin(path, start_new_session=True) as process:
+            assert process.stdout.readline() == "started\n"
+            time.sleep(moment / 1000)
+            os.killpg(process.pid, signal.SIGINT)
+            family = psutil.Process(process.pid).children(recursive=True)
+            _, err = process.communicate(timeout=20)
+        assert err.count("Traceback") == 1, err
+        _, left = psutil.wait_procs(family, timeout=5)
+        assert not left
+
+
+# -- the parent's death ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["busy", "idle"])
+def test_workers_end_with_a_killed_parent(method, tmp_path, what):
+    path = script(
+        tmp_path,
+        f"""
+        import os, sys, time, pool_tasks, sharedarray as sa
+        pool = sa.Pool(2, {method!r})
+        for n in range(2):
+            if {what == "busy"}:
+                pool.submit(pool_tasks.signal_and_wait, sys.argv[1 + n])
+            else:
+                pool.submit(pool_tasks.identity, sa.ones(10)).result()
+        sleeper = os.fork()  # has copies of the parent's descriptors, as far as nobody closes them
+        if not sleeper:
+            time.sleep(60)
+        print(sleeper, flush=True)
+        time.sleep(60)
+        """,
+    )
+    pids = [tmp_path / "one", tmp_path / "two"]
+    with begin(path, *pids) as process:
+        sleeper = int(process.stdout.readline())
+        if what == "busy":
+            assert pool_tasks.until(lambda: all(path.exists() for path in pids))
+        family = psutil.Process(process.pid).children(recursive=True)
+        # The fork has the tracker's pipe too, so that lives on.
+        others = [c for c in family if c.pid != sleeper and "resource_tracker" not in " ".join(c.cmdline())]
+        assert len(others) >= 2
+        process.kill()
+        process.wait()
+        _, left = psutil.wait_procs(others, timeout=3)
+        os.kill(sleeper, signal.SIGKILL)
+        assert not left, [c.cmdline() for c in left]
+
+
+def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
+    path = script(
+        tmp_path,
+        f"""
+        import os, sys, time, sharedarray as sa
+        def work():
+            if not os.fork():
+                time.sleep(60)
+                os._exit(0)
+            return os.getpid()
+        with sa.Pool(1, {method!r}) as pool:
+            pool.submit(work).result()
+        print("over", flush=True)
+        os._exit(0)
+        """,
+    )
+    with begin(path, start_new_session=True) as process:
+        assert process.stdout.readline() == "over\n"
+        process.wait(timeout=10)
+        os.killpg(process.pid, signal.SIGKILL)

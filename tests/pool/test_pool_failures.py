@@ -1,0 +1,181 @@
+"""Workers that die: where it happens, and what the caller sees. Real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import BrokenExecutor
+
+import numpy as np
+import pool_tasks
+import pytest
+
+import sharedarray as sa
+
+
+# Where it dies: the function, its arguments, and what the message must say.
+DEATHS = {
+    "killed": (pool_tasks.die, ("SIGKILL",), r"SIGKILL.*out-of-memory"),
+    "crashed": (pool_tasks.die, ("crash",), r"SIGSEGV.*native code"),
+    "aborted": (pool_tasks.die, ("SIGABRT",), r"SIGABRT.*abort"),
+    "terminated": (pool_tasks.die, ("SIGTERM",), r"SIGTERM.*asked it to end"),
+    "exits": (pool_tasks.die, ("exit",), r"exit code 7.*os\._exit"),
+    "loading": (pool_tasks.identity, (pool_tasks.KillerOnArrival(),), r"identity died.*SIGKILL"),
+    "sending": (pool_tasks.die_while_sending, (), r"die_while_sending died.*SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("where", DEATHS)
+def test_death_fails_only_its_own_task(method, where, tmp_path):
+    function, arguments, says = DEATHS[where]
+    release = tmp_path / "release"
+    with sa.Pool(2, method) as pool:
+        other = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
+        assert pool_tasks.until((tmp_path / "started").exists)
+        dead = pool.submit(function, *arguments)
+        queued = [pool.submit(pool_tasks.add, n) for n in range(3)]
+        with pytest.raises(sa.WorkerDied, match=says) as caught:
+            dead.result()
+        assert isinstance(caught.value, BrokenExecutor)
+        assert "sharedarray-worker-" in str(caught.value)
+        assert [future.result() for future in queued] == [1, 2, 3]
+        release.touch()
+        assert other.result() == "released"
+        assert pool.submit(pool_tasks.add, 1).result() == 2
+
+
+def test_killed_from_outside(method, tmp_path):
+    with sa.Pool(1, method) as pool:
+        future = pool.submit(pool_tasks.signal_and_wait, tmp_path / "pid")
+        assert pool_tasks.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        pid = int((tmp_path / "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(sa.WorkerDied, match=f"signal_and_wait died.*process {pid}"):
+            future.result()
+
+
+def test_killed_while_idle_is_replaced_without_a_word(method):
+    with sa.Pool(2, method) as pool:
+        for _ in range(5):
+            pid = pool.submit(os.getpid).result()
+            os.kill(pid, signal.SIGKILL)
+            # The next one may be sent to a worker that is dying; it has not read it.
+            assert pool.submit(os.getpid).result() != pid
+
+
+def test_killed_while_idle_before_shutdown(method):
+    with sa.Pool(2, method) as pool:
+        for pid in {pool.submit(os.getpid).result() for _ in range(4)}:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_killed_with_children_that_keep_its_pipe(method, tmp_path):
+    with sa.Pool(1, method) as pool:
+        try:
+            with pytest.raises(sa.WorkerDied, match="SIGKILL"):
+                pool.submit(pool_tasks.forget_and_fork, tmp_path / "end").result(timeout=20)
+            assert pool.submit(pool_tasks.add, 1).result() == 2
+        finally:
+            (tmp_path / "end").touch()
+
+
+def test_retries(method, tmp_path):
+    with sa.Pool(2, method, retries=2) as pool:
+        assert pool.submit(pool_tasks.die_the_first_time, tmp_path / "here").result() == "second time"
+        counter = tmp_path / "counter"
+        counter.write_bytes(b"xx")
+        assert pool.submit(pool_tasks.count_down, counter).result() == "done"
+        counter.write_bytes(b"xxx")
+        with pytest.raises(sa.WorkerDied):
+            pool.submit(pool_tasks.count_down, counter).result()
+
+
+def test_a_retried_task_gets_the_same_arguments(tmp_path):
+    def change_and_die(array, path):
+        array += 1
+        pool_tasks.die_the_first_time(path)
+        return array
+
+    big = np.zeros(100_000)
+    with sa.Pool(1, retries=1) as pool:
+        assert (pool.submit(change_and_die, big, tmp_path / "here").result() == 1).all()
+
+
+def test_initializer_that_raises(method):
+    with sa.Pool(2, method, pool_tasks.refuse_to_start) as pool:
+        futures = [pool.submit(pool_tasks.add, n) for n in range(4)] if method != "fork" else []
+        if method == "fork":
+            futures = [pool.submit(pool_tasks.add, 1)]
+        for future in futures:
+            with pytest.raises(sa.WorkerDied, match="initializer raised") as caught:
+                future.result()
+            assert isinstance(caught.value.__cause__, pool_tasks.Plain)
+            assert "refuse_to_start" in str(caught.value.__cause__.__cause__)
+        with pytest.raises(sa.WorkerDied, match="initializer raised"):
+            pool.submit(pool_tasks.add, 1)
+
+
+def test_initializer_that_dies_once(method, tmp_path):
+    with sa.Pool(1, method, pool_tasks.die_the_first_time, (tmp_path / "here",)) as pool:
+        assert pool.submit(pool_tasks.add, 1).result() == 2
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "exit"])
+def test_initializer_that_dies_each_time(method, how):
+    with sa.Pool(2, method, pool_tasks.die, (how,)) as pool:
+        future = pool.submit(pool_tasks.add, 1)
+        with pytest.raises(sa.WorkerDied, match="before they were ready.*initializer"):
+            future.result()
+        with pytest.raises(sa.WorkerDied):
+            pool.submit(pool_tasks.add, 1)
+
+
+def test_initializer_that_cannot_be_sent():
+    with sa.Pool(1, initializer=pool_tasks.set_state, initargs=(threading.Lock(),)) as pool:
+        with pytest.raises(sa.WorkerDied, match="could be started") as caught:
+            pool.submit(pool_tasks.add, 1).result()
+        assert caught.value.__cause__ is not None
+
+
+@pytest.mark.lingers("descriptor")  # the pipe to the new server
+def test_the_fork_server_is_killed():
+    import psutil
+
+    with sa.Pool(2, "forkserver") as pool:
+        pid = pool.submit(os.getpid).result()
+        server = psutil.Process(pid).parent()
+        assert server.pid != os.getpid()
+        server.kill()
+        assert pool.submit(pool_tasks.add, 1).result() == 2
+        with pytest.raises(sa.WorkerDied):
+            pool.submit(pool_tasks.die, "SIGKILL").result()
+        assert pool.submit(os.getpid).result() != pid
+
+
+def test_a_burst_of_deaths(method):
+    def maybe_die(n):
+        if n % 7 == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    with sa.Pool(2, method) as pool:
+        futures = [pool.submit(maybe_die, n) for n in range(40)]
+        for n, future in enumerate(futures):
+            if n % 7 == 3:
+                with pytest.raises(sa.WorkerDied):
+                    future.result()
+            else:
+                assert future.result() == n
+
+
+def test_what_a_dead_worker_held_is_free(method):
+    def make_and_die():
+        global kept
+        kept = sa.ones(1000, name="left-by-a-worker")
+        pool_tasks.die("SIGKILL")
+
+    with sa.Pool(1, method) as pool:
+        with pytest.raises(sa.WorkerDied):
+            pool.submit(make_and_die).result()
+        assert pool_tasks.until(lambda: not sa.exists("left-by-a-worker"), 3)

@@ -1,0 +1,595 @@
+"""The command, as a shell sees it, and its table, whatever the blocks are."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import GONE, Puppet, directory, environment, inode, kill_janitors, run, wait_until
+
+import sharedarray as sa
+from sharedarray import cli
+from sharedarray.cli import main
+
+COMMAND = (sys.executable, "-m", "sharedarray")
+HOLDS = "a = sa.share([[1.5, 2, 3]] * 2, name='frames'); say(); hear()"
+
+
+def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, whose stdin is no terminal."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        text=True,
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        env=environment(**options.pop("env", {})),
+        timeout=60,
+        **options,
+    )
+
+
+def block(**changes: Any) -> sa.BlockInfo:
+    """What `sa.blocks()` might tell."""
+    return sa.BlockInfo(
+        **{
+            "name": "x",
+            "path": "/dev/shm/x",
+            "kind": "array",
+            "shape": (2, 3),
+            "dtype": np.dtype("f4"),
+            "order": "C",
+            "size": 4120,
+            "created": datetime.now(UTC) - timedelta(minutes=3),
+            "creator": 4711,
+            "creator_alive": True,
+            "persistent": False,
+            "held": True,
+            "holders": (4711,),
+            "references": 0,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[sa.BlockInfo]:
+    """The blocks that the command sees in place of the real ones."""
+    blocks: list[sa.BlockInfo] = []
+    monkeypatch.setattr(sa, "blocks", lambda: blocks)
+    monkeypatch.setenv("COLUMNS", "80")
+    return blocks
+
+
+# -- ls and info ----------------------------------------------------------------------------------------
+
+
+def test_ls_shows_what_a_process_holds():
+    with Puppet(HOLDS) as puppet:
+        puppet.hear()
+        done = shell("ls")
+        assert (done.returncode, done.stderr) == (0, "")
+        title, line, total = done.stdout.splitlines()
+        assert " ".join(title.split()) == "NAME KIND SHAPE DTYPE SIZE AGE MADE BY HOLDERS STATE"
+        assert line.split()[:6] == ["frames", "array", "2x3", "float64", "4.0", "KiB"]
+        assert line.split()[7:] == [str(puppet.pid), "1:", str(puppet.pid), "-"]
+        assert total == "1 block, 4.0 KiB"
+        puppet.end()
+
+
+def test_ls_json_is_exact():
+    with Puppet(HOLDS) as puppet, sa.zeros(3, "M8[ns]", name="times", persist=True) as times:
+        puppet.hear()
+        frames, shown = json.loads(shell("ls", "--json").stdout)
+        assert frames["name"] == "frames"
+        assert frames["path"] == f"{directory()}/frames"
+        assert (frames["shape"], frames["dtype"], frames["order"]) == ([2, 3], "float64", "C")
+        assert (frames["size"], frames["nbytes"]) == (os.stat(frames["path"]).st_size, 48)
+        assert (frames["creator"], frames["creator_alive"], frames["holders"]) == (
+            puppet.pid,
+            True,
+            [puppet.pid],
+        )
+        assert (frames["held"], frames["persistent"], frames["orphan"], frames["references"]) == (
+            True,
+            False,
+            False,
+            0,
+        )
+        assert datetime.now(UTC) - datetime.fromisoformat(frames["created"]) < timedelta(minutes=1)
+        assert (shown["dtype"], shown["persistent"]) == ("datetime64[ns]", True)
+        times.unlink()
+        puppet.end()
+
+
+def test_ls_without_blocks(capsys, own_directory):
+    assert main(["ls"]) == 0
+    assert capsys.readouterr().out == "no blocks\n"
+    assert main(["ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_info_tells_everything(capsys):
+    with sa.zeros((2, 3), "f4", name="x"):
+        assert main(["info", "x"]) == 0
+        lines = dict(
+            line.split(None, 1) for line in capsys.readouterr().out.splitlines() if "made by" not in line
+        )
+        assert lines["path"] == f"{directory()}/x"
+        assert (lines["shape"], lines["dtype"], lines["order"]) == ("(2, 3)", "float32", "C")
+        assert lines["size"] == "4.0 KiB (4120 bytes, 24 of them data)"
+        assert lines["holders"] == f"1 (pid {os.getpid()})"
+        assert lines["attach"].startswith("sharedarray.attach('x')")
+        assert eval(lines["load"], {"numpy": np}).shape == (2, 3)
+        assert main(["info", "x", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["load"] == lines["load"]
+
+
+def test_info_of_bytes_tells_how_to_attach_to_bytes(capsys):
+    with sa.Segment.create(10, "raw"):
+        assert main(["info", "raw"]) == 0
+        assert "sharedarray.Segment.attach('raw')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["rm", "--yes"], ["rm", "--dry-run"]])
+def test_a_file_that_is_no_block_is_left_alone(capsys, arguments):
+    file = Path(directory(), "mine")
+    file.write_bytes(b"mine")
+    assert main([*arguments, "mine"]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "no block of yours" in captured.err
+    file.unlink()  # is still there
+
+
+# -- rm -------------------------------------------------------------------------------------------------
+
+
+def test_rm_removes_and_warns_of_holders():
+    with Puppet(HOLDS) as puppet:
+        puppet.hear()
+        done = shell("rm", "--yes", "frames")
+        assert done.returncode == 0
+        assert done.stdout.startswith("removed frames (array 2x3 float64, 4.0 KiB, made ")
+        assert "warning" in done.stderr
+        assert str(puppet.pid) in done.stderr
+        assert not sa.exists("frames")
+        puppet.end()
+
+
+def test_rm_asks_nobody_without_a_terminal():
+    with sa.zeros(3, name="x"):
+        done = shell("rm", "x")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--yes" in done.stderr
+        assert sa.exists("x")
+
+
+@pytest.mark.parametrize(("reply", "status"), [("YES\n", 0), ("\n", 1), ("\x04", 1)])
+def test_rm_asks_on_a_terminal(reply, status):
+    sa.zeros(3, name="x", persist=True).close()
+    master, terminal = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [*COMMAND, "rm", "x"],
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        ) as process:
+            assert process.stderr is not None
+            said = b""
+            while not said.endswith(b"[y/N] "):
+                said += (piece := os.read(process.stderr.fileno(), 1000))
+                assert piece, said
+            assert b"x (array 3 float64" in said
+            os.write(master, reply.encode())
+            assert process.wait(60) == status
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert sa.exists("x") == bool(status)
+    if status:
+        sa.unlink("x")
+
+
+def test_rm_goes_on_past_what_is_missing(capsys):
+    with sa.zeros(3, name="x"), sa.zeros(3, name="y"):
+        assert main(["rm", "--yes", "x", "missing", "y", "x"]) == 1
+        captured = capsys.readouterr()
+        assert [line.split()[:2] for line in captured.out.splitlines()] == [
+            ["removed", "x"],
+            ["removed", "y"],
+        ]
+        assert "no block is named 'missing'" in captured.err
+        assert [sa.exists(name) for name in "xy"] == [False, False]
+
+
+def test_rm_dry_run_removes_nothing(capsys):
+    with sa.zeros(3, name="x"):
+        assert main(["rm", "--dry-run", "x"]) == 0
+        assert capsys.readouterr().out.startswith("would remove x ")
+        assert sa.exists("x")
+
+
+def test_rm_leaves_a_block_that_took_the_name_while_it_asked(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    blocks = [sa.zeros(3, name="x")]
+
+    def confirmed(_: Sequence[sa.BlockInfo]) -> bool:
+        blocks.pop().unlink()
+        blocks.append(sa.zeros(4, name="x"))
+        return True
+
+    monkeypatch.setattr(cli, "_confirmed", confirmed)
+    assert main(["rm", "x"]) == 1
+    assert "another block by now" in capsys.readouterr().err
+    assert sa.attach("x").shape == (4,)
+
+
+# -- prune ----------------------------------------------------------------------------------------------
+
+
+def test_prune_lists_and_removes_orphans(own_directory):
+    with Puppet(HOLDS) as puppet, sa.zeros(3, name="kept", persist=True) as kept:
+        puppet.hear()
+        kill_janitors()
+        kept.close()
+        puppet.kill()
+        listed = shell("ls").stdout
+        assert "dead" in listed
+        assert "1 orphan, which 'sharedarray prune' removes" in listed
+        looked = shell("prune", "--dry-run")
+        assert looked.stdout.startswith("would remove frames (array 2x3 float64, 4.0 KiB, made ")
+        assert inode("frames") is not None
+        done = shell("prune")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("removed frames (array")
+        assert done.stdout.endswith("removed 1 block, 4.0 KiB\n")
+        assert inode("frames") is None
+        assert shell("prune").stdout == "nothing to remove\n"
+        sa.unlink("kept")
+
+
+# -- cp and load ----------------------------------------------------------------------------------------
+
+
+def test_cp_then_load_gives_the_same_array(tmp_path):
+    data = np.asfortranarray(np.arange(3 << 20, dtype=">i4").reshape(3, -1))  # more than one piece
+    with sa.share(data, name="x"):
+        done = shell("cp", "x", tmp_path / "x.npy")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.listdir(tmp_path) == ["x.npy"]
+        assert stat.S_IMODE(os.stat(tmp_path / "x.npy").st_mode) == 0o600
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), data)
+    done = shell("load", "x.npy", "--name", "again", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sharedarray rm again" in done.stdout
+    with sa.attach("again") as loaded:  # its maker is gone
+        assert (loaded.dtype, loaded.flags.fnc) == (data.dtype, True)
+        np.testing.assert_array_equal(loaded, data)
+        loaded.unlink()
+
+
+def test_cp_replaces_a_file_only_with_force(tmp_path, capsys):
+    file = tmp_path / "x.npy"
+    file.write_bytes(b"mine")
+    link = tmp_path / "link.npy"
+    link.symlink_to(file)
+    with sa.ones(3, name="x"):
+        for path in (file, link):
+            assert main(["cp", "x", str(path)]) == 1
+        assert file.read_bytes() == b"mine"
+        assert capsys.readouterr().err.count("--force") == 2
+        assert main(["cp", "x", str(link), "--force"]) == 0
+        assert link.is_symlink()
+        assert np.load(file).tolist() == [1, 1, 1]
+        assert sorted(os.listdir(tmp_path)) == ["link.npy", "x.npy"]
+
+
+def forbid_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the command's links fail as on a file system without them; blocks still get their names."""
+    link = os.link
+
+    def only_for_blocks(*names: str, **options: Any) -> None:
+        if not options:
+            raise PermissionError(1, "Operation not permitted")
+        link(*names, **options)
+
+    monkeypatch.setattr(os, "link", only_for_blocks)
+
+
+@pytest.mark.parametrize("link_fails", [False, True])
+def test_cp_refuses_a_file_that_appears_while_it_copies(tmp_path, capsys, monkeypatch, link_fails):
+    file = tmp_path / "x.npy"
+    write = cli._write
+
+    def slow(handle: int, data: memoryview) -> None:
+        write(handle, data)
+        file.write_bytes(b"mine")
+
+    monkeypatch.setattr(cli, "_write", slow)
+    if link_fails:
+        forbid_links(monkeypatch)
+    with sa.ones(3, name="x"):
+        assert main(["cp", "x", str(file)]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert file.read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_cp_where_the_file_system_has_no_links(tmp_path, monkeypatch):
+    forbid_links(monkeypatch)
+    with sa.ones(3, name="x"):
+        assert main(["cp", "x", str(tmp_path / "x.npy")]) == 0
+    assert np.load(tmp_path / "x.npy").tolist() == [1, 1, 1]
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_cp_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def full(handle: int, data: memoryview) -> None:
+        os.write(handle, b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_write", full)
+    with sa.ones(3, name="x"):
+        assert main(["cp", "x", str(tmp_path / "x.npy")]) == 1
+    assert capsys.readouterr().err == "sharedarray: error: No space left on device\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("/dev/null", "no regular file"),
+        ("{}", "a directory"),
+        ("{}/no/x.npy", "no such directory"),
+        ("{}/y", "a block"),
+    ],
+)
+def test_cp_replaces_no_device_directory_or_block(capsys, target, said):
+    with sa.ones(3, name="x"), sa.zeros(3, name="y") as other:
+        assert main(["cp", "x", target.format(directory()), "--force"]) == 1
+        assert said in capsys.readouterr().err
+        assert inode("y") == os.stat(f"{directory()}/y").st_ino
+        assert sa.attach("y").tolist() == other.tolist()
+
+
+def test_cp_of_bytes_is_an_error(tmp_path, capsys):
+    with sa.Segment.create(10, "raw"):
+        assert main(["cp", "raw", str(tmp_path / "raw.npy")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_load_hold_keeps_the_block_until_ctrl_c(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(5))
+    with subprocess.Popen(
+        [*COMMAND, "load", tmp_path / "x.npy", "--name", "x", "--hold"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("holding ")
+        with sa.attach("x") as attached:
+            assert attached.tolist() == [0, 1, 2, 3, 4]
+        [found] = [found for found in sa.blocks() if found.name == "x"]
+        assert (found.holders, found.persistent) == ((process.pid,), False)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "\nsharedarray: interrupted\n")
+    assert not sa.exists("x")
+
+
+def test_load_hold_that_is_terminated_leaves_nothing(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(5))
+    with subprocess.Popen(
+        [*COMMAND, "load", tmp_path / "x.npy", "--name", "x", "--hold"],
+        stdout=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+    wait_until(lambda: not sa.exists("x"), "the block goes with its holder", GONE)
+
+
+def test_load_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "x.npy", np.arange(5))
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    np.savez(tmp_path / "zip.npz", np.arange(5))
+    with sa.zeros(3, name="taken"):
+        for file, name in [
+            ("missing.npy", "y"),
+            ("text.npy", "y"),
+            ("objects.npy", "y"),
+            ("zip.npz", "y"),
+            ("", "y"),
+            ("x.npy", "taken"),
+            ("x.npy", "a/b"),
+        ]:
+            assert main(["load", str(tmp_path / file), "--name", name]) == 1
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert captured.err.startswith("sharedarray: error: ")
+            assert captured.err.count("\n") == 1
+        assert sa.attach("taken").shape == (3,)
+    assert not sa.exists("y")
+
+
+# -- demo -----------------------------------------------------------------------------------------------
+
+
+def test_demo_shows_its_options(capsys):
+    assert main(["demo", "--help"]) == 0
+    assert "--workers" in capsys.readouterr().out
+
+
+def test_demo_runs_the_demo(monkeypatch):
+    monkeypatch.setattr("sharedarray.demo.run", lambda args: 40 + args.workers)
+    assert main(["demo", "--workers", "2"]) == 42
+
+
+def test_other_commands_do_not_import_the_demo():
+    done = run(
+        "import sys; from sharedarray.cli import main; main(['ls']); print('sharedarray.demo' in sys.modules)"
+    )
+    assert done.stdout.endswith("False\n")
+
+
+# -- the shell ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["ls", "--nonsense"],
+        ["rm"],
+        ["load", "x.npy"],
+        ["load", "x", "--name", "x", "--hold", "--persist"],
+    ],
+)
+def test_wrong_usage_is_2(capsys, arguments):
+    assert main(arguments) == 2
+    assert "usage: sharedarray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["missing", "../x", "", "a/b", "x" * 300, "a\nb\x1b[31m"])
+def test_an_error_is_one_line_and_1(capsys, name):
+    assert main(["info", name]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sharedarray: error: ")
+    assert captured.err[:-1].isprintable()
+
+
+def test_an_error_shows_no_traceback():
+    done = shell("info", "missing")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "Traceback" not in done.stderr
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("sharedarray ")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["ls", "--json"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_trouble(buffered, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone, sa.zeros(3, name="x"):
+        done = shell(*arguments, stdout=gone, env={"PYTHONUNBUFFERED": buffered})
+    assert done.returncode in (141, 0)  # argparse forgives it for its own output
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_output_that_is_full_is_an_error(buffered):
+    with open("/dev/full", "wb") as full, sa.zeros(3, name="x"):
+        done = shell("ls", stdout=full, env={"PYTHONUNBUFFERED": buffered})
+    assert (done.returncode, done.stderr) == (1, "sharedarray: error: No space left on device\n")
+
+
+# -- the table ------------------------------------------------------------------------------------------
+
+WORST: dict[str, Any] = {
+    "name": "a_very_long_name_" * 12,
+    "kind": "shared_memory",
+    "shape": (1000000, 1000000, 3),
+    "dtype": np.dtype([(f"field{number}", "f4") for number in range(100)]),
+    "size": 1023 << 40,
+    "created": datetime.now(UTC) - timedelta(days=999, hours=1),
+    "creator": 4194304,
+    "creator_alive": False,
+    "persistent": True,
+    "holders": tuple(range(4194200, 4194300)),
+    "references": 12345,
+}
+
+
+@pytest.mark.parametrize("width", [10, 80, 100, 120, 2000])
+def test_the_table_fits(seen, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    seen += [block(**WORST), block(), block(name="日本" * 60)]
+    assert main(["ls"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()[:-1]
+    assert all(cli._columns(line) <= max(80, width) for line in [title, *lines])
+    assert "…" in lines[0] if width < 2000 else lines[0].startswith(WORST["name"])
+    assert "1023 TiB  999d  4194304 dead" in lines[0]
+    state = title.index("MADE BY")  # columns stand under their titles
+    assert lines[0][state:].startswith("4194304 dead")
+    assert lines[1][state:].startswith("4711 ")
+
+
+def test_ordinary_blocks_are_not_cut(seen, capsys):
+    seen.append(block(name="sa_0123456789ab", shape=(2000, 1000), dtype=np.dtype("i2")))
+    assert main(["ls"]) == 0
+    line = " ".join(capsys.readouterr().out.splitlines()[1].split())
+    assert line == "sa_0123456789ab array 2000x1000 int16 4.0 KiB 3m 4711 1: 4711 -"
+
+
+def test_names_cannot_steer_the_terminal(seen, capsys):
+    seen += [block(name="a\x1b[2Jb\nc"), block(name="\u202egnp"), block(name="\udcff")]
+    assert main(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["a\\x1b[2Jb\\nc", "\\u202egnp", "\\udcff"]
+    assert main(["ls", "--json"]) == 0
+    assert [shown["name"] for shown in json.loads(capsys.readouterr().out)] == [shown.name for shown in seen]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells"),
+    [
+        ({"holders": ()}, "4711 unseen -"),
+        ({"holders": (), "held": False}, "4711 0 orphan"),
+        ({"holders": (), "held": False, "references": 1}, "4711 0 1 ref"),
+        ({"persistent": True, "creator_alive": False, "references": 2}, "4711 dead 1: 4711 persist, 2 refs"),
+        ({"holders": (1, 2, 3, 4, 5)}, "4711 5: 1 2 3 +2 -"),
+    ],
+)
+def test_holders_and_state(seen, capsys, changes, cells):
+    seen.append(block(**changes))
+    assert main(["ls"]) == 0
+    assert " ".join(capsys.readouterr().out.splitlines()[1].split()[7:]) == cells
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (10189, "10 KiB"),
+        ((1 << 20) - 1, "1.0 MiB"),
+        (1023 << 30, "1023 GiB"),
+        (5 << 60, "5120 PiB"),
+    ],
+)
+def test_sizes(size, text):
+    assert cli.human(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-5, "0s"), (59.9, "59s"), (60, "1m"), (86399, "23h"), (864000, "10d")]
+)
+def test_ages(seconds, text):
+    now = datetime.now(UTC)
+    assert cli.age(now - timedelta(seconds=seconds), now) == text

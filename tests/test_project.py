@@ -1,0 +1,85 @@
+"""What the README, the project file and the CI script say to each other."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sharedarray
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def project() -> dict[str, object]:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        table: dict[str, object] = tomllib.load(file)["project"]
+    return table
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    commands = [block.strip() for block in code_blocks("sh") if "pytest" in block]
+    assert len(commands) == 1
+    lines = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
+    assert commands[0] in lines
+
+
+def test_readme_has_two_commands_that_need_no_set_up() -> None:
+    commands = [block.strip() for block in code_blocks("sh")]
+    assert len(commands) == 2
+    for command in commands:
+        assert "\n" not in command
+        assert command.startswith("python3 -m venv .venv && ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the README names /dev/shm")
+def test_readme_examples_run(tmp_path: Path) -> None:
+    where = os.environ.get("SHAREDARRAY_DIR", "/dev/shm")
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(code_blocks("python")).replace("/dev/shm", where), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    extras = project()["optional-dependencies"]
+    assert isinstance(extras, dict)
+    files = [
+        ROOT / "README.md",
+        ROOT / "pyproject.toml",
+        *(ROOT / "sharedarray").rglob("*.py"),
+    ]
+    named = {
+        (extra.strip(), file.name)
+        for file in files
+        for group in re.findall(r"numpy-sharedarray\[([\w, -]+)\]", file.read_text(encoding="utf-8"))
+        for extra in group.split(",")
+    }
+    assert named
+    assert {(extra, name) for extra, name in named if extra not in extras} == set()
+
+
+def test_the_version_is_the_installed_one() -> None:
+    try:
+        importlib.metadata.version("numpy-sharedarray")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("runs from a checkout that is not installed")
+    assert sharedarray.__version__ == project()["version"]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "sharedarray" / "py.typed").read_bytes() == b""

@@ -1,0 +1,206 @@
+"""The map in `sharedarray.__init__` is true: imports go downwards, and the public names are as documented."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import sharedarray as sa
+from sharedarray import errors
+
+PACKAGE = Path(sa.__file__).parent
+ROOMS = re.findall(r"^(\w+(?:, \w+)*)  +\S", (sa.__doc__ or "").split("=\n", 1)[1], re.MULTILINE)
+LEVEL = {name: level for level, row in enumerate(ROOMS) for name in row.split(", ")}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+NOT_IMPORTED = {"sharedarray.__main__", "sharedarray._platform.macos", "sharedarray._platform.windows"}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports_of(module: str) -> set[str]:
+    """What a module imports from the package when it runs, imports for the type checker left out."""
+    path = PACKAGE.parent / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sharedarray":
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in MODULES else str(node.module) for name in names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "sharedarray")
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def test_every_module_stands_in_a_room() -> None:
+    assert {room_of(module) for module in MODULES} - {"__init__", "__main__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module: str) -> None:
+    room = room_of(module)
+    if room in ("__init__", "__main__"):
+        return
+    for imported in imports_of(module):
+        target = room_of(imported)
+        if target == "__init__":
+            assert room in ("cli", "demo"), f"{module} imports the whole package"
+        elif target != room:
+            # Between array and reference, one function asks the room above it, which nothing else may.
+            if (module, imported) == ("sharedarray.array", "sharedarray.reference"):
+                continue
+            assert LEVEL[target] < LEVEL[room], f"{module} imports {imported}, which is not below it"
+
+
+def test_the_platform_is_looked_at_in_one_place() -> None:
+    asks = re.compile(r"sys\.platform|os\.name\b|platform\.system\b")
+    looks = {
+        module
+        for module in MODULES
+        if module not in NOT_IMPORTED
+        if asks.search(inspect.getsource(importlib.import_module(module)))
+    }
+    assert looks == {"sharedarray._platform"}
+
+
+PUBLIC = [
+    *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
+    *("attach", "open", "exists", "unlink", "blocks", "prune"),
+    *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
+    *errors.__all__,
+]
+
+
+def test_public_names() -> None:
+    assert sorted(sa.__all__) == sorted(PUBLIC)
+    assert set(sa.__all__) <= set(dir(sa))
+    for name in sa.__all__:
+        assert getattr(sa, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = sa.nothing_of_the_kind
+    assert re.fullmatch(r"\d+\.\d+.*", sa.__version__)
+
+
+SIGNATURES = {
+    "empty": "shape dtype order name persist file",
+    "full": "shape fill_value dtype order name persist file",
+    "empty_like": "prototype dtype order subok shape name persist file",
+    "full_like": "a fill_value dtype order subok shape name persist file",
+    "share": "array_like dtype order name persist file",
+    "attach": "name mode",
+    "open": "path mode",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_take_the_documented_names(name: str) -> None:
+    """By keyword, as `inspect` and editors see them."""
+    found = list(inspect.signature(getattr(sa, name)).parameters)
+    assert found == SIGNATURES[name].split()
+
+
+def test_importing_is_light() -> None:
+    """Processes that attach need neither multiprocessing nor the pool."""
+    program = (
+        "import sys, sharedarray as sa, numpy as np; a = sa.share(np.arange(3)); sa.attach(a.name)\n"
+        "print([name for name in ('multiprocessing', 'concurrent.futures.process', 'asyncio', 'cloudpickle',"
+        " 'sharedarray.pool', 'sharedarray.cli', 'matplotlib', 'tqdm') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in NOT_IMPORTED])
+def test_docstrings_run(module: str) -> None:
+    found = importlib.import_module(module)
+    result = doctest.testmod(found, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+# -- errors -----------------------------------------------------------------------------------------------
+
+BUILTINS = {
+    "InvalidNameError": ValueError,
+    "BlockNotFoundError": FileNotFoundError,
+    "BlockExistsError": FileExistsError,
+    "NotOursError": PermissionError,
+    "HeaderError": ValueError,
+    "UnsupportedDTypeError": TypeError,
+    "BlockClosedError": ValueError,
+    "OutOfSharedMemoryError": OSError,
+    "LockTimeout": TimeoutError,
+    "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
+    "MissingExtraError": ImportError,
+}
+
+
+def test_the_tree_is_whole() -> None:
+    assert {*BUILTINS, "SharedArrayError"} == set(errors.__all__)
+    for name in BUILTINS:
+        assert name in str(errors.__doc__)
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_errors_refine_builtins_and_survive_pickling(name: str) -> None:
+    kind: Any = getattr(errors, name)
+    details = {
+        "name": "frames",
+        "found": "a pipe",
+        "expected": "a file",
+        "cause": "chance",
+        "next_step": "look",
+    }
+    error = kind("it went wrong", **details)
+    assert isinstance(error, BUILTINS[name])
+    assert isinstance(error, sa.SharedArrayError)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(error, protocol))
+        assert type(again) is kind
+        assert str(again) == str(error)
+        assert {key: getattr(again, key) for key in details} == details
+    for word in ("it went wrong", "a pipe", "a file", "chance", "look"):
+        assert word in str(error)
+    if isinstance(error, OSError):
+        assert error.errno
+        assert error.filename == "frames"
+
+
+def test_out_of_memory_carries_its_figures() -> None:
+    error = sa.OutOfSharedMemoryError("full", needed=10, available=3, name="/dev/shm")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.needed, again.available, again.errno) == (10, 3, 28)
+
+
+def documented() -> list[tuple[str, ModuleType]]:
+    return [
+        (name, getattr(sa, name)) for name in sa.__all__ if not name.endswith(("Error", "Timeout", "Died"))
+    ]
+
+
+@pytest.mark.parametrize("name", ["empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"])
+def test_docstrings_are_numpydoc(name: str) -> None:
+    text = inspect.getdoc(getattr(sa, name)) or ""
+    assert re.search(r"^(Parameters|Attributes)\n-+$", text, re.MULTILINE)
+    assert re.search(r"^Examples\n-+$", text, re.MULTILINE)

@@ -27,8 +27,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharedarray import picklers as _picklers
-from sharedarray.array import SharedArray, attach
-from sharedarray.array import open as open  # noqa: A004  (NumPy's and tarfile's habit: sharedarray.open)
+from sharedarray.array import (
+    SharedArray,
+    attach,
+    open as open,  # noqa: A004  (NumPy's and tarfile's habit: sharedarray.open)
+)
 from sharedarray.creation import (
     empty,
     empty_like,

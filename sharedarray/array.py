@@ -383,9 +383,10 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
         SharedArray,
         layout.shape,
         layout.dtype,
-        np.frombuffer(mapping, np.uint8),
+        memoryview(mapping),  # which keeps the mapping open: NumPy alone would not
         layout.offset,
-        order="F" if layout.fortran else "C",
+        None,
+        layout.order,
     )
 
 

@@ -21,7 +21,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -33,13 +33,28 @@ __all__ = ["PAGE", "Layout", "check_dtype", "decode", "encode"]
 PAGE = 4096  # bytes to which the header is padded
 MAX_HEADER = 1 << 20  # bytes of the longest header that is parsed; a structured dtype of 10,000 fields fits
 _MAGIC = b"\x93NUMPY"
+_MOST_AXES = 64  # NumPy's own limit; 32 before 2.0, which NumPy then tells
 _CACHED = 512  # layouts that stay parsed
 
 # What nearly every header looks like: a scalar dtype, and a shape of plain numbers.
 _PLAIN = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]*(?:\[[0-9a-zA-Z]+\])?)', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \}"
+    rb"'shape': \(((?:(?:(?:0|[1-9][0-9]{0,17}), ?)+(?:0|[1-9][0-9]{0,17})?)?)\), \}"
 )
+
+# What any other header may be made of: brackets, commas, strings, numbers, the three constants and comments.
+_STRING = rb"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
+_COMMENT = rb"#[^\n]*+"
+_LITERALS = re.compile(
+    rb"(?:[\s()\[\]{},:]|"
+    + _STRING
+    + rb"|[0-9][0-9A-Za-z_]*+|(?:(?<=[(,])|(?<=[(,] ))-(?=[0-9])|True|False|None|"
+    + _COMMENT
+    + rb")*+"
+)
+_STRINGS = re.compile(_STRING + rb"|" + _COMMENT)
+_BRACKETS = re.compile(rb"[()\[\]{}]")
+_DEEPEST = 40  # brackets in brackets; each level of a nested dtype takes two
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +87,8 @@ class Layout:
         return self.offset + self.nbytes
 
     @property
-    def order(self) -> str:
-        """'F' or 'C', as NumPy's functions want it."""
+    def order(self) -> Literal["C", "F"]:
+        """As NumPy's functions want it."""
         return "F" if self.fortran else "C"
 
 
@@ -264,19 +279,35 @@ def _parse(header: bytes, length: int) -> Layout:
     if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):
         raise _Bad(f"shape {_short(shape)}", "a tuple of non-negative ints")
     dtype = _dtype(descr)
+    if len(shape) > _MOST_AXES:  # before their product, which could take minutes
+        raise _Bad(f"a shape of {len(shape)} axes", f"at most {_MOST_AXES}")
     nbytes = math.prod(shape) * dtype.itemsize
     _check_shape(shape, nbytes)
     return Layout(dtype, shape, fortran, length, nbytes)
 
 
 def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
+    if not _is_plain_data(body):
+        raise _Bad(_short(body[:200]), "a dict of 'descr', 'fortran_order' and 'shape' in plain literals")
     try:
-        found = ast.literal_eval(body.decode(encoding).strip())
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        found = ast.literal_eval(body.decode(encoding))
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
         found = None
     if type(found) is not dict or found.keys() != {"descr", "fortran_order", "shape"}:
         raise _Bad(_short(body), "a dict of 'descr', 'fortran_order' and 'shape'")
     return found["descr"], found["fortran_order"], found["shape"]
+
+
+def _is_plain_data(body: bytes) -> bool:
+    """Whether a literal has no operators and no deep nesting, on which Python's parser can run out of stack."""
+    if _LITERALS.fullmatch(body) is None:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
+        depth += 1 if bracket in b"([{" else -1
+        if not 0 <= depth <= _DEEPEST:
+            return False
+    return True
 
 
 def _dtype(descr: Any) -> np.dtype[Any]:
@@ -286,6 +317,8 @@ def _dtype(descr: Any) -> np.dtype[Any]:
         raise _Bad(f"descr {_short(descr)} ({_short(str(error))})", "a NumPy dtype") from None
     if dtype.hasobject or dtype.kind == "T":
         raise _Bad(f"descr {_short(descr)}", "a dtype without Python objects")
+    if dtype.subdtype is not None:  # its axes would come to the shape's
+        raise _Bad(f"descr {_short(descr)}", "the dtype of one element")
     return dtype
 
 
@@ -301,5 +334,8 @@ def _check_shape(shape: tuple[int, ...], nbytes: int) -> None:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        text = f"a {type(value).__name__} with a number of very many digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

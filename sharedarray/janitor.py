@@ -44,9 +44,11 @@ from sharedarray import registry
 from sharedarray._platform import platform
 
 LOOK_AGAIN = 2.0  # seconds after a broken connection during which leases may still be on their way out
-SLOW_LOOK = 5.0  # seconds between looks while anything is left
+SLOW_LOOK = 1.5  # seconds between looks while anything is left, or more if the looks themselves take long
 LINGER = 1.0  # seconds for which a janitor with nothing left waits for the next block
 _LOOK_GAP = 0.02  # seconds between two looks at least, however many connections break
+_IDLE_SHARE = 50  # times as long as a look takes, until the next slow one
+_FRESH = 0.05  # seconds for which a connection that stood is believed to stand
 _UNANSWERED = 3  # connections in a row that ended without an answer, after which we stop starting janitors
 _RETRY = 5.0  # seconds until a start that failed is tried again
 _PATIENCE = 5.0  # seconds to wait for a janitor that is ending, and for an answer
@@ -67,9 +69,9 @@ _BOOT = (
 
 
 class _Connection:
-    """One connection to a janitor, and a cheap way to see whether it still stands."""
+    """One connection to a janitor: whether it was answered, and when it was last seen to stand."""
 
-    __slots__ = ("_poll", "_socket", "answered")
+    __slots__ = ("_socket", "answered", "looked")
 
     def __init__(self, folder: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -82,34 +84,19 @@ class _Connection:
         except BaseException:
             self._socket.close()
             raise
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN | select.POLLHUP)
-        self._poll = poll.poll  # says something only when the janitor has, or is gone
-
-    def silent(self) -> bool:
-        """Whether nothing came over it, which is one call of the kernel; then it stands."""
-        try:
-            return not self._poll(0)
-        except RuntimeError:  # another thread is asking the very same poll object
-            poll = select.poll()
-        try:
-            poll.register(self._socket, select.POLLIN | select.POLLHUP)
-        except ValueError:  # that thread has closed the connection
-            return False
-        return not poll.poll(0)
+        self.looked = time.monotonic()
 
     def stands(self) -> bool:
         """Whether the janitor at the other end is, or is about to be, there."""
-        while not self.silent():
-            try:
-                if not self._socket.recv(16):
-                    return False
+        self.looked = time.monotonic()
+        try:
+            while self._socket.recv(16):
                 self.answered = True
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-        return True
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def covered(self) -> bool:
         """Wait for the janitor's first byte; False when it ended instead."""
@@ -140,15 +127,20 @@ class _State:
 _state = _State()
 
 
-def ensure(directory: str) -> None:
+def ensure(directory: str, *, strict: bool = True) -> None:
     """Have this process's blocks in `directory` watched.
 
-    Called when a block is attached, and after a record is written. Costs one ``poll`` where a janitor
-    is at work already. Where none can be started, the sweep happens here instead, and a warning says so.
+    Called after a record is written, and, not `strict`, when a block is attached. A maker must look at its
+    connection every time, or a janitor that ends could miss the record. An attacher may believe one that
+    stood `_FRESH` seconds ago: the janitor of that block's maker comes by anyway. Where none can be
+    started, the sweep happens here instead, and a warning says so.
     """
     connection = _state.connections.get(directory)
-    if connection is not None and (connection.silent() or connection.stands()):
-        return
+    if connection is not None:
+        if not strict and time.monotonic() - connection.looked < _FRESH:
+            return
+        if connection.stands():
+            return
     if not platform.NEEDS_JANITOR:
         return
     with _state.lock:
@@ -398,11 +390,11 @@ class _Janitor:
         else:
             work = swept.work > 0
         self.last_look = now
-        since = now - self.last_break
+        since, took = now - self.last_break, time.monotonic() - now
         if since < LOOK_AGAIN:
-            self.next_look = now + max(_LOOK_GAP, since / 2)
+            self.next_look = now + took + max(_LOOK_GAP, since / 2)
         else:
-            self.next_look = now + SLOW_LOOK if work else None
+            self.next_look = now + max(SLOW_LOOK, _IDLE_SHARE * took) if work else None
         if work:
             self.idle_since = None
         elif self.idle_since is None:

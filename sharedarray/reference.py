@@ -151,7 +151,7 @@ class Reference:
                 SharedArray,
                 self.shape,
                 self.dtype,
-                np.frombuffer(mapping, np.uint8),
+                memoryview(mapping),
                 self.offset,
                 self.strides,
             )

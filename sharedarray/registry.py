@@ -111,7 +111,7 @@ class Swept:
 
 def directory() -> str:
     """Directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system."""
-    chosen = os.environ.get("SHAREDARRAY_DIR")
+    chosen = platform.setting("SHAREDARRAY_DIR")
     return os.path.abspath(chosen) if chosen else platform.default_directory()
 
 

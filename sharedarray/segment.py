@@ -145,6 +145,7 @@ def guarded_close(handle: int) -> None:
 
 
 def _before_fork() -> None:
+    janitor.before_fork()  # its lock first: whoever holds that one may still want ours, to drop a mapping
     _guard.acquire()
     for handle, reference in list(_handles.items()):
         if reference is not None and reference() is not None:
@@ -152,15 +153,14 @@ def _before_fork() -> None:
                 _child_leases[handle] = platform.hold_again(handle)
             except OSError:
                 continue  # no descriptor is free: in the child this block counts as closed
-    janitor.before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    janitor.after_fork_in_parent()
     for handle in _child_leases.values():
         platform.close(handle)
     _child_leases.clear()
     _guard.release()
+    janitor.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
@@ -246,14 +246,14 @@ class Mapping(mmap.mmap):
             self.handle = -1
             _handles[handle] = None
         try:
-            platform.release(handle)
-            if self.directory is None or not self.writable_handle or platform.held(handle):
-                return
-            if platform.alone(handle):
+            free = platform.leave(handle)
+            if free and self.writable_handle and self.directory is not None and platform.alone(handle):
                 registry.depart(self.directory, self.name, handle, self.inode)
                 platform.release(handle)
         finally:
-            _close(handle)
+            with _guard:
+                _handles.pop(handle, None)
+                platform.close(handle)
 
     def close(self) -> None:
         """Refused: the bytes go with their last view."""
@@ -526,21 +526,23 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     try:
         with _guard:
             try:
-                handle = platform.open(path, writable=True)
+                handle, held, status = platform.enter(path, writable=True)
             except PermissionError:
                 if mode == "r+":
                     raise
                 # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
                 writable = False
-                handle = platform.open(path, writable=False)
+                handle, held, status = platform.enter(path, writable=False)
             _handles[handle] = None
     except FileNotFoundError:
         raise not_found(name, directory) from None
     except OSError as error:
         raise _unopenable(error, name, path) from None
     try:
-        platform.hold(handle)
-        device, inode, size, links, regular = platform.status(handle)
+        if not held:
+            platform.hold(handle)
+            status = platform.status(handle)
+        device, inode, size, links, regular = status
         if not regular or size == 0:
             raise _no_block(name, path, "an empty file" if regular else "a directory, pipe or device")
         if links == 0:  # removed between our opening it and our lease
@@ -551,7 +553,7 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
         raise
     if not writable:
         mapping.writable_handle = False
-    janitor.ensure(directory)
+    janitor.ensure(directory, strict=False)
     return mapping
 
 

@@ -210,8 +210,9 @@ def no_janitor_stays() -> Iterator[None]:
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
     assert not left, f"left at the end of the tests: {left}"
 
-
     def still_there() -> dict[str, list[int]]:
         return {path: pids for path in _directories if (pids := janitors(path))}
 
-    wait_until(lambda: not still_there(), f"janitors end when nothing is left: {still_there()}", JANITOR_ENDS, 0.05)
+    wait_until(
+        lambda: not still_there(), f"janitors end when nothing is left: {still_there()}", JANITOR_ENDS, 0.05
+    )

@@ -143,7 +143,16 @@ def run(
     status is asserted unless it is None; so a crash by a signal is a failure that shows the stacks.
     """
     done = subprocess.run(
-        [*before, sys.executable, "-X", "faulthandler", *flags, "-c", textwrap.dedent(script), *map(str, arguments)],
+        [
+            *before,
+            sys.executable,
+            "-X",
+            "faulthandler",
+            *flags,
+            "-c",
+            textwrap.dedent(script),
+            *map(str, arguments),
+        ],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -151,7 +160,9 @@ def run(
         cwd="/",
     )
     if status is not None:
-        assert done.returncode == status, f"status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        assert done.returncode == status, (
+            f"status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        )
     return done
 
 
@@ -167,7 +178,14 @@ class Puppet:
     def __init__(self, script: str, *arguments: object, **changes: str) -> None:
         head = "from helpers import say, hear, suicide\nimport os, sys\nimport sharedarray as sa\n"
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", head + textwrap.dedent(script), *map(str, arguments)],
+            [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                "-c",
+                head + textwrap.dedent(script),
+                *map(str, arguments),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(**changes),

@@ -5,7 +5,6 @@ Real processes, real SIGKILL. Whatever a test does to a process, it first hears 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,8 +19,6 @@ from helpers import (
     Puppet,
     answer,
     block_files,
-    directory,
-    environment,
     inode,
     janitors,
     kill_janitors,
@@ -267,7 +264,9 @@ def test_the_janitor_and_every_holder_are_killed_then_the_next_creation(own_dire
 
 
 def test_a_holder_restarts_a_killed_janitor(own_directory):
-    with Puppet("a = sa.ones(10, name='x'); say(); hear(); b = sa.ones(3, name='y'); say(); hear()") as holding:
+    with Puppet(
+        "a = sa.ones(10, name='x'); say(); hear(); b = sa.ones(3, name='y'); say(); hear()"
+    ) as holding:
         holding.hear()
         assert kill_janitors() == 1
         holding.ask()
@@ -300,7 +299,9 @@ def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
     with holder("sa.ones(10, name='x')") as first:
         (pid,) = janitors()
         os.kill(pid, signal.SIGSTOP)
-        with Puppet("from helpers import registry; c = sa.janitor._Connection(registry()); say(); hear()") as second:
+        with Puppet(
+            "from helpers import registry; c = sa.janitor._Connection(registry()); say(); hear()"
+        ) as second:
             second.hear()
             second.kill()
         os.kill(pid, signal.SIGCONT)
@@ -311,7 +312,10 @@ def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
 
 def test_a_holder_that_dies_right_after_its_first_block(own_directory):
     for number in range(6):
-        run(f"import sharedarray as sa, os; a = sa.ones(3, name='x{number}'); os.kill(os.getpid(), 9)", status=-9)
+        run(
+            f"import sharedarray as sa, os; a = sa.ones(3, name='x{number}'); os.kill(os.getpid(), 9)",
+            status=-9,
+        )
         wait_until(lambda: gone(f"x{number}"), "its janitor, which has just been started, removes it", GONE)  # noqa: B023
         kill_janitors()
 
@@ -332,10 +336,19 @@ def test_an_unrelated_process_that_attaches_and_exits_destroys_nothing():
 def test_a_process_without_this_package_reads_the_block(own_directory):
     with sa.share(np.arange(12.0).reshape(3, 4), name="x"):
         done = subprocess.run(
-            [sys.executable, "-I", "-W", "error", "-c", "import sys, numpy as np\n"
-             "a = np.load(sys.argv[1], mmap_mode='r')\nassert 'sharedarray' not in sys.modules\nprint(a.tolist())",
-             f"{own_directory}/x"],
-            capture_output=True, text=True, cwd="/",
+            [
+                sys.executable,
+                "-I",
+                "-W",
+                "error",
+                "-c",
+                "import sys, numpy as np\n"
+                "a = np.load(sys.argv[1], mmap_mode='r')\nassert 'sharedarray' not in sys.modules\nprint(a.tolist())",
+                f"{own_directory}/x",
+            ],
+            capture_output=True,
+            text=True,
+            cwd="/",
         )
         assert done.stdout.strip() == str(np.arange(12.0).reshape(3, 4).tolist()), done.stderr
 
@@ -369,7 +382,9 @@ def test_a_normal_end_prints_no_warnings_and_leaves_nothing(script):
 
 def test_whoever_reads_the_output_of_a_script_is_not_kept_waiting(own_directory):
     """subprocess.run returns at the end of all writers of the pipe; a janitor that inherits it would be one."""
-    done = run("import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')", timeout=30)
+    done = run(
+        "import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')", timeout=30
+    )
     assert done.stdout == "done\n"
     assert len(janitors()) == 1  # it is still there, and we were not kept waiting
     sa.unlink("x")
@@ -492,7 +507,10 @@ def test_the_last_view_holds_the_block():
 
 
 def test_unlink_takes_the_name_and_leaves_the_memory():
-    with sa.ones(1000, name="x") as a, Puppet("a = sa.attach('x'); say(); hear(); a[0] = 9; say(); hear()") as other:
+    with (
+        sa.ones(1000, name="x") as a,
+        Puppet("a = sa.attach('x'); say(); hear(); a[0] = 9; say(); hear()") as other,
+    ):
         other.hear()
         a.unlink()
         assert gone("x")
@@ -880,6 +898,92 @@ def test_fork_while_other_threads_make_attach_and_leave(own_directory):
     )
     assert said == {"bad": [], "failed": []}
     assert nothing_left()
+
+
+def test_fork_waits_for_a_thread_that_connects_without_a_deadlock():
+    """A thread that talks to the janitor may have to drop a mapping, which the garbage collector found."""
+    run(
+        """
+        import faulthandler, os, threading, time, warnings
+        import sharedarray as sa
+        from sharedarray import janitor, segment
+        faulthandler.dump_traceback_later(20, exit=True)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        a = sa.zeros(3)
+        connecting, dropped = threading.Event(), threading.Event()
+        def connect():
+            with janitor._state.lock:
+                connecting.set()
+                deadline = time.monotonic() + 0.3
+                while time.monotonic() < deadline:  # until the fork holds what it takes first, if it takes anything
+                    if not segment._guard.acquire(blocking=False):
+                        break
+                    segment._guard.release()
+                a.close()
+            dropped.set()
+        thread = threading.Thread(target=connect)
+        thread.start()
+        connecting.wait()
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        """
+    )
+
+
+def test_threads_that_make_and_leave_share_the_connection_to_the_janitor():
+    said = answer(
+        """
+        import concurrent.futures
+        import sharedarray as sa
+        from helpers import nothing_left, say
+        def work(number):
+            for _ in range(150):
+                with sa.full(10, number) as a, sa.attach(a.name) as b:
+                    assert b.sum() == 10 * number
+            return number
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            say([list(pool.map(work, range(6))), nothing_left()])
+        """
+    )
+    assert said == [list(range(6)), True]
+
+
+def test_arrays_closed_by_another_thread_while_they_are_pickled_leave_no_reference_behind(own_directory):
+    """A pin that nobody takes away would keep the block for as long as its sender lives."""
+    said = answer(
+        """
+        import pickle, threading
+        from multiprocessing.reduction import ForkingPickler
+        import sharedarray as sa
+        from helpers import nothing_left, say
+        outcomes = set()
+        for number in range(600):
+            a = sa.ones(3)
+            ready = threading.Barrier(2)
+            def close():
+                ready.wait()
+                a.close()
+            thread = threading.Thread(target=close)
+            thread.start()
+            ready.wait()
+            try:
+                b = pickle.loads(ForkingPickler.dumps(a))
+            except sa.SharedArrayError as error:
+                outcomes.add(type(error).__name__)
+            else:
+                assert b.tolist() == [1, 1, 1]
+                outcomes.add(type(b).__name__)
+                del b
+            thread.join()
+            del a
+        say([nothing_left(), sorted(outcomes)])
+        """
+    )
+    assert said[0], said
 
 
 # -- no call crashes the interpreter --------------------------------------------------------------------

@@ -59,6 +59,9 @@ class Platform(Protocol):
     def default_directory(self) -> str:
         """Directory of the blocks when the user names none."""
 
+    def setting(self, name: str) -> str | None:
+        """An environment variable, as it is now; None when it is not set."""
+
     def user(self) -> str:
         """The user's own word in the name of the registry."""
 
@@ -95,6 +98,13 @@ class Platform(Protocol):
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
 
+    def enter(self, path: str, *, writable: bool) -> tuple[int, bool, Status]:
+        """Open a block, take a lease if that needs no waiting, and look at it.
+
+        Returns the handle, whether it has the lease, and the status. What is three steps is one function
+        here because attaching is measured in microseconds.
+        """
+
     def hold(self, handle: int) -> None:
         """Take a lease; waits while somebody who leaves looks whether he is the last."""
 
@@ -103,6 +113,9 @@ class Platform(Protocol):
 
     def hold_again(self, handle: int) -> int:
         """A new handle on the same block with a lease of its own."""
+
+    def leave(self, handle: int) -> bool:
+        """Give up the lease, and say whether nobody has one any more."""
 
     def release(self, handle: int) -> None:
         """Give up the lease, and the leaving if this handle has it."""

@@ -11,8 +11,8 @@ are as they are for any other process of that module. Three things differ, and t
   `multiprocessing.set_forkserver_preload` configures is not touched. All pools of a process share it; it ends
   with the last process that holds the pipe to it, and a fork of this process starts one for itself.
 - **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
-  that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker unblocks
-  it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that unblocks a
+  that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
+  unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that unblocks a
   signal takes it, if it is just then under way to the process, and a main thread that waits for a result
   would never hear of it (tried: one Ctrl-C in three was lost while workers started).
 
@@ -115,7 +115,7 @@ def start(worker: WorkerProcess) -> None:
             "workers of multiprocessing.Pool are daemonic",
             next_step="use a process that is not daemonic, such as a worker of this package's Pool",
         )
-    with _no_interrupt():
+    with _starting, _no_interrupt():
         worker.start()
     worker.forget()
 
@@ -146,6 +146,19 @@ def _no_interrupt() -> Iterator[None]:
         yield
     finally:
         mask(signal.SIG_SETMASK, before)
+
+
+# Held while a process is started, and across every fork: a fork in the middle of a start would have copies of
+# descriptors that nobody knows of yet, and keep a worker or the fork server alive by them.
+_starting = threading.RLock()
+
+
+def _before_fork() -> None:
+    _starting.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _starting.release()
 
 
 class _Preset:
@@ -287,19 +300,17 @@ if "forkserver" in multiprocessing.get_all_start_methods():
     # The fork servers, by whether they load modules in advance. This is their only home, and it is
     # emptied in a fork of this process, whose parent goes on with them.
     _servers: dict[bool, forkserver.ForkServer] = {}
-    _servers_lock = threading.Lock()
 
     def _server(preload: bool) -> forkserver.ForkServer:
-        with _servers_lock:
-            server = _servers.get(preload)
-            if server is None:
-                server = _servers[preload] = forkserver.ForkServer()
-                server.set_forkserver_preload(_PRELOAD if preload else [])
-            return server
+        server = _servers.get(preload)
+        if server is None:
+            server = _servers[preload] = forkserver.ForkServer()
+            server.set_forkserver_preload(_PRELOAD if preload else [])
+        return server
 
-    def _after_fork() -> None:
-        global _servers_lock
-        _servers_lock = threading.Lock()
+    def _after_fork_in_child() -> None:
+        global _starting
+        _starting = threading.RLock()
         for server in _servers.values():
             # A copy of this descriptor would keep the parent's server alive for as long as we are.
             alive = getattr(server, "_forkserver_alive_fd", None)
@@ -308,4 +319,6 @@ if "forkserver" in multiprocessing.get_all_start_methods():
                     os.close(alive)
         _servers.clear()
 
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -1,4 +1,4 @@
-"""What the pool's tests share: the start methods. `nothing_leaks` (one directory up) looks after each test."""
+"""What the pool's tests share: start methods, and a pool. `nothing_leaks`, one up, looks after each test."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def die_the_first_time(path, how="SIGKILL"):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return "second time"
-    die(how)
+    return die(how)
 
 
 def count_down(path):

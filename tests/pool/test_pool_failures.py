@@ -13,7 +13,6 @@ import pytest
 
 import sharedarray as sa
 
-
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {
     "killed": (pool_tasks.die, ("SIGKILL",), r"SIGKILL.*out-of-memory"),
@@ -125,7 +124,7 @@ def test_initializer_that_dies_once(method, tmp_path):
 def test_initializer_that_dies_each_time(method, how):
     with sa.Pool(2, method, pool_tasks.die, (how,)) as pool:
         future = pool.submit(pool_tasks.add, 1)
-        with pytest.raises(sa.WorkerDied, match="before they were ready.*initializer"):
+        with pytest.raises(sa.WorkerDied, match=r"before they were ready.*initializer"):
             future.result()
         with pytest.raises(sa.WorkerDied):
             pool.submit(pool_tasks.add, 1)

@@ -1,0 +1,153 @@
+"""macOS. **This file was written to the contract and has never been run**: no such machine was at hand.
+
+What differs from Linux:
+
+- There is no memory file system. Blocks are files in the user's own temporary directory, which the page
+  cache serves; ``SHAREDARRAY_DIR`` on a RAM disk keeps them off the disk.
+- A file cannot be without a name, so a draft has a scratch name until it is published.
+- There is no ``/proc``. Another handle on a block is opened by the path that the kernel remembers
+  (``F_GETPATH``), so a block that was unlinked counts as closed in a forked child.
+- ``F_OFD_*`` are there as on Linux, with other numbers and another ``struct flock``; the locking itself is
+  the code that Linux tests. (portalocker and filelock lock whole files, and a lease is a byte.)
+- Processes and memory are looked at with psutil, which the package requires here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+
+from sharedarray._platform.contract import Draft
+from sharedarray._platform.posix import (
+    NAME_LIMIT as NAME_LIMIT,
+    WRITABLE,
+    Locks,
+    around_fork as around_fork,
+    close as close,
+    discard as discard,
+    inode_of as inode_of,
+    make_private_directory as make_private_directory,
+    map as map,  # noqa: A004  (the contract's word)
+    names as names,
+    open as open,  # noqa: A004  (the contract's word)
+    read as read,
+    read_note as read_note,
+    remove as remove,
+    remove_directory as remove_directory,
+    scratch_draft,
+    setting as setting,
+    status as status,
+    sync as sync,
+    user as user,
+    write as write,
+    write_note as write_note,
+)
+
+NEEDS_JANITOR = True
+
+_F_GETPATH, _PATH_BYTES = 50, 1024  # <sys/fcntl.h>, and PATH_MAX
+_ZEROS = memoryview(bytes(1 << 20))  # what reserves pages, a piece at a time
+
+
+draft = scratch_draft
+
+
+def default_directory() -> str:
+    return os.path.realpath(tempfile.gettempdir())
+
+
+def reserve(handle: int, size: int) -> None:
+    for start in range(0, size, len(_ZEROS)):
+        write(handle, start, [_ZEROS[: size - start]])
+
+
+def publish(draft: Draft, path: str) -> None:
+    os.link(str(draft.scratch), path)
+    os.unlink(str(draft.scratch))
+
+
+def pin(handle: int, path: str) -> None:
+    os.link(_path(handle), path)
+
+
+def _path(handle: int) -> str:
+    return os.fsdecode(fcntl.fcntl(handle, _F_GETPATH, bytes(_PATH_BYTES)).split(b"\0", 1)[0])
+
+
+def _flock(kind: int, start: int, length: int) -> bytes:
+    """One ``struct flock`` of macOS: start, length, pid, type, whence."""
+    return struct.pack("qqihh", start, length, 0, kind, os.SEEK_SET)
+
+
+_locks = Locks(_flock, slice(20, 22), ask=92, try_=90, wait=91)
+enter = _locks.enter
+hold = _locks.hold
+leave = _locks.leave
+release = _locks.release
+start_leaving = _locks.start_leaving
+alone = _locks.alone
+held = _locks.held
+lock = _locks.lock
+unlock = _locks.unlock
+
+
+def open_again(handle: int) -> int:
+    again = os.open(_path(handle), WRITABLE)
+    if os.fstat(again).st_ino != os.fstat(handle).st_ino:
+        os.close(again)
+        raise FileNotFoundError(errno.ENOENT, "the block has no name any more")
+    return again
+
+
+def hold_again(handle: int) -> int:
+    again = open_again(handle)
+    try:
+        hold(again)
+    except BaseException:
+        os.close(again)
+        raise
+    return again
+
+
+def process_started(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1000)
+    except psutil.Error:
+        return None
+
+
+def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
+    import psutil
+
+    wanted: dict[tuple[int, int], set[int]] = {block: set() for block in blocks}
+    for process in psutil.process_iter():
+        try:
+            paths = [file.path for file in process.open_files()]
+        except psutil.Error:
+            continue  # it ended, or it is another user's
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            if (found.st_dev, found.st_ino) in wanted:
+                wanted[found.st_dev, found.st_ino].add(process.pid)
+    return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
+
+
+def room(directory: str) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def memory_room() -> int | None:
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,279 @@
+"""What Linux and macOS share: files, names, notes, and locks of open file descriptions.
+
+A lease is a read lock on one byte far behind any data, and the leaving is a write lock on the byte
+after it (``fcntl(2)``, "Open file description locks"). Such a lock belongs to the open file description:
+it ends at an explicit unlock, or when the last descriptor *and mapping* made from the description is
+gone. A live mapping keeps its description, so whoever leaves always unlocks; a forked child shares its
+parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
+
+*Does anybody else hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
+``flock`` on a fresh description was seen to miss a holder in one of a hundred races.
+
+Notes are symbolic links that lead nowhere: one call writes the whole text or fails, one reads it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+
+from sharedarray._platform.contract import Draft, Mode, Status
+
+NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds an inode to it
+
+WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_WRITE_STEP = 1 << 30  # bytes per write: the kernels write less than 2**31 in one call
+_FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
+_BUSY = (errno.EAGAIN, errno.EACCES)
+LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
+_LEAVING = LEASE + 1
+
+
+# What os.environ looks into. It makes an exception for what is not set, which takes as long as two system
+# calls, and every attachment asks.
+_environment: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
+
+
+def setting(name: str) -> str | None:
+    if _environment is None:
+        return os.environ.get(name)
+    found = _environment.get(name.encode())
+    return None if found is None else os.fsdecode(found)
+
+
+def user() -> str:
+    return str(os.geteuid())
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+
+def scratch_draft(directory: str, size: int) -> Draft:
+    """A draft with a temporary name, for file systems whose files cannot be without one."""
+    scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
+    return sized(Draft(os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600), scratch), size)
+
+
+def sized(draft: Draft, size: int) -> Draft:
+    """Give a draft its size, or give it up."""
+    try:
+        os.ftruncate(draft.handle, size)
+    except BaseException:
+        discard(draft)
+        raise
+    return draft
+
+
+def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
+    left = [buffer for buffer in buffers if len(buffer)]
+    while left:
+        step = [left[0][:_WRITE_STEP], *left[1:]] if len(left[0]) > _WRITE_STEP else left
+        written = os.pwritev(handle, step, offset)
+        offset += written
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:
+            left[0] = left[0][written:]
+
+
+def read(handle: int, count: int) -> bytes:
+    return os.pread(handle, count, 0)
+
+
+def discard(draft: Draft) -> None:
+    if draft.scratch:
+        remove(draft.scratch)
+    os.close(draft.handle)
+
+
+def open(path: str, *, writable: bool) -> int:
+    return os.open(path, WRITABLE if writable else READABLE)
+
+
+close = os.close
+
+
+def status(handle: int) -> Status:
+    found = os.fstat(handle)
+    regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
+    return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular)
+
+
+_ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
+
+if sys.version_info >= (3, 13):
+
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
+        # Without trackfd=False the mapping would keep a second descriptor of its own.
+        return cls(handle, size, access=_ACCESS[mode], trackfd=False)
+
+else:
+
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
+        return cls(handle, size, access=_ACCESS[mode])
+
+
+def sync(mapping: mmap.mmap) -> None:
+    mapping.flush()
+
+
+# -- leases and locks -----------------------------------------------------------------------------------
+
+
+class Locks:
+    """The contract's leases and locks, by way of one kernel's ``struct flock``.
+
+    Parameters
+    ----------
+    pack
+        Makes the bytes of a ``struct flock`` from type, start and length.
+    type_of
+        Finds the type in such bytes.
+    ask, try_, wait
+        The kernel's ``F_OFD_GETLK``, ``F_OFD_SETLK`` and ``F_OFD_SETLKW``.
+    """
+
+    def __init__(
+        self,
+        pack: Callable[[int, int, int], bytes],
+        type_of: slice,
+        ask: int,
+        try_: int,
+        wait: int,
+    ) -> None:
+        self._pack = pack
+        self._type = type_of
+        self._ask, self._try, self._wait = ask, try_, wait
+        self._take_lease = pack(fcntl.F_RDLCK, LEASE, 1)
+        self._be_alone = pack(fcntl.F_WRLCK, LEASE, 1)
+        self._leave = pack(fcntl.F_WRLCK, _LEAVING, 1)
+        self._release = pack(fcntl.F_UNLCK, LEASE, 2)
+        self._free = pack(fcntl.F_UNLCK, 0, 1)[type_of]
+
+    def enter(self, path: str, *, writable: bool) -> tuple[int, bool, Status]:
+        handle = os.open(path, WRITABLE if writable else READABLE)
+        try:
+            try:
+                fcntl.fcntl(handle, self._try, self._take_lease)
+                held = True
+            except BlockingIOError:
+                held = False
+            return handle, held, status(handle)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def hold(self, handle: int) -> None:
+        fcntl.fcntl(handle, self._wait, self._take_lease)
+
+    def leave(self, handle: int) -> bool:
+        fcntl.fcntl(handle, self._try, self._release)
+        return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] == self._free
+
+    def release(self, handle: int) -> None:
+        fcntl.fcntl(handle, self._try, self._release)
+
+    def start_leaving(self, handle: int) -> None:
+        fcntl.fcntl(handle, self._wait, self._leave)
+
+    def alone(self, handle: int) -> bool:
+        return self._set(handle, self._be_alone, self._try)
+
+    def held(self, handle: int) -> bool:
+        return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] != self._free
+
+    def lock(self, handle: int, start: int, length: int, *, shared: bool, wait: bool) -> bool:
+        wanted = self._pack(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, start, length)
+        return self._set(handle, wanted, self._wait if wait else self._try)
+
+    def unlock(self, handle: int, start: int, length: int) -> None:
+        fcntl.fcntl(handle, self._try, self._pack(fcntl.F_UNLCK, start, length))
+
+    def _set(self, handle: int, wanted: bytes, command: int) -> bool:
+        try:
+            fcntl.fcntl(handle, command, wanted)
+        except OSError as error:
+            if error.errno in _BUSY:
+                return False
+            raise
+        return True
+
+
+# -- names ----------------------------------------------------------------------------------------------
+
+
+def inode_of(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def remove(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def make_private_directory(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass  # somebody was faster; whether it was us is looked at below
+        found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(errno.EPERM, "not a directory", path)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            errno.EPERM, f"owned by uid {found.st_uid} with mode {stat.S_IMODE(found.st_mode):o}", path
+        )
+
+
+def remove_directory(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def write_note(path: str, text: str, *, replace: bool = False) -> None:
+    if not replace:
+        os.symlink(text, path)
+        return
+    fresh = f"{os.path.dirname(path)}/n.{os.getpid()}.{os.urandom(4).hex()}"
+    os.symlink(text, fresh)
+    os.rename(fresh, path)
+
+
+def read_note(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+            return None
+        raise
+
+
+def around_fork(
+    before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
+) -> None:
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

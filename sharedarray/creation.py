@@ -276,7 +276,8 @@ def share(
     source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
     source = source.view(np.ndarray)
     chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
-    header.check_dtype(chosen)
+    if chosen.hasobject:
+        header.check_dtype(chosen)
     fortran = _fortran(order, source)
     layout = source.T if fortran else source
     if source.dtype == chosen and layout.flags.c_contiguous:

@@ -41,7 +41,9 @@ __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "un
 
 _T = TypeVar("_T")
 
-_MEMORY_CHECK = 1 << 22  # bytes from which on the machine's and the control groups' memory is looked at
+_ROOM_CHECK = (
+    1 << 22
+)  # bytes from which on we look for room first; looking takes as long as writing some
 _FORBIDDEN = frozenset("/\\\0")
 _MODES = ("r+", "r", "c")
 _OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
@@ -148,8 +150,12 @@ def _before_fork() -> None:
     janitor.before_fork()  # its lock first: whoever holds that one may still want ours, to drop a mapping
     _guard.acquire()
     for handle, reference in list(_handles.items()):
-        if reference is not None and reference() is not None:
+        mapping = None if reference is None else reference()
+        if mapping is not None:
             try:
+                if not mapping.lease_apart:
+                    platform.hold_apart(handle)
+                    mapping.lease_apart = True
                 _child_leases[handle] = platform.hold_again(handle)
             except OSError:
                 continue  # no descriptor is free: in the child this block counts as closed
@@ -217,6 +223,9 @@ class Mapping(mmap.mmap):
         Whether the handle allows to find out if this is the last lease.
     address : int
         Where the bytes are in this process, 0 until somebody asked.
+    lease_apart : bool
+        Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
+        alive, and with it the lease of a parent that is killed.
     """
 
     name: str
@@ -228,6 +237,7 @@ class Mapping(mmap.mmap):
     left: bool = True
     writable_handle: bool = True
     address: int = 0
+    lease_apart: bool = False
 
     @property
     def path(self) -> str:
@@ -318,7 +328,7 @@ def create(
     buffers
         Its first bytes, written one behind the other; what they leave free is zero.
     fill
-        Called with the handle to write more before anybody can see the block.
+        Called with the handle to write all the rest, before anybody can see the block.
     name
         The block's name, a word of chance when None.
     persist
@@ -423,7 +433,7 @@ def _draft(
     drafts: list[Draft] = []
 
     def start() -> int:
-        drafts.append(platform.draft(directory, size))
+        drafts.append(platform.draft(directory))
         return drafts[0].handle
 
     try:
@@ -463,14 +473,16 @@ def _no_directory(directory: str) -> errors.BlockNotFoundError:
 
 
 def _check_room(directory: str, size: int, *, memory: bool) -> None:
-    """Refuse what cannot fit, before a single page is taken."""
+    """Refuse what is large and cannot fit, before a single page is taken; the kernel refuses what is small."""
+    if size < _ROOM_CHECK:
+        return
     try:
         free = platform.room(directory)
     except OSError:
         return  # the draft says what is wrong with the directory
     if size > free:
         raise out_of_memory(directory, size, free)
-    if memory and size >= _MEMORY_CHECK:
+    if memory:
         left = platform.memory_room()
         if left is not None and size > left:
             raise out_of_memory(directory, size, left, scope="this process's control group or machine")

@@ -6,7 +6,7 @@ libraries start once and keep, such as multiprocessing's forkserver, keeps the e
 started it, and because a janitor's start costs more than most tests. A test that damages its directory, or
 that looks at its janitor, asks for `own_directory`.
 
-`nothing_leaks` compares what is there before and after each test: blocks, records and references on their way,
+`nothing_leaks` compares what is there before and after each test: blocks, records, references on their way,
 child processes (the forkserver's too), threads, and file descriptors. ``@pytest.mark.lingers("thread", …)``
 is for tests of libraries that keep some on purpose.
 """
@@ -104,7 +104,7 @@ def _ours_elsewhere() -> dict[object, str]:
 
 
 def _children() -> dict[object, str]:
-    """Children of this process, and workers of its forkserver; the helpers that multiprocessing keeps are none."""
+    """Children of this process and workers of its forkserver, without multiprocessing's own helpers."""
     offspring = _offspring()
     found: dict[object, str] = {}
     for pid in offspring.get(os.getpid(), ()):

@@ -197,7 +197,8 @@ while queue:
     when, _, what = heapq.heappop(queue)
     time.sleep(max(0.0, when - time.monotonic()))
     what(when)
-say({"problems": problems[:20], "count": len(problems), "blocks": sorted(block_files()), "notes": sorted(notes()),
+say({"problems": problems[:20], "count": len(problems), "blocks": sorted(block_files()),
+     "notes": sorted(notes()),
      **counts})
 """
 
@@ -272,7 +273,7 @@ def test_a_holder_restarts_a_killed_janitor(own_directory):
         holding.ask()
         assert len(janitors()) == 1
         holding.kill()
-        wait_until(lambda: nothing_left(), "the second janitor removes both blocks", GONE)
+        wait_until(nothing_left, "the second janitor removes both blocks", GONE)
 
 
 def test_a_janitor_that_is_killed_again_and_again_never_makes_two(own_directory):
@@ -342,8 +343,8 @@ def test_a_process_without_this_package_reads_the_block(own_directory):
                 "-W",
                 "error",
                 "-c",
-                "import sys, numpy as np\n"
-                "a = np.load(sys.argv[1], mmap_mode='r')\nassert 'sharedarray' not in sys.modules\nprint(a.tolist())",
+                "import sys, numpy as np; a = np.load(sys.argv[1], mmap_mode='r'); print(a.tolist()); "
+                + "assert 'sharedarray' not in sys.modules",
                 f"{own_directory}/x",
             ],
             capture_output=True,
@@ -381,7 +382,7 @@ def test_a_normal_end_prints_no_warnings_and_leaves_nothing(script):
 
 
 def test_whoever_reads_the_output_of_a_script_is_not_kept_waiting(own_directory):
-    """subprocess.run returns at the end of all writers of the pipe; a janitor that inherits it would be one."""
+    """subprocess.run returns when all writers of the pipe have ended; the janitor must be none."""
     done = run(
         "import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')", timeout=30
     )
@@ -393,7 +394,8 @@ def test_whoever_reads_the_output_of_a_script_is_not_kept_waiting(own_directory)
 def test_the_janitor_inherits_nothing(own_directory):
     with Puppet(
         "import fcntl, signal\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
         "os.umask(0); ends = os.pipe(); os.set_inheritable(ends[1], True); a = sa.zeros(10); say(); hear()"
     ) as puppet:
         puppet.hear()
@@ -706,7 +708,8 @@ for child in children:
     child.join()
 made, joined, lost, removed, wrong = zip(*told)
 made, lost, removed = sum(made, []), sum(lost, []), sum(removed, [])
-say({"status": [child.exitcode for child in children], "made": len(made), "made twice": len(made) - len(set(made)),
+say({"status": [child.exitcode for child in children], "made": len(made),
+     "made twice": len(made) - len(set(made)),
      "joined": sum(joined), "lost, and nobody removed it": sorted(set(lost) - set(removed)),
      "removed": len(removed), "removed twice": len(removed) - len(set(removed)), "wrong": sum(wrong, [])[:5]})
 """
@@ -730,7 +733,7 @@ def test_a_fray_over_one_name(own_directory, what):
 
 
 def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
-    """Who removes by name takes whatever has it at that moment, so only wholeness and tidiness can be asked for."""
+    """Who removes by name takes whatever has it then: only wholeness and tidiness can be asked for."""
     said = answer(
         """
         import os, random
@@ -851,6 +854,34 @@ def test_a_child_that_let_go_does_not_hold_for_its_killed_parent(own_directory):
             os.kill(child, signal.SIGKILL)
 
 
+def test_a_child_that_closed_but_still_looks_does_not_hold_for_its_killed_parent(own_directory):
+    """The view keeps the inherited mapping, and with it whatever of the parent's the mapping stands on."""
+    with Puppet(
+        """
+        import signal
+        a = sa.zeros(1000, name="x")
+        if not os.fork():
+            view = a[1:]
+            a.close()
+            if not os.fork():
+                a.close()
+                say(os.getpid())
+                signal.pause()
+            say(os.getpid())
+            signal.pause()
+        signal.pause()
+        """
+    ) as parent:
+        children = parent.hear(), parent.hear()
+        try:
+            assert inode("x") is not None
+            parent.kill()
+            wait_until(lambda: gone("x"), "the parent was the last", GONE)
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+
+
 def test_fork_while_other_threads_make_attach_and_leave(own_directory):
     said = answer(
         """
@@ -915,7 +946,7 @@ def test_fork_waits_for_a_thread_that_connects_without_a_deadlock():
             with janitor._state.lock:
                 connecting.set()
                 deadline = time.monotonic() + 0.3
-                while time.monotonic() < deadline:  # until the fork holds what it takes first, if it takes anything
+                while time.monotonic() < deadline:  # until the fork holds its first lock, if it can
                     if not segment._guard.acquire(blocking=False):
                         break
                     segment._guard.release()
@@ -1034,7 +1065,7 @@ def locked(chance):
 CALLS = [
     lambda c: sa.zeros(c.randrange(50), c.choice(DTYPES), name=c.choice(NAMES)),
     lambda c: sa.share(np.arange(c.randrange(60)).reshape(-1, 1), order=c.choice("CFKA")),
-    lambda c: sa.full((c.randrange(4), 3), c.random(), name=c.choice([None, *NAMES]), persist=c.random() < 0.1),
+    lambda c: sa.full((c.randrange(4), 3), 5, name=c.choice([None, *NAMES]), persist=c.random() < 0.1),
     lambda c: sa.ones_like(pick(c)),
     lambda c: sa.attach(c.choice(NAMES), c.choice(["r", "r+", "c"])),
     lambda c: sa.attach(c.choice(NAMES), c.choice(["r", "r+", "c"])),

@@ -229,7 +229,7 @@ def test_a_fill_that_raises_leaves_nothing(small: Run):
         def interrupt(*_):
             raise Interrupt
         signal.signal(signal.SIGPROF, interrupt)
-        large = np.ones((3000, 3000), "f4").T[::-1]  # converted piece by piece, so there is a moment to interrupt
+        large = np.ones((3000, 3000), "f4").T[::-1]  # converted in pieces: time to interrupt
         for number in range(30):
             signal.setitimer(signal.ITIMER_PROF, 0.0005 * number + 0.0001)
             try:
@@ -356,7 +356,7 @@ def test_a_container_sees_its_own_group_as_the_root(files: dict[str, str]):
 
 
 def _memory_group() -> Path | None:
-    """A fresh control group of ours with a memory limit of 96 MB, of either version; None if not permitted."""
+    """A fresh control group with a memory limit of 96 MB, of either version; None if not permitted."""
     for root, limit in ((V1, "memory.limit_in_bytes"), (V2, "memory.max")):
         group = Path(root) / f"sharedarray-test-{os.getpid()}"
         try:

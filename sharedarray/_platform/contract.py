@@ -65,11 +65,11 @@ class Platform(Protocol):
     def user(self) -> str:
         """The user's own word in the name of the registry."""
 
-    def draft(self, directory: str, size: int) -> Draft:
-        """Start a block of `size` bytes that nobody can see; no page of it is allocated yet."""
+    def draft(self, directory: str) -> Draft:
+        """Start an empty block that nobody can see."""
 
     def reserve(self, handle: int, size: int) -> None:
-        """Allocate every page of the block now, so that no later write can fail."""
+        """Make the block `size` bytes long with every page allocated, so that no later write can fail."""
 
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""
@@ -116,6 +116,9 @@ class Platform(Protocol):
 
     def leave(self, handle: int) -> bool:
         """Give up the lease, and say whether nobody has one any more."""
+
+    def hold_apart(self, handle: int) -> None:
+        """Move the lease to where no mapping shares it, so that one that a child inherits does not keep it."""
 
     def release(self, handle: int) -> None:
         """Give up the lease, and the leaving if this handle has it."""

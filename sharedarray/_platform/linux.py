@@ -35,7 +35,6 @@ from sharedarray._platform.posix import (
     remove_directory as remove_directory,
     scratch_draft,
     setting as setting,
-    sized,
     status as status,
     sync as sync,
     user as user,
@@ -56,14 +55,14 @@ def default_directory() -> str:
 # -- blocks ---------------------------------------------------------------------------------------------
 
 
-def draft(directory: str, size: int) -> Draft:
+def draft(directory: str) -> Draft:
     try:
         handle = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
             raise
-        return scratch_draft(directory, size)
-    return sized(Draft(handle), size)
+        return scratch_draft(directory)
+    return Draft(handle)
 
 
 def reserve(handle: int, size: int) -> None:
@@ -116,6 +115,15 @@ def hold_again(handle: int) -> int:
         os.close(again)
         raise
     return again
+
+
+def hold_apart(handle: int) -> None:
+    again = hold_again(handle)
+    try:
+        release(handle)
+        os.dup2(again, handle, inheritable=False)  # in one step, so that other threads always find it open
+    finally:
+        os.close(again)
 
 
 # -- processes ------------------------------------------------------------------------------------------

@@ -113,6 +113,15 @@ def hold_again(handle: int) -> int:
     return again
 
 
+def hold_apart(handle: int) -> None:
+    again = hold_again(handle)
+    try:
+        release(handle)
+        os.dup2(again, handle, inheritable=False)  # in one step, so that other threads always find it open
+    finally:
+        os.close(again)
+
+
 def process_started(pid: int) -> int | None:
     import psutil
 

@@ -54,20 +54,10 @@ def user() -> str:
 # -- files ----------------------------------------------------------------------------------------------
 
 
-def scratch_draft(directory: str, size: int) -> Draft:
+def scratch_draft(directory: str) -> Draft:
     """A draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
-    return sized(Draft(os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600), scratch), size)
-
-
-def sized(draft: Draft, size: int) -> Draft:
-    """Give a draft its size, or give it up."""
-    try:
-        os.ftruncate(draft.handle, size)
-    except BaseException:
-        discard(draft)
-        raise
-    return draft
+    return Draft(os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600), scratch)
 
 
 def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:

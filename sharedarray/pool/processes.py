@@ -12,9 +12,9 @@ are as they are for any other process of that module. Three things differ, and t
   with the last process that holds the pipe to it, and a fork of this process starts one for itself.
 - **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
   that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
-  unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that unblocks a
-  signal takes it, if it is just then under way to the process, and a main thread that waits for a result
-  would never hear of it (tried: one Ctrl-C in three was lost while workers started).
+  unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that
+  unblocks a signal takes it, if it is just then under way to the process, and a main thread that waits for a
+  result would never hear of it (tried: one Ctrl-C in three was lost while workers started).
 
 What a new interpreter needs before anything else, the limits of thread numbers in the environment, rides on
 the preparation data, which is unpickled before the first import of this package in the child.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -124,10 +125,8 @@ def die(how):
     """End this process in one of several ways."""
     if how == "exit":
         os._exit(7)
+    faulthandler.disable()  # the stacks of a fork of the test runner are long
     if how == "crash":
-        import faulthandler
-
-        faulthandler.disable()  # the stacks of a fork of the test runner are long
         with contextlib.suppress(ImportError, OSError):
             import resource  # no core files
 

@@ -299,7 +299,7 @@ def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
 
 
 def _is_plain_data(body: bytes) -> bool:
-    """Whether a literal has no operators and no deep nesting, on which Python's parser can run out of stack."""
+    """Whether a literal has no operators and no deep nesting, on which a parser runs out of stack."""
     if _LITERALS.fullmatch(body) is None:
         return False
     depth = 0

@@ -29,10 +29,10 @@ imports neither NumPy nor the package's ``__init__``.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -209,6 +209,8 @@ def _start(directory: str) -> _Connection:
 
 
 def _launch(folder: str, alive: int) -> _Connection:
+    import subprocess  # most processes find a janitor at work
+
     executable = sys.executable or getattr(sys, "_base_executable", None)
     if not executable:
         raise FileNotFoundError("no Python interpreter is known that could run the janitor")
@@ -310,6 +312,8 @@ def main(folder: str, alive: int, listening: int) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that died before its welcome must not end us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o077)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each process that holds blocks
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()
 
 
@@ -354,8 +358,11 @@ class _Janitor:
         while True:
             try:
                 client, _ = self.listener.accept()
+            except BlockingIOError:
+                return  # nobody else waits
             except OSError:
-                return  # nobody else waits, or no descriptor is free: the rest waits in the backlog
+                time.sleep(_LOOK_GAP)  # no descriptor is free: the rest waits in the backlog
+                return
             client.setblocking(False)
             try:
                 client.send(b"+")

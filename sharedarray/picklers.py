@@ -22,13 +22,12 @@ multiprocessing's table also takes plain ndarrays whose memory is a block's, suc
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -152,13 +151,16 @@ _PICKLERS: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-class _Loader(importlib.abc.Loader):
-    """Runs the real loader, and registers once the module is whole."""
+class _Loader:
+    """Runs the real loader, and registers once the module is whole.
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    A loader by its methods: to import `importlib.abc` takes longer than all of this package.
+    """
+
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> Any:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -170,7 +172,7 @@ class _Loader(importlib.abc.Loader):
         _PICKLERS[module.__name__](module)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Waits for the modules of `_PICKLERS`, and finds nothing else."""
 
     def __init__(self) -> None:
@@ -178,7 +180,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         if fullname not in _PICKLERS or fullname in self._finding:
             return None
         self._finding.add(fullname)
@@ -187,7 +189,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         finally:
             self._finding.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
         return spec
 
 

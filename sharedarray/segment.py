@@ -41,9 +41,7 @@ __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "un
 
 _T = TypeVar("_T")
 
-_ROOM_CHECK = (
-    1 << 22
-)  # bytes from which on we look for room first; looking takes as long as writing some
+_ROOM_CHECK = 1 << 22  # bytes from which on we look for room first; a look costs as much as a page
 _FORBIDDEN = frozenset("/\\\0")
 _MODES = ("r+", "r", "c")
 _OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
@@ -473,7 +471,7 @@ def _no_directory(directory: str) -> errors.BlockNotFoundError:
 
 
 def _check_room(directory: str, size: int, *, memory: bool) -> None:
-    """Refuse what is large and cannot fit, before a single page is taken; the kernel refuses what is small."""
+    """Refuse what is large and cannot fit before a page is taken; the kernel refuses what is small."""
     if size < _ROOM_CHECK:
         return
     try:

@@ -343,8 +343,10 @@ def test_a_process_without_this_package_reads_the_block(own_directory):
                 "-W",
                 "error",
                 "-c",
-                "import sys, numpy as np; a = np.load(sys.argv[1], mmap_mode='r'); print(a.tolist()); "
-                + "assert 'sharedarray' not in sys.modules",
+                (
+                    "import sys, numpy as np; a = np.load(sys.argv[1], mmap_mode='r'); print(a.tolist()); "
+                    "assert 'sharedarray' not in sys.modules"
+                ),
                 f"{own_directory}/x",
             ],
             capture_output=True,

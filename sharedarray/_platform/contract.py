@@ -69,7 +69,7 @@ class Platform(Protocol):
         """Start an empty block that nobody can see."""
 
     def reserve(self, handle: int, size: int) -> None:
-        """Make the block `size` bytes long with every page allocated, so that no later write can fail."""
+        """Make the block `size` bytes long, every page allocated, so that no later write can fail."""
 
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""
@@ -118,7 +118,7 @@ class Platform(Protocol):
         """Give up the lease, and say whether nobody has one any more."""
 
     def hold_apart(self, handle: int) -> None:
-        """Move the lease to where no mapping shares it, so that one that a child inherits does not keep it."""
+        """Move the lease to where no mapping shares it: a child that inherits one must not keep it."""
 
     def release(self, handle: int) -> None:
         """Give up the lease, and the leaving if this handle has it."""

@@ -97,7 +97,7 @@ class Pool(Executor):
     >>> import sharedarray as sa
     >>> frames = sa.share(np.arange(12.0).reshape(3, 4))
     >>> with sa.Pool(2) as pool:
-    ...     list(pool.map(np.sum, frames))
+    ...     [float(total) for total in pool.map(np.sum, frames)]
     ...     pool.map_blocks(np.sqrt, frames)[2].tolist() == np.sqrt(frames[2]).tolist()
     [6.0, 22.0, 38.0]
     True

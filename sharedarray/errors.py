@@ -13,6 +13,7 @@
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
     ├── LockTimeout             TimeoutError       a lock was not free in time
     ├── WorkerDied              BrokenExecutor     a worker process ended under a task
+    ├── NotPicklableError       PicklingError      a call or result cannot travel to or from a worker
     └── MissingExtraError       ImportError        an optional dependency is not installed
 
 Each is also the builtin that people already catch, survives pickling, and says what happened, with the
@@ -22,6 +23,7 @@ name, what was found, what was expected, the likely cause and the next step, as 
 from __future__ import annotations
 
 import errno
+import pickle
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -34,6 +36,7 @@ __all__ = [
     "LockTimeout",
     "MissingExtraError",
     "NotOursError",
+    "NotPicklableError",
     "OutOfSharedMemoryError",
     "SharedArrayError",
     "UnsupportedDTypeError",
@@ -175,6 +178,13 @@ class LockTimeout(SharedArrayError, TimeoutError):
 
 class WorkerDied(SharedArrayError, BrokenExecutor):
     """A worker process ended while a task of the pool was its own."""
+
+
+class NotPicklableError(SharedArrayError, pickle.PicklingError):
+    """Something cannot travel between a pool and a worker; only the call that it belongs to fails.
+
+    The reason that pickle gave is the ``__cause__``.
+    """
 
 
 class MissingExtraError(SharedArrayError, ImportError):

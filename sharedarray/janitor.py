@@ -33,6 +33,7 @@ import resource
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -209,8 +210,6 @@ def _start(directory: str) -> _Connection:
 
 
 def _launch(folder: str, alive: int) -> _Connection:
-    import subprocess  # most processes find a janitor at work
-
     executable = sys.executable or getattr(sys, "_base_executable", None)
     if not executable:
         raise FileNotFoundError("no Python interpreter is known that could run the janitor")

@@ -111,7 +111,7 @@ class Reference:
             directory=mapping.directory,
             device=mapping.device,
             inode=mapping.inode,
-            offset=offset_of(view, mapping),
+            offset=offset_of(view, mapping) if view.size else 0,  # an empty one's may be anywhere
             shape=view.shape,
             strides=view.strides,
             dtype=view.dtype,

@@ -6,6 +6,7 @@ Real processes, real SIGKILL. Whatever a test does to a process, it first hears 
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -767,6 +768,60 @@ def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
     )
     assert said == [0] * 4
     wait_until(nothing_left, "nothing is left", GONE)
+
+
+@pytest.mark.parametrize(("slow", "fast"), [("a.close()", "sa.unlink('x')"), ("sa.unlink('x')", "a.close()")])
+def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_one(own_directory, slow, fast):
+    """One stands between its last look at the name and its removal; the other removes it, and makes a new one."""
+    with (
+        Puppet(
+            f"""
+            from sharedarray._platform import platform
+            a = sa.zeros(3, name="x") if {slow!r} == "a.close()" else None
+            say(); hear()
+            look = platform.inode_of
+            def slow(path):
+                found = look(path)
+                if path.endswith("/x"):
+                    say("looked"); hear()
+                return found
+            platform.inode_of = slow
+            {slow}
+            platform.inode_of = look
+            say("removed"); hear()
+            """
+        ) as one,
+        Puppet(
+            f"""
+            hear()
+            a = sa.zeros(3, name="x") if {fast!r} == "a.close()" else None
+            say(); hear()
+            try:
+                {fast}
+            except sa.BlockNotFoundError:
+                pass
+            while True:
+                try:
+                    b = sa.full(5, 9, name="x")
+                    break
+                except sa.BlockExistsError:
+                    pass
+            say("made"); hear()
+            """
+        ) as other,
+    ):
+        one.hear()
+        other.ask()
+        assert one.ask() == "looked"
+        other.say()
+        select.select([other.process.stdout], [], [], 0.3)  # time to get in between, if anything lets it
+        while one.ask() != "removed":
+            pass
+        assert other.hear() == "made"
+        assert sa.attach("x").tolist() == [9] * 5
+        one.end()
+        other.end()
+    assert gone("x")
 
 
 # -- fork -----------------------------------------------------------------------------------------------

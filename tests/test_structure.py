@@ -152,6 +152,7 @@ BUILTINS = {
     "OutOfSharedMemoryError": OSError,
     "LockTimeout": TimeoutError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
+    "NotPicklableError": pickle.PicklingError,
     "MissingExtraError": ImportError,
 }
 

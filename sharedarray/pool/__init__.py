@@ -20,6 +20,5 @@ executor       `Pool`
 
 from sharedarray.pool.executor import Pool
 from sharedarray.pool.failures import RemoteTraceback
-from sharedarray.pool.pickling import NotPicklableError
 
-__all__ = ["NotPicklableError", "Pool", "RemoteTraceback"]
+__all__ = ["Pool", "RemoteTraceback"]

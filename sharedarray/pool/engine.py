@@ -59,7 +59,7 @@ from sharedarray import errors
 from sharedarray.pool import deaths, failures, processes
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.messages import HOLDS, SHARES, Frame, Kind
-from sharedarray.pool.pickling import NotPicklableError, Pickled, dumps, loads
+from sharedarray.pool.pickling import Pickled, dumps, loads
 from sharedarray.pool.worker import Setup
 
 __all__ = ["Engine", "name_of"]
@@ -745,7 +745,7 @@ def _open(frame: Frame) -> tuple[Any, BaseException | None]:
     except BaseException as raised:
         failures.forget_frames(raised)
         what = "result" if frame.kind is Kind.RESULT else "exception"
-        error = NotPicklableError(
+        error = errors.NotPicklableError(
             f"the {what} of a task arrived but could not be loaded",
             found=f"{type(raised).__name__}: {raised}",
             expected="an object that pickle can read back in this process",
@@ -765,8 +765,8 @@ def _settle(future: Future[Any], value: Any, raised: BaseException | None) -> No
             future.set_exception(raised)
 
 
-def _unsendable(label: str, reason: Exception) -> NotPicklableError:
-    error = NotPicklableError(
+def _unsendable(label: str, reason: Exception) -> errors.NotPicklableError:
+    error = errors.NotPicklableError(
         f"the call of {label} cannot be sent to a worker",
         name=label,
         found=f"{type(reason).__name__}: {reason}",

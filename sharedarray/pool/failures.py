@@ -16,7 +16,8 @@ import traceback
 from dataclasses import dataclass
 from types import TracebackType
 
-from sharedarray.pool.pickling import NotPicklableError, Pickled, dumps, loads
+from sharedarray import errors
+from sharedarray.pool.pickling import Pickled, dumps, loads
 
 __all__ = ["Failure", "RemoteTraceback", "forget_frames", "pack", "rebuild"]
 
@@ -126,7 +127,7 @@ def _replace(link: Link, reason: Exception, text: str | None) -> Link:
         shown = str(link.exception)
     except Exception:
         shown = "<its text cannot be shown>"
-    stand_in = NotPicklableError(
+    stand_in = errors.NotPicklableError(
         f"a task raised {kind.__module__}.{kind.__qualname__}: {shown}, which cannot be sent to the caller",
         name=kind.__qualname__,
         found=f"{type(reason).__name__}: {reason}",

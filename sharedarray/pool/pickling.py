@@ -28,21 +28,14 @@ from typing import Any, ClassVar, NamedTuple
 import cloudpickle
 import numpy as np
 
-from sharedarray import errors, reference
+from sharedarray import reference
 from sharedarray.pool.messages import Buffer
 
-__all__ = ["NotPicklableError", "Once", "Pickled", "dumps", "loads"]
+__all__ = ["Once", "Pickled", "dumps", "loads"]
 
 # Bytes of a buffer from which on it travels beside the pickle. Below it, copying it into the stream is
 # cheaper than a piece of its own in the write and in the read.
 OUT_OF_BAND = 1 << 14
-
-
-class NotPicklableError(errors.SharedArrayError, pickle.PicklingError):
-    """Something cannot travel between the pool and a worker; only the call that it belongs to fails.
-
-    The reason that pickle gave is the ``__cause__``.
-    """
 
 
 class Pickled(NamedTuple):
@@ -85,8 +78,7 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
-            # An empty view refers to no byte, and may stand behind the last one of its block.
-            held = reference.reduce_held(obj) if obj.size else None
+            held = reference.reduce_held(obj)
             if held is not None:
                 self.shares = True
                 return held

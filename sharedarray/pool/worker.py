@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from typing import Any
 
+from sharedarray import errors
 from sharedarray.pool import failures, threads
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.messages import HOLDS, SHARES, Frame, Kind
-from sharedarray.pool.pickling import NotPicklableError, Pickled, dumps, loads
+from sharedarray.pool.pickling import Pickled, dumps, loads
 
 __all__ = ["Setup", "call_each", "main"]
 
@@ -225,8 +226,8 @@ def _ours(raised: BaseException) -> Any:
     return found
 
 
-def _unsendable(result: object, reason: Exception) -> NotPicklableError:
-    error = NotPicklableError(
+def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
+    error = errors.NotPicklableError(
         f"the task returned a {type(result).__module__}.{type(result).__qualname__} that cannot be sent back",
         found=f"{type(reason).__name__}: {reason}",
         expected="a result that pickle or cloudpickle can write",

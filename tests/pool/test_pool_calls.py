@@ -17,7 +17,8 @@ import pool_tasks
 import pytest
 
 import sharedarray as sa
-from sharedarray.pool import NotPicklableError, RemoteTraceback
+from sharedarray import NotPicklableError
+from sharedarray.pool import RemoteTraceback
 
 # -- calls ----------------------------------------------------------------------------------------------
 

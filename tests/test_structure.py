@@ -132,6 +132,7 @@ def test_importing_is_light() -> None:
     assert ended.stdout == "[]\n"
 
 
+@pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in NOT_IMPORTED])
 def test_docstrings_run(module: str) -> None:
     found = importlib.import_module(module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -197,11 +198,14 @@ def test_a_context_is_as_good_as_its_name(method):
 # -- arrays ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, 100_000, 3_000_000])
-@pytest.mark.parametrize("dtype", [np.float64, "S3", "datetime64[ms]", [("a", "u1"), ("b", ">f8")]])
+DTYPES = [np.float64, "S3", "datetime64[ms]", [("a", "u1"), ("b", ">f8")]]
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [*itertools.product([0, 1, 1000, 100_000], DTYPES), (3_000_000, np.float64)],
+)
 def test_plain_arrays_arrive_private_and_writable(pool, size, dtype):
-    if size > 100_000 and dtype is not np.float64:
-        pytest.skip("one type is enough for the large one")
     array = np.zeros(size, dtype)
     array.view(np.uint8)[...] = np.arange(array.nbytes, dtype=np.uint8) % 50
     kept = array.copy()
@@ -451,10 +455,11 @@ def test_threads_per_worker(method, threads):
     assert all(count <= threads for count in found)
 
 
+@pytest.mark.parametrize(
+    "method", ["fork", "spawn"], indirect=True
+)  # the fork server has an older environment
 def test_no_thread_limit(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    if method == "forkserver":
-        pytest.skip("the server was started with another environment")
     with sa.Pool(1, method, threads_per_worker=None) as pool:
         assert pool.submit(os.environ.get, "OMP_NUM_THREADS").result() == "7"
 

@@ -772,7 +772,7 @@ def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
 
 @pytest.mark.parametrize(("slow", "fast"), [("a.close()", "sa.unlink('x')"), ("sa.unlink('x')", "a.close()")])
 def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_one(own_directory, slow, fast):
-    """One stands between its last look at the name and its removal; the other removes it, and makes a new one."""
+    """One stands between its last look at the name and its removal; the other removes and makes it anew."""
     with (
         Puppet(
             f"""

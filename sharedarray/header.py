@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -290,7 +291,11 @@ def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
     if not _is_plain_data(body):
         raise _Bad(_short(body[:200]), "a dict of 'descr', 'fortran_order' and 'shape' in plain literals")
     try:
-        found = ast.literal_eval(body.decode(encoding))
+        if b"\\" in body:  # Python warns of one that escapes nothing, and it is not our user's
+            with warnings.catch_warnings(action="ignore"):
+                found = ast.literal_eval(body.decode(encoding))
+        else:
+            found = ast.literal_eval(body.decode(encoding))
     except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
         found = None
     if type(found) is not dict or found.keys() != {"descr", "fortran_order", "shape"}:

@@ -182,12 +182,17 @@ def write_record(directory: str, name: str, inode: int, *, kind: str, persist: b
     """Write the record of a block that is about to get its name."""
     pid, started = me()
     text = Record(kind, pid, started, time.time(), persist).encode()
-    open_registry(directory)
-    try:
-        platform.write_note(_record_path(directory, name, inode), text)
-    except FileNotFoundError:  # the janitor removed the empty registry in between
+    path = _record_path(directory, name, inode)
+    while True:
         open_registry(directory)
-        platform.write_note(_record_path(directory, name, inode), text)
+        try:
+            platform.write_note(path, text)
+        except FileNotFoundError:
+            continue  # the janitor removed the empty registry in between
+        except FileExistsError:
+            platform.remove(path)  # of a block long gone, whose inode has come round again
+        else:
+            return
 
 
 def read_record(directory: str, name: str, inode: int) -> Record | None:

@@ -147,7 +147,7 @@ def guarded_close(handle: int) -> None:
 def _before_fork() -> None:
     janitor.before_fork()  # its lock first: whoever holds that one may still want ours, to drop a mapping
     _guard.acquire()
-    for handle, reference in list(_handles.items()):
+    for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
         if mapping is not None:
             try:
@@ -187,7 +187,7 @@ def _after_fork_in_child() -> None:
 
 def _leave_all() -> None:
     """Give up every lease at the interpreter's end, so that blocks go now and not when we are missed."""
-    for reference in list(_handles.values()):
+    for reference in _handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None:
             mapping.leave()
@@ -345,9 +345,12 @@ def create(
         if name is not None or persist:
             raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
         return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
-    if name is not None:
-        check_name(name)
     directory = registry.directory()
+    if name is not None:
+        path = f"{directory}/{check_name(name)}"
+        # Before the pages are filled, not after; publishing decides again.
+        if platform.inode_of(path) is not None and not _freed(directory, name):
+            raise _taken(name, path)
     draft = _draft(directory, size, buffers, fill)
     try:
         platform.hold(draft.handle)
@@ -377,15 +380,27 @@ def _publish(draft: Draft, mapping: Mapping, *, kind: str, persist: bool, choose
             platform.publish(draft, mapping.path)
         except FileExistsError:
             registry.drop_record(directory, mapping.name, inode)
-            if not choose:
+            if not choose and not _freed(directory, mapping.name):
                 raise _taken(mapping.name, mapping.path) from None
-            mapping.name = _chance_name()
+            if choose:
+                mapping.name = _chance_name()
         except BaseException:
             registry.drop_record(directory, mapping.name, inode)
             raise
         else:
             return
     raise _taken(mapping.name, mapping.path)
+
+
+def _freed(directory: str, name: str) -> bool:
+    """Whether a name is free once whoever wants it has come and gone: the last one out removes an orphan."""
+    try:
+        attach(name, "r", directory=directory).leave()
+    except errors.BlockNotFoundError:
+        return True
+    except (errors.SharedArrayError, OSError):
+        return False  # not one of ours
+    return platform.inode_of(f"{directory}/{name}") is None
 
 
 def _taken(name: str, path: str) -> errors.BlockExistsError:

@@ -31,6 +31,7 @@ from helpers import (
 )
 
 import sharedarray as sa
+from sharedarray import segment
 
 HOLDS = """
 a = {}
@@ -1317,3 +1318,26 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
         elif os.path.lexists(path):
             os.unlink(path)
     os.unlink(f"{own_directory}/copy")
+
+
+@pytest.mark.parametrize("janitor_too", [False, True])
+def test_the_name_of_a_killed_process_is_free_at_once(own_directory, janitor_too):
+    """Whoever starts again after a crash needs not wait for the janitor, alive or not."""
+    for _ in range(5):
+        with Puppet("a = sa.zeros(3, name='again'); say(); hear()") as other:
+            other.hear()
+            with pytest.raises(sa.BlockExistsError):
+                sa.zeros(5, name="again")
+            if janitor_too:
+                for pid in janitors(own_directory):
+                    os.kill(pid, signal.SIGKILL)
+            other.kill()
+        with sa.zeros(5, name="again") as array:
+            assert array.shape == (5,)
+
+
+def test_a_taken_name_is_told_before_anything_is_written(own_directory, monkeypatch):
+    with sa.zeros(3, name="taken"):
+        monkeypatch.setattr(segment, "_draft", None)
+        with pytest.raises(sa.BlockExistsError):
+            sa.zeros(1 << 40, name="taken")

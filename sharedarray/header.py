@@ -68,29 +68,19 @@ class Layout:
         Type of the elements.
     shape : tuple of int
         Lengths of the axes.
-    fortran : bool
-        Whether the first axis varies fastest.
     offset : int
         Byte at which the data starts.
-    nbytes : int
-        Bytes of the data.
+    size : int
+        Bytes of header and data.
+    order : {'C', 'F'}
+        Which axis varies fastest, as NumPy's functions want it.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    fortran: bool
+    order: Literal["C", "F"]
     offset: int
-    nbytes: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of header and data."""
-        return self.offset + self.nbytes
-
-    @property
-    def order(self) -> Literal["C", "F"]:
-        """As NumPy's functions want it."""
-        return "F" if self.fortran else "C"
+    size: int
 
 
 # -- dtypes ---------------------------------------------------------------------------------------------
@@ -284,7 +274,7 @@ def _parse(header: bytes, length: int) -> Layout:
         raise _Bad(f"a shape of {len(shape)} axes", f"at most {_MOST_AXES}")
     nbytes = math.prod(shape) * dtype.itemsize
     _check_shape(shape, nbytes)
-    return Layout(dtype, shape, fortran, length, nbytes)
+    return Layout(dtype, shape, "F" if fortran else "C", length, length + nbytes)
 
 
 def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:

@@ -112,7 +112,7 @@ class Swept:
 def directory() -> str:
     """Directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system."""
     chosen = platform.setting("SHAREDARRAY_DIR")
-    return os.path.abspath(chosen) if chosen else platform.default_directory()
+    return os.path.abspath(chosen) if chosen else platform.DEFAULT_DIRECTORY
 
 
 def grace() -> float:

@@ -551,13 +551,13 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     try:
         with _guard:
             try:
-                handle, held, status = platform.enter(path, writable=True)
+                handle, held, device, inode, size, links, regular = platform.enter(path, True)
             except PermissionError:
                 if mode == "r+":
                     raise
                 # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
                 writable = False
-                handle, held, status = platform.enter(path, writable=False)
+                handle, held, device, inode, size, links, regular = platform.enter(path, False)
             _handles[handle] = None
     except FileNotFoundError:
         raise not_found(name, directory) from None
@@ -566,8 +566,7 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     try:
         if not held:
             platform.hold(handle)
-            status = platform.status(handle)
-        device, inode, size, links, regular = status
+            device, inode, size, links, regular = platform.status(handle)
         if not regular or size == 0:
             raise _no_block(name, path, "an empty file" if regular else "a directory, pipe or device")
         if links == 0:  # removed between our opening it and our lease

@@ -68,8 +68,8 @@ def test_the_bytes_are_frozen(dtype, shape, fortran, start):
     page = encode(dtype, shape, fortran=fortran)
     assert page == start + b" " * (PAGE - 1 - len(start)) + b"\n"
     layout = decode(page, 1 << 20, name="x")
-    assert (layout.dtype, layout.shape, layout.fortran, layout.offset) == (dtype, shape, fortran, PAGE)
-    assert layout.nbytes == int(np.prod(shape)) * dtype.itemsize
+    assert (layout.dtype, layout.shape, layout.order == "F", layout.offset) == (dtype, shape, fortran, PAGE)
+    assert layout.size - layout.offset == int(np.prod(shape)) * dtype.itemsize
     assert layout.order == "CF"[fortran]
 
 
@@ -171,7 +171,7 @@ def test_encode_and_decode_keep_a_dtype_whole(key):
             size = len(page) + int(np.prod(shape)) * dtype.itemsize
             layout = decode(page[:PAGE], size, name="x", more=page)
             assert same(layout.dtype, dtype)
-            assert (layout.shape, layout.fortran, layout.offset, layout.size) == (
+            assert (layout.shape, layout.order == "F", layout.offset, layout.size) == (
                 shape,
                 fortran,
                 len(page),
@@ -345,7 +345,7 @@ def test_any_dtype_round_trips(dtype, shape, fortran):
     size = len(page) + int(np.prod(shape + inner)) * base.itemsize
     layout = decode(page[:PAGE], size, name="x", more=page)
     assert same(layout.dtype, base)
-    assert (layout.shape, layout.fortran, layout.size) == (shape + inner, fortran, size)
+    assert (layout.shape, layout.order == "F", layout.size) == (shape + inner, fortran, size)
     with pytest.raises(sa.HeaderError):
         decode(page[:PAGE], size - 1, name="x", more=page)
 

@@ -56,8 +56,8 @@ class Platform(Protocol):
     NAME_LIMIT: int
     """Bytes that a block's name may have."""
 
-    def default_directory(self) -> str:
-        """Directory of the blocks when the user names none."""
+    DEFAULT_DIRECTORY: str
+    """Directory of the blocks when the user names none."""
 
     def setting(self, name: str) -> str | None:
         """An environment variable, as it is now; None when it is not set."""
@@ -98,11 +98,11 @@ class Platform(Protocol):
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
 
-    def enter(self, path: str, *, writable: bool) -> tuple[int, bool, Status]:
+    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
         """Open a block, take a lease if that needs no waiting, and look at it.
 
-        Returns the handle, whether it has the lease, and the status. What is three steps is one function
-        here because attaching is measured in microseconds.
+        Returns the handle, whether it has the lease, and the fields of its status. What is three steps is
+        one function here, and its answer a plain tuple, because attaching is measured in microseconds.
         """
 
     def hold(self, handle: int) -> None:

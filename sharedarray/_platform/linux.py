@@ -43,13 +43,10 @@ from sharedarray._platform.posix import (
 )
 
 NEEDS_JANITOR = True
+DEFAULT_DIRECTORY = "/dev/shm"
 
 _RESERVE_STEP = 1 << 28  # bytes per fallocate: a signal that comes in between undoes no more than this
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-
-
-def default_directory() -> str:
-    return "/dev/shm"
 
 
 # -- blocks ---------------------------------------------------------------------------------------------

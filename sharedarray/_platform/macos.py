@@ -48,16 +48,13 @@ from sharedarray._platform.posix import (
 )
 
 NEEDS_JANITOR = True
+DEFAULT_DIRECTORY = os.path.realpath(tempfile.gettempdir())
 
 _F_GETPATH, _PATH_BYTES = 50, 1024  # <sys/fcntl.h>, and PATH_MAX
 _ZEROS = memoryview(bytes(1 << 20))  # what reserves pages, a piece at a time
 
 
 draft = scratch_draft
-
-
-def default_directory() -> str:
-    return os.path.realpath(tempfile.gettempdir())
 
 
 def reserve(handle: int, size: int) -> None:

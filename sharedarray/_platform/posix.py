@@ -146,7 +146,7 @@ class Locks:
         self._release = pack(fcntl.F_UNLCK, LEASE, 2)
         self._free = pack(fcntl.F_UNLCK, 0, 1)[type_of]
 
-    def enter(self, path: str, *, writable: bool) -> tuple[int, bool, Status]:
+    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
         handle = os.open(path, WRITABLE if writable else READABLE)
         try:
             try:
@@ -154,7 +154,9 @@ class Locks:
                 held = True
             except BlockingIOError:
                 held = False
-            return handle, held, status(handle)
+            found = os.fstat(handle)
+            regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
+            return handle, held, found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular
         except BaseException:
             os.close(handle)
             raise

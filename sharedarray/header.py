@@ -314,7 +314,17 @@ def _dtype(descr: Any) -> np.dtype[Any]:
         raise _Bad(f"descr {_short(descr)}", "a dtype without Python objects")
     if dtype.subdtype is not None:  # its axes would come to the shape's
         raise _Bad(f"descr {_short(descr)}", "the dtype of one element")
+    if not _within(dtype):
+        raise _Bad(f"descr {_short(descr)}", "elements of at least 0 bytes that hold their fields")
     return dtype
+
+
+def _within(dtype: np.dtype[Any]) -> bool:
+    """Whether every field lies in its element, and none has a negative size, as NumPy 1 lets them."""
+    return dtype.itemsize >= 0 and all(
+        offset >= 0 and offset + field.itemsize <= dtype.itemsize and _within(field.base)
+        for field, offset, *_ in (dtype.fields or {}).values()
+    )
 
 
 def _check_shape(shape: tuple[int, ...], nbytes: int) -> None:

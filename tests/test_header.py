@@ -246,11 +246,13 @@ def test_every_dtype_keeps_its_full_fidelity_through_a_block(pairs):
 
 def test_every_dtype_is_read_by_numpy_alone_in_another_interpreter(pairs):
     script = """
-import hashlib, json, sys
+import hashlib, json, os, sys
 import numpy as np
 found = {}
 for name in sys.stdin.read().split("\\n"):
-    array = np.load(f"{sys.argv[1]}/{name}", mmap_mode="r", max_header_size=10**7)
+    # NumPy 1 cannot map what is behind the end of a file, even when that is nothing.
+    mode = "r" if np.__version__ >= "2" or os.path.getsize(f"{sys.argv[1]}/{name}") % 4096 else None
+    array = np.load(f"{sys.argv[1]}/{name}", mmap_mode=mode, max_header_size=10**7)
     found[name] = [repr(np.lib.format.dtype_to_descr(array.dtype)), array.dtype.itemsize, list(array.shape),
                    array.nbytes == 0 or bool(array.flags.f_contiguous),
                    array.nbytes == 0 or bool(array.flags.c_contiguous),

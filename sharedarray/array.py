@@ -37,6 +37,9 @@ ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 
+_getitem = np.ndarray.__getitem__  # super() takes as long as the slice
+
+
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in shared memory, which any process attaches to by its name.
 
@@ -261,7 +264,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return array.view(np.ndarray)
 
     def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
+        found = _getitem(self, key)
         # A view's base is a SharedArray, or the array over the mapping; a fancy result's is neither.
         if type(found) is SharedArray and type(found.base) is not SharedArray and mapping_of(found) is None:
             return found.view(np.ndarray)

@@ -87,9 +87,16 @@ def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack("hh4xqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
-_locks = Locks(_flock, slice(0, 2), fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)
+def open_again(handle: int) -> int:
+    # Through /proc, because the name may be gone or lead to another block by now.
+    return os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+
+
+_locks = Locks(_flock, slice(0, 2), open_again, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)
 enter = _locks.enter
 hold = _locks.hold
+hold_again = _locks.hold_again
+hold_apart = _locks.hold_apart
 leave = _locks.leave
 release = _locks.release
 start_leaving = _locks.start_leaving
@@ -97,30 +104,6 @@ alone = _locks.alone
 held = _locks.held
 lock = _locks.lock
 unlock = _locks.unlock
-
-
-def open_again(handle: int) -> int:
-    # Through /proc, because the name may be gone or lead to another block by now.
-    return os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
-
-
-def hold_again(handle: int) -> int:
-    again = open_again(handle)
-    try:
-        hold(again)
-    except BaseException:
-        os.close(again)
-        raise
-    return again
-
-
-def hold_apart(handle: int) -> None:
-    again = hold_again(handle)
-    try:
-        release(handle)
-        os.dup2(again, handle, inheritable=False)  # in one step, so that other threads always find it open
-    finally:
-        os.close(again)
 
 
 # -- processes ------------------------------------------------------------------------------------------

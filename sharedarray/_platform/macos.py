@@ -80,18 +80,6 @@ def _flock(kind: int, start: int, length: int) -> bytes:
     return struct.pack("qqihh", start, length, 0, kind, os.SEEK_SET)
 
 
-_locks = Locks(_flock, slice(20, 22), ask=92, try_=90, wait=91)
-enter = _locks.enter
-hold = _locks.hold
-leave = _locks.leave
-release = _locks.release
-start_leaving = _locks.start_leaving
-alone = _locks.alone
-held = _locks.held
-lock = _locks.lock
-unlock = _locks.unlock
-
-
 def open_again(handle: int) -> int:
     again = os.open(_path(handle), WRITABLE)
     if os.fstat(again).st_ino != os.fstat(handle).st_ino:
@@ -100,23 +88,18 @@ def open_again(handle: int) -> int:
     return again
 
 
-def hold_again(handle: int) -> int:
-    again = open_again(handle)
-    try:
-        hold(again)
-    except BaseException:
-        os.close(again)
-        raise
-    return again
-
-
-def hold_apart(handle: int) -> None:
-    again = hold_again(handle)
-    try:
-        release(handle)
-        os.dup2(again, handle, inheritable=False)  # in one step, so that other threads always find it open
-    finally:
-        os.close(again)
+_locks = Locks(_flock, slice(20, 22), open_again, ask=92, try_=90, wait=91)
+enter = _locks.enter
+hold = _locks.hold
+hold_again = _locks.hold_again
+hold_apart = _locks.hold_apart
+leave = _locks.leave
+release = _locks.release
+start_leaving = _locks.start_leaving
+alone = _locks.alone
+held = _locks.held
+lock = _locks.lock
+unlock = _locks.unlock
 
 
 def process_started(pid: int) -> int | None:

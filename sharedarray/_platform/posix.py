@@ -125,6 +125,8 @@ class Locks:
         Makes the bytes of a ``struct flock`` from type, start and length.
     type_of
         Finds the type in such bytes.
+    reopen
+        Opens another description of the block behind a handle.
     ask, try_, wait
         The kernel's ``F_OFD_GETLK``, ``F_OFD_SETLK`` and ``F_OFD_SETLKW``.
     """
@@ -133,12 +135,14 @@ class Locks:
         self,
         pack: Callable[[int, int, int], bytes],
         type_of: slice,
+        reopen: Callable[[int], int],
         ask: int,
         try_: int,
         wait: int,
     ) -> None:
         self._pack = pack
         self._type = type_of
+        self._reopen = reopen
         self._ask, self._try, self._wait = ask, try_, wait
         self._take_lease = pack(fcntl.F_RDLCK, LEASE, 1)
         self._be_alone = pack(fcntl.F_WRLCK, LEASE, 1)
@@ -163,6 +167,23 @@ class Locks:
 
     def hold(self, handle: int) -> None:
         fcntl.fcntl(handle, self._wait, self._take_lease)
+
+    def hold_again(self, handle: int) -> int:
+        again = self._reopen(handle)
+        try:
+            self.hold(again)
+        except BaseException:
+            os.close(again)
+            raise
+        return again
+
+    def hold_apart(self, handle: int) -> None:
+        again = self.hold_again(handle)
+        try:
+            self.release(handle)
+            os.dup2(again, handle, inheritable=False)  # in one step: other threads always find it open
+        finally:
+            os.close(again)
 
     def leave(self, handle: int) -> bool:
         fcntl.fcntl(handle, self._try, self._release)

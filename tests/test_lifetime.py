@@ -1341,3 +1341,16 @@ def test_a_taken_name_is_told_before_anything_is_written(own_directory, monkeypa
         monkeypatch.setattr(segment, "_draft", None)
         with pytest.raises(sa.BlockExistsError):
             sa.zeros(1 << 40, name="taken")
+
+
+@pytest.mark.parametrize("umask", [0, 0o77, 0o277, 0o777])
+def test_blocks_are_private_whatever_the_umask(own_directory, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with sa.zeros(3, name="mine"):
+            assert os.stat(f"{own_directory}/mine").st_mode & 0o777 == 0o600
+            assert os.stat(registry(own_directory)).st_mode & 0o777 == 0o700
+        sa.zeros(3, file=tmp_path / "mine.npy")
+        assert os.stat(tmp_path / "mine.npy").st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)

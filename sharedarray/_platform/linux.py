@@ -59,6 +59,7 @@ def draft(directory: str) -> Draft:
         if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
             raise
         return scratch_draft(directory)
+    os.fchmod(handle, 0o600)  # whatever the umask
     return Draft(handle)
 
 

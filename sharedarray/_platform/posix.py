@@ -57,7 +57,9 @@ def user() -> str:
 def scratch_draft(directory: str) -> Draft:
     """A draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
-    return Draft(os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600), scratch)
+    handle = os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+    os.fchmod(handle, 0o600)  # whatever the umask
+    return Draft(handle, scratch)
 
 
 def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -242,6 +244,7 @@ def make_private_directory(path: str) -> None:
     except FileNotFoundError:
         try:
             os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)  # whatever the umask
         except FileExistsError:
             pass  # somebody was faster; whether it was us is looked at below
         found = os.lstat(path)

@@ -184,9 +184,17 @@ def _start(directory: str) -> _Connection:
         lock_path = f"{folder}/janitor.lock"
         try:
             starting = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            alive = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:  # a janitor that ends removes its files
+        except FileNotFoundError:  # a janitor that ends removes its files, and the registry
             continue
+        try:
+            os.fchmod(starting, 0o600)  # whatever the umask
+            alive = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            os.close(starting)
+            continue
+        except BaseException:
+            os.close(starting)
+            raise
         try:
             platform.lock(starting, _STARTING, 1, shared=False, wait=True)
             if platform.inode_of(lock_path) != platform.status(alive).inode:
@@ -217,6 +225,7 @@ def _launch(folder: str, alive: int) -> _Connection:
         with _short_path(folder) as path:
             platform.remove(f"{folder}/janitor.sock")
             listener.bind(path)
+            os.chmod(path, 0o600)  # whatever the umask
         listener.listen(_BACKLOG)
         connection = _Connection(folder)
         package = os.path.dirname(os.path.abspath(__file__))

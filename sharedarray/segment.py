@@ -442,7 +442,7 @@ def _draft(
     memory: bool = True,
 ) -> Draft:
     """A draft with every page of it allocated, and its first bytes in place."""
-    _check_room(directory, size, memory=memory)
+    check_room(directory, size, memory=memory)
     drafts: list[Draft] = []
 
     def start() -> int:
@@ -485,7 +485,7 @@ def _no_directory(directory: str) -> errors.BlockNotFoundError:
     )
 
 
-def _check_room(directory: str, size: int, *, memory: bool) -> None:
+def check_room(directory: str, size: int, *, memory: bool) -> None:
     """Refuse what is large and cannot fit before a page is taken; the kernel refuses what is small."""
     if size < _ROOM_CHECK:
         return

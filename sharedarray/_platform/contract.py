@@ -89,6 +89,12 @@ class Platform(Protocol):
     def close(self, handle: int) -> None:
         """Close a handle."""
 
+    def path_of(self, handle: int, pid: int | None = None) -> str | None:
+        """A path by which any process of this user opens what process `pid` has open, named or not.
+
+        None where the system has no such paths; this process when `pid` is None.
+        """
+
     def status(self, handle: int) -> Status:
         """Identity and size of an open block."""
 

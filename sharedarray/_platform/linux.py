@@ -76,6 +76,10 @@ def publish(draft: Draft, path: str) -> None:
         os.unlink(draft.scratch)
 
 
+def path_of(handle: int, pid: int | None = None) -> str | None:
+    return f"/proc/{os.getpid() if pid is None else pid}/fd/{handle}"
+
+
 def pin(handle: int, path: str) -> None:
     os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle)
 

@@ -9,6 +9,8 @@ What differs from Linux:
   (``F_GETPATH``), so a block that was unlinked counts as closed in a forked child.
 - ``F_OFD_*`` are there as on Linux, with other numbers and another ``struct flock``; the locking itself is
   the code that Linux tests. (portalocker and filelock lock whole files, and a lease is a byte.)
+- Nor is there a path to what another process has open, so pools have no recycled memory here, and large plain
+  arrays go through the pipe.
 - Processes and memory are looked at with psutil, which the package requires here.
 """
 
@@ -65,6 +67,10 @@ def reserve(handle: int, size: int) -> None:
 def publish(draft: Draft, path: str) -> None:
     os.link(str(draft.scratch), path)
     os.unlink(str(draft.scratch))
+
+
+def path_of(handle: int, pid: int | None = None) -> str | None:
+    return None
 
 
 def pin(handle: int, path: str) -> None:

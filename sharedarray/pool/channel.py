@@ -1,4 +1,4 @@
-"""One end of the pipe between the pool and a worker: frames in, frames out.
+"""One end of the pipes between the pool and a worker: frames in, frames out.
 
 Why it cannot deadlock, whatever the size of what is sent. A deadlock needs two parties that both wait until
 the other reads. The pool's end never waits: it is non-blocking, what the kernel does not take at once stays
@@ -6,93 +6,190 @@ in a queue of this object until the pipe is writable again, and meanwhile the po
 worker may block while it writes a large result, since the pool always reads; and it may block while it reads,
 for then it has nothing to write. A worker that stands still (a debugger, SIGSTOP) delays only itself.
 
-Large buffers are received straight into the memory that they will live in; small frames are cut out of one
-block that a single call to the kernel fills, often with several frames.
+Two pipes and not a pair of sockets, because a small write to a pipe takes a third of the time. The price is
+SIGPIPE, which a program may have given its deadly default back: see `Channel.send`.
+
+Small frames are cut out of one block that a single call to the kernel fills, often with many frames.
 """
 
 from __future__ import annotations
 
-import itertools
-import socket
+import os
+import select
+import signal
+import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
+from multiprocessing.connection import Connection
 
-from sharedarray.pool.messages import HEADER, LENGTH, Buffer, Frame, Kind, encode, layout
+from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Glance"]
 
-# Bytes asked of the kernel when nothing is known about what comes: the default size of a socket's buffer is a
-# small multiple of this, and clearing more than this would cost more than the calls that it saves.
+# Bytes asked of the kernel at a time: what a pipe holds.
 _CHUNK = 1 << 16
+try:  # The function behind signal.getsignal, without the making of an enum member: it is asked at each write.
+    from _signal import getsignal as _getsignal
+except ImportError:
+    _getsignal = signal.getsignal
 # Pieces in one vectored write: the smallest IOV_MAX that POSIX systems have in practice.
 _PIECES = 1024
-# A program may have given SIGPIPE its deadly default back; a worker that died must not end the program by it.
-_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
-class Channel:
-    """Send and receive frames over a connected stream socket.
+class Glance:
+    """Whether, and for how long, to look for a message again and again before going to sleep.
+
+    Waking a sleeping processor costs some 50 us on many machines, more than all else in the round trip of a
+    small task. A short look saves it where messages come in quick succession, and costs as much where they do
+    not, so each success makes the next look likelier, and looks in vain become rare: after each, twice as many
+    waits as before go to sleep at once.
 
     Parameters
     ----------
-    sock
-        The socket; the channel owns it from here on. Non-blocking at the pool's end, blocking at the
-        worker's.
+    seconds
+        The longest look.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._skip = 0
+        self._penalty = 1
+
+    def worthwhile(self) -> bool:
+        """Say whether to look this time."""
+        if not self.seconds:
+            return False
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def looked(self, found: bool) -> None:
+        """Learn from one look."""
+        if found:
+            self._penalty = 1
+        else:
+            self._penalty = min(2 * self._penalty, _RAREST)
+            self._skip = self._penalty
+
+
+# Waits that go to sleep at once after a row of looks in vain, at most.
+_RAREST = 64
+
+
+class Channel:
+    """Send and receive frames.
+
+    Parameters
+    ----------
+    reader, writer
+        The ends of two pipes; the channel owns them from here on.
+    blocking
+        Whether writing and reading may wait: at the worker's end.
 
     Notes
     -----
-    One thread at a time may send, and one may receive; the pool's engine has a lock for the first.
+    One thread at a time may send, and one may receive; the pool's engine sees to that.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, reader: Connection, writer: Connection, *, blocking: bool) -> None:
+        self._reader, self._writer = reader, writer
+        self._in, self._out = reader.fileno(), writer.fileno()
+        # A worker whose pool is gone may well end by the signal.
+        self._guarded = not blocking and hasattr(signal, "SIGPIPE")
+        os.set_blocking(self._in, blocking)
+        os.set_blocking(self._out, blocking)
         self._unsent: deque[memoryview] = deque()
+        self._short: list[Buffer] = []  # frames, to be joined
         self._chunk = bytearray(_CHUNK)
+        self._view = memoryview(self._chunk)
         self._start = 0
         self._end = 0
         self._header: tuple[int, ...] | None = None
+        self._entries: list[Entry] = []
         self._body: list[bytearray] = []
         self._filling: list[memoryview] = []
+        self._poll: select.poll | None = None
 
     def fileno(self) -> int:
-        """Return the descriptor of the socket, -1 once closed."""
-        return self._sock.fileno()
+        """Return the descriptor that is read from."""
+        return self._in
+
+    @property
+    def out(self) -> int:
+        """The descriptor that is written to."""
+        return self._out
 
     def close(self) -> None:
-        """Close the socket and drop what was not sent."""
+        """Close both pipes and drop what was not sent. Idempotent."""
         self._unsent.clear()
-        self._sock.close()
+        self._short.clear()
+        self._reader.close()
+        self._writer.close()
 
     # Sending
 
     def send(
-        self, kind: Kind, task: int = 0, flags: int = 0, stream: Buffer = b"", buffers: Sequence[Buffer] = ()
+        self,
+        kind: int,
+        flags: int = 0,
+        item: int = 0,
+        task: int = 0,
+        began: int = 0,
+        ended: int = 0,
+        stream: Buffer = b"",
+        entries: Sequence[Entry] = (),
+        inline: Sequence[Buffer] = (),
     ) -> bool:
         """Send one frame, or as much as the kernel takes of it; see `flush`."""
-        pieces = encode(kind, task, flags, stream, buffers)
-        if len(pieces) == 1 and not self._unsent:
-            # Nearly every frame: one short piece, taken whole.
-            piece = pieces[0]
-            try:
-                sent = self._sock.send(piece, _FLAGS)
-            except BlockingIOError:
-                sent = 0
-            if sent == len(piece):
-                return True
-            self._unsent.append(memoryview(piece)[sent:])
-        else:
-            self._unsent.extend(memoryview(piece) for piece in pieces if len(piece))
+        self.queue(encode(kind, flags, item, task, began, ended, stream, entries, inline))
         return self.flush()
 
-    def flush(self) -> bool:
+    def write(self, frames: bytes) -> bool:
+        """Send whole frames that are small, or as much as the kernel takes of them; see `flush`."""
+        self._short.append(frames)
+        return self.flush()
+
+    def queue(self, pieces: Sequence[Buffer]) -> None:
+        """Put the pieces of a frame behind what is still unsent, for the next `flush`."""
+        if len(pieces) == 1:
+            self._short.append(pieces[0])
+            return
+        self._gather()
+        self._unsent.extend(memoryview(piece).cast("B") for piece in pieces if len(piece))
+
+    def _gather(self) -> None:
+        if self._short:
+            self._unsent.append(memoryview(b"".join(self._short)))
+            self._short.clear()
+
+    def flush(self, *, safe: bool = False) -> bool:
         """Write what is still unsent; return False when the kernel takes no more now.
 
-        A blocking socket never returns False.
+        A blocking channel never returns False. One thread of the pool blocks SIGPIPE and says so by ``safe``;
+        where the program has given that signal its deadly default back, every other thread leaves the writing
+        to it.
         """
         unsent = self._unsent
+        if not safe and self._deadly():
+            self._gather()
+            return not unsent
+        if self._short and not unsent:
+            # Nearly always: a few short frames, taken whole.
+            frames = self._short[0] if len(self._short) == 1 else b"".join(self._short)
+            self._short.clear()
+            try:
+                sent = os.write(self._out, frames)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(frames):
+                return True
+            unsent.append(memoryview(frames)[sent:])
+        self._gather()
         while unsent:
             try:
-                sent = self._sock.sendmsg(list(itertools.islice(unsent, _PIECES)), [], _FLAGS)
+                sent = os.writev(self._out, list(islice(unsent, _PIECES)))
             except BlockingIOError:
                 return False
             while sent:
@@ -103,10 +200,14 @@ class Channel:
                     sent = 0
         return True
 
+    def _deadly(self) -> bool:
+        """Whether writing to a worker that died would end this program."""
+        return self._guarded and _getsignal(signal.SIGPIPE) == signal.SIG_DFL
+
     @property
     def unsent(self) -> bool:
         """Whether something waits for the pipe to become writable."""
-        return bool(self._unsent)
+        return bool(self._unsent or self._short)
 
     # Receiving
 
@@ -115,84 +216,138 @@ class Channel:
         """Whether bytes that were read already wait to be made into a frame."""
         return self._end > self._start
 
+    def poll(self, timeout: float | None) -> bool:
+        """Wait until there is something to read, for as many seconds; say whether there is."""
+        if self._end > self._start:
+            return True
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._in, select.POLLIN)
+        return bool(self._poll.poll(None if timeout is None else timeout * 1000))
+
+    def look(self, glance: Glance) -> None:
+        """Look for something to read for a short time, without sleeping."""
+        if self._end > self._start or not glance.worthwhile():
+            return
+        end = time.perf_counter() + glance.seconds
+        poll = self.poll
+        while not (found := poll(0)) and time.perf_counter() < end:
+            pass
+        glance.looked(found)
+
     def receive(self) -> Frame | None:
-        """Return the next frame; None when it has not fully arrived and the socket is non-blocking.
+        """Return the next frame; None when it has not fully arrived and the channel does not block.
 
         Raises
         ------
         EOFError
             The other end is closed, be it between two frames or within one.
-        ConnectionResetError
-            The other end was closed before it had read everything that was sent to it.
         """
         while True:
             frame = self._next()
             if frame is not None:
                 return frame
-            if self._filling:
-                target = self._filling[-1]
-                count = self._read(target)
-                if count is None:
-                    return None
-                if count == len(target):
-                    self._filling.pop()
-                else:
-                    self._filling[-1] = target[count:]
-            else:
-                self._make_room()
-                count = self._read(memoryview(self._chunk)[self._end :])
-                if count is None:
-                    return None
-                self._end += count
+            if not self._read():
+                return None
 
-    def _read(self, target: memoryview) -> int | None:
+    def receive_all(self) -> list[Frame]:
+        """Return all frames that one call to the kernel completes.
+
+        Raises
+        ------
+        EOFError
+            The other end is closed, and there is nothing left to read.
+        """
+        frames: list[Frame] = []
+        while self._read():
+            if self._header is None:
+                self._cut_short_ones(frames)
+            while (frame := self._next()) is not None:
+                frames.append(frame)
+                self._cut_short_ones(frames)
+            if not self._filling:
+                break
+        return frames
+
+    def _cut_short_ones(self, frames: list[Frame]) -> None:
+        """Cut out the frames without a table that are here as a whole, which is what nearly all are."""
+        chunk, start, end = self._chunk, self._start, self._end
+        size, unpack, new = HEADER.size, HEADER.unpack_from, tuple.__new__
+        while end - start >= size:
+            kind, flags, count, item, task, length, began, ended = unpack(chunk, start)
+            stop = start + size + length
+            if count or stop > end:
+                break
+            # As Frame(...) would do, in a third of the time.
+            frames.append(
+                new(Frame, (kind, flags, item, task, began, ended, chunk[start + size : stop], (), ()))
+            )
+            start = stop
+        self._start = start
+
+    def _read(self) -> bool:
+        """Read once; return False when there is nothing to read now."""
+        if self._filling:
+            target = self._filling[-1]
+        else:
+            self._make_room()
+            target = self._view[self._end :]
         try:
-            count = self._sock.recv_into(target)
+            count = os.readv(self._in, [target])
         except BlockingIOError:
-            return None
+            return False
         if count == 0:
             raise EOFError
-        return count
+        if not self._filling:
+            self._end += count
+        elif count == len(target):
+            self._filling.pop()
+        else:
+            self._filling[-1] = target[count:]
+        return True
 
     def _make_room(self) -> None:
         """Move the start of an unfinished frame to the front, so that the next read can be a long one."""
         if self._start:
             rest = self._end - self._start
-            self._chunk[:rest] = self._chunk[self._start : self._end]
+            self._view[:rest] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, rest
 
     def _next(self) -> Frame | None:
         """Return a frame if all of it is here; otherwise leave in ``_filling`` what has to be read for it."""
         if self._header is None:
-            if self._end - self._start < HEADER.size:
+            begin = self._start + HEADER.size
+            if self._end < begin:
                 return None
-            kind, flags, _, count, task, length = HEADER.unpack_from(self._chunk, self._start)
-            if not count and self._end - self._start - HEADER.size >= length:
-                begin = self._start + HEADER.size
-                stream = bytes(memoryview(self._chunk)[begin : begin + length])
-                self._start = begin + length
-                return Frame(Kind(kind), task, flags, stream)
-            self._start += HEADER.size
-            self._header = (kind, flags, count, task, length)
-            self._expect([LENGTH.size * count] if count else [length])
+            kind, flags, count, item, task, length, began, ended = HEADER.unpack_from(
+                self._chunk, self._start
+            )
+            stop = begin + length
+            if not count and stop <= self._end:
+                self._start = stop
+                return Frame(kind, flags, item, task, began, ended, bytes(self._view[begin:stop]))
+            self._start = begin
+            self._header = (kind, flags, count, item, task, length, began, ended)
+            self._entries = []
+            self._expect([ENTRY.size * count] if count else [length])
         if self._filling:
             return None
-        kind, flags, count, task, length = self._header
-        if count and len(self._body) == 1:
-            self._expect([length, *layout(self._body[0])])
+        kind, flags, count, item, task, length, began, ended = self._header
+        if count and not self._entries:
+            self._entries = entries_of(self._body.pop())
+            self._expect([length, *(entry.length for entry in self._entries if not entry.slot)])
             if self._filling:
                 return None
         body, self._body, self._header = self._body, [], None
-        if count:
-            return Frame(Kind(kind), task, flags, body[1], body[2:])
-        return Frame(Kind(kind), task, flags, body[0])
+        entries, self._entries = self._entries, []
+        return Frame(kind, flags, item, task, began, ended, body[0], entries, body[1:])
 
     def _expect(self, sizes: list[int]) -> None:
         """Make room for parts of these sizes; fill what is here already, and note what is not."""
         for size in sizes:
             part = bytearray(size)
             here = min(size, self._end - self._start)
-            part[:here] = memoryview(self._chunk)[self._start : self._start + here]
+            part[:here] = self._view[self._start : self._start + here]
             self._start += here
             self._body.append(part)
             if here < size:

@@ -5,31 +5,37 @@
     caller's threads                  management thread                     worker processes
     ----------------                  -----------------                     ----------------
     submit: pickle the call
-       |-- a worker is free? ------- TASK over its pipe ------------------> call the function
+       |-- a worker has room? ------ TASK over its pipe ------------------> call the function
        `-- else queue it  --------.                                             |
                                   v                                             |
-                          selector: wake-up, pipes, exits  <-- RESULT, ERROR ---'
-                            |   load the answer, give the worker its next task,
-    future.result()  <------'   settle the future
-                                a worker ended: fail or retry its task, replace it
+                          watch: wake-up, exits, and the pipes   <-- RESULT, ERROR ---'
+                            |   load the answers, hand out what is queued,
+    future.result()  <------'   settle the futures
+         |                      a worker ended: fail or retry what it had begun, replace it
+         `-- nobody reads? read the pipes here
 
-One thread waits in one call for everything: pipes that can be read (or written, where something is unsent),
-processes that ended, and a socket by which other threads wake it. It holds no task, result or exception in
-its own variables while it waits, so nothing is kept alive by an idle pool.
+**Who reads.** One thread at a time reads the workers' answers: the *reader*. That is the management thread,
+until somebody waits for a result: he leaves the pipes out of what the management thread watches, and reads
+them himself (`help`), which saves the wake-up of one thread in every round trip. The management thread asks
+for the reading back when a worker has ended. Whoever reads does the same things with what he finds.
 
 **One lock** guards the queue, the members and their state. It is never held while a process is started, while
-something of the user's is unpickled, or while a future is settled, since its callbacks may call `submit`.
+something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
+`submit`.
 
-**Who writes to a pipe.** A caller that finds a worker free writes the task itself, which saves a wake-up;
-everything else is written by the management thread; both under the lock. Ctrl-C may break a caller off in the
-middle of that. A half-written frame would make nonsense of all that follow, so such a worker is doomed: it is
-killed and replaced, and its task was the one whose submission was interrupted.
+**How much a worker is given.** While nobody knows how long a function takes, one item at a time. After that,
+as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits for the
+next one. A worker that has nothing to do gets the second half of what another one has not begun
+(`Member.take_back`), so nothing waits behind a slow item while there is somebody to run it.
+
+**Ctrl-C** may break a caller off anywhere. While he waits, nothing is lost. In the middle of reading or
+writing, a frame may be: the worker concerned is doomed then, it is killed and replaced, and what it had begun
+fails with `WorkerDied`, which in this case is the truth.
 
 **How a death is noticed.** By the process itself (a descriptor for it where the kernel has such, else
 multiprocessing's sentinel), never by the pipe alone: processes that a task forked may keep a pipe open. What
-had arrived before is heard first, so a result that was sent whole counts. When the kernel says that the dead
-worker had not read all that was sent to it (a reset connection), its task had not begun, and is simply given
-to another.
+had arrived before is heard first, so a result that was sent whole counts. Of what is left, the worker's
+semaphore tells what it had not begun; that is simply given to others.
 
 **How it ends.** `shutdown` sets a flag and wakes the thread, which stops the workers that have nothing to do,
 and leaves when the last has gone. The same happens when the pool is garbage collected, and at the
@@ -41,122 +47,61 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
+import itertools
+import multiprocessing
 import os
-import selectors
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import wait as wait_ready
 from typing import Any
 
 from sharedarray import errors
 from sharedarray.pool import deaths, failures, processes
-from sharedarray.pool.channel import Channel
-from sharedarray.pool.messages import HOLDS, SHARES, Frame, Kind
-from sharedarray.pool.pickling import Pickled, dumps, loads
-from sharedarray.pool.worker import Setup
+from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.ledger import Ledger
+from sharedarray.pool.members import Member
+from sharedarray.pool.messages import HOLDS, STREAM, Frame, Kind, encode
+from sharedarray.pool.pickling import Parcel, dump_call, dumps, loads, simple
+from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
+from sharedarray.pool.reports import PoolStats
+from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
+from sharedarray.pool.watching import Watch, watch
+from sharedarray.pool.worker import Ends, Setup
 
 __all__ = ["Engine", "name_of"]
 
 # Workers that may die one after the other before any of them is ready. Fewer would give up on a machine
 # that is short of memory for a moment; more would only repeat what an initializer does each time.
 _EARLY_DEATHS = 3
-# Times that a task may be handed to a worker that is dead before it has read it. Only somebody who kills
+# Times that a task may be handed to a worker that is dead before it has begun it. Only somebody who kills
 # workers from outside gets this far.
 _HANDOVERS = 10
 # Seconds until a worker that hung up is ended, and until the exit code of one that ended is given up.
 _PATIENCE = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """One call that somebody waits for.
-
-    Attributes
-    ----------
-    future
-        Where its outcome goes.
-    label
-        The function's name, for people.
-    pickled
-        The call, ready to be sent, perhaps more than once.
-    kept
-        The function and its arguments, as long as ``pickled`` refers to memory of theirs.
-    retries
-        How many deaths of a worker it may still survive.
-    handovers
-        How many dead workers it was handed to in vain.
-    """
-
-    number: int
-    future: Future[Any]
-    label: str
-    pickled: Pickled | None
-    kept: object
-    retries: int
-    handovers: int = 0
-
-    def release(self) -> None:
-        """Let go of the arguments: nothing will be sent again."""
-        self.pickled = self.kept = None
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """One worker, seen from the pool.
-
-    Attributes
-    ----------
-    ready
-        It has run the initializer.
-    task
-        What it was given and has not answered.
-    given
-        How many tasks it was given in its life.
-    leaving
-        It was told to stop, and gets nothing any more.
-    doomed
-        It has to be killed.
-    unread
-        It went without reading all that it was sent.
-    hung_up, ended, killed
-        Its end of the pipe is closed; its process has ended; it was sent a deadly signal by us.
-    writing
-        Whether the pipe is watched for room to write.
-    exit
-        The descriptor that becomes readable when it ends; closed by us where it is a process descriptor.
-    """
-
-    process: processes.WorkerProcess
-    channel: Channel
-    ready: bool = False
-    task: Task | None = None
-    given: int = 0
-    leaving: bool = False
-    doomed: bool = False
-    unread: bool = False
-    hung_up: bool = False
-    ended: bool = False
-    killed: bool = False
-    writing: bool = False
-    exit: int = -1
-    exit_is_ours: bool = False
-
-    @property
-    def free(self) -> bool:
-        """Whether it can be given a task now."""
-        return self.ready and self.task is None and not self.going
-
-    @property
-    def going(self) -> bool:
-        """Whether it will get no task any more."""
-        return self.leaving or self.doomed or self.hung_up or self.ended
+# Seconds of work that a worker is given ahead: several times what it takes to hand out more.
+_AHEAD = 0.003
+# Seconds that a task may take to be worth having a second one waiting behind it: beyond this, the pause
+# between two tasks is lost in the time of the task.
+_LONG = 0.1
+# Items that a worker has at most, however short they are.
+_DEEPEST = 2000
+# Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
+_LARGE_DEEP = 2
+# Seconds that an item must have been running, or that what waits behind it must be expected to take, for it to
+# be worth taking that back.
+_STUCK, _WORTH_MOVING = 0.001, 0.0003
+# Seconds that a waiter looks for an answer before he sleeps, and how long a task may take to be looked for.
+_LOOK, _QUICK = 60e-6, 150e-6
+# Seconds between two looks of the management thread while many small tasks are under way.
+_NAP = 300e-6
+# Bytes of arguments that are copied before there is a worker for them.
+_EAGER = BUSY_LIMIT
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -195,7 +140,9 @@ class Engine:
         retries: int,
         at_end: Callable[[], None],
     ) -> None:
-        self._workers = workers
+        self.workers = workers
+        self.ledger = Ledger()
+        self.store = Store(self._returned)
         self._method = method
         self._setup = setup
         self._max_tasks = max_tasks
@@ -205,8 +152,8 @@ class Engine:
         self._lock = threading.Lock()
         self._queue: deque[Task] = deque()
         self._members: list[Member] = []
+        self._by_pipe: dict[int, Member] = {}
         self._started = 0
-        self._submitted = 0
         self._early_deaths = 0
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -216,12 +163,28 @@ class Engine:
         self._aborting = False
         self._forsaken = False
         self._broken: Callable[[], errors.WorkerDied] | None = None
-        self._selector: selectors.BaseSelector | None = None
+        # What the management thread watches: its bell, the workers' ends, and the watch of all pipes.
+        self._watch: Watch | None = None
+        self._pipes: Watch | None = None
+        self._handlers: dict[int, Callable[[], None]] = {}
         self._bell: socket.socket | None = None
         self._ear: socket.socket | None = None
+        self._nudge_in = self._nudge_out = -1
+        # Who reads the pipes: {"reader": the ident of a thread}. A dict, for setdefault cannot be interrupted
+        # between asking and taking.
+        self._reading: dict[str, int] = {}
+        self._reading_free = threading.Event()
+        self._wanted_back = False
+        self._glance = Glance(_LOOK if _processors() > 1 else 0)
+        # When the management thread has to look at something: at a worker that may be stuck, at idle memory.
+        self._look_at: float | None = None
+        self._trim_at: float | None = None
+        self._active = time.monotonic()
+        # Calls that are over, whose function the workers may forget.
+        self._functions_over: deque[int] = deque()
         _engines.add(self)
 
-    # For other threads
+    # For other threads: calls
 
     def submit(
         self,
@@ -231,51 +194,356 @@ class Engine:
         *,
         label: str | None = None,
         retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
     ) -> Future[Any]:
-        """Have a worker call ``function``; return the future of what comes of it."""
+        """Have a worker call ``function``; return the future of what comes of it.
+
+        Parameters
+        ----------
+        function, args, kwargs
+            The call.
+        label
+            What to call the function in messages.
+        retries
+            How often it is run again when its worker died; the pool's number when None.
+        limit
+            Seconds that it may run, before its worker is killed.
+        deadline
+            When it must be over, in seconds of the monotonic clock.
+        """
         self._check_open()
-        future: Future[Any] = Future()
-        label = label or name_of(function)
-        call = (function, args, kwargs)
+        future = PoolFuture(self)
+        if label is None:
+            label = name_of(function)
         try:
-            pickled = dumps(call)
+            pickled = dump_call(function, args, kwargs)
         except Exception as reason:
             future.set_exception(_unsendable(label, reason))
             return future
         task = Task(
-            number=0,
-            future=future,
-            label=label,
+            0,
+            future,
+            label,
             pickled=pickled,
-            kept=call if pickled.shares or pickled.buffers else None,
+            kept=(function, args, kwargs) if pickled.shares or pickled.parcels else None,
             retries=self._retries if retries is None else retries,
+            limit=limit,
+            deadline=deadline,
         )
-        with self._lock:
-            self._check_open()
-            self._submitted += 1
-            task.number = self._submitted
-            if self._thread is None:
-                self._start()
-            self._accept(task)
+        task.call = task.number
+        future._task, future._call = task, task.number
+        if not pickled.plain:
+            # Now, if there is room for it, so that the caller may change his arrays; when it is sent, if not.
+            pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+        self.ledger.called(task.call, label, pickled)
+        self._accept([task])
         return future
 
-    def _accept(self, task: Task) -> None:
-        if not self._queue:
-            member = next((member for member in self._members if member.free), None)
-            if member is not None:
-                try:
-                    given = self._give(member, task)
-                except BaseException:
-                    member.doomed = True
-                    self.wake()
-                    raise
-                if given:
-                    if member.channel.unsent:
-                        self.wake()
-                    return
-        self._queue.append(task)
-        if self._may_start() or any(member.free or member.doomed for member in self._members):
+    def map(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> Gathering:
+        """Have ``function`` called on each tuple of arguments; return where the outcomes gather, in order."""
+        self._check_open()
+        gathering = Gathering(self, len(calls))
+        again = self._retries if retries is None else retries
+        shared = self.function_of(function)
+        options: dict[str, Any] = {
+            "function": shared,
+            "retries": again,
+            "limit": limit,
+            "deadline": deadline,
+        }
+        tasks: list[Task] = []
+        known: dict[int, Parcel] = {}
+        start = 0
+        for plain, group in itertools.groupby(calls, simple):
+            items = list(group)
+            if plain:
+                tasks.append(
+                    Task(
+                        shared.number,
+                        gathering,
+                        shared.label,
+                        first=start,
+                        count=len(items),
+                        items=calls,
+                        **options,
+                    )
+                )
+            else:
+                made = [
+                    self._item(shared, gathering, index, args, known, options)
+                    for index, args in enumerate(items, start)
+                ]
+                tasks += [task for task in made if task is not None]
+            start += len(items)
+        self.ledger.called_many(shared.number, shared.label, shared.pickled, len(calls))
+        if tasks:
+            self._accept(tasks)
+        return gathering
+
+    def _item(
+        self,
+        function: Function,
+        sink: Gathering,
+        index: int,
+        args: tuple[Any, ...],
+        known: dict[int, Parcel] | None,
+        options: dict[str, Any],
+    ) -> Task | None:
+        """Return the task for one item; None where it cannot be sent, which is its outcome then."""
+        task = Task(function.number, sink, function.label, first=index, **options)
+        try:
+            task.pickled = dump_call(None, args, {}, known)
+        except Exception as reason:
+            sink.put(index, [Raised(_unsendable(function.label, reason))])
+            return None
+        self.ledger.sends(function.number, task.pickled)
+        task.kept = args if task.pickled.shares or task.pickled.parcels else None
+        return task
+
+    def function_of(self, function: Callable[..., Any]) -> Function:
+        """Return a function that is sent once to each worker for many items."""
+        label = name_of(function)
+        try:
+            pickled = dumps(function, many=True)
+        except Exception as reason:
+            raise _unsendable(label, reason) from reason
+        made = Function(new_number(), label, pickled)
+        weakref.finalize(made, self._over_with, made.number).atexit = False
+        return made
+
+    def add(
+        self,
+        function: Function,
+        sink: Gathering,
+        args: tuple[Any, ...],
+        *,
+        retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Have one more item done for a gathering whose outcomes are taken as they come."""
+        self._check_open()
+        options: dict[str, Any] = {
+            "function": function,
+            "retries": self._retries if retries is None else retries,
+            "limit": limit,
+            "deadline": deadline,
+        }
+        task = self._item(function, sink, 0, args, None, options)
+        if task is not None and task.pickled is not None:
+            if not task.pickled.stowed:
+                task.pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+            self._accept([task])
+
+    @property
+    def _eager(self) -> int:
+        return min(_EAGER, self.store.limits[0])
+
+    def _accept(self, tasks: Sequence[Task]) -> None:
+        with self._lock:
+            try:
+                self._check_open()
+            except BaseException:
+                for task in tasks:
+                    task.release()
+                raise
+            if self._thread is None:
+                self._start()
+            self._queue.extend(tasks)
+            if not self._will_be_dealt(tasks[-1]):
+                self._deal(tasks[-1])
+        if len(self._members) < self.workers and self._may_start():
             self.wake()
+
+    def _will_be_dealt(self, task: Task) -> bool:
+        """Whether a small task can wait for the next answer, when many are handed out in one message."""
+        seconds = self.ledger.duration(task.label)
+        if seconds is None or seconds > _QUICK:
+            return False
+        members = self._members
+        for member in members:
+            if not member.load or not member.open:
+                return False
+        return len(members) >= self.workers
+
+    def _deal(self, newest: Task) -> None:
+        """Hand out in a caller's thread, under the lock."""
+        try:
+            self._hand_out()
+        except BaseException:
+            # Ctrl-C. Nobody knows which frame was cut off; the newest task is the one that was interrupted.
+            for member in self._members:
+                if member.tasks and member.tasks[-1] is newest:
+                    member.doomed = True
+            self.wake()
+            raise
+
+    # For other threads: waiting
+
+    def help(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Read answers until ``done`` says so, or time is up, or somebody else does it.
+
+        Parameters
+        ----------
+        done
+            Whether what the caller waits for is there.
+        deadline
+            In seconds of the monotonic clock; None to wait as long as it takes.
+        """
+        if self._pipes is None or self._thread is None or self._is_copy():
+            return
+        me = threading.get_ident()
+        reading = self._reading
+        if reading.get("reader") == me:
+            # In a callback, while this very thread reads: it must not wait for itself.
+            self._read_until(done, deadline)
+            return
+        try:
+            if reading.setdefault("reader", me) == me:
+                self._read_until(done, deadline)
+        finally:
+            if reading.get("reader") == me:
+                self._stop_reading()
+
+    def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+        pipes, outer = self._pipes, self._watch
+        assert pipes is not None
+        assert outer is not None
+        with self._lock:
+            if self._ended:
+                return
+            outer.expect(pipes.fileno(), read=False, write=False)
+        while not done() and not self._wanted_back and not self._over.is_set():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            ready = self._look(pipes) or pipes.wait(left)
+            self._attend(ready)
+            del ready
+
+    def _look(self, pipes: Watch) -> list[tuple[int, bool, bool]]:
+        """Look for answers for a short time without sleeping, where that is likely to find some."""
+        glance = self._glance
+        if not glance.worthwhile() or not self.ledger.quick(_QUICK):
+            return []
+        end = time.perf_counter() + glance.seconds
+        while not (ready := pipes.wait(0)) and time.perf_counter() < end:
+            pass
+        glance.looked(bool(ready))
+        return ready
+
+    def _stop_reading(self) -> None:
+        """Give the pipes back to the management thread."""
+        try:
+            with self._lock:
+                if self._watch is not None and self._pipes is not None and not self._ended:
+                    self._watch.expect(self._pipes.fileno(), read=True, write=False)
+        finally:
+            self._reading.pop("reader", None)
+            self._reading_free.set()
+        if self._wants_attention():
+            self.wake()
+
+    def _wants_attention(self) -> bool:
+        """Say whether the management thread has to do something that only it does."""
+        if self.store.dirty and self._trim_at is None:
+            return True
+        return self._shutting or self._may_start() or any(member.doomed for member in self._members)
+
+    def nudge(self) -> None:
+        """Have whoever reads answers for somebody look whether that is still wanted."""
+        if self._reading.get("reader", threading.get_ident()) != threading.get_ident():
+            with contextlib.suppress(OSError):
+                os.write(self._nudge_in, b"\0")
+
+    def withdraw(self, task: Task, *, running: bool) -> bool:
+        """Take a task back from a worker that has not begun it, or end the worker that has.
+
+        Parameters
+        ----------
+        task
+            Which.
+        running
+            Whether to end it even when it has begun.
+
+        Returns
+        -------
+        bool
+            Whether it will not be run to its end.
+        """
+        if self._is_copy():
+            return False
+        with self._lock:
+            member = next((m for m in self._members if task in m.tasks), None)
+            if member is None:
+                return False
+            behind = 0
+            for other in reversed(member.tasks):
+                behind += other.left
+                if other is task:
+                    break
+            back = member.take_back(behind)
+            mine = task in back
+            self._queue.extendleft(other for other in reversed(back) if other is not task)
+            if not mine:
+                if running and member.tasks and member.tasks[0] is task:
+                    self._condemn(member, _cancelled)
+                    mine = True
+                self._hand_out()
+                self.wake()
+                return mine
+            self._hand_out()
+        self.wake()
+        task.sink.cancel_items(task.first + task.done, task.left)
+        task.release()
+        return True
+
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for what others have to do, for none of it is its own to do."""
+        return (
+            threading.current_thread() is not self._thread
+            and self._reading.get("reader") != threading.get_ident()
+        )
+
+    def is_first(self, task: Task) -> bool:
+        """Whether a task is the one that its worker is at."""
+        with self._lock:
+            return any(member.tasks and member.tasks[0] is task for member in self._members)
+
+    def forget(self, sink: Sink, *, running: bool = False) -> None:
+        """Give up on all that is done for somebody and has not begun; on what runs as well, if so wished."""
+        if self._is_copy():
+            return
+        with self._lock:
+            gone = [task for task in self._queue if task.sink is sink]
+            if gone:
+                self._queue = deque(task for task in self._queue if task.sink is not sink)
+            for member in self._members:
+                if any(task.sink is sink for task in member.tasks):
+                    back = member.take_back(member.load)
+                    gone += [task for task in back if task.sink is sink]
+                    self._queue.extendleft(task for task in reversed(back) if task.sink is not sink)
+                    if running and member.tasks and member.tasks[0].sink is sink:
+                        self._condemn(member, _cancelled)
+            self._hand_out()
+        for task in gone:
+            task.release()
+        self.wake()
+
+    def _condemn(self, member: Member, sentence: Callable[[], BaseException]) -> None:
+        member.sentence = sentence
+        member.doomed = True
+
+    # For other threads: the end
 
     def shutdown(self, *, wait: bool, cancel: bool) -> None:
         """Accept nothing more; end when what was accepted is done."""
@@ -326,6 +594,49 @@ class Engine:
             pids = [member.process.pid for member in self._members if member.exit >= 0]
         return [pid for pid in pids if pid is not None]
 
+    def stats(self) -> PoolStats:
+        """Return what is being done and was done."""
+        with self._lock:
+            loads = [member.load for member in self._members]
+            queued = sum(task.left for task in self._queue) + sum(max(0, load - 1) for load in loads)
+        busy = sum(load > 0 for load in loads)
+        used, free, count = self.store.sizes()
+        limit, idle_limit = self.store.limits
+        ledger = self.ledger
+        shared, copied, pickled = ledger.totals()
+        return PoolStats(
+            workers=len(loads),
+            busy=busy,
+            max_workers=self.workers,
+            queued=queued,
+            running=busy,
+            done=ledger.done,
+            failed=ledger.failed,
+            cancelled=ledger.cancelled,
+            retried=ledger.retried,
+            died=ledger.died,
+            replaced=max(0, self._started - self.workers),
+            recycled_bytes=used + free,
+            recycled_in_use=used,
+            recycled_free=free,
+            recycled_blocks=count,
+            recycled_limit=limit,
+            recycled_idle_limit=idle_limit,
+            shared_bytes=shared,
+            copied_bytes=copied,
+            pickled_bytes=pickled,
+        )
+
+    def _returned(self) -> None:
+        """Hear that a result in recycled memory is gone; in any thread, at any moment."""
+        if self._trim_at is None or self._trim_at > time.monotonic() + TRIM_AFTER:
+            self.wake()
+
+    def _over_with(self, call: int) -> None:
+        """Hear, at any moment, that a function is not needed any more."""
+        self._functions_over.append(call)
+        self.wake()
+
     def _is_copy(self) -> bool:
         return self._owner != os.getpid()
 
@@ -348,21 +659,36 @@ class Engine:
     # Beginning and end of the management thread
 
     def _start(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._watch, self._pipes = watch(), watch()
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)
         self._bell.setblocking(False)
-        self._selector.register(self._ear, selectors.EVENT_READ, self._woken)
+        self._nudge_out, self._nudge_in = os.pipe()
+        os.set_blocking(self._nudge_out, False)
+        os.set_blocking(self._nudge_in, False)
+        self._pipes.add(self._nudge_out)
+        self._watch_for(self._ear.fileno(), self._woken)
+        self._watch_for(self._pipes.fileno(), self._read)
         processes.make_ready(self._method)
         if self._method == "fork":
             # Before our thread is there: what a fork copies is then in the state that its caller left it in.
-            for _ in range(self._workers):
+            for _ in range(self.workers):
                 self._add_member()
         self._thread = threading.Thread(target=self._run, name="sharedarray-pool", daemon=True)
         self._thread.start()
 
+    def _watch_for(self, descriptor: int, handler: Callable[[], None], *, write: bool = False) -> None:
+        assert self._watch is not None
+        self._handlers[descriptor] = handler
+        self._watch.add(descriptor, write=write)
+
+    def _unwatch(self, descriptor: int) -> None:
+        assert self._watch is not None
+        self._watch.remove(descriptor)
+        self._handlers.pop(descriptor, None)
+
     def _run(self) -> None:
-        processes.block_interrupts()
+        processes.block_signals()
         try:
             while self._tend():
                 self._wait()
@@ -373,11 +699,28 @@ class Engine:
                 self._finish()
             finally:
                 self._over.set()
+                self.nudge()
+                self._close_pipes()
 
     def _wait(self) -> None:
-        assert self._selector is not None
-        for key, events in self._selector.select():
-            key.data(events)
+        assert self._watch is not None
+        for descriptor, _, _ in self._watch.wait(self._patience()):
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler()
+
+    def _patience(self) -> float | None:
+        """Return for how many seconds there is nothing to do if nothing happens."""
+        with self._lock:
+            times = [at for at in (self._look_at, self._trim_at) if at is not None]
+            for member in self._members:
+                if member.tasks:
+                    times += _due(member.tasks[0], member.since)
+                if member.hung_up and not member.ended:
+                    times.append(member.since + _PATIENCE)
+            if self._queue and self._queue[0].deadline is not None:
+                times.append(self._queue[0].deadline)
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _finish(self) -> None:
         for member in list(self._members):
@@ -386,14 +729,27 @@ class Engine:
         with self._lock:
             left, self._queue = list(self._queue), deque()
             self._ended = self._shutting = True
-            for thing in (self._selector, self._bell, self._ear):
+        for task in left:
+            task.sink.cancel_items(task.first + task.done, task.left)
+            task.release()
+        del left
+        self.store.close()
+        self._at_end()
+
+    def _close_pipes(self) -> None:
+        """Close what a reader may still look at, once there is none."""
+        while self._reading.setdefault("reader", 0):
+            self._reading_free.clear()
+            if self._reading.get("reader"):
+                self._reading_free.wait(0.01)
+        with self._lock:
+            for thing in (self._watch, self._pipes, self._bell, self._ear):
                 if thing is not None:
                     thing.close()
-        for task in left:
-            task.release()
-            task.future.cancel()
-        del left
-        self._at_end()
+            if self._nudge_in >= 0:
+                os.close(self._nudge_in)
+                os.close(self._nudge_out)
+            self._nudge_in = self._nudge_out = -1
 
     # What the management thread does between two waits
 
@@ -403,12 +759,15 @@ class Engine:
             if self._forsaken:
                 self._shutting = True
             aborting, cancelling = self._aborting, self._cancelling
+            self._look_at = None
         if cancelling:
             self._cancel_queued()
         if aborting:
             self._kill_all()
+        self._check_times()
         while True:
             with self._lock:
+                self._forget_functions()
                 self._hand_out()
                 if not self._may_start():
                     break
@@ -421,28 +780,153 @@ class Engine:
         with self._lock:
             for member in self._members:
                 self._look_after(member)
-            return bool(self._members or self._queue) or not (self._shutting or self._broken)
+            going_on = bool(self._members or self._queue) or not (self._shutting or self._broken)
+        self._trim()
+        return going_on
+
+    def _trim(self) -> None:
+        now = time.monotonic()
+        if any(member.load for member in self._members):
+            self._active = now
+        wait = self.store.trim(now - self._active)
+        self._trim_at = None if wait is None else now + wait
+
+    def _forget_functions(self) -> None:
+        while self._functions_over:
+            number = self._functions_over.popleft()
+            for member in self._members:
+                if number in member.functions:
+                    member.functions.discard(number)
+                    member.channel.queue(encode(Kind.OVER, task=number))
+                    self._flush(member)
+
+    def _check_times(self) -> None:
+        """End what has run for too long, and what is too late."""
+        now = time.monotonic()
+        late: list[Task] = []
+        with self._lock:
+            while self._queue and self._queue[0].deadline is not None and self._queue[0].deadline <= now:
+                late.append(self._queue.popleft())
+            for member in self._members:
+                if member.tasks and any(at <= now for at in _due(member.tasks[0], member.since)):
+                    self._condemn(member, _timed_out(member.tasks[0]))
+                if member.hung_up and not member.ended and member.since + _PATIENCE <= now:
+                    member.doomed = True
+        for task in late:
+            error = _timed_out(task)
+            task.sink.begin()
+            task.sink.put(task.first + task.done, [Raised(error()) for _ in range(task.left)])
+            task.release()
+        if late:
+            self.nudge()
+
+    # Handing out
 
     def _hand_out(self) -> None:
-        """Give the first tasks of the queue to the workers that are free."""
+        """Give what is queued to the workers that have room for it."""
+        queue = self._queue
+        given: set[Member] = set()
+        while queue:
+            task = queue[0]
+            if not task.sink.wanted():
+                queue.popleft()
+                task.sink.begin()  # a cancelled future's waiters are told by this
+                task.release()
+                continue
+            member, room = self._place(task)
+            if member is None:
+                break
+            queue.popleft()
+            if task.left > room:
+                queue.appendleft(task.split(task.done + room))
+            self._give(member, task)
+            given.add(member)
+        for member in given:
+            self._flush(member)
+        if not queue:
+            self._even_out()
+
+    def _flush(self, member: Member) -> None:
+        """Write what a worker was given."""
+        try:
+            member.channel.flush()
+        except OSError:
+            # Its process has ended, and we shall hear of that as well; what it has not begun is not lost.
+            member.doomed = True
+        self._attend_to(member)
+
+    def _place(self, task: Task) -> tuple[Member | None, int]:
+        """Return the worker that should get a task, and how many items of it."""
+        best: Member | None = None
+        count = 0
         for member in self._members:
-            while self._queue and member.free:
-                task = self._queue.popleft()
-                if not self._give(member, task) and not task.future.cancelled():
-                    self._queue.appendleft(task)
+            if member.open:
+                count += 1
+                if best is None or member.load < best.load:
+                    best = member
+        if best is None:
+            return None, 0
+        room = self._depth(task) - best.load
+        if self._max_tasks is not None:
+            room = min(room, self._max_tasks - best.given)
+        if room <= 0:
+            return None, 0
+        return best, max(1, min(room, -(-task.left // (2 * count))))
+
+    def _depth(self, task: Task) -> int:
+        """Return how many items like those of a task a worker should have at a time."""
+        seconds = self.ledger.duration(task.label)
+        if seconds is None or task.limit is not None:
+            return 1
+        deepest = _DEEPEST
+        if (task.pickled is not None and not task.pickled.plain) or self.ledger.result_size(task.label):
+            deepest = _LARGE_DEEP
+        return max(2 if seconds < _LONG else 1, min(deepest, int(_AHEAD / max(seconds, 1e-9))))
+
+    def _even_out(self) -> None:
+        """Give a worker that has nothing to do what another one has not begun."""
+        if not any(member.free for member in self._members):
+            return
+        fullest = max(self._members, key=lambda member: member.load if member.open else 0)
+        if fullest.load < 2 or not fullest.open:
+            return
+        waiting = fullest.load - 1
+        now = time.monotonic()
+        expected = (self.ledger.duration(fullest.tasks[0].label) or 0.0) * waiting
+        if expected < _WORTH_MOVING and now - fullest.since < _STUCK:
+            # Look again, should it turn out to be stuck behind a slow item.
+            if self._look_at is None:
+                self._look_at = fullest.since + _STUCK
+                self._wake_if_other()
+            return
+        back = fullest.take_back(-(-waiting // 2) if now - fullest.since < _STUCK else waiting)
+        if back:
+            self._queue.extend(back)
+            self._hand_out()
+
+    def _wake_if_other(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self.wake()
 
     def _may_start(self) -> bool:
         """Say whether one more worker would have something to do."""
         if self._broken is not None or self._aborting:
             return False
         there = [member for member in self._members if not member.going]
+        if len(there) >= self.workers:
+            return False
         starting = sum(not member.ready for member in there)
-        return len(there) < self._workers and starting < len(self._queue)
+        waiting = 0
+        for task in self._queue:
+            waiting += task.left
+            if starting < waiting:
+                return True
+        return False
 
     def _look_after(self, member: Member) -> None:
         if member.doomed:
             self._kill(member)
-        elif member.task is None and not member.leaving and not member.hung_up:
+        elif not member.load and not member.owed and not member.leaving and not member.hung_up:
             worn_out = self._max_tasks is not None and member.given >= self._max_tasks
             if worn_out or (self._shutting and not self._queue):
                 self._stop(member)
@@ -450,32 +934,43 @@ class Engine:
 
     def _attend_to(self, member: Member) -> None:
         """Watch a pipe for the room to write exactly as long as something waits for it."""
-        if member.channel.unsent != member.writing and not member.hung_up:
-            assert self._selector is not None
-            member.writing = member.channel.unsent
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if member.writing else 0)
-            self._selector.modify(member.channel, events, functools.partial(self._hear, member))
+        if member.channel.unsent == member.writing or member.hung_up:
+            return
+        member.writing = member.channel.unsent
+        if member.writing:
+            self._watch_for(member.channel.out, lambda: self._write(member), write=True)
+        else:
+            self._unwatch(member.channel.out)
 
-    def _give(self, member: Member, task: Task) -> bool:
-        """Send a task to a worker that is free; return False if it was cancelled, or the worker is gone.
+    def _write(self, member: Member) -> None:
+        """Write what a worker could not take before."""
+        with self._lock:
+            if not member.hung_up:
+                try:
+                    member.channel.flush(safe=True)
+                except OSError:
+                    member.doomed = True
+                    self._unwatch(member.channel.out)
+                    member.writing = False
+                    return
+                self._attend_to(member)
 
-        A task that was handed over before is running already in the eyes of its future.
-        """
-        if not task.future.running() and not task.future.set_running_or_notify_cancel():
+    def _give(self, member: Member, task: Task) -> None:
+        """Send a task to a worker, unless it was cancelled just now."""
+        if not task.sink.begin():
             task.release()
-            return False
-        assert task.pickled is not None
-        stream, buffers, shares = task.pickled
-        member.task = task
-        member.given += 1
-        try:
-            member.channel.send(Kind.TASK, task.number, SHARES if shares else 0, stream, buffers)
-        except OSError:
-            # Its process has ended, and we shall hear of that as well.
-            member.task = None
-            member.doomed = True
-            return False
-        return True
+            return
+        pickled, function, lent = task.pickled, task.function, None
+        if pickled is not None and not pickled.plain:
+            pickled.stow(self.store, private=task.retries > 0)
+        if function is not None and not function.pickled.plain:
+            function.pickled.stow(self.store, private=True)
+        expected = self.ledger.result_size(task.label)
+        if expected and task.items is None:
+            lent = self.store.take(expected)
+        member.give(task, lent, self.store.gone(member.known) if member.known else ())
+        if task.limit is not None or task.deadline is not None:
+            self._wake_if_other()
 
     def _stop(self, member: Member) -> None:
         member.leaving = True
@@ -485,14 +980,19 @@ class Engine:
     # Starting workers
 
     def _add_member(self) -> None:
-        assert self._selector is not None
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        assert self._pipes is not None
+        to_worker, to_pool = multiprocessing.Pipe(duplex=False), multiprocessing.Pipe(duplex=False)
+        claims = multiprocessing.get_context(self._method).Semaphore(0)
+        # Where all processors are busy with looking for work, none is left to do it.
+        look = len(self._members) < _processors() - 1
+        ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), look)
         self._started += 1
         process = processes.WorkerProcess(
-            self._method, f"sharedarray-worker-{self._started}", theirs, self._setup
+            self._method, f"sharedarray-worker-{self._started}", ends, self._setup
         )
-        member = Member(process, Channel(ours))
+        member = Member(
+            process, Channel(to_pool[0], to_worker[1], blocking=False), claims, self.store.put_back
+        )
         self._members.append(member)  # before the start: a forked worker closes our end, which it finds here
         try:
             processes.start(process)
@@ -501,85 +1001,223 @@ class Engine:
             member.channel.close()
             raise
         finally:
-            theirs.close()
+            to_worker[0].close()
+            to_pool[1].close()
+        member.since = time.monotonic()
         member.exit, member.exit_is_ours = _exit_descriptor(process)
-        self._selector.register(member.channel, selectors.EVENT_READ, functools.partial(self._hear, member))
-        self._selector.register(member.exit, selectors.EVENT_READ, functools.partial(self._mourn, member))
+        self._by_pipe[member.channel.fileno()] = member
+        self._pipes.add(member.channel.fileno())
+        self._watch_for(member.exit, lambda: self._mourn(member))
 
-    # What the management thread hears
+    # Reading
 
-    def _woken(self, events: int) -> None:
+    def _woken(self) -> None:
         assert self._ear is not None
         with contextlib.suppress(BlockingIOError):
             while len(self._ear.recv(4096)) == 4096:
                 pass
 
-    def _hear(self, member: Member, events: int) -> None:
-        """Read what a worker says, and write what it could not take before."""
-        if member.hung_up:
-            return  # in the same round of events
+    def _read(self) -> None:
+        """Read what there is, as the management thread, unless somebody else does."""
+        assert self._pipes is not None
+        me = threading.get_ident()
+        if self._reading.setdefault("reader", me) == me:
+            try:
+                self._attend(self._pipes.wait(0))
+            finally:
+                self._stop_reading()
+            if self.ledger.quick(_QUICK) and sum([member.load for member in self._members]) > 1:
+                # Many small tasks are under way and nobody waits for one of them here: rather many answers
+                # at a time than a wake-up, and a fight for the interpreter, for each.
+                time.sleep(_NAP)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[None]:
+        """Be the one who reads, whoever was it before."""
+        me = threading.get_ident()
+        self._wanted_back = True
         try:
-            if events & selectors.EVENT_WRITE:
-                with self._lock:
-                    member.channel.flush()
-                    self._attend_to(member)
-            if events & selectors.EVENT_READ:
-                self._read(member)
-        except (EOFError, OSError) as end:
-            self._hang_up(member, end)
-            # It ended, or is about to. If it lives on without its pipe, it is of no use any more.
-            if not member.leaving and not wait_ready([member.exit], _PATIENCE):
-                self._kill(member)
+            while self._reading.setdefault("reader", me) != me:
+                self._reading_free.clear()
+                if self._reading.get("reader", me) != me:
+                    self.nudge()
+                    self._reading_free.wait(0.05)
+        finally:
+            self._wanted_back = False
+        try:
+            yield
+        finally:
+            self._stop_reading()
 
-    def _read(self, member: Member) -> None:
-        while True:
-            frame = member.channel.receive()
-            if frame is None:
-                return
-            self._heard(member, frame)
-            del frame
-            if not member.channel.arrived:
-                return
+    def _attend(self, ready: Iterable[tuple[int, bool, bool]]) -> None:
+        for descriptor, _, _ in ready:
+            if descriptor == self._nudge_out:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(descriptor, 4096)
+                continue
+            member = self._by_pipe.get(descriptor)
+            if member is not None:
+                self._hear(member)
 
-    def _hang_up(self, member: Member, end: BaseException) -> None:
-        assert self._selector is not None
+    def _hear(self, member: Member) -> None:
+        """Hear what a worker says."""
+        try:
+            frames = member.channel.receive_all()
+            settled = self._heard(member, frames)
+            del frames
+        except (EOFError, OSError):
+            self._hang_up(member)
+            return
+        except BaseException:
+            # Ctrl-C: a frame may be lost.
+            member.doomed = True
+            self.wake()
+            raise
+        _settle(settled)
+
+    def _hang_up(self, member: Member) -> None:
+        """Take note that a worker has closed its end; it ended, or is about to."""
+        assert self._pipes is not None
         with self._lock:
-            member.hung_up = True
-            member.unread = isinstance(end, ConnectionResetError)
-            self._selector.unregister(member.channel)
+            if not member.hung_up:
+                member.hung_up = True
+                member.since = time.monotonic()
+                self._pipes.remove(member.channel.fileno())
+                self._by_pipe.pop(member.channel.fileno(), None)
+                if member.writing:
+                    member.writing = False
+                    self._unwatch(member.channel.out)
+        self._wake_if_other()
 
-    def _heard(self, member: Member, frame: Frame) -> None:
-        if frame.kind is Kind.READY:
+    def _heard(self, member: Member, frames: Sequence[Frame]) -> list[tuple[Sink, int, list[Any]]]:
+        """Act on frames; return what is to be settled."""
+        answers: list[tuple[Frame, Any]] = []
+        for frame in frames:
+            if frame.kind in _ANSWERS:
+                if frame.kind == _ERROR and frame.flags & HOLDS and wait_ready([member.exit], 0):
+                    continue  # it died with what the answer refers to: its task is settled with its burial
+                answers.append((frame, self._open(frame)))
+            else:
+                self._told(member, frame)
+        settled: list[tuple[Sink, int, list[Any]]] = []
+        with self._lock:
+            self._book_all(member, answers, settled)
+            if self._max_tasks is not None and not member.load and member.given >= self._max_tasks:
+                self._stop(member)
+            self._active = member.since
+            self._hand_out()
+            self._attend_to(member)
+        return settled
+
+    def _book_all(
+        self,
+        member: Member,
+        answers: list[tuple[Frame, Any]],
+        settled: list[tuple[Sink, int, list[Any]]],
+    ) -> None:
+        """Take note of answers, under the lock."""
+        for frame, outcome in answers:
+            if frame.kind != _RESULTS:
+                self._book(member, frame, outcome, settled)
+                continue
+            task = member.tasks[0] if member.tasks else None
+            if task is None or task.number != frame.task:
+                continue
+            index = task.first + task.done
+            member.answered(task.number, frame.began, frame.item)
+            self.ledger.answered(task, frame, count=frame.item)
+            settled.append((task.sink, index, outcome))
+            if task.done == task.count:
+                self._conclude(member, task, frame.ended, "done")
+
+    def _conclude(self, member: Member, task: Task, ended: int, outcome: str) -> None:
+        member.clear_room(task.number)
+        self.ledger.over(task, ended, member.process, outcome)
+        task.release()
+
+    def _told(self, member: Member, frame: Frame) -> None:
+        """Act on what is no answer."""
+        if frame.kind == Kind.READY:
             self._early_deaths = 0
             with self._lock:
                 member.ready = True
-        elif frame.kind is Kind.REFUSED:
+        elif frame.kind == Kind.REFUSED:
             self._refused(frame)
-        elif member.task is not None and member.task.number == frame.task:
-            self._answered(member, frame)
+        elif frame.kind == Kind.DROPPED:
+            with self._lock:
+                member.dropped(frame.item)
+                if self._shutting:
+                    self._wake_if_other()
+        elif frame.kind == Kind.NEED:
+            lent = self.store.take(frame.began)
+            with self._lock, contextlib.suppress(OSError):
+                member.grant(frame.task, lent)
+                self._attend_to(member)
 
-    def _answered(self, member: Member, frame: Frame) -> None:
-        value, raised = _open(frame)
-        if raised is not None and frame.flags & HOLDS and wait_ready([member.exit], 0):
-            return  # it died with what the answer refers to: its task is settled with its burial
-        with self._lock:
-            task, member.task = member.task, None
-            assert task is not None
-            task.release()
-            try:
-                if frame.flags & HOLDS:
-                    member.channel.send(Kind.TAKEN, task.number)
-                if self._max_tasks is not None and member.given >= self._max_tasks:
-                    self._stop(member)
-                elif self._queue and not self._aborting:
-                    self._hand_out()
-            except OSError:
-                pass  # we hear of its end in another way
-            self._attend_to(member)
-        _settle(task.future, value, raised)
+    def _book(
+        self, member: Member, frame: Frame, outcome: Any, settled: list[tuple[Sink, int, list[Any]]]
+    ) -> None:
+        """Take note of an answer, under the lock."""
+        task = member.answered(frame.task, frame.began)
+        if task is None:
+            return
+        index = task.first + task.done - 1
+        self.ledger.answered(task, frame, failed=type(outcome) is Raised)
+        if frame.flags & HOLDS:
+            with contextlib.suppress(OSError):
+                member.channel.send(Kind.TAKEN, task=frame.task)
+        last = settled[-1] if settled else None
+        if last is not None and last[0] is task.sink and last[1] + len(last[2]) == index:
+            last[2].append(outcome)
+        else:
+            settled.append((task.sink, index, [outcome]))
+        if task.done == task.count:
+            self._conclude(member, task, frame.ended, "raised" if type(outcome) is Raised else "done")
+
+    def _open(self, frame: Frame) -> Any:
+        """Return the value that an answer carries, or the exception as `Raised`."""
+        try:
+            if frame.entries:
+                found = self._load(frame)
+            else:
+                found = loads(frame.stream)
+            return Raised(failures.rebuild(found)) if frame.kind == _ERROR else found
+        except BaseException as raised:
+            failures.forget_frames(raised)
+            what = "exception" if frame.kind == _ERROR else "result"
+            error = errors.NotPicklableError(
+                f"the {what} of a task arrived but could not be loaded",
+                found=f"{type(raised).__name__}: {raised}",
+                expected="an object that pickle can read back in this process",
+                next_step="see the cause of this exception",
+            )
+            error.__cause__ = raised
+            return Raised(error)
+
+    def _load(self, frame: Frame) -> Any:
+        """Load an answer with buffers; what lies in a slot stays there."""
+        stream: Any = frame.stream
+        inline = iter(frame.inline)
+        lent: dict[int, memoryview] = {}
+        buffers: list[Any] = []
+        for entry in frame.entries:
+            if not entry.slot:
+                buffers.append(next(inline))
+                continue
+            if entry.slot not in lent:
+                slot = self.store.find(entry.slot)
+                assert slot is not None
+                slot.fresh = False
+                lent[entry.slot] = self.store.lend(slot)
+            piece = lent[entry.slot][entry.offset : entry.offset + entry.length]
+            if entry.flags & STREAM:
+                stream = piece
+            else:
+                buffers.append(piece)
+        return loads(stream, buffers)
 
     def _refused(self, frame: Frame) -> None:
-        _, raised = _open(Frame(Kind.ERROR, 0, frame.flags, frame.stream, frame.buffers))
+        raised = failures.rebuild(loads(frame.stream, frame.inline))
         self._break(
             "the initializer raised an exception, so the pool has no workers",
             raised,
@@ -587,26 +1225,33 @@ class Engine:
             next_step="mend the initializer (its exception is the cause of this one) and make a new pool",
         )
 
-    def _mourn(self, member: Member, events: int) -> None:
+    # Deaths
+
+    def _mourn(self, member: Member) -> None:
         """Hear what a worker that ended had still said, and settle its affairs."""
         member.ended = True
         if not member.hung_up:
-            try:
-                while (frame := member.channel.receive()) is not None:
-                    self._heard(member, frame)
-                    del frame
-                member.unread = False
-            except (EOFError, OSError) as end:
-                member.unread = isinstance(end, ConnectionResetError)
+            with self._reader():
+                try:
+                    while not member.hung_up and (frames := member.channel.receive_all()):
+                        settled = self._heard(member, frames)
+                        del frames
+                        _settle(settled)
+                        del settled
+                except (EOFError, OSError):
+                    pass
         self._bury(member)
+        self.nudge()
 
     def _bury(self, member: Member) -> None:
         code = self._exit_code(member)
         self._dismiss(member)
         with self._lock:
-            task, member.task = member.task, None
-        if task is not None:
-            self._bereaved(member, task, code)
+            begun, rest = member.estate()
+        self.ledger.lost(member.leaving)
+        self._inherit(member, rest)
+        if begun is not None:
+            self._bereaved(member, begun, code)
         elif not member.ready and not member.leaving and not member.doomed and self._broken is None:
             self._early_deaths += 1
             if self._early_deaths >= _EARLY_DEATHS:
@@ -630,40 +1275,59 @@ class Engine:
         return code
 
     def _dismiss(self, member: Member) -> None:
-        assert self._selector is not None
+        assert self._pipes is not None
         with self._lock:
             if member in self._members:
                 self._members.remove(member)
             if not member.hung_up:
-                self._selector.unregister(member.channel)
+                self._pipes.remove(member.channel.fileno())
+                self._by_pipe.pop(member.channel.fileno(), None)
                 member.hung_up = True
-            self._selector.unregister(member.exit)
+            if member.writing:
+                self._unwatch(member.channel.out)
+            if member.exit >= 0:
+                self._unwatch(member.exit)
+                if member.exit_is_ours:
+                    os.close(member.exit)
             member.channel.close()
-            if member.exit_is_ours:
-                os.close(member.exit)
             member.exit = -1
 
+    def _inherit(self, member: Member, rest: list[Task]) -> None:
+        """Give to others what a worker that died had not begun."""
+        if rest and not member.doomed:
+            rest[0].handovers += 1
+            if rest[0].handovers > _HANDOVERS:
+                self._bereaved(member, rest.pop(0), None)
+        with self._lock:
+            self._queue.extendleft(reversed(rest))
+
     def _bereaved(self, member: Member, task: Task, code: int | None) -> None:
-        """Decide what becomes of a task whose worker died."""
-        again = False
-        if self._broken is None and not self._aborting:
-            if member.unread and task.handovers < _HANDOVERS:
-                task.handovers += 1
-                again = True
-            elif task.retries > 0:
-                task.retries -= 1
-                again = True
-        if again:
+        """Decide what becomes of an item whose worker died."""
+        index = task.first + task.done
+        died = self._broken is None and not self._aborting and member.sentence is None
+        if died and task.retries > 0:
+            task.retries -= 1
+            self.ledger.retried += 1
             with self._lock:
                 self._queue.appendleft(task)
             return
-        task.release()
+        sentence = member.sentence
+        error: BaseException
         if self._broken is not None:
-            _settle(task.future, None, self._broken())
+            error, outcome = self._broken(), "died"
         elif self._aborting:
-            _settle(task.future, None, _interrupted(task.label))
+            error, outcome = _interrupted(task.label), "died"
+        elif sentence is not None:
+            error = sentence()
+            outcome = "timeout" if isinstance(error, TimeoutError) else "cancelled"
         else:
-            _settle(task.future, None, _died(member, task.label, code))
+            error, outcome = _died(member, task.label, code), "died"
+        self.ledger.over(task, time.monotonic_ns(), member.process, outcome, since=member.since)
+        if outcome == "cancelled":
+            task.sink.cancel_items(index, task.left)
+        else:
+            task.sink.put(index, [Raised(error)] * task.left)
+        task.release()
 
     # The hard ways to end
 
@@ -681,14 +1345,15 @@ class Engine:
     def _cancel_queued(self) -> None:
         with self._lock:
             queued, self._queue = list(self._queue), deque()
+            for member in self._members:
+                queued += member.take_back(member.load)
             self._cancelling = False
         while queued:
             task = queued.pop()
+            task.sink.cancel_items(task.first + task.done, task.left)
+            self.ledger.cancelled += task.left
             task.release()
-            if task.future.cancel():
-                task.future.set_running_or_notify_cancel()
-            else:  # it ran in a worker that died, and was to run again
-                _settle(task.future, None, _interrupted(task.label))
+        self.nudge()
 
     def _break(self, message: str, reason: BaseException | None, **details: str | None) -> None:
         """Give the pool up: every task fails, and so does each later `submit`."""
@@ -700,15 +1365,16 @@ class Engine:
 
         with self._lock:
             self._broken = self._broken or error
-            queued, self._queue = list(self._queue), deque()
+            lost, self._queue = list(self._queue), deque()
             for member in self._members:
                 member.doomed = True
-            running = [member.task for member in self._members if member.task is not None]
-            for member in self._members:
-                member.task = None
-        for task in running + queued:
+                begun, rest = member.estate()
+                lost += rest if begun is None else [begun, *rest]
+        for task in lost:
+            task.sink.begin()
+            task.sink.put(task.first + task.done, [Raised(error()) for _ in range(task.left)])
             task.release()
-            _settle(task.future, None, error())
+        self.nudge()
 
     # In a fork of this process
 
@@ -717,14 +1383,43 @@ class Engine:
         self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
         for member in self._members:
             member.channel.close()
-            if member.exit_is_ours:
+            if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
                     os.close(member.exit)
-        if self._selector is not None:
-            self._selector.close()
-        for end in (self._bell, self._ear):
-            if end is not None:
-                end.close()
+        for thing in (self._watch, self._pipes, self._bell, self._ear):
+            if thing is not None:
+                thing.close()
+        for end in (self._nudge_in, self._nudge_out):
+            if end >= 0:
+                os.close(end)
+        self._nudge_in = self._nudge_out = -1
+        self.store.close_copy()
+
+
+# As plain numbers, which compare in a third of the time of members of an enum.
+_ERROR, _RESULTS = int(Kind.ERROR), int(Kind.RESULTS)
+_ANSWERS = frozenset((int(Kind.RESULT), _ERROR, _RESULTS))
+
+
+def _settle(settled: list[tuple[Sink, int, list[Any]]]) -> None:
+    while settled:
+        sink, index, outcomes = settled.pop(0)
+        sink.put(index, outcomes)
+        del sink, outcomes
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _due(task: Task, since: float) -> list[float]:
+    """Return when a task that began at a time has to be over."""
+    times = [] if task.deadline is None else [task.deadline]
+    if task.limit is not None:
+        times.append(since + task.limit)
+    return times
 
 
 def _exit_descriptor(process: processes.WorkerProcess) -> tuple[int, bool]:
@@ -733,36 +1428,6 @@ def _exit_descriptor(process: processes.WorkerProcess) -> tuple[int, bool]:
         with contextlib.suppress(OSError):
             return os.pidfd_open(process.pid), True
     return process.sentinel, False
-
-
-def _open(frame: Frame) -> tuple[Any, BaseException | None]:
-    """Return the value that an answer carries, or the exception."""
-    try:
-        found = loads(frame.stream, frame.buffers)
-        if frame.kind is Kind.RESULT:
-            return found, None
-        return None, failures.rebuild(found)
-    except BaseException as raised:
-        failures.forget_frames(raised)
-        what = "result" if frame.kind is Kind.RESULT else "exception"
-        error = errors.NotPicklableError(
-            f"the {what} of a task arrived but could not be loaded",
-            found=f"{type(raised).__name__}: {raised}",
-            expected="an object that pickle can read back in this process",
-            next_step="see the cause of this exception",
-        )
-        error.__cause__ = raised
-        return None, error
-
-
-def _settle(future: Future[Any], value: Any, raised: BaseException | None) -> None:
-    if not future.running() and not future.set_running_or_notify_cancel():
-        return  # cancelled, while it still waited
-    with contextlib.suppress(InvalidStateError):
-        if raised is None:
-            future.set_result(value)
-        else:
-            future.set_exception(raised)
 
 
 def _unsendable(label: str, reason: Exception) -> errors.NotPicklableError:
@@ -797,6 +1462,20 @@ def _interrupted(label: str) -> errors.WorkerDied:
         name=label,
         cause="the pool was interrupted (Ctrl-C, or an exit out of its with block)",
     )
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError()
+
+
+def _timed_out(task: Task) -> Callable[[], TimeoutError]:
+    label, limit = task.label, task.limit
+
+    def made() -> TimeoutError:
+        allowed = "the time for the call" if limit is None else f"{limit:g} s"
+        return TimeoutError(f"{label} was not done within {allowed}; its worker was ended and replaced")
+
+    return made
 
 
 # The end of the interpreter, and forks. These two names are the only state of this module.

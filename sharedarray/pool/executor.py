@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
 import os
-import queue
 import threading
 import time
 import weakref
@@ -21,10 +21,11 @@ from numpy.typing import ArrayLike, DTypeLike
 from sharedarray import creation
 from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.pool import blockwise, processes
-from sharedarray.pool.engine import Engine, name_of
-from sharedarray.pool.pickling import Once
+from sharedarray.pool.engine import Engine
 from sharedarray.pool.progress import Progress, bar, watched
-from sharedarray.pool.worker import Setup, call_each
+from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
+from sharedarray.pool.tasks import Gathering, opened
+from sharedarray.pool.worker import Setup
 
 __all__ = ["Pool"]
 
@@ -126,6 +127,8 @@ class Pool(Executor):
         blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
         self._blocks = blocks
         self._numbers = itertools.count()
+        self._options: dict[str, Any] = {}
+        self._original: Pool | None = None
         self._engine = Engine(
             workers=self._workers,
             method=processes.method_of(mp_context),
@@ -162,7 +165,7 @@ class Pool(Executor):
         RuntimeError
             The pool was shut down.
         """
-        return self._engine.submit(fn, args, kwargs)
+        return self._engine.submit(fn, args, kwargs, **self._options)
 
     def map(
         self,
@@ -177,14 +180,16 @@ class Pool(Executor):
         Parameters
         ----------
         fn : callable
-            Takes as many arguments as there are iterables.
+            Takes as many arguments as there are iterables. It is sent to each worker once.
         *iterables : iterable
-            Consumed at once.
+            Consumed at once. Large plain arrays among the items are copied when they are sent, one that is
+            there several times once for all: leave them unchanged until the results are there.
         timeout : float, optional
-            Seconds from now until the last result must be there.
+            Seconds from now until the last result must be there. What is still running then is ended: its
+            worker is killed and replaced.
         chunksize : int, default 1
-            How many calls make one task. Larger is quicker for many short calls; the results of a task come,
-            and fail, together.
+            Ignored, but for being checked: calls are handed out in groups that take some milliseconds, and
+            taken back from a worker that turns out to be slow.
         progress : bool or dict, default False
             Show a progress bar; a dict is handed to tqdm (extra ``progress``).
 
@@ -200,7 +205,7 @@ class Pool(Executor):
         MissingExtraError
             ``progress`` without tqdm (an `ImportError`).
         """
-        return self._in_order(fn, zip(*iterables), _total(iterables), timeout, chunksize, progress)  # noqa: B905
+        return self._in_order(fn, zip(*iterables), timeout, chunksize, progress)  # noqa: B905
 
     def starmap(
         self,
@@ -211,60 +216,140 @@ class Pool(Executor):
         progress: Progress = False,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
-        return self._in_order(fn, map(tuple, iterable), _total([iterable]), timeout, chunksize, progress)
+        return self._in_order(fn, map(tuple, iterable), timeout, chunksize, progress)
 
     def imap_unordered(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
+        timeout: float | None = None,
         chunksize: int = 1,
         progress: Progress = False,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
 
-        The iterables are consumed as the calls are done, a few ahead, so they may be endless. Otherwise as
-        `map`.
+        The iterables are consumed as the calls are done, a few ahead, so they may be endless, and yield the
+        same array again with other data in it. Otherwise as `map`.
         """
         _at_least(1, "chunksize", chunksize)
         shown = bar(progress, _total(iterables))
-        calls = iter(_batched(zip(*iterables), chunksize))  # noqa: B905
-        function = Once(fn)
-        done: queue.SimpleQueue[Future[list[T]]] = queue.SimpleQueue()
-        under_way: set[Future[list[T]]] = set()
+        calls = zip(*iterables)  # noqa: B905
+        deadline = None if timeout is None else time.monotonic() + timeout
+        engine = self._engine
+        function = engine.function_of(fn)
+        came = Gathering(engine, ordered=False)
+        options = {**self._options, "deadline": deadline}
 
-        def start(count: int) -> None:
-            for chunk in itertools.islice(calls, count):
-                future = self._chunk(function, chunk)
-                under_way.add(future)
-                future.add_done_callback(done.put)
+        def start(count: int) -> int:
+            started = 0
+            for args in itertools.islice(calls, count):
+                engine.add(function, came, args, **options)
+                started += 1
+            return started
 
-        start(self._workers * _AHEAD)
-        return watched(_as_they_come(start, done, under_way), shown)
+        ahead = start(self._workers * _AHEAD)
+        return watched(_as_they_come(engine, start, came, ahead, deadline), shown)
 
     def _in_order(
         self,
         fn: Callable[..., T],
         calls: Iterable[tuple[Any, ...]],
-        total: int | None,
         timeout: float | None,
         chunksize: int,
         progress: Progress,
     ) -> Iterator[T]:
         deadline = None if timeout is None else time.monotonic() + timeout
         _at_least(1, "chunksize", chunksize)
-        shown = bar(progress, total)
-        function = Once(fn)
-        futures: list[Future[list[T]]] = []
+        collected = list(calls)
+        shown = bar(progress, len(collected))
         try:
-            futures.extend(self._chunk(function, chunk) for chunk in _batched(calls, chunksize))
+            came = self._engine.map(fn, collected, **{**self._options, "deadline": deadline})
         except BaseException:
-            _cancel(futures)
             shown.close()
             raise
-        return watched(_results(futures, deadline), shown)
+        return watched(_results(self._engine, came, deadline), shown)
 
-    def _chunk(self, function: Once, chunk: list[tuple[Any, ...]]) -> Future[list[Any]]:
-        return self._engine.submit(call_each, (function, chunk), {}, label=name_of(function.function))
+    def options(self, *, timeout: float | None = None, retries: int | None = None) -> Pool:
+        """Return this very pool with other settings for the calls that are made through it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds that each task may run. One that takes longer is ended, its worker killed and replaced,
+            and fails with `TimeoutError`.
+        retries : int, optional
+            In place of the pool's own.
+
+        Returns
+        -------
+        Pool
+            The same workers, with all methods; shutting either of the two down ends both.
+
+        Examples
+        --------
+        >>> import time
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     future = pool.options(timeout=0.1).submit(time.sleep, 60)
+        ...     type(future.exception()).__name__
+        'TimeoutError'
+        """
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+        chosen = copy.copy(self)
+        chosen._options = {"limit": timeout}
+        chosen._retries = self._retries if retries is None else _at_least(0, "retries", retries)
+        chosen._options["retries"] = chosen._retries
+        chosen._original = self
+        return chosen
+
+    # What was done
+
+    def stats(self) -> PoolStats:
+        """Return what the pool is doing and has done, and the recycled memory that it has.
+
+        Returns
+        -------
+        PoolStats
+            Counts of workers and tasks, bytes of recycled memory in use and free, with its limits, and bytes
+            shared, copied and pickled so far.
+        """
+        return self._engine.stats()
+
+    def copy_report(self, future: Future[Any] | None = None) -> CopyReport | None:
+        """Return what of a call was shared, copied or pickled, in bytes and by argument.
+
+        Parameters
+        ----------
+        future : concurrent.futures.Future, optional
+            Of the call, as `submit` returned it; the latest call when None.
+
+        Returns
+        -------
+        CopyReport or None
+            None where the call is long ago, or there was none.
+        """
+        call = getattr(future, "call", None)
+        return self._engine.ledger.report(call)
+
+    def timeline(self) -> Timeline:
+        """Return which worker ran what when, of the last tasks: a picture in a notebook, JSON for a browser.
+
+        Returns
+        -------
+        Timeline
+            ``save("run.json")`` writes what ``chrome://tracing`` and Perfetto show.
+        """
+        return self._engine.ledger.timeline()
+
+    def terminate_workers(self) -> None:
+        """End all workers and the pool at once, as `kill_workers` does; what ran fails with `WorkerDied`."""
+        self.kill_workers()
+
+    def kill_workers(self) -> None:
+        """End all workers and the pool at once: what is queued is cancelled, what ran fails with `WorkerDied`."""
+        self._engine.abort()
+        self._engine.join()
 
     # Numeric calls
 
@@ -475,55 +560,38 @@ def _total(iterables: Iterable[Iterable[Any]]) -> int | None:
         return None
 
 
-def _batched(calls: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    rest = iter(calls)
-    while chunk := list(itertools.islice(rest, size)):
-        yield chunk
-
-
-def _results(futures: list[Future[list[T]]], deadline: float | None) -> Iterator[T]:
+def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterator[Any]:
     """Yield results in order, and hold on to none of them."""
-    futures.reverse()
+    late = False
     try:
-        while futures:
-            yield from _emptying(_result(futures, deadline))
+        yield from came.in_order(deadline)
+    except TimeoutError:
+        late = deadline is not None and time.monotonic() >= deadline
+        raise
     finally:
-        _cancel(futures)
-
-
-def _result(futures: list[Future[list[T]]], deadline: float | None) -> list[T]:
-    future = futures.pop()
-    try:
-        return future.result(None if deadline is None else deadline - time.monotonic())
-    finally:
-        future.cancel()  # where time was up; nothing otherwise
-        del future  # or the exception's frame and the future would hold each other
+        came.end()
+        engine.forget(came, running=late)
 
 
 def _as_they_come(
-    start: Callable[[int], None], done: queue.SimpleQueue[Future[list[T]]], under_way: set[Future[list[T]]]
-) -> Iterator[T]:
+    engine: Engine,
+    start: Callable[[int], int],
+    came: Gathering,
+    ahead: int,
+    deadline: float | None,
+) -> Iterator[Any]:
+    late = False
     try:
-        while under_way:
-            future = done.get()
-            under_way.discard(future)
-            start(1)
-            box = [future]
-            del future
-            yield from _emptying(_result(box, None))
+        while ahead:
+            box = [came.take_any_outcome(deadline)]
+            ahead += start(1) - 1
+            yield opened(box.pop())
+    except TimeoutError:
+        late = deadline is not None and time.monotonic() >= deadline
+        raise
     finally:
-        _cancel(under_way)
-
-
-def _emptying(values: list[T]) -> Iterator[T]:
-    values.reverse()
-    while values:
-        yield values.pop()
-
-
-def _cancel(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
+        came.end()
+        engine.forget(came, running=late)
 
 
 _closing = threading.Lock()

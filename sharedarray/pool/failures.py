@@ -85,7 +85,7 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
     links = _links(exception)
     try:
         pickled = dumps(Failure(links, text))
-        loads(pickled.stream, pickled.buffers)
+        loads(pickled.stream, pickled.pieces())
     except Exception as reason:
         links = tuple(_replace(link, reason, text if i == 0 else None) for i, link in enumerate(links))
         pickled = dumps(Failure(links, text))
@@ -117,7 +117,7 @@ def _replace(link: Link, reason: Exception, text: str | None) -> Link:
     """Put a stand-in for an exception that cannot travel; one that can stays as it is."""
     try:
         pickled = dumps(link.exception)
-        loads(pickled.stream, pickled.buffers)
+        loads(pickled.stream, pickled.pieces())
     except Exception as own:
         reason = own
     else:

@@ -27,7 +27,6 @@ import io
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from multiprocessing import context, process, resource_tracker, spawn, util
@@ -38,7 +37,7 @@ from typing import Any
 from sharedarray import errors
 from sharedarray.pool import threads
 
-__all__ = ["WorkerProcess", "block_interrupts", "default_method", "make_ready", "method_of", "start"]
+__all__ = ["WorkerProcess", "block_signals", "default_method", "make_ready", "method_of", "start"]
 
 # What a child that is not forked from us would do with the main module.
 _MAIN = ("init_main_from_name", "init_main_from_path")
@@ -73,17 +72,17 @@ def method_of(mp_context: Any) -> str:
 
 
 class WorkerProcess(process.BaseProcess):
-    """A process that runs `sharedarray.pool.worker.main` over one end of a socket pair."""
+    """A process that runs `sharedarray.pool.worker.main` over its ends of two pipes."""
 
     # None: the child keeps the start method that the user has chosen for multiprocessing in general.
     _start_method = None
 
-    def __init__(self, method: str, name: str, sock: socket.socket, setup: Any) -> None:
+    def __init__(self, method: str, name: str, ends: Any, setup: Any) -> None:
         super().__init__(name=name)
         self.method = method
         self.environment = threads.environment(setup.threads)
         self.can_limit_loaded = threads.can_limit_loaded()
-        self._sock: socket.socket | None = sock
+        self._ends: Any = ends
         self._setup: Any = setup
 
     @staticmethod
@@ -94,14 +93,13 @@ class WorkerProcess(process.BaseProcess):
         """Serve the pool; runs in the child."""
         from sharedarray.pool import worker  # here, for the worker's side imports what this side never needs
 
-        sock, setup = self._sock, self._setup
-        self._sock = self._setup = None
-        assert sock is not None
-        worker.main(sock, setup)
+        ends, setup = self._ends, self._setup
+        self._ends = self._setup = None
+        worker.main(ends, setup)
 
     def forget(self) -> None:
         """Drop what only the child needed."""
-        self._sock = self._setup = None
+        self._ends = self._setup = None
 
 
 def start(worker: WorkerProcess) -> None:
@@ -128,10 +126,13 @@ def make_ready(method: str) -> None:
             ensure()
 
 
-def block_interrupts() -> None:
-    """Keep SIGINT away from this thread and the children that it starts."""
+def block_signals() -> None:
+    """Keep SIGINT away from this thread and the children that it starts, and SIGPIPE from the program.
+
+    Writing to a pipe whose reader died is an error in this thread, whatever the program does with SIGPIPE.
+    """
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGPIPE})
 
 
 @contextlib.contextmanager

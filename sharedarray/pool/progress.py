@@ -69,6 +69,12 @@ def watched(results: Iterable[T], shown: Bar) -> Iterator[T]:
 
     Nothing that was passed on is held.
     """
+    if type(shown) is _NoBar:
+        return iter(results)
+    return _watched(results, shown)
+
+
+def _watched(results: Iterable[T], shown: Bar) -> Iterator[T]:
     steps = iter(results)
     box: list[T] = []
     try:

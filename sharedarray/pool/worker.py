@@ -1,9 +1,11 @@
 """The worker's side: what runs in each process of a pool.
 
-One thread reads a frame, does what it says, answers, and reads again (`messages` has the drawing). What it
-must never do is hold on to a task when it is done: the pool promises that memory is free within a second of
-the caller's last reference, and an idle worker that still had the last arguments, the last result or a
-traceback with their frames in some variable would break that. So each step is a function of its own, whose
+One thread reads frames, runs what they ask for, answers, and reads again (`messages` has the drawing). Before
+each item it takes one from its semaphore; where that is at 0, the pool has taken back all that is left.
+
+What it must never do is hold on to a task when it is done: the pool promises that memory is free within a
+second of the caller's last reference, and an idle worker that still had the last arguments, the last result or
+a traceback with their frames in some variable would break that. So each step is a function of its own, whose
 variables end with it; exceptions are sent as text and stripped of their frames; and where a task that had
 shared arrays left reference cycles behind, they are collected as soon as the worker is idle.
 
@@ -16,29 +18,84 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import pickle
 import select
 import signal
-import socket
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Semaphore
+from time import monotonic_ns
 from typing import Any
 
 from sharedarray import errors
 from sharedarray.pool import failures, threads
-from sharedarray.pool.channel import Channel
-from sharedarray.pool.messages import HOLDS, SHARES, Frame, Kind
-from sharedarray.pool.pickling import Pickled, dumps, loads
+from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.messages import (
+    AFRESH,
+    HEADER,
+    HOLDS,
+    OF_CALL,
+    PARTS,
+    ROOM,
+    SHARES,
+    STREAM,
+    Buffer,
+    Entry,
+    Frame,
+    Kind,
+)
+from sharedarray.pool.pickling import Pickled, contiguous, dumps, load_call, loads
+from sharedarray.pool.recycling import Shelf, length_of, offsets
 
-__all__ = ["Setup", "call_each", "main"]
+__all__ = ["Ends", "Setup", "main"]
 
-# Milliseconds without a message after which a worker counts as idle and may take the time to collect cycles.
+# Seconds without a message after which a worker counts as idle and may take the time to collect cycles.
 # Long enough to not do it between the tasks of one call, short enough for the promise of one second.
-_IDLE = 100
+_IDLE = 0.1
+# Seconds that a worker looks for the next message before it sleeps.
+_LOOK = 60e-6
 
 # What a worker that lost its parent ends with; nobody is there to read it.
 _ORPHANED = 1
+
+# Results that many can be sent of in one pickle, and how long they may be: characters or bytes.
+_SMALL = frozenset((type(None), bool, int, float, complex))
+_TEXT = frozenset((str, bytes))
+_SHORT = 1024
+# Nanoseconds that small answers are held back, to send many at a time; seconds after which a second thread
+# sends them, because the item that came next turned out to be a slow one; seconds without small answers after
+# which that thread goes to sleep.
+_WINDOW = 50_000
+_TOO_LONG = 0.004
+_QUIET = 0.1
+
+
+@dataclass(slots=True)
+class Ends:
+    """What a worker is given of what joins it to its pool.
+
+    Attributes
+    ----------
+    reader, writer
+        Ends of the two pipes.
+    claims
+        How many items it has been given and has not begun.
+    pool
+        The process id of the pool.
+    look
+        Whether there are processors enough to look for a message before going to sleep.
+    """
+
+    reader: Connection
+    writer: Connection
+    claims: Semaphore
+    pool: int
+    look: bool
 
 
 @dataclass(slots=True)
@@ -66,7 +123,7 @@ class Setup:
         return PackedSetup, (
             self.threads,
             bytes(pickled.stream),
-            [bytearray(buffer) for buffer in pickled.buffers],
+            [bytearray(piece) for piece in pickled.pieces()],
         )
 
 
@@ -79,16 +136,16 @@ class PackedSetup:
     buffers: list[bytearray]
 
 
-def main(sock: socket.socket, setup: Setup | PackedSetup) -> None:
-    """Serve a pool over ``sock`` until it says STOP."""
+def main(ends: Ends, setup: Setup | PackedSetup) -> None:
+    """Serve a pool until it says STOP."""
     _calm_signals()
-    channel = Channel(sock)
+    channel = Channel(ends.reader, ends.writer, blocking=True)
     _close_in_forks(channel)
     _watch_parent(channel)
     try:
         if _prepare(channel, setup):
             del setup
-            _serve(channel)
+            _Worker(channel, ends).serve()
     except (EOFError, ConnectionError):
         os._exit(_ORPHANED)  # the pool is gone: there is nobody left for whom to end in order
 
@@ -110,11 +167,11 @@ def _calm_signals() -> None:
     signal.set_wakeup_fd(-1)  # a forked worker has that of the parent's event loop
     signal.signal(signal.SIGINT, _nothing)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGPIPE})
 
 
 def _close_in_forks(channel: Channel) -> None:
-    """See to it that a process that a task forks does not keep this worker's pipe open."""
+    """See to it that a process that a task forks does not keep this worker's pipes open."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=channel.close)
 
@@ -124,7 +181,7 @@ def _watch_parent(channel: Channel) -> None:
     if not hasattr(select, "poll"):
         return
     poll = select.poll()
-    poll.register(channel.fileno(), 0)  # nothing but the other end's being closed
+    poll.register(channel.out, 0)  # nothing but the other end's being closed
     parent = parent_process()
     if parent is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -153,7 +210,9 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
             initializer(*initargs)
     except BaseException as raised:
         refusal = failures.pack(raised, raised.__traceback__)
-        channel.send(Kind.REFUSED, stream=refusal.stream, buffers=refusal.buffers)
+        pieces = refusal.pieces()
+        entries = [Entry(0, 0, 0, 0, 0, len(piece)) for piece in pieces]
+        channel.send(Kind.REFUSED, stream=refusal.stream, entries=entries, inline=pieces)
         return False
     channel.send(Kind.READY)
     return True
@@ -162,54 +221,389 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
 # Tasks
 
 
-def _serve(channel: Channel) -> None:
-    held: dict[int, object] = {}
-    tidy = True
-    while True:
-        if not tidy and not channel.arrived and not select.select([channel], [], [], _IDLE / 1000)[0]:
+class _Item:
+    """One item to be done, or a row of them: what came for it, until it is loaded."""
+
+    __slots__ = ("args", "entries", "flags", "function", "inline", "number", "stream")
+
+    def __init__(self, frame: Frame) -> None:
+        self.number = frame.task
+        self.flags = frame.flags
+        self.function = frame.item  # the number of its call, if it is of one
+        self.stream: Buffer = frame.stream
+        self.entries = frame.entries
+        self.inline = frame.inline
+        self.args: list[tuple[Any, ...]] = []  # of a row
+
+
+class _Function:
+    """The function of a call: loaded, or to be loaded for each item."""
+
+    __slots__ = ("frame", "loaded")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame: Frame | None = frame
+        self.loaded: Any = None
+
+
+class _Answers:
+    """Answers on their way to the pool: small ones together, so long as none waits for a slow item.
+
+    A second thread, which sleeps while there is nothing to look after, sends what is held back when the main
+    thread is at something else for too long. (It cannot while native code keeps the interpreter to itself.)
+
+    Parameters
+    ----------
+    channel
+        To the pool. All that is written to it goes through here.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._frames: list[bytes] = []
+        self._row = 0
+        self._values: list[Any] = []
+        self._began = self._ended = 0
+        self._since = 0
+        self._keeper: threading.Thread | None = None
+        self._awake = False
+        self._work = threading.Semaphore(0)
+
+    def add(self, row: int, value: object, began: int, ended: int) -> None:
+        """Send, soon, the result of an item of a row."""
+        if not self._values:
+            self._row, self._began = row, began
+        self._ended = ended
+        self._values.append(value)
+        self._hold(began, ended)
+
+    def later(self, kind: Kind, number: int, began: int, ended: int, stream: Buffer) -> None:
+        """Send, soon, a small answer."""
+        with self._lock:
+            self._frames.append(HEADER.pack(kind, 0, 0, 0, number, len(stream), began, ended) + stream)
+        self._hold(began, ended)
+
+    def _hold(self, began: int, ended: int) -> None:
+        if not self._since:
+            self._since = began
+            if not self._awake:
+                self._wake()
+        if ended - self._since > _WINDOW:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._since:
+            with self._lock:
+                self._write()
+
+    def _write(self) -> None:
+        values, self._since = self._values, 0
+        frames = self._frames
+        if values:
+            self._values = []
+            stream = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+            head = HEADER.pack(
+                Kind.RESULTS, 0, 0, len(values), self._row, len(stream), self._began, self._ended
+            )
+            frames.append(head + stream)
+        if frames:
+            self._frames = []
+            self._channel.write(b"".join(frames))
+
+    def send(
+        self,
+        kind: Kind,
+        flags: int = 0,
+        item: int = 0,
+        task: int = 0,
+        began: int = 0,
+        ended: int = 0,
+        stream: Buffer = b"",
+        entries: Sequence[Entry] = (),
+        inline: Sequence[Buffer] = (),
+    ) -> None:
+        """Send a frame now, after what is held back."""
+        with self._lock:
+            if self._since:
+                self._write()
+            self._channel.send(kind, flags, item, task, began, ended, stream, entries, inline)
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="sharedarray-answers", daemon=True)
+            self._keeper.start()
+        self._work.release()
+
+    def _keep(self) -> None:
+        """Send what has been held back for too long."""
+        while True:
+            self._work.acquire()
+            quiet = time.monotonic()
+            while time.monotonic() - quiet < _QUIET:
+                seen = self._since
+                time.sleep(_TOO_LONG)
+                if seen:
+                    quiet = time.monotonic()
+                    with self._lock:
+                        if self._since == seen:
+                            self._write()
+            self._awake = False
+
+
+class _Worker:
+    """Does what the pool says.
+
+    Parameters
+    ----------
+    channel
+        To the pool.
+    ends
+        What came with it.
+    """
+
+    def __init__(self, channel: Channel, ends: Ends) -> None:
+        self._channel = channel
+        self._claim = ends.claims.acquire
+        self._shelf = Shelf(ends.pool)
+        self._todo: deque[_Item] = deque()
+        self._functions: dict[int, _Function] = {}
+        self._held: dict[int, deque[object]] = {}
+        self._granted: Entry | None = None
+        self._answers = _Answers(channel)
+        self._glance = Glance(_LOOK if ends.look else 0)
+        self._tidy = True
+        self._stopped = False
+
+    def serve(self) -> None:
+        """Do everything until the pool says STOP."""
+        while not self._stopped:
+            if self._todo:
+                if self._held or self._channel.arrived:
+                    self._read_what_is_there()
+                self._next()
+            else:
+                self._answers.flush()
+                self._wait()
+                self._read()
+
+    # Reading
+
+    def _wait(self) -> None:
+        """Wait for a message; tidy up when there is none for a while."""
+        self._channel.look(self._glance)
+        if not self._tidy and not self._channel.poll(_IDLE):
             gc.collect()
-            tidy = True
-        frame = channel.receive()
-        assert frame is not None  # the socket blocks
-        if frame.kind is Kind.TASK:
-            tidy = tidy and not frame.flags & SHARES
-            _answer(channel, frame, held)
-        elif frame.kind is Kind.TAKEN:
-            held.pop(frame.task, None)
-            tidy = False
+            self._tidy = True
+
+    def _read_what_is_there(self) -> None:
+        while not self._stopped and self._channel.poll(0):
+            self._read()
+
+    def _read(self) -> None:
+        """Read at least one frame, and all that came with it."""
+        while True:
+            frame = self._channel.receive()
+            assert frame is not None  # the pipe blocks
+            self._told(frame)
+            if not self._channel.arrived:
+                return
+
+    def _told(self, frame: Frame) -> None:
+        kind = frame.kind
+        if kind in (Kind.TASK, Kind.RUN):
+            item = _Item(frame)
+            if kind == Kind.RUN:
+                item.args = loads(frame.stream)
+                item.args.reverse()
+                item.function = frame.began
+            self._todo.append(item)
+            self._tidy = self._tidy and not frame.flags & SHARES
+        elif kind == Kind.CALL:
+            self._functions[frame.task] = _Function(frame)
+        elif kind == Kind.TAKEN:
+            values = self._held[frame.task]
+            values.popleft()
+            if not values:
+                del self._held[frame.task]
+            self._tidy = False
+        elif kind == Kind.OVER:
+            self._functions.pop(frame.task, None)
+            self._tidy = False
+        elif kind == Kind.RETIRED:
+            self._shelf.forget(loads(frame.stream))
+        elif kind == Kind.GRANT:
+            self._granted = frame.entries[0] if frame.entries else None
+        elif kind == Kind.STOP:
+            self._stopped = True
+
+    # Doing
+
+    def _next(self) -> None:
+        """Do the next item, or a whole row of them."""
+        item = self._todo[0]
+        if item.args:
+            self._row(item)
+        elif self._claim(False):
+            self._todo.popleft()
+            self._answer(item)
         else:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Give up what the pool has taken back, which is all that is left."""
+        count = sum([max(1, len(item.args)) for item in self._todo])
+        self._todo.clear()
+        self._answers.send(Kind.DROPPED, item=count)
+
+    def _row(self, row: _Item) -> None:
+        """Do the items of a row one after the other: the quick way, for small results of small arguments."""
+        number, args, claim, answers = row.number, row.args, self._claim, self._answers
+        function: Any = None
+        again = False
+        ended = monotonic_ns()
+        while args:
+            if self._held:
+                self._read_what_is_there()
+            if not claim(False):
+                self._drop()
+                return
+            began = ended
+            try:
+                if function is None or again:
+                    function = self._function(row.function)
+                    again = self._again(row.function)
+                value = function(*args.pop())
+            except BaseException as raised:
+                outcome = _failed(raised)
+            else:
+                ended = monotonic_ns()
+                kind = type(value)
+                if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
+                    if not args:
+                        self._todo.popleft()
+                    answers.add(number, value, began, ended)
+                    continue
+                outcome = _packed(value)
+                del value
+            if not args:
+                self._todo.popleft()
+            self._send(number, began, *outcome)
+            del outcome
+            ended = monotonic_ns()
+        answers.flush()
+
+    def _again(self, number: int) -> bool:
+        known = self._functions.get(number)
+        return known is None or known.loaded is None
+
+    def _function(self, number: int) -> Any:
+        """Return the function of a call: the same one for all items, unless it brings data along."""
+        known = self._functions[number]
+        if known.frame is None:
+            return known.loaded
+        frame = known.frame
+        stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
+        loaded = loads(stream, buffers)
+        if not frame.flags & AFRESH:
+            known.loaded, known.frame = loaded, None
+        return loaded
+
+    def _answer(self, item: _Item) -> None:
+        """Do one item and send what came of it."""
+        began = monotonic_ns()
+        number = item.number
+        self._granted = next((entry for entry in item.entries if entry.flags & ROOM), None)
+        box = [item]
+        del item
+        self._send(number, began, *self._outcome(box))
+
+    def _outcome(self, box: list[_Item]) -> tuple[Kind, Pickled, object]:
+        try:
+            value = self._call(box)
+        except BaseException as raised:
+            return _failed(raised)
+        return _packed(value)
+
+    def _call(self, box: list[_Item]) -> object:
+        function, args, kwargs = self._load(box.pop())
+        return function(*args, **kwargs)
+
+    def _load(self, item: _Item) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        stream, buffers = self._buffers(item.stream, item.entries, item.inline)
+        function, args, kwargs = load_call(stream, buffers) if item.flags & PARTS else loads(stream, buffers)
+        if item.flags & OF_CALL:
+            function = self._function(item.function)
+        return function, args, kwargs
+
+    def _buffers(
+        self, stream: Buffer, entries: Sequence[Entry], inline: Sequence[Buffer], *, copy: bool = False
+    ) -> tuple[Buffer, list[Buffer]]:
+        """Return the stream and the buffers of a message, wherever they are."""
+        if not entries:
+            return stream, []
+        if copy:
+            inline = [bytearray(piece) for piece in inline]
+        wanted = [entry for entry in entries if not entry.flags & ROOM]
+        buffers = self._shelf.lend(wanted, inline)
+        if wanted and wanted[-1].flags & STREAM:
+            stream = buffers.pop()
+        return stream, buffers
+
+    def _send(self, number: int, began: int, kind: Kind, answer: Pickled, value: object) -> None:
+        """Send an answer, and keep what has to live until the pool has it."""
+        ended = monotonic_ns()
+        if answer.shares:
+            self._held.setdefault(number, deque()).append(value)
+        flags = HOLDS if answer.shares else 0
+        if answer.stowed:
+            if flags or len(answer.stream) >= _SHORT or not self._todo:
+                self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
+            else:
+                self._answers.later(kind, number, began, ended, answer.stream)
             return
-        del frame  # the wait for the next one may be long
+        sources = answer.sources()
+        entries, inline = self._place(number, sources)
+        stream = answer.stream
+        if len(sources) > len(answer.parcels):
+            stream = b""
+            entries[-1] = entries[-1]._replace(flags=STREAM)
+        self._answers.send(kind, flags, 0, number, began, ended, stream, entries, inline)
+
+    def _place(self, number: int, sources: Sequence[Any]) -> tuple[list[Entry], list[Buffer]]:
+        """Copy the buffers of an answer into a slot, if there is one to be had."""
+        size = offsets(map(length_of, sources))[1]
+        room, self._granted = self._granted, None
+        if room is None or room.size < size:
+            room = self._ask(number, size)
+        if room is not None:
+            try:
+                return self._shelf.fill(room, sources), []
+            except OSError:
+                pass  # no memory: through the pipe, then
+        inline = [contiguous(source) for source in sources]
+        return [Entry(0, 0, 0, 0, 0, len(piece)) for piece in inline], inline
+
+    def _ask(self, number: int, size: int) -> Entry | None:
+        """Ask the pool for a slot; what else it says meanwhile is done later."""
+        self._answers.send(Kind.NEED, task=number, began=size)
+        while True:
+            frame = self._channel.receive()
+            assert frame is not None
+            self._told(frame)
+            if frame.kind == Kind.GRANT:
+                room, self._granted = self._granted, None
+                return room
 
 
-def _answer(channel: Channel, frame: Frame, held: dict[int, object]) -> None:
-    """Run one task and send what came of it; put into ``held`` what has to live until the pool has it."""
-    task = frame.task
-    box = [frame.stream, frame.buffers]
-    del frame
-    kind, answer, value = _run(box)
-    if answer.shares:
-        held[task] = value
-    channel.send(kind, task, HOLDS if answer.shares else 0, answer.stream, answer.buffers)
-
-
-def _run(box: list[Any]) -> tuple[Kind, Pickled, object]:
-    """Call the function in ``box``; return the kind of the answer, the answer, and what it was made from."""
+def _packed(value: object) -> tuple[Kind, Pickled, object]:
+    """Return the answer that a value makes."""
     try:
-        result = _call(box)
-    except BaseException as raised:
-        return _failed(raised)
-    try:
-        return Kind.RESULT, dumps(result), result
+        return Kind.RESULT, dumps(value), value
     except Exception as reason:
-        return _failed(_unsendable(result, reason))
-
-
-def _call(box: list[Any]) -> object:
-    buffers, stream = box.pop(), box.pop()
-    function, args, kwargs = loads(stream, buffers)
-    del stream, buffers
-    return function(*args, **kwargs)
+        return _failed(_unsendable(value, reason))
 
 
 def _failed(raised: BaseException) -> tuple[Kind, Pickled, object]:
@@ -236,12 +630,3 @@ def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
     )
     error.__cause__ = reason
     return error
-
-
-# What the pool's own methods have called in a worker
-
-
-def call_each(function: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
-    """Call one function on several tuples of arguments, and let go of each when it is done."""
-    items.reverse()
-    return [function(*items.pop()) for _ in range(len(items))]

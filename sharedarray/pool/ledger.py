@@ -1,0 +1,215 @@
+"""What a pool remembers of what was done: how long functions take, what was copied, who ran what when.
+
+Everything is bounded: a pool may live for weeks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from sharedarray.pool.messages import Frame
+from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
+from sharedarray.pool.processes import WorkerProcess
+from sharedarray.pool.reports import ArgumentCopies, CopyReport, Span, Timeline
+from sharedarray.pool.tasks import Task
+
+__all__ = ["Ledger"]
+
+# Functions whose duration is remembered, calls whose copies are, and spans.
+_FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
+# Weight of the newest duration of a function.
+_NEWEST = 0.4
+
+
+class _Calls:
+    """The copies of one call, as they are counted."""
+
+    __slots__ = ("began", "ended", "label", "rows", "tasks")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.tasks = 0
+        self.began = time.monotonic()
+        self.ended = 0.0
+        self.rows: dict[str, list[int]] = {}
+
+    def add(self, argument: str, copied: Copied, count: int = 1) -> None:
+        """Count what became of one argument, or of the results, of so many tasks."""
+        row = self.rows.setdefault(argument, [0, 0, 0, 0, 0])
+        for place, amount in enumerate(copied):
+            row[place] += amount
+        row[4] += count
+
+
+class Ledger:
+    """What was done. Counters are plain attributes; the engine changes them under its lock."""
+
+    def __init__(self) -> None:
+        self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
+        self._totals = [0, 0, 0]
+        self._plain: tuple[int, str, int] | None = None
+        self._durations: OrderedDict[str, float] = OrderedDict()
+        self._results: dict[str, int] = {}
+        self._latest: float | None = None
+        self._calls: OrderedDict[int, _Calls] = OrderedDict()
+        self._spans: deque[tuple[int, int, str, str, int, int, int, int, str]] = deque(maxlen=_SPANS)
+        self._spans_made = 0
+        self._lock = threading.Lock()
+
+    # How long functions take, and how large their results are
+
+    def duration(self, label: str) -> float | None:
+        """Return how many seconds a call of a function takes, None where that is not known."""
+        return self._durations.get(label)
+
+    def quick(self, limit: float) -> bool:
+        """Say whether what was answered last took less than so many seconds, or nothing is known."""
+        return self._latest is None or self._latest < limit
+
+    def result_size(self, label: str) -> int:
+        """Return how many bytes the last result of a function needed in recycled memory."""
+        return self._results.get(label, 0)
+
+    def answered(self, task: Task, frame: Frame, *, failed: bool = False, count: int = 1) -> None:
+        """Take note of the answers to so many items."""
+        if failed:
+            self.failed += count
+        else:
+            self.done += count
+        label = task.label
+        self._learn(label, (frame.ended - frame.began) * 1e-9 / count)
+        if frame.entries or label in self._results:
+            self._measure(task, frame)
+        else:
+            self._totals[2] += len(frame.stream)
+            row = self._calls.get(task.call)
+            if row is not None:
+                row.add("result", Copied(pickled=len(frame.stream)), count)
+
+    def _learn(self, label: str, seconds: float) -> None:
+        self._latest = seconds
+        known = self._durations.get(label)
+        if known is not None:
+            self._durations[label] = known + _NEWEST * (seconds - known)
+            return
+        if len(self._durations) >= _FUNCTIONS:
+            old, _ = self._durations.popitem(last=False)
+            self._results.pop(old, None)
+        self._durations[label] = seconds
+
+    def _measure(self, task: Task, frame: Frame) -> None:
+        copied = sum([entry.length for entry in frame.entries])
+        if copied:
+            last = frame.entries[-1]
+            self._results[task.label] = max(last.offset + last.length, OUT_OF_BAND)
+        else:
+            self._results.pop(task.label, None)
+        row = self._calls.get(task.call)
+        if row is not None:
+            self._count(row, "result", Copied(copied=copied, pickled=len(frame.stream)))
+
+    # What was copied
+
+    def called(self, call: int, label: str, pickled: Pickled) -> None:
+        """Take note of a call of one task."""
+        if not pickled.parts:
+            # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
+            size = len(pickled.stream)
+            self._totals[2] += size
+            self._plain = call, label, size
+            return
+        self._add(self._begin(call, label, 1), pickled)
+
+    def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
+        """Take note of a call of many tasks."""
+        copied = sum([parcel.length for parcel in pickled.parcels])
+        self._count(
+            self._begin(call, label, tasks), "function", Copied(0, copied, len(pickled.stream), 0)
+        )
+
+    def _begin(self, call: int, label: str, tasks: int) -> _Calls:
+        made = _Calls(label)
+        made.tasks = tasks
+        with self._lock:
+            self._calls[call] = made
+            while len(self._calls) > _CALLS:
+                self._calls.popitem(last=False)
+        return made
+
+    def sends(self, call: int, pickled: Pickled) -> None:
+        """Take note of one task of a call of many."""
+        made = self._calls.get(call)
+        if made is not None:
+            self._add(made, pickled)
+
+    def _add(self, made: _Calls, pickled: Pickled) -> None:
+        for argument, part in zip(pickled.names, pickled.parts, strict=True):
+            self._count(made, argument, part)
+
+    def _count(self, made: _Calls, argument: str, copied: Copied) -> None:
+        made.add(argument, copied)
+        for place in range(3):
+            self._totals[place] += copied[place]
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return the bytes that were sent by reference, copied and pickled, of all calls."""
+        shared, copied, pickled = self._totals
+        return shared, copied, pickled
+
+    def report(self, call: int | None = None) -> CopyReport | None:
+        """Return what became of the arguments and results of a call, of the last one for None."""
+        plain = self._plain
+        with self._lock:
+            if call is None:
+                call = max([next(reversed(self._calls), 0), 0 if plain is None else plain[0]])
+            made = self._calls.get(call)
+        if made is None and plain is not None and plain[0] == call:
+            made = _Calls(plain[1])
+            made.tasks = 1
+            made.add("arguments", Copied(pickled=plain[2]))
+        if made is None:
+            return None
+        rows = tuple(
+            ArgumentCopies(argument, shared, copied, pickled, reused, count)
+            for argument, (shared, copied, pickled, reused, count) in made.rows.items()
+        )
+        return CopyReport(call, made.label, made.tasks, (made.ended or time.monotonic()) - made.began, rows)
+
+    # Who ran what when
+
+    def over(self, task: Task, ended: int, process: WorkerProcess, outcome: str, since: float = 0.0) -> None:
+        """Take note of a task that is over."""
+        began = task.began or int(since * 1e9)
+        self._spans_made += 1
+        self._spans.append(
+            (
+                task.number,
+                task.call,
+                task.label,
+                process.name,
+                process.pid or 0,
+                task.submitted,
+                began,
+                ended,
+                outcome,
+            )
+        )
+        if outcome not in ("done", "raised"):
+            self.failed += outcome != "cancelled"
+            self.cancelled += outcome == "cancelled"
+        made = self._calls.get(task.call)
+        if made is not None:
+            made.ended = time.monotonic()
+
+    def timeline(self) -> Timeline:
+        """Return who ran what when."""
+        spans = tuple(Span(*fields) for fields in list(self._spans))
+        return Timeline(spans, self._spans_made - len(spans))
+
+    def lost(self, in_order: bool) -> None:
+        """Take note of a worker that has ended."""
+        if not in_order:
+            self.died += 1

@@ -1,0 +1,281 @@
+"""One worker, seen from the pool: what it was given, what it has answered, and what can be taken back.
+
+::
+
+    given, in order:   [ answered ][ begun, at most one ][ not begun: as many as the semaphore says ]
+                                                          worker takes here ▶            ◀ pool here
+
+What was taken back stays in the worker's list until it has come to it, found the semaphore at 0 and said
+DROPPED. Until then (`owed`) the worker gets nothing more, or it would take one for the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Semaphore
+from typing import Any
+
+from sharedarray.pool import processes
+from sharedarray.pool.channel import Channel
+from sharedarray.pool.messages import AFRESH, OF_CALL, PARTS, ROOM, SHARES, Buffer, Entry, Kind, encode
+from sharedarray.pool.recycling import Slot
+from sharedarray.pool.tasks import Function, Task
+
+__all__ = ["Member"]
+
+_TASK, _RETIRED = int(Kind.TASK), int(Kind.RETIRED)
+
+# What is so for a worker that can be given something.
+_OPEN = {
+    "_ready": True,
+    "_leaving": False,
+    "_doomed": False,
+    "_hung_up": False,
+    "_ended": False,
+    "_owed": 0,
+}.items()
+
+
+class _Mark:
+    """An attribute that says whether a worker can be given something."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, member: Member, owner: type) -> Any:
+        return member.__dict__[self._name]
+
+    def __set__(self, member: Member, value: Any) -> None:
+        member.__dict__[self._name] = value
+        member.open = _OPEN <= member.__dict__.items()
+
+
+class Member:
+    """One worker.
+
+    Attributes
+    ----------
+    process, channel
+        The process and the pool's end of its pipes.
+    tasks
+        What it was given and has not answered, in order.
+    load
+        How many items these are.
+    owed
+        How many items were taken back that it does not know of yet.
+    given
+        How many items it was given in its life, without those that were taken back.
+    since
+        When it began the first of its items, as far as the pool can tell: seconds of the monotonic clock.
+    open
+        It can be given something.
+    ready
+        It has run the initializer.
+    leaving
+        It was told to stop, and gets nothing any more.
+    doomed
+        It has to be killed.
+    sentence
+        Makes the outcome of the item that it is killed for; None where that is `WorkerDied`.
+    hung_up, ended, killed
+        Its end of the pipe is closed; its process has ended; it was sent a deadly signal by us.
+    writing
+        Whether the pipe is watched for room to write.
+    exit
+        The descriptor that becomes readable when it ends; closed by us where it is a process descriptor.
+    functions
+        Numbers of the calls whose function it has.
+    room
+        Slots that were lent to it for results, by task.
+    put_back
+        Called with a slot that it does not need after all.
+    known
+        Slots that it may have mapped.
+    """
+
+    ready, leaving, doomed, hung_up, ended, owed = (_Mark() for _ in range(6))
+
+    def __init__(
+        self,
+        process: processes.WorkerProcess,
+        channel: Channel,
+        claims: Semaphore,
+        put_back: Callable[[Slot], None],
+    ) -> None:
+        self.process = process
+        self.put_back = put_back
+        self.channel = channel
+        self.tasks: deque[Task] = deque()
+        self.load = 0
+        self.open = False
+        self.owed = 0
+        self.given = 0
+        self.since = 0.0
+        self.ready = False
+        self.leaving = False
+        self.doomed = False
+        self.sentence: Callable[[], BaseException] | None = None
+        self.hung_up = False
+        self.ended = False
+        self.killed = False
+        self.writing = False
+        self.exit = -1
+        self.exit_is_ours = False
+        self.functions: set[int] = set()
+        self.room: dict[int, Slot] = {}
+        self.known: set[int] = set()
+        self._claims = claims
+
+    @property
+    def free(self) -> bool:
+        """Whether it has nothing to do."""
+        return not self.load and self.open
+
+    @property
+    def going(self) -> bool:
+        """Whether it will get nothing any more."""
+        return self.leaving or self.doomed or self.hung_up or self.ended
+
+    def give(self, task: Task, lent: Slot | None, retired: Sequence[int]) -> None:
+        """Queue a task for it, with a slot for its result, after telling of slots that there are no more.
+
+        The channel is flushed by the caller, for several tasks at a time.
+        """
+        if not self.load:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        self.load += task.left
+        self.given += task.left
+        for _ in range(task.left):
+            self._claims.release()
+        if retired:
+            self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+        function = task.function
+        if function is not None and function.number not in self.functions:
+            self._teach(function)
+        if task.items is not None:
+            start = task.first + task.done
+            stream: Buffer = pickle.dumps(
+                task.items[start : task.first + task.count], pickle.HIGHEST_PROTOCOL
+            )
+            assert function is not None
+            self.channel.queue(encode(Kind.RUN, 0, task.left, task.number, function.number, 0, stream))
+            return
+        pickled = task.pickled
+        assert pickled is not None
+        flags = (SHARES if pickled.shares else 0) | (PARTS if pickled.parts else 0)
+        item = 0
+        if function is not None:
+            flags |= OF_CALL | (SHARES if function.pickled.shares else 0)
+            item = function.number
+        if lent is None and pickled.plain:
+            self.channel.queue(encode(_TASK, flags, item, task.number, 0, 0, pickled.stream))
+            return
+        entries = [*pickled.entries, *self._lend(task, lent)]
+        self.known.update([entry.slot for entry in entries])
+        self.channel.queue(
+            encode(_TASK, flags, item, task.number, 0, 0, pickled.stream, entries, pickled.inline)
+        )
+
+    def _teach(self, function: Function) -> None:
+        self.functions.add(function.number)
+        pickled = function.pickled
+        self.known.update([entry.slot for entry in pickled.entries])
+        flags = AFRESH if pickled.data else 0
+        self.channel.queue(
+            encode(Kind.CALL, flags, 0, function.number, 0, 0, pickled.stream, pickled.entries, pickled.inline)
+        )
+
+    def _lend(self, task: Task, lent: Slot | None) -> list[Entry]:
+        if lent is None:
+            return []
+        self.room[task.number] = lent
+        return [lent.entry(ROOM)]
+
+    def grant(self, number: int, lent: Slot | None) -> None:
+        """Answer to NEED."""
+        entries = []
+        self.clear_room(number)
+        if lent is not None:
+            self.room[number] = lent
+            self.known.add(lent.number)
+            entries = [lent.entry(ROOM)]
+        self.channel.send(Kind.GRANT, task=number, entries=entries)
+
+    def answered(self, number: int, began: int, count: int = 1) -> Task | None:
+        """Take note of the answers to the next items; return their task, None if it was not waited for."""
+        if not self.tasks:
+            return None
+        task = self.tasks[0]
+        if task.number != number:
+            return None
+        if not task.done:
+            task.began = began
+        task.done += count
+        self.load -= count
+        self.since = time.monotonic()
+        if task.done == task.count:
+            self.tasks.popleft()
+        return task
+
+    def take_back(self, most: int) -> list[Task]:
+        """Take back items from the end, at most so many, that it has not begun; return them in order."""
+        got = 0
+        claim = self._claims.acquire
+        while got < most and claim(False):
+            got += 1
+        self.owed += got
+        return self._cut(got)
+
+    def _cut(self, count: int) -> list[Task]:
+        """Remove so many items from the end of what it was given."""
+        self.load -= count
+        self.given -= count
+        found: list[Task] = []
+        while count:
+            last = self.tasks[-1]
+            if last.left <= count:
+                self.tasks.pop()
+                count -= last.left
+                found.append(last.again())
+            else:
+                found.append(last.split(last.count - count))
+                count = 0
+        found.reverse()
+        for task in found:
+            self.clear_room(task.number)
+        return found
+
+    def clear_room(self, number: int) -> None:
+        """Take back the slot that was lent for the result of a task."""
+        slot = self.room.pop(number, None)
+        if slot is not None:
+            self.put_back(slot)
+
+    def dropped(self, count: int) -> None:
+        """Take note that it has come to what was taken back."""
+        self.owed -= count
+
+    def estate(self) -> tuple[Task | None, list[Task]]:
+        """Return, of a worker that is dead, the item that it had begun, and all that it had not."""
+        unclaimed = 0
+        while self._claims.acquire(False):
+            unclaimed += 1
+        rest = self._cut(min(unclaimed, self.load))
+        for number in list(self.room):
+            self.clear_room(number)
+        begun = None
+        if self.tasks:
+            begun = self.tasks.popleft().again()
+            if begun.left > 1:
+                rest.insert(0, begun.split(1))
+            rest[:0] = itertools.chain(self.tasks)  # none, unless the accounts are wrong
+        self.tasks.clear()
+        self.load = 0
+        return begun, rest
+
+

@@ -1,0 +1,419 @@
+"""What is asked of a pool, and where the outcome goes.
+
+A `Task` is what is handed to one worker: one call (`submit`), or a row of items of one call (`map`), which can
+be cut in two at any place as long as nobody has begun it. Its outcomes go, item by item, to a *sink*: the
+`PoolFuture` of a submitted call, or the `Gathering` of a map.
+
+Both sinks lend a hand. A thread that waits for an outcome does not sleep until the management thread has it,
+but reads the workers' answers itself (`Engine.help`): one wake-up of a thread less for each round trip, which
+is most of what a small task costs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import Any, Protocol
+
+from sharedarray.pool.pickling import Pickled
+
+__all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number", "opened"]
+
+
+class Helper(Protocol):
+    """What a sink needs of the engine."""
+
+    def help(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Read answers until ``done`` says so, or time is up, or somebody else does it."""
+
+    def nudge(self) -> None:
+        """Have whoever reads answers for somebody look whether that is still wanted."""
+
+    def withdraw(self, task: Task, *, running: bool) -> bool:
+        """Take a task back from a worker that has not begun it, or end the worker that has."""
+
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for what others have to do, for none of it is its own to do."""
+
+    def is_first(self, task: Task) -> bool:
+        """Whether a task is the one that its worker is at."""
+
+
+class Raised:
+    """An exception among values."""
+
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+
+class Sink(Protocol):
+    """Where the outcomes of a task go."""
+
+    def begin(self) -> bool:
+        """Say that the task is handed out; return False if nobody wants it any more."""
+
+    def wanted(self) -> bool:
+        """Whether somebody still wants it."""
+
+    def put(self, index: int, outcomes: Sequence[Any]) -> None:
+        """Take the outcomes of the items from ``index`` on; exceptions come as `Raised`."""
+
+    def cancel_items(self, index: int, count: int) -> None:
+        """Hear that these will not be done."""
+
+
+class Function:
+    """A function for all items of one call, sent once to each worker that has part in it."""
+
+    __slots__ = ("__weakref__", "label", "number", "pickled")
+
+    def __init__(self, number: int, label: str, pickled: Pickled) -> None:
+        self.number = number
+        self.label = label
+        self.pickled = pickled
+
+
+class Task:
+    """What is handed to a worker at a time.
+
+    Attributes
+    ----------
+    number
+        Its own.
+    call
+        The number of the call that it belongs to.
+    sink
+        Where its outcomes go.
+    first, count, done
+        Its items within the sink, and how many of them are answered.
+    label
+        The function's name, for people.
+    pickled
+        The call, ready to be sent, perhaps more than once; None where there are `items`.
+    items
+        Arguments of all the call's items, of which this task is some; None where it is `pickled`.
+    function
+        What is called, if it is sent apart.
+    kept
+        What ``pickled`` refers to, as long as it does.
+    retries
+        How many deaths of a worker it may still survive.
+    handovers
+        How many dead workers it was handed to in vain.
+    limit
+        Seconds that an item may run.
+    deadline
+        When it must be over, in seconds of the monotonic clock.
+    submitted, began
+        Times in nanoseconds of the monotonic clock.
+    """
+
+    __slots__ = (
+        "began",
+        "call",
+        "count",
+        "deadline",
+        "done",
+        "first",
+        "function",
+        "handovers",
+        "items",
+        "kept",
+        "label",
+        "limit",
+        "number",
+        "pickled",
+        "retries",
+        "sink",
+        "submitted",
+    )
+
+    def __init__(
+        self,
+        call: int,
+        sink: Sink,
+        label: str,
+        *,
+        first: int = 0,
+        count: int = 1,
+        pickled: Pickled | None = None,
+        items: Sequence[tuple[Any, ...]] | None = None,
+        function: Function | None = None,
+        kept: object = None,
+        retries: int = 0,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.number = next(_numbers)
+        self.call = call
+        self.sink = sink
+        self.label = label
+        self.first = first
+        self.count = count
+        self.done = 0
+        self.pickled = pickled
+        self.items = items
+        self.function = function
+        self.kept = kept
+        self.retries = retries
+        self.handovers = 0
+        self.limit = limit
+        self.deadline = deadline
+        self.submitted = time.monotonic_ns()
+        self.began = 0
+
+    @property
+    def left(self) -> int:
+        """How many items are not answered."""
+        return self.count - self.done
+
+    def split(self, keep: int) -> Task:
+        """Keep the first ``keep`` items, answered ones included, and return a task for the others."""
+        rest = Task(
+            self.call,
+            self.sink,
+            self.label,
+            first=self.first + keep,
+            count=self.count - keep,
+            items=self.items,
+            function=self.function,
+            kept=self.kept,
+            retries=self.retries,
+            limit=self.limit,
+            deadline=self.deadline,
+        )
+        rest.submitted = self.submitted
+        self.count = keep
+        return rest
+
+    def again(self) -> Task:
+        """Return a task for what is not answered."""
+        return self.split(self.done) if self.done else self
+
+    def release(self) -> None:
+        """Let go of the arguments: nothing will be sent again."""
+        self.pickled = self.kept = self.items = self.function = None
+
+
+_numbers = itertools.count(1)
+
+
+def new_number() -> int:
+    """Return a number that no task and no call has."""
+    return next(_numbers)
+
+
+# Seconds that a killed worker has to be gone.
+_PATIENCE = 5.0
+_CANCELLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED"))
+_OVER = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"))
+
+
+class PoolFuture(Future[Any]):
+    """A `concurrent.futures.Future` whose waiters help, and which can end what it stands for."""
+
+    def __init__(self, engine: Helper | None = None) -> None:
+        super().__init__()
+        self._engine = engine
+        self._task: Task | None = None
+        self._call = 0
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
+        try:
+            return super().result(self._helped(timeout))
+        finally:
+            del self  # as the standard library does: an exception's frame must not keep the future
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None; see `concurrent.futures.Future.exception`."""
+        return super().exception(self._helped(timeout))
+
+    def _helped(self, timeout: float | None) -> float | None:
+        engine = self._engine
+        if self._state in _OVER or engine is None:
+            return timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        engine.help(self.done, deadline)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    @property
+    def call(self) -> int:
+        """The number of the call, by which the pool's reports know it."""
+        return self._call
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the call if it has not begun.
+
+        Parameters
+        ----------
+        running : bool, default False
+            Cancel it even then: the worker that runs it is killed and replaced. Nothing else is lost.
+
+        Returns
+        -------
+        bool
+            Whether it is cancelled.
+        """
+        engine, task = self._engine, self._task
+        if not super().cancel():
+            if self._state != "RUNNING" or engine is None or task is None:
+                return False
+            if engine.withdraw(task, running=running) and engine.may_wait():
+                with self._condition:
+                    self._condition.wait_for(lambda: self._state in _OVER, _PATIENCE)
+        if engine is not None:
+            engine.nudge()
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """Whether the call is being run, as far as that is known here: it is the first of its worker's."""
+        task = self._task
+        return super().running() and (task is None or self._engine is None or self._engine.is_first(task))
+
+    # A sink
+
+    def begin(self) -> bool:
+        """Hear that the call is handed out; return False if it was cancelled."""
+        return self._state == "RUNNING" or self.set_running_or_notify_cancel()
+
+    def wanted(self) -> bool:
+        """Whether it was not cancelled."""
+        return self._state not in _CANCELLED
+
+    def put(self, index: int, outcomes: Sequence[Any]) -> None:
+        """Settle the future, unless it was cancelled while it still waited."""
+        self._task = None
+        if self._state != "RUNNING" and not self.set_running_or_notify_cancel():
+            return
+        outcome = outcomes[0]
+        try:
+            if type(outcome) is Raised:
+                self.set_exception(outcome.exception)
+            else:
+                self.set_result(outcome)
+        except InvalidStateError:
+            pass
+
+    def cancel_items(self, index: int, count: int) -> None:
+        """Become cancelled, though the call was handed out."""
+        self._task = None
+        with self._condition:
+            if self._state == "RUNNING":
+                self._state = "PENDING"
+        if super().cancel():
+            self.set_running_or_notify_cancel()
+
+
+_PENDING: Any = object()
+
+
+class Gathering:
+    """The outcomes of the items of one call, in order or as they come.
+
+    Parameters
+    ----------
+    engine
+        Who is helped while somebody waits.
+    count
+        How many items there are, where that is known.
+    ordered
+        Whether they are taken in their order.
+    """
+
+    def __init__(self, engine: Helper, count: int = 0, *, ordered: bool = True) -> None:
+        self._engine = engine
+        self._ordered = ordered
+        self._outcomes: list[Any] = [_PENDING] * count
+        self._came: deque[Any] = deque()
+        self._changed = threading.Condition()
+        self._waiting = False
+        self._ended = False
+
+    # For the one who takes the outcomes
+
+    def in_order(self, deadline: float | None = None) -> Iterator[Any]:
+        """Yield the outcome of each item, or raise it, and let go of it.
+
+        Raises
+        ------
+        TimeoutError
+            Time is up.
+        """
+        outcomes = self._outcomes
+        for index in range(len(outcomes)):
+            if outcomes[index] is _PENDING:
+                self._wait(lambda at=index: outcomes[at] is not _PENDING, deadline)  # type: ignore[misc]
+            box = [outcomes[index]]
+            outcomes[index] = None
+            if type(box[0]) is Raised:
+                opened(box.pop())
+            yield box.pop()
+
+    def take_any_outcome(self, deadline: float | None = None) -> Any:
+        """Return the next outcome that comes, for `opened`."""
+        if not self._came:
+            self._wait(lambda: bool(self._came), deadline)
+        return self._came.popleft()
+
+    def _wait(self, there: Callable[[], bool], deadline: float | None) -> None:
+        self._engine.help(there, deadline)
+        while not there():
+            with self._changed:
+                self._waiting = True
+                try:
+                    if not there():
+                        left = None if deadline is None else deadline - time.monotonic()
+                        if left is not None and left <= 0:
+                            raise TimeoutError("the results were not there in time")
+                        self._changed.wait(left)
+                finally:
+                    self._waiting = False
+
+    def end(self) -> None:
+        """Say that no outcome is wanted any more."""
+        self._ended = True
+
+    # A sink
+
+    def begin(self) -> bool:
+        """Whether somebody still wants the outcomes."""
+        return not self._ended
+
+    def wanted(self) -> bool:
+        """Whether somebody still wants the outcomes."""
+        return not self._ended
+
+    def put(self, index: int, outcomes: Sequence[Any]) -> None:
+        """Take the outcomes of the items from ``index`` on."""
+        if self._ended:
+            return
+        if self._ordered:
+            self._outcomes[index : index + len(outcomes)] = outcomes
+        else:
+            self._came.extend(outcomes)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
+    def cancel_items(self, index: int, count: int) -> None:
+        """Hear that these will not be done."""
+        self.put(index, [Raised(CancelledError()) for _ in range(count)])
+
+
+def opened(outcome: Any) -> Any:
+    """Return a value, or raise the exception that came in place of one."""
+    if type(outcome) is not Raised:
+        return outcome
+    exception = outcome.exception
+    del outcome
+    try:
+        raise exception
+    finally:
+        del exception  # or its frame would hold it

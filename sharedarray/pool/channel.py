@@ -259,7 +259,7 @@ class Channel:
             The other end is closed, and there is nothing left to read.
         """
         frames: list[Frame] = []
-        while self._read():
+        while self._reads(frames):
             if self._header is None:
                 self._cut_short_ones(frames)
             while (frame := self._next()) is not None:
@@ -268,6 +268,14 @@ class Channel:
             if not self._filling:
                 break
         return frames
+
+    def _reads(self, frames: list[Frame]) -> bool:
+        try:
+            return self._read()
+        except EOFError:
+            if frames:
+                return False  # first things first; the end is there again the next time
+            raise
 
     def _cut_short_ones(self, frames: list[Frame]) -> None:
         """Cut out the frames without a table that are here as a whole, which is what nearly all are."""

@@ -62,7 +62,7 @@ from multiprocessing.connection import wait as wait_ready
 from typing import Any
 
 from sharedarray import errors
-from sharedarray.pool import deaths, failures, processes
+from sharedarray.pool import deaths, failures, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
@@ -985,20 +985,21 @@ class Engine:
         claims = multiprocessing.get_context(self._method).Semaphore(0)
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < _processors() - 1
-        ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), look)
+        box = outbox.make()
+        ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)
         self._started += 1
         process = processes.WorkerProcess(
             self._method, f"sharedarray-worker-{self._started}", ends, self._setup
         )
         member = Member(
-            process, Channel(to_pool[0], to_worker[1], blocking=False), claims, self.store.put_back
+            process, Channel(to_pool[0], to_worker[1], blocking=False), claims, box, self.store.put_back
         )
         self._members.append(member)  # before the start: a forked worker closes our end, which it finds here
         try:
             processes.start(process)
         except BaseException:
             self._members.remove(member)
-            member.channel.close()
+            member.close()
             raise
         finally:
             to_worker[0].close()
@@ -1230,16 +1231,14 @@ class Engine:
     def _mourn(self, member: Member) -> None:
         """Hear what a worker that ended had still said, and settle its affairs."""
         member.ended = True
-        if not member.hung_up:
-            with self._reader():
-                try:
-                    while not member.hung_up and (frames := member.channel.receive_all()):
-                        settled = self._heard(member, frames)
-                        del frames
-                        _settle(settled)
-                        del settled
-                except (EOFError, OSError):
-                    pass
+        with self._reader():
+            with contextlib.suppress(EOFError, OSError):
+                while not member.hung_up and (frames := member.channel.receive_all()):
+                    settled = self._heard(member, frames)
+                    del frames
+                    _settle(settled)
+                    del settled
+            _settle(self._heard(member, member.unsent()))
         self._bury(member)
         self.nudge()
 
@@ -1289,7 +1288,7 @@ class Engine:
                 self._unwatch(member.exit)
                 if member.exit_is_ours:
                     os.close(member.exit)
-            member.channel.close()
+            member.close()
             member.exit = -1
 
     def _inherit(self, member: Member, rest: list[Task]) -> None:
@@ -1382,7 +1381,7 @@ class Engine:
         """Close this process's copies of the descriptors that belong to its parent."""
         self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
         for member in self._members:
-            member.channel.close()
+            member.close()
             if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
                     os.close(member.exit)

@@ -12,6 +12,7 @@ DROPPED. Until then (`owed`) the worker gets nothing more, or it would take one 
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import time
 from collections import deque
@@ -19,9 +20,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
-from sharedarray.pool import processes
+from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
-from sharedarray.pool.messages import AFRESH, OF_CALL, PARTS, ROOM, SHARES, Buffer, Entry, Kind, encode
+from sharedarray.pool.messages import AFRESH, OF_CALL, PARTS, ROOM, SHARES, Buffer, Entry, Frame, Kind, encode
 from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
 
@@ -85,6 +86,8 @@ class Member:
         Its end of the pipe is closed; its process has ended; it was sent a deadly signal by us.
     writing
         Whether the pipe is watched for room to write.
+    outbox
+        The file of its `outbox`; -1 for none.
     exit
         The descriptor that becomes readable when it ends; closed by us where it is a process descriptor.
     functions
@@ -104,9 +107,11 @@ class Member:
         process: processes.WorkerProcess,
         channel: Channel,
         claims: Semaphore,
+        box: int,
         put_back: Callable[[Slot], None],
     ) -> None:
         self.process = process
+        self.outbox = box
         self.put_back = put_back
         self.channel = channel
         self.tasks: deque[Task] = deque()
@@ -259,6 +264,18 @@ class Member:
     def dropped(self, count: int) -> None:
         """Take note that it has come to what was taken back."""
         self.owed -= count
+
+    def unsent(self) -> Sequence[Frame]:
+        """Return the answers that it had not sent when it ended."""
+        first = self.tasks[0] if self.tasks else None
+        return outbox.unsent(self.outbox, *((0, 0) if first is None else (first.number, first.done)))
+
+    def close(self) -> None:
+        """Close its pipes and its outbox."""
+        self.channel.close()
+        if self.outbox >= 0:
+            os.close(self.outbox)
+            self.outbox = -1
 
     def estate(self) -> tuple[Task | None, list[Task]]:
         """Return, of a worker that is dead, the item that it had begun, and all that it had not."""

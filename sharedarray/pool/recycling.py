@@ -45,7 +45,7 @@ from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 
-__all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put"]
+__all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put", "unnamed"]
 
 # Bytes: where a buffer starts in a slot. A cache line, and more than any dtype asks for.
 ALIGNMENT = 64
@@ -126,7 +126,9 @@ class Loan(np.ndarray[Any, Any]):
     @classmethod
     def over(cls, mapping: mmap.mmap, handle: int, at_end: Callable[[], object] | None = None) -> Loan:
         """Lend a mapping; ``handle`` has the lock, and is closed at the end."""
-        loan = np.frombuffer(mapping, np.uint8).view(cls)
+        # Right on the mapping: arrays that are built on a view of a plain array take that array's base for
+        # their own, and would let go of the loan.
+        loan = cls(len(mapping), np.uint8, mapping)
         loan._at_end = at_end
         loan._handle = handle
         return loan
@@ -149,6 +151,26 @@ def _borrow(path: str) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def unnamed(size: int) -> int | None:
+    """Return the open file of a new piece of memory without a name; None where there is no room for it."""
+    if platform.path_of(0) is None:
+        return None  # nobody else could open it
+    try:
+        directory = registry.directory()
+        segment.check_room(directory, size, memory=True)
+        draft = platform.draft(directory)
+    except OSError:
+        return None
+    try:
+        if draft.scratch is not None:
+            platform.remove(draft.scratch)
+        os.ftruncate(draft.handle, size)
+    except OSError:
+        os.close(draft.handle)
+        return None
+    return draft.handle
 
 
 # The pool's side
@@ -242,7 +264,6 @@ class Store:
         self._closed = False
         self._limits: tuple[int, int] | None = None
         self._retired: set[int] = set()
-        self._possible = platform.path_of(0) is not None
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -277,7 +298,7 @@ class Store:
             None when there is no room.
         """
         with self._lock:
-            if self._closed or not self._possible:
+            if self._closed:
                 return None
             if within is not None and size + sum(s.size for s in self._slots if s.busy or s.lent) > within:
                 return None
@@ -310,21 +331,11 @@ class Store:
             if len(self._slots) >= _MOST:
                 return None
         self._retire(lambda free, count: free + size > self.limits[0])
-        try:
-            directory = registry.directory()
-            segment.check_room(directory, size, memory=True)
-            draft = platform.draft(directory)
-        except OSError:
+        handle = unnamed(size)
+        if handle is None:
             return None
-        try:
-            if draft.scratch is not None:
-                platform.remove(draft.scratch)
-            os.ftruncate(draft.handle, size)
-            self._made += 1
-            slot = Slot(self._made, draft.handle, size)
-        except OSError:
-            os.close(draft.handle)
-            return None
+        self._made += 1
+        slot = Slot(self._made, handle, size)
         self._slots.append(slot)
         return slot
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import marshal
+import mmap
 import os
 import pickle
 import select
@@ -33,7 +35,7 @@ from time import monotonic_ns
 from typing import Any
 
 from sharedarray import errors
-from sharedarray.pool import failures, threads
+from sharedarray.pool import failures, outbox, threads
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.messages import (
     AFRESH,
@@ -87,6 +89,8 @@ class Ends:
         How many items it has been given and has not begun.
     pool
         The process id of the pool.
+    outbox
+        The file of the worker's `outbox`, by the pool's handle.
     look
         Whether there are processors enough to look for a message before going to sleep.
     """
@@ -95,6 +99,7 @@ class Ends:
     writer: Connection
     claims: Semaphore
     pool: int
+    outbox: int
     look: bool
 
 
@@ -143,9 +148,10 @@ def main(ends: Ends, setup: Setup | PackedSetup) -> None:
     _close_in_forks(channel)
     _watch_parent(channel)
     try:
+        box = _box(ends)
         if _prepare(channel, setup):
             del setup
-            _Worker(channel, ends).serve()
+            _Worker(channel, ends, box).serve()
     except (EOFError, ConnectionError):
         os._exit(_ORPHANED)  # the pool is gone: there is nobody left for whom to end in order
 
@@ -196,6 +202,15 @@ def _watch_parent(channel: Channel) -> None:
         os._exit(_ORPHANED)
 
     threading.Thread(target=watch, name="sharedarray-parent-watch", daemon=True).start()
+
+
+def _box(ends: Ends) -> mmap.mmap | None:
+    try:
+        return outbox.opened(ends.outbox, ends.pool)
+    except OSError:
+        if not os.path.exists(f"/proc/{ends.pool}"):
+            raise EOFError from None
+        return None
 
 
 def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
@@ -249,47 +264,73 @@ class _Function:
 class _Answers:
     """Answers on their way to the pool: small ones together, so long as none waits for a slow item.
 
-    A second thread, which sleeps while there is nothing to look after, sends what is held back when the main
-    thread is at something else for too long. (It cannot while native code keeps the interpreter to itself.)
+    What is held back is in the worker's outbox, where its death does not lose it. A second thread, which
+    sleeps while there is nothing to look after, sends it when the main thread is at something else for too
+    long. (It cannot while native code keeps the interpreter to itself.)
 
     Parameters
     ----------
     channel
         To the pool. All that is written to it goes through here.
+    box
+        The outbox; None where there is none, and everything is sent at once.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, box: mmap.mmap | None) -> None:
         self._channel = channel
         self._lock = threading.Lock()
-        self._frames: list[bytes] = []
+        head = outbox.HEAD.size
+        memory = memoryview(bytearray(outbox.SIZE) if box is None else box)
+        self._words = memory[:head].cast("Q")  # length, row, index
+        self._space = memory[head:]
+        self._size = len(self._space)
+        self._length = 0
         self._row = 0
         self._values: list[Any] = []
         self._began = self._ended = 0
         self._since = 0
+        self._window = _WINDOW if box is not None else -1
         self._keeper: threading.Thread | None = None
         self._awake = False
         self._work = threading.Semaphore(0)
 
-    def add(self, row: int, value: object, began: int, ended: int) -> None:
-        """Send, soon, the result of an item of a row."""
-        if not self._values:
-            self._row, self._began = row, began
-        self._ended = ended
-        self._values.append(value)
+    def add(self, row: int, index: int, value: object, began: int, ended: int) -> None:
+        """Send, soon, the result of an item of a row: a number or a short text."""
+        data = marshal.dumps(value)
+        with self._lock:
+            end = self._length + len(data)
+            if end > self._size or self._row != row:
+                self._write()
+                end = len(data)
+            if not self._values:
+                self._words[1] = self._row = row
+                self._words[2] = index
+                self._began = began
+            self._space[self._length : end] = data
+            self._words[0] = self._length = end
+            self._values.append(value)
+            self._ended = ended
         self._hold(began, ended)
 
     def later(self, kind: Kind, number: int, began: int, ended: int, stream: Buffer) -> None:
         """Send, soon, a small answer."""
+        data = HEADER.pack(kind, 0, 0, 0, number, len(stream), began, ended) + stream
         with self._lock:
-            self._frames.append(HEADER.pack(kind, 0, 0, 0, number, len(stream), began, ended) + stream)
+            end = self._length + len(data)
+            if end > self._size or self._row:
+                self._write()
+                end = len(data)
+                self._words[1] = self._row = 0
+            self._space[self._length : end] = data
+            self._words[0] = self._length = end
         self._hold(began, ended)
 
     def _hold(self, began: int, ended: int) -> None:
         if not self._since:
             self._since = began
-            if not self._awake:
+            if not self._awake and self._window > 0:
                 self._wake()
-        if ended - self._since > _WINDOW:
+        if ended - self._since > self._window:
             self.flush()
 
     def flush(self) -> None:
@@ -299,18 +340,20 @@ class _Answers:
                 self._write()
 
     def _write(self) -> None:
-        values, self._since = self._values, 0
-        frames = self._frames
-        if values:
-            self._values = []
-            stream = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
+        self._since = 0
+        if not self._length:
+            return
+        if self._values:
+            stream = pickle.dumps(self._values, pickle.HIGHEST_PROTOCOL)
+            count = len(self._values)
+            self._values.clear()
             head = HEADER.pack(
-                Kind.RESULTS, 0, 0, len(values), self._row, len(stream), self._began, self._ended
+                Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended
             )
-            frames.append(head + stream)
-        if frames:
-            self._frames = []
-            self._channel.write(b"".join(frames))
+            self._channel.write(head + stream)
+        else:
+            self._channel.write(bytes(self._space[: self._length]))
+        self._words[0] = self._length = 0
 
     def send(
         self,
@@ -326,8 +369,7 @@ class _Answers:
     ) -> None:
         """Send a frame now, after what is held back."""
         with self._lock:
-            if self._since:
-                self._write()
+            self._write()
             self._channel.send(kind, flags, item, task, began, ended, stream, entries, inline)
 
     def _wake(self) -> None:
@@ -362,9 +404,11 @@ class _Worker:
         To the pool.
     ends
         What came with it.
+    box
+        The outbox.
     """
 
-    def __init__(self, channel: Channel, ends: Ends) -> None:
+    def __init__(self, channel: Channel, ends: Ends, box: mmap.mmap | None) -> None:
         self._channel = channel
         self._claim = ends.claims.acquire
         self._shelf = Shelf(ends.pool)
@@ -372,7 +416,7 @@ class _Worker:
         self._functions: dict[int, _Function] = {}
         self._held: dict[int, deque[object]] = {}
         self._granted: Entry | None = None
-        self._answers = _Answers(channel)
+        self._answers = _Answers(channel, box)
         self._glance = Glance(_LOOK if ends.look else 0)
         self._tidy = True
         self._stopped = False
@@ -463,6 +507,7 @@ class _Worker:
         number, args, claim, answers = row.number, row.args, self._claim, self._answers
         function: Any = None
         again = False
+        count = len(args)
         ended = monotonic_ns()
         while args:
             if self._held:
@@ -484,7 +529,7 @@ class _Worker:
                 if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
                     if not args:
                         self._todo.popleft()
-                    answers.add(number, value, began, ended)
+                    answers.add(number, count - len(args) - 1, value, began, ended)
                     continue
                 outcome = _packed(value)
                 del value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import multiprocessing
 import os
 import sys
@@ -32,11 +34,23 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Pool]:
-    """A pool of two workers that are there already."""
+def pool_of_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.Pool]:
     import pool_tasks
 
     meet = tmp_path_factory.mktemp("meet")
     with sa.Pool(2, request.param) as pool:
         assert list(pool.map(pool_tasks.meet, [meet, meet], [2, 2])) == [2, 2]
         yield pool
+
+
+@pytest.fixture
+def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
+    """A pool of two workers that are there already, one for all tests of a module.
+
+    Its recycled memory is freed after each test; what is not, somebody still uses, and `nothing_leaks` tells.
+    """
+    yield pool_of_module
+    gc.collect()
+    pool_of_module._engine.store.trim(math.inf)

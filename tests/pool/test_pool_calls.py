@@ -239,7 +239,7 @@ def test_a_reference_is_small_whatever_it_stands_for(pool):
     array = sa.empty((4096, 1024))
     pickled = pickling.dumps((pool_tasks.total, (array[::2],), {}))
     assert pickled.shares
-    assert not pickled.buffers
+    assert not pickled.parcels
     assert len(pickled.stream) < 600
 
 

@@ -1,59 +1,82 @@
-"""Frames and the pipe: bytes that stay the same, and messages of every size through narrow sockets."""
+"""Frames and pipes: bytes that stay the same, and messages of every size through narrow pipes."""
 
 from __future__ import annotations
 
-import socket
+import fcntl
+import multiprocessing
+import os
+import select
+import signal
+import sys
 import threading
 
 import pytest
+from helpers import run
 
-from sharedarray.pool.channel import Channel
-from sharedarray.pool.messages import HOLDS, SHARES, Frame, Kind, encode
+from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
+from sharedarray.pool.watching import _Selector, watch
+
+
+def inline(*sizes: int) -> list[Entry]:
+    return [Entry(0, 0, 0, 0, 0, size) for size in sizes]
 
 
 def test_frozen_bytes():
-    import sys
-
     order = sys.byteorder
+
+    def number(value: int, size: int) -> bytes:
+        return value.to_bytes(size, order)
+
     expected = (
-        bytes([3, 1, 0, 0])
-        + (2).to_bytes(4, order)
-        + (7).to_bytes(8, order)
-        + (3).to_bytes(8, order)
-        + (2).to_bytes(8, order)
-        + (1).to_bytes(8, order)
+        bytes([3, 1])
+        + number(2, 2)  # entries
+        + number(9, 4)  # item
+        + number(7, 8)  # task
+        + number(3, 8)  # length of the stream
+        + number(11, 8)
+        + number(12, 8)
+        + bytes(40)
+        + number(4, 8)
+        + number(5, 4)
+        + number(ROOM, 4)
+        + b"".join(number(n, 8) for n in (4096, 64, 100))
         + b"abc"
         + b"xy"
-        + b"z"
     )
-    assert b"".join(encode(Kind.TASK, 7, SHARES, b"abc", [b"xy", b"z"])) == expected
-    assert b"".join(encode(Kind.STOP)) == bytes([7]) + bytes(23)
-    assert (SHARES, HOLDS) == (1, 2)
-    assert [kind.name for kind in Kind] == ["READY", "REFUSED", "TASK", "RESULT", "ERROR", "TAKEN", "STOP"]
+    entries = [Entry(0, 0, 0, 0, 0, 0), Entry(4, 5, ROOM, 4096, 64, 100)]
+    assert b"".join(encode(Kind.TASK, SHARES, 9, 7, 11, 12, b"abc", entries, [b"xy"])) == expected
+    assert b"".join(encode(Kind.STOP)) == bytes([7]) + bytes(39)
+    assert (HEADER.size, ENTRY.size) == (40, 40)
+    assert (SHARES, HOLDS, ROOM) == (1, 2, 4)
+    assert [kind.name for kind in Kind] == (
+        "READY REFUSED TASK RESULT ERROR TAKEN STOP CALL RUN OVER NEED GRANT DROPPED RETIRED RESULTS".split()
+    )
 
 
 @pytest.fixture
 def ends():
-    left, right = socket.socketpair()
-    for end in (left, right):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    left.setblocking(False)
-    ours, theirs = Channel(left), Channel(right)
+    to_worker, to_pool = multiprocessing.Pipe(duplex=False), multiprocessing.Pipe(duplex=False)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        for pipe in (to_worker, to_pool):
+            fcntl.fcntl(pipe[1].fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    ours = Channel(to_pool[0], to_worker[1], blocking=False)
+    theirs = Channel(to_worker[0], to_pool[1], blocking=True)
     yield ours, theirs
     ours.close()
     theirs.close()
 
 
-SIZES = [0, 1, 23, 24, 25, 4095, 4096, 65535, 65536, 65537, 300_000, 1_000_000]
+SIZES = [0, 1, 39, 40, 41, 4095, 4096, 65495, 65496, 65497, 65536, 300_000, 1_000_000]
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [5, 0, 70_000], [1] * 1500])
+@pytest.mark.parametrize("sizes", [[], [0], [5, 0, 70_000], [1] * 1500], ids=len)
 @pytest.mark.parametrize("stream", SIZES)
 def test_any_size_arrives_whole(ends, stream, sizes):
     ours, theirs = ends
     body = bytes(i % 251 for i in range(stream % 1009)) * (stream // 1009 + 1)
-    body = body[:stream]
-    buffers = [bytes([i % 256]) * size for i, size in enumerate(sizes)]
+    body = body[:stream].ljust(stream, b"+")
+    pieces = [bytes([i % 256]) * size for i, size in enumerate(sizes)]
     received: list[Frame] = []
 
     def read():
@@ -61,17 +84,17 @@ def test_any_size_arrives_whole(ends, stream, sizes):
 
     reader = threading.Thread(target=read)
     reader.start()
-    ours.send(Kind.READY)
-    ours.send(Kind.TASK, 5, SHARES, body, buffers)
+    ours.queue(encode(Kind.READY))
+    ours.send(Kind.TASK, SHARES, 3, 5, stream=body, entries=inline(*sizes), inline=pieces)
     ours.send(Kind.STOP)
     while ours.unsent:
         ours.flush()
     reader.join()
     first, second, third = received
     assert (first.kind, third.kind) == (Kind.READY, Kind.STOP)
-    assert (second.kind, second.task, second.flags) == (Kind.TASK, 5, SHARES)
+    assert (second.kind, second.task, second.item, second.flags) == (Kind.TASK, 5, 3, SHARES)
     assert bytes(second.stream) == body
-    assert [bytes(buffer) for buffer in second.buffers] == buffers
+    assert [bytes(piece) for piece in second.inline] == pieces
 
 
 def test_both_write_more_than_the_pipe_takes(ends):
@@ -82,42 +105,116 @@ def test_both_write_more_than_the_pipe_takes(ends):
     def worker():
         # As a worker does: it answers before it reads again, and blocks in both.
         for number in range(3):
-            theirs.send(Kind.RESULT, number, 0, bytes(size))
+            theirs.send(Kind.RESULT, task=number, stream=bytes(size))
             got.append(theirs.receive())
 
     thread = threading.Thread(target=worker)
     thread.start()
     for number in range(3):
-        ours.send(Kind.TASK, number, 0, bytes(size))
-    results = 0
-    while results < 3 or ours.unsent:
+        ours.send(Kind.TASK, task=number, stream=bytes(size))
+    results: list[Frame] = []
+    while len(results) < 3 or ours.unsent:
         ours.flush()
-        results += ours.receive() is not None
+        results += ours.receive_all()
     thread.join()
-    assert [len(frame.stream) for frame in got] == [size] * 3
+    assert [len(frame.stream) for frame in got + results] == [size] * 6
+    assert [frame.task for frame in results] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 39, 40, 41, 100, 4096])
+def test_many_frames_in_pieces_of_any_size(ends, cut):
+    ours, theirs = ends
+    streams = [bytes([n]) * (n * 37 % 500) for n in range(60)]
+    whole = b"".join(
+        b"".join(encode(Kind.RESULT, task=n, stream=stream, entries=inline(2) if n % 7 == 3 else (), inline=[b"xy"] if n % 7 == 3 else ()))
+        for n, stream in enumerate(streams)
+    )
+    found: list[Frame] = []
+    for start in range(0, len(whole), cut):
+        theirs.write(whole[start : start + cut])
+        while select.select([ours], [], [], 0)[0]:
+            found += ours.receive_all()
+    assert [frame.task for frame in found] == list(range(60))
+    assert [bytes(frame.stream) for frame in found] == streams
+    assert [len(frame.inline) for frame in found] == [int(n % 7 == 3) for n in range(60)]
 
 
 def test_nothing_there_is_none_and_a_closed_end_is_the_end(ends):
     ours, theirs = ends
     assert ours.receive() is None
+    assert ours.receive_all() == []
     theirs.send(Kind.READY)
     theirs.close()
-    assert ours.receive().kind is Kind.READY
+    assert ours.receive().kind == Kind.READY
     with pytest.raises(EOFError):
         ours.receive()
-
-
-def test_an_end_that_was_closed_unread_is_told_apart(ends):
-    ours, theirs = ends
-    ours.send(Kind.TASK, 1, 0, b"never read")
-    theirs.close()
-    with pytest.raises(ConnectionResetError):
-        ours.receive()
+    with pytest.raises(BrokenPipeError):
+        ours.send(Kind.STOP)
 
 
 def test_the_end_in_the_middle_of_a_frame(ends):
     ours, theirs = ends
-    theirs._sock.sendall(b"".join(encode(Kind.RESULT, 1, 0, bytes(1000)))[:500])
+    whole = b"".join(encode(Kind.RESULT, task=1, stream=bytes(1000)))
+    theirs.write(whole + whole[:500])
     theirs.close()
+    assert [frame.task for frame in ours.receive_all()] == [1]
     with pytest.raises(EOFError):
-        ours.receive()
+        ours.receive_all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="this system has no SIGPIPE")
+def test_a_program_with_the_deadly_sigpipe_survives_a_dead_worker():
+    run(
+        """
+        import os, signal
+        import sharedarray as sa
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        with sa.Pool(1, retries=5) as pool:
+            for n in range(20):
+                os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
+                assert pool.submit(abs, -n).result() == n
+        """
+    )
+
+
+@pytest.mark.parametrize("make", [watch, _Selector])
+def test_a_watch_tells_who_can_be_read_and_written(make):
+    reader, writer = os.pipe()
+    inner, outer = make(), make()
+    try:
+        inner.add(reader)
+        outer.add(inner.fileno())
+        outer.add(writer, write=True)
+        assert outer.wait(0) == [(writer, False, True)]
+        outer.remove(writer)
+        assert outer.wait(0) == []
+        os.write(writer, b"x")
+        assert outer.wait(5) == [(inner.fileno(), True, False)]
+        assert inner.wait(0) == [(reader, True, False)]
+        outer.expect(inner.fileno(), read=False, write=False)
+        assert outer.wait(0) == []
+        outer.expect(inner.fileno(), read=True, write=False)
+        assert outer.wait(5) == [(inner.fileno(), True, False)]
+        inner.remove(reader)
+        inner.remove(reader)  # not watched: no error
+    finally:
+        outer.close()
+        inner.close()
+        os.close(reader)
+        os.close(writer)
+
+
+def test_looks_in_vain_become_rare():
+    glance = Glance(1e-6)
+    looks = 0
+    for _ in range(10_000):
+        if glance.worthwhile():
+            looks += 1
+            glance.looked(found=False)
+    assert 100 < looks < 10_000 / 50
+    while not glance.worthwhile():
+        pass
+    glance.looked(found=True)
+    assert glance.worthwhile()  # one success, and it looks again
+    assert not Glance(0).worthwhile()
+

@@ -155,6 +155,7 @@ class Engine:
         self._by_pipe: dict[int, Member] = {}
         self._started = 0
         self._early_deaths = 0
+        self._vacant = 0
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._ended = False
@@ -915,6 +916,8 @@ class Engine:
         there = [member for member in self._members if not member.going]
         if len(there) >= self.workers:
             return False
+        if self._vacant and not self._shutting:
+            return True
         starting = sum(not member.ready for member in there)
         waiting = 0
         for task in self._queue:
@@ -985,6 +988,7 @@ class Engine:
         claims = multiprocessing.get_context(self._method).Semaphore(0)
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < _processors() - 1
+        self._vacant = max(0, self._vacant - 1)
         box = outbox.make()
         ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)
         self._started += 1
@@ -1248,6 +1252,7 @@ class Engine:
         with self._lock:
             begun, rest = member.estate()
         self.ledger.lost(member.leaving)
+        self._vacant += not member.leaving
         self._inherit(member, rest)
         if begun is not None:
             self._bereaved(member, begun, code)

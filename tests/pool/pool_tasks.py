@@ -253,6 +253,13 @@ def meet(directory, count):
     return len(found)
 
 
+def meet_pid(directory, count):
+    """Wait as `meet` does; the worker's process id."""
+    directory.mkdir(exist_ok=True)
+    meet(directory, count)
+    return os.getpid()
+
+
 def until(condition, patience=10.0):
     """Wait for something that other processes do; say whether it came."""
     end = time.monotonic() + patience

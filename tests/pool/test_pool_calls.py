@@ -163,12 +163,19 @@ def test_many_threads_submit(pool):
     assert sorted(results) == sorted(100 * n + k + 1 for n in range(6) for k in range(50))
 
 
-def test_map_times_out(pool, tmp_path):
-    release = tmp_path / "release"
-    results = pool.map(pool_tasks.signal_and_wait_for, [tmp_path / "started"], [release], timeout=0.05)
-    with pytest.raises(TimeoutError):
-        next(results)
-    release.touch()
+def test_map_times_out(method, tmp_path):
+    """What runs too long is ended, its worker replaced at once, and nothing else is lost."""
+    with sa.Pool(2, method) as pool:
+        before = set(pool.map(pool_tasks.meet_pid, [tmp_path / "meet"] * 2, [2, 2]))
+        never = tmp_path / "never"
+        results = pool.map(
+            pool_tasks.signal_and_wait_for, [tmp_path / "started"], [never], timeout=0.05
+        )
+        with pytest.raises(TimeoutError):
+            next(results)
+        assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1, 10)
+        assert pool_tasks.until(lambda: pool.stats().workers == 2, 10)
+        assert pool.submit(abs, -1).result() == 1
 
 
 def test_wrong_arguments():

@@ -29,10 +29,8 @@ __all__ = ["Channel", "Glance"]
 
 # Bytes asked of the kernel at a time: what a pipe holds.
 _CHUNK = 1 << 16
-try:  # The function behind signal.getsignal, without the making of an enum member: it is asked at each write.
-    from _signal import getsignal as _getsignal
-except ImportError:
-    _getsignal = signal.getsignal
+# The function behind signal.getsignal, without the making of an enum member: it is asked at each write.
+_getsignal = getattr(signal, "_signal", signal).getsignal
 # Pieces in one vectored write: the smallest IOV_MAX that POSIX systems have in practice.
 _PIECES = 1024
 
@@ -42,8 +40,8 @@ class Glance:
 
     Waking a sleeping processor costs some 50 us on many machines, more than all else in the round trip of a
     small task. A short look saves it where messages come in quick succession, and costs as much where they do
-    not, so each success makes the next look likelier, and looks in vain become rare: after each, twice as many
-    waits as before go to sleep at once.
+    not, so each success makes the next look likelier, and looks in vain become rare: after each, twice as
+    many waits as before go to sleep at once.
 
     Parameters
     ----------

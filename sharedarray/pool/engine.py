@@ -93,8 +93,8 @@ _LONG = 0.1
 _DEEPEST = 2000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
-# Seconds that an item must have been running, or that what waits behind it must be expected to take, for it to
-# be worth taking that back.
+# Seconds that an item must have been running, or that what waits behind it must be expected to take, for it
+# to be worth taking that back.
 _STUCK, _WORTH_MOVING = 0.001, 0.0003
 # Seconds that a waiter looks for an answer before he sleeps, and how long a task may take to be looked for.
 _LOOK, _QUICK = 60e-6, 150e-6

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 
 from sharedarray.pool.messages import Frame
 from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
@@ -126,9 +125,7 @@ class Ledger:
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Take note of a call of many tasks."""
         copied = sum([parcel.length for parcel in pickled.parcels])
-        self._count(
-            self._begin(call, label, tasks), "function", Copied(0, copied, len(pickled.stream), 0)
-        )
+        self._count(self._begin(call, label, tasks), "function", Copied(0, copied, len(pickled.stream), 0))
 
     def _begin(self, call: int, label: str, tasks: int) -> _Calls:
         made = _Calls(label)

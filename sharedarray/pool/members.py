@@ -52,7 +52,7 @@ class _Mark:
 
     def __set__(self, member: Member, value: Any) -> None:
         member.__dict__[self._name] = value
-        member.open = _OPEN <= member.__dict__.items()
+        member.open = member.__dict__.items() >= _OPEN
 
 
 class Member:
@@ -138,12 +138,12 @@ class Member:
     @property
     def free(self) -> bool:
         """Whether it has nothing to do."""
-        return not self.load and self.open
+        return self.open and not self.load
 
     @property
     def going(self) -> bool:
         """Whether it will get nothing any more."""
-        return self.leaving or self.doomed or self.hung_up or self.ended
+        return bool(self.leaving or self.doomed or self.hung_up or self.ended)
 
     def give(self, task: Task, lent: Slot | None, retired: Sequence[int]) -> None:
         """Queue a task for it, with a slot for its result, after telling of slots that there are no more.
@@ -192,7 +192,9 @@ class Member:
         self.known.update([entry.slot for entry in pickled.entries])
         flags = AFRESH if pickled.data else 0
         self.channel.queue(
-            encode(Kind.CALL, flags, 0, function.number, 0, 0, pickled.stream, pickled.entries, pickled.inline)
+            encode(
+                Kind.CALL, flags, 0, function.number, 0, 0, pickled.stream, pickled.entries, pickled.inline
+            )
         )
 
     def _lend(self, task: Task, lent: Slot | None) -> list[Entry]:
@@ -294,5 +296,3 @@ class Member:
         self.tasks.clear()
         self.load = 0
         return begun, rest
-
-

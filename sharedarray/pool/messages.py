@@ -22,20 +22,20 @@ Two one-way pipes join the pool to each worker. The order of the talk::
       |-- RETIRED: slots ------------------------------>|   their memory is gone, forget the mappings
       |-- STOP ---------------------------------------->|   ends in order: exit handlers, streams
 
-**Who runs an item is decided by a semaphore**, one for each worker. Its value is the number of items which the
-worker has been given and has not begun. The pool raises it before it writes the frame; the worker lowers it
-before it begins an item, and where it cannot, the item is not the worker's any more. So the pool takes back
-what lies behind a slow item by lowering it too, without asking the worker, who may be busy in native code for
-minutes. Both take without waiting: the worker from the front of its list, the pool from the back. The worker's
-list still has what was taken back; until it has said DROPPED for these, it is given nothing.
+**Who runs an item is decided by a semaphore**, one for each worker. Its value is the number of items which
+the worker has been given and has not begun. The pool raises it before it writes the frame; the worker lowers
+it before it begins an item, and where it cannot, the item is not the worker's any more. So the pool takes
+back what lies behind a slow item by lowering it too, without asking the worker, who may be busy in native
+code for minutes. Both take without waiting: the worker from the front of its list, the pool from the back.
+The worker's list still has what was taken back; until it has said DROPPED for these, it is given nothing.
 
 Each message is one frame, in the byte order of the machine, for both ends are on it::
 
-     0      1       2         4             8        16              24        32       40
-    +------+-------+---------+-------------+--------+---------------+---------+--------+-------+--------+---------+
-    | kind | flags | entries | item        | task   | stream length | began   | ended  | table | stream | inline  |
-    | u8   | u8    | u16     | u32         | u64    | u64           | u64     | u64    |       |        | buffers |
-    +------+-------+---------+-------------+--------+---------------+---------+--------+-------+--------+---------+
+     0      1       2         4      8      16              24      32      40
+    +------+-------+---------+------+------+---------------+-------+-------+-------+--------+---------+
+    | kind | flags | entries | item | task | stream length | began | ended | table | stream | inline  |
+    | u8   | u8    | u16     | u32  | u64  | u64           | u64   | u64   |       |        | buffers |
+    +------+-------+---------+------+------+---------------+-------+-------+-------+--------+---------+
 
 The stream is a pickle (protocol 5). The table has an entry for each buffer that the pickle left out, and for
 a slot that is lent for the result::
@@ -53,13 +53,13 @@ copy-on-write. ``ROOM``, not a buffer, but a slot for the result. ``STREAM``, th
 Flags of a frame. ``SHARES`` on a TASK: its arguments lead to shared blocks, so what the task leaves behind in
 reference cycles keeps memory that others wait for, and an idle worker looks for it. ``HOLDS`` on a RESULT or
 an ERROR: it carries references to shared blocks, and the worker keeps these alive until it hears TAKEN.
-``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so that
-the pool knows which argument made it how long. ``OF_CALL`` on a TASK: the function is that of a CALL, whose
-number is in ``item``. ``AFRESH`` on a CALL: load the function anew for each item, for it brings data along
-that a task may change.
+``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
+that the pool knows which argument made it how long. ``OF_CALL`` on a TASK: the function is that of a CALL,
+whose number is in ``item``. ``AFRESH`` on a CALL: load the function anew for each item, for it brings data
+along that a task may change.
 
-A worker holds small answers back for some 50 us, to send many in one write; RESULTS has those of ``item`` items
-of a row, a list, in one pickle.
+A worker holds small answers back for some 50 us, to send many in one write; RESULTS has those of ``item``
+items of a row, a list, in one pickle.
 
 ``began`` and ``ended`` of an answer are the times of the item, in nanoseconds of the monotonic clock. A NEED
 has the bytes in ``began``.

@@ -1,10 +1,10 @@
 """Where a worker puts small answers that it has not sent yet, so that its death cannot lose them.
 
-A write to a pipe costs more than a small task, so a worker sends small answers many at a time. If they were in
-its own memory until then, the death of a worker would lose the results of tasks that were done, besides the one
-that it died of. So they are in a page of shared memory, an *outbox*, which the pool reads when a worker has
-ended. What it finds there may have been sent already, if the worker was killed between the writing and the
-clearing; the pool can tell.
+A write to a pipe costs more than a small task, so a worker sends small answers many at a time. If they were
+in its own memory until then, the death of a worker would lose the results of tasks that were done, besides
+the one that it died of. So they are in a page of shared memory, an *outbox*, which the pool reads when a
+worker has ended. What it finds there may have been sent already, if the worker was killed between the writing
+and the clearing; the pool can tell.
 
 The outbox is a file without a name, as recycled memory is, and opened by the worker in the same way::
 
@@ -45,7 +45,9 @@ def make() -> int:
     if handle is None:
         return -1
     try:
-        platform.write(handle, 0, [memoryview(bytes(SIZE))])  # so that there are pages, whatever happens later
+        platform.write(
+            handle, 0, [memoryview(bytes(SIZE))]
+        )  # so that there are pages, whatever happens later
     except OSError:
         os.close(handle)
         return -1

@@ -39,7 +39,19 @@ from sharedarray import reference
 from sharedarray.pool.messages import PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 
-__all__ = ["Copied", "Once", "Parcel", "Pickled", "contiguous", "dump_call", "dumps", "importable", "load_call", "loads", "simple"]
+__all__ = [
+    "Copied",
+    "Once",
+    "Parcel",
+    "Pickled",
+    "contiguous",
+    "dump_call",
+    "dumps",
+    "importable",
+    "load_call",
+    "loads",
+    "simple",
+]
 
 # Bytes of a buffer from which on it travels in recycled memory. Below it, the pipe is as quick: a loan of a
 # slot takes some 15 us, and so does copying this much into the pickle, through the pipe and out again.
@@ -201,7 +213,8 @@ class Pickled:
             sources.append(self.stream)
         if within is not None and self.large > within:
             return False
-        fits = all([parcel.stow(store, within) for parcel in self.parcels if parcel.many])
+        many = [parcel.stow(store, within) for parcel in self.parcels if parcel.many]
+        fits = all(many)
         slot = _filled(store, sources, within) if sources else None
         if within is not None and not (fits and (slot is not None or not sources)):
             if slot is not None:
@@ -255,7 +268,7 @@ class Pickled:
 def contiguous(source: Source) -> Buffer:
     """Return bytes as they go through a pipe."""
     if isinstance(source, np.ndarray):
-        return memoryview(np.ascontiguousarray(source).reshape(-1).view(np.uint8))
+        return np.ascontiguousarray(source).reshape(-1).view(np.uint8).data
     return source
 
 
@@ -286,7 +299,7 @@ def importable(function: Any) -> bool:
     """Say whether any pickler would send a function by its name, and be understood."""
     if type(function) is not FunctionType and type(function) is not BuiltinFunctionType:
         return False
-    home = function.__module__
+    home: str | None = function.__module__
     if home is None or home == "__main__" or _BY_VALUE:
         return False
     module = sys.modules.get(home)
@@ -443,7 +456,11 @@ def dump_call(
         The parcels of the call's other tasks, by id of the array: an array that is found there goes to many.
         Whoever gives it keeps the arrays alive, and sends nothing before the last task is pickled.
     """
-    if simple(args) and (not kwargs or simple(kwargs.values())) and (function is None or importable(function)):
+    if (
+        simple(args)
+        and (not kwargs or simple(kwargs.values()))
+        and (function is None or importable(function))
+    ):
         return Pickled(pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL))
     file = io.BytesIO()
     tally = _Tally(known, many=False)

@@ -15,11 +15,11 @@ which both sides keep mapped::
 one place. A worker writes its result into a slot that came with the task (when the last result of that
 function was large) or that it asked for.
 
-**The kernel says whether a slot is free.** A process that has views of a slot holds a shared lock on its first
-byte, through an open file of its own, which it closes when the last view goes. To use a slot again, the pool
-takes that lock exclusively, without waiting. So a view that a task has put into a global variable keeps its
-slot, in a process that a task has forked as well, and the death of a process frees what it held, with nobody
-keeping account. A slot that is on its way, locked by nobody, is marked as busy in the pool.
+**The kernel says whether a slot is free.** A process that has views of a slot holds a shared lock on its
+first byte, through an open file of its own, which it closes when the last view goes. To use a slot again, the
+pool takes that lock exclusively, without waiting. So a view that a task has put into a global variable keeps
+its slot, in a process that a task has forked as well, and the death of a process frees what it held, with
+nobody keeping account. A slot that is on its way, locked by nobody, is marked as busy in the pool.
 
 **Nothing can be left behind.** A slot has no name; the kernel frees it when the last process that has it open
 or mapped is gone. One that is trimmed is cut to length 0 first, so that its memory is free at once, though
@@ -103,7 +103,7 @@ def _write(handle: int, offset: int, source: Source) -> None:
         rows = max(1, _PIECE // max(1, source.nbytes // max(1, len(source)))) if source.ndim else 1
         for start in range(0, len(source) if source.ndim else 1, rows):
             piece = np.ascontiguousarray(source[start : start + rows] if source.ndim else source)
-            platform.write(handle, offset, [memoryview(piece.reshape(-1).view(np.uint8))])
+            platform.write(handle, offset, [piece.reshape(-1).view(np.uint8).data])
             offset += piece.nbytes
     else:
         platform.write(handle, offset, [memoryview(source).cast("B")])
@@ -244,7 +244,7 @@ class Slot:
             self.lent -= 1
             at_end()
 
-        return memoryview(Loan.over(self.mapping, handle, ended))
+        return Loan.over(self.mapping, handle, ended).data
 
 
 class Store:
@@ -480,7 +480,7 @@ class Shelf:
                 mapping = mmap.mmap(handle, entry.size, flags=mmap.MAP_PRIVATE, prot=access)
             else:
                 mapping = self._mapping(entry)
-            return memoryview(Loan.over(mapping, handle))
+            return Loan.over(mapping, handle).data
         except BaseException:
             os.close(handle)
             raise

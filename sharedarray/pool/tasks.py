@@ -1,7 +1,7 @@
 """What is asked of a pool, and where the outcome goes.
 
-A `Task` is what is handed to one worker: one call (`submit`), or a row of items of one call (`map`), which can
-be cut in two at any place as long as nobody has begun it. Its outcomes go, item by item, to a *sink*: the
+A `Task` is what is handed to one worker: one call (`submit`), or a row of items of one call (`map`), which
+can be cut in two at any place as long as nobody has begun it. Its outcomes go, item by item, to a *sink*: the
 `PoolFuture` of a submitted call, or the `Gathering` of a map.
 
 Both sinks lend a hand. A thread that waits for an outcome does not sleep until the management thread has it,

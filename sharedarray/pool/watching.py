@@ -47,9 +47,7 @@ class _Epoll:
         self._epoll.register(descriptor, select.EPOLLOUT if write else select.EPOLLIN)
 
     def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
-        self._epoll.modify(
-            descriptor, (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
-        )
+        self._epoll.modify(descriptor, (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0))
 
     def remove(self, descriptor: int) -> None:
         with contextlib.suppress(OSError, ValueError):

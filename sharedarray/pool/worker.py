@@ -4,10 +4,10 @@ One thread reads frames, runs what they ask for, answers, and reads again (`mess
 each item it takes one from its semaphore; where that is at 0, the pool has taken back all that is left.
 
 What it must never do is hold on to a task when it is done: the pool promises that memory is free within a
-second of the caller's last reference, and an idle worker that still had the last arguments, the last result or
-a traceback with their frames in some variable would break that. So each step is a function of its own, whose
-variables end with it; exceptions are sent as text and stripped of their frames; and where a task that had
-shared arrays left reference cycles behind, they are collected as soon as the worker is idle.
+second of the caller's last reference, and an idle worker that still had the last arguments, the last result
+or a traceback with their frames in some variable would break that. So each step is a function of its own,
+whose variables end with it; exceptions are sent as text and stripped of their frames; and where a task that
+had shared arrays left reference cycles behind, they are collected as soon as the worker is idle.
 
 A second thread waits for the death of the parent, and of nothing else: a worker in the middle of a long task
 would not notice until its end. It blocks in one call to the kernel and ends the process at once.
@@ -294,7 +294,7 @@ class _Answers:
         self._awake = False
         self._work = threading.Semaphore(0)
 
-    def add(self, row: int, index: int, value: object, began: int, ended: int) -> None:
+    def add(self, row: int, index: int, value: Any, began: int, ended: int) -> None:
         """Send, soon, the result of an item of a row: a number or a short text."""
         data = marshal.dumps(value)
         with self._lock:
@@ -347,9 +347,7 @@ class _Answers:
             stream = pickle.dumps(self._values, pickle.HIGHEST_PROTOCOL)
             count = len(self._values)
             self._values.clear()
-            head = HEADER.pack(
-                Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended
-            )
+            head = HEADER.pack(Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended)
             self._channel.write(head + stream)
         else:
             self._channel.write(bytes(self._space[: self._length]))

@@ -168,9 +168,7 @@ def test_map_times_out(method, tmp_path):
     with sa.Pool(2, method) as pool:
         before = set(pool.map(pool_tasks.meet_pid, [tmp_path / "meet"] * 2, [2, 2]))
         never = tmp_path / "never"
-        results = pool.map(
-            pool_tasks.signal_and_wait_for, [tmp_path / "started"], [never], timeout=0.05
-        )
+        results = pool.map(pool_tasks.signal_and_wait_for, [tmp_path / "started"], [never], timeout=0.05)
         with pytest.raises(TimeoutError):
             next(results)
         assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1, 10)

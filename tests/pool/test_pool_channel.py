@@ -50,7 +50,23 @@ def test_frozen_bytes():
     assert (HEADER.size, ENTRY.size) == (40, 40)
     assert (SHARES, HOLDS, ROOM) == (1, 2, 4)
     assert [kind.name for kind in Kind] == (
-        "READY REFUSED TASK RESULT ERROR TAKEN STOP CALL RUN OVER NEED GRANT DROPPED RETIRED RESULTS".split()
+        [
+            "READY",
+            "REFUSED",
+            "TASK",
+            "RESULT",
+            "ERROR",
+            "TAKEN",
+            "STOP",
+            "CALL",
+            "RUN",
+            "OVER",
+            "NEED",
+            "GRANT",
+            "DROPPED",
+            "RETIRED",
+            "RESULTS",
+        ]
     )
 
 
@@ -126,7 +142,15 @@ def test_many_frames_in_pieces_of_any_size(ends, cut):
     ours, theirs = ends
     streams = [bytes([n]) * (n * 37 % 500) for n in range(60)]
     whole = b"".join(
-        b"".join(encode(Kind.RESULT, task=n, stream=stream, entries=inline(2) if n % 7 == 3 else (), inline=[b"xy"] if n % 7 == 3 else ()))
+        b"".join(
+            encode(
+                Kind.RESULT,
+                task=n,
+                stream=stream,
+                entries=inline(2) if n % 7 == 3 else (),
+                inline=[b"xy"] if n % 7 == 3 else (),
+            )
+        )
         for n, stream in enumerate(streams)
     )
     found: list[Frame] = []
@@ -217,4 +241,3 @@ def test_looks_in_vain_become_rare():
     glance.looked(found=True)
     assert glance.worthwhile()  # one success, and it looks again
     assert not Glance(0).worthwhile()
-

@@ -77,8 +77,9 @@ from sharedarray.pool.worker import Ends, Setup
 __all__ = ["Engine", "name_of"]
 
 # Workers that may die one after the other before any of them is ready. Fewer would give up on a machine
-# that is short of memory for a moment; more would only repeat what an initializer does each time.
-_EARLY_DEATHS = 3
+# that is short of memory for a moment; more would only repeat what an initializer does each time. Once it is
+# known that workers of this pool can become ready, the likely reason is somebody from outside.
+_EARLY_DEATHS, _LATER_DEATHS = 3, 30
 # Times that a task may be handed to a worker that is dead before it has begun it. Only somebody who kills
 # workers from outside gets this far.
 _HANDOVERS = 10
@@ -155,6 +156,7 @@ class Engine:
         self._by_pipe: dict[int, Member] = {}
         self._started = 0
         self._early_deaths = 0
+        self._was_ready = False
         self._vacant = 0
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -1144,6 +1146,7 @@ class Engine:
         """Act on what is no answer."""
         if frame.kind == Kind.READY:
             self._early_deaths = 0
+            self._was_ready = True
             with self._lock:
                 member.ready = True
         elif frame.kind == Kind.REFUSED:
@@ -1258,10 +1261,10 @@ class Engine:
             self._bereaved(member, begun, code)
         elif not member.ready and not member.leaving and not member.doomed and self._broken is None:
             self._early_deaths += 1
-            if self._early_deaths >= _EARLY_DEATHS:
+            if self._early_deaths >= (_LATER_DEATHS if self._was_ready else _EARLY_DEATHS):
                 death = deaths.explain(code)
                 self._break(
-                    f"{_EARLY_DEATHS} workers died one after the other before they were ready",
+                    f"{self._early_deaths} workers died one after the other before they were ready",
                     None,
                     found=f"{member.process.name} (process {member.process.pid}), the last one, ended "
                     f"{death.how}",

@@ -263,6 +263,7 @@ class Engine:
             "limit": limit,
             "deadline": deadline,
         }
+        self.ledger.called_many(shared.number, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
         known: dict[int, Parcel] = {}
         start = 0
@@ -287,7 +288,6 @@ class Engine:
                 ]
                 tasks += [task for task in made if task is not None]
             start += len(items)
-        self.ledger.called_many(shared.number, shared.label, shared.pickled, len(calls))
         if tasks:
             self._accept(tasks)
         return gathering

@@ -337,12 +337,17 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return held
         tally.data = True
         kind = type(array)
-        if kind is np.ma.MaskedArray and not array.dtype.hasobject and array.nbytes >= OUT_OF_BAND:
-            return _masked, (array.data, array.mask, array.fill_value, array.hardmask)  # type: ignore[attr-defined]
+        if kind is np.ma.MaskedArray and not array.dtype.hasobject:
+            fill = getattr(array, "_fill_value", None)  # None where nobody has chosen one
+            return _masked, (array.data, array.mask, fill, array.hardmask)  # type: ignore[attr-defined]
         if kind is not np.ndarray and kind is not np.memmap and not _is_ours(array):
             return NotImplemented  # somebody else's subclass has its own way
         if array.dtype.hasobject or array.nbytes < OUT_OF_BAND:
-            return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            plain = np.asarray(array)
+            # One that is read-only would arrive as such, and one that is not contiguous in native byte order.
+            if not plain.dtype.hasobject and not (plain.flags.writeable and plain.flags.forc):
+                plain = plain.copy()
+            return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if array.flags.c_contiguous or not array.flags.f_contiguous:
             order, laid = "C", array
         else:

@@ -1,0 +1,365 @@
+"""How plain arrays travel: exact, private, writable, copied once, and in memory that comes back."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pool_tasks
+import pytest
+from helpers import wait_until
+
+import sharedarray as sa
+from sharedarray.pool.pickling import OUT_OF_BAND
+
+LARGE = OUT_OF_BAND // 8 + 1  # elements of float64 that travel in recycled memory
+
+DTYPES = [
+    np.dtype(text)
+    for text in ("?", "i1", "<i4", ">i4", "u8", "f2", "f4", "f8", ">f8", "c16", "S5", "U3", "M8[ns]", "m8[D]")
+] + [
+    np.dtype([("a", "i4"), ("b", "f8", (2,))]),
+    np.dtype({"names": ["x", "y"], "formats": ["u1", "f4"], "offsets": [0, 8], "itemsize": 16}),
+]
+
+
+def some_array(rng: random.Random) -> np.ndarray:
+    """Any dtype, size, order and layout."""
+    dtype = rng.choice(DTYPES)
+    size = rng.choice([0, 1, 7, 100, 4000, 5000, 40_000])
+    shape: tuple[int, ...] = rng.choice([(size,), (size, 1), (3, size // 3 + 1), (2, 2, size // 4 + 1)])
+    raw = rng.randbytes(int(np.prod(shape)) * dtype.itemsize) if dtype.kind in "iufcV" else None
+    if raw is not None:
+        array = np.frombuffer(raw, dtype).reshape(shape).copy()
+    else:
+        array = (np.arange(np.prod(shape)).reshape(shape) % 97).astype("i8").astype(dtype)
+    layout = rng.randrange(8)
+    if layout == 1:
+        array = np.asfortranarray(array)
+    elif layout == 2:
+        array = array[::-1]
+    elif layout == 3:
+        array = array[..., ::2]
+    elif layout == 4:
+        array = array.T
+    elif layout == 5:
+        array.flags.writeable = False
+    elif layout == 6:
+        array = sa.share(array)
+    elif layout == 7 and dtype.kind in "iuf" and dtype != "f2":  # whose default fill value overflows
+        array = np.ma.masked_array(array, mask=(np.arange(array.size).reshape(array.shape) % 3 == 0))
+    return array
+
+
+def something(rng: random.Random, depth: int = 0) -> object:
+    kind = rng.randrange(10 if depth < 3 else 6)
+    if kind <= 2:
+        return some_array(rng)
+    if kind == 3:
+        return rng.choice([None, 3, -1.5, "text", True, 2j])
+    if kind == 4:
+        return rng.randbytes(rng.choice([0, 10, 40_000]))
+    if kind == 5:
+        return bytearray(rng.randbytes(rng.choice([0, 10, 40_000])))
+    inner = [something(rng, depth + 1) for _ in range(rng.randrange(4))]
+    if kind == 6:
+        return tuple(inner)
+    if kind == 7:
+        return {str(n): value for n, value in enumerate(inner)}
+    if kind == 8:
+        return collections.OrderedDict(enumerate(inner))
+    return inner
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, np.ndarray) and a.dtype.names:
+        assert isinstance(b, np.ndarray)  # without the padding between the fields
+        return a.dtype == b.dtype and all(same(a[name], b[name]) for name in a.dtype.names)
+    if isinstance(a, np.ndarray):
+        if not isinstance(b, np.ndarray) or (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        if isinstance(a, np.ma.MaskedArray) != isinstance(b, np.ma.MaskedArray):
+            return False
+        if isinstance(a, np.ma.MaskedArray):
+            assert isinstance(b, np.ma.MaskedArray)
+            return bool((a.mask == b.mask).all()) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        return type(a) is type(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple))
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def arrays_in(value: object) -> list[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [array for inner in value for array in arrays_in(inner)]
+    return []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_anything_there_and_back_while_slots_recycle(pool, seed):
+    """Every result equals what was sent, and what is kept keeps its values."""
+    rng = random.Random(seed)
+    kept: list[tuple[object, object]] = []
+    for _ in range(12):
+        sent = [something(rng) for _ in range(rng.randrange(1, 12))]
+        if rng.random() < 0.5:
+            got = list(pool.map(pool_tasks.identity, sent))
+        else:
+            got = [future.result() for future in [pool.submit(pool_tasks.identity, value) for value in sent]]
+        assert all(map(same, sent, got))
+        assert all(array.flags.writeable for array in arrays_in(got) if not isinstance(array, sa.SharedArray))
+        for pair in zip(sent, got, strict=True):
+            if rng.random() < 0.3:
+                kept.append(pair)
+        rng.shuffle(kept)
+        del kept[10:]
+        del got, pair
+        assert all(same(*pair) for pair in kept)
+
+
+def test_views_that_a_worker_keeps_keep_their_values():
+    with sa.Pool(1) as pool:
+        sums = []
+        for n in range(60):
+            array = np.full(LARGE + 50 * n, float(n))
+            future = pool.submit(pool_tasks.keep if n % 4 == 0 else pool_tasks.change, array)
+            if n % 4 == 0:
+                sums.append(future.result())
+            else:
+                assert (future.result() == n).all()
+            assert (array == n).all()
+        assert pool.submit(pool_tasks.check_kept).result() == sums
+        assert pool.stats().recycled_in_use >= len(sums) * LARGE * 8
+        pool.submit(pool_tasks.drop_kept).result()
+        del future
+        gc.collect()
+        wait_until(lambda: pool.stats().recycled_in_use == 0, "the kept slots to be free")
+
+
+@pytest.mark.lingers("child")
+def test_a_view_in_a_process_that_a_task_forked_keeps_its_values(tmp_path):
+    go, said = tmp_path / "go", tmp_path / "answer"
+    with sa.Pool(1) as pool:
+        expected = pool.submit(pool_tasks.fork_a_reader, np.arange(float(LARGE)), go, said).result()
+        for n in range(30):
+            assert pool.submit(pool_tasks.change, np.full(LARGE, n)).result()[0] == n
+        go.touch()
+        wait_until(said.exists, "the forked reader's answer")
+        assert int(said.read_text()) == expected
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_one_array_for_many_tasks_is_copied_once_and_afresh_in_the_next_call(pool, size):
+    array = np.zeros(size)
+    for n in range(3):
+        before = pool.stats()
+        for got in pool.map(pool_tasks.change, [array] * 8):
+            assert (got == n).all()  # no task sees what another one did
+        assert (array == n).all()
+        copied = pool.stats().copied_bytes - before.copied_bytes
+        if size == LARGE:
+            report = pool.copy_report()
+            row = next(row for row in report.rows if row.argument == "0")
+            assert row.copied == array.nbytes
+            assert row.reused == 7 * array.nbytes
+            assert copied == 9 * array.nbytes  # once to the workers, and each of the 8 results
+        array += 1  # in place: the next call must see it
+
+
+def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
+    array = np.zeros(LARGE)
+
+    def change_mine(n):
+        array[:] += n + 1
+        return array[0]
+
+    assert list(pool.map(change_mine, range(10))) == [n + 1 for n in range(10)]
+    assert [pool.submit(change_mine, n).result() for n in range(3)] == [1, 2, 3]
+    assert not array.any()
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, method, size):
+    with sa.Pool(1, method, retries=1) as pool:
+        array = np.arange(float(size))
+        got = pool.submit(pool_tasks.change_and_die_once, array, tmp_path / "submitted").result()
+        assert (got == array).all()
+        (got,) = pool.map(pool_tasks.change_and_die_once, [array], [tmp_path / "mapped"])
+        assert (got == array).all()
+        assert pool.stats().retried == 2
+        del got
+
+
+def test_arguments_may_be_changed_as_soon_as_they_are_submitted(pool):
+    array = np.zeros(LARGE)
+    futures = []
+    for n in range(20):
+        array[:] = n
+        futures.append(pool.submit(pool_tasks.total, array))
+    assert [future.result() for future in futures] == [n * LARGE for n in range(20)]
+
+
+def test_results_are_normal_arrays_that_free_their_memory(pool):
+    results = [pool.submit(pool_tasks.make_full, 4 * LARGE, n).result() for n in range(6)]
+    for n, result in enumerate(results):
+        assert type(result) is np.ndarray
+        assert result.flags.writeable
+        assert (result == n).all()
+        result += 1
+    view = results[2][5:9]
+    assert pool.stats().recycled_in_use >= 6 * 4 * LARGE * 8
+    del results, result
+    gc.collect()
+    wait_until(lambda: pool.stats().recycled_in_use < 2 * 5 * LARGE * 8, "all results but one to be free")
+    for n in range(10):
+        pool.submit(pool_tasks.make_full, 4 * LARGE, -n).result()
+    assert (view == 3).all()
+
+
+def test_results_of_all_sizes_from_one_function(pool):
+    sizes = [0, 1, LARGE, 10 * LARGE, 2 * LARGE, 1, 50 * LARGE, LARGE - 2]
+    for size, result in zip(sizes, pool.map(pool_tasks.make_full, sizes, sizes), strict=True):
+        assert result.shape == (size,)
+        assert (result == size).all()
+
+
+def test_a_result_outlives_its_pool():
+    with sa.Pool(1) as pool:
+        result = pool.submit(pool_tasks.make_full, LARGE, 7).result()
+    assert (result == 7).all()
+    result[:] = 8
+    assert (result == 8).all()
+
+
+def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
+    before = _memory_of_pool()
+    with sa.Pool(2) as pool:
+        results = list(pool.map(pool_tasks.make_full, [1_500_000] * 24, range(24)))  # 288 MB
+        stats = pool.stats()
+        assert stats.recycled_in_use >= 24 * 12_000_000
+        assert _memory_of_pool() >= 24 * 12_000_000
+        assert stats.recycled_idle_limit < 24 * 12_000_000 < stats.recycled_limit
+        del results
+        gc.collect()
+        wait_until(lambda: _memory_of_pool() <= stats.recycled_idle_limit, "memory to be trimmed", timeout=1.0)
+        stats = pool.stats()
+        assert stats.recycled_in_use == 0
+        assert stats.recycled_bytes <= stats.recycled_idle_limit
+        assert pool.submit(pool_tasks.make_full, 10, 1).result().sum() == 10  # it goes on
+    assert _memory_of_pool() == before
+
+
+def _memory_of_pool() -> int:
+    """Bytes that files without a name have which this process has open: recycled memory and outboxes."""
+    found: dict[tuple[int, int], int] = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{entry}")
+            status = os.stat(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if link.startswith(os.environ["SHAREDARRAY_DIR"]) and status.st_nlink == 0:
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("way", ["frame", "sparse", "masked", "bytes", "nested"])
+def test_whatever_has_buffers_travels_beside_the_pickle(pool, way):
+    if way == "frame":
+        pandas = pytest.importorskip("pandas")
+        value = pandas.DataFrame({"a": np.arange(20_000.0), "b": np.arange(20_000)})
+        like = value.equals
+    elif way == "sparse":
+        sparse = pytest.importorskip("scipy.sparse")
+        value = sparse.random(2000, 2000, 0.01, format="csr", random_state=1)
+        like = lambda other: (value != other).nnz == 0  # noqa: E731
+    elif way == "masked":
+        value = np.ma.masked_less(np.arange(50_000.0), 50)
+        like = lambda other: same(value, other)  # noqa: E731
+    elif way == "bytes":
+        value = bytes(range(256)) * 1000
+        like = value.__eq__
+    else:
+        value = {"x": [np.arange(20_000.0)], "y": (np.ones((200, 200), order="F"), None)}
+        like = lambda other: same(value, other)  # noqa: E731
+    before = pool.stats()
+    assert like(pool.submit(pool_tasks.identity, value).result())
+    after = pool.stats()
+    if way == "bytes":  # their type wants them in the pickle, which is long and travels there as a whole
+        assert after.recycled_bytes > 2 * len(value)
+        return
+    assert after.copied_bytes - before.copied_bytes >= 2 * 160_000
+    assert after.pickled_bytes - before.pickled_bytes < 20_000
+
+
+def test_what_is_below_the_threshold_travels_in_the_pipe(pool):
+    before = pool.stats()
+    array = np.arange(LARGE - 100.0)
+    assert (pool.submit(pool_tasks.identity, array).result() == array).all()
+    after = pool.stats()
+    assert after.copied_bytes == before.copied_bytes
+    assert after.pickled_bytes - before.pickled_bytes > 2 * array.nbytes
+
+
+SMALL_TMPFS = """
+import os, sys
+sys.path.insert(0, {tests!r})
+os.environ["SHAREDARRAY_DIR"] = {path!r}
+import numpy as np
+import sharedarray as sa
+import pool_tasks
+
+with sa.Pool(2) as pool:
+    # Twice what the file system has, in one array: it goes through the pipe.
+    large = np.arange(4_000_000.0)
+    got = pool.submit(pool_tasks.identity, large).result()
+    assert (got == large).all()
+    assert pool.stats().recycled_limit <= 4 << 20
+    # Each fits, all of them do not.
+    many = [np.full(500_000, float(n)) for n in range(12)]
+    results = list(pool.map(pool_tasks.identity, many))
+    assert all((a == b).all() for a, b in zip(many, results))
+    # With the file system full to the brim, too.
+    with open(os.path.join({path!r}, "filler"), "wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        except OSError:
+            pass
+        again = list(pool.map(pool_tasks.identity, many))
+        assert all((a == b).all() for a, b in zip(many, again))
+        assert all((a == b).all() for a, b in zip(many, results))
+    os.remove(os.path.join({path!r}, "filler"))
+print("whole")
+"""
+
+
+def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
+    script = SMALL_TMPFS.format(path=str(tmp_path), tests=os.path.dirname(__file__))
+    command = [sys.executable, "-X", "faulthandler", "-c", script]
+    mount = f'mount -t tmpfs -o size=16m tmpfs {tmp_path} && exec "$0" "$@"'
+    before = ["sh", "-c", mount] if os.geteuid() == 0 else ["unshare", "-rm", "sh", "-c", mount]
+    try:
+        done = subprocess.run([*before, *command], capture_output=True, text=True, timeout=120)
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", str(tmp_path)], capture_output=True)
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(f"this user may not mount a tmpfs here: {done.stderr.strip()}")
+    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr[-4000:]

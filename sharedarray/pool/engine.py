@@ -101,6 +101,8 @@ _STUCK, _WORTH_MOVING = 0.001, 0.0003
 _LOOK, _QUICK = 60e-6, 150e-6
 # Seconds between two looks of the management thread while many small tasks are under way.
 _NAP = 300e-6
+# Seconds without an answer after which a worker's outbox is looked into.
+_SILENCE = 0.02
 # Bytes of arguments that are copied before there is a worker for them.
 _EAGER = BUSY_LIMIT
 
@@ -719,6 +721,8 @@ class Engine:
             for member in self._members:
                 if member.tasks:
                     times += _due(member.tasks[0], member.since)
+                    if not member.silent:
+                        times.append(member.since + _SILENCE)
                 if member.hung_up and not member.ended:
                     times.append(member.since + _PATIENCE)
             if self._queue and self._queue[0].deadline is not None:
@@ -815,6 +819,13 @@ class Engine:
                     self._condemn(member, _timed_out(member.tasks[0]))
                 if member.hung_up and not member.ended and member.since + _PATIENCE <= now:
                     member.doomed = True
+        for member in self._members:
+            if member.tasks and not member.silent and member.since + _SILENCE <= now:
+                member.silent = True
+                settled = self._heard(member, member.unsent())
+                if settled:
+                    _settle(settled)
+                    self.nudge()
         for task in late:
             error = _timed_out(task)
             task.sink.begin()
@@ -1130,10 +1141,14 @@ class Engine:
             task = member.tasks[0] if member.tasks else None
             if task is None or task.number != frame.task:
                 continue
+            start, values = outcome
+            if not start <= task.done < start + len(values):
+                continue  # known already, from the outbox
+            values = values[task.done - start :]
             index = task.first + task.done
-            member.answered(task.number, frame.began, frame.item)
-            self.ledger.answered(task, frame, count=frame.item)
-            settled.append((task.sink, index, outcome))
+            member.answered(task.number, frame.began, len(values))
+            self.ledger.answered(task, frame, count=len(values))
+            settled.append((task.sink, index, values))
             if task.done == task.count:
                 self._conclude(member, task, frame.ended, "done")
 

@@ -72,6 +72,8 @@ class Member:
         How many items it was given in its life, without those that were taken back.
     since
         When it began the first of its items, as far as the pool can tell: seconds of the monotonic clock.
+    silent
+        Nothing has come from it for a while, and its outbox was looked into.
     open
         It can be given something.
     ready
@@ -120,6 +122,7 @@ class Member:
         self.owed = 0
         self.given = 0
         self.since = 0.0
+        self.silent = False
         self.ready = False
         self.leaving = False
         self.doomed = False
@@ -152,6 +155,7 @@ class Member:
         """
         if not self.load:
             self.since = time.monotonic()
+            self.silent = False
         self.tasks.append(task)
         self.load += task.left
         self.given += task.left
@@ -225,6 +229,7 @@ class Member:
         task.done += count
         self.load -= count
         self.since = time.monotonic()
+        self.silent = False
         if task.done == task.count:
             self.tasks.popleft()
         return task
@@ -268,9 +273,8 @@ class Member:
         self.owed -= count
 
     def unsent(self) -> Sequence[Frame]:
-        """Return the answers that it had not sent when it ended."""
-        first = self.tasks[0] if self.tasks else None
-        return outbox.unsent(self.outbox, *((0, 0) if first is None else (first.number, first.done)))
+        """Return the answers that it has not sent, some of which may have arrived just now."""
+        return outbox.unsent(self.outbox, self.tasks[0].number if self.tasks else 0)
 
     def close(self) -> None:
         """Close its pipes and its outbox."""

@@ -6,14 +6,19 @@ the one that it died of. So they are in a page of shared memory, an *outbox*, wh
 worker has ended. What it finds there may have been sent already, if the worker was killed between the writing
 and the clearing; the pool can tell.
 
+It looks there as well when nothing has come from a worker for a while: native code that keeps the interpreter
+to itself keeps the worker from sending what it has.
+
 The outbox is a file without a name, as recycled memory is, and opened by the worker in the same way::
 
      0        8       16       24
     +--------+-------+--------+--------+-----------------------------------------------+
-    | length | row   | index  | unused | what is not sent: `length` bytes              |
+    | length | row   | index  | sent   | what is not sent: `length` bytes              |
     | u64    | u64   | u64    |        |   row 0: whole frames (see `messages`)        |
     +--------+-------+--------+--------+   else: values of that row, from `index` on   |
                                        +-----------------------------------------------+
+
+``sent`` counts the times that it was cleared: while that stays the same, things are only added.
 
 The values are in the format of `marshal`, which writes numbers and text in a third of the time of pickle, and
 is the same at both ends.
@@ -66,32 +71,34 @@ def opened(handle: int, pool: int) -> mmap.mmap | None:
         os.close(own)
 
 
-def unsent(handle: int, row: int, done: int) -> list[Frame]:
-    """Return what a worker that has ended left in its outbox.
+def unsent(handle: int, row: int) -> list[Frame]:
+    """Return what is in the outbox of a worker.
 
     Parameters
     ----------
     handle
         The pool's.
     row
-        The number of the task that the worker was at, as far as the pool knows.
-    done
-        How many answers to it have arrived.
+        The number of the task that the worker is at, as far as the pool knows.
+
+    Returns
+    -------
+    list of Frame
+        Answers, of which some may have arrived already.
     """
     if handle < 0:
         return []
-    content = os.pread(handle, SIZE, 0)
-    length, of, index, _ = HEAD.unpack_from(content)
-    body = content[HEAD.size : HEAD.size + length]
-    if not length:
-        return []
+    length, of, index, sent = HEAD.unpack(os.pread(handle, HEAD.size, 0))
+    body = os.pread(handle, length, HEAD.size)
+    if not length or HEAD.unpack(os.pread(handle, HEAD.size, 0))[3] != sent:
+        return []  # or it is being sent at this very moment
     if not of:
         return _frames(body)
     if of != row:
         return []
-    values = _values(body)[max(0, done - index) :]
-    stream = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
-    return [Frame(Kind.RESULTS, item=len(values), task=row, stream=stream)] if values else []
+    values = _values(body)
+    stream = pickle.dumps((index, values), pickle.HIGHEST_PROTOCOL)
+    return [Frame(Kind.RESULTS, item=len(values), task=row, stream=stream)]
 
 
 def _frames(body: bytes) -> list[Frame]:

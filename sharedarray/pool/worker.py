@@ -281,11 +281,11 @@ class _Answers:
         self._lock = threading.Lock()
         head = outbox.HEAD.size
         memory = memoryview(bytearray(outbox.SIZE) if box is None else box)
-        self._words = memory[:head].cast("Q")  # length, row, index
+        self._words = memory[:head].cast("Q")  # length, row, index, sent
         self._space = memory[head:]
         self._size = len(self._space)
         self._length = 0
-        self._row = 0
+        self._row = self._index = 0
         self._values: list[Any] = []
         self._began = self._ended = 0
         self._since = 0
@@ -304,7 +304,7 @@ class _Answers:
                 end = len(data)
             if not self._values:
                 self._words[1] = self._row = row
-                self._words[2] = index
+                self._words[2] = self._index = index
                 self._began = began
             self._space[self._length : end] = data
             self._words[0] = self._length = end
@@ -344,13 +344,14 @@ class _Answers:
         if not self._length:
             return
         if self._values:
-            stream = pickle.dumps(self._values, pickle.HIGHEST_PROTOCOL)
+            stream = pickle.dumps((self._index, self._values), pickle.HIGHEST_PROTOCOL)
             count = len(self._values)
             self._values.clear()
             head = HEADER.pack(Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended)
             self._channel.write(head + stream)
         else:
             self._channel.write(bytes(self._space[: self._length]))
+        self._words[3] += 1
         self._words[0] = self._length = 0
 
     def send(

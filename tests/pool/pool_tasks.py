@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import os
@@ -327,3 +328,35 @@ def make_full(size, value):
 
 def writable(*values):
     return [isinstance(value, np.ndarray) and value.flags.writeable for value in values]
+
+
+def wait_if_path(value):
+    """Return at once what is no path; wait until there is a file of that name otherwise."""
+    if isinstance(value, str):
+        while not Path(value).exists():
+            time.sleep(0.001)
+    return value
+
+
+def block_if_path(value):
+    """Return at once what is no path; read a byte from a pipe in native code that keeps the interpreter."""
+    if isinstance(value, str):
+        pipe = os.open(value, os.O_RDONLY)
+        ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+        os.close(pipe)
+    return value
+
+
+def fail_if_text(value):
+    if isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def touch(path):
+    Path(path).touch()
+
+
+def touch_after(path, gate):
+    wait_if_path(str(gate))
+    Path(path).touch()

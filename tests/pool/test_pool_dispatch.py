@@ -1,0 +1,220 @@
+"""Who gets what when: nothing waits behind a slow task while somebody could run it, and nothing is lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from concurrent.futures import CancelledError, as_completed, wait
+
+import pool_tasks
+import pytest
+from helpers import wait_until
+
+import sharedarray as sa
+
+
+@pytest.fixture
+def two(method, tmp_path):
+    """A pool of two workers that are there, and know how long some functions take."""
+    with sa.Pool(2, method) as pool:
+        meeting = tmp_path / "meeting"
+        assert len(set(pool.map(pool_tasks.meet_pid, [meeting] * 2, [2] * 2))) == 2
+        yield pool
+
+
+@pytest.mark.parametrize("place", [0, 1, 50, 99])
+def test_what_is_behind_a_slow_item_of_a_map_moves(two, tmp_path, place):
+    """All others are done while one of them still runs, wherever it stands."""
+    release = tmp_path / "release"
+    items = [str(release) if n == place else n for n in range(100)]
+    list(two.map(pool_tasks.wait_if_path, range(1000)))  # quick, as far as the pool knows
+    results = two.imap_unordered(pool_tasks.wait_if_path, items)
+    found = [next(results) for _ in range(99)]
+    assert sorted(found) == [n for n in range(100) if n != place]
+    release.touch()
+    assert next(results) == str(release)
+
+
+def test_what_is_submitted_behind_a_slow_task_moves(two, tmp_path):
+    release = tmp_path / "release"
+    for _ in range(3):
+        wait([two.submit(pool_tasks.wait_if_path, n) for n in range(300)])
+    futures = [
+        two.submit(pool_tasks.wait_if_path, str(release) if n == 10 else n) for n in range(300)
+    ]
+    slow = futures.pop(10)
+    assert [future.result() for future in futures] == [n for n in range(300) if n != 10]
+    assert not slow.done()
+    assert slow.running()
+    release.touch()
+    assert slow.result() == str(release)
+
+
+def test_a_result_is_not_held_back_by_native_code_that_keeps_the_interpreter(tmp_path):
+    """A worker sends small results many at a time; one that is done must arrive all the same."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    with sa.Pool(1) as pool:
+        list(pool.map(pool_tasks.block_if_path, range(2000)))
+        results = pool.map(pool_tasks.block_if_path, [*range(20), pipe, *range(20, 40)])
+        assert [next(results) for _ in range(20)] == list(range(20))
+        futures = [pool.submit(pool_tasks.block_if_path, n) for n in (50, 51)]
+        with open(pipe, "wb") as end:  # opens when the worker has it open, too
+            end.write(b"x")
+        assert next(results) == pipe
+        assert list(results) == list(range(20, 40))
+        assert [future.result() for future in futures] == [50, 51]
+
+
+def test_workers_share_a_map_of_slow_items_evenly(two, tmp_path):
+    """Each of four items waits until another one runs as well: two that are alone would wait for ever."""
+    rounds = [tmp_path / str(n // 2) for n in range(8)]
+    for path in set(rounds):
+        path.mkdir()
+    assert list(two.map(pool_tasks.meet, rounds, [2] * 8)) == [2] * 8
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 1000])
+def test_chunksize_changes_nothing(two, chunksize):
+    assert list(two.map(abs, range(-500, 0), chunksize=chunksize)) == list(range(500, 0, -1))
+    assert sorted(two.imap_unordered(abs, range(-50, 0), chunksize=chunksize)) == list(range(1, 51))
+
+
+def test_many_small_tasks_in_every_way(two):
+    assert [f.result() for f in [two.submit(abs, -n) for n in range(20_000)]] == list(range(20_000))
+    assert list(two.map(abs, range(-50_000, 0))) == list(range(50_000, 0, -1))
+    assert sum(future.result() for future in as_completed([two.submit(abs, n) for n in range(2000)])) == 1999000
+    assert sorted(two.imap_unordered(abs, range(-2000, 0))) == list(range(1, 2001))
+    assert list(two.starmap(divmod, [(n, 3) for n in range(1000)])) == [divmod(n, 3) for n in range(1000)]
+
+
+def test_items_of_many_kinds_in_one_map(two):
+    """Rows of simple items, and others between them; results of all sizes and exceptions."""
+    items = [
+        b"x" * 50_000 if n % 31 == 0 else [n] if n % 17 == 0 else "text" if n % 5 == 0 else n for n in range(600)
+    ]
+    assert list(two.map(pool_tasks.identity, items)) == items
+    results = two.map(pool_tasks.fail_if_text, items[1:])
+    assert [next(results) for _ in range(4)] == items[1:5]
+    with pytest.raises(ValueError, match="text"):
+        next(results)
+
+
+def test_threads_wait_for_different_futures_at_the_same_time(two, tmp_path):
+    """One of them reads for all; each is woken for its own."""
+    done: dict[int, object] = {}
+    gates = [tmp_path / f"gate{n}" for n in range(2)]
+    futures = [two.submit(pool_tasks.wait_if_path, str(gate)) for gate in gates]
+
+    def waiter(n: int) -> None:
+        done[n] = futures[n].result()
+
+    threads = [threading.Thread(target=waiter, args=(n,)) for n in (0, 1)]
+    for thread in threads:
+        thread.start()
+    gates[1].touch()
+    threads[1].join(10)
+    assert done == {1: str(gates[1])}
+    gates[0].touch()
+    threads[0].join(10)
+    assert set(done) == {0, 1}
+
+
+def test_callbacks_may_submit_and_wait(two):
+    """In whatever thread a callback runs, it is not kept from using the pool."""
+    seen = []
+
+    def again(future):
+        seen.append(two.submit(abs, -future.result() - 1).result(timeout=20))
+
+    first = two.submit(abs, -1)
+    first.add_done_callback(again)
+    first.result()
+    wait_until(lambda: seen == [2], "the callback's own task")
+
+
+def test_a_timeout_of_result_leaves_the_task_alone(two, tmp_path):
+    release = tmp_path / "release"
+    future = two.submit(pool_tasks.wait_if_path, str(release))
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.01)
+    release.touch()
+    assert future.result() == str(release)
+
+
+# -- ending what runs -----------------------------------------------------------------------------------
+
+
+def test_a_limit_ends_the_task_and_nothing_else(two):
+    patient = two.options(timeout=0.3)
+    before = set(two._engine.pids())
+    others = [two.submit(pool_tasks.identity, n) for n in range(20)]
+    late = patient.submit(time.sleep, 1000)
+    fine = patient.submit(abs, -4)
+    with pytest.raises(TimeoutError, match=r"sleep was not done within 0\.3 s"):
+        late.result()
+    assert fine.result() == 4
+    assert [future.result() for future in others] == list(range(20))
+    assert len(before & set(two._engine.pids())) == 1
+    assert two.stats().failed == 1
+
+
+def test_a_limit_is_for_each_item_of_a_map(two):
+    results = two.options(timeout=0.4).map(time.sleep, [0.01] * 10 + [1000])
+    assert [next(results) for _ in range(10)] == [None] * 10
+    with pytest.raises(TimeoutError):
+        next(results)
+    assert two.submit(abs, -1).result() == 1
+
+
+def test_running_tasks_are_cancelled_on_request(two, tmp_path):
+    started = tmp_path / "started"
+    future = two.submit(pool_tasks.signal_and_wait_for, started, tmp_path / "never")
+    wait_until(started.exists, "the task")
+    assert not future.cancel()
+    assert future.cancel(running=True)
+    assert future.cancelled()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert two.submit(abs, -3).result() == 3
+    assert two.stats().cancelled == 1
+
+
+def test_what_waits_behind_is_cancelled_without_harm(two, tmp_path):
+    """A task that a worker was given and has not begun is taken back."""
+    release = tmp_path / "release"
+    wait([two.submit(pool_tasks.wait_if_path, n) for n in range(500)])
+    slow = [two.submit(pool_tasks.wait_if_path, str(release)) for _ in range(2)]
+    wait_until(lambda: all(future.running() for future in slow), "both workers to be busy")
+    waiting = [two.submit(pool_tasks.touch, tmp_path / f"touched{n}") for n in range(40)]
+    assert all(future.cancel() for future in waiting[::2])
+    release.touch()
+    wait(waiting)
+    assert [future.cancelled() for future in waiting] == [n % 2 == 0 for n in range(40)]
+    assert sorted(tmp_path.glob("touched*")) == sorted(tmp_path / f"touched{n}" for n in range(1, 40, 2))
+    assert [future.result() for future in slow] == [str(release)] * 2
+
+
+def test_leaving_a_map_early_lets_the_rest_go(two, tmp_path):
+    release = tmp_path / "release"
+    calls = [str(release)] * 2 + [str(tmp_path / f"made{n}") for n in range(50)]
+    results = two.map(pool_tasks.touch_after, calls, [release] * len(calls))
+    del results
+    gc.collect()
+    release.touch()
+    assert two.submit(abs, -1).result() == 1
+    two.shutdown()
+    assert len(list(tmp_path.glob("made*"))) <= 2
+
+
+def test_statistics_add_up(two):
+    wait([two.submit(abs, n) for n in range(50)])
+    list(two.map(abs, range(50)))
+    assert isinstance(two.submit(pool_tasks.fail_if_text, "text").exception(), ValueError)
+    stats = two.stats()
+    assert (stats.done, stats.failed, stats.queued, stats.busy) == (102, 1, 0, 0)
+    assert (stats.workers, stats.max_workers, stats.died) == (2, 2, 0)
+

@@ -23,9 +23,9 @@ for the reading back when a worker has ended. Whoever reads does the same things
 something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
 `submit`.
 
-**How much a worker is given.** While nobody knows how long a function takes, one item at a time. After that,
-as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits for the
-next one. A worker that has nothing to do gets the second half of what another one has not begun
+**How much a worker is given.** One item at a time, unless the function is known to take less than some 200 us;
+then as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits for
+the next one. A worker that has nothing to do gets the second half of what another one has not begun
 (`Member.take_back`), so nothing waits behind a slow item while there is somebody to run it.
 
 **Ctrl-C** may break a caller off anywhere. While he waits, nothing is lost. In the middle of reading or
@@ -87,13 +87,16 @@ _HANDOVERS = 10
 _PATIENCE = 5.0
 # Seconds of work that a worker is given ahead: several times what it takes to hand out more.
 _AHEAD = 0.003
-# Seconds that a task may take to be worth having a second one waiting behind it: beyond this, the pause
-# between two tasks is lost in the time of the task.
-_LONG = 0.1
+# Seconds that a task may take at most to have others waiting behind it. The pause between two tasks is some 50
+# us; so beyond this little is gained, and tasks are begun in the order in which they were submitted, which
+# those count on that wait for each other.
+_SHORT = 0.0002
 # Items that a worker has at most, however short they are.
 _DEEPEST = 2000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
+# Bytes of arguments that are copied ahead for the tasks that come next.
+_COPIED_AHEAD = 256 << 20
 # Seconds that an item must have been running, or that what waits behind it must be expected to take, for it
 # to be worth taking that back.
 _STUCK, _WORTH_MOVING = 0.001, 0.0003
@@ -857,8 +860,17 @@ class Engine:
             given.add(member)
         for member in given:
             self._flush(member)
-        if not queue:
+        if queue:
+            self._copy_ahead()
+        else:
             self._even_out()
+
+    def _copy_ahead(self) -> None:
+        """Copy the arguments of the tasks that come next, while the workers are at it."""
+        for task in itertools.islice(self._queue, self.workers):
+            pickled = task.pickled
+            if pickled is not None and not pickled.stowed:
+                pickled.stow(self.store, private=task.retries > 0, within=min(_COPIED_AHEAD, self._eager))
 
     def _flush(self, member: Member) -> None:
         """Write what a worker was given."""
@@ -890,19 +902,21 @@ class Engine:
     def _depth(self, task: Task) -> int:
         """Return how many items like those of a task a worker should have at a time."""
         seconds = self.ledger.duration(task.label)
-        if seconds is None or task.limit is not None:
+        if seconds is None or seconds > _SHORT or task.limit is not None:
+            return 1
+        if not self.ledger.known_well(task.label):
             return 1
         deepest = _DEEPEST
         if (task.pickled is not None and not task.pickled.plain) or self.ledger.result_size(task.label):
             deepest = _LARGE_DEEP
-        return max(2 if seconds < _LONG else 1, min(deepest, int(_AHEAD / max(seconds, 1e-9))))
+        return min(deepest, int(_AHEAD / max(seconds, 1e-9)))
 
     def _even_out(self) -> None:
         """Give a worker that has nothing to do what another one has not begun."""
         if not any(member.free for member in self._members):
             return
-        fullest = max(self._members, key=lambda member: member.load if member.open else 0)
-        if fullest.load < 2 or not fullest.open:
+        fullest = max(self._members, key=lambda member: 0 if member.going else member.load)
+        if fullest.load < 2 or fullest.going:
             return
         waiting = fullest.load - 1
         now = time.monotonic()

@@ -248,7 +248,7 @@ class Pool(Executor):
             return started
 
         ahead = start(self._workers * _AHEAD)
-        return watched(_as_they_come(engine, start, came, ahead, deadline), shown)
+        return watched(_begun(_as_they_come(engine, start, came, ahead, deadline)), shown)
 
     def _in_order(
         self,
@@ -267,7 +267,7 @@ class Pool(Executor):
         except BaseException:
             shown.close()
             raise
-        return watched(_results(self._engine, came, deadline), shown)
+        return watched(_begun(_results(self._engine, came, deadline)), shown)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None) -> Pool:
         """Return this very pool with other settings for the calls that are made through it.
@@ -560,10 +560,17 @@ def _total(iterables: Iterable[Iterable[Any]]) -> int | None:
         return None
 
 
+def _begun(results: Iterator[T]) -> Iterator[T]:
+    """Have a generator pass its first yield: one that was never begun does not clean up when it is dropped."""
+    next(results)
+    return results
+
+
 def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterator[Any]:
     """Yield results in order, and hold on to none of them."""
     late = False
     try:
+        yield None  # see _begun
         yield from came.in_order(deadline)
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
@@ -582,6 +589,7 @@ def _as_they_come(
 ) -> Iterator[Any]:
     late = False
     try:
+        yield None  # see _begun
         while ahead:
             box = [came.take_any_outcome(deadline)]
             ahead += start(1) - 1

@@ -20,7 +20,9 @@ __all__ = ["Ledger"]
 # Functions whose duration is remembered, calls whose copies are, and spans.
 _FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
 # Weight of the newest duration of a function.
-_NEWEST = 0.4
+_NEWEST = 0.2
+# Calls, or rows of them, after which a duration is to be relied on: the first ones may differ.
+_SEVERAL = 4
 
 
 class _Calls:
@@ -51,6 +53,7 @@ class Ledger:
         self._totals = [0, 0, 0]
         self._plain: tuple[int, str, int] | None = None
         self._durations: OrderedDict[str, float] = OrderedDict()
+        self._counts: dict[str, int] = {}
         self._results: dict[str, int] = {}
         self._latest: float | None = None
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
@@ -63,6 +66,10 @@ class Ledger:
     def duration(self, label: str) -> float | None:
         """Return how many seconds a call of a function takes, None where that is not known."""
         return self._durations.get(label)
+
+    def known_well(self, label: str) -> bool:
+        """Say whether several calls of a function have been timed."""
+        return self._counts.get(label, 0) >= _SEVERAL
 
     def quick(self, limit: float) -> bool:
         """Say whether what was answered last took less than so many seconds, or nothing is known."""
@@ -91,12 +98,15 @@ class Ledger:
     def _learn(self, label: str, seconds: float) -> None:
         self._latest = seconds
         known = self._durations.get(label)
+        self._counts[label] = self._counts.get(label, 0) + 1
         if known is not None:
-            self._durations[label] = known + _NEWEST * (seconds - known)
+            # At once longer, and little by little shorter: one slow call among quick ones tells of more.
+            self._durations[label] = max(seconds, known + _NEWEST * (seconds - known))
             return
         if len(self._durations) >= _FUNCTIONS:
             old, _ = self._durations.popitem(last=False)
             self._results.pop(old, None)
+            self._counts.pop(old, None)
         self._durations[label] = seconds
 
     def _measure(self, task: Task, frame: Frame) -> None:

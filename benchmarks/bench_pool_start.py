@@ -1,0 +1,69 @@
+"""How long until a pool works, and how long does the import take?
+
+Every figure comes from an interpreter of its own, which takes the time itself: what it takes to start that
+interpreter is not in it. The limit is what `multiprocessing` itself needs: a fork server, and two processes
+of it that have NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pool_rivals
+
+QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
+
+
+def test_start(race: Callable[..., Any]) -> None:
+    """From nothing to two workers at work, and their answers: at most 1.5 times two bare processes.
+
+    Of the two bare ones, the first loads NumPy before it forks, as the pool does.
+    """
+    names = [
+        name
+        for name, (module, _) in pool_rivals.STARTS.items()
+        if importlib.util.find_spec(module) and not (QUICK and module == "loky")
+    ]
+
+    def measuring(name: str) -> Callable[[], float]:
+        return lambda: pool_rivals.printed(f"import pool_rivals; pool_rivals.print_start({name!r})")
+
+    race(
+        "2 workers, from a fresh interpreter to their answers",
+        {name: measuring(name) for name in names},
+        baseline=names[0],
+        rounds=15,
+        unit="ms",
+        measured=True,
+    )
+
+
+def test_import(race: Callable[..., Any]) -> None:
+    """What ``import sharedarray`` adds to ``import numpy``: at most 20 ms."""
+
+    def importing(*names: str) -> Callable[[], float]:
+        *before, last = [f"import {name}" for name in names]
+        code = "; ".join(
+            [
+                "import time",
+                *before,
+                "begin = time.perf_counter()",
+                last,
+                "print(time.perf_counter() - begin)",
+            ]
+        )
+        return lambda: pool_rivals.printed(code)
+
+    contestants = {
+        "numpy": importing("numpy"),
+        "sharedarray": importing("sharedarray"),
+        "sharedarray, after numpy": importing("numpy", "sharedarray"),
+        "sharedarray.pool, after both": importing("numpy", "sharedarray", "sharedarray.pool"),
+        "multiprocessing.pool, after numpy": importing("numpy", "multiprocessing.pool"),
+    }
+    if not QUICK and importlib.util.find_spec("joblib"):
+        contestants["joblib, after numpy"] = importing("numpy", "joblib")
+    race("import", contestants, baseline="numpy", rounds=21, unit="ms", measured=True)

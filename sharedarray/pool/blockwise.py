@@ -1,29 +1,31 @@
-"""Arrays in blocks: how they are cut, what a worker does with one, and where the results go.
+"""Numeric calls: what a worker does with one block, and where the results go.
 
 ::
 
-    plan:   lengths along one axis ──▶ blocks [start, stop), each with its halo [low, high)
-    inputs: shared already? by reference. Otherwise copied into shared memory, for this call
-    worker: func(view, view, …) ──▶ cut off the halo ──▶ write into the output, which is shared too
+    inputs:  shared already ── once to each worker, by reference ──┐
+             plain ── block by block, into recycled memory ────────┤
+                                                                   ▼
+    worker:                              func(view, view, …) ─▶ without its halo ─▶ written into the output,
+                                                                                    or sent back
+    output:  shared memory ◀── the workers write into it
+             plain memory  ◀── this process copies what was sent back, in the order of the blocks
 
-**The output is worked in directly** when it is shared memory and no block can be disturbed by another one or
-by itself. Otherwise the results go to a block of the call's own, and from there to the output at the end:
-when the output is plain memory, when it overlaps an input other than element by element, when a halo would
-read what a neighbour has written already, and when a task that died half-way through its own input would be
-run again.
+**The output is worked in directly** when no block can be disturbed by another one or by itself. Otherwise the
+results go to memory of the call's own, and from there to the output at the end: when the output overlaps an
+input other than element by element, when a halo would read what a neighbour has written already, and when a
+task that died half-way through its own input would be run again.
 
-**Without an output**, the first block is computed first, for its dtype and shape; that result is kept, so
-nothing is computed twice.
+**Without an output**, the first blocks, one for each worker, are computed first and sent back: from the very
+first the dtype and the shape of the output are learnt. So nothing is computed twice, and no worker waits.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,139 +33,232 @@ from numpy.typing import ArrayLike
 from sharedarray import creation, reference
 from sharedarray.array import SharedArray
 from sharedarray.pool.engine import name_of
-from sharedarray.pool.pickling import Once
-from sharedarray.pool.progress import Bar, Progress, bar
+from sharedarray.pool.progress import Progress, bar
+from sharedarray.pool.tiling import Axes, Block, Sizes, Tiling
+from sharedarray.segment import mapping_of
 
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
 
-__all__ = ["Block", "Plan", "map_blocks", "reduce_blocks"]
+__all__ = ["Plan", "map_blocks", "reduce_blocks"]
 
 T = TypeVar("T")
-Array = np.ndarray[Any, Any]
+Array: TypeAlias = np.ndarray[Any, Any]
+Casting: TypeAlias = Literal["same_kind", "safe"]
 
-# Blocks for each worker, so that one that got the slow ones does not keep the others waiting for long.
-_PER_WORKER = 4
-# Bytes of all inputs in one block: no more, so that a block and its temporaries stay in a processor's outer
-# cache; no fewer, or handing the block out costs more than computing it.
-_LARGEST = 8 << 20
-_SMALLEST = 64 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Rows ``start`` to ``stop``, and the rows ``low`` to ``high`` that are given for them."""
-
-    start: int
-    stop: int
-    low: int
-    high: int
+# Seconds that killed workers have to be gone.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The inputs, along which axis they are cut, and into what."""
+    """The inputs, and how they are cut."""
 
     arrays: tuple[Array, ...]
-    axis: int
-    length: int
-    blocks: tuple[Block, ...]
-    overlap: int
+    tiling: Tiling
 
     @classmethod
     def of(
-        cls, given: Sequence[ArrayLike], axis: int, block_size: int | None, overlap: int, workers: int
+        cls,
+        given: Sequence[ArrayLike],
+        axis: Axes,
+        block_size: Sizes = None,
+        overlap: int | Sequence[int] = 0,
+        *,
+        workers: int,
     ) -> Plan:
-        """Cut arrays into blocks.
-
-        Raises
-        ------
-        ValueError
-            The arrays do not fit each other, or a number does not fit them.
-        """
-        if not given:
-            raise ValueError("at least one array is needed")
-        arrays = tuple(array if isinstance(array, np.ndarray) else np.asarray(array) for array in given)
-        for array in arrays:
-            if not -array.ndim <= axis < array.ndim:
-                raise ValueError(f"axis {axis} is not one of an array of shape {array.shape}")
-        axis %= arrays[0].ndim
-        lengths = [array.shape[axis] if axis < array.ndim else -1 for array in arrays]
-        if len(set(lengths)) != 1:
-            shapes = ", ".join(str(array.shape) for array in arrays)
-            raise ValueError(f"the arrays must have one length along axis {axis}; their shapes are {shapes}")
-        if overlap < 0:
-            raise ValueError(f"overlap must be 0 or more, not {overlap}")
-        length = lengths[0]
-        if block_size is None:
-            block_size = _fitting_size(length, sum(array.nbytes for array in arrays), overlap, workers)
-        elif block_size < 1:
-            raise ValueError(f"block_size must be 1 or more, not {block_size}")
-        return cls(arrays, axis, length, tuple(_cut(length, block_size, overlap)), overlap)
-
-    def views(self, block: Block) -> list[Array]:
-        """Return what a worker is given for one block."""
-        return [array[_along(self.axis, block.low, block.high)] for array in self.arrays]
-
-
-def _fitting_size(length: int, total: int, overlap: int, workers: int) -> int:
-    row = max(1, total // max(1, length))
-    for_all = -(-length // (_PER_WORKER * workers))
-    size = max(min(for_all, _LARGEST // row), _SMALLEST // row, 4 * overlap, 1)
-    # Even a small job is worth a block for each worker, unless it is no job at all.
-    return max(1, min(size, -(-length // workers))) if total > _SMALLEST else max(1, length)
-
-
-def _cut(length: int, size: int, overlap: int) -> Iterator[Block]:
-    for start in range(0, max(1, length), size):  # an empty array is one empty block
-        stop = min(start + size, length)
-        yield Block(start, stop, max(0, start - overlap), min(length, stop + overlap))
-
-
-def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    return (*(slice(None),) * axis, slice(start, stop))
+        """Choose blocks for arrays; see `Tiling.of`."""
+        arrays = tuple([array if isinstance(array, np.ndarray) else np.asarray(array) for array in given])
+        return cls(arrays, Tiling.of(arrays, axis, block_size, overlap, workers=workers))
 
 
 # In a worker
 
 
-def _compute(func: Callable[..., ArrayLike], views: Sequence[Array], axis: int, block: Block) -> Array:
-    """Return ``func``'s result for one block, without its halo."""
-    result = np.asanyarray(func(*views))
-    given = block.high - block.low
-    if result.ndim <= axis or result.shape[axis] != given:
-        raise ValueError(
-            f"{name_of(func)} returned an array of shape {result.shape} for blocks of shape "
-            f"{', '.join(str(view.shape) for view in views)}: it must have length {given} along axis {axis}, "
-            "as the blocks have. To make one value of each block, use reduce_blocks"
-        )
-    return result[_along(axis, block.start - block.low, block.stop - block.low)]
+@dataclass(frozen=True, slots=True)
+class _Compute:
+    """What a worker is told once: compute a block and return it.
+
+    Attributes
+    ----------
+    func
+        The user's function.
+    tiling
+        The blocks.
+    arrays
+        The inputs that are shared; None for those whose blocks come with each task.
+    """
+
+    func: Callable[..., Any]
+    tiling: Tiling
+    arrays: tuple[Array | None, ...]
+
+    def views(self, block: Block, pieces: Sequence[Array]) -> list[Array]:
+        """Return what the function is called with."""
+        rest = iter(pieces)
+        return [next(rest) if array is None else self.tiling.cut(array, block) for array in self.arrays]
+
+    def __call__(self, *given: Any) -> Any:
+        """Do the block whose number comes last, after the blocks of the inputs that are not shared."""
+        block = self.tiling[given[-1]]
+        return self.computed(block, self.views(block, given[:-1]))
+
+    def computed(self, block: Block, views: Sequence[Array]) -> Array:
+        """Return the result for a block, without its halo."""
+        result = np.asanyarray(self.func(*views))
+        if isinstance(result, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name_of(self.func)} returned a masked array, whose mask would be lost: return its .filled(), "
+                "or the data and the mask in one array"
+            )
+        inner = self.tiling.inner(result, block)
+        if inner is None:
+            axes, given = self.tiling.axes, tuple([span.given for span in block])
+            one = len(axes) == 1
+            raise ValueError(
+                f"{name_of(self.func)} returned an array of shape {result.shape} for blocks of shape "
+                f"{', '.join(str(view.shape) for view in views)}: it must have length "
+                f"{given[0] if one else given} along {'axis' if one else 'axes'} {axes[0] if one else axes}, as "
+                "the blocks have. To make one value of each block, use reduce_blocks"
+            )
+        return inner
 
 
-def _write(
-    func: Callable[..., ArrayLike], views: Sequence[Array], axis: int, block: Block, target: Array
+@dataclass(frozen=True, slots=True)
+class _Write(_Compute):
+    """Compute a block and write it into its place.
+
+    Attributes
+    ----------
+    output
+        In shared memory.
+    casting
+        What may become of the result's dtype there.
+    """
+
+    output: Array
+    casting: Casting
+
+    def __call__(self, *given: Any) -> None:
+        """Do the block whose number comes last."""
+        block = self.tiling[given[-1]]
+        views = self.views(block, given[:-1])
+        target = self.tiling.target(self.output, block)
+        if self._straight(views, target):
+            self.func(*views, out=target, casting=self.casting)
+        else:
+            _put(self.func, self.tiling, block, self.computed(block, views), target, self.casting)
+
+    def _straight(self, views: Sequence[Array], target: Array) -> bool:
+        """Whether the function is a ufunc that can write into the output itself."""
+        func = self.func
+        if type(func) is not np.ufunc or func.nout != 1 or func.signature is not None:
+            return False
+        if len(views) != func.nin or any(type(view) not in _PLAIN for view in views):
+            return False
+        try:
+            return np.broadcast_shapes(*[view.shape for view in views]) == target.shape
+        except ValueError:  # they do not fit: the function tells of it
+            return False
+
+
+_PLAIN = frozenset((np.ndarray, SharedArray))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduce(_Compute):
+    """Return what the function makes of a block."""
+
+    def __call__(self, *given: Any) -> Any:
+        """Do the block whose number comes last."""
+        return self.func(*self.views(self.tiling[given[-1]], given[:-1]))
+
+
+def _put(
+    func: Callable[..., Any], tiling: Tiling, block: Block, result: Array, target: Array, casting: Casting
 ) -> None:
-    """Compute one block and put it where it belongs."""
-    result = _compute(func, views, axis, block)
+    """Write a block's result into its place."""
     if result.shape != target.shape:
         raise ValueError(
-            f"{name_of(func)} returned an array of shape {result.shape} for {block.start} to {block.stop} "
-            f"along axis {axis}, where the output has room for {target.shape}"
+            f"{name_of(func)} returned an array of shape {result.shape} for {tiling.said(block)}, where the "
+            f"output has room for {target.shape}"
         )
-    np.copyto(target, result, casting="same_kind")
-
-
-def _probe(func: Callable[..., ArrayLike], views: Sequence[Array], axis: int, block: Block) -> Array:
-    """Compute one block and return it in shared memory, as far as its dtype can be shared."""
-    result = _compute(func, views, axis, block)
-    return result if result.dtype.hasobject else creation.share(result)
-
-
-def _partial(func: Callable[..., T], views: Sequence[Array]) -> T:
-    return func(*views)
+    try:
+        np.copyto(target, result, casting=casting)
+    except TypeError as error:
+        if casting == "safe":
+            raise TypeError(
+                f"{name_of(func)} returned {result.dtype} for {tiling.said(block)} and {target.dtype} for the "
+                "first block, which does not hold it; give out=, or have the function return one dtype"
+            ) from error
+        raise
 
 
 # In the pool's process
+
+
+class _Call:
+    """One call of map_blocks or reduce_blocks: its blocks on their way to the workers.
+
+    Parameters
+    ----------
+    engine
+        Of the pool.
+    func
+        The user's function.
+    plan
+        The inputs and the blocks.
+    options
+        The pool's, for each block.
+    timeout
+        Seconds until the call must be over.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        func: Callable[..., Any],
+        plan: Plan,
+        options: dict[str, Any],
+        timeout: float | None,
+    ) -> None:
+        self.func = func
+        self.plan = plan
+        self._engine = engine
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._options = {**options, "deadline": self._deadline}
+        self.shared = tuple([array if _is_shared(array) else None for array in plan.arrays])
+
+    @contextlib.contextmanager
+    def done(self, job: _Compute, numbers: range) -> Iterator[Iterator[Any]]:
+        """Have blocks done, and give their results in order; leave nothing running behind an exception."""
+        tiling = self.plan.tiling
+        plain = [
+            array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None
+        ]
+        calls: list[tuple[Any, ...]] = []
+        for number in numbers:
+            block = tiling[number]
+            # What goes whole to every block is one object for all, so it is copied once.
+            calls.append(
+                (*[tiling.cut(array, block) if tiling.is_cut(array) else array for array in plain], number)
+            )
+        label = name_of(self.func)
+        came = self._engine.map(job, calls, label=label, independent=True, **self._options)
+        del calls
+        try:
+            yield came.in_order(self._deadline)
+        except BaseException as raised:
+            came.end()
+            late = self._deadline is not None and time.monotonic() >= self._deadline
+            if isinstance(raised, Exception) and not late:
+                self._engine.forget(came)
+                came.rest()
+            else:  # Ctrl-C as well: what runs writes into memory that the caller may use for something else
+                self._engine.forget(came, running=True)
+                with contextlib.suppress(TimeoutError):
+                    came.rest(time.monotonic() + _PATIENCE)
+            raise
 
 
 def map_blocks(
@@ -172,154 +267,151 @@ def map_blocks(
     plan: Plan,
     out: Array | None,
     progress: Progress,
+    options: dict[str, Any],
+    timeout: float | None,
     *,
     again: bool,
 ) -> Array:
-    """Do what `Pool.map_blocks` says."""
-    function = Once(func)
-    label = name_of(func)
-    shown = bar(progress, len(plan.blocks))
+    """Do what `Pool.map_blocks` says; `again` tells whether a block may be done a second time."""
+    tiling = plan.tiling
+    call = _Call(engine, func, plan, options, timeout)
+    if out is not None:
+        _check_output(out, tiling)
     with contextlib.ExitStack() as stack:
+        shown = bar(progress, len(tiling))
         stack.callback(shown.close)
-        plan, given = _shared(plan, stack), plan
-        blocks = deque(plan.blocks)
-        work: Array
+        compute = _Compute(func, tiling, call.shared)
+        begun = 0
+        heads: Iterator[Any] = iter(())
+        first: list[Array] = []
+        casting: Casting = "same_kind"
         if out is None:
-            first = blocks.popleft()
-            probed = engine.submit(
-                _probe, (function, plan.views(first), plan.axis, first), {}, label=label
-            ).result()
-            out = work = _like_first(probed, plan)
-            out[_along(plan.axis, first.start, first.stop)] = probed
-            _close(probed)
-            shown.update()
+            begun = min(engine.workers, len(tiling))
+            heads = stack.enter_context(call.done(compute, range(begun)))
+            first.append(next(heads))
+            casting = "safe"
+            out = work = _like(first[0], tiling)
+            stack.enter_context(_closed_after_errors(out))
+        elif _undisturbed(out, plan, again):
+            work = out
+        elif _is_shared(out):
+            work = creation.empty(out.shape, out.dtype)
+            stack.callback(work.close)
         else:
-            _check_output(out, plan)
-            work = out if _direct(out, given, again) else creation.empty(out.shape, out.dtype)
-            if work is not out:
-                stack.callback(_close, work)
-        _all(
-            (
-                engine.submit(
-                    _write,
-                    (
-                        function,
-                        plan.views(block),
-                        plan.axis,
-                        block,
-                        work[_along(plan.axis, block.start, block.stop)],
-                    ),
-                    {},
-                    label=label,
-                )
-                for block in blocks
-            ),
-            shown,
-        )
+            work = np.empty(out.shape, out.dtype)
+
+        def put(number: int, result: Array) -> None:
+            block = tiling[number]
+            _put(func, tiling, block, np.asanyarray(result), tiling.target(work, block), casting)
+
+        writing = _is_shared(work)
+        job = _Write(func, tiling, call.shared, work, casting) if writing else compute
+        rest = range(begun, len(tiling))
+        results = stack.enter_context(call.done(job, rest)) if rest else iter(())
+        # Popped, so that the memory of a result is free as soon as it is copied.
+        if first:
+            put(0, first.pop())
+            shown.update()
+        for number in range(1, begun):
+            put(number, next(heads))
+            shown.update()
+        for number in rest:
+            if writing:
+                next(results)
+            else:
+                put(number, next(results))
+            shown.update()
         if work is not out:
             np.copyto(out, work)
     return out
 
 
 def reduce_blocks(
-    engine: Engine, func: Callable[..., T], combine: Callable[[T, T], T], plan: Plan, progress: Progress
+    engine: Engine,
+    func: Callable[..., T],
+    combine: Callable[[T, T], T],
+    plan: Plan,
+    progress: Progress,
+    options: dict[str, Any],
+    timeout: float | None,
 ) -> T:
     """Do what `Pool.reduce_blocks` says."""
-    function = Once(func)
-    shown = bar(progress, len(plan.blocks))
+    call = _Call(engine, func, plan, options, timeout)
+    blocks = range(len(plan.tiling))
     with contextlib.ExitStack() as stack:
+        shown = bar(progress, len(blocks))
         stack.callback(shown.close)
-        plan = _shared(plan, stack)
-        parts: deque[Future[T]] = deque()
-        with _ended(parts):
-            for block in plan.blocks:
-                parts.append(engine.submit(_partial, (function, plan.views(block)), {}, label=name_of(func)))
-            so_far = _next(parts, shown)
-            while parts:
-                so_far = combine(so_far, _next(parts, shown))
+        results = stack.enter_context(call.done(_Reduce(func, plan.tiling, call.shared), blocks))
+        so_far: T = next(results)
+        shown.update()
+        for result in results:
+            so_far = combine(so_far, result)
+            shown.update()
     return so_far
 
 
-def _shared(plan: Plan, stack: contextlib.ExitStack) -> Plan:
-    """Return the plan with every input in shared memory; the copies end with ``stack``."""
-    copies: dict[int, Array] = {}
-    for array in plan.arrays:
-        if id(array) not in copies and not array.dtype.hasobject and reference.reduce_held(array) is None:
-            copies[id(array)] = made = creation.share(array)
-            stack.callback(made.close)
-    return replace(plan, arrays=tuple(copies.get(id(array), array) for array in plan.arrays))
+@contextlib.contextmanager
+def _closed_after_errors(array: Array) -> Iterator[None]:
+    """Free the memory of an output that nobody will get, though a traceback may hold the array."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(array, SharedArray):
+            array.close()
+        raise
 
 
-def _like_first(probed: Array, plan: Plan) -> SharedArray:
-    shape = (*probed.shape[: plan.axis], plan.length, *probed.shape[plan.axis + 1 :])
-    return creation.empty(shape, probed.dtype)
+def _is_shared(array: Array) -> bool:
+    """Whether workers can be given an array by reference."""
+    return not array.dtype.hasobject and reference.reduce_held(array) is not None
 
 
-def _check_output(out: Array, plan: Plan) -> None:
+def _like(result: Array, tiling: Tiling) -> Array:
+    """Return the output of which a block is like this one, in shared memory where that is possible."""
+    shape = tiling.whole(result.shape)
+    return np.empty(shape, result.dtype) if result.dtype.hasobject else creation.empty(shape, result.dtype)
+
+
+def _check_output(out: Array, tiling: Tiling) -> None:
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, not {out!r}")
-    if out.ndim <= plan.axis or out.shape[plan.axis] != plan.length:
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out must not be a masked array, whose mask would be left as it is; give its .data")
+    if not tiling.fits(out.shape):
+        one = len(tiling.axes) == 1
+        lengths, axes = (tiling.lengths[0], tiling.axes[0]) if one else (tiling.lengths, tiling.axes)
         raise ValueError(
-            f"out must have length {plan.length} along axis {plan.axis}, as the inputs have; its shape is "
-            f"{out.shape}"
+            f"out must have length {lengths} along {'axis' if one else 'axes'} {axes}, as the inputs have; its "
+            f"shape is {out.shape}"
         )
     if not out.flags.writeable:
         raise ValueError("out is read-only")
 
 
-def _direct(out: Array, plan: Plan, again: bool) -> bool:
-    """Say whether workers may write into ``out`` while others still read the inputs."""
-    ours = reference.reduce_held(out)
-    if ours is None:
-        return False
+def _undisturbed(out: Array, plan: Plan, again: bool) -> bool:
+    """Say whether the output may be written while others still read the inputs."""
+    ours = _view_of(out)
     for array in plan.arrays:
         if not _may_overlap(out, array):
             continue
-        if plan.overlap or again or reference.reduce_held(array) != ours:
+        if any(plan.tiling.overlaps) or again or _view_of(array) != ours:
             return False
     return True
+
+
+def _view_of(array: Array) -> object:
+    """Return what tells whether two arrays are the same elements in the same order."""
+    held = None if array.dtype.hasobject else reference.reduce_held(array)
+    if held is not None:
+        return held[1][:-1]  # whatever the class
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
 
 def _may_overlap(out: Array, array: Array) -> bool:
     """Say whether two arrays may be the same memory, be it mapped twice in this process."""
     if np.may_share_memory(out, array):
         return True
-    name = getattr(out, "name", None)
-    return name is not None and name == getattr(array, "name", None)
-
-
-def _close(array: Array) -> None:
-    if isinstance(array, SharedArray):
-        array.close()
-
-
-def _all(futures: Iterator[Future[Any]], shown: Bar) -> None:
-    """Wait for all, in the order in which they were given out; raise what the first of them raised."""
-    pending: deque[Future[Any]] = deque()
-    with _ended(pending):
-        pending.extend(futures)
-        while pending:
-            _next(pending, shown)
-
-
-def _next(pending: deque[Future[T]], shown: Bar) -> T:
-    result = pending[0].result()
-    pending.popleft()
-    shown.update()
-    return result
-
-
-@contextlib.contextmanager
-def _ended(futures: deque[Future[Any]]) -> Iterator[None]:
-    """Leave nothing running behind an exception: what has not begun is cancelled, the rest awaited."""
-    try:
-        yield
-    except Exception:
-        for future in futures:
-            future.cancel()
-        wait(futures)
-        raise
-    except BaseException:  # Ctrl-C: do not wait
-        for future in futures:
-            future.cancel()
-        raise
+    one, other = mapping_of(out), mapping_of(array)
+    if one is None or other is None or one is other:
+        return False
+    return (one.device, one.inode) == (other.device, other.inode)

@@ -190,6 +190,8 @@ class Engine:
         self._active = time.monotonic()
         # Calls that are over, whose function the workers may forget.
         self._functions_over: deque[int] = deque()
+        # Those whose outcomes nobody wants any more.
+        self._sinks_over: deque[tuple[Sink, bool]] = deque()
         _engines.add(self)
 
     # For other threads: calls
@@ -253,15 +255,29 @@ class Engine:
         function: Callable[..., Any],
         calls: Sequence[tuple[Any, ...]],
         *,
+        label: str | None = None,
+        independent: bool = False,
         retries: int | None = None,
         limit: float | None = None,
         deadline: float | None = None,
     ) -> Gathering:
-        """Have ``function`` called on each tuple of arguments; return where the outcomes gather, in order."""
+        """Have ``function`` called on each tuple of arguments; return where the outcomes gather, in order.
+
+        Parameters
+        ----------
+        function, calls
+            What is called, on what.
+        label
+            What to call the function in messages.
+        independent
+            Whether no call waits for another one, so that one may be given ahead of its turn.
+        retries, limit, deadline
+            As for `submit`.
+        """
         self._check_open()
         gathering = Gathering(self, len(calls))
         again = self._retries if retries is None else retries
-        shared = self.function_of(function)
+        shared = self.function_of(function, label, independent=independent)
         options: dict[str, Any] = {
             "function": shared,
             "retries": again,
@@ -317,14 +333,17 @@ class Engine:
         task.kept = args if task.pickled.shares or task.pickled.parcels else None
         return task
 
-    def function_of(self, function: Callable[..., Any]) -> Function:
+    def function_of(
+        self, function: Callable[..., Any], label: str | None = None, *, independent: bool = False
+    ) -> Function:
         """Return a function that is sent once to each worker for many items."""
-        label = name_of(function)
+        if label is None:
+            label = name_of(function)
         try:
             pickled = dumps(function, many=True)
         except Exception as reason:
             raise _unsendable(label, reason) from reason
-        made = Function(new_number(), label, pickled)
+        made = Function(new_number(), label, pickled, function, independent=independent)
         weakref.finalize(made, self._over_with, made.number).atexit = False
         return made
 
@@ -531,21 +550,37 @@ class Engine:
         """Give up on all that is done for somebody and has not begun; on what runs as well, if so wished."""
         if self._is_copy():
             return
-        with self._lock:
-            gone = [task for task in self._queue if task.sink is sink]
-            if gone:
-                self._queue = deque(task for task in self._queue if task.sink is not sink)
-            for member in self._members:
-                if any(task.sink is sink for task in member.tasks):
-                    back = member.take_back(member.load)
-                    gone += [task for task in back if task.sink is sink]
-                    self._queue.extendleft(task for task in reversed(back) if task.sink is not sink)
-                    if running and member.tasks and member.tasks[0].sink is sink:
-                        self._condemn(member, _cancelled)
-            self._hand_out()
-        for task in gone:
-            task.release()
+        if not self._lock.acquire(blocking=False):
+            # Perhaps in this very thread, for an iterator of results may be collected as garbage at any moment.
+            self._sinks_over.append((sink, running))
+            self.wake()
+            return
+        try:
+            gone = self._forget(sink, running)
+        finally:
+            self._lock.release()
+        self._let_go(gone)
         self.wake()
+
+    def _forget(self, sink: Sink, running: bool) -> list[Task]:
+        gone = [task for task in self._queue if task.sink is sink]
+        if gone:
+            self._queue = deque(task for task in self._queue if task.sink is not sink)
+        for member in self._members:
+            if any(task.sink is sink for task in member.tasks):
+                back = member.take_back(member.load)
+                gone += [task for task in back if task.sink is sink]
+                self._queue.extendleft(task for task in reversed(back) if task.sink is not sink)
+                if running and member.tasks and member.tasks[0].sink is sink:
+                    self._condemn(member, _cancelled)
+        self._hand_out()
+        return gone
+
+    def _let_go(self, gone: list[Task]) -> None:
+        while gone:
+            task = gone.pop()
+            task.sink.skip(task.left)
+            task.release()
 
     def _condemn(self, member: Member, sentence: Callable[[], BaseException]) -> None:
         member.sentence = sentence
@@ -772,6 +807,12 @@ class Engine:
             self._look_at = None
         if cancelling:
             self._cancel_queued()
+        while self._sinks_over:
+            sink, running = self._sinks_over.popleft()
+            with self._lock:
+                gone = self._forget(sink, running)
+            self._let_go(gone)
+            del sink
         if aborting:
             self._kill_all()
         self._check_times()
@@ -848,6 +889,7 @@ class Engine:
             if not task.sink.wanted():
                 queue.popleft()
                 task.sink.begin()  # a cancelled future's waiters are told by this
+                task.sink.skip(task.left)
                 task.release()
                 continue
             member, room = self._place(task)
@@ -902,10 +944,11 @@ class Engine:
     def _depth(self, task: Task) -> int:
         """Return how many items like those of a task a worker should have at a time."""
         seconds = self.ledger.duration(task.label)
+        unless = 2 if task.function is not None and task.function.independent else 1
         if seconds is None or seconds > _SHORT or task.limit is not None:
-            return 1
+            return unless
         if not self.ledger.known_well(task.label):
-            return 1
+            return unless
         deepest = _DEEPEST
         if (task.pickled is not None and not task.pickled.plain) or self.ledger.result_size(task.label):
             deepest = _LARGE_DEEP
@@ -988,6 +1031,7 @@ class Engine:
     def _give(self, member: Member, task: Task) -> None:
         """Send a task to a worker, unless it was cancelled just now."""
         if not task.sink.begin():
+            task.sink.skip(task.left)
             task.release()
             return
         pickled, function, lent = task.pickled, task.function, None

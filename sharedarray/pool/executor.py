@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -25,6 +25,7 @@ from sharedarray.pool.engine import Engine
 from sharedarray.pool.progress import Progress, bar, watched
 from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
 from sharedarray.pool.tasks import Gathering, opened
+from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
 
 __all__ = ["Pool"]
@@ -358,9 +359,10 @@ class Pool(Executor):
         func: Callable[..., ArrayLike],
         *arrays: ArrayLike,
         out: np.ndarray[Any, Any] | None = None,
-        axis: int = 0,
-        block_size: int | None = None,
-        overlap: int = 0,
+        axis: Axes = 0,
+        block_size: Sizes = None,
+        overlap: int | Sequence[int] = 0,
+        timeout: float | None = None,
         progress: Progress = False,
     ) -> np.ndarray[Any, Any]:
         """Apply a function to blocks of arrays, in all workers, and put the results together.
@@ -372,25 +374,31 @@ class Pool(Executor):
         ----------
         func : callable
             Called in workers as ``func(*blocks)``, with one block of each array; ufuncs work. Its result must
-            be as long as its blocks along ``axis``. Bind further arguments with `functools.partial` or a
-            closure.
+            be as long as its blocks along ``axis``, and may have other axes besides. Bind further arguments
+            with `functools.partial` or a closure.
         *arrays : array_like
-            Of one length along ``axis``. A `SharedArray`, or a view of one, is used where it is; anything
-            else is copied into shared memory for the time of the call.
+            Of one length along ``axis``; those that have length 1 there, or not so many axes, go whole to
+            every block. A `SharedArray`, or a view of one, is used where it is: what ``func`` writes into its
+            block is in the array. Of anything else, each block is a copy.
         out : ndarray, optional
-            Where the result goes; may be one of ``arrays``. Best a shared array, for anything else is filled
-            by the calling process. When None, a `SharedArray` is made, its dtype and shape learnt from the
-            first block.
-        axis : int, default 0
-            The axis along which the arrays are cut.
-        block_size : int, optional
-            Length of a block along ``axis``; chosen from the number of workers and the bytes when None.
-        overlap : int, default 0
+            Where the result goes; may be one of ``arrays``, or overlap them. Workers write into a shared
+            array themselves; anything else is filled by the calling process. When None, a `SharedArray` is
+            made, its dtype and shape learnt from the first block (a plain array for Python objects).
+        axis : int or tuple of int, default 0
+            The axis along which the arrays are cut; several for tiles. They count as NumPy's do, for each
+            array; so -1 is the last axis of each.
+        block_size : int or tuple, optional
+            Length of a block along each of these, without ``overlap``. None chooses: enough blocks for the
+            workers, small enough for a processor's cache.
+        overlap : int or tuple of int, default 0
             For functions that look at neighbours, such as filters: each block is given with up to this many
             more rows on either side (fewer at the edges of the array). The result for these is cut off, so
             ``func`` returns as many rows as it was given.
+        timeout : float, optional
+            Seconds from now until all must be done. What is still running then is ended: its worker is killed
+            and replaced.
         progress : bool or dict, default False
-            Show a progress bar; a dict is handed to tqdm (extra ``progress``).
+            Show a progress bar of the blocks; a dict is handed to tqdm (extra ``progress``).
 
         Returns
         -------
@@ -401,28 +409,46 @@ class Pool(Executor):
         ------
         ValueError
             The arrays, ``out``, or a result of ``func`` do not fit.
+        TypeError
+            A result of ``func`` cannot be cast to the dtype of ``out`` (as ``casting='same_kind'`` has it), or
+            to that of the first block without loss.
+        TimeoutError
+            Time is up.
         WorkerDied
-            A worker died, more often than ``retries`` allows. Nothing is running any more when this, or what
-            ``func`` raised, comes out; what ``out`` holds then is undefined.
+            A worker died, more often than ``retries`` allows.
+
+        Notes
+        -----
+        Nothing is running any more when an exception comes out; what ``out`` holds then is undefined.
 
         Examples
         --------
         >>> import numpy as np
         >>> import sharedarray as sa
+        >>> def blur(image):
+        ...     padded = np.pad(image, 1, mode="edge")
+        ...     return (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
+        >>> image = np.random.default_rng(0).random((300, 200))
         >>> with sa.Pool(2) as pool:
         ...     pool.map_blocks(np.hypot, np.array([3.0, 5.0]), np.array([4.0, 12.0])).tolist()
+        ...     blurred = pool.map_blocks(blur, image, axis=(0, 1), block_size=(128, 128), overlap=1)
         [5.0, 13.0]
+        >>> np.array_equal(blurred, blur(image))
+        True
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, self._workers)
-        return blockwise.map_blocks(self._engine, func, plan, out, progress, again=self._retries > 0)
+        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._workers)
+        return blockwise.map_blocks(
+            self._engine, func, plan, out, progress, self._options, timeout, again=self._retries > 0
+        )
 
     def reduce_blocks(
         self,
         func: Callable[..., T],
         combine: Callable[[T, T], T],
         *arrays: ArrayLike,
-        axis: int = 0,
-        block_size: int | None = None,
+        axis: Axes = 0,
+        block_size: Sizes = None,
+        timeout: float | None = None,
         progress: Progress = False,
     ) -> T:
         """Apply a function to blocks of arrays, in all workers, and combine its results into one.
@@ -433,9 +459,9 @@ class Pool(Executor):
             Called in workers as ``func(*blocks)``; returns anything.
         combine : callable
             Called in this process as ``combine(so_far, next)``, in the order of the blocks: the outcome is
-            the same each time for the same ``block_size`` and number of workers. (Sums of floats in another
-            grouping differ in their last bits.)
-        *arrays, axis, block_size, progress
+            the same each time for the same ``block_size``. (Sums of floats in another grouping differ in
+            their last bits, and which blocks are chosen depends on the machine.)
+        *arrays, axis, block_size, timeout, progress
             As in `map_blocks`.
 
         Returns
@@ -447,6 +473,8 @@ class Pool(Executor):
         ------
         ValueError
             The arrays do not fit.
+        TimeoutError
+            Time is up.
         WorkerDied
             A worker died, more often than ``retries`` allows.
 
@@ -458,8 +486,8 @@ class Pool(Executor):
         ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
         499500
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, 0, self._workers)
-        return blockwise.reduce_blocks(self._engine, func, combine, plan, progress)
+        plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._workers)
+        return blockwise.reduce_blocks(self._engine, func, combine, plan, progress, self._options, timeout)
 
     # Blocks that end with the pool
 

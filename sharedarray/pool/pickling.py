@@ -41,7 +41,6 @@ from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 
 __all__ = [
     "Copied",
-    "Once",
     "Parcel",
     "Pickled",
     "contiguous",
@@ -272,24 +271,6 @@ def contiguous(source: Source) -> Buffer:
     return source
 
 
-class Once:
-    """A function that is pickled once for many tasks; what arrives is the function itself.
-
-    Parameters
-    ----------
-    function
-        Whoever sends this keeps it alive, as with `dumps`.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.pickled = dumps(function, many=True)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self.function(*args, **kwargs)
-
-
 def simple(values: Iterable[Any]) -> bool:
     """Say whether these are numbers, text and the like, which need no care and can be shared by tasks."""
     return _SIMPLE.issuperset(map(type, values))
@@ -325,14 +306,13 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
             return self._array(obj)
-        if type(obj) is Once:
-            return self._once(obj)
         return super().reducer_override(obj)
 
     def _array(self, array: np.ndarray[Any, Any]) -> Any:
         tally = self.tally
         held = reference.reduce_held(array)
         if held is not None:
+            tally.refers = True
             tally.shared += array.nbytes
             return held
         tally.data = True
@@ -358,17 +338,6 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
         dtype = text if array.dtype.names is None and np.dtype(text) == array.dtype else array.dtype
         return _over, (mark, dtype, laid.shape, order)
 
-    def _once(self, once: Once) -> Any:
-        tally, pickled = self.tally, once.pickled
-        tally.data |= pickled.data
-        if pickled.shares:
-            tally.shared += 1
-        tally.parcels += pickled.parcels
-        # Each mark stands for one parcel; the parcels themselves are counted in already.
-        marks = [pickle.PickleBuffer(bytearray()) for _ in pickled.parcels]
-        tally.passed += len(marks)
-        return loads, (bytes(pickled.stream), marks)
-
 
 class _Tally:
     """What is gathered while something is pickled.
@@ -380,11 +349,11 @@ class _Tally:
     def __init__(self, known: dict[int, Parcel] | None, many: bool) -> None:
         self.parcels: list[Parcel] = []
         self.shared = 0
+        self.refers = False  # whatever the number of bytes: an array may be empty
         self.data = False
         self.known = known
         self.many = many
         self.next: Parcel | None = None
-        self.passed = 0
         self.reused = 0
 
     def parcel(self, key: int, array: np.ndarray[Any, Any]) -> Parcel:
@@ -401,9 +370,6 @@ class _Tally:
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take the bytes of a buffer out of the pickle; return True to leave them in."""
-        if self.passed:
-            self.passed -= 1
-            return False
         if self.next is not None:
             self.parcels.append(self.next)
             self.next = None
@@ -443,7 +409,7 @@ def dumps(obj: Any, *, many: bool = False) -> Pickled:
     file = io.BytesIO()
     tally = _Tally(None, many)
     _TaskPickler(file, tally).dump(obj)
-    return Pickled(file.getvalue(), tally.parcels, bool(tally.shared), tally.data)
+    return Pickled(file.getvalue(), tally.parcels, tally.refers, tally.data)
 
 
 def dump_call(
@@ -478,7 +444,7 @@ def dump_call(
         now = tally.shared, copied, file.tell(), tally.reused
         parts.append(Copied(*(b - a for a, b in zip(before, now, strict=True))))
         before = now
-    pickled = Pickled(file.getvalue(), tally.parcels, bool(tally.shared), tally.data, parts)
+    pickled = Pickled(file.getvalue(), tally.parcels, tally.refers, tally.data, parts)
     pickled.names = ("function", *map(str, range(len(args))), *kwargs)
     return pickled
 

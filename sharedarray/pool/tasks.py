@@ -67,16 +67,35 @@ class Sink(Protocol):
     def cancel_items(self, index: int, count: int) -> None:
         """Hear that these will not be done."""
 
+    def skip(self, count: int) -> None:
+        """Hear that so many will not be done, since nobody wants them any more."""
+
 
 class Function:
-    """A function for all items of one call, sent once to each worker that has part in it."""
+    """A function for all items of one call, sent once to each worker that has part in it.
 
-    __slots__ = ("__weakref__", "label", "number", "pickled")
+    Attributes
+    ----------
+    number
+        Of the call.
+    label
+        What to call it in messages.
+    pickled
+        The function; what it refers to is kept.
+    independent
+        Whether no item waits for another one, so that a worker may be given one ahead.
+    """
 
-    def __init__(self, number: int, label: str, pickled: Pickled) -> None:
+    __slots__ = ("__weakref__", "_kept", "independent", "label", "number", "pickled")
+
+    def __init__(
+        self, number: int, label: str, pickled: Pickled, function: object, *, independent: bool = False
+    ) -> None:
         self.number = number
         self.label = label
         self.pickled = pickled
+        self.independent = independent
+        self._kept = function if pickled.shares or pickled.parcels else None
 
 
 class Task:
@@ -310,6 +329,9 @@ class PoolFuture(Future[Any]):
         if super().cancel():
             self.set_running_or_notify_cancel()
 
+    def skip(self, count: int) -> None:
+        """Hear what is known: it was cancelled."""
+
 
 _PENDING: Any = object()
 
@@ -335,6 +357,7 @@ class Gathering:
         self._changed = threading.Condition()
         self._waiting = False
         self._ended = False
+        self._left = count
 
     # For the one who takes the outcomes
 
@@ -380,6 +403,16 @@ class Gathering:
         """Say that no outcome is wanted any more."""
         self._ended = True
 
+    def rest(self, deadline: float | None = None) -> None:
+        """Wait until none of the items, whose number was given, is being done.
+
+        Raises
+        ------
+        TimeoutError
+            Time is up.
+        """
+        self._wait(lambda: self._left <= 0, deadline)
+
     # A sink
 
     def begin(self) -> bool:
@@ -393,13 +426,18 @@ class Gathering:
     def put(self, index: int, outcomes: Sequence[Any]) -> None:
         """Take the outcomes of the items from ``index`` on."""
         if self._ended:
-            return
-        if self._ordered:
+            pass
+        elif self._ordered:
             self._outcomes[index : index + len(outcomes)] = outcomes
         else:
             self._came.extend(outcomes)
-        if self._waiting:
-            with self._changed:
+        self.skip(len(outcomes))
+
+    def skip(self, count: int) -> None:
+        """Hear that so many will not be done, since nobody wants them any more."""
+        with self._changed:
+            self._left -= count
+            if self._waiting:
                 self._changed.notify_all()
 
     def cancel_items(self, index: int, count: int) -> None:

@@ -7,7 +7,6 @@ import pool_tasks
 import pytest
 
 import sharedarray as sa
-from sharedarray.pool.blockwise import Plan
 
 RNG = np.random.default_rng(7)
 SHAPES = [(1,), (7,), (1000,), (13, 5), (64, 48, 3), (0,), (0, 4), (5, 0)]
@@ -173,16 +172,6 @@ def test_what_does_not_fit(pool):
 def test_progress_counts_blocks(pool, capsys):
     pool.map_blocks(np.sin, np.ones(100), block_size=10, progress=True)
     assert "10/10" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("length", [1, 5, 100, 10_000])
-@pytest.mark.parametrize("block_size", [None, 1, 3, 20_000])
-def test_blocks_cover_everything_once(length, block_size):
-    plan = Plan.of([np.empty((length, 64))], 0, block_size, 2, 4)
-    assert [row for block in plan.blocks for row in range(block.start, block.stop)] == list(range(length))
-    for block in plan.blocks:
-        assert block.low == max(0, block.start - 2)
-        assert block.high == min(length, block.stop + 2)
 
 
 def test_a_worker_dies_in_a_block(method):

@@ -20,14 +20,16 @@ Plain ``pickle`` is for files and stores the data, and so does a view that no re
 whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private.
 
 References that arrive share one attachment per block and mode in the receiving process, so that a
-thousand slices cost one mapping. It ends with the last of them, or when one of them is closed.
+thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
+gets references to the same blocks again and again may keep their attachments (`Kept`).
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +40,7 @@ from sharedarray._platform import Mode, platform
 from sharedarray.array import SharedArray, offset_of
 from sharedarray.segment import Mapping, mapping_of
 
-__all__ = ["Reference", "reduce_for_transport", "reduce_held"]
+__all__ = ["Kept", "Reference", "reduce_for_transport", "reduce_held"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,65 @@ def _reset_in_child() -> None:
 platform.around_fork(lambda: None, lambda: None, _reset_in_child)
 
 
+class Kept:
+    """Attachments that do not end with the last array on them.
+
+    What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
+    reference to the same block costs nothing. Whoever keeps something sees to it that it is forgotten in time,
+    for it holds the block.
+
+    Parameters
+    ----------
+    most : int
+        How many are kept at most; those that were not used for longest go first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[int, int, Mode], Mapping] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __enter__(self) -> None:
+        global _keeping
+        _keeping = threading.get_ident(), self
+
+    def __exit__(self, *exception: object) -> None:
+        global _keeping
+        _keeping = None
+
+    def add(self, key: tuple[int, int, Mode], mapping: Mapping) -> None:
+        """Keep an attachment."""
+        kept = self._kept
+        kept[key] = mapping
+        kept.move_to_end(key)
+        if len(kept) > self._most:
+            kept.popitem(last=False)
+
+    def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Let go of blocks, by device and inode."""
+        gone = set(blocks)
+        for key in [key for key in self._kept if key[:2] in gone]:
+            self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._kept = OrderedDict()
+
+
+_keeping: tuple[int, Kept] | None = None
+
+
 def _attached(reference: Reference, mode: Mode, token: str | None) -> Mapping:
+    mapping = _attachment(reference, mode, token)
+    keeping = _keeping
+    if keeping is not None and mode != "c" and keeping[0] == threading.get_ident():
+        keeping[1].add((reference.device, reference.inode, mode), mapping)
+    return mapping
+
+
+def _attachment(reference: Reference, mode: Mode, token: str | None) -> Mapping:
     key = (reference.device, reference.inode, mode)
     mapping = _arrived.get(key)
     if mapping is not None and not mapping.left:

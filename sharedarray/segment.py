@@ -32,7 +32,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from sharedarray import errors, janitor, registry
 from sharedarray._platform import Draft, Mode, platform
@@ -200,6 +200,13 @@ atexit.register(_leave_all)
 # -- one attachment -------------------------------------------------------------------------------------
 
 
+class Follower(Protocol):
+    """What wants to know when a lease is given up."""
+
+    def left(self, mapping: Mapping) -> None:
+        """Hear of it."""
+
+
 class Mapping(mmap.mmap):
     """The mapped bytes of one attachment, and its lease.
 
@@ -224,6 +231,9 @@ class Mapping(mmap.mmap):
     lease_apart : bool
         Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
         alive, and with it the lease of a parent that is killed.
+    followers : weak set or None
+        Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
+        any thread.
     """
 
     name: str
@@ -236,6 +246,7 @@ class Mapping(mmap.mmap):
     writable_handle: bool = True
     address: int = 0
     lease_apart: bool = False
+    followers: weakref.WeakSet[Follower] | None = None
 
     @property
     def path(self) -> str:
@@ -249,10 +260,15 @@ class Mapping(mmap.mmap):
                 return
             self.left = True
             handle = self.handle
-            if handle < 0:
-                return
-            self.handle = -1
-            _handles[handle] = None
+            if handle >= 0:
+                self.handle = -1
+                _handles[handle] = None
+        if handle >= 0:
+            self._give_up(handle)
+        for follower in self.followers or ():
+            follower.left(self)
+
+    def _give_up(self, handle: int) -> None:
         try:
             free = platform.leave(handle)
             if free and self.writable_handle and self.directory is not None and platform.alone(handle):

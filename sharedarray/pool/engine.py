@@ -67,12 +67,13 @@ from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, STREAM, Frame, Kind, encode
-from sharedarray.pool.pickling import Parcel, dump_call, dumps, loads, simple
+from sharedarray.pool.pickling import Parcel, Pickled, dump_call, dumps, loads, simple
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
 from sharedarray.pool.reports import PoolStats
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import Ends, Setup
+from sharedarray.segment import Mapping
 
 __all__ = ["Engine", "name_of"]
 
@@ -190,6 +191,8 @@ class Engine:
         self._active = time.monotonic()
         # Calls that are over, whose function the workers may forget.
         self._functions_over: deque[int] = deque()
+        # Shared blocks that this process has given up and workers may have kept attached.
+        self._blocks_over: deque[tuple[int, int]] = deque()
         # Those whose outcomes nobody wants any more.
         self._sinks_over: deque[tuple[Sink, bool]] = deque()
         _engines.add(self)
@@ -246,6 +249,7 @@ class Engine:
         if not pickled.plain:
             # Now, if there is room for it, so that the caller may change his arrays; when it is sent, if not.
             pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+        self._follow(pickled)
         self.ledger.called(task.call, label, pickled)
         self._accept([task])
         return future
@@ -329,6 +333,7 @@ class Engine:
         except Exception as reason:
             sink.put(index, [Raised(_unsendable(function.label, reason))])
             return None
+        self._follow(task.pickled)
         self.ledger.sends(function.number, task.pickled)
         task.kept = args if task.pickled.shares or task.pickled.parcels else None
         return task
@@ -343,9 +348,21 @@ class Engine:
             pickled = dumps(function, many=True)
         except Exception as reason:
             raise _unsendable(label, reason) from reason
+        self._follow(pickled)
         made = Function(new_number(), label, pickled, function, independent=independent)
         weakref.finalize(made, self._over_with, made.number).atexit = False
         return made
+
+    def _follow(self, pickled: Pickled) -> None:
+        for mapping in pickled.blocks:
+            if mapping.followers is None:
+                mapping.followers = weakref.WeakSet()
+            mapping.followers.add(self)
+
+    def left(self, mapping: Mapping) -> None:
+        """Hear, at any moment, that this process has given up a block that workers were given."""
+        self._blocks_over.append((mapping.device, mapping.inode))
+        self.wake()
 
     def add(
         self,
@@ -819,6 +836,7 @@ class Engine:
         while True:
             with self._lock:
                 self._forget_functions()
+                self._forget_blocks()
                 self._hand_out()
                 if not self._may_start():
                     break
@@ -841,6 +859,15 @@ class Engine:
             self._active = now
         wait = self.store.trim(now - self._active)
         self._trim_at = None if wait is None else now + wait
+
+    def _forget_blocks(self) -> None:
+        gone = set()
+        while self._blocks_over:
+            gone.add(self._blocks_over.popleft())
+        if gone:
+            for member in self._members:
+                if not member.hung_up and member.left(gone):
+                    self._flush(member)
 
     def _forget_functions(self) -> None:
         while self._functions_over:

@@ -16,19 +16,20 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.messages import AFRESH, OF_CALL, PARTS, ROOM, SHARES, Buffer, Entry, Frame, Kind, encode
+from sharedarray.pool.pickling import Pickled
 from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
 
 __all__ = ["Member"]
 
-_TASK, _RETIRED = int(Kind.TASK), int(Kind.RETIRED)
+_TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
 
 # What is so for a worker that can be given something.
 _OPEN = {
@@ -100,6 +101,8 @@ class Member:
         Called with a slot that it does not need after all.
     known
         Slots that it may have mapped.
+    blocks
+        Shared blocks that it may have kept attached, by device and inode.
     """
 
     ready, leaving, doomed, hung_up, ended, owed = (_Mark() for _ in range(6))
@@ -136,6 +139,7 @@ class Member:
         self.functions: set[int] = set()
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
+        self.blocks: set[tuple[int, int]] = set()
         self._claims = claims
 
     @property
@@ -176,6 +180,7 @@ class Member:
             return
         pickled = task.pickled
         assert pickled is not None
+        self._gets(pickled)
         flags = (SHARES if pickled.shares else 0) | (PARTS if pickled.parts else 0)
         item = 0
         if function is not None:
@@ -193,13 +198,26 @@ class Member:
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)
         pickled = function.pickled
+        self._gets(pickled)
         self.known.update([entry.slot for entry in pickled.entries])
-        flags = AFRESH if pickled.data else 0
+        flags = (AFRESH if pickled.data else 0) | (SHARES if pickled.shares else 0)
         self.channel.queue(
             encode(
                 Kind.CALL, flags, 0, function.number, 0, 0, pickled.stream, pickled.entries, pickled.inline
             )
         )
+
+    def _gets(self, pickled: Pickled) -> None:
+        if pickled.blocks:
+            self.blocks.update([(mapping.device, mapping.inode) for mapping in pickled.blocks])
+
+    def left(self, blocks: Collection[tuple[int, int]]) -> bool:
+        """Tell it, when the channel is flushed, which blocks the pool's process has given up."""
+        theirs = self.blocks.intersection(blocks)
+        self.blocks -= theirs
+        if theirs:
+            self.channel.queue(encode(_LEFT, stream=pickle.dumps(theirs)))
+        return bool(theirs)
 
     def _lend(self, task: Task, lent: Slot | None) -> list[Entry]:
         if lent is None:

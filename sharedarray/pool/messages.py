@@ -127,6 +127,7 @@ class Kind(enum.IntEnum):
     DROPPED = 13
     RETIRED = 14
     RESULTS = 15
+    LEFT = 16
 
 
 class Entry(NamedTuple):

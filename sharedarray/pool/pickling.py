@@ -27,7 +27,7 @@ import io
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +38,7 @@ import numpy as np
 from sharedarray import reference
 from sharedarray.pool.messages import PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
+from sharedarray.segment import Mapping, mapping_of
 
 __all__ = [
     "Copied",
@@ -131,8 +132,8 @@ class Pickled:
         The pickle.
     parcels
         What was left out, in order.
-    shares
-        Whether it refers to shared blocks.
+    blocks
+        The attachments of the shared blocks that it refers to.
     data
         Whether it has arrays in it, or beside it, that the receiver gets as its own.
     plain
@@ -148,12 +149,12 @@ class Pickled:
         "_inline",
         "_slot",
         "_store",
+        "blocks",
         "data",
         "names",
         "parcels",
         "parts",
         "plain",
-        "shares",
         "stream",
     )
 
@@ -161,13 +162,13 @@ class Pickled:
         self,
         stream: Buffer,
         parcels: Sequence[Parcel] = (),
-        shares: bool = False,
+        blocks: Collection[Mapping] = (),
         data: bool = False,
         parts: Sequence[Copied] = (),
     ) -> None:
         self.stream = stream
         self.parcels = parcels
-        self.shares = shares
+        self.blocks = blocks
         self.data = data
         self.plain = not parcels and len(stream) < OUT_OF_BAND
         self.parts = parts
@@ -176,6 +177,11 @@ class Pickled:
         self._inline: list[Buffer] = []
         self._slot: Slot | None = None
         self._store: Store | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether it refers to shared blocks."""
+        return bool(self.blocks)
 
     @property
     def large(self) -> int:
@@ -312,7 +318,9 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
         tally = self.tally
         held = reference.reduce_held(array)
         if held is not None:
-            tally.refers = True
+            mapping = mapping_of(array)
+            assert mapping is not None
+            tally.blocks.add(mapping)
             tally.shared += array.nbytes
             return held
         tally.data = True
@@ -349,7 +357,7 @@ class _Tally:
     def __init__(self, known: dict[int, Parcel] | None, many: bool) -> None:
         self.parcels: list[Parcel] = []
         self.shared = 0
-        self.refers = False  # whatever the number of bytes: an array may be empty
+        self.blocks: set[Mapping] = set()
         self.data = False
         self.known = known
         self.many = many
@@ -409,7 +417,7 @@ def dumps(obj: Any, *, many: bool = False) -> Pickled:
     file = io.BytesIO()
     tally = _Tally(None, many)
     _TaskPickler(file, tally).dump(obj)
-    return Pickled(file.getvalue(), tally.parcels, tally.refers, tally.data)
+    return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data)
 
 
 def dump_call(
@@ -444,7 +452,7 @@ def dump_call(
         now = tally.shared, copied, file.tell(), tally.reused
         parts.append(Copied(*(b - a for a, b in zip(before, now, strict=True))))
         before = now
-    pickled = Pickled(file.getvalue(), tally.parcels, tally.refers, tally.data, parts)
+    pickled = Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, parts)
     pickled.names = ("function", *map(str, range(len(args))), *kwargs)
     return pickled
 

@@ -92,11 +92,12 @@ def _count(number: int, noun: str) -> str:
 def _shown(text: str, most: int = _NAME) -> str:
     """Return a text as one line of so many characters at most, with nothing in it that steers a terminal.
 
-    What is left can stand in XML, too, where fewer characters are allowed than in Python.
+    Of a long one the end is left, which tells most of a worker and of a function within others. What is left
+    can stand in XML, too, where fewer characters are allowed than in Python.
     """
     if not (text.isascii() and text.isprintable()):
         text = "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= most else f"…{text[len(text) - most + 1 :]}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -254,16 +255,20 @@ class Timeline(Sequence[Span]):
     @property
     def utilisation(self) -> dict[str, float]:
         """Which part of these seconds each worker was running tasks, by its name: 0 to 1."""
-        whole = self.seconds
-        return {lane.worker: lane.busy / 1e9 / whole if whole else 1.0 for lane in _lanes(self._spans)}
+        start, end = _window(self._spans)
+        return {
+            lane.worker: lane.busy / (end - start) if end > start else 1.0 for lane in _lanes(self._spans)
+        }
 
     def _headline(self) -> str:
         if not self._spans:
             return "no tasks"
-        shares = self.utilisation.values()
+        lanes = _lanes(self._spans)
+        start, end = _window(self._spans)
+        busy = sum([lane.busy for lane in lanes]) / max(1, end - start)
         return (
-            f"{_count(len(self), 'task')} in {_count(len(shares), 'worker')}, {human_time(self.seconds)}, "
-            f"{sum(shares) / len(shares):.0%} busy"
+            f"{_count(len(self), 'task')} in {_count(len(lanes), 'worker')}, {human_time(self.seconds)}, "
+            f"{busy:.1f} busy on average"
         )
 
     def _forgotten(self) -> str | None:
@@ -452,7 +457,8 @@ def _worker(name: str) -> str:
     return _shown(name.removeprefix("sharedarray-"))
 
 
-_LEVELS = " ▁▂▃▄▅▆▇█"
+# How busy a worker was, in eighths, and what part of a column is a matter of rounding.
+_LEVELS, _NOTHING = " ▁▂▃▄▅▆▇█", 1e-6
 
 
 def _text(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[str]:
@@ -493,12 +499,12 @@ def _bar(spans: Sequence[Span], start: int, length: int, columns: int) -> str:
         until = min(max(at, math.ceil(last) - 1), columns - 1)
         for column in range(at, until + 1):
             # However short it was, it is seen.
-            covered[column] += max(min(last, column + 1) - max(first, column), 1e-6)
+            covered[column] += max(min(last, column + 1) - max(first, column), 2 * _NOTHING)
         if span.outcome in _MARKED:
             letters[until] = _worse(letters.get(until), _MARKED[span.outcome])
     full = len(_LEVELS) - 1
     for column, part in enumerate(covered):
-        letters.setdefault(column, _LEVELS[min(full, math.ceil(part * full))])
+        letters.setdefault(column, _LEVELS[min(full, math.ceil((part - _NOTHING) * full))])
     return "".join([letters[column] for column in range(columns)])
 
 
@@ -510,13 +516,17 @@ def _worse(one: str | None, other: str) -> str:
 def _listed(functions: Sequence[tuple[str, int, int]]) -> str:
     """Return one line with as many functions as fit."""
     line = ""
-    for number, (label, count, spent) in enumerate(functions):
-        one = f"{_shown(label, 32)} × {count:,} ({human_time(spent / 1e9)})"
-        rest = f", and {_count(len(functions) - number, 'more function')}"
-        if line and len(line) + len(one) + len(rest) > _COLUMNS:
-            return line + rest
-        line += f", {one}" if line else one
+    for number, (label, count, spent) in enumerate(functions, 1):
+        one = f"{', ' if line else ''}{_shown(label, 32)} × {count:,} ({human_time(spent / 1e9)})"
+        rest = _more(len(functions) - number)
+        if len(line) + len(one) + len(rest) > _COLUMNS:
+            return line + _more(len(functions) - number + 1)
+        line += one
     return line
+
+
+def _more(functions: int) -> str:
+    return f", and {_count(functions, 'more function')}" if functions else ""
 
 
 # Colours that remain distinct for the colour-blind, after Okabe and Ito; the rest of the functions are grey.
@@ -537,17 +547,19 @@ def _svg(spans: Sequence[Span], headline: str) -> str:
     colours = {label: colour for (label, _, _), colour in zip(functions, _COLOURS, strict=False)}
     pitch = 24 if len(lanes) <= 32 else 14
     bottom = _ABOVE + pitch * len(lanes)
-    body = _axis(end - start, bottom) if lanes else []
-    marks = _marks(lanes, length)
-    for number, lane in enumerate(lanes):
-        top = _ABOVE + number * pitch
+    tops = range(_ABOVE, bottom, pitch)
+    body = [
+        f'<path d="M{_LEFT} {top + (pitch - 2) / 2}H{_RIGHT}" stroke="#f2f2f2" stroke-width="{pitch - 2}"/>'
+        for top in tops
+    ]
+    body += _axis(end - start, bottom) if lanes else []
+    for top, lane, marks in zip(tops, lanes, _marks(lanes, length), strict=True):
         label, share = _xml(_worker(lane.worker)), f"{lane.busy / length:.0%}"
         body += [
             f'<g class="lane"><title>{label}, process {lane.pid}: {_count(len(lane.spans), "task")}</title>',
-            f'<rect x="{_LEFT}" y="{top}" width="{_RIGHT - _LEFT}" height="{pitch - 2}" fill="#f2f2f2"/>',
             f'<text x="{_LEFT - 8}" y="{top + pitch // 2 + 3}" text-anchor="end">{label}</text>',
             f'<text x="{_RIGHT + 8}" y="{top + pitch // 2 + 3}">{share}</text>',
-            *[_drawn(mark, start, length, top, pitch - 2, colours) for mark in marks[number]],
+            *[_drawn(mark, start, length, top, pitch - 2, colours) for mark in marks],
             "</g>",
         ]
     notes = _key(spans)
@@ -593,7 +605,8 @@ def _joined(spans: Sequence[Span], grain: int) -> list[_Mark]:
 
 def _drawn(mark: _Mark, start: int, length: int, top: int, height: int, colours: dict[str, str]) -> str:
     scale = (_RIGHT - _LEFT) / length
-    wide = max(1.0, (mark.ended - mark.began) * scale)
+    wide = (mark.ended - mark.began) * scale
+    wide = max(1.0, wide - 0.5 if wide > 4 else wide)  # half a pixel tells neighbours of a colour apart
     x = min(_LEFT + (mark.began - start) * scale, _RIGHT - wide)
     outcome = _worst(mark.spans)
     look = f'fill="{colours.get(_functions(mark.spans)[0][0], _OTHER)}"'

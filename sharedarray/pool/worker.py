@@ -36,6 +36,7 @@ from typing import Any
 
 from sharedarray import errors
 from sharedarray.pool import failures, outbox, threads
+from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.messages import (
     AFRESH,
@@ -60,7 +61,7 @@ __all__ = ["Ends", "Setup", "main"]
 # Long enough to not do it between the tasks of one call, short enough for the promise of one second.
 _IDLE = 0.1
 # Seconds that a worker looks for the next message before it sleeps.
-_LOOK = 60e-6
+_LOOK = 200e-6
 
 # What a worker that lost its parent ends with; nobody is there to read it.
 _ORPHANED = 1
@@ -414,6 +415,7 @@ class _Worker:
         self._todo: deque[_Item] = deque()
         self._functions: dict[int, _Function] = {}
         self._held: dict[int, deque[object]] = {}
+        self._attachments = Attachments()
         self._granted: Entry | None = None
         self._answers = _Answers(channel, box)
         self._glance = Glance(_LOOK if ends.look else 0)
@@ -477,6 +479,8 @@ class _Worker:
             self._tidy = False
         elif kind == Kind.RETIRED:
             self._shelf.forget(loads(frame.stream))
+        elif kind == Kind.LEFT:
+            self._attachments.left(loads(frame.stream))
         elif kind == Kind.GRANT:
             self._granted = frame.entries[0] if frame.entries else None
         elif kind == Kind.STOP:
@@ -515,14 +519,17 @@ class _Worker:
                 self._drop()
                 return
             began = ended
+            self._attachments.begin()
             try:
                 if function is None or again:
                     function = self._function(row.function)
                     again = self._again(row.function)
                 value = function(*args.pop())
             except BaseException as raised:
+                self._attachments.end()
                 outcome = _failed(raised)
             else:
+                self._attachments.end()
                 ended = monotonic_ns()
                 kind = type(value)
                 if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
@@ -550,7 +557,7 @@ class _Worker:
             return known.loaded
         frame = known.frame
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
-        loaded = loads(stream, buffers)
+        loaded = self._arrived(frame.flags, loads, stream, buffers)
         if not frame.flags & AFRESH:
             known.loaded, known.frame = loaded, None
         return loaded
@@ -565,10 +572,13 @@ class _Worker:
         self._send(number, began, *self._outcome(box))
 
     def _outcome(self, box: list[_Item]) -> tuple[Kind, Pickled, object]:
+        self._attachments.begin()
         try:
             value = self._call(box)
         except BaseException as raised:
             return _failed(raised)
+        finally:
+            self._attachments.end()
         return _packed(value)
 
     def _call(self, box: list[_Item]) -> object:
@@ -577,10 +587,17 @@ class _Worker:
 
     def _load(self, item: _Item) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         stream, buffers = self._buffers(item.stream, item.entries, item.inline)
-        function, args, kwargs = load_call(stream, buffers) if item.flags & PARTS else loads(stream, buffers)
+        load = load_call if item.flags & PARTS else loads
+        function, args, kwargs = self._arrived(item.flags, load, stream, buffers)
         if item.flags & OF_CALL:
             function = self._function(item.function)
         return function, args, kwargs
+
+    def _arrived(self, flags: int, load: Callable[..., Any], stream: Buffer, buffers: Sequence[Buffer]) -> Any:
+        if not flags & SHARES:
+            return load(stream, buffers)
+        with self._attachments.kept:
+            return load(stream, buffers)
 
     def _buffers(
         self, stream: Buffer, entries: Sequence[Entry], inline: Sequence[Buffer], *, copy: bool = False

@@ -207,8 +207,8 @@ class Kept:
     """Attachments that do not end with the last array on them.
 
     What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
-    reference to the same block costs nothing. Whoever keeps something sees to it that it is forgotten in time,
-    for it holds the block.
+    reference to the same block costs nothing. Whoever keeps something sees to it that it is forgotten in
+    time, for it holds the block.
 
     Parameters
     ----------

@@ -3,11 +3,11 @@
 To attach takes some 100 us, and each page of a fresh mapping a fault besides; so what a task was given stays
 attached for the next one. It does not stay for longer than somebody could miss the memory:
 
-- The pool tells the worker (LEFT) when its own process gives a block up. A block that the pool's process holds
-  is there anyway, so an idle worker that has it mapped costs nothing.
+- The pool tells the worker (LEFT) when its own process gives a block up. A block that the pool's process
+  holds is there anyway, so an idle worker that has it mapped costs nothing.
 - A worker that is at a task does not hear that. So a second thread lets go of all once a task has taken some
-  0.1 s; beside such a task, to attach again is nothing. (While native code keeps the interpreter to itself, the
-  thread has to wait for it.)
+  0.1 s; beside such a task, to attach again is nothing. (While native code keeps the interpreter to itself,
+  the thread has to wait for it.)
 - There are never more than some dozen.
 """
 

@@ -108,8 +108,8 @@ class _Compute:
         result = np.asanyarray(self.func(*views))
         if isinstance(result, np.ma.MaskedArray):
             raise TypeError(
-                f"{name_of(self.func)} returned a masked array, whose mask would be lost: return its .filled(), "
-                "or the data and the mask in one array"
+                f"{name_of(self.func)} returned a masked array, whose mask would be lost: return its "
+                ".filled(), or the data and the mask in one array"
             )
         inner = self.tiling.inner(result, block)
         if inner is None:
@@ -118,8 +118,8 @@ class _Compute:
             raise ValueError(
                 f"{name_of(self.func)} returned an array of shape {result.shape} for blocks of shape "
                 f"{', '.join(str(view.shape) for view in views)}: it must have length "
-                f"{given[0] if one else given} along {'axis' if one else 'axes'} {axes[0] if one else axes}, as "
-                "the blocks have. To make one value of each block, use reduce_blocks"
+                f"{given[0] if one else given} along {'axis' if one else 'axes'} {axes[0] if one else axes}, "
+                "as the blocks have. To make one value of each block, use reduce_blocks"
             )
         return inner
 
@@ -188,8 +188,8 @@ def _put(
     except TypeError as error:
         if casting == "safe":
             raise TypeError(
-                f"{name_of(func)} returned {result.dtype} for {tiling.said(block)} and {target.dtype} for the "
-                "first block, which does not hold it; give out=, or have the function return one dtype"
+                f"{name_of(func)} returned {result.dtype} for {tiling.said(block)} and {target.dtype} for "
+                "the first block, which does not hold it; give out=, or have the function return one dtype"
             ) from error
         raise
 
@@ -233,9 +233,7 @@ class _Call:
     def done(self, job: _Compute, numbers: range) -> Iterator[Iterator[Any]]:
         """Have blocks done, and give their results in order; leave nothing running behind an exception."""
         tiling = self.plan.tiling
-        plain = [
-            array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None
-        ]
+        plain = [array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None]
         calls: list[tuple[Any, ...]] = []
         for number in numbers:
             block = tiling[number]
@@ -381,8 +379,8 @@ def _check_output(out: Array, tiling: Tiling) -> None:
         one = len(tiling.axes) == 1
         lengths, axes = (tiling.lengths[0], tiling.axes[0]) if one else (tiling.lengths, tiling.axes)
         raise ValueError(
-            f"out must have length {lengths} along {'axis' if one else 'axes'} {axes}, as the inputs have; its "
-            f"shape is {out.shape}"
+            f"out must have length {lengths} along {'axis' if one else 'axes'} {axes}, as the inputs have; "
+            f"its shape is {out.shape}"
         )
     if not out.flags.writeable:
         raise ValueError("out is read-only")

@@ -410,8 +410,8 @@ class Pool(Executor):
         ValueError
             The arrays, ``out``, or a result of ``func`` do not fit.
         TypeError
-            A result of ``func`` cannot be cast to the dtype of ``out`` (as ``casting='same_kind'`` has it), or
-            to that of the first block without loss.
+            A result of ``func`` cannot be cast to the dtype of ``out`` (as ``casting='same_kind'`` has it),
+            or to that of the first block without loss.
         TimeoutError
             Time is up.
         WorkerDied

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
+from sharedarray.pool.pickling import OUT_OF_BAND
+
 __all__ = [
     "ArgumentCopies",
     "CopyReport",
@@ -39,8 +41,6 @@ _ROWS, _LANES = 64, 256
 _MARKS = 1500
 # Bytes that are worth advice. Less is copied in a fraction of a millisecond.
 _WORTH_SAYING = 1 << 20
-# Bytes of an argument below which the pool does not tell an array from other small things.
-_SMALL = 1 << 15
 # Outcomes other than "done", the most serious one first, with the letters that mark them.
 _MARKED = {"died": "!", "timeout": "t", "raised": "x", "cancelled": "c"}
 
@@ -104,9 +104,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return lines of aligned cells: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
-            [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])],
-        ).rstrip()
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip()
         for cells in rows
     ]
 
@@ -184,7 +182,7 @@ class Timeline(Sequence[Span]):
     Parameters
     ----------
     spans : iterable of Span
-        Of one pool, or of several of one process.
+        Of one pool.
     dropped : int, default 0
         How many older spans there were.
     pid : int, optional
@@ -360,8 +358,7 @@ class Timeline(Sequence[Span]):
 
 def _write(target: str, data: bytes) -> None:
     """Write a file under another name and give it its own when it is complete."""
-    directory, name = os.path.split(target)
-    temporary = os.path.join(directory, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(os.path.dirname(target), f".sharedarray-{secrets.token_hex(8)}.tmp")
     # Not by tempfile, whose files only their owner may read: the kernel applies the umask to this one.
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
@@ -663,7 +660,7 @@ _CLOCK_STEPS = (30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 4320
 
 
 def _ticks(length: int) -> list[tuple[int, str]]:
-    """Return four to twelve times in nanoseconds, from 0 on, as one reads them at an axis.
+    """Return times in nanoseconds for an axis, from 0 on, and what to call them; some four to ten.
 
     Examples
     --------
@@ -806,7 +803,7 @@ class CopyReport:
     >>> report.shared_bytes, report.copied_bytes
     (8000000, 8000000)
     >>> report.advice
-    'args[1] was copied: 7.6 MiB. Made with sharedarray.share or pool.share, it would travel by reference.'
+    'args[1] was copied: 7.6 MiB. Make it with sharedarray.share or pool.share, and it travels by reference.'
     """
 
     call: int
@@ -878,36 +875,37 @@ def _argument(name: str) -> str:
 
 
 def _copied(row: ArgumentCopies) -> str:
-    """Say how large arrays can go without a copy."""
-    size = human(row.copied)
-    if row.argument == "result":
+    """Say how large arrays go without a copy."""
+    name, size = _argument(row.argument), human(row.copied)
+    if name == "result":
         return (
-            f"The result was copied: {size}. Made with sharedarray.empty, or written into a shared array "
-            "that is passed, it would not be."
+            f"The result was copied: {size}. Make it with sharedarray.empty, or write it into a shared array "
+            "that is passed, and it is not."
         )
-    if row.argument == "function":
+    if name == "function":
         return (
-            f"Arrays of the function's own were copied: {size}. Made with sharedarray.share or pool.share, "
-            "they would travel by reference."
+            f"Arrays of the function's own were copied: {size}. Make them with sharedarray.share or "
+            "pool.share, and they travel by reference."
         )
     return (
-        f"{_argument(row.argument)} was copied: {size}. Made with sharedarray.share or pool.share, it would "
-        "travel by reference."
+        f"{name} was copied: {size}. Make it with sharedarray.share or pool.share, and it travels by "
+        "reference."
     )
 
 
 def _pickled(row: ArgumentCopies) -> str:
     """Say what it is likely to be that pickle has had to do with."""
     name, size = _argument(row.argument), human(row.pickled)
-    if row.argument == "function":
+    if name == "function":
         return f"The function was pickled: {size}. It likely refers to large objects; arrays can be shared."
-    if row.pickled // max(1, row.count) < _SMALL:
+    subject = {"arguments": "The arguments were", "result": "The result was"}.get(name, f"{name} was")
+    if row.pickled // max(1, row.count) < OUT_OF_BAND:  # arrays of this size are in the pickle
         return (
-            f"{name} was pickled {row.count:,} times: {size}. These are small objects or arrays; rows of one "
-            "shared array would travel by reference."
+            f"{subject} pickled {row.count:,} times: {size}. These are small objects or arrays; rows of one "
+            "shared array travel by reference."
         )
     return (
-        f"{name} was pickled: {size}. It is likely text, a list or dict, or an array of Python objects; "
+        f"{subject} pickled: {size}. Likely it is text, a list or dict, or an array of Python objects; "
         "an array of numbers can be shared."
     )
 
@@ -929,7 +927,8 @@ class PoolStats:
         Items that returned; that raised, were out of time or lost their worker; that were cancelled; and how
         often a task was run again because its worker had died.
     died, replaced : int
-        Workers that ended without having been told to, and those that were started in place of others.
+        Workers that ended before they were told to, those that were killed included; and those that were
+        started in place of others.
     recycled_bytes, recycled_in_use, recycled_free : int
         Bytes of the memory in which plain arrays travel: all, what arguments and results use, and what is
         kept for the next ones.

@@ -11,8 +11,8 @@ Along several axes, blocks are tiles: every combination of what the axes give, i
 
 An array takes part along an axis if it has the full length there. One that has length 1 there, or not that
 many axes, is given whole to every block, as NumPy's broadcasting would have it. Axes count as they do in
-NumPy: from the first one, or, if negative, from the last one *of each array*, so that ``axis=-1`` of arrays of
-different dimensions means the last axis of each.
+NumPy: from the first one, or, if negative, from the last one *of each array*, so that ``axis=-1`` of arrays
+of different dimensions means the last axis of each.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Sizes: TypeAlias = int | Sequence[int | None] | None
 
 # Blocks for each worker, so that one that got the slow ones does not keep the others waiting for long.
 _PER_WORKER = 8
-# Bytes of the inputs in one block: no fewer, or handing the block out costs more than computing it; and no more
-# than this, whatever the cache.
+# Bytes of the inputs in one block: no fewer, or handing the block out costs more than computing it; and no
+# more than this, whatever the cache.
 _SMALLEST, _LARGEST = 16 << 10, 8 << 20
 # What a processor's outermost cache is taken for where nobody tells.
 _USUAL_CACHE = 16 << 20
@@ -217,17 +217,15 @@ def _lengths(arrays: Sequence[Array], axes: Sequence[int]) -> tuple[int, ...]:
     shapes = ", ".join(str(array.shape) for array in arrays)
     lengths = []
     for axis in axes:
-        found = [
-            array.shape[at] for array in arrays if (at := _resolved(axis, array.ndim)) is not None
-        ]
+        found = [array.shape[at] for array in arrays if (at := _resolved(axis, array.ndim)) is not None]
         if not found:
             raise ValueError(f"axis {axis} is not one of the arrays, whose shapes are {shapes}")
         different = set(found) - {1} or {1}
         if len(different) > 1:
             raise ValueError(
                 f"the arrays must have one length along axis {axis}, or length 1 to be given whole to each "
-                f"block; their shapes are {shapes}. What should not be cut at all can be bound to the function "
-                "with functools.partial"
+                f"block; their shapes are {shapes}. What should not be cut at all can be bound to the "
+                "function with functools.partial"
             )
         lengths.append(different.pop())
     for array in arrays:
@@ -241,7 +239,9 @@ def _whole_numbers(
     name: str, given: int | Sequence[int], count: int | None = None, least: int | None = None
 ) -> tuple[int, ...]:
     try:
-        numbers = tuple(map(operator.index, given)) if isinstance(given, Sequence) else (operator.index(given),)
+        numbers = (
+            tuple(map(operator.index, given)) if isinstance(given, Sequence) else (operator.index(given),)
+        )
     except TypeError:
         raise TypeError(f"{name} must be an integer or a tuple of integers, not {given!r}") from None
     if count is not None and len(numbers) != count:

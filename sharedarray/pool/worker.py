@@ -593,7 +593,9 @@ class _Worker:
             function = self._function(item.function)
         return function, args, kwargs
 
-    def _arrived(self, flags: int, load: Callable[..., Any], stream: Buffer, buffers: Sequence[Buffer]) -> Any:
+    def _arrived(
+        self, flags: int, load: Callable[..., Any], stream: Buffer, buffers: Sequence[Buffer]
+    ) -> Any:
         if not flags & SHARES:
             return load(stream, buffers)
         with self._attachments.kept:

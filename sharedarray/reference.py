@@ -26,12 +26,13 @@ gets references to the same blocks again and again may keep their attachments (`
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -192,7 +193,8 @@ def _unpack(*fields: Any) -> Reference:
 # -- attachments that references share ------------------------------------------------------------------
 
 _arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
-_arrived: weakref.WeakValueDictionary[tuple[int, int, Mode], Mapping] = weakref.WeakValueDictionary()
+_Key: TypeAlias = tuple[int, int, Mode]
+_arrived: weakref.WeakValueDictionary[_Key, Mapping] = weakref.WeakValueDictionary()
 
 
 def _reset_in_child() -> None:
@@ -207,8 +209,8 @@ class Kept:
     """Attachments that do not end with the last array on them.
 
     What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
-    reference to the same block costs nothing. Whoever keeps something sees to it that it is forgotten in
-    time, for it holds the block.
+    reference to the same block costs little. Where no array is on it any more, `settle` gives its lease up, so
+    that it does not keep the block; its memory is free when somebody says `forget` besides.
 
     Parameters
     ----------
@@ -218,7 +220,8 @@ class Kept:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[tuple[int, int, Mode], Mapping] = OrderedDict()
+        self._kept: OrderedDict[_Key, Mapping] = OrderedDict()
+        self._leased: set[_Key] = set()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -231,13 +234,26 @@ class Kept:
         global _keeping
         _keeping = None
 
-    def add(self, key: tuple[int, int, Mode], mapping: Mapping) -> None:
+    def add(self, key: _Key, mapping: Mapping) -> None:
         """Keep an attachment."""
         kept = self._kept
         kept[key] = mapping
         kept.move_to_end(key)
+        self._leased.add(key)
         if len(kept) > self._most:
             kept.popitem(last=False)
+
+    def settle(self) -> None:
+        """Give up the leases of those that no array needs."""
+        if not self._leased:
+            return
+        with _arriving:  # nobody gets one of them meanwhile
+            for key in list(self._leased):
+                if _references(self._kept, key) <= _NO_OTHERS:
+                    self._leased.discard(key)
+                    mapping = self._kept.get(key)
+                    if mapping is not None:
+                        segment.park(mapping)
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Let go of blocks, by device and inode."""
@@ -249,6 +265,15 @@ class Kept:
         """Let go of all."""
         self._kept = OrderedDict()
 
+
+def _references(kept: OrderedDict[_Key, Any] | dict[_Key, Any], key: _Key) -> int:
+    """Return how often the value of a dict is referred to, by the dict and this function too; 0 if none is."""
+    value = kept.get(key)
+    return 0 if value is None else sys.getrefcount(value)
+
+
+# That number for a value that nobody else refers to: it depends on the interpreter.
+_NO_OTHERS = _references({(0, 0, "r"): object()}, (0, 0, "r"))
 
 _keeping: tuple[int, Kept] | None = None
 
@@ -264,7 +289,7 @@ def _attached(reference: Reference, mode: Mode, token: str | None) -> Mapping:
 def _attachment(reference: Reference, mode: Mode, token: str | None) -> Mapping:
     key = (reference.device, reference.inode, mode)
     mapping = _arrived.get(key)
-    if mapping is not None and not mapping.left:
+    if mapping is not None and segment.unpark(mapping):
         return mapping
     if reference.directory is None:
         mapping = segment.open_file(reference.name, mode)

@@ -149,7 +149,7 @@ def _before_fork() -> None:
     _guard.acquire()
     for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
-        if mapping is not None:
+        if mapping is not None and not mapping.parked:
             try:
                 if not mapping.lease_apart:
                     platform.hold_apart(handle)
@@ -231,6 +231,8 @@ class Mapping(mmap.mmap):
     lease_apart : bool
         Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
         alive, and with it the lease of a parent that is killed.
+    parked : bool
+        Whether there is no lease for the time being, while someone else has one; see `park`.
     followers : weak set or None
         Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
         any thread.
@@ -246,6 +248,7 @@ class Mapping(mmap.mmap):
     writable_handle: bool = True
     address: int = 0
     lease_apart: bool = False
+    parked: bool = False
     followers: weakref.WeakSet[Follower] | None = None
 
     @property
@@ -270,7 +273,7 @@ class Mapping(mmap.mmap):
 
     def _give_up(self, handle: int) -> None:
         try:
-            free = platform.leave(handle)
+            free = not self.parked and platform.leave(handle)
             if free and self.writable_handle and self.directory is not None and platform.alone(handle):
                 registry.depart(self.directory, self.name, handle, self.inode)
                 platform.release(handle)
@@ -291,6 +294,26 @@ class Mapping(mmap.mmap):
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
         if not self.left:
             self.leave()
+
+
+def park(mapping: Mapping) -> None:
+    """Keep an attachment's bytes mapped, and its handle, but not the block: whoever has a lease may free it."""
+    with _guard:
+        if mapping.handle >= 0 and not mapping.left:
+            mapping.parked = True
+            platform.release(mapping.handle)
+
+
+def unpark(mapping: Mapping) -> bool:
+    """Take a lease again; return False where the block is gone, and the attachment of no use."""
+    with _guard:
+        if mapping.left:
+            return False
+        if mapping.parked:
+            platform.hold(mapping.handle)
+            mapping.parked = False
+            return platform.status(mapping.handle).links > 0
+        return True
 
 
 def mapping_of(view: object) -> Mapping | None:

@@ -1,10 +1,12 @@
 """A worker's attachments to the blocks that its tasks are given again and again.
 
 To attach takes some 100 us, and each page of a fresh mapping a fault besides; so what a task was given stays
-attached for the next one. It does not stay for longer than somebody could miss the memory:
+mapped for the next one. It does not stay for longer than somebody could miss it:
 
-- The pool tells the worker (LEFT) when its own process gives a block up. A block that the pool's process
-  holds is there anyway, so an idle worker that has it mapped costs nothing.
+- The block is not kept by that. Before a task's answer is sent, the worker gives up the leases of all arrays
+  that nothing in it refers to; whoever closes an array then, or has dropped it, finds its name free.
+- The pool tells the worker (LEFT) when its own process gives a block up, and the worker unmaps it. The memory
+  of a block that the pool's process holds is there anyway, so an idle worker that has it mapped costs nothing.
 - A worker that is at a task does not hear that. So a second thread lets go of all once a task has taken some
   0.1 s; beside such a task, to attach again is nothing. (While native code keeps the interpreter to itself,
   the thread has to wait for it.)
@@ -52,6 +54,10 @@ class Attachments:
     def end(self) -> None:
         """Hear that it is over."""
         self._running = False
+
+    def settle(self) -> None:
+        """Hold no block that no array in this process is on."""
+        self.kept.settle()
 
     def left(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Hear that the pool's process has given up blocks."""

@@ -79,8 +79,9 @@ __all__ = ["Engine", "name_of"]
 
 # Workers that may die one after the other before any of them is ready. Fewer would give up on a machine
 # that is short of memory for a moment; more would only repeat what an initializer does each time. Once it is
-# known that workers of this pool can become ready, the likely reason is somebody from outside.
-_EARLY_DEATHS, _LATER_DEATHS = 3, 30
+# known that workers of this pool can become ready, the likely reason is somebody from outside: then the pool
+# goes on trying for so many seconds besides.
+_EARLY_DEATHS, _LATER_DEATHS, _LATER_SECONDS = 3, 30, 60.0
 # Times that a task may be handed to a worker that is dead before it has begun it. Only somebody who kills
 # workers from outside gets this far.
 _HANDOVERS = 10
@@ -107,6 +108,8 @@ _LOOK, _QUICK = 60e-6, 150e-6
 _NAP = 300e-6
 # Seconds without an answer after which a worker's outbox is looked into.
 _SILENCE = 0.02
+# Seconds between a process's letting go of its files and its end.
+_MOMENT = 0.5
 # Bytes of arguments that are copied before there is a worker for them.
 _EAGER = BUSY_LIMIT
 
@@ -162,7 +165,7 @@ class Engine:
         self._by_pipe: dict[int, Member] = {}
         self._started = 0
         self._early_deaths = 0
-        self._was_ready = False
+        self._last_ready: float | None = None
         self._vacant = 0
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -1197,9 +1200,10 @@ class Engine:
         answers: list[tuple[Frame, Any]] = []
         for frame in frames:
             if frame.kind in _ANSWERS:
-                if frame.kind == _ERROR and frame.flags & HOLDS and wait_ready([member.exit], 0):
-                    continue  # it died with what the answer refers to: its task is settled with its burial
-                answers.append((frame, self._open(frame)))
+                outcome = self._open(frame)
+                if frame.flags & HOLDS and type(outcome) is Raised and self._has_ended(member, outcome):
+                    outcome = _LOST
+                answers.append((frame, outcome))
             else:
                 self._told(member, frame)
         settled: list[tuple[Sink, int, list[Any]]] = []
@@ -1211,6 +1215,14 @@ class Engine:
             self._hand_out()
             self._attend_to(member)
         return settled
+
+    def _has_ended(self, member: Member, outcome: Raised) -> bool:
+        """Whether what an answer refers to could not be attached because its worker died with it."""
+        missing: BaseException | None = outcome.exception
+        while missing is not None and not isinstance(missing, errors.BlockNotFoundError):
+            missing = missing.__cause__
+        # The kernel lets go of a process's blocks a moment before it says that the process has ended.
+        return missing is not None and bool(wait_ready([member.exit], _MOMENT))
 
     def _book_all(
         self,
@@ -1246,7 +1258,7 @@ class Engine:
         """Act on what is no answer."""
         if frame.kind == Kind.READY:
             self._early_deaths = 0
-            self._was_ready = True
+            self._last_ready = time.monotonic()
             with self._lock:
                 member.ready = True
         elif frame.kind == Kind.REFUSED:
@@ -1270,6 +1282,11 @@ class Engine:
         if task is None:
             return
         index = task.first + task.done - 1
+        if outcome is _LOST:
+            member.lost.append(task.only(task.done - 1))
+            if task.done == task.count:
+                member.clear_room(task.number)
+            return
         self.ledger.answered(task, frame, failed=type(outcome) is Raised)
         if frame.flags & HOLDS:
             with contextlib.suppress(OSError):
@@ -1357,11 +1374,14 @@ class Engine:
         self.ledger.lost(member.leaving)
         self._vacant += not member.leaving
         self._inherit(member, rest)
+        for task in member.lost:
+            self._bereaved(member, task, code)
+        member.lost.clear()
         if begun is not None:
             self._bereaved(member, begun, code)
         elif not member.ready and not member.leaving and not member.doomed and self._broken is None:
             self._early_deaths += 1
-            if self._early_deaths >= (_LATER_DEATHS if self._was_ready else _EARLY_DEATHS):
+            if self._is_hopeless():
                 death = deaths.explain(code)
                 self._break(
                     f"{self._early_deaths} workers died one after the other before they were ready",
@@ -1373,6 +1393,11 @@ class Engine:
                 )
         with contextlib.suppress(ValueError):  # an exit code that nobody knows
             member.process.close()
+
+    def _is_hopeless(self) -> bool:
+        if self._last_ready is None:
+            return self._early_deaths >= _EARLY_DEATHS
+        return self._early_deaths >= _LATER_DEATHS and time.monotonic() - self._last_ready > _LATER_SECONDS
 
     def _exit_code(self, member: Member) -> int | None:
         code = member.process.exitcode
@@ -1502,6 +1527,9 @@ class Engine:
         self._nudge_in = self._nudge_out = -1
         self.store.close_copy()
 
+
+# In place of an outcome that its worker took along when it died.
+_LOST: Any = object()
 
 # As plain numbers, which compare in a third of the time of members of an enum.
 _ERROR, _RESULTS = int(Kind.ERROR), int(Kind.RESULTS)

@@ -95,6 +95,8 @@ class Member:
         The descriptor that becomes readable when it ends; closed by us where it is a process descriptor.
     functions
         Numbers of the calls whose function it has.
+    lost
+        Tasks whose answer came, but not what it refers to.
     room
         Slots that were lent to it for results, by task.
     put_back
@@ -137,6 +139,7 @@ class Member:
         self.exit = -1
         self.exit_is_ours = False
         self.functions: set[int] = set()
+        self.lost: list[Task] = []
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()

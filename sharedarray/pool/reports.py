@@ -418,11 +418,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _busy(spans: Sequence[Span]) -> int:
     """Return the nanoseconds that are covered by spans, which are in order of their beginning."""
-    total, until = 0, -math.inf
+    total, until = 0, spans[0].began
     for span in spans:
-        if span.ended > until:
-            total += span.ended - int(max(span.began, until))
-            until = span.ended
+        total += max(0, span.ended - max(span.began, until))
+        until = max(until, span.ended)
     return total
 
 
@@ -477,19 +476,15 @@ def _text(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[s
         lines.append(f"{'':{width}}   0{total:>{columns - 1}}")
         if len(lanes) > len(shown):
             lines.insert(1, f"{_count(len(lanes) - len(shown), 'earlier worker')} not shown")
-    lines += ["  ".join(_key(spans))] if _key(spans) else []
-    if spans:
-        lines.append(_listed(_functions(spans)))
-    if forgotten is not None:
-        lines.append(forgotten)
-    return lines
+    lines += ["  ".join(_key(spans)), _listed(_functions(spans)), forgotten or ""]
+    return [line for line in lines if line]
 
 
 def _bar(spans: Sequence[Span], start: int, length: int, columns: int) -> str:
     """Return how busy one worker was in each of some equal parts of the time."""
     covered = [0.0] * columns
     letters: dict[int, str] = {}
-    scale = columns / length
+    order, scale = [*_MARKED.values()].index, columns / length
     for span in spans:
         first, last = (span.began - start) * scale, (span.ended - start) * scale
         at = min(int(first), columns - 1)
@@ -498,16 +493,12 @@ def _bar(spans: Sequence[Span], start: int, length: int, columns: int) -> str:
             # However short it was, it is seen.
             covered[column] += max(min(last, column + 1) - max(first, column), 2 * _NOTHING)
         if span.outcome in _MARKED:
-            letters[until] = _worse(letters.get(until), _MARKED[span.outcome])
+            letter = _MARKED[span.outcome]
+            letters[until] = min(letters.get(until, letter), letter, key=order)
     full = len(_LEVELS) - 1
     for column, part in enumerate(covered):
         letters.setdefault(column, _LEVELS[min(full, math.ceil((part - _NOTHING) * full))])
     return "".join([letters[column] for column in range(columns)])
-
-
-def _worse(one: str | None, other: str) -> str:
-    order = [*_MARKED.values()]
-    return other if one is None or order.index(other) < order.index(one) else one
 
 
 def _listed(functions: Sequence[tuple[str, int, int]]) -> str:

@@ -194,12 +194,22 @@ class Task:
 
     def split(self, keep: int) -> Task:
         """Keep the first ``keep`` items, answered ones included, and return a task for the others."""
-        rest = Task(
+        rest = self._part(keep, self.count - keep)
+        self.count = keep
+        return rest
+
+    def only(self, place: int) -> Task:
+        """Return a task for one of the items."""
+        return self._part(place, 1)
+
+    def _part(self, start: int, count: int) -> Task:
+        part = Task(
             self.call,
             self.sink,
             self.label,
-            first=self.first + keep,
-            count=self.count - keep,
+            first=self.first + start,
+            count=count,
+            pickled=self.pickled,
             items=self.items,
             function=self.function,
             kept=self.kept,
@@ -207,9 +217,8 @@ class Task:
             limit=self.limit,
             deadline=self.deadline,
         )
-        rest.submitted = self.submitted
-        self.count = keep
-        return rest
+        part.submitted = self.submitted
+        return part
 
     def again(self) -> Task:
         """Return a task for what is not answered."""

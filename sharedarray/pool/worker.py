@@ -411,6 +411,7 @@ class _Worker:
     def __init__(self, channel: Channel, ends: Ends, box: mmap.mmap | None) -> None:
         self._channel = channel
         self._claim = ends.claims.acquire
+        self._unclaimed = ends.claims.get_value
         self._shelf = Shelf(ends.pool)
         self._todo: deque[_Item] = deque()
         self._functions: dict[int, _Function] = {}
@@ -441,6 +442,7 @@ class _Worker:
         self._channel.look(self._glance)
         if not self._tidy and not self._channel.poll(_IDLE):
             gc.collect()
+            self._attachments.settle()
             self._tidy = True
 
     def _read_what_is_there(self) -> None:
@@ -473,6 +475,7 @@ class _Worker:
             values.popleft()
             if not values:
                 del self._held[frame.task]
+            self._attachments.settle()
             self._tidy = False
         elif kind == Kind.OVER:
             self._functions.pop(frame.task, None)
@@ -510,6 +513,8 @@ class _Worker:
         number, args, claim, answers = row.number, row.args, self._claim, self._answers
         function: Any = None
         again = False
+        known = self._functions.get(row.function)
+        function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
         count = len(args)
         ended = monotonic_ns()
         while args:
@@ -527,11 +532,16 @@ class _Worker:
                 value = function(*args.pop())
             except BaseException as raised:
                 self._attachments.end()
+                if function_shares:
+                    function = None
                 outcome = _failed(raised)
             else:
                 self._attachments.end()
                 ended = monotonic_ns()
                 kind = type(value)
+                if function_shares and (not args or not self._left()):
+                    function = None  # before the last answer: what it refers to is free when that is there
+                    self._attachments.settle()
                 if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
                     if not args:
                         self._todo.popleft()
@@ -546,19 +556,29 @@ class _Worker:
             ended = monotonic_ns()
         answers.flush()
 
+    def _left(self) -> bool:
+        """Say whether there is anything that the pool has not taken back, as far as that can be known."""
+        try:
+            return self._unclaimed() > 0
+        except NotImplementedError:  # macOS
+            return True
+
     def _again(self, number: int) -> bool:
         known = self._functions.get(number)
-        return known is None or known.loaded is None
+        return known is None or (known.frame is not None and bool(known.frame.flags & AFRESH))
 
     def _function(self, number: int) -> Any:
-        """Return the function of a call: the same one for all items, unless it brings data along."""
+        """Return the function of a call: the same one for all items, unless it brings data along.
+
+        One that refers to shared arrays is loaded for each row of items, so that it does not keep them.
+        """
         known = self._functions[number]
         if known.frame is None:
             return known.loaded
         frame = known.frame
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
         loaded = self._arrived(frame.flags, loads, stream, buffers)
-        if not frame.flags & AFRESH:
+        if not frame.flags & (AFRESH | SHARES):
             known.loaded, known.frame = loaded, None
         return loaded
 
@@ -618,6 +638,7 @@ class _Worker:
     def _send(self, number: int, began: int, kind: Kind, answer: Pickled, value: object) -> None:
         """Send an answer, and keep what has to live until the pool has it."""
         ended = monotonic_ns()
+        self._attachments.settle()
         if answer.shares:
             self._held.setdefault(number, deque()).append(value)
         flags = HOLDS if answer.shares else 0

@@ -1,23 +1,703 @@
-"""CPython's own tests of executors, with `Pool` in the place of `ProcessPoolExecutor`."""
+"""CPython's own tests of executors, run with `Pool` in the place of `ProcessPoolExecutor`.
+
+The tests are those of the interpreter that runs them. Wherever its `test.test_concurrent_futures` has a test
+case whose ``executor_type`` is `ProcessPoolExecutor`, there is one here that differs in nothing but that
+attribute: so each test runs under fork, forkserver and spawn, and a test that a later Python adds is taken up
+by itself. What `Pool` does differently on purpose stands in `DIFFERENCES`, with the reason. Each entry has a
+test of ours in the same test cases, called as CPython's with ``__differs`` behind it, that shows what holds
+instead; most of these run CPython's own test with a name or two in it exchanged.
+
+Some things are arranged around the tests, which are not changed themselves:
+
+- A `ProcessPoolExecutor` cannot be made while they run, so that none of them passes on that one's merits.
+- Scripts that import the executor by its name from `concurrent.futures` find it in `sharedarray`.
+- After tests of `wait` and `as_completed`, sleeping tasks that are of no interest any more are not waited for.
+
+What CPython's tests only warn of (a thread or a child that is left) fails here.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import importlib
+import logging
+import multiprocessing
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 import unittest
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import process
+from pathlib import Path
+from pickle import PicklingError, UnpicklingError
+from types import ModuleType
+from typing import Any
+from unittest import mock
 
+import pool_tasks
 import pytest
+from helpers import HERE, ROOT, environment
 
 import sharedarray as sa
+from sharedarray.pool import RemoteTraceback, processes
+from sharedarray.pool.tasks import PoolFuture
 
-pytest.importorskip("test.test_concurrent_futures", reason="this Python was built without its own tests")
+upstream = pytest.importorskip(
+    "test.test_concurrent_futures", reason="this Python was built without its own tests of concurrent.futures"
+)
+support: Any = importlib.import_module("test.support")
 
-MODULES = ("test_process_pool", "test_as_completed", "test_wait", "test_shutdown", "test_init", "test_deadlock")
+PATIENCE = 30.0  # seconds for what comes at once where cores are free
 
-for name in MODULES:
-    module = importlib.import_module(f"test.test_concurrent_futures.{name}")
-    for key, value in list(vars(module).items()):
-        if isinstance(value, type) and issubclass(value, unittest.TestCase) and getattr(value, "executor_type", None) is futures.ProcessPoolExecutor:
-            new = "Pool" + key.removeprefix("ProcessPool")
-            globals()[new] = type(new, (value,), {"executor_type": sa.Pool, "__module__": __name__})
-del value, module
+# -- the differences ------------------------------------------------------------------------------------
+
+_GOES_ON = "a worker that dies fails only the task that it ran, with WorkerDied; the pool is not broken"
+_ITS_OWN = "what raises while a task is loaded in a worker is that task's own exception; the pool goes on"
+_UNREADABLE = "a result that cannot be loaded fails its task, with NotPicklableError; the pool goes on"
+_PRIVATE = "looks at private attributes of ProcessPoolExecutor: "
+_ITSELF = "makes a ProcessPoolExecutor itself, whatever the executor_type"
+_FORCE = _PRIVATE + "_force_shutdown"
+_NAME = "the class of a pool's futures has another name"
+
+# By the class of CPython's that has the test, and the name of the test.
+DIFFERENCES: dict[tuple[str, str], str] = {
+    # Neither a worker that dies nor what cannot be loaded breaks the pool.
+    ("ProcessPoolExecutorTest", "test_killed_child"): _GOES_ON,
+    ("ProcessPoolExecutorTest", "test_broken_process_pool_traceback"): _GOES_ON,
+    ("ProcessPoolExecutorTest", "test_traceback_when_child_process_terminates_abruptly"): _GOES_ON,
+    ("ProcessPoolExecutorTest", "test_force_shutdown_workers_dead_workers"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_crash_at_task_unpickle"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_crash_big_data"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_crash_during_func_exec_on_worker"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_crash_during_result_pickle_on_worker"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_shutdown_deadlock"): _GOES_ON,
+    ("ExecutorDeadlockTest", "test_error_at_task_unpickle"): _ITS_OWN,
+    ("ExecutorDeadlockTest", "test_exit_at_task_unpickle"): _ITS_OWN,
+    ("ExecutorDeadlockTest", "test_error_during_result_unpickle_in_result_handler"): _UNREADABLE,
+    ("ExecutorDeadlockTest", "test_exit_during_result_unpickle_in_result_handler"): _UNREADABLE,
+    # Other things that are done otherwise.
+    ("ExecutorShutdownTest", "test_cancel_futures"): (
+        "wants a task to be past cancelling before there is a worker, as those in the queue of "
+        "ProcessPoolExecutor are; a pool cancels all that no worker has begun, which may be all"
+    ),
+    ("ProcessPoolExecutorTest", "test_max_tasks_per_child"): (
+        f"wants max_tasks_per_child to be refused with fork, which a pool can do; and {_PRIVATE}_processes"
+    ),
+    ("ProcessPoolExecutorTest", "test_max_tasks_per_child_defaults_to_spawn_context"): (
+        "wants spawn where workers are replaced and no method was asked for; a pool's default is safe for it, "
+        f"since its fork server has no threads; and {_PRIVATE}_mp_context"
+    ),
+    ("ProcessPoolExecutorTest", "test_python_finalization_error"): (
+        "has the executor's second thread fail to start; a pool has only one"
+    ),
+    ("ProcessPoolExecutorTest", "test_shutdown_no_wait_max_tasks_gh119592"): (
+        "wants what is queued to fail when the executor is collected, where a pool does it first; and "
+        f"{_PRIVATE}_executor_manager_thread"
+    ),
+    ("ProcessPoolExecutorTest", "test_gc_during_max_tasks_worker_exit_gh152967"): (
+        "wants what is queued to fail when the executor is collected, where a pool does it first; and "
+        f"{_PRIVATE}_executor_manager_thread"
+    ),
+    ("FailingInitializerMixin", "test_initializer"): (
+        "wants the initializer's exception in the worker's log, where a pool has it as the cause of "
+        f"WorkerDied; and {_PRIVATE}_broken"
+    ),
+    # Other words.
+    ("ExecutorTest", "test_max_workers_negative"): "the message is another, and says which number was given",
+    ("ExecutorShutdownTest", "test_submit_after_interpreter_shutdown"): "the message is another",
+    ("ProcessPoolExecutorTest", "test_traceback"): (
+        "the class of the cause is a private one of concurrent.futures.process; here it is RemoteTraceback"
+    ),
+    ("FutureTests", "test_repr"): _NAME,
+    ("FutureTests", "test_multiple_set_result"): _NAME,
+    ("FutureTests", "test_multiple_set_exception"): _NAME,
+    # What can be tested by nobody but `ProcessPoolExecutor`.
+    ("ProcessPoolExecutorTest", "test_saturation"): f"{_PRIVATE}_max_workers, _processes",
+    ("ProcessPoolExecutorTest", "test_idle_process_reuse_one"): f"{_PRIVATE}_max_workers, _processes",
+    ("ProcessPoolExecutorTest", "test_idle_process_reuse_multiple"): f"{_PRIVATE}_max_workers, _processes",
+    ("ProcessPoolExecutorTest", "test_terminate_workers"): _FORCE,
+    ("ProcessPoolExecutorTest", "test_kill_workers"): _FORCE,
+    ("ProcessPoolExecutorTest", "test_force_shutdown_workers_invalid_op"): _FORCE,
+    ("ProcessPoolExecutorTest", "test_force_shutdown_workers"): f"{_PRIVATE}_processes",
+    ("ProcessPoolExecutorTest", "test_force_shutdown_workers_stops_pool"): f"{_PRIVATE}_processes",
+    ("ProcessPoolExecutorTest", "test_force_shutdown_during_max_tasks_worker_exit"): (
+        f"{_PRIVATE}_force_shutting_down, _shutdown_lock"
+    ),
+    ("ProcessPoolExecutorTest", "test_failed_worker_replacement_breaks_pool"): (
+        f"{_PRIVATE}_executor_manager_thread, _spawn_worker"
+    ),
+    ("ProcessPoolExecutorTest", "test_sysconf_permission_error"): _ITSELF,
+    ("ProcessPoolShutdownTest", "test_processes_terminate"): f"{_PRIVATE}_processes",
+    ("ProcessPoolShutdownTest", "test_context_manager_shutdown"): _ITSELF,
+    ("ProcessPoolShutdownTest", "test_del_shutdown"): _ITSELF,
+    ("ProcessPoolShutdownTest", "test_shutdown_no_wait"): _ITSELF,
+    ("ProcessPoolShutdownTest", "test_shutdown_gh_132969_case_1"): _ITSELF,
+    ("ProcessPoolShutdownTest", "test_shutdown_gh_132969_case_2"): _ITSELF,
+    ("ExecutorDeadlockTest", "test_shutdown_deadlock_pickle"): f"{_PRIVATE}_executor_manager_thread",
+}
+
+# The first Python that surely has a test of that name; all others are in every Python that we support.
+SINCE: dict[str, tuple[int, int]] = {
+    "test_crash_big_data": (3, 12),
+    "test_python_finalization_error": (3, 13),
+    "test_terminate_workers": (3, 14),
+    "test_kill_workers": (3, 14),
+    "test_force_shutdown_workers": (3, 14),
+    "test_force_shutdown_workers_invalid_op": (3, 14),
+    "test_force_shutdown_workers_dead_workers": (3, 14),
+    "test_force_shutdown_workers_stops_pool": (3, 14),
+    "test_shutdown_gh_132969_case_1": (3, 14),
+    "test_shutdown_gh_132969_case_2": (3, 14),
+    "test_traceback_when_child_process_terminates_abruptly": (3, 15),
+    "test_broken_process_pool_traceback": (3, 15),
+    "test_shutdown_no_wait_max_tasks_gh119592": (3, 15),
+    "test_gc_during_max_tasks_worker_exit_gh152967": (3, 15),
+    "test_force_shutdown_during_max_tasks_worker_exit": (3, 15),
+    "test_failed_worker_replacement_breaks_pool": (3, 15),
+    "test_sysconf_permission_error": (3, 15),
+}
+
+# CPython's test cases that are about other things than `ProcessPoolExecutor`, by the beginning of their names.
+OF_OTHER_THINGS = ("ThreadPool", "InterpreterPool", "BaseTestCase")
+
+# -- what holds instead ---------------------------------------------------------------------------------
+
+Original = Callable[[], None]
+Replacement = Callable[[Any, Original], None]
+_replacements: dict[tuple[str, str], Replacement] = {}
+
+
+def instead_of(case: str, *names: str) -> Callable[[Replacement], Replacement]:
+    """Have a function take the place of CPython's tests of these names.
+
+    It is called with the test case and, as ``original``, CPython's test of the same name, ready to be called.
+    """
+
+    def note(replacement: Replacement) -> Replacement:
+        for name in names:
+            assert (case, name) not in _replacements, f"{case}.{name} has two replacements"
+            _replacements[case, name] = replacement
+        return replacement
+
+    return note
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def ours() -> list[Any]:
+    """The workers that are alive, of all pools of this process."""
+    return [
+        child for child in multiprocessing.active_children() if child.name.startswith("sharedarray-worker-")
+    ]
+
+
+def parts() -> set[tuple[str, int | None]]:
+    """Everything that pools of this process consist of: their workers and threads."""
+    found = {("worker", child.pid) for child in ours()}
+    return found | {("thread", each.ident) for each in threading.enumerate() if each.name == "sharedarray-pool"}
+
+
+def all_gone(test: Any) -> bool:
+    """Whether no part is left of the pools that were used in a replacement."""
+    return pool_tasks.until(lambda: not parts() - test.parts_before, PATIENCE)
+
+
+def blocked(pool: sa.Pool, where: Path, count: int) -> list[futures.Future[str]]:
+    """Submit calls that write their worker's pid to ``where``/0, 1, … and return when ``where``/gate is there."""
+    return [
+        pool.submit(pool_tasks.signal_and_wait_for, where / str(n), where / "gate") for n in range(count)
+    ]
+
+
+def pid_of(where: Path, number: int) -> int:
+    path = where / str(number)
+    assert pool_tasks.until(lambda: path.exists() and path.read_text(), PATIENCE), "the call has not begun"
+    return int(path.read_text())
+
+
+def goes_on(pool: sa.Pool) -> None:
+    assert pool.submit(pow, 2, 8).result(PATIENCE) == 256
+
+
+def reading(test: Any, original: Original, name: str, value: object) -> None:
+    """Run CPython's test with another meaning of a name in its module."""
+    module = sys.modules[original.func.__module__]  # type: ignore[attr-defined]
+    with mock.patch.object(module, name, value):
+        original()
+
+
+@instead_of("ProcessPoolExecutorTest", "test_killed_child", "test_broken_process_pool_traceback")
+def only_the_killed_workers_tasks_fail(test, original):
+    with directory() as where:
+        calls = blocked(test.executor, where, 3)
+        for n in range(2):
+            os.kill(pid_of(where, n), signal.SIGTERM)
+        errors = [call.exception(PATIENCE) for call in calls[:2]]
+        pid_of(where, 2)
+        (where / "gate").touch()
+        assert calls[2].result(PATIENCE) == "released"
+    for error in errors:
+        assert isinstance(error, sa.WorkerDied)
+        assert isinstance(error, futures.BrokenExecutor)
+        assert "SIGTERM" in str(error)
+    assert errors[0] is not errors[1]
+    goes_on(test.executor)
+
+
+@instead_of("ProcessPoolExecutorTest", "test_traceback_when_child_process_terminates_abruptly")
+def the_exit_code_is_told(test, original):
+    with pytest.raises(sa.WorkerDied, match="exit code 99"):
+        test.executor.submit(os._exit, 99).result(PATIENCE)
+    goes_on(test.executor)
+
+
+@instead_of(
+    "ExecutorDeadlockTest",
+    "test_crash_at_task_unpickle",
+    "test_crash_big_data",
+    "test_crash_during_func_exec_on_worker",
+    "test_crash_during_result_pickle_on_worker",
+    "test_shutdown_deadlock",
+)
+def a_crash_is_worker_died(test, original):
+    reading(test, original, "BrokenProcessPool", sa.WorkerDied)
+
+
+@instead_of("ExecutorDeadlockTest", "test_error_at_task_unpickle")
+def an_error_while_a_task_is_loaded(test, original):
+    reading(test, original, "BrokenProcessPool", UnpicklingError)
+
+
+@instead_of("ExecutorDeadlockTest", "test_exit_at_task_unpickle")
+def an_exit_while_a_task_is_loaded(test, original):
+    reading(test, original, "BrokenProcessPool", SystemExit)
+
+
+@instead_of(
+    "ExecutorDeadlockTest",
+    "test_error_during_result_unpickle_in_result_handler",
+    "test_exit_during_result_unpickle_in_result_handler",
+)
+def an_error_while_a_result_is_loaded(test, original):
+    assert issubclass(sa.NotPicklableError, PicklingError)
+    reading(test, original, "BrokenProcessPool", sa.NotPicklableError)
+
+
+@instead_of("ExecutorShutdownTest", "test_cancel_futures")
+def what_has_not_begun_is_cancelled(test, original):
+    calls = [test.executor.submit(time.sleep, 0.1) for _ in range(50)]
+    assert pool_tasks.until(lambda: calls[0].running() or calls[0].done(), PATIENCE)
+    test.executor.shutdown(cancel_futures=True)
+    others = [call for call in calls if not call.cancelled()]
+    assert 0 < len(others) < 30
+    assert all(call.done() and call.exception() is None for call in others)
+
+
+@instead_of("ProcessPoolExecutorTest", "test_max_tasks_per_child")
+def workers_are_replaced_under_every_method(test, original):
+    with sa.Pool(1, test.get_context(), max_tasks_per_child=3) as pool:
+        pids = []
+        for _ in range(7):
+            pids.append(pool.submit(os.getpid).result(PATIENCE))
+            assert pool.stats().workers <= 1
+    assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4] == pids[5] != pids[6]
+
+
+@instead_of("ProcessPoolExecutorTest", "test_max_tasks_per_child_defaults_to_spawn_context")
+def workers_are_replaced_under_the_default_method(test, original):
+    with sa.Pool(1, max_tasks_per_child=1) as pool:
+        assert pool.submit(os.getpid).result(PATIENCE) != pool.submit(os.getpid).result(PATIENCE)
+
+
+@instead_of("ProcessPoolExecutorTest", "test_python_finalization_error")
+def one_thread_is_enough_and_none_is_an_error(test, original):
+    start = threading.Thread.start
+    allowed = ["sharedarray-pool"]
+
+    here = os.getpid()
+
+    def limited(thread):
+        if os.getpid() == here:
+            if not allowed:
+                raise RuntimeError("can't create new thread at interpreter shutdown")
+            assert thread.name == allowed.pop()
+        start(thread)
+
+    with mock.patch.object(threading.Thread, "start", limited):
+        with sa.Pool(2, test.get_context()) as pool:
+            assert list(pool.map(pow, [2] * 10, range(10))) == [2**n for n in range(10)]
+        pool = sa.Pool(2, test.get_context())
+        with pytest.raises(RuntimeError, match="can't create new thread"):
+            pool.submit(pow, 2, 8)
+    ending = threading.Thread(target=pool.shutdown, daemon=True)
+    ending.start()
+    ending.join(PATIENCE)
+    assert not ending.is_alive(), "shutdown waits for a thread that could not be started"
+    assert all_gone(test)
+
+
+@instead_of(
+    "ProcessPoolExecutorTest",
+    "test_shutdown_no_wait_max_tasks_gh119592",
+    "test_gc_during_max_tasks_worker_exit_gh152967",
+)
+def what_is_queued_is_done_without_the_pool(test, original):
+    for shutdown, drop in ((True, False), (True, True), (False, True)):
+        with directory() as where:
+            pool = sa.Pool(1, test.get_context(), max_tasks_per_child=1)
+            calls = blocked(pool, where, 3)
+            pid_of(where, 0)
+            if shutdown:
+                pool.shutdown(wait=False)
+            if drop:
+                del pool
+                gc.collect()
+            (where / "gate").touch()
+            assert [call.result(PATIENCE) for call in calls] == ["released"] * 3
+        assert all_gone(test)
+
+
+@instead_of("FailingInitializerMixin", "test_initializer")
+def a_failing_initializer_is_the_cause(test, original):
+    # CPython's log queue, which nobody fills here: its pipe is closed now, not when the test case is collected.
+    test.executor.shutdown()
+    init_fail = test.executor_kwargs["initializer"]
+    test.log_queue.close()
+    test.log_queue._reader.close()
+    test.log_queue = test.executor_kwargs = None
+    test.executor = test.executor_type(test.worker_count, test.get_context(), init_fail)
+    with pytest.raises(futures.BrokenExecutor, match="initializer") as caught:
+        test.executor.submit(pow, 2, 8).result(PATIENCE)
+    assert isinstance(caught.value, sa.WorkerDied)
+    assert repr(caught.value.__cause__) == "ValueError('error in initializer')"
+    with pytest.raises(futures.BrokenExecutor, match="error in initializer"):
+        test.executor.submit(pow, 2, 8)
+
+
+@instead_of("ExecutorTest", "test_max_workers_negative")
+def the_number_of_workers_is_told(test, original):
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"max_workers must be at least 1, not {number}"):
+            test.executor_type(max_workers=number)
+
+
+@instead_of("ExecutorShutdownTest", "test_submit_after_interpreter_shutdown")
+def submitting_at_exit_is_an_error(test, original):
+    script = f"""if True:
+        import atexit
+
+        @atexit.register
+        def run_last():
+            try:
+                pool.submit(id, None)
+            except RuntimeError as error:
+                print(error)
+
+        from sharedarray import Pool
+        pool = Pool(5, {test.ctx!r})
+        pool.submit(id, 42).result()
+    """
+    _, out, err = in_second_interpreter("-c", script)
+    assert (out.strip(), err) == (b"the pool was shut down and takes no more tasks", b"")
+
+
+@instead_of("ProcessPoolExecutorTest", "test_traceback")
+def the_workers_traceback_is_the_cause(test, original):
+    with mock.patch.object(process, "_RemoteTraceback", RemoteTraceback):
+        original()
+
+
+@instead_of("FutureTests", "test_repr", "test_multiple_set_result", "test_multiple_set_exception")
+def a_future_of_another_name(test, original):
+    name = PoolFuture.__name__
+    PoolFuture.__name__ = "Future"
+    try:
+        original()
+    finally:
+        PoolFuture.__name__ = name
+
+
+@instead_of("ProcessPoolExecutorTest", "test_saturation")
+def there_are_never_too_many_workers(test, original):
+    with directory() as where:
+        calls = blocked(test.executor, where, 15 * test.worker_count)
+        assert pool_tasks.until(lambda: len(list(where.iterdir())) == test.worker_count, PATIENCE)
+        assert test.executor.stats().workers == len(ours()) == test.worker_count
+        (where / "gate").touch()
+        assert {call.result(PATIENCE) for call in calls} == {"released"}
+        assert test.executor.stats().workers == len(ours()) == test.worker_count
+
+
+@instead_of("ProcessPoolExecutorTest", "test_idle_process_reuse_one")
+def one_worker_is_enough_for_one_task_at_a_time(test, original):
+    pids = {test.executor.submit(os.getpid).result(PATIENCE) for _ in range(3)}
+    # Forks are made all at once, before there is a thread.
+    expected = test.worker_count if test.ctx == "fork" else 1
+    assert test.executor.stats().workers == len(ours()) == expected
+    assert pids <= {child.pid for child in ours()}
+
+
+@instead_of("ProcessPoolExecutorTest", "test_idle_process_reuse_multiple")
+def idle_workers_are_used_first(test, original):
+    for n in range(3):
+        test.executor.submit(pow, 2, n).result(PATIENCE)
+        last = test.executor.submit(pow, 3, n)
+    assert last.result(PATIENCE) == 9
+    assert len(ours()) <= (test.worker_count if test.ctx == "fork" else 3)
+
+
+@instead_of(
+    "ProcessPoolExecutorTest",
+    "test_terminate_workers",
+    "test_kill_workers",
+    "test_force_shutdown_workers_invalid_op",
+    "test_force_shutdown_workers",
+    "test_force_shutdown_workers_stops_pool",
+    "test_force_shutdown_during_max_tasks_worker_exit",
+)
+def workers_can_be_ended_at_once(test, original):
+    for end, most in ((sa.Pool.terminate_workers, None), (sa.Pool.kill_workers, 1)):
+        with directory() as where, sa.Pool(1, test.get_context(), max_tasks_per_child=most) as pool:
+            calls = blocked(pool, where, 3)
+            pid_of(where, 0)
+            end(pool)
+            assert not ours()
+            assert isinstance(calls[0].exception(PATIENCE), sa.WorkerDied)
+            assert [call.cancelled() for call in calls] == [False, True, True]
+            with pytest.raises(RuntimeError):
+                pool.submit(pow, 2, 8)
+            end(pool)
+            assert not (where / "1").exists()
+
+
+@instead_of("ProcessPoolExecutorTest", "test_force_shutdown_workers_dead_workers")
+def workers_can_be_ended_when_they_are_dead(test, original):
+    for end in (sa.Pool.terminate_workers, sa.Pool.kill_workers):
+        with sa.Pool(1, test.get_context()) as pool:
+            assert isinstance(pool.submit(os._exit, 1).exception(PATIENCE), sa.WorkerDied)
+            end(pool)
+
+
+@instead_of("ProcessPoolExecutorTest", "test_failed_worker_replacement_breaks_pool")
+def a_worker_that_cannot_be_replaced_breaks_the_pool(test, original):
+    with directory() as where, sa.Pool(1, test.get_context(), max_tasks_per_child=1) as pool:
+        calls = blocked(pool, where, 3)
+        pid_of(where, 0)
+        with mock.patch.object(processes, "start", side_effect=OSError("spawn failed")):
+            (where / "gate").touch()
+            assert calls[0].result(PATIENCE) == "released"
+            for call in calls[1:]:
+                error = call.exception(PATIENCE)
+                assert isinstance(error, sa.WorkerDied)
+                assert repr(error.__cause__) == "OSError('spawn failed')"
+
+
+@instead_of("ProcessPoolExecutorTest", "test_sysconf_permission_error")
+def the_systems_limits_need_not_be_known(test, original):
+    method = test.get_context()
+    with mock.patch.object(os, "sysconf", side_effect=PermissionError), sa.Pool(1, method) as pool:
+        goes_on(pool)
+
+
+@instead_of(
+    "ProcessPoolShutdownTest",
+    "test_processes_terminate",
+    "test_context_manager_shutdown",
+)
+def after_shutdown_nothing_is_left(test, original):
+    with directory() as where:
+        calls = blocked(test.executor, where, 3)
+        pids = {pid_of(where, n) for n in range(3)}
+        assert len(pids) == 3
+        assert pids <= {child.pid for child in ours()}
+        (where / "gate").touch()
+        test.executor.shutdown()
+        assert all(call.done() for call in calls)
+    assert not parts() - test.parts_before
+    with sa.Pool(5, test.get_context()) as pool:
+        assert list(pool.map(abs, range(-5, 5))) == [5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
+    assert not parts() - test.parts_before
+
+
+@instead_of("ProcessPoolShutdownTest", "test_del_shutdown", "test_shutdown_no_wait")
+def a_pool_that_nobody_waits_for_ends(test, original):
+    for drop in (True, False):
+        pool = sa.Pool(5, test.get_context())
+        results = pool.map(abs, range(-5, 5))
+        if drop:
+            del pool
+            gc.collect()
+        else:
+            pool.shutdown(wait=False)
+        assert list(results) == [5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
+        assert all_gone(test)
+
+
+@instead_of("ProcessPoolShutdownTest", "test_shutdown_gh_132969_case_1", "test_shutdown_gh_132969_case_2")
+def a_task_that_fails_and_a_shutdown_without_waiting(test, original):
+    for workers in (2, 4):
+        pool = sa.Pool(workers, test.get_context(), max_tasks_per_child=1)
+        one = pool.submit(pool_tasks.nap, 0.01)
+        fails = pool.submit(pool_tasks.trouble)
+        two = pool.submit(pool_tasks.nap, 0.02)
+        assert one.result(PATIENCE) == 0.01
+        assert isinstance(fails.exception(PATIENCE), Exception)
+        pool.shutdown(wait=False)
+        assert two.result(PATIENCE) == 0.02
+        assert all_gone(test)
+
+
+@instead_of("ExecutorDeadlockTest", "test_shutdown_deadlock_pickle")
+def a_task_that_cannot_be_pickled_and_a_shutdown_without_waiting(test, original):
+    unsendable = sys.modules[original.func.__module__].ErrorAtPickle()
+    pool = sa.Pool(2, test.get_context())
+    pool.submit(id, 42).result(PATIENCE)
+    future = pool.submit(id, unsendable)
+    pool.shutdown(wait=False)
+    with pytest.raises(PicklingError):
+        future.result(PATIENCE)
+    assert all_gone(test)
+
+
+# -- CPython's test cases, with `Pool` ------------------------------------------------------------------
+
+
+def _modules() -> list[ModuleType]:
+    """CPython's test modules; there is only one before they became a package."""
+    path = getattr(upstream, "__path__", None)
+    if path is None:
+        return [upstream]
+    names = [found.name for found in pkgutil.iter_modules(path) if found.name.startswith("test_")]
+    return [importlib.import_module(f"{upstream.__name__}.{name}") for name in sorted(names)]
+
+
+def _cases() -> dict[str, type[unittest.TestCase]]:
+    """CPython's test cases, by name."""
+    return {
+        name: found
+        for module in MODULES
+        for name, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, unittest.TestCase)
+    }
+
+
+MODULES = _modules()
+CASES = _cases()
+OF_PROCESSES = {
+    name: case
+    for name, case in CASES.items()
+    if getattr(case, "executor_type", None) is process.ProcessPoolExecutor
+}
+
+
+class DoesNotWait:
+    """Ends the workers after a test at once, for their sleeping tasks are of no interest any more."""
+
+    def tearDown(self):
+        self.executor.kill_workers()
+        super().tearDown()
+
+
+class WithPoolFutures:
+    """Has CPython's tests of `Future` make those of a pool that has a worker."""
+
+    def setUp(self):
+        super().setUp()
+        self.pool = sa.Pool(1)
+        self.pool.submit(os.getpid).result()
+        made = functools.partial(PoolFuture, self.pool._engine)
+        module = sys.modules[CASES["FutureTests"].__module__]
+        create = module.create_future
+        self.enterContext(mock.patch.object(sys.modules[create.__module__], "Future", made))
+        replaced = {
+            name: create(value._state, value._exception, value._result)
+            for name, value in vars(module).items()
+            if name.endswith("_FUTURE")
+        }
+        self.enterContext(mock.patch.multiple(module, Future=made, **replaced))
+
+    def tearDown(self):
+        self.pool.shutdown()
+        self.pool = None
+        super().tearDown()
+
+
+def _derive(name: str, case: type, *before: type, **attributes: Any) -> type:
+    """Make a test case of one of CPython's, without the tests that do not hold and with what holds instead."""
+    family = {base.__name__: base for base in case.__mro__}
+    for (owner, test), replacement in _replacements.items():
+        if owner in family:
+            attributes[test] = None
+            attributes[f"{test}__differs"] = _bound_later(replacement, family[owner], test)
+    attributes |= {"__module__": __name__, "__qualname__": name, "__doc__": f"CPython's {case.__name__}."}
+    return type(name, (*before, case), attributes)
+
+
+def _bound_later(replacement: Replacement, owner: type, test: str) -> Callable[[Any], None]:
+    def run(self: Any) -> None:
+        self.parts_before = parts()
+        replacement(self, functools.partial(getattr(owner, test, _absent), self))
+
+    run.__doc__ = replacement.__name__.replace("_", " ") + "."
+    return run
+
+
+def _absent(self: Any) -> None:
+    raise unittest.SkipTest("this Python has no such test")
+
+
+for _name, _case in OF_PROCESSES.items():
+    _sleeps = {"WaitTests", "AsCompletedTests"} & {base.__name__ for base in _case.__mro__}
+    _here = "Pool" + _name.removeprefix("ProcessPool")
+    globals()[_here] = _derive(_here, _case, *([DoesNotWait] if _sleeps else []), executor_type=sa.Pool)
+PoolFutureTests = _derive("PoolFutureTests", CASES["FutureTests"], WithPoolFutures)
+del _name, _case, _here, _sleeps  # so that pytest does not find a test case twice
+
+
+
+# -- what is arranged around them -----------------------------------------------------------------------
+
+
+def in_second_interpreter(*arguments: str, **variables: str) -> tuple[int, bytes, bytes]:
+    """What CPython's ``assert_python_ok`` does, for scripts that want `Pool`."""
+    *flags, script = arguments
+    script = script.replace(
+        "from concurrent.futures import Pool", "import multiprocessing; from sharedarray import Pool"
+    )
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return tuple(_assert_python_ok(*flags, script, **variables))
+
+
+_assert_python_ok = importlib.import_module("test.support.script_helper").assert_python_ok
+
+
+@pytest.fixture(autouse=True)
+def with_pool_instead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep `ProcessPoolExecutor` out of the tests, and make failures of what they only warn of."""
+
+    def refuse(self: object, *args: object, **kwargs: object) -> None:
+        raise AssertionError("this test makes a ProcessPoolExecutor, and not a Pool")
+
+    monkeypatch.setattr(process.ProcessPoolExecutor, "__init__", refuse)
+    for module in MODULES:
+        if hasattr(module, "assert_python_ok"):
+            monkeypatch.setattr(module, "assert_python_ok", in_second_interpreter)
+    # Errors in callbacks are logged; CPython's tests look for them in stderr, where pytest's handlers are not.
+    monkeypatch.setattr(logging.getLogger("concurrent.futures"), "propagate", False)
+    monkeypatch.setattr(support, "verbose", 0)
+    monkeypatch.setattr(support, "environment_altered", False)
+    yield
+    assert not support.environment_altered, "a thread or a child was left; stderr says which"

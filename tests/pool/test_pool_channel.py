@@ -66,6 +66,7 @@ def test_frozen_bytes():
             "DROPPED",
             "RETIRED",
             "RESULTS",
+            "LEFT",
         ]
     )
 

@@ -1,0 +1,132 @@
+"""What workers keep attached between tasks, and for how long."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pool_tasks
+import pytest
+
+import sharedarray as sa
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads a process's mappings")
+
+
+def mapped(name: str, pid: int | None = None) -> set[str]:
+    """Return at which addresses a process has a block mapped."""
+    lines = Path(f"/proc/{pid or os.getpid()}/maps").read_text().splitlines()
+    return {line.split("-")[0] for line in lines if name in line}
+
+
+def where(array):
+    return mapped(array.name)
+
+
+@pytest.fixture
+def alone(method):
+    with sa.Pool(1, method) as pool:
+        pool.submit(os.getpid).result()
+        yield pool
+
+
+def test_a_block_stays_attached_between_tasks(alone):
+    a = sa.zeros(1000)
+    first = alone.submit(where, a).result()
+    assert len(first) == 1
+    assert alone.submit(mapped, a.name).result() == first
+    for view in (a, a[10:], a.reshape(10, 100)[::2]):
+        assert alone.submit(pool_tasks.total, view).result() == 0
+        assert alone.submit(where, a).result() == first
+    a[...] = 1
+    assert alone.submit(pool_tasks.total, a).result() == 1000
+    # A task that closes its array does not spoil it for the next one.
+    alone.submit(sa.SharedArray.close, a).result()
+    assert alone.submit(pool_tasks.total, a).result() == 1000
+
+
+def gone(pool: sa.Pool, name: str) -> bool:
+    pid = pool._engine.pids()[0]
+    return not sa.exists(name) and not mapped(name, pid)
+
+
+def test_an_idle_worker_lets_go_when_the_pools_process_does(alone):
+    for end in ("del", "close", "unlink"):
+        a = sa.zeros(1000)
+        name = a.name
+        alone.submit(pool_tasks.total, a).result()
+        assert mapped(name, alone._engine.pids()[0])
+        if end != "del":
+            getattr(a, end)()
+        del a
+        assert not sa.exists(name)
+        assert pool_tasks.until(lambda name=name: gone(alone, name), 1), end
+
+
+def test_a_worker_at_a_long_task_lets_go_too(alone, tmp_path):
+    a, b = sa.zeros(1000), sa.ones(1000)
+    for array in (a, b):
+        alone.submit(pool_tasks.total, array).result()
+    started, release = tmp_path / "started", tmp_path / "release"
+    future = alone.submit(pool_tasks.signal_and_wait_for, started, release)
+    assert pool_tasks.until(started.exists)
+    name = a.name
+    del a, array
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert not future.done()
+    release.touch()
+    future.result()
+    assert alone.submit(pool_tasks.total, b).result() == 1000
+
+
+def test_what_map_blocks_was_given_goes_as_well(method):
+    with sa.Pool(2, method) as pool:
+        pool.submit(os.getpid).result()  # what there is when a worker is forked, it has
+        a = sa.share(np.arange(4000.0))
+        out = pool.map_blocks(np.sqrt, a, block_size=100)
+        names = a.name, out.name
+        total = pool.reduce_blocks(np.sum, np.add, out, block_size=100)
+        assert np.isclose(total, np.sqrt(np.arange(4000)).sum())
+        del a, out
+        assert pool_tasks.until(lambda: not any(map(sa.exists, names)), 1)
+        assert pool_tasks.until(lambda: not any(mapped(n, p) for n in names for p in pool._engine.pids()), 1)
+
+
+def test_another_block_of_the_same_name_is_another_block(alone):
+    for value in range(5):
+        with sa.full(1000, value, name=f"test-attachments-{os.getpid()}") as a:
+            assert alone.submit(pool_tasks.total, a).result() == 1000 * value
+
+
+def test_what_a_task_keeps_is_held(alone):
+    a = sa.ones(1000)
+    name = a.name
+    alone.submit(pool_tasks.keep, a[100:200]).result()
+    del a
+    assert sa.exists(name)  # by the worker, who has a view of it in a global
+    assert alone.submit(pool_tasks.check_kept).result()
+    with sa.attach(name) as again:
+        assert again.sum() == 1000
+    alone.submit(pool_tasks.drop_kept).result()
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
+
+
+def test_a_task_may_send_on_what_it_was_given(alone):
+    a = sa.ones(1000)
+    assert alone.submit(pool_tasks.identity, a).result() is not a
+    back = alone.submit(pool_tasks.identity, a).result()
+    back[:] = 2
+    assert a.sum() == 2000
+    name = a.name
+    del a, back
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
+
+
+def test_only_so_many_are_kept(alone):
+    arrays = [sa.zeros(10) for _ in range(80)]
+    for array in arrays:
+        alone.submit(pool_tasks.total, array).result()
+    pid = alone._engine.pids()[0]
+    kept = [bool(mapped(array.name, pid)) for array in arrays]
+    assert kept == [False] * 16 + [True] * 64  # those that were not used for longest go first

@@ -56,13 +56,13 @@ from sharedarray.errors import (
     OutOfSharedMemoryError,
     SharedArrayError,
     UnsupportedDTypeError,
-    WorkerDied,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
 from sharedarray.reference import Reference
 from sharedarray.segment import Segment, exists, unlink
 
 if TYPE_CHECKING:
+    from sharedarray.errors import WorkerDied as WorkerDied
     from sharedarray.pool import Pool as Pool
 
 __all__ = [
@@ -101,7 +101,8 @@ __all__ = [
     "zeros_like",
 ]
 
-_LAZY = {"Pool": "sharedarray.pool"}  # imported when first asked for: processes that only attach need no pool
+# Imported when first asked for: processes that only attach need no pool.
+_LAZY = {"Pool": "sharedarray.pool", "WorkerDied": "sharedarray.errors"}
 
 _picklers.install()
 

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import errno
 import pickle
-from concurrent.futures import BrokenExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import BrokenExecutor
 
 __all__ = [
     "BlockClosedError",
@@ -176,8 +178,22 @@ class LockTimeout(SharedArrayError, TimeoutError):
     _errno = errno.ETIMEDOUT
 
 
-class WorkerDied(SharedArrayError, BrokenExecutor):
-    """A worker process ended while a task of the pool was its own."""
+if TYPE_CHECKING:
+
+    class WorkerDied(SharedArrayError, BrokenExecutor):
+        """A worker process ended while a task of the pool was its own."""
+
+else:
+
+    def __getattr__(name: str) -> type[SharedArrayError]:
+        # Made when first asked for: its base takes as long to import as all the rest of this package.
+        if name != "WorkerDied":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from concurrent.futures import BrokenExecutor
+
+        about = "A worker process ended while a task of the pool was its own."
+        made = type(name, (SharedArrayError, BrokenExecutor), {"__doc__": about, "__module__": __name__})
+        return globals().setdefault(name, made)
 
 
 class NotPicklableError(SharedArrayError, pickle.PicklingError):

@@ -32,17 +32,19 @@ import os
 import resource
 import select
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sharedarray import registry
 from sharedarray._platform import platform
+
+if TYPE_CHECKING:
+    import socket  # and where it is used: most of what a process imports us for needs no janitor
 
 LOOK_AGAIN = 2.0  # seconds after a broken connection during which leases may still be on their way out
 SLOW_LOOK = 1.5  # seconds between looks while anything is left, or more if the looks themselves take long
@@ -75,6 +77,8 @@ class _Connection:
     __slots__ = ("_socket", "answered", "looked")
 
     def __init__(self, folder: str) -> None:
+        import socket
+
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.answered = False
         try:
@@ -218,6 +222,9 @@ def _start(directory: str) -> _Connection:
 
 
 def _launch(folder: str, alive: int) -> _Connection:
+    import socket
+    import subprocess
+
     executable = sys.executable or getattr(sys, "_base_executable", None)
     if not executable:
         raise FileNotFoundError("no Python interpreter is known that could run the janitor")
@@ -313,6 +320,8 @@ def after_fork_in_child() -> None:
 
 def main(folder: str, alive: int, listening: int) -> None:
     """Run the janitor of the registry `folder`, with its lock and its socket as inherited files."""
+    import socket
+
     if os.fork():
         os._exit(0)  # the starter waits for this process and never hears of the janitor
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):

@@ -3,17 +3,26 @@
 The rooms of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
-messages       the frames on the pipe between the pool and a worker, byte for byte
-channel        one end of that pipe; why it cannot deadlock
+messages       the frames on the pipes between the pool and a worker, byte for byte
+channel        one end of these pipes; why it cannot deadlock
+watching       waiting for many descriptors at once
+recycling      memory that large arguments and results travel through, again and again
 pickling       tasks and results as pickles; shared arrays by reference
 failures       exceptions on their way home
 deaths         what an exit code says
 threads        how many threads numeric libraries may use in a worker
 progress       progress bars
+outbox         small answers that a worker has not sent yet, where its death cannot take them
+attachments    what a worker keeps mapped between tasks
+tasks          what is asked of a pool, and where the outcome goes
 worker         what runs in each process of a pool
 processes      how these are started, and what they inherit
+members        one worker, seen from the pool
+reports        what a pool tells of itself: copies, times, counts
+ledger         what it remembers for that
 engine         who runs what, who has died, and when it is over
-blockwise      arrays in blocks: the plan, the halo, the output
+tiling         how arrays are cut into blocks
+blockwise      numeric calls: one block in a worker, and where the results go
 executor       `Pool`
 =============  =====================================================================
 """

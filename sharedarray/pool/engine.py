@@ -23,9 +23,9 @@ for the reading back when a worker has ended. Whoever reads does the same things
 something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
 `submit`.
 
-**How much a worker is given.** One item at a time, unless the function is known to take less than some 200 us;
-then as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits for
-the next one. A worker that has nothing to do gets the second half of what another one has not begun
+**How much a worker is given.** One item at a time, unless the function is known to take less than some 200
+us; then as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits
+for the next one. A worker that has nothing to do gets the second half of what another one has not begun
 (`Member.take_back`), so nothing waits behind a slow item while there is somebody to run it.
 
 **Ctrl-C** may break a caller off anywhere. While he waits, nothing is lost. In the middle of reading or
@@ -89,8 +89,8 @@ _HANDOVERS = 10
 _PATIENCE = 5.0
 # Seconds of work that a worker is given ahead: several times what it takes to hand out more.
 _AHEAD = 0.003
-# Seconds that a task may take at most to have others waiting behind it. The pause between two tasks is some 50
-# us; so beyond this little is gained, and tasks are begun in the order in which they were submitted, which
+# Seconds that a task may take at most to have others waiting behind it. The pause between two tasks is some
+# 50 us; so beyond this little is gained, and tasks are begun in the order in which they were submitted, which
 # those count on that wait for each other.
 _SHORT = 0.0002
 # Items that a worker has at most, however short they are.
@@ -571,7 +571,8 @@ class Engine:
         if self._is_copy():
             return
         if not self._lock.acquire(blocking=False):
-            # Perhaps in this very thread, for an iterator of results may be collected as garbage at any moment.
+            # Perhaps in this very thread, for an iterator of results may be collected as garbage at any
+            # moment.
             self._sinks_over.append((sink, running))
             self.wake()
             return

@@ -620,8 +620,8 @@ def test_what_went_wrong_is_on_the_timeline(tmp_path):
     assert all(one.submitted <= one.began <= one.ended for one in timeline)
     assert len({one.worker for one in timeline}) == 5
     assert (stats.failed, stats.retried, stats.done) == (2, 1, 1)
-    assert stats.died == 5
-    assert 0 < stats.replaced <= 5
+    assert stats.died >= 5  # more where a worker is so late to begin that its time is up before
+    assert 0 < stats.replaced <= stats.died
     assert "! died (1)  t timeout (1)  c cancelled (2)" in str(timeline)
     assert sorted(rect.get("class") for rect in marks(timeline.to_svg())) == sorted(
         one.outcome for one in timeline

@@ -214,6 +214,18 @@ def all_gone(test: Any) -> bool:
     return pool_tasks.until(lambda: not parts() - test.parts_before, PATIENCE)
 
 
+@contextlib.contextmanager
+def pool_of(*arguments: Any, **options: Any) -> Iterator[sa.Pool]:
+    """A pool that is shut down after the block; if that failed, without waiting for tasks that wait for it."""
+    pool = sa.Pool(*arguments, **options)
+    try:
+        yield pool
+    except BaseException:
+        pool.kill_workers()
+        raise
+    pool.shutdown()
+
+
 def blocked(pool: sa.Pool, where: Path, count: int) -> list[futures.Future[str]]:
     """Submit calls that write their worker's pid to ``where``/0, 1, … and return when ``where``/gate is there."""
     return [
@@ -307,7 +319,7 @@ def what_has_not_begun_is_cancelled(test, original):
 
 @instead_of("ProcessPoolExecutorTest", "test_max_tasks_per_child")
 def workers_are_replaced_under_every_method(test, original):
-    with sa.Pool(1, test.get_context(), max_tasks_per_child=3) as pool:
+    with pool_of(1, test.get_context(), max_tasks_per_child=3) as pool:
         pids = []
         for _ in range(7):
             pids.append(pool.submit(os.getpid).result(PATIENCE))
@@ -317,7 +329,7 @@ def workers_are_replaced_under_every_method(test, original):
 
 @instead_of("ProcessPoolExecutorTest", "test_max_tasks_per_child_defaults_to_spawn_context")
 def workers_are_replaced_under_the_default_method(test, original):
-    with sa.Pool(1, max_tasks_per_child=1) as pool:
+    with pool_of(1, max_tasks_per_child=1) as pool:
         assert pool.submit(os.getpid).result(PATIENCE) != pool.submit(os.getpid).result(PATIENCE)
 
 
@@ -469,7 +481,7 @@ def idle_workers_are_used_first(test, original):
 )
 def workers_can_be_ended_at_once(test, original):
     for end, most in ((sa.Pool.terminate_workers, None), (sa.Pool.kill_workers, 1)):
-        with directory() as where, sa.Pool(1, test.get_context(), max_tasks_per_child=most) as pool:
+        with directory() as where, pool_of(1, test.get_context(), max_tasks_per_child=most) as pool:
             calls = blocked(pool, where, 3)
             pid_of(where, 0)
             end(pool)
@@ -485,14 +497,14 @@ def workers_can_be_ended_at_once(test, original):
 @instead_of("ProcessPoolExecutorTest", "test_force_shutdown_workers_dead_workers")
 def workers_can_be_ended_when_they_are_dead(test, original):
     for end in (sa.Pool.terminate_workers, sa.Pool.kill_workers):
-        with sa.Pool(1, test.get_context()) as pool:
+        with pool_of(1, test.get_context()) as pool:
             assert isinstance(pool.submit(os._exit, 1).exception(PATIENCE), sa.WorkerDied)
             end(pool)
 
 
 @instead_of("ProcessPoolExecutorTest", "test_failed_worker_replacement_breaks_pool")
 def a_worker_that_cannot_be_replaced_breaks_the_pool(test, original):
-    with directory() as where, sa.Pool(1, test.get_context(), max_tasks_per_child=1) as pool:
+    with directory() as where, pool_of(1, test.get_context(), max_tasks_per_child=1) as pool:
         calls = blocked(pool, where, 3)
         pid_of(where, 0)
         with mock.patch.object(processes, "start", side_effect=OSError("spawn failed")):
@@ -507,7 +519,7 @@ def a_worker_that_cannot_be_replaced_breaks_the_pool(test, original):
 @instead_of("ProcessPoolExecutorTest", "test_sysconf_permission_error")
 def the_systems_limits_need_not_be_known(test, original):
     method = test.get_context()
-    with mock.patch.object(os, "sysconf", side_effect=PermissionError), sa.Pool(1, method) as pool:
+    with mock.patch.object(os, "sysconf", side_effect=PermissionError), pool_of(1, method) as pool:
         goes_on(pool)
 
 
@@ -526,7 +538,7 @@ def after_shutdown_nothing_is_left(test, original):
         test.executor.shutdown()
         assert all(call.done() for call in calls)
     assert not parts() - test.parts_before
-    with sa.Pool(5, test.get_context()) as pool:
+    with pool_of(5, test.get_context()) as pool:
         assert list(pool.map(abs, range(-5, 5))) == [5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
     assert not parts() - test.parts_before
 
@@ -648,7 +660,12 @@ def _derive(name: str, case: type, *before: type, **attributes: Any) -> type:
 def _bound_later(replacement: Replacement, owner: type, test: str) -> Callable[[Any], None]:
     def run(self: Any) -> None:
         self.parts_before = parts()
-        replacement(self, functools.partial(getattr(owner, test, _absent), self))
+        try:
+            replacement(self, functools.partial(getattr(owner, test, _absent), self))
+        except BaseException:
+            if hasattr(self, "executor"):
+                self.executor.kill_workers()  # for their tasks may wait for what never comes
+            raise
 
     run.__doc__ = replacement.__name__.replace("_", " ") + "."
     return run

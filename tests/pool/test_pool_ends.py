@@ -318,6 +318,71 @@ def test_ctrl_c_ends_everything(method, tmp_path, way):
     assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before, 3)
 
 
+def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
+    """As in a notebook: the whole process group is interrupted, at any moment, and the pool goes on."""
+    path = script(
+        tmp_path,
+        f"""
+        import os, random, signal, sys, threading, time
+        from concurrent.futures import wait
+        import numpy as np
+        import sharedarray as sa
+
+        armed = False
+
+        def interrupt(number, frame):
+            global armed
+            if armed:
+                armed = False
+                raise KeyboardInterrupt
+
+        def add(n, pause=0):
+            time.sleep(pause)
+            return n + 1
+
+        signal.signal(signal.SIGINT, interrupt)
+        sys.ps1 = ">>> "
+        pool = sa.Pool(2, {method!r})
+        assert list(pool.map(add, range(10))) == list(range(1, 11))
+        chance, futures, interrupted = random.Random(1), [], 0
+        array, large = np.arange(5000.0), np.arange(20_000.0)
+        for n in range({80 if method != "spawn" else 40}):
+            striking = threading.Timer(chance.random() * 0.03, os.killpg, (0, signal.SIGINT))
+            striking.start()
+            try:
+                armed = True
+                for _ in range(50):
+                    futures.append((pool.submit(add, n, 0.001), n + 1))
+                    assert futures[-1][0].result() == n + 1
+                    futures.append((pool.submit(add, large), large + 1))
+                    assert list(pool.map(add, range(100))) == list(range(1, 101))
+                    assert np.array_equal(pool.map_blocks(np.sqrt, array, block_size=500), np.sqrt(array))
+                armed = False
+            except KeyboardInterrupt:
+                interrupted += 1
+            striking.join()
+            armed = False
+            assert pool.submit(add, n).result(timeout=30) == n + 1
+        assert not wait([future for future, _ in futures], 60).not_done
+        died = 0
+        for future, expected in futures:
+            if isinstance(future.exception(), sa.WorkerDied):
+                died += 1
+            else:
+                assert np.array_equal(future.result(), expected)
+        pool.shutdown()
+        print(interrupted, died, pool.stats().workers)
+        """,
+    )
+    with begin(path) as process:
+        out, err = process.communicate(timeout=120)
+    assert not err
+    interrupted, died, workers = map(int, out.split())
+    assert interrupted > 20
+    assert died <= interrupted  # one whose frame was cut off; nothing else is lost
+    assert workers == 0
+
+
 def test_ctrl_c_while_workers_start(method, tmp_path):
     path = script(
         tmp_path,

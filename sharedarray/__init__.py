@@ -4,6 +4,7 @@ The rooms, bottom to top; imports go downwards only:
 
 =====================  ===========================================================================
 errors                 the exception tree
+interrupts             Ctrl-C, at a moment when nothing is half done
 _platform              what is asked of an operating system, and one file for each that does it
 registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left

@@ -209,8 +209,8 @@ class Kept:
     """Attachments that do not end with the last array on them.
 
     What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
-    reference to the same block costs little. Where no array is on it any more, `settle` gives its lease up, so
-    that it does not keep the block; its memory is free when somebody says `forget` besides.
+    reference to the same block costs little. Where no array is on it any more, `settle` gives its lease up,
+    so that it does not keep the block; its memory is free when somebody says `forget` besides.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol, Self, TypeVar
 
-from sharedarray import errors, janitor, registry
+from sharedarray import errors, interrupts, janitor, registry
 from sharedarray._platform import Draft, Mode, platform
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
@@ -258,8 +258,13 @@ class Mapping(mmap.mmap):
 
     def leave(self) -> None:
         """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
+        if not self.left:
+            with interrupts.deferred:
+                self._leave()
+
+    def _leave(self) -> None:
         with _guard:
-            if self.left:
+            if self.left:  # by another thread, just now
                 return
             self.left = True
             handle = self.handle
@@ -293,7 +298,8 @@ class Mapping(mmap.mmap):
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
         if not self.left:
-            self.leave()
+            with interrupts.deferred_in_finalizer:
+                self._leave()
 
 
 def park(mapping: Mapping) -> None:
@@ -383,13 +389,28 @@ def create(
     if file is not None:
         if name is not None or persist:
             raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
-        return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
+        with interrupts.deferred:
+            return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
     directory = registry.directory()
     if name is not None:
         path = f"{directory}/{check_name(name)}"
         # Before the pages are filled, not after; publishing decides again.
         if platform.inode_of(path) is not None and not _freed(directory, name):
             raise _taken(name, path)
+    with interrupts.deferred:
+        return _make(directory, size, buffers, fill, name, kind=kind, persist=persist)
+
+
+def _make(
+    directory: str,
+    size: int,
+    buffers: Sequence[memoryview],
+    fill: Callable[[int], None] | None,
+    name: str | None,
+    *,
+    kind: str,
+    persist: bool,
+) -> Mapping:
     draft = _draft(directory, size, buffers, fill)
     try:
         platform.hold(draft.handle)
@@ -495,11 +516,12 @@ def _draft(
     except OSError as error:
         raise _translated(error, directory, size) from None
     try:
-        if sum(map(len, buffers)) < size and fill is None:
-            platform.reserve(handle, size)
-        platform.write(handle, 0, buffers)
-        if fill is not None:
-            fill(handle)
+        with interrupts.allowed:  # what may take long
+            if sum(map(len, buffers)) < size and fill is None:
+                platform.reserve(handle, size)
+            platform.write(handle, 0, buffers)
+            if fill is not None:
+                fill(handle)
     except OSError as error:
         _discard(drafts[0])
         raise _translated(error, directory, size) from None
@@ -586,6 +608,11 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     if directory is None:
         directory = registry.directory()
     path = path or f"{directory}/{name}"
+    with interrupts.deferred:
+        return _attach(name, mode, directory, path)
+
+
+def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
     writable = True
     try:
         with _guard:

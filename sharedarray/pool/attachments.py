@@ -6,7 +6,8 @@ mapped for the next one. It does not stay for longer than somebody could miss it
 - The block is not kept by that. Before a task's answer is sent, the worker gives up the leases of all arrays
   that nothing in it refers to; whoever closes an array then, or has dropped it, finds its name free.
 - The pool tells the worker (LEFT) when its own process gives a block up, and the worker unmaps it. The memory
-  of a block that the pool's process holds is there anyway, so an idle worker that has it mapped costs nothing.
+  of a block that the pool's process holds is there anyway, so an idle worker that has it mapped costs
+  nothing.
 - A worker that is at a task does not hear that. So a second thread lets go of all once a task has taken some
   0.1 s; beside such a task, to attach again is nothing. (While native code keeps the interpreter to itself,
   the thread has to wait for it.)

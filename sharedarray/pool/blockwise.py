@@ -39,6 +39,7 @@ from sharedarray.segment import mapping_of
 
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
+    from sharedarray.pool.tasks import Gathering
 
 __all__ = ["Plan", "map_blocks", "reduce_blocks"]
 
@@ -157,7 +158,7 @@ class _Write(_Compute):
         if len(views) != func.nin or any(type(view) not in _PLAIN for view in views):
             return False
         try:
-            return np.broadcast_shapes(*[view.shape for view in views]) == target.shape
+            return bool(np.broadcast_shapes(*[view.shape for view in views]) == target.shape)
         except ValueError:  # they do not fit: the function tells of it
             return False
 
@@ -227,6 +228,7 @@ class _Call:
         self._engine = engine
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = {**options, "deadline": self._deadline}
+        self._came: Gathering | None = None
         self.shared = tuple([array if _is_shared(array) else None for array in plan.arrays])
 
     @contextlib.contextmanager
@@ -241,9 +243,22 @@ class _Call:
             calls.append(
                 (*[tiling.cut(array, block) if tiling.is_cut(array) else array for array in plain], number)
             )
-        label = name_of(self.func)
-        came = self._engine.map(job, calls, label=label, independent=True, **self._options)
+        names = [str(at) for at, shared in enumerate(self.shared) if shared is None]
+        came = self._engine.map(
+            job,
+            calls,
+            label=name_of(self.func),
+            independent=True,
+            names=[*names, "block"],
+            part_of=self._came,
+            **self._options,
+        )
         del calls
+        if self._came is None:
+            for at, array in enumerate(self.shared):
+                if array is not None:
+                    self._engine.ledger.shares(came.call, str(at), array.nbytes)
+        self._came = came
         try:
             yield came.in_order(self._deadline)
         except BaseException as raised:

@@ -28,9 +28,8 @@ us; then as much as takes some milliseconds, so that small tasks travel many in 
 for the next one. A worker that has nothing to do gets the second half of what another one has not begun
 (`Member.take_back`), so nothing waits behind a slow item while there is somebody to run it.
 
-**Ctrl-C** may break a caller off anywhere. While he waits, nothing is lost. In the middle of reading or
-writing, a frame may be: the worker concerned is doomed then, it is killed and replaced, and what it had begun
-fails with `WorkerDied`, which in this case is the truth.
+**Ctrl-C** breaks a caller off where he waits, and nowhere else (see `sharedarray.interrupts`). Nothing is
+lost by it: what he has submitted goes on.
 
 **How a death is noticed.** By the process itself (a descriptor for it where the kernel has such, else
 multiprocessing's sentinel), never by the pipe alone: processes that a task forked may keep a pipe open. What
@@ -61,7 +60,9 @@ from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import wait as wait_ready
 from typing import Any
 
-from sharedarray import errors
+import numpy as np
+
+from sharedarray import errors, interrupts
 from sharedarray.pool import deaths, failures, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
@@ -73,7 +74,7 @@ from sharedarray.pool.reports import PoolStats
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import Ends, Setup
-from sharedarray.segment import Mapping
+from sharedarray.segment import Mapping, mapping_of
 
 __all__ = ["Engine", "name_of"]
 
@@ -166,7 +167,8 @@ class Engine:
         self._started = 0
         self._early_deaths = 0
         self._last_ready: float | None = None
-        self._vacant = 0
+        self._vacant = 0  # places of workers that died, to be filled at once
+        self._gone = 0  # workers that ended and were not replaced
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._ended = False
@@ -249,12 +251,14 @@ class Engine:
         )
         task.call = task.number
         future._task, future._call = task, task.number
-        if not pickled.plain:
-            # Now, if there is room for it, so that the caller may change his arrays; when it is sent, if not.
-            pickled.stow(self.store, private=task.retries > 0, within=self._eager)
-        self._follow(pickled)
-        self.ledger.called(task.call, label, pickled)
-        self._accept([task])
+        with interrupts.deferred:
+            self.ledger.called(task.call, label, pickled)
+            if not pickled.plain:
+                # Now, if there is room for it, so that the caller may change his arrays; when it is sent, if
+                # not.
+                pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+            self._follow(pickled)
+            self._accept([task])
         return future
 
     def map(
@@ -264,6 +268,8 @@ class Engine:
         *,
         label: str | None = None,
         independent: bool = False,
+        names: Sequence[str] | None = None,
+        part_of: Gathering | None = None,
         retries: int | None = None,
         limit: float | None = None,
         deadline: float | None = None,
@@ -278,20 +284,25 @@ class Engine:
             What to call the function in messages.
         independent
             Whether no call waits for another one, so that one may be given ahead of its turn.
+        names
+            What reports call the arguments; their positions when None.
+        part_of
+            What `map` has returned for another part of what is one call to the user.
         retries, limit, deadline
             As for `submit`.
         """
         self._check_open()
-        gathering = Gathering(self, len(calls))
         again = self._retries if retries is None else retries
         shared = self.function_of(function, label, independent=independent)
+        call = shared.number if part_of is None else part_of.call
+        gathering = Gathering(self, len(calls), call=call)
         options: dict[str, Any] = {
             "function": shared,
             "retries": again,
             "limit": limit,
             "deadline": deadline,
         }
-        self.ledger.called_many(shared.number, shared.label, shared.pickled, len(calls))
+        self.ledger.called_many(call, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
         known: dict[int, Parcel] = {}
         start = 0
@@ -300,7 +311,7 @@ class Engine:
             if plain:
                 tasks.append(
                     Task(
-                        shared.number,
+                        call,
                         gathering,
                         shared.label,
                         first=start,
@@ -311,13 +322,14 @@ class Engine:
                 )
             else:
                 made = [
-                    self._item(shared, gathering, index, args, known, options)
+                    self._item(shared, gathering, index, args, known, options, names)
                     for index, args in enumerate(items, start)
                 ]
                 tasks += [task for task in made if task is not None]
             start += len(items)
         if tasks:
-            self._accept(tasks)
+            with interrupts.deferred:
+                self._accept(tasks)
         return gathering
 
     def _item(
@@ -328,16 +340,19 @@ class Engine:
         args: tuple[Any, ...],
         known: dict[int, Parcel] | None,
         options: dict[str, Any],
+        names: Sequence[str] | None = None,
     ) -> Task | None:
         """Return the task for one item; None where it cannot be sent, which is its outcome then."""
-        task = Task(function.number, sink, function.label, first=index, **options)
+        task = Task(sink.call, sink, function.label, first=index, **options)
         try:
             task.pickled = dump_call(None, args, {}, known)
         except Exception as reason:
             sink.put(index, [Raised(_unsendable(function.label, reason))])
             return None
         self._follow(task.pickled)
-        self.ledger.sends(function.number, task.pickled)
+        if names is not None and task.pickled.names:
+            task.pickled.names = ("function", *names)
+        self.ledger.sends(task.call, task.pickled)
         task.kept = args if task.pickled.shares or task.pickled.parcels else None
         return task
 
@@ -385,11 +400,13 @@ class Engine:
             "limit": limit,
             "deadline": deadline,
         }
+        self.ledger.more(sink.call)
         task = self._item(function, sink, 0, args, None, options)
         if task is not None and task.pickled is not None:
-            if not task.pickled.stowed:
-                task.pickled.stow(self.store, private=task.retries > 0, within=self._eager)
-            self._accept([task])
+            with interrupts.deferred:
+                if not task.pickled.stowed:
+                    task.pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+                self._accept([task])
 
     @property
     def _eager(self) -> int:
@@ -407,7 +424,7 @@ class Engine:
                 self._start()
             self._queue.extend(tasks)
             if not self._will_be_dealt(tasks[-1]):
-                self._deal(tasks[-1])
+                self._hand_out()
         if len(self._members) < self.workers and self._may_start():
             self.wake()
 
@@ -421,18 +438,6 @@ class Engine:
             if not member.load or not member.open:
                 return False
         return len(members) >= self.workers
-
-    def _deal(self, newest: Task) -> None:
-        """Hand out in a caller's thread, under the lock."""
-        try:
-            self._hand_out()
-        except BaseException:
-            # Ctrl-C. Nobody knows which frame was cut off; the newest task is the one that was interrupted.
-            for member in self._members:
-                if member.tasks and member.tasks[-1] is newest:
-                    member.doomed = True
-            self.wake()
-            raise
 
     # For other threads: waiting
 
@@ -450,16 +455,17 @@ class Engine:
             return
         me = threading.get_ident()
         reading = self._reading
-        if reading.get("reader") == me:
-            # In a callback, while this very thread reads: it must not wait for itself.
-            self._read_until(done, deadline)
-            return
-        try:
-            if reading.setdefault("reader", me) == me:
-                self._read_until(done, deadline)
-        finally:
+        with interrupts.deferred:
             if reading.get("reader") == me:
-                self._stop_reading()
+                # In a callback, while this very thread reads: it must not wait for itself.
+                self._read_until(done, deadline)
+                return
+            try:
+                if reading.setdefault("reader", me) == me:
+                    self._read_until(done, deadline)
+            finally:
+                if reading.get("reader") == me:
+                    self._stop_reading()
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         pipes, outer = self._pipes, self._watch
@@ -473,7 +479,8 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            ready = self._look(pipes) or pipes.wait(left)
+            with interrupts.allowed:
+                ready = self._look(pipes) or pipes.wait(left)
             self._attend(ready)
             del ready
 
@@ -529,6 +536,10 @@ class Engine:
         """
         if self._is_copy():
             return False
+        with interrupts.deferred:
+            return self._withdraw(task, running=running)
+
+    def _withdraw(self, task: Task, *, running: bool) -> bool:
         with self._lock:
             member = next((m for m in self._members if task in m.tasks), None)
             if member is None:
@@ -550,6 +561,7 @@ class Engine:
                 return mine
             self._hand_out()
         self.wake()
+        self.ledger.cancelled += task.left
         task.sink.cancel_items(task.first + task.done, task.left)
         task.release()
         return True
@@ -599,9 +611,13 @@ class Engine:
 
     def _let_go(self, gone: list[Task]) -> None:
         while gone:
-            task = gone.pop()
-            task.sink.skip(task.left)
-            task.release()
+            self._skip(gone.pop())
+
+    def _skip(self, task: Task) -> None:
+        """Give up a task that nobody wants any more."""
+        self.ledger.cancelled += task.left
+        task.sink.skip(task.left)
+        task.release()
 
     def _condemn(self, member: Member, sentence: Callable[[], BaseException]) -> None:
         member.sentence = sentence
@@ -679,7 +695,7 @@ class Engine:
             cancelled=ledger.cancelled,
             retried=ledger.retried,
             died=ledger.died,
-            replaced=max(0, self._started - self.workers),
+            replaced=ledger.replaced,
             recycled_bytes=used + free,
             recycled_in_use=used,
             recycled_free=free,
@@ -783,7 +799,7 @@ class Engine:
                     if not member.silent:
                         times.append(member.since + _SILENCE)
                 if member.hung_up and not member.ended:
-                    times.append(member.since + _PATIENCE)
+                    times.append(member.hung_up_at + _PATIENCE)
             if self._queue and self._queue[0].deadline is not None:
                 times.append(self._queue[0].deadline)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -796,6 +812,7 @@ class Engine:
             left, self._queue = list(self._queue), deque()
             self._ended = self._shutting = True
         for task in left:
+            self.ledger.cancelled += task.left
             task.sink.cancel_items(task.first + task.done, task.left)
             task.release()
         del left
@@ -891,8 +908,11 @@ class Engine:
                 late.append(self._queue.popleft())
             for member in self._members:
                 if member.tasks and any(at <= now for at in _due(member.tasks[0], member.since)):
-                    self._condemn(member, _timed_out(member.tasks[0]))
-                if member.hung_up and not member.ended and member.since + _PATIENCE <= now:
+                    if not member.begun:
+                        member.since = now  # the machine is busy: the task's time has not begun
+                    if any(at <= now for at in _due(member.tasks[0], member.since)):
+                        self._condemn(member, _timed_out(member.tasks[0]))
+                if member.hung_up and not member.ended and member.hung_up_at + _PATIENCE <= now:
                     member.doomed = True
         for member in self._members:
             if member.tasks and not member.silent and member.since + _SILENCE <= now:
@@ -920,8 +940,7 @@ class Engine:
             if not task.sink.wanted():
                 queue.popleft()
                 task.sink.begin()  # a cancelled future's waiters are told by this
-                task.sink.skip(task.left)
-                task.release()
+                self._skip(task)
                 continue
             member, room = self._place(task)
             if member is None:
@@ -1062,8 +1081,7 @@ class Engine:
     def _give(self, member: Member, task: Task) -> None:
         """Send a task to a worker, unless it was cancelled just now."""
         if not task.sink.begin():
-            task.sink.skip(task.left)
-            task.release()
+            self._skip(task)
             return
         pickled, function, lent = task.pickled, task.function, None
         if pickled is not None and not pickled.plain:
@@ -1073,7 +1091,9 @@ class Engine:
         expected = self.ledger.result_size(task.label)
         if expected and task.items is None:
             lent = self.store.take(expected)
-        member.give(task, lent, self.store.gone(member.known) if member.known else ())
+        size = member.give(task, lent, self.store.gone(member.known) if member.known else ())
+        if size:
+            self.ledger.sends_plain(task.call, size, task.left)
         if task.limit is not None or task.deadline is not None:
             self._wake_if_other()
 
@@ -1094,6 +1114,9 @@ class Engine:
         box = outbox.make()
         ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)
         self._started += 1
+        if self._gone:
+            self._gone -= 1
+            self.ledger.replaced += 1
         process = processes.WorkerProcess(
             self._method, f"sharedarray-worker-{self._started}", ends, self._setup
         )
@@ -1176,8 +1199,8 @@ class Engine:
             self._hang_up(member)
             return
         except BaseException:
-            # Ctrl-C: a frame may be lost.
-            member.doomed = True
+            # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
+            self._kill_all()
             self.wake()
             raise
         _settle(settled)
@@ -1188,7 +1211,7 @@ class Engine:
         with self._lock:
             if not member.hung_up:
                 member.hung_up = True
-                member.since = time.monotonic()
+                member.hung_up_at = time.monotonic()
                 self._pipes.remove(member.channel.fileno())
                 self._by_pipe.pop(member.channel.fileno(), None)
                 if member.writing:
@@ -1290,6 +1313,8 @@ class Engine:
             return
         self.ledger.answered(task, frame, failed=type(outcome) is Raised)
         if frame.flags & HOLDS:
+            self.ledger.shares(task.call, "result", _shared_bytes(outcome))
+        if frame.flags & HOLDS:
             with contextlib.suppress(OSError):
                 member.channel.send(Kind.TAKEN, task=frame.task)
         last = settled[-1] if settled else None
@@ -1373,6 +1398,7 @@ class Engine:
         with self._lock:
             begun, rest = member.estate()
         self.ledger.lost(member.leaving)
+        self._gone += 1
         self._vacant += not member.leaving
         self._inherit(member, rest)
         for task in member.lost:
@@ -1538,10 +1564,30 @@ _ANSWERS = frozenset((int(Kind.RESULT), _ERROR, _RESULTS))
 
 
 def _settle(settled: list[tuple[Sink, int, list[Any]]]) -> None:
+    """Give the outcomes to those who wait for them; to the last one, whatever the callback of one raises."""
+    raised: BaseException | None = None
     while settled:
         sink, index, outcomes = settled.pop(0)
-        sink.put(index, outcomes)
+        try:
+            sink.put(index, outcomes)
+        except BaseException as error:
+            raised = raised or error
         del sink, outcomes
+    if raised is not None:
+        raise raised
+
+
+def _shared_bytes(value: Any) -> int:
+    """Return how many bytes of a result are shared arrays, as far as that is easy to see."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes if mapping_of(value) is not None else 0
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(
+        [part.nbytes for part in value if isinstance(part, np.ndarray) and mapping_of(part) is not None]
+    )
 
 
 def _processors() -> int:

@@ -24,7 +24,7 @@ from sharedarray.pool import blockwise, processes
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.progress import Progress, bar, watched
 from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
-from sharedarray.pool.tasks import Gathering, opened
+from sharedarray.pool.tasks import Gathering, PoolFuture, opened
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
 
@@ -260,7 +260,8 @@ class Pool(Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         engine = self._engine
         function = engine.function_of(fn)
-        came = Gathering(engine, ordered=False)
+        engine.ledger.called_many(function.number, function.label, function.pickled, 0)
+        came = Gathering(engine, ordered=False, call=function.number)
         options = {**self._options, "deadline": deadline}
 
         def start(count: int) -> int:
@@ -352,8 +353,11 @@ class Pool(Executor):
         CopyReport or None
             None where the call is long ago, or there was none.
         """
-        call = getattr(future, "call", None)
-        return self._engine.ledger.report(call)
+        if future is None:
+            return self._engine.ledger.report()
+        if not isinstance(future, PoolFuture):
+            raise TypeError(f"future must be one that a pool's submit returned, not {future!r}")
+        return self._engine.ledger.report(future.call)
 
     def timeline(self) -> Timeline:
         """Return which worker ran what when, of the last tasks: a picture in a notebook, JSON for a browser.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 
-from sharedarray.pool.messages import Frame
+from sharedarray.pool.messages import STREAM, Frame
 from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
 from sharedarray.pool.processes import WorkerProcess
 from sharedarray.pool.reports import ArgumentCopies, CopyReport, Span, Timeline
@@ -28,11 +28,12 @@ _SEVERAL = 4
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    __slots__ = ("began", "ended", "label", "rows", "tasks")
+    __slots__ = ("began", "call", "ended", "label", "rows", "tasks")
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, call: int, label: str, tasks: int) -> None:
+        self.call = call
         self.label = label
-        self.tasks = 0
+        self.tasks = tasks
         self.began = time.monotonic()
         self.ended = 0.0
         self.rows: dict[str, list[int]] = {}
@@ -51,13 +52,13 @@ class Ledger:
     def __init__(self) -> None:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
         self._totals = [0, 0, 0]
-        self._plain: tuple[int, str, int] | None = None
+        self._plain: _Calls | None = None
         self._durations: OrderedDict[str, float] = OrderedDict()
         self._counts: dict[str, int] = {}
         self._results: dict[str, int] = {}
         self._latest: float | None = None
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
-        self._spans: deque[tuple[int, int, str, str, int, int, int, int, str]] = deque(maxlen=_SPANS)
+        self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
         self._lock = threading.Lock()
 
@@ -90,10 +91,11 @@ class Ledger:
         if frame.entries or label in self._results:
             self._measure(task, frame)
         else:
-            self._totals[2] += len(frame.stream)
-            row = self._calls.get(task.call)
-            if row is not None:
-                row.add("result", Copied(pickled=len(frame.stream)), count)
+            size = len(frame.stream)
+            self._totals[2] += size
+            made = self._calls.get(task.call) or self._plain
+            if made is not None and made.call == task.call:
+                made.add("result", Copied(pickled=size), count)
 
     def _learn(self, label: str, seconds: float) -> None:
         self._latest = seconds
@@ -110,15 +112,21 @@ class Ledger:
         self._durations[label] = seconds
 
     def _measure(self, task: Task, frame: Frame) -> None:
-        copied = sum([entry.length for entry in frame.entries])
-        if copied:
+        pickled = len(frame.stream)
+        copied = 0
+        for entry in frame.entries:
+            if entry.flags & STREAM:
+                pickled += entry.length
+            else:
+                copied += entry.length
+        if frame.entries:
             last = frame.entries[-1]
             self._results[task.label] = max(last.offset + last.length, OUT_OF_BAND)
         else:
             self._results.pop(task.label, None)
         row = self._calls.get(task.call)
         if row is not None:
-            self._count(row, "result", Copied(copied=copied, pickled=len(frame.stream)))
+            self._count(row, "result", Copied(copied=copied, pickled=pickled))
 
     # What was copied
 
@@ -126,31 +134,56 @@ class Ledger:
         """Take note of a call of one task."""
         if not pickled.parts:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
-            size = len(pickled.stream)
-            self._totals[2] += size
-            self._plain = call, label, size
+            self._plain = _Calls(call, label, 1)
+            self._count(self._plain, "arguments", Copied(pickled=len(pickled.stream)))
             return
         self._add(self._begin(call, label, 1), pickled)
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
-        """Take note of a call of many tasks."""
+        """Take note of a call of many tasks, or of another part of one."""
         copied = sum([parcel.length for parcel in pickled.parcels])
-        self._count(self._begin(call, label, tasks), "function", Copied(0, copied, len(pickled.stream), 0))
+        made = self._calls.get(call)
+        if made is None:
+            made = self._begin(call, label, tasks)
+        else:
+            made.tasks += tasks
+        self._count(made, "function", Copied(0, copied, len(pickled.stream), 0))
 
     def _begin(self, call: int, label: str, tasks: int) -> _Calls:
-        made = _Calls(label)
-        made.tasks = tasks
+        made = _Calls(call, label, tasks)
         with self._lock:
             self._calls[call] = made
             while len(self._calls) > _CALLS:
                 self._calls.popitem(last=False)
         return made
 
-    def sends(self, call: int, pickled: Pickled) -> None:
-        """Take note of one task of a call of many."""
+    def more(self, call: int) -> None:
+        """Take note of one more task of a call of many."""
         made = self._calls.get(call)
         if made is not None:
+            made.tasks += 1
+
+    def sends(self, call: int, pickled: Pickled) -> None:
+        """Take note of what one task of a call of many is given."""
+        made = self._calls.get(call)
+        if made is not None and pickled.parts:
             self._add(made, pickled)
+        else:
+            self.sends_plain(call, len(pickled.stream), 1)
+
+    def sends_plain(self, call: int, size: int, count: int) -> None:
+        """Take note of the numbers and text that so many items of a call of many are given."""
+        self._totals[2] += size
+        made = self._calls.get(call)
+        if made is not None:
+            made.add("arguments", Copied(pickled=size), count)
+
+    def shares(self, call: int, argument: str, size: int) -> None:
+        """Take note of bytes that went by reference, besides what was counted when they were sent."""
+        self._totals[0] += size
+        made = self._calls.get(call)
+        if made is not None:
+            made.add(argument, Copied(shared=size), 0)
 
     def _add(self, made: _Calls, pickled: Pickled) -> None:
         for argument, part in zip(pickled.names, pickled.parts, strict=True):
@@ -171,12 +204,10 @@ class Ledger:
         plain = self._plain
         with self._lock:
             if call is None:
-                call = max([next(reversed(self._calls), 0), 0 if plain is None else plain[0]])
+                call = max([next(reversed(self._calls), 0), 0 if plain is None else plain.call])
             made = self._calls.get(call)
-        if made is None and plain is not None and plain[0] == call:
-            made = _Calls(plain[1])
-            made.tasks = 1
-            made.add("arguments", Copied(pickled=plain[2]))
+        if made is None and plain is not None and plain.call == call:
+            made = plain
         if made is None:
             return None
         rows = tuple(
@@ -202,13 +233,14 @@ class Ledger:
                 began,
                 ended,
                 outcome,
+                task.count,
             )
         )
         if outcome not in ("done", "raised"):
             self.failed += outcome != "cancelled"
             self.cancelled += outcome == "cancelled"
-        made = self._calls.get(task.call)
-        if made is not None:
+        made = self._calls.get(task.call) or self._plain
+        if made is not None and made.call == task.call:
             made.ended = time.monotonic()
 
     def timeline(self) -> Timeline:

@@ -73,6 +73,8 @@ class Member:
         How many items it was given in its life, without those that were taken back.
     since
         When it began the first of its items, as far as the pool can tell: seconds of the monotonic clock.
+    hung_up_at
+        When it closed its end.
     silent
         Nothing has come from it for a while, and its outbox was looked into.
     open
@@ -127,6 +129,7 @@ class Member:
         self.owed = 0
         self.given = 0
         self.since = 0.0
+        self.hung_up_at = 0.0
         self.silent = False
         self.ready = False
         self.leaving = False
@@ -151,14 +154,23 @@ class Member:
         return self.open and not self.load
 
     @property
+    def begun(self) -> bool:
+        """Whether it is at one of its items, as far as that can be known."""
+        try:
+            return self.load > self._claims.get_value()
+        except NotImplementedError:  # macOS
+            return self.load > 0
+
+    @property
     def going(self) -> bool:
         """Whether it will get nothing any more."""
         return bool(self.leaving or self.doomed or self.hung_up or self.ended)
 
-    def give(self, task: Task, lent: Slot | None, retired: Sequence[int]) -> None:
+    def give(self, task: Task, lent: Slot | None, retired: Sequence[int]) -> int:
         """Queue a task for it, with a slot for its result, after telling of slots that there are no more.
 
-        The channel is flushed by the caller, for several tasks at a time.
+        The channel is flushed by the caller, for several tasks at a time. Returned are the bytes of a row's
+        arguments, which are pickled only here.
         """
         if not self.load:
             self.since = time.monotonic()
@@ -180,7 +192,7 @@ class Member:
             )
             assert function is not None
             self.channel.queue(encode(Kind.RUN, 0, task.left, task.number, function.number, 0, stream))
-            return
+            return len(stream)
         pickled = task.pickled
         assert pickled is not None
         self._gets(pickled)
@@ -191,12 +203,13 @@ class Member:
             item = function.number
         if lent is None and pickled.plain:
             self.channel.queue(encode(_TASK, flags, item, task.number, 0, 0, pickled.stream))
-            return
+            return 0
         entries = [*pickled.entries, *self._lend(task, lent)]
         self.known.update([entry.slot for entry in entries])
         self.channel.queue(
             encode(_TASK, flags, item, task.number, 0, 0, pickled.stream, entries, pickled.inline)
         )
+        return 0
 
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)

@@ -36,6 +36,7 @@ import cloudpickle
 import numpy as np
 
 from sharedarray import reference
+from sharedarray.interrupts import deferred_in_finalizer
 from sharedarray.pool.messages import PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 from sharedarray.segment import Mapping, mapping_of
@@ -103,7 +104,8 @@ class Parcel:
 
     def __del__(self) -> None:
         if self.slot is not None and self._store is not None:
-            self._store.put_back(self.slot)
+            with deferred_in_finalizer:
+                self._store.put_back(self.slot)
 
 
 def _filled(store: Store, sources: Sequence[Source], within: int | None) -> Slot | None:
@@ -141,7 +143,7 @@ class Pickled:
     parts
         What became of each argument, where that was counted; the stream is a row of pickles then.
     names
-        What these arguments are called: the function's, positions, keywords.
+        What these arguments are called: the function's, positions, and keywords.
     """
 
     __slots__ = (
@@ -267,7 +269,8 @@ class Pickled:
 
     def __del__(self) -> None:
         if self._slot is not None and self._store is not None:
-            self._store.put_back(self._slot)
+            with deferred_in_finalizer:
+                self._store.put_back(self._slot)
 
 
 def contiguous(source: Source) -> Buffer:
@@ -453,8 +456,16 @@ def dump_call(
         parts.append(Copied(*(b - a for a, b in zip(before, now, strict=True))))
         before = now
     pickled = Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, parts)
-    pickled.names = ("function", *map(str, range(len(args))), *kwargs)
+    pickled.names = ("function", *map(str, range(len(args))), *map(_named, kwargs))
     return pickled
+
+
+def _named(keyword: str) -> str:
+    return f"{keyword}=" if keyword in _TAKEN else keyword
+
+
+# What a report calls other things than keywords.
+_TAKEN = frozenset(("function", "arguments", "result"))
 
 
 def load_call(stream: Buffer, buffers: Sequence[Buffer]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -43,6 +43,7 @@ import numpy as np
 
 from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
+from sharedarray.interrupts import deferred_in_finalizer
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 
 __all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put", "unnamed"]
@@ -134,11 +135,12 @@ class Loan(np.ndarray[Any, Any]):
         return loan
 
     def __del__(self) -> None:
-        handle, self._handle = self._handle, -1
-        if handle >= 0:
-            os.close(handle)
-            if self._at_end is not None:
-                self._at_end()
+        if self._handle >= 0:
+            with deferred_in_finalizer:
+                handle, self._handle = self._handle, -1
+                os.close(handle)
+                if self._at_end is not None:
+                    self._at_end()
 
 
 def _borrow(path: str) -> int:

@@ -127,7 +127,7 @@ def _html_table(caption: str, rows: Sequence[Sequence[str]], *, head: bool, note
 class Span(NamedTuple):
     """One task, from when it was submitted until it was over.
 
-    Small items of a `Pool.map` are handed out many at a time; these are one task.
+    Small items of a `Pool.map` are handed out many at a time; these are one span.
 
     Attributes
     ----------
@@ -144,6 +144,8 @@ class Span(NamedTuple):
         own end, ``began`` is what the pool knew of it.
     outcome : {'done', 'raised', 'died', 'timeout', 'cancelled'}
         It returned; it raised; its worker died; its time was up; it was cancelled while it ran.
+    items : int
+        How many calls of the function they are.
 
     Examples
     --------
@@ -161,6 +163,7 @@ class Span(NamedTuple):
     began: int
     ended: int
     outcome: str
+    items: int = 1
 
     @property
     def seconds(self) -> float:
@@ -744,8 +747,8 @@ class ArgumentCopies(NamedTuple):
     Attributes
     ----------
     argument : str
-        'function'; a position, '0' for the first argument; the name of a keyword; 'result'; or 'arguments',
-        for all of a small call at once.
+        'function'; a position, '0' for the first argument; the name of a keyword (with an equals sign where
+        it is one of these); 'result'; or 'arguments', for all of a small call at once.
     shared : int
         Bytes that were sent by reference: nothing was copied.
     copied : int
@@ -860,7 +863,7 @@ def _amount(size: int) -> str:
 
 def _argument(name: str) -> str:
     """Return what to call an argument: ``args[0]``, ``axis=``."""
-    if name in ("function", "arguments", "result"):
+    if name in ("function", "arguments", "result") or name.endswith("="):
         return name
     return f"args[{name}]" if name.isdecimal() else f"{_shown(name, 30)}="
 

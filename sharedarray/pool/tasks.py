@@ -356,9 +356,12 @@ class Gathering:
         How many items there are, where that is known.
     ordered
         Whether they are taken in their order.
+    call
+        The number of the call.
     """
 
-    def __init__(self, engine: Helper, count: int = 0, *, ordered: bool = True) -> None:
+    def __init__(self, engine: Helper, count: int = 0, *, ordered: bool = True, call: int = 0) -> None:
+        self.call = call
         self._engine = engine
         self._ordered = ordered
         self._outcomes: list[Any] = [_PENDING] * count

@@ -308,7 +308,9 @@ def drop_kept():
 
 def checksum(value):
     """A number that depends on every byte."""
-    return zlib.crc32(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else bytes(value))
+    return zlib.crc32(
+        np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else bytes(value)
+    )
 
 
 def fork_a_reader(array, go, answer):

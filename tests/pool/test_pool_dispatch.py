@@ -41,9 +41,7 @@ def test_what_is_submitted_behind_a_slow_task_moves(two, tmp_path):
     release = tmp_path / "release"
     for _ in range(3):
         wait([two.submit(pool_tasks.wait_if_path, n) for n in range(300)])
-    futures = [
-        two.submit(pool_tasks.wait_if_path, str(release) if n == 10 else n) for n in range(300)
-    ]
+    futures = [two.submit(pool_tasks.wait_if_path, str(release) if n == 10 else n) for n in range(300)]
     slow = futures.pop(10)
     assert [future.result() for future in futures] == [n for n in range(300) if n != 10]
     assert not slow.done()
@@ -85,7 +83,9 @@ def test_chunksize_changes_nothing(two, chunksize):
 def test_many_small_tasks_in_every_way(two):
     assert [f.result() for f in [two.submit(abs, -n) for n in range(20_000)]] == list(range(20_000))
     assert list(two.map(abs, range(-50_000, 0))) == list(range(50_000, 0, -1))
-    assert sum(future.result() for future in as_completed([two.submit(abs, n) for n in range(2000)])) == 1999000
+    assert (
+        sum(future.result() for future in as_completed([two.submit(abs, n) for n in range(2000)])) == 1999000
+    )
     assert sorted(two.imap_unordered(abs, range(-2000, 0))) == list(range(1, 2001))
     assert list(two.starmap(divmod, [(n, 3) for n in range(1000)])) == [divmod(n, 3) for n in range(1000)]
 
@@ -93,7 +93,8 @@ def test_many_small_tasks_in_every_way(two):
 def test_items_of_many_kinds_in_one_map(two):
     """Rows of simple items, and others between them; results of all sizes and exceptions."""
     items = [
-        b"x" * 50_000 if n % 31 == 0 else [n] if n % 17 == 0 else "text" if n % 5 == 0 else n for n in range(600)
+        b"x" * 50_000 if n % 31 == 0 else [n] if n % 17 == 0 else "text" if n % 5 == 0 else n
+        for n in range(600)
     ]
     assert list(two.map(pool_tasks.identity, items)) == items
     results = two.map(pool_tasks.fail_if_text, items[1:])
@@ -217,4 +218,3 @@ def test_statistics_add_up(two):
     stats = two.stats()
     assert (stats.done, stats.failed, stats.queued, stats.busy) == (102, 1, 0, 0)
     assert (stats.workers, stats.max_workers, stats.died) == (2, 2, 0)
-

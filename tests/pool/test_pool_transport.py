@@ -256,7 +256,9 @@ def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
         assert stats.recycled_idle_limit < 24 * 12_000_000 < stats.recycled_limit
         del results
         gc.collect()
-        wait_until(lambda: _memory_of_pool() <= stats.recycled_idle_limit, "memory to be trimmed", timeout=1.0)
+        wait_until(
+            lambda: _memory_of_pool() <= stats.recycled_idle_limit, "memory to be trimmed", timeout=1.0
+        )
         stats = pool.stats()
         assert stats.recycled_in_use == 0
         assert stats.recycled_bytes <= stats.recycled_idle_limit

@@ -1,0 +1,126 @@
+"""Ctrl-C, at a moment when nothing is half done.
+
+Python raises `KeyboardInterrupt` between any two steps of the main thread. In the middle of changing what
+several threads or processes rely on, that would leave them waiting for ever; so there it has to wait::
+
+    with interrupts.deferred:          # Ctrl-C is remembered
+        ...
+        with interrupts.allowed:       # and raised here, or at the end, at the latest
+            wait()
+        ...
+
+What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `deferred_in_finalizer` has it
+raised a moment later.
+
+Only the main thread is ever interrupted; in others, these do nothing. What a program has set for Ctrl-C stays
+in force; where that is nothing of Python's, it is left alone.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # of `signal`, without its conversion to enumerations, which takes ten times as long
+import _thread
+import os
+import threading
+import time
+from collections.abc import Callable
+from signal import SIGINT
+from typing import Any
+
+__all__ = ["allowed", "deferred", "deferred_in_finalizer"]
+
+_INTERRUPT = int(SIGINT)
+# Seconds in which a finalizer returns.
+_MOMENT = 0.001
+
+Handler = Callable[[int, Any], Any]
+
+
+class _State:
+    """Of the main thread, which alone changes it."""
+
+    depth = 0
+    handler: Handler | None = None
+    caught: tuple[int, Any] | None = None
+
+
+def _is_main() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _catch(number: int, frame: Any) -> None:
+    _State.caught = number, frame
+
+
+def _swap() -> None:
+    handler = _signal.getsignal(_INTERRUPT)
+    if callable(handler) and handler is not _catch:
+        try:
+            _signal.signal(_INTERRUPT, _catch)
+        except ValueError:  # not in the main interpreter
+            return
+        _State.handler = handler
+
+
+def _restore(later: bool = False) -> None:
+    handler, _State.handler = _State.handler, None
+    if handler is None:
+        return
+    if _signal.getsignal(_INTERRUPT) is _catch:
+        _signal.signal(_INTERRUPT, handler)
+    caught, _State.caught = _State.caught, None
+    if caught is not None:
+        if later:
+            threading.Thread(target=_interrupt_soon, daemon=True).start()
+        else:
+            handler(*caught)
+
+
+def _interrupt_soon() -> None:
+    time.sleep(_MOMENT)
+    _thread.interrupt_main()
+
+
+class _Deferred:
+    """A block that Ctrl-C does not break off. May be nested."""
+
+    def __init__(self, *, later: bool) -> None:
+        self._later = later
+
+    def __enter__(self) -> None:
+        if _is_main():
+            if not _State.depth:
+                _swap()
+            _State.depth += 1
+
+    def __exit__(self, *exception: object) -> None:
+        if _State.depth and _is_main():
+            _State.depth -= 1
+            if not _State.depth:
+                _restore(self._later)
+
+
+class _Allowed:
+    """Within such a block, one that Ctrl-C may break off: a wait."""
+
+    def __enter__(self) -> None:
+        if _State.depth and _is_main():
+            _restore()
+
+    def __exit__(self, *exception: object) -> None:
+        if _State.depth and _is_main():
+            _swap()
+
+
+deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _Deferred(later=True)
+
+
+def _in_fork() -> None:
+    # The child may never leave the block in which its parent was.
+    _State.depth, _State.caught = 0, None
+    if _State.handler is not None and _is_main():
+        _restore()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_fork)

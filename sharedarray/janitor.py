@@ -164,7 +164,7 @@ def ensure(directory: str, *, strict: bool = True) -> None:
                 _state.unanswered[directory] = 0
                 raise ChildProcessError("it ends as soon as it is started")
             _state.connections[directory] = _connect(directory)
-        except OSError as error:
+        except (OSError, ImportError) as error:  # a process may not be allowed to read its own library
             _fall_back(directory, error)
 
 
@@ -257,7 +257,7 @@ def _launch(folder: str, alive: int) -> _Connection:
     return connection
 
 
-def _fall_back(directory: str, error: OSError) -> None:
+def _fall_back(directory: str, error: OSError | ImportError) -> None:
     _state.failed[directory] = time.monotonic()
     warnings.warn(
         f"sharedarray could not start its janitor for {directory} ({error}): blocks of processes that are "

@@ -267,7 +267,7 @@ class Kept:
 
 
 def _references(kept: OrderedDict[_Key, Any] | dict[_Key, Any], key: _Key) -> int:
-    """Return how often the value of a dict is referred to, by the dict and this function too; 0 if none is."""
+    """Return how often a value in a dict is referred to, by the dict and this function too; 0 for none."""
     value = kept.get(key)
     return 0 if value is None else sys.getrefcount(value)
 

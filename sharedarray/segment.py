@@ -303,7 +303,7 @@ class Mapping(mmap.mmap):
 
 
 def park(mapping: Mapping) -> None:
-    """Keep an attachment's bytes mapped, and its handle, but not the block: whoever has a lease may free it."""
+    """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it."""
     with _guard:
         if mapping.handle >= 0 and not mapping.left:
             mapping.parked = True

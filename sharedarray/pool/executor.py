@@ -374,7 +374,7 @@ class Pool(Executor):
         self.kill_workers()
 
     def kill_workers(self) -> None:
-        """End all workers and the pool at once: what is queued is cancelled, what ran fails with `WorkerDied`."""
+        """End all workers and the pool at once: what waits is cancelled, what ran fails with `WorkerDied`."""
         self._engine.abort()
         self._engine.join()
 
@@ -615,7 +615,7 @@ def _total(iterables: Iterable[Iterable[Any]]) -> int | None:
 
 
 def _begun(results: Iterator[T]) -> Iterator[T]:
-    """Have a generator pass its first yield: one that was never begun does not clean up when it is dropped."""
+    """Have a generator pass its first yield: one that was never begun does not clean up when dropped."""
     next(results)
     return results
 

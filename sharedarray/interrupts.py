@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from signal import SIGINT
+from threading import get_ident
 from typing import Any
 
 __all__ = ["allowed", "deferred", "deferred_in_finalizer"]
@@ -36,40 +37,38 @@ _MOMENT = 0.001
 Handler = Callable[[int, Any], Any]
 
 
-class _State:
-    """Of the main thread, which alone changes it."""
-
-    depth = 0
-    handler: Handler | None = None
-    caught: tuple[int, Any] | None = None
-
-
-def _is_main() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+# Of the main thread, which alone changes these: how deep it is in deferred blocks, what is in force, what came.
+_main = threading.main_thread().ident
+_depth = 0
+_handler: Handler | None = None
+_caught: tuple[int, Any] | None = None
 
 
 def _catch(number: int, frame: Any) -> None:
-    _State.caught = number, frame
+    global _caught
+    _caught = number, frame
 
 
 def _swap() -> None:
+    global _handler
     handler = _signal.getsignal(_INTERRUPT)
     if callable(handler) and handler is not _catch:
         try:
             _signal.signal(_INTERRUPT, _catch)
         except ValueError:  # not in the main interpreter
             return
-        _State.handler = handler
+        _handler = handler
 
 
 def _restore(later: bool = False) -> None:
-    handler, _State.handler = _State.handler, None
+    global _handler, _caught
+    handler, _handler = _handler, None
     if handler is None:
         return
     if _signal.getsignal(_INTERRUPT) is _catch:
         _signal.signal(_INTERRUPT, handler)
-    caught, _State.caught = _State.caught, None
-    if caught is not None:
+    if _caught is not None:
+        caught, _caught = _caught, None
         if later:
             threading.Thread(target=_interrupt_soon, daemon=True).start()
         else:
@@ -88,15 +87,17 @@ class _Deferred:
         self._later = later
 
     def __enter__(self) -> None:
-        if _is_main():
-            if not _State.depth:
+        global _depth
+        if get_ident() == _main:
+            if not _depth:
                 _swap()
-            _State.depth += 1
+            _depth += 1
 
     def __exit__(self, *exception: object) -> None:
-        if _State.depth and _is_main():
-            _State.depth -= 1
-            if not _State.depth:
+        global _depth
+        if _depth and get_ident() == _main:
+            _depth -= 1
+            if not _depth:
                 _restore(self._later)
 
 
@@ -104,11 +105,11 @@ class _Allowed:
     """Within such a block, one that Ctrl-C may break off: a wait."""
 
     def __enter__(self) -> None:
-        if _State.depth and _is_main():
+        if _depth and get_ident() == _main:
             _restore()
 
     def __exit__(self, *exception: object) -> None:
-        if _State.depth and _is_main():
+        if _depth and get_ident() == _main:
             _swap()
 
 
@@ -116,10 +117,12 @@ deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _
 
 
 def _in_fork() -> None:
-    # The child may never leave the block in which its parent was.
-    _State.depth, _State.caught = 0, None
-    if _State.handler is not None and _is_main():
+    # The child may never leave the block in which its parent was, and has another main thread.
+    global _main, _depth, _caught
+    _depth, _caught = 0, None
+    if get_ident() == _main:
         _restore()
+    _main = get_ident()
 
 
 if hasattr(os, "register_at_fork"):

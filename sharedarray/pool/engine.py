@@ -509,9 +509,12 @@ class Engine:
 
     def _wants_attention(self) -> bool:
         """Say whether the management thread has to do something that only it does."""
-        if self.store.dirty and self._trim_at is None:
+        if self._shutting or (self.store.dirty and self._trim_at is None) or self._may_start():
             return True
-        return self._shutting or self._may_start() or any(member.doomed for member in self._members)
+        for member in self._members:
+            if member.doomed:
+                return True
+        return False
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -1006,10 +1009,13 @@ class Engine:
 
     def _even_out(self) -> None:
         """Give a worker that has nothing to do what another one has not begun."""
-        if not any(member.free for member in self._members):
-            return
-        fullest = max(self._members, key=lambda member: 0 if member.going else member.load)
-        if fullest.load < 2 or fullest.going:
+        fullest, free = None, False
+        for member in self._members:
+            if member.load < 2:
+                free = free or member.free
+            elif not member.going and (fullest is None or member.load > fullest.load):
+                fullest = member
+        if fullest is None or not free:
             return
         waiting = fullest.load - 1
         now = time.monotonic()
@@ -1031,6 +1037,8 @@ class Engine:
 
     def _may_start(self) -> bool:
         """Say whether one more worker would have something to do."""
+        if not self._queue and not self._vacant:
+            return False
         if self._broken is not None or self._aborting:
             return False
         there = [member for member in self._members if not member.going]

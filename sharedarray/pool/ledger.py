@@ -46,13 +46,35 @@ class _Calls:
         row[4] += count
 
 
+class _Plain:
+    """The newest small call, of those that come by the thousand."""
+
+    __slots__ = ("began", "call", "ended", "label", "received", "sent")
+
+    def __init__(self) -> None:
+        self.call = 0
+        self.label = ""
+        self.sent = 0
+        self.received: int | None = None
+        self.began = self.ended = 0.0
+
+    def report(self) -> _Calls:
+        """Return it as if it had been counted."""
+        made = _Calls(self.call, self.label, 1)
+        made.began, made.ended = self.began, self.ended
+        made.add("arguments", Copied(pickled=self.sent))
+        if self.received is not None:
+            made.add("result", Copied(pickled=self.received))
+        return made
+
+
 class Ledger:
     """What was done. Counters are plain attributes; the engine changes them under its lock."""
 
     def __init__(self) -> None:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
         self._totals = [0, 0, 0]
-        self._plain: _Calls | None = None
+        self._plain = _Plain()
         self._durations: OrderedDict[str, float] = OrderedDict()
         self._counts: dict[str, int] = {}
         self._results: dict[str, int] = {}
@@ -93,8 +115,11 @@ class Ledger:
         else:
             size = len(frame.stream)
             self._totals[2] += size
-            made = self._calls.get(task.call) or self._plain
-            if made is not None and made.call == task.call:
+            if task.call == self._plain.call:
+                self._plain.received = size
+                return
+            made = self._calls.get(task.call)
+            if made is not None:
                 made.add("result", Copied(pickled=size), count)
 
     def _learn(self, label: str, seconds: float) -> None:
@@ -134,8 +159,10 @@ class Ledger:
         """Take note of a call of one task."""
         if not pickled.parts:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
-            self._plain = _Calls(call, label, 1)
-            self._count(self._plain, "arguments", Copied(pickled=len(pickled.stream)))
+            plain, size = self._plain, len(pickled.stream)
+            self._totals[2] += size
+            plain.call, plain.label, plain.sent, plain.received = call, label, size, None
+            plain.began, plain.ended = time.monotonic(), 0.0
             return
         self._add(self._begin(call, label, 1), pickled)
 
@@ -204,10 +231,10 @@ class Ledger:
         plain = self._plain
         with self._lock:
             if call is None:
-                call = max([next(reversed(self._calls), 0), 0 if plain is None else plain.call])
+                call = max(next(reversed(self._calls), 0), plain.call)
             made = self._calls.get(call)
-        if made is None and plain is not None and plain.call == call:
-            made = plain
+        if made is None and call and plain.call == call:
+            made = plain.report()
         if made is None:
             return None
         rows = tuple(
@@ -239,8 +266,11 @@ class Ledger:
         if outcome not in ("done", "raised"):
             self.failed += outcome != "cancelled"
             self.cancelled += outcome == "cancelled"
-        made = self._calls.get(task.call) or self._plain
-        if made is not None and made.call == task.call:
+        if task.call == self._plain.call:
+            self._plain.ended = time.monotonic()
+            return
+        made = self._calls.get(task.call)
+        if made is not None:
             made.ended = time.monotonic()
 
     def timeline(self) -> Timeline:

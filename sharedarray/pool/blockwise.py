@@ -236,13 +236,14 @@ class _Call:
         """Have blocks done, and give their results in order; leave nothing running behind an exception."""
         tiling = self.plan.tiling
         plain = [array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None]
-        calls: list[tuple[Any, ...]] = []
-        for number in numbers:
-            block = tiling[number]
+        calls: list[tuple[Any, ...]] = [(number,) for number in numbers]
+        if plain:
             # What goes whole to every block is one object for all, so it is copied once.
-            calls.append(
-                (*[tiling.cut(array, block) if tiling.is_cut(array) else array for array in plain], number)
-            )
+            cut = [(array, tiling.is_cut(array)) for array in plain]
+            calls = [
+                (*[tiling.cut(array, tiling[number]) if parts else array for array, parts in cut], number)
+                for number in numbers
+            ]
         names = [str(at) for at, shared in enumerate(self.shared) if shared is None]
         came = self._engine.map(
             job,

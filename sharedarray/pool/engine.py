@@ -94,6 +94,8 @@ _AHEAD = 0.003
 # 50 us; so beyond this little is gained, and tasks are begun in the order in which they were submitted, which
 # those count on that wait for each other.
 _SHORT = 0.0002
+# Seconds of work of independent items that a worker is given ahead, if it is several.
+_MUCH = 0.01
 # Items that a worker has at most, however short they are.
 _DEEPEST = 2000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
@@ -987,7 +989,10 @@ class Engine:
                     best = member
         if best is None:
             return None, 0
-        room = self._depth(task) - best.load
+        depth = self._depth(task)
+        if depth > 2 and 2 * best.load > depth:
+            return None, 0  # not one by one: each message costs more than what it says
+        room = depth - best.load
         if self._max_tasks is not None:
             room = min(room, self._max_tasks - best.given)
         if room <= 0:
@@ -997,7 +1002,11 @@ class Engine:
     def _depth(self, task: Task) -> int:
         """Return how many items like those of a task a worker should have at a time."""
         seconds = self.ledger.duration(task.label)
-        unless = 2 if task.function is not None and task.function.independent else 1
+        unless = 1
+        if task.function is not None and task.function.independent:
+            # One ahead at least, and more of them as long as that is not much.
+            unless = 2 if seconds is None or task.items is None else max(2, int(_MUCH / max(seconds, 1e-9)))
+            unless = min(unless, _DEEPEST)
         if seconds is None or seconds > _SHORT or task.limit is not None:
             return unless
         if not self.ledger.known_well(task.label):

@@ -22,7 +22,19 @@ from typing import Any
 
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
-from sharedarray.pool.messages import AFRESH, OF_CALL, PARTS, ROOM, SHARES, Buffer, Entry, Frame, Kind, encode
+from sharedarray.pool.messages import (
+    AFRESH,
+    LAZY,
+    OF_CALL,
+    PARTS,
+    ROOM,
+    SHARES,
+    Buffer,
+    Entry,
+    Frame,
+    Kind,
+    encode,
+)
 from sharedarray.pool.pickling import Pickled
 from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
@@ -191,7 +203,8 @@ class Member:
                 task.items[start : task.first + task.count], pickle.HIGHEST_PROTOCOL
             )
             assert function is not None
-            self.channel.queue(encode(Kind.RUN, 0, task.left, task.number, function.number, 0, stream))
+            lazy = LAZY if function.independent else 0
+            self.channel.queue(encode(Kind.RUN, lazy, task.left, task.number, function.number, 0, stream))
             return len(stream)
         pickled = task.pickled
         assert pickled is not None

@@ -55,8 +55,8 @@ reference cycles keeps memory that others wait for, and an idle worker looks for
 an ERROR: it carries references to shared blocks, and the worker keeps these alive until it hears TAKEN.
 ``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
 that the pool knows which argument made it how long. ``OF_CALL`` on a TASK: the function is that of a CALL,
-whose number is in ``item``. ``AFRESH`` on a CALL: load the function anew for each item, for it brings data
-along that a task may change.
+whose number is in ``item``. ``LAZY`` on a RUN: nobody waits for each answer, several may come together.
+``AFRESH`` on a CALL: load the function anew for each item, for it brings data along that a task may change.
 
 A worker holds small answers back for some 50 us, to send many in one write (see `outbox`). RESULTS has those
 of ``item`` items of a row: the position of the first within the row, and a list, in one pickle.
@@ -78,6 +78,7 @@ __all__ = [
     "FRESH",
     "HEADER",
     "HOLDS",
+    "LAZY",
     "OF_CALL",
     "PARTS",
     "PRIVATE",
@@ -100,6 +101,7 @@ HOLDS = 2
 PARTS = 4
 OF_CALL = 8
 AFRESH = 16
+LAZY = 32
 
 FRESH = 1
 PRIVATE = 2

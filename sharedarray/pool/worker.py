@@ -42,6 +42,7 @@ from sharedarray.pool.messages import (
     AFRESH,
     HEADER,
     HOLDS,
+    LAZY,
     OF_CALL,
     PARTS,
     ROOM,
@@ -70,10 +71,11 @@ _ORPHANED = 1
 _SMALL = frozenset((type(None), bool, int, float, complex))
 _TEXT = frozenset((str, bytes))
 _SHORT = 1024
-# Nanoseconds that small answers are held back, to send many at a time; seconds after which a second thread
+# Nanoseconds that small answers are held back, to send many at a time, and longer ones where nobody waits for
+# each; seconds after which a second thread
 # sends them, because the item that came next turned out to be a slow one; seconds without small answers after
 # which that thread goes to sleep.
-_WINDOW = 50_000
+_WINDOW, _LAZY_WINDOW = 50_000, 3_000_000
 _TOO_LONG = 0.004
 _QUIET = 0.1
 
@@ -290,12 +292,12 @@ class _Answers:
         self._values: list[Any] = []
         self._began = self._ended = 0
         self._since = 0
-        self._window = _WINDOW if box is not None else -1
+        self._holds = box is not None
         self._keeper: threading.Thread | None = None
         self._awake = False
         self._work = threading.Semaphore(0)
 
-    def add(self, row: int, index: int, value: Any, began: int, ended: int) -> None:
+    def add(self, row: int, index: int, value: Any, began: int, ended: int, *, lazy: bool = False) -> None:
         """Send, soon, the result of an item of a row: a number or a short text."""
         data = marshal.dumps(value)
         with self._lock:
@@ -311,7 +313,7 @@ class _Answers:
             self._words[0] = self._length = end
             self._values.append(value)
             self._ended = ended
-        self._hold(began, ended)
+        self._hold(began, ended, _LAZY_WINDOW if lazy else _WINDOW)
 
     def later(self, kind: Kind, number: int, began: int, ended: int, stream: Buffer) -> None:
         """Send, soon, a small answer."""
@@ -326,12 +328,12 @@ class _Answers:
             self._words[0] = self._length = end
         self._hold(began, ended)
 
-    def _hold(self, began: int, ended: int) -> None:
+    def _hold(self, began: int, ended: int, window: int = _WINDOW) -> None:
         if not self._since:
             self._since = began
-            if not self._awake and self._window > 0:
+            if not self._awake and self._holds:
                 self._wake()
-        if ended - self._since > self._window:
+        if not self._holds or ended - self._since > window:
             self.flush()
 
     def flush(self) -> None:
@@ -515,6 +517,7 @@ class _Worker:
         again = False
         known = self._functions.get(row.function)
         function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
+        lazy = bool(row.flags & LAZY)
         count = len(args)
         ended = monotonic_ns()
         while args:
@@ -545,7 +548,7 @@ class _Worker:
                 if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
                     if not args:
                         self._todo.popleft()
-                    answers.add(number, count - len(args) - 1, value, began, ended)
+                    answers.add(number, count - len(args) - 1, value, began, ended, lazy=lazy)
                     continue
                 outcome = _packed(value)
                 del value

@@ -423,7 +423,11 @@ class Engine:
                     task.release()
                 raise
             if self._thread is None:
-                self._start()
+                try:
+                    self._start()
+                except BaseException:
+                    self._undo_start()
+                    raise
             self._queue.extend(tasks)
             if not self._will_be_dealt(tasks[-1]):
                 self._hand_out()
@@ -641,6 +645,7 @@ class Engine:
             never_started = thread is None and not self._ended
             self._ended |= never_started
         if never_started:
+            self._setup = _NOTHING
             self._at_end()
         self.wake()
         if wait:
@@ -762,6 +767,21 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="sharedarray-pool", daemon=True)
         self._thread.start()
 
+    def _undo_start(self) -> None:
+        """Leave nothing of a start that failed, since no thread or descriptor was to be had."""
+        self._thread = None
+        for member in self._members:
+            self._kill(member)
+            self._exit_code(member)
+            if member.exit_is_ours:
+                os.close(member.exit)
+            member.close()
+            member.estate()
+        self._members.clear()
+        self._by_pipe.clear()
+        self._handlers.clear()
+        self._close_all()
+
     def _watch_for(self, descriptor: int, handler: Callable[[], None], *, write: bool = False) -> None:
         assert self._watch is not None
         self._handlers[descriptor] = handler
@@ -821,6 +841,7 @@ class Engine:
             task.sink.cancel_items(task.first + task.done, task.left)
             task.release()
         del left
+        self._setup = _NOTHING  # what the initializer was given is not to live as long as this object
         self.store.close()
         self._at_end()
 
@@ -831,13 +852,16 @@ class Engine:
             if self._reading.get("reader"):
                 self._reading_free.wait(0.01)
         with self._lock:
-            for thing in (self._watch, self._pipes, self._bell, self._ear):
-                if thing is not None:
-                    thing.close()
-            if self._nudge_in >= 0:
-                os.close(self._nudge_in)
-                os.close(self._nudge_out)
-            self._nudge_in = self._nudge_out = -1
+            self._close_all()
+
+    def _close_all(self) -> None:
+        for thing in (self._watch, self._pipes, self._bell, self._ear):
+            if thing is not None:
+                thing.close()
+        for end in (self._nudge_in, self._nudge_out):
+            if end >= 0:
+                os.close(end)
+        self._nudge_in = self._nudge_out = -1
 
     # What the management thread does between two waits
 
@@ -1562,15 +1586,11 @@ class Engine:
             if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
                     os.close(member.exit)
-        for thing in (self._watch, self._pipes, self._bell, self._ear):
-            if thing is not None:
-                thing.close()
-        for end in (self._nudge_in, self._nudge_out):
-            if end >= 0:
-                os.close(end)
-        self._nudge_in = self._nudge_out = -1
+        self._close_all()
         self.store.close_copy()
 
+
+_NOTHING = Setup(None, None, ())
 
 # In place of an outcome that its worker took along when it died.
 _LOST: Any = object()

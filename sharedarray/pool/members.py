@@ -158,7 +158,7 @@ class Member:
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()
-        self._claims = claims
+        self._claims: Semaphore | Any = claims
 
     @property
     def free(self) -> bool:
@@ -346,4 +346,5 @@ class Member:
             rest[:0] = itertools.chain(self.tasks)  # none, unless the accounts are wrong
         self.tasks.clear()
         self.load = 0
+        self._claims = None  # which the system has a name for, as long as anything refers to it
         return begun, rest

@@ -691,6 +691,8 @@ def _packed(value: object) -> tuple[Kind, Pickled, object]:
         return Kind.RESULT, dumps(value), value
     except Exception as reason:
         return _failed(_unsendable(value, reason))
+    except BaseException as raised:
+        return _failed(raised)  # sys.exit() in a method of the value's
 
 
 def _failed(raised: BaseException) -> tuple[Kind, Pickled, object]:

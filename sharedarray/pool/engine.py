@@ -777,6 +777,7 @@ class Engine:
                 os.close(member.exit)
             member.close()
             member.estate()
+            member.forget()
         self._members.clear()
         self._by_pipe.clear()
         self._handlers.clear()
@@ -1438,6 +1439,7 @@ class Engine:
         self._dismiss(member)
         with self._lock:
             begun, rest = member.estate()
+            member.forget()
         self.ledger.lost(member.leaving)
         self._gone += 1
         self._vacant += not member.leaving

@@ -346,5 +346,8 @@ class Member:
             rest[:0] = itertools.chain(self.tasks)  # none, unless the accounts are wrong
         self.tasks.clear()
         self.load = 0
-        self._claims = None  # which the system has a name for, as long as anything refers to it
         return begun, rest
+
+    def forget(self) -> None:
+        """Drop the semaphore, which has a name in the system for as long as anything refers to it."""
+        self._claims = None

@@ -331,8 +331,9 @@ def what_has_not_begun_is_cancelled(test, original):
         calls = blocked(pool, where, 50)
         begun = {n for n in range(2) if pid_of(where, n)}
         pool.shutdown(wait=False, cancel_futures=True)
+        assert pool_tasks.until(lambda: all(call.cancelled() for call in calls[2:]), PATIENCE)
         (where / "gate").touch()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         assert {n for n, call in enumerate(calls) if not call.cancelled()} == begun
         assert [calls[n].result() for n in begun] == ["released"] * 2
     # Where no worker has begun anything, nothing is left of it.

@@ -205,6 +205,7 @@ say({"problems": problems[:20], "count": len(problems), "blocks": sorted(block_f
 """
 
 
+@pytest.mark.slow
 def test_storm_of_sudden_deaths(own_directory):
     said = answer(STORM, 240, 1, timeout=150)
     assert said["problems"] == [], said

@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 
 import sharedarray as sa
+from sharedarray.pool.processes import default_method
 
 # Workers import the functions of pool_tasks, without this test directory's other imports.
 sys.path.insert(0, str(Path(__file__).parent))
 
 METHODS = multiprocessing.get_all_start_methods()
+# What a call means does not depend on how its worker was started: of tests of that, all but one way are slow.
+FIRST_METHOD = [
+    method if method == default_method() else pytest.param(method, marks=pytest.mark.slow) for method in METHODS
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +38,7 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=FIRST_METHOD)
 def pool_of_module(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[sa.Pool]:

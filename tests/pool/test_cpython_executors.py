@@ -5,7 +5,7 @@ case whose ``executor_type`` is `ProcessPoolExecutor`, there is one here that di
 attribute: so each test runs under fork, forkserver and spawn, and a test that a later Python adds is taken up
 by itself. What `Pool` does differently on purpose stands in `DIFFERENCES`, with the reason. Each entry has a
 test of ours in the same test cases, called as CPython's with ``__differs`` behind it, that shows what holds
-instead; most of these run CPython's own test with a name or two in it exchanged.
+instead; many of them run CPython's own test with one name in it exchanged.
 
 Some things are arranged around the tests, which are not changed themselves:
 

@@ -318,6 +318,7 @@ def test_ctrl_c_ends_everything(method, tmp_path, way):
     assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before, 3)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
     """As in a notebook: the whole process group is interrupted, at any moment, and the pool goes on."""
     path = script(

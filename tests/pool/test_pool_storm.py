@@ -16,6 +16,8 @@ import pytest
 
 import sharedarray as sa
 
+pytestmark = pytest.mark.slow
+
 # Kills for each start method, and seconds between two of them on average: what starts slowly gets more time.
 KILLS = {"fork": 120, "forkserver": 120, "spawn": 40}
 PAUSE = {"fork": 0.025, "forkserver": 0.025, "spawn": 0.1}

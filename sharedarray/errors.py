@@ -12,7 +12,7 @@
     ├── BlockClosedError        ValueError         used after ``close()``
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
     ├── LockTimeout             TimeoutError       a lock was not free in time
-    ├── WorkerDied              BrokenExecutor     a worker process ended under a task
+    ├── WorkerDied              BrokenProcessPool     a worker process ended under a task
     ├── NotPicklableError       PicklingError      a call or result cannot travel to or from a worker
     └── MissingExtraError       ImportError        an optional dependency is not installed
 
@@ -27,7 +27,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from concurrent.futures import BrokenExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
     "BlockClosedError",
@@ -180,7 +180,7 @@ class LockTimeout(SharedArrayError, TimeoutError):
 
 if TYPE_CHECKING:
 
-    class WorkerDied(SharedArrayError, BrokenExecutor):
+    class WorkerDied(SharedArrayError, BrokenProcessPool):
         """A worker process ended while a task of the pool was its own."""
 
 else:
@@ -189,10 +189,10 @@ else:
         # Made when first asked for: its base takes as long to import as all the rest of this package.
         if name != "WorkerDied":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from concurrent.futures import BrokenExecutor
+        from concurrent.futures.process import BrokenProcessPool
 
         about = "A worker process ended while a task of the pool was its own."
-        made = type(name, (SharedArrayError, BrokenExecutor), {"__doc__": about, "__module__": __name__})
+        made = type(name, (SharedArrayError, BrokenProcessPool), {"__doc__": about, "__module__": __name__})
         return globals().setdefault(name, made)
 
 

@@ -37,7 +37,8 @@ _MOMENT = 0.001
 Handler = Callable[[int, Any], Any]
 
 
-# Of the main thread, which alone changes these: how deep it is in deferred blocks, what is in force, what came.
+# Of the main thread, which alone changes these: how deep it is in deferred blocks, what is in force, and what
+# came.
 _main = threading.main_thread().ident
 _depth = 0
 _handler: Handler | None = None

@@ -517,10 +517,7 @@ class Engine:
         """Say whether the management thread has to do something that only it does."""
         if self._shutting or (self.store.dirty and self._trim_at is None) or self._may_start():
             return True
-        for member in self._members:
-            if member.doomed:
-                return True
-        return False
+        return any([member.doomed for member in self._members])
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -742,9 +739,9 @@ class Engine:
         if self._broken is not None:
             raise self._broken()
         if self._shutting or self._forsaken:
-            raise RuntimeError("the pool was shut down and takes no more tasks")
+            raise RuntimeError("cannot schedule new futures after shutdown: the pool takes no more tasks")
         if _exiting:
-            raise RuntimeError("the interpreter is ending and the pool takes no more tasks")
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     # Beginning and end of the management thread
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
@@ -138,7 +139,7 @@ class Pool(Executor):
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
-        self._workers = _at_least(1, "max_workers", _processors() if max_workers is None else max_workers)
+        self._max_workers = _at_least(1, "max_workers", _processors() if max_workers is None else max_workers)
         self._retries = _at_least(0, "retries", retries)
         if max_tasks_per_child is not None:
             max_tasks_per_child = _at_least(1, "max_tasks_per_child", max_tasks_per_child)
@@ -151,7 +152,7 @@ class Pool(Executor):
         self._options: dict[str, Any] = {}
         self._original: Pool | None = None
         self._engine = Engine(
-            workers=self._workers,
+            workers=self._max_workers,
             method=processes.method_of(mp_context),
             setup=Setup(threads_per_worker, initializer, tuple(initargs)),
             max_tasks=max_tasks_per_child,
@@ -183,7 +184,7 @@ class Pool(Executor):
         Raises
         ------
         WorkerDied
-            The pool is broken (a `concurrent.futures.BrokenExecutor`).
+            The pool is broken (a `concurrent.futures.process.BrokenProcessPool`).
         RuntimeError
             The pool was shut down.
         """
@@ -195,6 +196,7 @@ class Pool(Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
+        buffersize: int | None = None,
         progress: Progress = False,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
@@ -213,6 +215,9 @@ class Pool(Executor):
         chunksize : int, default 1
             Ignored, but for being checked: calls are handed out in groups that take some milliseconds, and
             taken back from a worker that turns out to be slow.
+        buffersize : int, optional
+            How many calls may be under way, or done and not yet taken; the iterables are consumed as results
+            are, so they may be endless. For all of them when None.
         progress : bool or dict, default False
             Show a progress bar; a dict is handed to tqdm (extra ``progress``).
 
@@ -228,7 +233,48 @@ class Pool(Executor):
         MissingExtraError
             ``progress`` without tqdm (an `ImportError`).
         """
-        return self._in_order(fn, zip(*iterables), timeout, chunksize, progress)  # noqa: B905
+        if buffersize is None:
+            return self._in_order(fn, zip(*iterables), timeout, chunksize, progress)  # noqa: B905
+        _at_least(1, "chunksize", chunksize)
+        _at_least(1, "buffersize", buffersize)
+        shown = bar(progress, _total(iterables))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return watched(_begun(self._buffered(fn, zip(*iterables), buffersize, deadline)), shown)  # noqa: B905
+
+    def _buffered(
+        self,
+        fn: Callable[..., T],
+        calls: Iterator[tuple[Any, ...]],
+        size: int,
+        deadline: float | None,
+    ) -> Iterator[Any]:
+        engine = self._engine
+        function = engine.function_of(fn)
+        engine.ledger.called_many(function.number, function.label, function.pickled, 0)
+        came: deque[Gathering] = deque()
+        late = False
+
+        def start(count: int) -> None:
+            for args in itertools.islice(calls, count):
+                one = Gathering(engine, ordered=False, call=function.number)
+                came.append(one)
+                engine.add(function, one, args, **{**self._options, "deadline": deadline})
+
+        try:
+            start(size)
+            yield None  # see _begun
+            while came:
+                box = [came[0].take_any_outcome(deadline)]
+                came.popleft()
+                start(1)
+                yield opened(box.pop())
+        except TimeoutError:
+            late = deadline is not None and time.monotonic() >= deadline
+            raise
+        finally:
+            for one in came:
+                one.end()
+                engine.forget(one, running=late)
 
     def starmap(
         self,
@@ -271,7 +317,7 @@ class Pool(Executor):
                 started += 1
             return started
 
-        ahead = start(self._workers * _AHEAD)
+        ahead = start(self._max_workers * _AHEAD)
         return watched(_begun(_as_they_come(engine, start, came, ahead, deadline)), shown)
 
     def _in_order(
@@ -462,7 +508,7 @@ class Pool(Executor):
         >>> np.array_equal(blurred, blur(image))
         True
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._workers)
+        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
             self._engine, func, plan, out, progress, self._options, timeout, again=self._retries > 0
         )
@@ -512,7 +558,7 @@ class Pool(Executor):
         ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
         499500
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._workers)
+        plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
         return blockwise.reduce_blocks(self._engine, func, combine, plan, progress, self._options, timeout)
 
     # Blocks that end with the pool
@@ -584,7 +630,7 @@ class Pool(Executor):
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of up to {self._workers} workers>"
+        return f"<{type(self).__name__} of up to {self._max_workers} workers>"
 
 
 def _processors() -> int:
@@ -602,7 +648,7 @@ def _at_least(least: int, name: str, given: object) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {given!r}") from None
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {number}")
+        raise ValueError(f"{name} must be greater than {least - 1}, not {number}")
     return number
 
 

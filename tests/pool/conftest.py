@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 METHODS = multiprocessing.get_all_start_methods()
 # What a call means does not depend on how its worker was started: of tests of that, all but one way are slow.
 FIRST_METHOD = [
-    method if method == default_method() else pytest.param(method, marks=pytest.mark.slow) for method in METHODS
+    method if method == default_method() else pytest.param(method, marks=pytest.mark.slow)
+    for method in METHODS
 ]
 
 

@@ -57,6 +57,8 @@ support: Any = importlib.import_module("test.support")
 
 PATIENCE = 30.0  # seconds for what comes at once where cores are free
 
+pytestmark = pytest.mark.slow
+
 # -- the differences ------------------------------------------------------------------------------------
 
 _GOES_ON = "a worker that dies fails only the task that it ran, with WorkerDied; the pool is not broken"
@@ -78,11 +80,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("ProcessPoolExecutorTest", "test_broken_process_pool_traceback"): _GOES_ON,
     ("ProcessPoolExecutorTest", "test_traceback_when_child_process_terminates_abruptly"): _GOES_ON,
     ("ProcessPoolExecutorTest", "test_force_shutdown_workers_dead_workers"): _GOES_ON,
-    ("ExecutorDeadlockTest", "test_crash_at_task_unpickle"): _GOES_ON,
-    ("ExecutorDeadlockTest", "test_crash_big_data"): _GOES_ON,
-    ("ExecutorDeadlockTest", "test_crash_during_func_exec_on_worker"): _GOES_ON,
-    ("ExecutorDeadlockTest", "test_crash_during_result_pickle_on_worker"): _GOES_ON,
-    ("ExecutorDeadlockTest", "test_shutdown_deadlock"): _GOES_ON,
     ("ExecutorDeadlockTest", "test_error_at_task_unpickle"): _ITS_OWN,
     ("ExecutorDeadlockTest", "test_exit_at_task_unpickle"): _ITS_OWN,
     ("ExecutorDeadlockTest", "test_error_during_result_unpickle_in_result_handler"): _UNREADABLE,
@@ -115,8 +112,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
         f"WorkerDied; and {_PRIVATE}_broken"
     ),
     # Other words.
-    ("ExecutorTest", "test_max_workers_negative"): "the message is another, and says which number was given",
-    ("ExecutorShutdownTest", "test_submit_after_interpreter_shutdown"): "the message is another",
     ("ProcessPoolExecutorTest", "test_traceback"): (
         "the class of the cause is a private one of concurrent.futures.process; here it is RemoteTraceback"
     ),
@@ -152,7 +147,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
 
 # The first Python that surely has a test of that name; all others are in every Python that we support.
 SINCE: dict[str, tuple[int, int]] = {
-    "test_crash_big_data": (3, 12),
     "test_python_finalization_error": (3, 13),
     "test_terminate_workers": (3, 14),
     "test_kill_workers": (3, 14),
@@ -293,18 +287,6 @@ def each_task_has_an_exception_of_its_own(test, original):
         assert "exit code 99" in str(error)
 
 
-@instead_of(
-    "ExecutorDeadlockTest",
-    "test_crash_at_task_unpickle",
-    "test_crash_big_data",
-    "test_crash_during_func_exec_on_worker",
-    "test_crash_during_result_pickle_on_worker",
-    "test_shutdown_deadlock",
-)
-def a_crash_is_worker_died(test, original):
-    reading(original, "BrokenProcessPool", sa.WorkerDied)
-
-
 @instead_of("ExecutorDeadlockTest", "test_error_at_task_unpickle")
 def an_error_while_a_task_is_loaded(test, original):
     reading(original, "BrokenProcessPool", UnpicklingError)
@@ -433,33 +415,6 @@ def a_failing_initializer_is_the_cause(test, original):
         test.executor.submit(pow, 2, 8)
     # CPython's log queue, which has nothing in it here. It goes with the pool, and not with the test case.
     test.log_queue = test.executor_kwargs = None
-
-
-@instead_of("ExecutorTest", "test_max_workers_negative")
-def the_number_of_workers_is_told(test, original):
-    for number in (0, -1):
-        with pytest.raises(ValueError, match=f"max_workers must be at least 1, not {number}"):
-            test.executor_type(max_workers=number)
-
-
-@instead_of("ExecutorShutdownTest", "test_submit_after_interpreter_shutdown")
-def submitting_at_exit_is_an_error(test, original):
-    script = f"""if True:
-        import atexit
-
-        @atexit.register
-        def run_last():
-            try:
-                pool.submit(id, None)
-            except RuntimeError as error:
-                print(error)
-
-        from sharedarray import Pool
-        pool = Pool(5, {test.ctx!r})
-        pool.submit(id, 42).result()
-    """
-    _, out, err = in_second_interpreter("-c", script)
-    assert (out.strip(), err) == (b"the pool was shut down and takes no more tasks", b"")
 
 
 @instead_of("ProcessPoolExecutorTest", "test_traceback")

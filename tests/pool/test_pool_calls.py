@@ -53,6 +53,29 @@ def test_imap_unordered_takes_no_more_than_it_needs(pool):
     assert len(taken) < 60
 
 
+def test_map_with_a_buffer_takes_no_more_than_it_needs(pool):
+    taken = []
+
+    def numbers():
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    results = pool.map(pool_tasks.add, numbers(), buffersize=3)
+    assert taken == [0, 1, 2]
+    assert [next(results) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert len(taken) == 8
+    results.close()
+    assert list(pool.map(pool_tasks.add, [1, 2], buffersize=10)) == [2, 3]
+    assert list(pool.map(pool_tasks.add, [], buffersize=1)) == []
+    with pytest.raises(TypeError):
+        list(pool.map(pool_tasks.add, [1, "x"], buffersize=1))
+    with pytest.raises(ValueError, match="buffersize must be greater than 0"):
+        pool.map(pool_tasks.add, [1], buffersize=0)
+    with pytest.raises(TypeError, match="buffersize must be an integer"):
+        pool.map(pool_tasks.add, [1], buffersize=1.5)
+
+
 def test_the_first_to_finish_comes_first(pool, tmp_path):
     release = tmp_path / "release"
     calls = [(pool_tasks.signal_and_wait_for, (tmp_path / "started", release)), (pool_tasks.identity, (1,))]

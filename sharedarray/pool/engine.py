@@ -517,7 +517,7 @@ class Engine:
         """Say whether the management thread has to do something that only it does."""
         if self._shutting or (self.store.dirty and self._trim_at is None) or self._may_start():
             return True
-        return any([member.doomed for member in self._members])
+        return any(member.doomed for member in self._members)
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -746,6 +746,7 @@ class Engine:
     # Beginning and end of the management thread
 
     def _start(self) -> None:
+        _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
         self._watch, self._pipes = watch(), watch()
         self._ear, self._bell = socket.socketpair()
         self._ear.setblocking(False)

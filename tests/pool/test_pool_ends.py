@@ -76,7 +76,7 @@ def test_shutdown_waits(method):
     assert all(future.done() for future in futures)
     assert not any(map(alive, pids))
     assert not multiprocessing.active_children()
-    with pytest.raises(RuntimeError, match="shut down"):
+    with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(pool_tasks.add, 1)
     pool.shutdown()
 

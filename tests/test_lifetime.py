@@ -1209,7 +1209,13 @@ sys.exit(1 if unexpected else 0)
 
 
 @pytest.mark.parametrize(
-    ("seed", "steps", "threads", "forks"), [(1, 6000, 0, 0), (2, 1500, 3, 0), (3, 1000, 0, 3), (4, 400, 3, 3)]
+    ("seed", "steps", "threads", "forks"),
+    [
+        (1, 6000, 0, 0),
+        pytest.param(2, 1500, 3, 0, marks=pytest.mark.slow),
+        pytest.param(3, 1000, 0, 3, marks=pytest.mark.slow),
+        (4, 400, 3, 3),
+    ],
 )
 def test_random_calls_never_crash_the_interpreter(own_directory, seed, steps, threads, forks):
     run(CALLS, seed, steps, threads, forks)

@@ -25,8 +25,8 @@ def where(array):
 
 
 @pytest.fixture
-def alone(method):
-    with sa.Pool(1, method) as pool:
+def alone(first_method):
+    with sa.Pool(1, first_method) as pool:
         pool.submit(os.getpid).result()
         yield pool
 

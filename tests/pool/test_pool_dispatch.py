@@ -16,9 +16,9 @@ import sharedarray as sa
 
 
 @pytest.fixture
-def two(method, tmp_path):
+def two(first_method, tmp_path):
     """A pool of two workers that are there, and know how long some functions take."""
-    with sa.Pool(2, method) as pool:
+    with sa.Pool(2, first_method) as pool:
         meeting = tmp_path / "meeting"
         assert len(set(pool.map(pool_tasks.meet_pid, [meeting] * 2, [2] * 2))) == 2
         yield pool

@@ -383,12 +383,12 @@ def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
     assert (died, workers) == (0, 0)  # nothing is lost, and nobody is left
 
 
-def test_ctrl_c_while_workers_start(method, tmp_path):
+def test_ctrl_c_while_workers_start(first_method, tmp_path):
     path = script(
         tmp_path,
         f"""
         import os, time, sharedarray as sa
-        with sa.Pool(2, {method!r}) as pool:
+        with sa.Pool(2, {first_method!r}) as pool:
             futures = [pool.submit(time.sleep, 60) for _ in range(2)]
             print("started", flush=True)
             futures[0].result()

@@ -308,7 +308,7 @@ def test_masked_arrays(pool):
 # Time, failure, reports
 
 
-def test_a_call_that_takes_too_long(method, tmp_path):
+def test_a_call_that_takes_too_long(first_method, tmp_path):
     def slow(block):
         if block[0] == 0:
             return block
@@ -316,7 +316,7 @@ def test_a_call_that_takes_too_long(method, tmp_path):
         time.sleep(600)
         raise AssertionError
 
-    with sa.Pool(2, method) as pool:
+    with sa.Pool(2, first_method) as pool:
         out = sa.zeros(40)
         with pytest.raises(TimeoutError):
             pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=1.5)
@@ -346,13 +346,13 @@ def test_nothing_runs_behind_an_exception(pool, tmp_path):
 
 
 @pytest.mark.parametrize("given", [np.copy, sa.share], ids=["plain", "shared"])
-def test_a_killed_worker_is_made_good_by_retries(method, tmp_path, given):
+def test_a_killed_worker_is_made_good_by_retries(first_method, tmp_path, given):
     def fragile(block):
         if block[0] == 30:
             pool_tasks.die_the_first_time(tmp_path / "here")
         return np.sqrt(block)
 
-    with sa.Pool(2, method, retries=1) as pool:
+    with sa.Pool(2, first_method, retries=1) as pool:
         a = given(np.arange(100.0))
         assert np.array_equal(pool.map_blocks(fragile, a, block_size=10), np.sqrt(np.arange(100)))
         (tmp_path / "here").unlink()

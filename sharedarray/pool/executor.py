@@ -108,6 +108,9 @@ class Pool(Executor):
     Blocks and results that exist when workers are forked (``mp_context='fork'``) are held by these as well,
     as long as they live. A result that lives when the caller forks is shared with that child, not copied.
 
+    *Names.* A worker's process is called ``sharedarray-worker-1`` and so on: `logging` has this as
+    ``processName``, and what a worker warns of begins with it.
+
     *Forks and nesting.* A pool works in the process that made it; in a fork of that, its methods raise
     `SharedArrayError`. A task may make a pool of its own, any thread may use one, and there may be many.
 

@@ -25,10 +25,11 @@ import select
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import current_process, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Semaphore
 from time import monotonic_ns
@@ -147,6 +148,7 @@ class PackedSetup:
 def main(ends: Ends, setup: Setup | PackedSetup) -> None:
     """Serve a pool until it says STOP."""
     _calm_signals()
+    _name_warnings()
     channel = Channel(ends.reader, ends.writer, blocking=True)
     _close_in_forks(channel)
     _watch_parent(channel)
@@ -177,6 +179,16 @@ def _calm_signals() -> None:
     signal.signal(signal.SIGINT, _nothing)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGPIPE})
+
+
+def _name_warnings() -> None:
+    """Have each warning begin with the name of this process, as logging's records have it."""
+    plain, name = warnings.formatwarning, current_process().name
+
+    def named(*about: Any, **more: Any) -> str:
+        return f"{name}: {plain(*about, **more)}"
+
+    warnings.formatwarning = named
 
 
 def _close_in_forks(channel: Channel) -> None:

@@ -132,3 +132,29 @@ def test_importing_the_package_does_not_import_the_pool():
 def test_with_flags_of_the_interpreter(flags, tmp_path):
     (tmp_path / "script.py").write_text(UNGUARDED.replace("assert all", "all"))
     assert run([*flags, str(tmp_path / "script.py")]) == EXPECTED
+
+
+TELLING = """
+import logging, sys, warnings
+import sharedarray as sa
+
+def set_up():
+    logging.basicConfig(stream=sys.stdout, format="%(processName)s says %(message)s")
+
+def tell():
+    sys.stderr = sys.stdout
+    logging.getLogger("mine").warning("hello")
+    warnings.warn("look out", RuntimeWarning)
+    sys.stdout.flush()
+
+with sa.Pool(1, sys.argv[1], initializer=set_up) as pool:
+    pool.submit(tell).result()
+"""
+
+
+def test_workers_log_and_warn_under_their_own_names(method, tmp_path):
+    (tmp_path / "script.py").write_text(TELLING)
+    logged, warned, *_ = run([str(tmp_path / "script.py"), method]).splitlines()
+    assert logged == "sharedarray-worker-1 says hello"
+    assert warned.startswith("sharedarray-worker-1: ")
+    assert warned.endswith("RuntimeWarning: look out")

@@ -120,10 +120,8 @@ deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _
 def _in_fork() -> None:
     # The child may never leave the block in which its parent was, and has another main thread.
     global _main, _depth, _caught
-    _depth, _caught = 0, None
-    if get_ident() == _main:
-        _restore()
-    _main = get_ident()
+    _main, _depth, _caught = get_ident(), 0, None
+    _restore()
 
 
 if hasattr(os, "register_at_fork"):

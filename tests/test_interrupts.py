@@ -1,0 +1,196 @@
+"""Ctrl-C at a moment when nothing is half done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from helpers import wait_until
+
+from sharedarray.interrupts import allowed, deferred, deferred_in_finalizer
+
+
+@pytest.fixture(autouse=True)
+def the_handler_is_as_before():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def broken_off(run: Callable[[], object]) -> KeyboardInterrupt:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run()
+    return caught.value
+
+
+def test_it_comes_at_the_end_of_the_block():
+    steps = []
+
+    def run():
+        with deferred:
+            interrupt()
+            steps.append("whole")
+        steps.append("not reached")
+
+    broken_off(run)
+    assert steps == ["whole"]
+    with deferred:
+        pass
+    broken_off(interrupt)
+
+
+def test_nested_blocks_end_with_the_outer_one():
+    steps = []
+
+    def run():
+        with deferred:
+            with deferred:
+                interrupt()
+            steps.append("still whole")
+
+    broken_off(run)
+    assert steps == ["still whole"]
+
+
+def test_it_breaks_off_what_is_allowed():
+    steps = []
+
+    def run():
+        with deferred:
+            try:
+                with allowed:
+                    interrupt()
+                    steps.append("not reached")
+            finally:
+                interrupt()  # once more, where it has to wait again
+                steps.append("cleaned up")
+
+    broken_off(run)
+    assert steps == ["cleaned up"]
+
+
+def test_what_came_before_is_raised_where_it_is_allowed():
+    def run():
+        with deferred:
+            interrupt()
+            with allowed:
+                raise AssertionError
+
+    broken_off(run)
+    with allowed:  # outside of such a block it does nothing
+        broken_off(interrupt)
+
+
+def test_an_exception_of_the_block_is_not_lost():
+    def run(interrupted):
+        with deferred:
+            if interrupted:
+                interrupt()
+            raise ValueError("of the block")
+
+    assert isinstance(broken_off(lambda: run(True)).__context__, ValueError)
+    with pytest.raises(ValueError, match="of the block"):
+        run(False)
+
+
+def test_a_handler_of_the_users_is_called_once():
+    calls = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    with deferred:
+        interrupt()
+        interrupt()
+        assert not calls
+    assert calls == [signal.SIGINT]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_one_that_is_set_in_the_block_stays():
+    def other(number, frame):
+        raise AssertionError
+
+    with deferred:
+        signal.signal(signal.SIGINT, other)
+    assert signal.getsignal(signal.SIGINT) is other
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with deferred:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        interrupt()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_other_threads_change_nothing():
+    handlers = []
+
+    def run():
+        with deferred, allowed:
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+    with deferred:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert handlers[1] is not signal.default_int_handler
+
+
+def test_in_a_finalizer_it_comes_a_moment_later():
+    class Dropped:
+        def __del__(self):
+            with deferred_in_finalizer:
+                interrupt()
+            self.steps.append("whole")
+
+    dropped = Dropped()
+    Dropped.steps = steps = []
+    kept = [dropped]
+    del dropped
+
+    def run():
+        kept.clear()
+        wait_until(lambda: False, "Ctrl-C", 10)
+
+    broken_off(run)
+    assert steps == ["whole"]
+    wait_until(lambda: threading.active_count() == 1, "its thread ends")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_in_the_block_can_be_interrupted():
+    codes = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                    interrupt()
+            except KeyboardInterrupt:
+                code = 0
+            finally:
+                os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with deferred:
+        fork()
+    fork()
+    with deferred:  # the thread that forks is the child's main thread
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+    assert codes == [0, 0, 0]

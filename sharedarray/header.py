@@ -109,6 +109,8 @@ def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 @lru_cache(_CACHED)
 def _descr_of(dtype: np.dtype[Any]) -> Any:
     """NPY's description of a dtype, known to give it back."""
+    if dtype.names is None and not dtype.metadata and np.dtype(dtype.str) == dtype:
+        return dtype.str  # as NumPy has it; 1.26 would warn of the empty metadata that pickle gives dates
     found: str | None = None
     try:
         descr: Any = npy.dtype_to_descr(dtype)

@@ -308,8 +308,11 @@ class Engine:
         tasks: list[Task] = []
         known: dict[int, Parcel] = {}
         start = 0
-        for plain, group in itertools.groupby(calls, simple):
-            items = list(group)
+        groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, simple)
+        if simple(itertools.chain.from_iterable(calls)):  # in one go, at a quarter of the price
+            groups = [(True, calls)] if calls else []
+        for plain, group in groups:
+            items = group if isinstance(group, list) else list(group)
             if plain:
                 tasks.append(
                     Task(

@@ -530,6 +530,7 @@ class _Worker:
         known = self._functions.get(row.function)
         function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
         lazy = bool(row.flags & LAZY)
+        attachments = self._attachments if function_shares or len(self._attachments.kept) else None
         count = len(args)
         ended = monotonic_ns()
         while args:
@@ -539,7 +540,8 @@ class _Worker:
                 self._drop()
                 return
             began = ended
-            self._attachments.begin()
+            if attachments is not None:
+                attachments.begin()
             try:
                 if function is None or again:
                     function = self._function(row.function)
@@ -551,7 +553,8 @@ class _Worker:
                     function = None
                 outcome = _failed(raised)
             else:
-                self._attachments.end()
+                if attachments is not None:
+                    attachments.end()
                 ended = monotonic_ns()
                 kind = type(value)
                 if function_shares and (not args or not self._left()):

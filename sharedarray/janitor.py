@@ -221,6 +221,16 @@ def _start(directory: str) -> _Connection:
         time.sleep(0.01)  # a janitor is just ending, and has nothing that we could wait on
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Have what is started here not hear SIGINT until it says so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _launch(folder: str, alive: int) -> _Connection:
     import socket
     import subprocess
@@ -238,15 +248,17 @@ def _launch(folder: str, alive: int) -> _Connection:
         package = os.path.dirname(os.path.abspath(__file__))
         files = [str(alive), str(listener.fileno())]
         try:
-            detaching = subprocess.Popen(
-                [executable, "-I", "-S", "-c", _BOOT, package, folder, *files, "sharedarray-janitor"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(alive, listener.fileno()),
-                cwd="/",
-                start_new_session=True,
-            )
+            # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
+            with _interrupts_blocked():
+                detaching = subprocess.Popen(
+                    [executable, "-I", "-S", "-c", _BOOT, package, folder, *files, "sharedarray-janitor"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(alive, listener.fileno()),
+                    cwd="/",
+                    start_new_session=True,
+                )
             code = detaching.wait()
         except BaseException:
             connection.close()
@@ -325,6 +337,7 @@ def main(folder: str, alive: int, listening: int) -> None:
     if os.fork():
         os._exit(0)  # the starter waits for this process and never hears of the janitor
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)  # what has come so far was meant for our starter
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that died before its welcome must not end us
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

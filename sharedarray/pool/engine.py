@@ -58,7 +58,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import wait as wait_ready
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,11 +70,13 @@ from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, STREAM, Frame, Kind, encode
 from sharedarray.pool.pickling import Parcel, Pickled, dump_call, dumps, loads, simple
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
-from sharedarray.pool.reports import PoolStats
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import Ends, Setup
 from sharedarray.segment import Mapping, mapping_of
+
+if TYPE_CHECKING:
+    from sharedarray.pool.reports import PoolStats
 
 __all__ = ["Engine", "name_of"]
 
@@ -686,6 +688,8 @@ class Engine:
 
     def stats(self) -> PoolStats:
         """Return what is being done and was done."""
+        from sharedarray.pool.reports import PoolStats
+
         with self._lock:
             loads = [member.load for member in self._members]
             queued = sum(task.left for task in self._queue) + sum(max(0, load - 1) for load in loads)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -24,10 +24,12 @@ from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.pool import blockwise, processes
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.progress import Progress, bar, watched
-from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
 from sharedarray.pool.tasks import Gathering, PoolFuture, opened
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
+
+if TYPE_CHECKING:
+    from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
 
 __all__ = ["Pool"]
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
 from sharedarray.pool.messages import STREAM, Frame
 from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
 from sharedarray.pool.processes import WorkerProcess
-from sharedarray.pool.reports import ArgumentCopies, CopyReport, Span, Timeline
 from sharedarray.pool.tasks import Task
+
+if TYPE_CHECKING:
+    from sharedarray.pool.reports import CopyReport, Timeline  # and where they are made: few ask for them
 
 __all__ = ["Ledger"]
 
@@ -237,6 +240,8 @@ class Ledger:
             made = plain.report()
         if made is None:
             return None
+        from sharedarray.pool.reports import ArgumentCopies, CopyReport
+
         rows = tuple(
             ArgumentCopies(argument, shared, copied, pickled, reused, count)
             for argument, (shared, copied, pickled, reused, count) in made.rows.items()
@@ -275,6 +280,8 @@ class Ledger:
 
     def timeline(self) -> Timeline:
         """Return who ran what when."""
+        from sharedarray.pool.reports import Span, Timeline
+
         spans = tuple(Span(*fields) for fields in list(self._spans))
         return Timeline(spans, self._spans_made - len(spans))
 

@@ -10,13 +10,10 @@ be told apart; as many are joined as it takes to keep the picture small.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import html
-import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
@@ -341,6 +338,9 @@ class Timeline(Sequence[Span]):
         """
         name = os.fspath(path)
         lowered = os.path.basename(name).lower()
+        import gzip  # here, like others below: pools are started without
+        import json
+
         if lowered.endswith((".json", ".json.gz")):
             data = json.dumps(self.to_chrome_trace(), separators=(",", ":")).encode()
             if lowered.endswith(".gz"):
@@ -361,6 +361,8 @@ class Timeline(Sequence[Span]):
 
 def _write(target: str, data: bytes) -> None:
     """Write a file under another name and give it its own when it is complete."""
+    import secrets
+
     temporary = os.path.join(os.path.dirname(target), f".sharedarray-{secrets.token_hex(8)}.tmp")
     # Not by tempfile, whose files only their owner may read: the kernel applies the umask to this one.
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)

@@ -20,9 +20,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -302,9 +302,11 @@ def outer_cache() -> int:
     Source: ``Documentation/ABI/testing/sysfs-devices-system-cpu`` of the kernel.
     """
     sizes = []
-    for entry in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+    folder = "/sys/devices/system/cpu/cpu0/cache"
+    for entry in os.listdir(folder) if os.path.isdir(folder) else ():
         try:
-            text = entry.read_text().strip()
+            with open(f"{folder}/{entry}/size", encoding="ascii") as file:
+                text = file.read().strip()
             sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
         except (OSError, ValueError):
             continue

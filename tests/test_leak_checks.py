@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from helpers import HERE, environment
 
 LEAKING = """
@@ -51,6 +52,7 @@ def test_tidy():
 """
 
 
+@pytest.mark.slow
 def test_every_kind_of_leak_fails_its_test(tmp_path):
     for file in ("conftest.py", "helpers.py"):
         shutil.copy(HERE / file, tmp_path / file)

@@ -1214,7 +1214,7 @@ sys.exit(1 if unexpected else 0)
         (1, 6000, 0, 0),
         pytest.param(2, 1500, 3, 0, marks=pytest.mark.slow),
         pytest.param(3, 1000, 0, 3, marks=pytest.mark.slow),
-        (4, 400, 3, 3),
+        pytest.param(4, 400, 3, 3, marks=pytest.mark.slow),
     ],
 )
 def test_random_calls_never_crash_the_interpreter(own_directory, seed, steps, threads, forks):

@@ -21,17 +21,19 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # of `signal`, without its conversion to enumerations, which takes ten times as long
 import _thread
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from signal import SIGINT
 from threading import get_ident
+from types import CodeType
 from typing import Any
 
 __all__ = ["allowed", "deferred", "deferred_in_finalizer"]
 
 _INTERRUPT = int(SIGINT)
-# Seconds in which a finalizer returns.
+# Seconds in which a finalizer is likely to return.
 _MOMENT = 0.001
 
 Handler = Callable[[int, Any], Any]
@@ -61,7 +63,7 @@ def _swap() -> None:
         _handler = handler
 
 
-def _restore(later: bool = False) -> None:
+def _restore(finalizer: CodeType | None = None) -> None:
     global _handler, _caught
     handler, _handler = _handler, None
     if handler is None:
@@ -70,14 +72,22 @@ def _restore(later: bool = False) -> None:
         _signal.signal(_INTERRUPT, handler)
     if _caught is not None:
         caught, _caught = _caught, None
-        if later:
-            threading.Thread(target=_interrupt_soon, daemon=True).start()
+        if finalizer is not None:
+            threading.Thread(target=_interrupt_after, args=(finalizer,), daemon=True).start()
         else:
             handler(*caught)
 
 
-def _interrupt_soon() -> None:
-    time.sleep(_MOMENT)
+def _interrupt_after(finalizer: CodeType) -> None:
+    """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored."""
+    inside = True
+    while inside:
+        time.sleep(_MOMENT)
+        frame = None if _main is None else sys._current_frames().get(_main)
+        while frame is not None and frame.f_code is not finalizer:
+            frame = frame.f_back
+        inside = frame is not None
+        del frame
     _thread.interrupt_main()
 
 
@@ -99,7 +109,7 @@ class _Deferred:
         if _depth and get_ident() == _main:
             _depth -= 1
             if not _depth:
-                _restore(self._later)
+                _restore(sys._getframe(1).f_code if self._later else None)
 
 
 class _Allowed:

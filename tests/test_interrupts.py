@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -153,6 +154,7 @@ def test_in_a_finalizer_it_comes_a_moment_later():
         def __del__(self):
             with deferred_in_finalizer:
                 interrupt()
+            time.sleep(0.05)  # longer than it takes until it would come
             self.steps.append("whole")
 
     dropped = Dropped()

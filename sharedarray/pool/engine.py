@@ -258,8 +258,7 @@ class Engine:
         with interrupts.deferred:
             self.ledger.called(task.call, label, pickled)
             if not pickled.plain:
-                # Now, if there is room for it, so that the caller may change his arrays; when it is sent, if
-                # not.
+                # Now, if there is room for it, so that the caller may change his arrays; else when it is sent.
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
             self._follow(pickled)
             self._accept([task])
@@ -782,7 +781,7 @@ class Engine:
                 os.close(member.exit)
             member.close()
             member.estate()
-            member.forget()
+            member.forget_name()
         self._members.clear()
         self._by_pipe.clear()
         self._handlers.clear()
@@ -1332,6 +1331,7 @@ class Engine:
             self._last_ready = time.monotonic()
             with self._lock:
                 member.ready = True
+            member.forget_name()
         elif frame.kind == Kind.REFUSED:
             self._refused(frame)
         elif frame.kind == Kind.DROPPED:
@@ -1361,7 +1361,6 @@ class Engine:
         self.ledger.answered(task, frame, failed=type(outcome) is Raised)
         if frame.flags & HOLDS:
             self.ledger.shares(task.call, "result", _shared_bytes(outcome))
-        if frame.flags & HOLDS:
             with contextlib.suppress(OSError):
                 member.channel.send(Kind.TAKEN, task=frame.task)
         last = settled[-1] if settled else None
@@ -1444,7 +1443,7 @@ class Engine:
         self._dismiss(member)
         with self._lock:
             begun, rest = member.estate()
-            member.forget()
+            member.forget_name()
         self.ledger.lost(member.leaving)
         self._gone += 1
         self._vacant += not member.leaving

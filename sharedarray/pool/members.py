@@ -158,7 +158,11 @@ class Member:
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()
-        self._claims: Semaphore | Any = claims
+        # The C object's methods, which do without the Python object around it (see `forget_name`).
+        self._claim: Callable[[bool], bool] = claims.acquire
+        self._unclaim: Callable[[], None] = claims.release
+        self._unclaimed: Callable[[], int] = claims._semlock._get_value  # type: ignore[attr-defined]
+        self._named: Semaphore | None = claims
 
     @property
     def free(self) -> bool:
@@ -169,7 +173,7 @@ class Member:
     def begun(self) -> bool:
         """Whether it is at one of its items, as far as that can be known."""
         try:
-            return self.load > self._claims.get_value()
+            return self.load > self._unclaimed()
         except NotImplementedError:  # macOS
             return self.load > 0
 
@@ -191,7 +195,7 @@ class Member:
         self.load += task.left
         self.given += task.left
         for _ in range(task.left):
-            self._claims.release()
+            self._unclaim()
         if retired:
             self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
         function = task.function
@@ -284,7 +288,7 @@ class Member:
     def take_back(self, most: int) -> list[Task]:
         """Take back items from the end, at most so many, that it has not begun; return them in order."""
         got = 0
-        claim = self._claims.acquire
+        claim = self._claim
         while got < most and claim(False):
             got += 1
         self.owed += got
@@ -333,7 +337,7 @@ class Member:
     def estate(self) -> tuple[Task | None, list[Task]]:
         """Return, of a worker that is dead, the item that it had begun, and all that it had not."""
         unclaimed = 0
-        while self._claims.acquire(False):
+        while self._claim(False):
             unclaimed += 1
         rest = self._cut(min(unclaimed, self.load))
         for number in list(self.room):
@@ -348,6 +352,10 @@ class Member:
         self.load = 0
         return begun, rest
 
-    def forget(self) -> None:
-        """Drop the semaphore, which has a name in the system for as long as anything refers to it."""
-        self._claims = None
+    def forget_name(self) -> None:
+        """Remove the name of its semaphore, once it has opened it or will not do so any more.
+
+        multiprocessing keeps the name for as long as the Python object lives. Whoever kills this process, its
+        workers and the resource tracker at once would leave it behind in the system.
+        """
+        self._named = None

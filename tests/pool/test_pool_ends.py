@@ -444,6 +444,35 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
         assert gone(others)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc/PID/maps")
+def test_ready_workers_have_nothing_with_a_name_in_the_system(method, tmp_path):
+    # Else it would stay, since whoever kills a whole session kills the resource tracker as well.
+    path = script(
+        tmp_path,
+        f"""
+        import os, time, pool_tasks, sharedarray as sa
+        with sa.Pool(2, {method!r}) as pool:
+            pids = set()
+            while len(pids) < 2:
+                pids |= set(pool.map(lambda _: time.sleep(0.01) or os.getpid(), range(4)))
+            print(*pids, flush=True)
+            time.sleep(60)
+        """,
+    )
+    with begin(path) as process:
+        pids = [process.pid, *map(int, process.stdout.readline().split())]
+        assert len(pids) == 3
+        mapped = {
+            int(line.split()[4])  # the inode: the name in there is not the one that was given
+            for pid in pids
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+            if "/dev/shm/sem." in line
+        }
+        named = {entry.inode() for entry in os.scandir("/dev/shm")}
+        assert mapped
+        assert not mapped & named
+
+
 def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
     path = script(
         tmp_path,

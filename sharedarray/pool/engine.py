@@ -258,7 +258,7 @@ class Engine:
         with interrupts.deferred:
             self.ledger.called(task.call, label, pickled)
             if not pickled.plain:
-                # Now, if there is room for it, so that the caller may change his arrays; else when it is sent.
+                # Now, if there is room for it, so that the caller may change his arrays; else when sent.
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
             self._follow(pickled)
             self._accept([task])
@@ -1374,6 +1374,8 @@ class Engine:
     def _open(self, frame: Frame) -> Any:
         """Return the value that an answer carries, or the exception as `Raised`."""
         try:
+            if frame.kind == _RESULTS:
+                return outbox.values(frame.stream)
             if frame.entries:
                 found = self._load(frame)
             else:

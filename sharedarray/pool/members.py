@@ -12,6 +12,7 @@ DROPPED. Until then (`owed`) the worker gets nothing more, or it would take one 
 from __future__ import annotations
 
 import itertools
+import marshal
 import os
 import pickle
 import time
@@ -29,7 +30,6 @@ from sharedarray.pool.messages import (
     PARTS,
     ROOM,
     SHARES,
-    Buffer,
     Entry,
     Frame,
     Kind,
@@ -203,9 +203,8 @@ class Member:
             self._teach(function)
         if task.items is not None:
             start = task.first + task.done
-            stream: Buffer = pickle.dumps(
-                task.items[start : task.first + task.count], pickle.HIGHEST_PROTOCOL
-            )
+            items: Any = task.items[start : task.first + task.count]
+            stream = marshal.dumps(items)
             assert function is not None
             lazy = LAZY if function.independent else 0
             self.channel.queue(encode(Kind.RUN, lazy, task.left, task.number, function.number, 0, stream))

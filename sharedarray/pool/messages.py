@@ -58,8 +58,9 @@ that the pool knows which argument made it how long. ``OF_CALL`` on a TASK: the 
 whose number is in ``item``. ``LAZY`` on a RUN: nobody waits for each answer, several may come together.
 ``AFRESH`` on a CALL: load the function anew for each item, for it brings data along that a task may change.
 
-A worker holds small answers back for some 50 us, to send many in one write (see `outbox`). RESULTS has those
-of ``item`` items of a row: the position of the first within the row, and a list, in one pickle.
+A worker holds small answers back for a moment, to send many in one write (see `outbox`). RESULTS has those
+of ``item`` items of a row: the position of the first within the row, and a list. That stream and the one of
+RUN, a list of tuples of arguments, are in the format of `marshal`; there are only numbers and text in them.
 
 ``began`` and ``ended`` of an answer are the times of the item, in nanoseconds of the monotonic clock. A NEED
 has the bytes in ``began``.

@@ -14,14 +14,15 @@ The outbox is a file without a name, as recycled memory is, and opened by the wo
      0        8       16       24
     +--------+-------+--------+--------+-----------------------------------------------+
     | length | row   | index  | sent   | what is not sent: `length` bytes              |
-    | u64    | u64   | u64    |        |   row 0: whole frames (see `messages`)        |
+    | u64    | u64   | u64    | u64    |   row 0: whole frames (see `messages`)        |
     +--------+-------+--------+--------+   else: values of that row, from `index` on   |
                                        +-----------------------------------------------+
 
 ``sent`` counts the times that it was cleared: while that stays the same, things are only added.
 
 The values are in the format of `marshal`, which writes numbers and text in a third of the time of pickle, and
-is the same at both ends.
+is the same at both ends. A list in that format is nothing but the number of its elements and then these, one
+after the other; so what is here becomes the stream of a RESULTS frame without being looked at again.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ import io
 import marshal
 import mmap
 import os
-import pickle
 import struct
+from typing import Any
 
 from sharedarray._platform import platform
-from sharedarray.pool.messages import HEADER, Frame, Kind
+from sharedarray.pool.messages import HEADER, Buffer, Frame, Kind
 from sharedarray.pool.recycling import unnamed
 
-__all__ = ["SIZE", "make", "opened", "unsent"]
+__all__ = ["HEAD", "SIZE", "make", "opened", "row_of", "unsent", "values"]
 
 # Bytes of an outbox: with its head, a whole number of pages of any size that is usual. A full one is sent.
 SIZE = 1 << 14
@@ -96,9 +97,19 @@ def unsent(handle: int, row: int) -> list[Frame]:
         return _frames(body)
     if of != row:
         return []
-    values = _values(body)
-    stream = pickle.dumps((index, values), pickle.HIGHEST_PROTOCOL)
-    return [Frame(Kind.RESULTS, item=len(values), task=row, stream=stream)]
+    return [Frame(Kind.RESULTS, task=row, stream=row_of(index, _count(body), body))]
+
+
+def row_of(index: int, count: int, body: bytes | memoryview) -> bytes:
+    """Return the stream of a RESULTS frame: so many values, each in marshal's format, from ``index`` on."""
+    # A tuple of two: the index, and a list.
+    return b"(\2\0\0\0" + marshal.dumps(index) + b"[" + count.to_bytes(4, "little") + body
+
+
+def values(stream: Buffer) -> tuple[int, list[Any]]:
+    """Return what is in the stream of a RESULTS frame: the index of the first value, and all of them."""
+    index, found = marshal.loads(stream)
+    return index, found
 
 
 def _frames(body: bytes) -> list[Frame]:
@@ -111,9 +122,9 @@ def _frames(body: bytes) -> list[Frame]:
     return found
 
 
-def _values(body: bytes) -> list[object]:
-    file = io.BytesIO(body)
-    found: list[object] = []
+def _count(body: bytes) -> int:
+    file, count = io.BytesIO(body), 0
     while file.tell() < len(body):
-        found.append(marshal.load(file))
-    return found
+        marshal.load(file)
+        count += 1
+    return count

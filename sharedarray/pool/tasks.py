@@ -61,8 +61,8 @@ class Sink(Protocol):
     def wanted(self) -> bool:
         """Whether somebody still wants it."""
 
-    def put(self, index: int, outcomes: Sequence[Any]) -> None:
-        """Take the outcomes of the items from ``index`` on; exceptions come as `Raised`."""
+    def put(self, index: int, outcomes: list[Any]) -> None:
+        """Take the outcomes of the items from ``index`` on, and the list; exceptions come as `Raised`."""
 
     def cancel_items(self, index: int, count: int) -> None:
         """Hear that these will not be done."""
@@ -315,7 +315,7 @@ class PoolFuture(Future[Any]):
         """Whether it was not cancelled."""
         return self._state not in _CANCELLED
 
-    def put(self, index: int, outcomes: Sequence[Any]) -> None:
+    def put(self, index: int, outcomes: list[Any]) -> None:
         """Settle the future, unless it was cancelled while it still waited."""
         self._task = None
         if self._state != "RUNNING" and not self.set_running_or_notify_cancel():
@@ -342,9 +342,6 @@ class PoolFuture(Future[Any]):
         """Hear what is known: it was cancelled."""
 
 
-_PENDING: Any = object()
-
-
 class Gathering:
     """The outcomes of the items of one call, in order or as they come.
 
@@ -364,7 +361,8 @@ class Gathering:
         self.call = call
         self._engine = engine
         self._ordered = ordered
-        self._outcomes: list[Any] = [_PENDING] * count
+        self._count = count
+        self._runs: dict[int, list[Any]] = {}  # outcomes in their order, by the index of the first
         self._came: deque[Any] = deque()
         self._changed = threading.Condition()
         self._waiting = False
@@ -381,15 +379,17 @@ class Gathering:
         TimeoutError
             Time is up.
         """
-        outcomes = self._outcomes
-        for index in range(len(outcomes)):
-            if outcomes[index] is _PENDING:
-                self._wait(lambda at=index: outcomes[at] is not _PENDING, deadline)  # type: ignore[misc]
-            box = [outcomes[index]]
-            outcomes[index] = None
-            if type(box[0]) is Raised:
-                opened(box.pop())
-            yield box.pop()
+        runs, index = self._runs, 0
+        while index < self._count:
+            if index not in runs:
+                self._wait(lambda at=index: at in runs, deadline)  # type: ignore[misc]
+            run = runs.pop(index)
+            index += len(run)
+            run.reverse()
+            while run:
+                if type(run[-1]) is Raised:
+                    opened(run.pop())
+                yield run.pop()
 
     def take_any_outcome(self, deadline: float | None = None) -> Any:
         """Return the next outcome that comes, for `opened`."""
@@ -435,12 +435,12 @@ class Gathering:
         """Whether somebody still wants the outcomes."""
         return not self._ended
 
-    def put(self, index: int, outcomes: Sequence[Any]) -> None:
+    def put(self, index: int, outcomes: list[Any]) -> None:
         """Take the outcomes of the items from ``index`` on."""
         if self._ended:
             pass
         elif self._ordered:
-            self._outcomes[index : index + len(outcomes)] = outcomes
+            self._runs[index] = outcomes
         else:
             self._came.extend(outcomes)
         self.skip(len(outcomes))

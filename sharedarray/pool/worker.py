@@ -20,7 +20,6 @@ import gc
 import marshal
 import mmap
 import os
-import pickle
 import select
 import signal
 import threading
@@ -68,15 +67,16 @@ _LOOK = 200e-6
 # What a worker that lost its parent ends with; nobody is there to read it.
 _ORPHANED = 1
 
-# Results that many can be sent of in one pickle, and how long they may be: characters or bytes.
+# Results that many can be sent of in one message, and how long they may be: characters or bytes.
 _SMALL = frozenset((type(None), bool, int, float, complex))
 _TEXT = frozenset((str, bytes))
 _SHORT = 1024
-# Nanoseconds that small answers are held back, to send many at a time, and longer ones where nobody waits for
-# each; seconds after which a second thread
-# sends them, because the item that came next turned out to be a slow one; seconds without small answers after
-# which that thread goes to sleep.
-_WINDOW, _LAZY_WINDOW = 50_000, 3_000_000
+_marshalled = marshal.dumps
+# Nanoseconds that a small answer is held back, to send many at a time: to a call of its own; to an item of a
+# row, after which others come anyway; to one of a row where nobody waits for each.
+_WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 3_000_000
+# Seconds after which a second thread sends what is held back, since the item that came next turned out to be
+# a slow one; seconds without small answers after which that thread goes to sleep.
 _TOO_LONG = 0.004
 _QUIET = 0.1
 
@@ -300,8 +300,8 @@ class _Answers:
         self._space = memory[head:]
         self._size = len(self._space)
         self._length = 0
-        self._row = self._index = 0
-        self._values: list[Any] = []
+        self._row = self._rows_items = self._index = self._count = 0
+        self._window = 0
         self._began = self._ended = 0
         self._since = 0
         self._holds = box is not None
@@ -309,43 +309,59 @@ class _Answers:
         self._awake = False
         self._work = threading.Semaphore(0)
 
-    def add(self, row: int, index: int, value: Any, began: int, ended: int, *, lazy: bool = False) -> None:
-        """Send, soon, the result of an item of a row: a number or a short text."""
-        data = marshal.dumps(value)
+    def of_row(self, row: int, items: int, *, lazy: bool) -> None:
+        """Say that what is added from now on are results of a row of so many items."""
+        with self._lock:
+            self._write()
+            self._row, self._rows_items = row, items
+        self._window = (_LAZY_WINDOW if lazy else _ROW_WINDOW) if self._holds else -1
+
+    def add(self, value: Any, behind: int, began: int, ended: int) -> None:
+        """Send, soon, the result of an item of a row: a number or a short text.
+
+        Parameters
+        ----------
+        value
+            The result.
+        behind
+            How many items of the row come after it.
+        began, ended
+            When it was computed.
+        """
+        data = _marshalled(value)
         with self._lock:
             end = self._length + len(data)
-            if end > self._size or self._row != row:
+            if end > self._size or not self._count:
                 self._write()
                 end = len(data)
-            if not self._values:
-                self._words[1] = self._row = row
-                self._words[2] = self._index = index
-                self._began = began
+                self._words[1] = self._row
+                self._words[2] = self._index = self._rows_items - behind - 1
+                self._began = self._since = began
+                if not self._awake and self._holds:
+                    self._wake()
             self._space[self._length : end] = data
             self._words[0] = self._length = end
-            self._values.append(value)
+            self._count += 1
             self._ended = ended
-        self._hold(began, ended, _LAZY_WINDOW if lazy else _WINDOW)
+        if ended - self._since > self._window:
+            self.flush()
 
     def later(self, kind: Kind, number: int, began: int, ended: int, stream: Buffer) -> None:
         """Send, soon, a small answer."""
         data = HEADER.pack(kind, 0, 0, 0, number, len(stream), began, ended) + stream
         with self._lock:
             end = self._length + len(data)
-            if end > self._size or self._row:
+            if end > self._size or self._count:
                 self._write()
                 end = len(data)
-                self._words[1] = self._row = 0
+            self._words[1] = 0
             self._space[self._length : end] = data
             self._words[0] = self._length = end
-        self._hold(began, ended)
-
-    def _hold(self, began: int, ended: int, window: int = _WINDOW) -> None:
         if not self._since:
             self._since = began
             if not self._awake and self._holds:
                 self._wake()
-        if not self._holds or ended - self._since > window:
+        if not self._holds or ended - self._since > _WINDOW:
             self.flush()
 
     def flush(self) -> None:
@@ -358,10 +374,9 @@ class _Answers:
         self._since = 0
         if not self._length:
             return
-        if self._values:
-            stream = pickle.dumps((self._index, self._values), pickle.HIGHEST_PROTOCOL)
-            count = len(self._values)
-            self._values.clear()
+        if self._count:
+            count, self._count = self._count, 0
+            stream = outbox.row_of(self._index, count, self._space[: self._length])
             head = HEADER.pack(Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended)
             self._channel.write(head + stream)
         else:
@@ -477,7 +492,7 @@ class _Worker:
         if kind in (Kind.TASK, Kind.RUN):
             item = _Item(frame)
             if kind == Kind.RUN:
-                item.args = loads(frame.stream)
+                item.args = marshal.loads(frame.stream)
                 item.args.reverse()
                 item.function = frame.began
             self._todo.append(item)
@@ -529,9 +544,8 @@ class _Worker:
         again = False
         known = self._functions.get(row.function)
         function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
-        lazy = bool(row.flags & LAZY)
         attachments = self._attachments if function_shares or len(self._attachments.kept) else None
-        count = len(args)
+        answers.of_row(number, len(args), lazy=bool(row.flags & LAZY))
         ended = monotonic_ns()
         while args:
             if self._held:
@@ -563,7 +577,7 @@ class _Worker:
                 if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
                     if not args:
                         self._todo.popleft()
-                    answers.add(number, count - len(args) - 1, value, began, ended, lazy=lazy)
+                    answers.add(value, len(args), began, ended)
                     continue
                 outcome = _packed(value)
                 del value

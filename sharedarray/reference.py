@@ -41,7 +41,7 @@ from sharedarray._platform import Mode, platform
 from sharedarray.array import SharedArray, offset_of
 from sharedarray.segment import Mapping, mapping_of
 
-__all__ = ["Kept", "Reference", "reduce_for_transport", "reduce_held"]
+__all__ = ["Kept", "Reference", "pack_held", "reduce_for_transport", "reduce_held", "unpack_held"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +109,7 @@ class Reference:
                 name=mapping.name,
                 next_step="take the reference before close(), or attach again",
             )
-        return cls(
-            name=mapping.name,
-            directory=mapping.directory,
-            device=mapping.device,
-            inode=mapping.inode,
-            offset=offset_of(view, mapping) if view.size else 0,  # an empty one's may be anywhere
-            shape=view.shape,
-            strides=view.strides,
-            dtype=view.dtype,
-            mode=mapping.mode if view.flags.writeable or mapping.mode == "c" else "r",
-        )
+        return cls(*_fields(view, mapping))
 
     def attach(self, mode: Mode | None = None) -> SharedArray:
         """The view, in this process.
@@ -142,36 +132,23 @@ class Reference:
         return self._attach(mode or self.mode, None)
 
     def _attach(self, mode: Mode, token: str | None) -> SharedArray:
-        with _arriving:
-            mapping = _attached(self, mode, token)
-            if token is not None and self.directory is not None:
-                registry.unpin(self.directory, token)
-        return self._view(mapping)
-
-    def _view(self, mapping: Mapping) -> SharedArray:
-        try:
-            return np.ndarray.__new__(
-                SharedArray,
-                self.shape,
-                self.dtype,
-                memoryview(mapping),
-                self.offset,
-                self.strides,
-            )
-        except (ValueError, TypeError) as error:
-            raise errors.HeaderError(
-                f"a reference to {self.name!r} does not fit the block",
-                name=self.name,
-                found=f"offset {self.offset}, shape {self.shape}, strides {self.strides}, {self.dtype}",
-                expected=f"a view within {len(mapping)} bytes ({error})",
-            ) from None
+        return _arrive(
+            self.name,
+            self.directory,
+            self.device,
+            self.inode,
+            self.offset,
+            self.shape,
+            self.strides,
+            self.dtype,
+            mode,
+            token,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpack, self._pack()
 
     def _pack(self) -> tuple[Any, ...]:
-        # A dtype without fields is its string, which pickles in a tenth of the bytes.
-        short = self.dtype.names is None and self.dtype == np.dtype(self.dtype.str)
         return (
             self.name,
             self.directory,
@@ -180,7 +157,7 @@ class Reference:
             self.offset,
             self.shape,
             self.strides,
-            self.dtype.str if short else self.dtype,
+            _short(self.dtype),
             self.mode,
         )
 
@@ -188,6 +165,29 @@ class Reference:
 def _unpack(*fields: Any) -> Reference:
     name, directory, device, inode, offset, shape, strides, dtype, mode = fields
     return Reference(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode)
+
+
+def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
+    """What a reference consists of, in the order of its attributes."""
+    mode = mapping.mode
+    return (
+        mapping.name,
+        mapping.directory,
+        mapping.device,
+        mapping.inode,
+        offset_of(view, mapping) if view.size else 0,  # an empty one's may be anywhere
+        view.shape,
+        view.strides,
+        view.dtype,
+        mode if mode == "c" or view.flags.writeable else "r",
+    )
+
+
+def _short(dtype: np.dtype[Any]) -> str | np.dtype[Any]:
+    """A dtype without fields as a string, which pickles in a tenth of the bytes."""
+    if dtype.isbuiltin == 1 or (dtype.names is None and dtype == np.dtype(dtype.str)):
+        return dtype.str
+    return dtype
 
 
 # -- attachments that references share ------------------------------------------------------------------
@@ -278,44 +278,67 @@ _NO_OTHERS = _references({(0, 0, "r"): object()}, (0, 0, "r"))
 _keeping: tuple[int, Kept] | None = None
 
 
-def _attached(reference: Reference, mode: Mode, token: str | None) -> Mapping:
-    mapping = _attachment(reference, mode, token)
-    keeping = _keeping
-    if keeping is not None and mode != "c" and keeping[0] == threading.get_ident():
-        keeping[1].add((reference.device, reference.inode, mode), mapping)
-    return mapping
+def _arrive(
+    name: str,
+    directory: str | None,
+    device: int,
+    inode: int,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    mode: Mode,
+    token: str | None,
+) -> SharedArray:
+    """The view that a reference with these attributes stands for, in this process."""
+    with _arriving:
+        key = (device, inode, mode)
+        mapping = _arrived.get(key)
+        if mapping is None or not segment.unpark(mapping):
+            mapping = _attached(name, directory, key, token)
+        keeping = _keeping
+        if keeping is not None and mode != "c" and keeping[0] == threading.get_ident():
+            keeping[1].add(key, mapping)
+        if token is not None and directory is not None:
+            registry.unpin(directory, token)
+    try:
+        return np.ndarray.__new__(SharedArray, shape, dtype, memoryview(mapping), offset, strides)
+    except (ValueError, TypeError) as error:
+        raise errors.HeaderError(
+            f"a reference to {name!r} does not fit the block",
+            name=name,
+            found=f"offset {offset}, shape {shape}, strides {strides}, {dtype}",
+            expected=f"a view within {len(mapping)} bytes ({error})",
+        ) from None
 
 
-def _attachment(reference: Reference, mode: Mode, token: str | None) -> Mapping:
-    key = (reference.device, reference.inode, mode)
-    mapping = _arrived.get(key)
-    if mapping is not None and segment.unpark(mapping):
-        return mapping
-    if reference.directory is None:
-        mapping = segment.open_file(reference.name, mode)
+def _attached(name: str, directory: str | None, key: _Key, token: str | None) -> Mapping:
+    device, inode, mode = key
+    if directory is None:
+        mapping = segment.open_file(name, mode)
     else:
-        mapping = _attach_block(reference, reference.directory, mode, token)
-    if (mapping.device, mapping.inode) != (reference.device, reference.inode):
+        mapping = _attach_block(name, directory, mode, token)
+    if (mapping.device, mapping.inode) != (device, inode):
         mapping.leave()
         raise segment.not_found(
-            reference.name,
-            reference.directory or "",
-            found=f"inode {mapping.inode} on device {mapping.device} in place of inode {reference.inode} on "
-            f"device {reference.device}",
+            name,
+            directory or "",
+            found=f"inode {mapping.inode} on device {mapping.device} in place of inode {inode} on "
+            f"device {device}",
         )
     if mode != "c":  # what is private to one view must not show in another
         _arrived[key] = mapping
     return mapping
 
 
-def _attach_block(reference: Reference, directory: str, mode: Mode, token: str | None) -> Mapping:
+def _attach_block(name: str, directory: str, mode: Mode, token: str | None) -> Mapping:
     if token is not None:
         path = registry.token_path(directory, token)
         try:
-            return segment.attach(reference.name, mode, directory=directory, path=path)
+            return segment.attach(name, mode, directory=directory, path=path)
         except errors.BlockNotFoundError:
             pass  # somebody loaded this reference before: the name has to do
-    return segment.attach(reference.name, mode, directory=directory)
+    return segment.attach(name, mode, directory=directory)
 
 
 # -- pickling -------------------------------------------------------------------------------------------
@@ -349,29 +372,39 @@ def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
     return _reduce(array, None)
 
 
-def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:
-    mapping = mapping_of(array)
-    if mapping is None or mapping.left or mapping.mode == "c":
+def pack_held(array: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...] | None:
+    """Do as `reduce_held`, for `unpack_held`: a plain tuple of text and numbers, which any pickler likes."""
+    return _packed(array, mapping, None)
+
+
+def _packed(
+    array: np.ndarray[Any, Any], mapping: Mapping, pin: Callable[[Mapping], str] | None
+) -> tuple[Any, ...] | None:
+    if mapping.left or mapping.mode == "c":
         return None
+    name, directory, device, inode, offset, shape, strides, dtype, mode = _fields(array, mapping)
     token = None
-    try:
-        packed = Reference.of(array)._pack()  # before the pin, which nobody would take away after an error
-    except errors.BlockClosedError:
-        return None  # by another thread, just now
-    if mapping.directory is not None:
+    if directory is not None:
         # An unlinked block has no name to attach by; its data still can travel.
-        if platform.inode_of(mapping.path) != mapping.inode:
+        if platform.inode_of(mapping.path) != inode:
             return None
         if pin is not None:
             try:
                 token = pin(mapping)
             except (OSError, errors.BlockClosedError):
                 return None
-    return _receive, (*packed, token, isinstance(array, SharedArray))
+    shared = isinstance(array, SharedArray)
+    return name, directory, device, inode, offset, shape, strides, _short(dtype), mode, token, shared
 
 
-def _receive(*fields: Any) -> np.ndarray[Any, Any]:
-    *packed, token, shared = fields
-    reference = _unpack(*packed)
-    view = reference._attach(reference.mode, token)
+def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:
+    mapping = mapping_of(array)
+    packed = None if mapping is None else _packed(array, mapping, pin)
+    return None if packed is None else (unpack_held, packed)
+
+
+def unpack_held(*packed: Any) -> np.ndarray[Any, Any]:
+    """Return the array that `pack_held` was given, or one of the same memory, in this process."""
+    name, directory, device, inode, offset, shape, strides, dtype, mode, token, shared = packed
+    view = _arrive(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode, token)
     return view if shared else np.asarray(view)

@@ -91,7 +91,7 @@ _HANDOVERS = 10
 # Seconds until a worker that hung up is ended, and until the exit code of one that ended is given up.
 _PATIENCE = 5.0
 # Seconds of work that a worker is given ahead: several times what it takes to hand out more.
-_AHEAD = 0.003
+_AHEAD = 0.006
 # Seconds that a task may take at most to have others waiting behind it. The pause between two tasks is some
 # 50 us; so beyond this little is gained, and tasks are begun in the order in which they were submitted, which
 # those count on that wait for each other.
@@ -99,7 +99,7 @@ _SHORT = 0.0002
 # Seconds of work of independent items that a worker is given ahead, if it is several.
 _MUCH = 0.01
 # Items that a worker has at most, however short they are.
-_DEEPEST = 2000
+_DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
 # Bytes of arguments that are copied ahead for the tasks that come next.
@@ -193,7 +193,8 @@ class Engine:
         self._reading: dict[str, int] = {}
         self._reading_free = threading.Event()
         self._wanted_back = False
-        self._glance = Glance(_LOOK if _processors() > 1 else 0)
+        self._processors = _processors()
+        self._glance = Glance(_LOOK if self._processors > 1 else 0)
         # When the management thread has to look at something: at a worker that may be stuck, at idle memory.
         self._look_at: float | None = None
         self._trim_at: float | None = None
@@ -381,7 +382,8 @@ class Engine:
         for mapping in pickled.blocks:
             if mapping.followers is None:
                 mapping.followers = weakref.WeakSet()
-            mapping.followers.add(self)
+            if self not in mapping.followers:
+                mapping.followers.add(self)
 
     def left(self, mapping: Mapping) -> None:
         """Hear, at any moment, that this process has given up a block that workers were given."""
@@ -497,13 +499,20 @@ class Engine:
     def _look(self, pipes: Watch) -> list[tuple[int, bool, bool]]:
         """Look for answers for a short time without sleeping, where that is likely to find some."""
         glance = self._glance
-        if not glance.worthwhile() or not self.ledger.quick(_QUICK):
+        if not glance.worthwhile() or not self.ledger.quick(_QUICK) or self._crowded():
             return []
         end = time.perf_counter() + glance.seconds
         while not (ready := pipes.wait(0)) and time.perf_counter() < end:
             pass
         glance.looked(bool(ready))
         return ready
+
+    def _crowded(self) -> bool:
+        """Whether looking would take a processor from a worker that has something to do on it."""
+        busy = 0
+        for member in self._members:
+            busy += member.load > 0
+        return busy >= self._processors
 
     def _stop_reading(self) -> None:
         """Give the pipes back to the management thread."""
@@ -1155,7 +1164,7 @@ class Engine:
         to_worker, to_pool = multiprocessing.Pipe(duplex=False), multiprocessing.Pipe(duplex=False)
         claims = multiprocessing.get_context(self._method).Semaphore(0)
         # Where all processors are busy with looking for work, none is left to do it.
-        look = len(self._members) < _processors() - 1
+        look = len(self._members) < self._processors - 1
         self._vacant = max(0, self._vacant - 1)
         box = outbox.make()
         ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)

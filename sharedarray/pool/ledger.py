@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from sharedarray.pool.messages import STREAM, Frame
@@ -31,7 +33,7 @@ _SEVERAL = 4
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    __slots__ = ("began", "call", "ended", "label", "rows", "tasks")
+    __slots__ = ("_entries", "_rows", "began", "call", "ended", "label", "tasks")
 
     def __init__(self, call: int, label: str, tasks: int) -> None:
         self.call = call
@@ -39,14 +41,31 @@ class _Calls:
         self.tasks = tasks
         self.began = time.monotonic()
         self.ended = 0.0
-        self.rows: dict[str, list[int]] = {}
+        self._entries: list[tuple[str, Copied, int]] = []
+        self._rows: dict[str, list[int]] = {}
+
+    def sends(self, names: Iterable[str], parts: Iterable[Copied]) -> None:
+        """Count what the arguments of the only task become."""
+        self._entries += zip(names, parts, repeat(1), strict=False)
 
     def add(self, argument: str, copied: Copied, count: int = 1) -> None:
         """Count what became of one argument, or of the results, of so many tasks."""
-        row = self.rows.setdefault(argument, [0, 0, 0, 0, 0])
+        if self.tasks == 1:
+            self._entries.append((argument, copied, count))  # few, and summed up if somebody asks
+        else:
+            self._sum_up(argument, copied, count)
+
+    def _sum_up(self, argument: str, copied: Copied, count: int) -> None:
+        row = self._rows.setdefault(argument, [0, 0, 0, 0, 0])
         for place, amount in enumerate(copied):
             row[place] += amount
         row[4] += count
+
+    def rows(self) -> dict[str, list[int]]:
+        """Return what was shared, copied, pickled and copied for another task, and of how many tasks."""
+        while self._entries:
+            self._sum_up(*self._entries.pop(0))
+        return self._rows
 
 
 class _Plain:
@@ -167,7 +186,8 @@ class Ledger:
             plain.call, plain.label, plain.sent, plain.received = call, label, size, None
             plain.began, plain.ended = time.monotonic(), 0.0
             return
-        self._add(self._begin(call, label, 1), pickled)
+        self._begin(call, label, 1).sends(pickled.names, pickled.parts)
+        self._total(pickled.parts)
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Take note of a call of many tasks, or of another part of one."""
@@ -197,7 +217,9 @@ class Ledger:
         """Take note of what one task of a call of many is given."""
         made = self._calls.get(call)
         if made is not None and pickled.parts:
-            self._add(made, pickled)
+            for argument, part in zip(pickled.names, pickled.parts, strict=True):
+                made.add(argument, part)
+            self._total(pickled.parts)
         else:
             self.sends_plain(call, len(pickled.stream), 1)
 
@@ -215,14 +237,16 @@ class Ledger:
         if made is not None:
             made.add(argument, Copied(shared=size), 0)
 
-    def _add(self, made: _Calls, pickled: Pickled) -> None:
-        for argument, part in zip(pickled.names, pickled.parts, strict=True):
-            self._count(made, argument, part)
-
     def _count(self, made: _Calls, argument: str, copied: Copied) -> None:
         made.add(argument, copied)
-        for place in range(3):
-            self._totals[place] += copied[place]
+        self._total((copied,))
+
+    def _total(self, parts: Iterable[Copied]) -> None:
+        totals = self._totals
+        for shared, copied, pickled, _ in parts:
+            totals[0] += shared
+            totals[1] += copied
+            totals[2] += pickled
 
     def totals(self) -> tuple[int, int, int]:
         """Return the bytes that were sent by reference, copied and pickled, of all calls."""
@@ -244,7 +268,7 @@ class Ledger:
 
         rows = tuple(
             ArgumentCopies(argument, shared, copied, pickled, reused, count)
-            for argument, (shared, copied, pickled, reused, count) in made.rows.items()
+            for argument, (shared, copied, pickled, reused, count) in made.rows().items()
         )
         return CopyReport(call, made.label, made.tasks, (made.ended or time.monotonic()) - made.began, rows)
 

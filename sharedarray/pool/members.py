@@ -27,7 +27,6 @@ from sharedarray.pool.messages import (
     AFRESH,
     LAZY,
     OF_CALL,
-    PARTS,
     ROOM,
     SHARES,
     Entry,
@@ -212,7 +211,7 @@ class Member:
         pickled = task.pickled
         assert pickled is not None
         self._gets(pickled)
-        flags = (SHARES if pickled.shares else 0) | (PARTS if pickled.parts else 0)
+        flags = pickled.layout | SHARES if pickled.blocks else pickled.layout
         item = 0
         if function is not None:
             flags |= OF_CALL | (SHARES if function.pickled.shares else 0)
@@ -240,8 +239,8 @@ class Member:
         )
 
     def _gets(self, pickled: Pickled) -> None:
-        if pickled.blocks:
-            self.blocks.update([(mapping.device, mapping.inode) for mapping in pickled.blocks])
+        for mapping in pickled.blocks:
+            self.blocks.add((mapping.device, mapping.inode))
 
     def left(self, blocks: Collection[tuple[int, int]]) -> bool:
         """Tell it, when the channel is flushed, which blocks the pool's process has given up."""

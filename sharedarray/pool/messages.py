@@ -54,9 +54,11 @@ Flags of a frame. ``SHARES`` on a TASK: its arguments lead to shared blocks, so 
 reference cycles keeps memory that others wait for, and an idle worker looks for it. ``HOLDS`` on a RESULT or
 an ERROR: it carries references to shared blocks, and the worker keeps these alive until it hears TAKEN.
 ``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
-that the pool knows which argument made it how long. ``OF_CALL`` on a TASK: the function is that of a CALL,
-whose number is in ``item``. ``LAZY`` on a RUN: nobody waits for each answer, several may come together.
-``AFRESH`` on a CALL: load the function anew for each item, for it brings data along that a task may change.
+that the pool knows which argument made it how long. ``VIEWS`` on a TASK: the stream is one pickle of the
+function, the keywords, and a list of the arguments, in which tuples stand for shared arrays (see `pickling`).
+``OF_CALL`` on a TASK: the function is that of a CALL, whose number is in ``item``. ``LAZY`` on a RUN: nobody
+waits for each answer, several may come together. ``AFRESH`` on a CALL: load the function anew for each item,
+for it brings data along that a task may change.
 
 A worker holds small answers back for a moment, to send many in one write (see `outbox`). RESULTS has those
 of ``item`` items of a row: the position of the first within the row, and a list. That stream and the one of
@@ -86,6 +88,7 @@ __all__ = [
     "ROOM",
     "SHARES",
     "STREAM",
+    "VIEWS",
     "Buffer",
     "Entry",
     "Frame",
@@ -103,6 +106,7 @@ PARTS = 4
 OF_CALL = 8
 AFRESH = 16
 LAZY = 32
+VIEWS = 64
 
 FRESH = 1
 PRIVATE = 2

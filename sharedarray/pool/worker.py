@@ -48,6 +48,7 @@ from sharedarray.pool.messages import (
     ROOM,
     SHARES,
     STREAM,
+    VIEWS,
     Buffer,
     Entry,
     Frame,
@@ -609,7 +610,8 @@ class _Worker:
             return known.loaded
         frame = known.frame
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
-        loaded = self._arrived(frame.flags, loads, stream, buffers)
+        with self._attachments.kept:
+            loaded = loads(stream, buffers)
         if not frame.flags & (AFRESH | SHARES):
             known.loaded, known.frame = loaded, None
         return loaded
@@ -639,19 +641,15 @@ class _Worker:
 
     def _load(self, item: _Item) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         stream, buffers = self._buffers(item.stream, item.entries, item.inline)
-        load = load_call if item.flags & PARTS else loads
-        function, args, kwargs = self._arrived(item.flags, load, stream, buffers)
+        layout = item.flags & (PARTS | VIEWS)
+        if item.flags & SHARES:
+            with self._attachments.kept:
+                function, args, kwargs = load_call(stream, buffers, layout)
+        else:
+            function, args, kwargs = load_call(stream, buffers, layout)
         if item.flags & OF_CALL:
             function = self._function(item.function)
         return function, args, kwargs
-
-    def _arrived(
-        self, flags: int, load: Callable[..., Any], stream: Buffer, buffers: Sequence[Buffer]
-    ) -> Any:
-        if not flags & SHARES:
-            return load(stream, buffers)
-        with self._attachments.kept:
-            return load(stream, buffers)
 
     def _buffers(
         self, stream: Buffer, entries: Sequence[Entry], inline: Sequence[Buffer], *, copy: bool = False

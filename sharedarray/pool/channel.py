@@ -39,9 +39,9 @@ class Glance:
     """Whether, and for how long, to look for a message again and again before going to sleep.
 
     Waking a sleeping processor costs some 50 us on many machines, more than all else in the round trip of a
-    small task. A short look saves it where messages come in quick succession, and costs as much where they do
-    not, so each success makes the next look likelier, and looks in vain become rare: after each, twice as
-    many waits as before go to sleep at once.
+    small task. A short look saves it where messages come in quick succession, and is a waste where they do
+    not. So it is only taken when the last message did not take much longer to come, be it that it was waited
+    for asleep: then it would have come sooner by what the waking cost.
 
     Parameters
     ----------
@@ -51,29 +51,20 @@ class Glance:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._skip = 0
-        self._penalty = 1
+        self._last = 0.0
+        self._limit = seconds + _WAKING if seconds else 0.0
 
     def worthwhile(self) -> bool:
         """Say whether to look this time."""
-        if not self.seconds:
-            return False
-        if self._skip:
-            self._skip -= 1
-            return False
-        return True
+        return self._last < self._limit
 
-    def looked(self, found: bool) -> None:
-        """Learn from one look."""
-        if found:
-            self._penalty = 1
-        else:
-            self._penalty = min(2 * self._penalty, _RAREST)
-            self._skip = self._penalty
+    def waited(self, seconds: float) -> None:
+        """Learn how long the last message was waited for, with looking and sleeping."""
+        self._last = seconds
 
 
-# Waits that go to sleep at once after a row of looks in vain, at most.
-_RAREST = 64
+# Seconds that it takes at most, as a rule, to wake those up who wait on both sides.
+_WAKING = 150e-6
 
 
 class Channel:
@@ -229,9 +220,8 @@ class Channel:
             return
         end = time.perf_counter() + glance.seconds
         poll = self.poll
-        while not (found := poll(0)) and time.perf_counter() < end:
+        while not poll(0) and time.perf_counter() < end:
             pass
-        glance.looked(found)
 
     def receive(self) -> Frame | None:
         """Return the next frame; None when it has not fully arrived and the channel does not block.

@@ -491,20 +491,21 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
+            began = time.perf_counter()
             with interrupts.allowed:
-                ready = self._look(pipes) or pipes.wait(left)
+                ready = self._look(pipes, began) or pipes.wait(left)
+            self._glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
 
-    def _look(self, pipes: Watch) -> list[tuple[int, bool, bool]]:
+    def _look(self, pipes: Watch, began: float) -> list[tuple[int, bool, bool]]:
         """Look for answers for a short time without sleeping, where that is likely to find some."""
         glance = self._glance
-        if not glance.worthwhile() or not self.ledger.quick(_QUICK) or self._crowded():
+        if not glance.worthwhile() or self._crowded():
             return []
-        end = time.perf_counter() + glance.seconds
+        end = began + glance.seconds
         while not (ready := pipes.wait(0)) and time.perf_counter() < end:
             pass
-        glance.looked(bool(ready))
         return ready
 
     def _crowded(self) -> bool:

@@ -462,8 +462,10 @@ class _Worker:
                 self._next()
             else:
                 self._answers.flush()
+                began = time.perf_counter()
                 self._wait()
                 self._read()
+                self._glance.waited(time.perf_counter() - began)
 
     # Reading
 

@@ -229,16 +229,13 @@ def test_a_watch_tells_who_can_be_read_and_written(make):
         os.close(writer)
 
 
-def test_looks_in_vain_become_rare():
-    glance = Glance(1e-6)
-    looks = 0
-    for _ in range(10_000):
-        if glance.worthwhile():
-            looks += 1
-            glance.looked(found=False)
-    assert 100 < looks < 10_000 / 50
-    while not glance.worthwhile():
-        pass
-    glance.looked(found=True)
-    assert glance.worthwhile()  # one success, and it looks again
-    assert not Glance(0).worthwhile()
+def test_one_looks_for_what_came_quickly_the_last_time():
+    glance = Glance(1e-3)
+    assert glance.worthwhile()
+    glance.waited(0.01)
+    assert not glance.worthwhile()
+    glance.waited(1.1e-3)  # asleep, perhaps, and so longer than it would have taken otherwise
+    assert glance.worthwhile()
+    never = Glance(0)
+    never.waited(0.0)
+    assert not never.worthwhile()

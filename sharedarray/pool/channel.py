@@ -140,6 +140,10 @@ class Channel:
         self._short.append(frames)
         return self.flush()
 
+    def add(self, frame: bytes) -> None:
+        """Put a frame that is small behind what is still unsent, for the next `flush`."""
+        self._short.append(frame)
+
     def queue(self, pieces: Sequence[Buffer]) -> None:
         """Put the pieces of a frame behind what is still unsent, for the next `flush`."""
         if len(pieces) == 1:
@@ -200,15 +204,8 @@ class Channel:
 
     # Receiving
 
-    @property
-    def arrived(self) -> bool:
-        """Whether bytes that were read already wait to be made into a frame."""
-        return self._end > self._start
-
     def poll(self, timeout: float | None) -> bool:
         """Wait until there is something to read, for as many seconds; say whether there is."""
-        if self._end > self._start:
-            return True
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._in, select.POLLIN)
@@ -216,30 +213,17 @@ class Channel:
 
     def look(self, glance: Glance) -> None:
         """Look for something to read for a short time, without sleeping."""
-        if self._end > self._start or not glance.worthwhile():
+        if not glance.worthwhile():
             return
         end = time.perf_counter() + glance.seconds
         poll = self.poll
         while not poll(0) and time.perf_counter() < end:
             pass
 
-    def receive(self) -> Frame | None:
-        """Return the next frame; None when it has not fully arrived and the channel does not block.
+    def receive(self) -> list[Frame]:
+        """Return all frames that one call to the kernel completes, which may be none.
 
-        Raises
-        ------
-        EOFError
-            The other end is closed, be it between two frames or within one.
-        """
-        while True:
-            frame = self._next()
-            if frame is not None:
-                return frame
-            if not self._read():
-                return None
-
-    def receive_all(self) -> list[Frame]:
-        """Return all frames that one call to the kernel completes.
+        Of a large frame, the rest is waited for where the channel blocks.
 
         Raises
         ------
@@ -247,23 +231,21 @@ class Channel:
             The other end is closed, and there is nothing left to read.
         """
         frames: list[Frame] = []
-        while self._reads(frames):
-            if self._header is None:
-                self._cut_short_ones(frames)
-            while (frame := self._next()) is not None:
-                frames.append(frame)
-                self._cut_short_ones(frames)
-            if not self._filling:
-                break
-        return frames
-
-    def _reads(self, frames: list[Frame]) -> bool:
         try:
-            return self._read()
+            while self._read():
+                if self._header is None:
+                    self._cut_short_ones(frames)
+                    if self._start == self._end:
+                        break  # nearly always
+                while (frame := self._next()) is not None:
+                    frames.append(frame)
+                    self._cut_short_ones(frames)
+                if not self._filling:
+                    break
         except EOFError:
-            if frames:
-                return False  # first things first; the end is there again the next time
-            raise
+            if not frames:
+                raise  # otherwise first things first: the end is there again the next time
+        return frames
 
     def _cut_short_ones(self, frames: list[Frame]) -> None:
         """Cut out the frames without a table that are here as a whole, which is what nearly all are."""
@@ -283,11 +265,7 @@ class Channel:
 
     def _read(self) -> bool:
         """Read once; return False when there is nothing to read now."""
-        if self._filling:
-            target = self._filling[-1]
-        else:
-            self._make_room()
-            target = self._view[self._end :]
+        target = self._filling[-1] if self._filling else self._room()
         try:
             count = os.readv(self._in, [target])
         except BlockingIOError:
@@ -302,12 +280,16 @@ class Channel:
             self._filling[-1] = target[count:]
         return True
 
-    def _make_room(self) -> None:
-        """Move the start of an unfinished frame to the front, so that the next read can be a long one."""
+    def _room(self) -> memoryview:
+        """Return where to read to; the start of an unfinished frame is moved to the front before."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            return self._view
         if self._start:
             rest = self._end - self._start
             self._view[:rest] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, rest
+        return self._view[self._end :]
 
     def _next(self) -> Frame | None:
         """Return a frame if all of it is here; otherwise leave in ``_filling`` what has to be read for it."""

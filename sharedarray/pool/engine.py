@@ -68,7 +68,7 @@ from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, STREAM, Frame, Kind, encode
-from sharedarray.pool.pickling import Parcel, Pickled, dump_call, dumps, loads, simple
+from sharedarray.pool.pickling import Parcel, Pickled, dump_call, dumps, load_result, loads, simple
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
@@ -235,13 +235,13 @@ class Engine:
         deadline
             When it must be over, in seconds of the monotonic clock.
         """
-        self._check_open()
         future = PoolFuture(self)
         if label is None:
             label = name_of(function)
         try:
             pickled = dump_call(function, args, kwargs)
         except Exception as reason:
+            self._check_open()
             future.set_exception(_unsendable(label, reason))
             return future
         task = Task(
@@ -261,7 +261,8 @@ class Engine:
             if not pickled.plain:
                 # Now, if there is room for it, so that the caller may change his arrays; else when sent.
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
-            self._follow(pickled)
+            if pickled.blocks:
+                self._follow(pickled)
             self._accept([task])
         return future
 
@@ -442,14 +443,12 @@ class Engine:
 
     def _will_be_dealt(self, task: Task) -> bool:
         """Whether a small task can wait for the next answer, when many are handed out in one message."""
-        seconds = self.ledger.duration(task.label)
-        if seconds is None or seconds > _QUICK:
-            return False
         members = self._members
         for member in members:
             if not member.load or not member.open:
                 return False
-        return len(members) >= self.workers
+        seconds = self.ledger.duration(task.label)
+        return seconds is not None and seconds <= _QUICK and len(members) >= self.workers
 
     # For other threads: waiting
 
@@ -492,8 +491,10 @@ class Engine:
             if left is not None and left <= 0:
                 return
             began = time.perf_counter()
-            with interrupts.allowed:
-                ready = self._look(pipes, began) or pipes.wait(left)
+            ready = self._look(pipes, began)
+            if not ready:
+                with interrupts.allowed:
+                    ready = pipes.wait(left)
             self._glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
@@ -523,7 +524,8 @@ class Engine:
                     self._watch.expect(self._pipes.fileno(), read=True, write=False)
         finally:
             self._reading.pop("reader", None)
-            self._reading_free.set()
+            if self._wanted_back or self._over.is_set():
+                self._reading_free.set()
         if self._wants_attention():
             self.wake()
 
@@ -531,7 +533,10 @@ class Engine:
         """Say whether the management thread has to do something that only it does."""
         if self._shutting or (self.store.dirty and self._trim_at is None) or self._may_start():
             return True
-        return any(member.doomed for member in self._members)
+        for member in self._members:  # noqa: SIM110  (any() takes three times as long, in each round trip)
+            if member.doomed:
+                return True
+        return False
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -998,7 +1003,7 @@ class Engine:
             self._flush(member)
         if queue:
             self._copy_ahead()
-        else:
+        elif len(self._members) > 1:
             self._even_out()
 
     def _copy_ahead(self) -> None:
@@ -1011,7 +1016,8 @@ class Engine:
     def _flush(self, member: Member) -> None:
         """Write what a worker was given."""
         try:
-            member.channel.flush()
+            if member.channel.flush() and not member.writing:
+                return
         except OSError:
             # Its process has ended, and we shall hear of that as well; what it has not begun is not lost.
             member.doomed = True
@@ -1028,6 +1034,8 @@ class Engine:
                     best = member
         if best is None:
             return None, 0
+        if not best.load and task.count == 1 and self._max_tasks is None:
+            return best, 1
         depth = self._depth(task)
         if depth > 2 and 2 * best.load > depth:
             return None, 0  # not one by one: each message costs more than what it says
@@ -1190,6 +1198,7 @@ class Engine:
             to_worker[0].close()
             to_pool[1].close()
         member.since = time.monotonic()
+        member.pid = process.pid or 0
         member.exit, member.exit_is_ours = _exit_descriptor(process)
         self._by_pipe[member.channel.fileno()] = member
         self._pipes.add(member.channel.fileno())
@@ -1248,7 +1257,7 @@ class Engine:
     def _hear(self, member: Member) -> None:
         """Hear what a worker says."""
         try:
-            frames = member.channel.receive_all()
+            frames = member.channel.receive()
             settled = self._heard(member, frames)
             del frames
         except (EOFError, OSError):
@@ -1293,7 +1302,8 @@ class Engine:
                 self._stop(member)
             self._active = member.since
             self._hand_out()
-            self._attend_to(member)
+            if member.writing or member.channel.unsent:
+                self._attend_to(member)
         return settled
 
     def _has_ended(self, member: Member, outcome: Raised) -> bool:
@@ -1330,8 +1340,9 @@ class Engine:
                 self._conclude(member, task, frame.ended, "done")
 
     def _conclude(self, member: Member, task: Task, ended: int, outcome: str) -> None:
-        member.clear_room(task.number)
-        self.ledger.over(task, ended, member.process, outcome)
+        if member.room:
+            member.clear_room(task.number)
+        self.ledger.over(task, ended, member.name, member.pid, outcome)
         task.release()
 
     def _told(self, member: Member, frame: Frame) -> None:
@@ -1389,7 +1400,7 @@ class Engine:
             if frame.entries:
                 found = self._load(frame)
             else:
-                found = loads(frame.stream)
+                found = load_result(frame.stream, (), frame.flags)
             return Raised(failures.rebuild(found)) if frame.kind == _ERROR else found
         except BaseException as raised:
             failures.forget_frames(raised)
@@ -1423,7 +1434,7 @@ class Engine:
                 stream = piece
             else:
                 buffers.append(piece)
-        return loads(stream, buffers)
+        return load_result(stream, buffers, frame.flags)
 
     def _refused(self, frame: Frame) -> None:
         raised = failures.rebuild(loads(frame.stream, frame.inline))
@@ -1441,7 +1452,7 @@ class Engine:
         member.ended = True
         with self._reader():
             with contextlib.suppress(EOFError, OSError):
-                while not member.hung_up and (frames := member.channel.receive_all()):
+                while not member.hung_up and (frames := member.channel.receive()):
                     settled = self._heard(member, frames)
                     del frames
                     _settle(settled)
@@ -1540,7 +1551,7 @@ class Engine:
             outcome = "timeout" if isinstance(error, TimeoutError) else "cancelled"
         else:
             error, outcome = _died(member, task.label, code), "died"
-        self.ledger.over(task, time.monotonic_ns(), member.process, outcome, since=member.since)
+        self.ledger.over(task, time.monotonic_ns(), member.name, member.pid, outcome, since=member.since)
         if outcome == "cancelled":
             task.sink.cancel_items(index, task.left)
         else:

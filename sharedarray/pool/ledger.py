@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from sharedarray.pool.messages import STREAM, Frame
 from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
-from sharedarray.pool.processes import WorkerProcess
 from sharedarray.pool.tasks import Task
 
 if TYPE_CHECKING:
@@ -68,6 +67,17 @@ class _Calls:
         return self._rows
 
 
+class _Function:
+    """What is known of a function: seconds of a call, how often it was timed, bytes of its last result."""
+
+    __slots__ = ("count", "result", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.count = 0
+        self.result = 0
+
+
 class _Plain:
     """The newest small call, of those that come by the thousand."""
 
@@ -97,9 +107,7 @@ class Ledger:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
         self._totals = [0, 0, 0]
         self._plain = _Plain()
-        self._durations: OrderedDict[str, float] = OrderedDict()
-        self._counts: dict[str, int] = {}
-        self._results: dict[str, int] = {}
+        self._functions: OrderedDict[str, _Function] = OrderedDict()
         self._latest: float | None = None
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
@@ -110,11 +118,13 @@ class Ledger:
 
     def duration(self, label: str) -> float | None:
         """Return how many seconds a call of a function takes, None where that is not known."""
-        return self._durations.get(label)
+        function = self._functions.get(label)
+        return None if function is None else function.seconds
 
     def known_well(self, label: str) -> bool:
         """Say whether several calls of a function have been timed."""
-        return self._counts.get(label, 0) >= _SEVERAL
+        function = self._functions.get(label)
+        return function is not None and function.count >= _SEVERAL
 
     def quick(self, limit: float) -> bool:
         """Say whether what was answered last took less than so many seconds, or nothing is known."""
@@ -122,7 +132,8 @@ class Ledger:
 
     def result_size(self, label: str) -> int:
         """Return how many bytes the last result of a function needed in recycled memory."""
-        return self._results.get(label, 0)
+        function = self._functions.get(label)
+        return 0 if function is None else function.result
 
     def answered(self, task: Task, frame: Frame, *, failed: bool = False, count: int = 1) -> None:
         """Take note of the answers to so many items."""
@@ -131,34 +142,33 @@ class Ledger:
         else:
             self.done += count
         label = task.label
-        self._learn(label, (frame.ended - frame.began) * 1e-9 / count)
-        if frame.entries or label in self._results:
-            self._measure(task, frame)
-        else:
-            size = len(frame.stream)
-            self._totals[2] += size
-            if task.call == self._plain.call:
-                self._plain.received = size
-                return
-            made = self._calls.get(task.call)
-            if made is not None:
-                made.add("result", Copied(pickled=size), count)
-
-    def _learn(self, label: str, seconds: float) -> None:
-        self._latest = seconds
-        known = self._durations.get(label)
-        self._counts[label] = self._counts.get(label, 0) + 1
-        if known is not None:
-            # At once longer, and little by little shorter: one slow call among quick ones tells of more.
-            self._durations[label] = max(seconds, known + _NEWEST * (seconds - known))
+        self._latest = seconds = (frame.ended - frame.began) * 1e-9 / count
+        function = self._functions.get(label)
+        if function is None:
+            function = self._meet(label, seconds)
+        function.count += 1
+        # At once longer, and little by little shorter: one slow call among quick ones tells of more.
+        known = function.seconds
+        function.seconds = seconds if seconds > known else known + _NEWEST * (seconds - known)
+        if frame.entries or function.result:
+            self._measure(task, frame, function)
             return
-        if len(self._durations) >= _FUNCTIONS:
-            old, _ = self._durations.popitem(last=False)
-            self._results.pop(old, None)
-            self._counts.pop(old, None)
-        self._durations[label] = seconds
+        size = len(frame.stream)
+        self._totals[2] += size
+        if task.call == self._plain.call:
+            self._plain.received = size
+            return
+        made = self._calls.get(task.call)
+        if made is not None:
+            made.add("result", Copied(pickled=size), count)
 
-    def _measure(self, task: Task, frame: Frame) -> None:
+    def _meet(self, label: str, seconds: float) -> _Function:
+        if len(self._functions) >= _FUNCTIONS:
+            self._functions.popitem(last=False)
+        made = self._functions[label] = _Function(seconds)
+        return made
+
+    def _measure(self, task: Task, frame: Frame, function: _Function) -> None:
         pickled = len(frame.stream)
         copied = 0
         for entry in frame.entries:
@@ -166,11 +176,10 @@ class Ledger:
                 pickled += entry.length
             else:
                 copied += entry.length
+        function.result = 0
         if frame.entries:
             last = frame.entries[-1]
-            self._results[task.label] = max(last.offset + last.length, OUT_OF_BAND)
-        else:
-            self._results.pop(task.label, None)
+            function.result = max(last.offset + last.length, OUT_OF_BAND)
         row = self._calls.get(task.call)
         if row is not None:
             self._count(row, "result", Copied(copied=copied, pickled=pickled))
@@ -274,7 +283,7 @@ class Ledger:
 
     # Who ran what when
 
-    def over(self, task: Task, ended: int, process: WorkerProcess, outcome: str, since: float = 0.0) -> None:
+    def over(self, task: Task, ended: int, worker: str, pid: int, outcome: str, since: float = 0.0) -> None:
         """Take note of a task that is over."""
         began = task.began or int(since * 1e9)
         self._spans_made += 1
@@ -283,8 +292,8 @@ class Ledger:
                 task.number,
                 task.call,
                 task.label,
-                process.name,
-                process.pid or 0,
+                worker,
+                pid,
                 task.submitted,
                 began,
                 ended,

@@ -25,6 +25,7 @@ from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.messages import (
     AFRESH,
+    HEADER,
     LAZY,
     OF_CALL,
     ROOM,
@@ -74,6 +75,8 @@ class Member:
     ----------
     process, channel
         The process and the pool's end of its pipes.
+    name, pid
+        Of the process, which takes its time to tell them; 0 until it is started.
     tasks
         What it was given and has not answered, in order.
     load
@@ -131,6 +134,8 @@ class Member:
         put_back: Callable[[Slot], None],
     ) -> None:
         self.process = process
+        self.name = process.name
+        self.pid = 0
         self.outbox = box
         self.put_back = put_back
         self.channel = channel
@@ -210,14 +215,17 @@ class Member:
             return len(stream)
         pickled = task.pickled
         assert pickled is not None
-        self._gets(pickled)
-        flags = pickled.layout | SHARES if pickled.blocks else pickled.layout
+        flags = pickled.layout
+        if pickled.blocks:
+            self._gets(pickled)
+            flags |= SHARES
         item = 0
         if function is not None:
             flags |= OF_CALL | (SHARES if function.pickled.shares else 0)
             item = function.number
         if lent is None and pickled.plain:
-            self.channel.queue(encode(_TASK, flags, item, task.number, 0, 0, pickled.stream))
+            call = pickled.stream
+            self.channel.add(HEADER.pack(_TASK, flags, 0, item, task.number, len(call), 0, 0) + call)
             return 0
         entries = [*pickled.entries, *self._lend(task, lent)]
         self.known.update([entry.slot for entry in entries])

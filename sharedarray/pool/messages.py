@@ -54,8 +54,9 @@ Flags of a frame. ``SHARES`` on a TASK: its arguments lead to shared blocks, so 
 reference cycles keeps memory that others wait for, and an idle worker looks for it. ``HOLDS`` on a RESULT or
 an ERROR: it carries references to shared blocks, and the worker keeps these alive until it hears TAKEN.
 ``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
-that the pool knows which argument made it how long. ``VIEWS`` on a TASK: the stream is one pickle of the
-function, the keywords, and a list of the arguments, in which tuples stand for shared arrays (see `pickling`).
+that the pool knows which argument made it how long. ``PLAIN`` on a TASK: the stream is no pickle but in the
+format of `marshal`: the function's module and name, the keywords, and a list of the arguments, in which
+tuples stand for shared arrays (see `pickling`). On a RESULT: so is the result, a number or a text.
 ``OF_CALL`` on a TASK: the function is that of a CALL, whose number is in ``item``. ``LAZY`` on a RUN: nobody
 waits for each answer, several may come together. ``AFRESH`` on a CALL: load the function anew for each item,
 for it brings data along that a task may change.
@@ -84,11 +85,11 @@ __all__ = [
     "LAZY",
     "OF_CALL",
     "PARTS",
+    "PLAIN",
     "PRIVATE",
     "ROOM",
     "SHARES",
     "STREAM",
-    "VIEWS",
     "Buffer",
     "Entry",
     "Frame",
@@ -106,7 +107,7 @@ PARTS = 4
 OF_CALL = 8
 AFRESH = 16
 LAZY = 32
-VIEWS = 64
+PLAIN = 64
 
 FRESH = 1
 PRIVATE = 2

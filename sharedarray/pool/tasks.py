@@ -12,6 +12,7 @@ is most of what a small task costs.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -243,19 +244,48 @@ _CANCELLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED"))
 _OVER = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"))
 
 
+# Held while a future without a condition changes its state or is given one.
+_first = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_first._at_fork_reinit)  # type: ignore[attr-defined]
+
+
 class PoolFuture(Future[Any]):
-    """A `concurrent.futures.Future` whose waiters help, and which can end what it stands for."""
+    """A `concurrent.futures.Future` whose waiters help, and which can end what it stands for.
+
+    One whose result is simply waited for, which are nearly all, needs neither condition nor waiters nor
+    callbacks, and to make and use these takes as long as the pickling of a small call. So it is given them
+    when somebody asks for the condition, which the standard library does before all that it does with them.
+    """
 
     def __init__(self, engine: Helper | None = None) -> None:
-        super().__init__()
         self._engine = engine
         self._task: Task | None = None
         self._call = 0
+        self._own: threading.Condition | None = None
+        self._state = "PENDING"
+        self._result = None
+        self._exception = None
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        own = self._own
+        if own is None:
+            with _first:
+                own = self._own
+                if own is None:
+                    self._waiters: list[Any] = []
+                    self._done_callbacks: list[Any] = []
+                    own = self._own = threading.Condition()
+        return own
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
         try:
-            return super().result(self._helped(timeout))
+            timeout = self._helped(timeout)
+            if self._own is None and self._state == "FINISHED":
+                return self._result
+            return super().result(timeout)
         finally:
             del self  # as the standard library does: an exception's frame must not keep the future
 
@@ -300,6 +330,10 @@ class PoolFuture(Future[Any]):
             engine.nudge()
         return self.cancelled()
 
+    def done(self) -> bool:
+        """Whether the call is over or cancelled."""
+        return self._state in _OVER
+
     def running(self) -> bool:
         """Whether the call is being run, as far as that is known here: it is the first of its worker's."""
         task = self._task
@@ -309,6 +343,11 @@ class PoolFuture(Future[Any]):
 
     def begin(self) -> bool:
         """Hear that the call is handed out; return False if it was cancelled."""
+        if self._own is None:
+            with _first:
+                if self._own is None:
+                    self._state = "RUNNING"
+                    return True
         return self._state == "RUNNING" or self.set_running_or_notify_cancel()
 
     def wanted(self) -> bool:
@@ -318,9 +357,15 @@ class PoolFuture(Future[Any]):
     def put(self, index: int, outcomes: list[Any]) -> None:
         """Settle the future, unless it was cancelled while it still waited."""
         self._task = None
+        outcome = outcomes[0]
+        if self._own is None and type(outcome) is not Raised:
+            with _first:
+                if self._own is None:
+                    self._result = outcome
+                    self._state = "FINISHED"
+                    return
         if self._state != "RUNNING" and not self.set_running_or_notify_cancel():
             return
-        outcome = outcomes[0]
         try:
             if type(outcome) is Raised:
                 self.set_exception(outcome.exception)

@@ -45,16 +45,16 @@ from sharedarray.pool.messages import (
     LAZY,
     OF_CALL,
     PARTS,
+    PLAIN,
     ROOM,
     SHARES,
     STREAM,
-    VIEWS,
     Buffer,
     Entry,
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import Pickled, contiguous, dumps, load_call, loads
+from sharedarray.pool.pickling import Pickled, contiguous, dump_result, dumps, load_call, loads
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 
 __all__ = ["Ends", "Setup", "main"]
@@ -73,6 +73,9 @@ _SMALL = frozenset((type(None), bool, int, float, complex))
 _TEXT = frozenset((str, bytes))
 _SHORT = 1024
 _marshalled = marshal.dumps
+# As plain numbers, which compare in a third of the time of members of an enum.
+_RUN = int(Kind.RUN)
+_CALLS = frozenset((int(Kind.TASK), _RUN))
 # Nanoseconds that a small answer is held back, to send many at a time: to a call of its own; to an item of a
 # row, after which others come anyway; to one of a row where nobody waits for each.
 _WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 3_000_000
@@ -347,9 +350,9 @@ class _Answers:
         if ended - self._since > self._window:
             self.flush()
 
-    def later(self, kind: Kind, number: int, began: int, ended: int, stream: Buffer) -> None:
+    def later(self, kind: Kind, flags: int, number: int, began: int, ended: int, stream: Buffer) -> None:
         """Send, soon, a small answer."""
-        data = HEADER.pack(kind, 0, 0, 0, number, len(stream), began, ended) + stream
+        data = HEADER.pack(kind, flags, 0, 0, number, len(stream), began, ended) + stream
         with self._lock:
             end = self._length + len(data)
             if end > self._size or self._count:
@@ -399,8 +402,13 @@ class _Answers:
     ) -> None:
         """Send a frame now, after what is held back."""
         with self._lock:
-            self._write()
-            self._channel.send(kind, flags, item, task, began, ended, stream, entries, inline)
+            if self._length:
+                self._write()
+            if entries:
+                self._channel.send(kind, flags, item, task, began, ended, stream, entries, inline)
+            else:
+                head = HEADER.pack(kind, flags, 0, item, task, len(stream), began, ended)
+                self._channel.write(head + stream)
 
     def _wake(self) -> None:
         self._awake = True
@@ -448,6 +456,7 @@ class _Worker:
         self._held: dict[int, deque[object]] = {}
         self._attachments = Attachments()
         self._granted: Entry | None = None
+        self._asking = False
         self._answers = _Answers(channel, box)
         self._glance = Glance(_LOOK if ends.look else 0)
         self._tidy = True
@@ -455,17 +464,18 @@ class _Worker:
 
     def serve(self) -> None:
         """Do everything until the pool says STOP."""
+        todo, answers, glance = self._todo, self._answers, self._glance
         while not self._stopped:
-            if self._todo:
-                if self._held or self._channel.arrived:
+            if todo:
+                if self._held:
                     self._read_what_is_there()
                 self._next()
             else:
-                self._answers.flush()
+                answers.flush()
                 began = time.perf_counter()
                 self._wait()
                 self._read()
-                self._glance.waited(time.perf_counter() - began)
+                glance.waited(time.perf_counter() - began)
 
     # Reading
 
@@ -482,24 +492,21 @@ class _Worker:
             self._read()
 
     def _read(self) -> None:
-        """Read at least one frame, and all that came with it."""
-        while True:
-            frame = self._channel.receive()
-            assert frame is not None  # the pipe blocks
+        """Read what there is, or wait for it: at least a part of a frame."""
+        for frame in self._channel.receive():
             self._told(frame)
-            if not self._channel.arrived:
-                return
 
     def _told(self, frame: Frame) -> None:
         kind = frame.kind
-        if kind in (Kind.TASK, Kind.RUN):
+        if kind in _CALLS:
             item = _Item(frame)
-            if kind == Kind.RUN:
+            if kind == _RUN:
                 item.args = marshal.loads(frame.stream)
                 item.args.reverse()
                 item.function = frame.began
             self._todo.append(item)
-            self._tidy = self._tidy and not frame.flags & SHARES
+            if frame.flags & SHARES:
+                self._tidy = False
         elif kind == Kind.CALL:
             self._functions[frame.task] = _Function(frame)
         elif kind == Kind.TAKEN:
@@ -518,6 +525,7 @@ class _Worker:
             self._attachments.left(loads(frame.stream))
         elif kind == Kind.GRANT:
             self._granted = frame.entries[0] if frame.entries else None
+            self._asking = False
         elif kind == Kind.STOP:
             self._stopped = True
 
@@ -622,7 +630,9 @@ class _Worker:
         """Do one item and send what came of it."""
         began = monotonic_ns()
         number = item.number
-        self._granted = next((entry for entry in item.entries if entry.flags & ROOM), None)
+        self._granted = None
+        if item.entries:
+            self._granted = next((entry for entry in item.entries if entry.flags & ROOM), None)
         box = [item]
         del item
         self._send(number, began, *self._outcome(box))
@@ -642,8 +652,10 @@ class _Worker:
         return function(*args, **kwargs)
 
     def _load(self, item: _Item) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        if item.flags == PLAIN and not item.entries:
+            return load_call(item.stream, (), PLAIN)
         stream, buffers = self._buffers(item.stream, item.entries, item.inline)
-        layout = item.flags & (PARTS | VIEWS)
+        layout = item.flags & (PARTS | PLAIN)
         if item.flags & SHARES:
             with self._attachments.kept:
                 function, args, kwargs = load_call(stream, buffers, layout)
@@ -671,14 +683,14 @@ class _Worker:
         """Send an answer, and keep what has to live until the pool has it."""
         ended = monotonic_ns()
         self._attachments.settle()
-        if answer.shares:
+        if answer.blocks:
             self._held.setdefault(number, deque()).append(value)
-        flags = HOLDS if answer.shares else 0
+        flags = answer.layout | HOLDS if answer.blocks else answer.layout
         if answer.stowed:
-            if flags or len(answer.stream) >= _SHORT or not self._todo:
+            if answer.blocks or len(answer.stream) >= _SHORT or not self._todo:
                 self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
             else:
-                self._answers.later(kind, number, began, ended, answer.stream)
+                self._answers.later(kind, flags, number, began, ended, answer.stream)
             return
         sources = answer.sources()
         entries, inline = self._place(number, sources)
@@ -705,19 +717,17 @@ class _Worker:
     def _ask(self, number: int, size: int) -> Entry | None:
         """Ask the pool for a slot; what else it says meanwhile is done later."""
         self._answers.send(Kind.NEED, task=number, began=size)
-        while True:
-            frame = self._channel.receive()
-            assert frame is not None
-            self._told(frame)
-            if frame.kind == Kind.GRANT:
-                room, self._granted = self._granted, None
-                return room
+        self._asking = True
+        while self._asking:
+            self._read()
+        room, self._granted = self._granted, None
+        return room
 
 
 def _packed(value: object) -> tuple[Kind, Pickled, object]:
     """Return the answer that a value makes."""
     try:
-        return Kind.RESULT, dumps(value), value
+        return Kind.RESULT, dump_result(value), value
     except Exception as reason:
         return _failed(_unsendable(value, reason))
     except BaseException as raised:

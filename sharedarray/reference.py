@@ -209,8 +209,10 @@ class Kept:
     """Attachments that do not end with the last array on them.
 
     What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
-    reference to the same block costs little. Where no array is on it any more, `settle` gives its lease up,
-    so that it does not keep the block; its memory is free when somebody says `forget` besides.
+    reference to the same block costs little. It must come from someone who holds the block until `settle` was
+    called, for what was kept before is used without a lease until then. `settle` takes one for what is still
+    in use, and gives up that of what is not, so that it does not keep the block; its memory is free when
+    somebody says `forget` besides.
 
     Parameters
     ----------
@@ -221,7 +223,7 @@ class Kept:
     def __init__(self, most: int) -> None:
         self._most = most
         self._kept: OrderedDict[_Key, Mapping] = OrderedDict()
-        self._leased: set[_Key] = set()
+        self._used: set[_Key] = set()  # since `settle`, or for longer
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -239,31 +241,42 @@ class Kept:
         kept = self._kept
         kept[key] = mapping
         kept.move_to_end(key)
-        self._leased.add(key)
+        self._used.add(key)
         if len(kept) > self._most:
-            kept.popitem(last=False)
+            self._hold(*kept.popitem(last=False))
 
     def settle(self) -> None:
-        """Give up the leases of those that no array needs."""
-        if not self._leased:
+        """Have a lease on those that an array needs, and on no others."""
+        if not self._used:
             return
         with _arriving:  # nobody gets one of them meanwhile
-            for key in list(self._leased):
-                if _references(self._kept, key) <= _NO_OTHERS:
-                    self._leased.discard(key)
-                    mapping = self._kept.get(key)
-                    if mapping is not None:
-                        segment.park(mapping)
+            for key in list(self._used):
+                if _references(self._kept, key) > _NO_OTHERS:
+                    segment.unpark(self._kept[key])
+                    continue
+                self._used.discard(key)
+                mapping = self._kept.get(key)
+                if mapping is not None:
+                    segment.park(mapping)
+
+    def _hold(self, key: _Key, mapping: Mapping) -> None:
+        """Have a lease on one that is kept no more, if an array may need it."""
+        if key in self._used:
+            self._used.discard(key)
+            segment.unpark(mapping)
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Let go of blocks, by device and inode."""
         gone = set(blocks)
-        for key in [key for key in self._kept if key[:2] in gone]:
-            self._kept.pop(key, None)
+        with _arriving:
+            for key in [key for key in self._kept if key[:2] in gone]:
+                self._hold(key, self._kept.pop(key))
 
     def clear(self) -> None:
         """Let go of all."""
-        self._kept = OrderedDict()
+        with _arriving:
+            while self._kept:
+                self._hold(*self._kept.popitem())
 
 
 def _references(kept: OrderedDict[_Key, Any] | dict[_Key, Any], key: _Key) -> int:
@@ -294,10 +307,11 @@ def _arrive(
     with _arriving:
         key = (device, inode, mode)
         mapping = _arrived.get(key)
-        if mapping is None or not segment.unpark(mapping):
-            mapping = _attached(name, directory, key, token)
         keeping = _keeping
-        if keeping is not None and mode != "c" and keeping[0] == threading.get_ident():
+        keeps = keeping is not None and mode != "c" and keeping[0] == threading.get_ident()
+        if mapping is None or not (segment.borrow if keeps else segment.unpark)(mapping):
+            mapping = _attached(name, directory, key, token)
+        if keeping is not None and keeps:
             keeping[1].add(key, mapping)
         if token is not None and directory is not None:
             registry.unpin(directory, token)

@@ -149,7 +149,7 @@ def _before_fork() -> None:
     _guard.acquire()
     for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
-        if mapping is not None and not mapping.parked:
+        if mapping is not None and (not mapping.parked or mapping.borrowed):
             try:
                 if not mapping.lease_apart:
                     platform.hold_apart(handle)
@@ -231,8 +231,9 @@ class Mapping(mmap.mmap):
     lease_apart : bool
         Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
         alive, and with it the lease of a parent that is killed.
-    parked : bool
-        Whether there is no lease for the time being, while someone else has one; see `park`.
+    parked, borrowed : bool
+        Whether there is no lease for the time being; and whether the bytes are used all the same, for as long
+        as someone else has one. See `park` and `borrow`.
     followers : weak set or None
         Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
         any thread.
@@ -249,6 +250,7 @@ class Mapping(mmap.mmap):
     address: int = 0
     lease_apart: bool = False
     parked: bool = False
+    borrowed: bool = False
     followers: weakref.WeakSet[Follower] | None = None
 
     @property
@@ -305,9 +307,21 @@ class Mapping(mmap.mmap):
 def park(mapping: Mapping) -> None:
     """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it."""
     with _guard:
-        if mapping.handle >= 0 and not mapping.left:
+        mapping.borrowed = False
+        if mapping.handle >= 0 and not mapping.left and not mapping.parked:
             mapping.parked = True
             platform.release(mapping.handle)
+
+
+def borrow(mapping: Mapping) -> bool:
+    """Use an attachment again, parked or not, while someone else is sure to have a lease.
+
+    The user says `park` or `unpark` before that one may give it up. Returned is False for an attachment that
+    was left.
+    """
+    with _guard:
+        mapping.borrowed = not mapping.left
+        return mapping.borrowed
 
 
 def unpark(mapping: Mapping) -> bool:
@@ -315,6 +329,7 @@ def unpark(mapping: Mapping) -> bool:
     with _guard:
         if mapping.left:
             return False
+        mapping.borrowed = False
         if mapping.parked:
             platform.hold(mapping.handle)
             mapping.parked = False

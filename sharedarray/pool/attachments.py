@@ -3,8 +3,10 @@
 To attach takes some 100 us, and each page of a fresh mapping a fault besides; so what a task was given stays
 mapped for the next one. It does not stay for longer than somebody could miss it:
 
-- The block is not kept by that. Before a task's answer is sent, the worker gives up the leases of all arrays
-  that nothing in it refers to; whoever closes an array then, or has dropped it, finds its name free.
+- The block is not kept by that. While a task runs, the pool's process holds what it was given, so the worker
+  needs no lease of its own. Before the answer is sent, it takes leases for the arrays that something in it
+  still refers to, and has none for the others; whoever closes an array then, or has dropped it, finds its
+  name free.
 - The pool tells the worker (LEFT) when its own process gives a block up, and the worker unmaps it. The memory
   of a block that the pool's process holds is there anyway, so an idle worker that has it mapped costs
   nothing.

@@ -19,13 +19,16 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
 
 __all__ = ["Channel", "Glance"]
+
+_T = TypeVar("_T")
 
 # Bytes asked of the kernel at a time: what a pipe holds.
 _CHUNK = 1 << 16
@@ -43,28 +46,56 @@ class Glance:
     not. So it is only taken when the last message did not take much longer to come, be it that it was waited
     for asleep: then it would have come sooner by what the waking cost.
 
+    Between two looks, whoever else waits for this processor gets it: that may well be the one who is to
+    answer. Where it is somebody who keeps it for long, it is better to sleep and be woken; so then the next
+    waits are without a look, twice as many each time, until looks are left in peace again.
+
     Parameters
     ----------
     seconds
-        The longest look.
+        The longest look; 0 for none.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._last = 0.0
         self._limit = seconds + _WAKING if seconds else 0.0
+        self._skip = 0
+        self._penalty = 1
 
     def worthwhile(self) -> bool:
         """Say whether to look this time."""
-        return self._last < self._limit
+        if self._last >= self._limit:
+            return False
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def look(self, there: Callable[[], _T]) -> _T:
+        """Ask whether something is there, until it is or the time is up; return the last answer."""
+        now = time.perf_counter()
+        end = now + self.seconds
+        while not (found := there()) and now < end:
+            _pause()
+            before, now = now, time.perf_counter()
+            if now - before > _ROBBED:
+                self._skip = self._penalty
+                self._penalty = min(2 * self._penalty, _RAREST)
+                return there()
+        self._penalty = max(1, self._penalty - 1)
+        return found
 
     def waited(self, seconds: float) -> None:
         """Learn how long the last message was waited for, with looking and sleeping."""
         self._last = seconds
 
 
+_pause: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 # Seconds that it takes at most, as a rule, to wake those up who wait on both sides.
 _WAKING = 150e-6
+# Seconds between two looks that are more than the other side needs, and waits without a look at most.
+_ROBBED, _RAREST = 500e-6, 256
 
 
 class Channel:
@@ -99,7 +130,8 @@ class Channel:
         self._entries: list[Entry] = []
         self._body: list[bytearray] = []
         self._filling: list[memoryview] = []
-        self._poll: select.poll | None = None
+        self._poll = select.poll()
+        self._poll.register(self._in, select.POLLIN)
 
     def fileno(self) -> int:
         """Return the descriptor that is read from."""
@@ -206,19 +238,15 @@ class Channel:
 
     def poll(self, timeout: float | None) -> bool:
         """Wait until there is something to read, for as many seconds; say whether there is."""
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self._in, select.POLLIN)
         return bool(self._poll.poll(None if timeout is None else timeout * 1000))
+
+    def _readable(self) -> bool:
+        return bool(self._poll.poll(0))
 
     def look(self, glance: Glance) -> None:
         """Look for something to read for a short time, without sleeping."""
-        if not glance.worthwhile():
-            return
-        end = time.perf_counter() + glance.seconds
-        poll = self.poll
-        while not poll(0) and time.perf_counter() < end:
-            pass
+        if glance.worthwhile():
+            glance.look(self._readable)
 
     def receive(self) -> list[Frame]:
         """Return all frames that one call to the kernel completes, which may be none.

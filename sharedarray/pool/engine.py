@@ -257,13 +257,10 @@ class Engine:
         task.call = task.number
         future._task, future._call = task, task.number
         with interrupts.deferred:
-            self.ledger.called(task.call, label, pickled)
             if not pickled.plain:
                 # Now, if there is room for it, so that the caller may change his arrays; else when sent.
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
-            if pickled.blocks:
-                self._follow(pickled)
-            self._accept([task])
+            self._accept([task], pickled)
         return future
 
     def map(
@@ -385,6 +382,8 @@ class Engine:
                 mapping.followers = weakref.WeakSet()
             if self not in mapping.followers:
                 mapping.followers.add(self)
+                if mapping.left:  # by another thread, before it could know of us
+                    self.left(mapping)
 
     def left(self, mapping: Mapping) -> None:
         """Hear, at any moment, that this process has given up a block that workers were given."""
@@ -421,7 +420,8 @@ class Engine:
     def _eager(self) -> int:
         return min(_EAGER, self.store.limits[0])
 
-    def _accept(self, tasks: Sequence[Task]) -> None:
+    def _accept(self, tasks: Sequence[Task], call: Pickled | None = None) -> None:
+        """Take tasks, or the one task of a call, which is noted when its worker is at it already."""
         with self._lock:
             try:
                 self._check_open()
@@ -438,6 +438,11 @@ class Engine:
             self._queue.extend(tasks)
             if not self._will_be_dealt(tasks[-1]):
                 self._hand_out()
+            if call is not None:
+                task = tasks[0]
+                self.ledger.called(task.call, task.label, call)
+                if call.blocks:
+                    self._follow(call)
         if len(self._members) < self.workers and self._may_start():
             self.wake()
 
@@ -479,7 +484,7 @@ class Engine:
                     self._stop_reading()
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        pipes, outer = self._pipes, self._watch
+        pipes, outer, glance = self._pipes, self._watch, self._glance
         assert pipes is not None
         assert outer is not None
         with self._lock:
@@ -491,23 +496,14 @@ class Engine:
             if left is not None and left <= 0:
                 return
             began = time.perf_counter()
-            ready = self._look(pipes, began)
+            # The look is too short for anybody to want to break it off.
+            ready = glance.look(pipes.ready) if glance.worthwhile() and not self._crowded() else []
             if not ready:
                 with interrupts.allowed:
                     ready = pipes.wait(left)
-            self._glance.waited(time.perf_counter() - began)
+            glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
-
-    def _look(self, pipes: Watch, began: float) -> list[tuple[int, bool, bool]]:
-        """Look for answers for a short time without sleeping, where that is likely to find some."""
-        glance = self._glance
-        if not glance.worthwhile() or self._crowded():
-            return []
-        end = began + glance.seconds
-        while not (ready := pipes.wait(0)) and time.perf_counter() < end:
-            pass
-        return ready
 
     def _crowded(self) -> bool:
         """Whether looking would take a processor from a worker that has something to do on it."""

@@ -94,9 +94,9 @@ class _Plain:
         """Return it as if it had been counted."""
         made = _Calls(self.call, self.label, 1)
         made.began, made.ended = self.began, self.ended
-        made.add("arguments", Copied(pickled=self.sent))
+        made.add("arguments", (0, 0, self.sent, 0))
         if self.received is not None:
-            made.add("result", Copied(pickled=self.received))
+            made.add("result", (0, 0, self.received, 0))
         return made
 
 
@@ -160,7 +160,7 @@ class Ledger:
             return
         made = self._calls.get(task.call)
         if made is not None:
-            made.add("result", Copied(pickled=size), count)
+            made.add("result", (0, 0, size, 0), count)
 
     def _meet(self, label: str, seconds: float) -> _Function:
         if len(self._functions) >= _FUNCTIONS:
@@ -182,7 +182,7 @@ class Ledger:
             function.result = max(last.offset + last.length, OUT_OF_BAND)
         row = self._calls.get(task.call)
         if row is not None:
-            self._count(row, "result", Copied(copied=copied, pickled=pickled))
+            self._count(row, "result", (0, copied, pickled, 0))
 
     # What was copied
 
@@ -206,7 +206,7 @@ class Ledger:
             made = self._begin(call, label, tasks)
         else:
             made.tasks += tasks
-        self._count(made, "function", Copied(0, copied, len(pickled.stream), 0))
+        self._count(made, "function", (0, copied, len(pickled.stream), 0))
 
     def _begin(self, call: int, label: str, tasks: int) -> _Calls:
         made = _Calls(call, label, tasks)
@@ -237,14 +237,14 @@ class Ledger:
         self._totals[2] += size
         made = self._calls.get(call)
         if made is not None:
-            made.add("arguments", Copied(pickled=size), count)
+            made.add("arguments", (0, 0, size, 0), count)
 
     def shares(self, call: int, argument: str, size: int) -> None:
         """Take note of bytes that went by reference, besides what was counted when they were sent."""
         self._totals[0] += size
         made = self._calls.get(call)
         if made is not None:
-            made.add(argument, Copied(shared=size), 0)
+            made.add(argument, (size, 0, 0, 0), 0)
 
     def _count(self, made: _Calls, argument: str, copied: Copied) -> None:
         made.add(argument, copied)

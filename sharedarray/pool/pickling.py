@@ -33,7 +33,7 @@ from collections import ChainMap
 from collections.abc import Collection, Iterable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeAlias
 
 import cloudpickle
 import numpy as np
@@ -66,13 +66,8 @@ OUT_OF_BAND = 1 << 15
 _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 
-class Copied(NamedTuple):
-    """What became of one argument: bytes sent by reference, copied, pickled, and copied for another task."""
-
-    shared: int = 0
-    copied: int = 0
-    pickled: int = 0
-    reused: int = 0
+# What became of one argument: bytes sent by reference, copied, pickled, and copied for another task.
+Copied: TypeAlias = tuple[int, int, int, int]
 
 
 class _Loan:
@@ -504,13 +499,13 @@ def dump_call(
     file = io.BytesIO()
     tally = _Tally(known, many=False)
     pickler = _TaskPickler(file, tally)
-    parts = []
+    parts: list[Copied] = []
     before = (0, 0, 0, 0)
     for part in ((function, len(args), tuple(kwargs)), *args, *kwargs.values()):
         pickler.dump(part)
         copied = sum([parcel.length for parcel in tally.parcels]) - tally.reused
         now = tally.shared, copied, file.tell(), tally.reused
-        parts.append(Copied(*(b - a for a, b in zip(before, now, strict=True))))
+        parts.append((now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]))
         before = now
     names = _names(args, kwargs)
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, parts, names, PARTS)
@@ -523,26 +518,32 @@ def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict
     first.
     """
     items: list[Any] = []
-    sizes: list[tuple[int, int]] = []
+    parts: list[Copied] = []
+    known = 0
     blocks: list[Mapping] = []
     places: dict[int, tuple[Any, ...]] = {}
     for place, value in enumerate((*args, *kwargs.values()) if kwargs else args):
         kind = type(value)
         if kind in _SIMPLE:
+            size = len(value) + _OVERHEAD if kind is str or kind is bytes else _OVERHEAD
             items.append(value)
-            sizes.append((0, len(value) + _OVERHEAD if kind is str or kind is bytes else _OVERHEAD))
+            parts.append((0, 0, size, 0))
+            known += size
             continue
         if kind is not SharedArray and kind is not np.ndarray:
             return None
-        packed = places.get(id(value))
+        packed = places.get(id(value)) if places else None
+        size = _OVERHEAD
         if packed is None:
             mapping = mapping_of(value)
             if mapping is None or (packed := reference.pack_held(value, mapping)) is None:
                 return None
             blocks.append(mapping)
             places[id(value)] = (place,)
+            size = _PACKED
         items.append(packed)
-        sizes.append((value.nbytes, _PACKED if len(packed) > 1 else _OVERHEAD))
+        parts.append((value.nbytes, 0, size, 0))
+        known += size
     call = home, name, tuple(kwargs), items
     if not blocks:
         return _marshalled(call)
@@ -550,9 +551,7 @@ def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict
         stream = marshal.dumps(call)
     except ValueError:  # the dtype has fields
         return None
-    rest = len(stream) - sum([pickled for _, pickled in sizes])
-    parts = [Copied(0, 0, max(0, rest))]
-    parts += [Copied(shared, 0, pickled) for shared, pickled in sizes]
+    parts.insert(0, (0, 0, max(0, len(stream) - known), 0))
     return Pickled(stream, (), blocks, False, parts, _names(args, kwargs), PLAIN)
 
 
@@ -561,7 +560,13 @@ _OVERHEAD, _PACKED = 5, 100
 
 
 def _names(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-    return ("function", *map(str, range(len(args))), *map(_named, kwargs))
+    count = len(args)
+    names = _POSITIONS[count] if count < len(_POSITIONS) else ("function", *map(str, range(count)))
+    return (*names, *map(_named, kwargs)) if kwargs else names
+
+
+# What the arguments of short calls are called.
+_POSITIONS = [("function", *map(str, range(count))) for count in range(8)]
 
 
 def _named(keyword: str) -> str:

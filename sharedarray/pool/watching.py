@@ -33,6 +33,9 @@ class Watch(Protocol):
     def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
         """Wait for so many seconds; return descriptors with whether they can be read, and written to."""
 
+    def ready(self) -> list[tuple[int, bool, bool]]:
+        """Do as `wait`, without waiting."""
+
     def close(self) -> None:
         """End all watching."""
 
@@ -54,8 +57,15 @@ class _Epoll:
             self._epoll.unregister(descriptor)
 
     def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
-        ready = self._epoll.poll(timeout)
-        return [(fd, bool(events & ~select.EPOLLOUT), bool(events & select.EPOLLOUT)) for fd, events in ready]
+        return _told(self._epoll.poll(timeout))
+
+    def ready(self) -> list[tuple[int, bool, bool]]:
+        ready = self._epoll.poll(0)
+        return _told(ready) if ready else []
+
+
+def _told(ready: list[tuple[int, int]]) -> list[tuple[int, bool, bool]]:
+    return [(fd, bool(events & ~select.EPOLLOUT), bool(events & select.EPOLLOUT)) for fd, events in ready]
 
 
 class _Selector:
@@ -83,6 +93,9 @@ class _Selector:
             (key.fd, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
             for key, events in ready
         ]
+
+    def ready(self) -> list[tuple[int, bool, bool]]:
+        return self.wait(0)
 
 
 def watch() -> Watch:

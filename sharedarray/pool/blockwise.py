@@ -233,7 +233,11 @@ class _Call:
 
     @contextlib.contextmanager
     def done(self, job: _Compute, numbers: range) -> Iterator[Iterator[Any]]:
-        """Have blocks done, and give their results in order; leave nothing running behind an exception."""
+        """Have blocks done, and give their results in order; leave nothing running behind an exception.
+
+        Where they are written to shared memory, and nothing but that becomes of them, each worker has a part
+        of its own: to write to a page for the first time costs a process as much as many a function.
+        """
         tiling = self.plan.tiling
         plain = [array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None]
         calls: list[tuple[Any, ...]] = [(number,) for number in numbers]
@@ -250,6 +254,7 @@ class _Call:
             calls,
             label=name_of(self.func),
             independent=True,
+            parted=isinstance(job, _Write),
             names=[*names, "block"],
             part_of=self._came,
             **self._options,

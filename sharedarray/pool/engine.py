@@ -270,6 +270,7 @@ class Engine:
         *,
         label: str | None = None,
         independent: bool = False,
+        parted: bool = False,
         names: Sequence[str] | None = None,
         part_of: Gathering | None = None,
         retries: int | None = None,
@@ -286,6 +287,9 @@ class Engine:
             What to call the function in messages.
         independent
             Whether no call waits for another one, so that one may be given ahead of its turn.
+        parted
+            Whether each worker is rather given calls of a part of its own, the same one each time: then it
+            has the memory mapped already that these are about.
         names
             What reports call the arguments; their positions when None.
         part_of
@@ -314,17 +318,21 @@ class Engine:
         for plain, group in groups:
             items = group if isinstance(group, list) else list(group)
             if plain:
-                tasks.append(
-                    Task(
-                        call,
-                        gathering,
-                        shared.label,
-                        first=start,
-                        count=len(items),
-                        items=calls,
-                        **options,
+                parts = self.workers if parted and len(items) >= 2 * self.workers else 1
+                for place in range(parts):
+                    first, stop = (len(items) * at // parts for at in (place, place + 1))
+                    tasks.append(
+                        Task(
+                            call,
+                            gathering,
+                            shared.label,
+                            first=start + first,
+                            count=stop - first,
+                            items=calls,
+                            place=place if parts > 1 else None,
+                            **options,
+                        )
                     )
-                )
             else:
                 made = [
                     self._item(shared, gathering, index, args, known, options, names)
@@ -990,9 +998,12 @@ class Engine:
             member, room = self._place(task)
             if member is None:
                 break
-            queue.popleft()
-            if task.left > room:
-                queue.appendleft(task.split(task.done + room))
+            if task.place is not None and task.place != member.place:
+                task = self._rather(member, task, room)
+            elif task.left > room:
+                queue[0] = task.split(task.done + room)
+            else:
+                queue.popleft()
             self._give(member, task)
             given.add(member)
         for member in given:
@@ -1001,6 +1012,27 @@ class Engine:
             self._copy_ahead()
         elif len(self._members) > 1:
             self._even_out()
+
+    def _rather(self, member: Member, other: Task, room: int) -> Task:
+        """Take out of the queue what a worker had better do than the first task: its own part of the call.
+
+        If that is done, the end of what is most takes its place, for its owner comes to that last.
+        """
+        queue = self._queue
+        parts = [task for task in itertools.islice(queue, 2 * self.workers) if task.call == other.call]
+        own = next((task for task in parts if task.place == member.place), None)
+        if own is not None:
+            at = queue.index(own)
+            if own.left > room:
+                queue[at] = own.split(own.done + room)
+            else:
+                del queue[at]
+            return own
+        most = max(parts, key=lambda task: task.left)
+        if most.left > room:
+            return most.split(most.count - room)
+        del queue[queue.index(most)]
+        return most
 
     def _copy_ahead(self) -> None:
         """Copy the arguments of the tasks that come next, while the workers are at it."""
@@ -1040,7 +1072,8 @@ class Engine:
             room = min(room, self._max_tasks - best.given)
         if room <= 0:
             return None, 0
-        return best, max(1, min(room, -(-task.left // (2 * count))))
+        sharers = count if task.place is None else 1
+        return best, max(1, min(room, -(-task.left // (2 * sharers))))
 
     def _depth(self, task: Task) -> int:
         """Return how many items like those of a task a worker should have at a time."""
@@ -1171,6 +1204,8 @@ class Engine:
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < self._processors - 1
         self._vacant = max(0, self._vacant - 1)
+        taken = {member.place for member in self._members if not member.going}
+        place = next(place for place in itertools.count() if place not in taken)
         box = outbox.make()
         ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)
         self._started += 1
@@ -1181,7 +1216,12 @@ class Engine:
             self._method, f"sharedarray-worker-{self._started}", ends, self._setup
         )
         member = Member(
-            process, Channel(to_pool[0], to_worker[1], blocking=False), claims, box, self.store.put_back
+            process,
+            Channel(to_pool[0], to_worker[1], blocking=False),
+            claims,
+            box,
+            self.store.put_back,
+            place,
         )
         self._members.append(member)  # before the start: a forked worker closes our end, which it finds here
         try:
@@ -1375,7 +1415,16 @@ class Engine:
             if task.done == task.count:
                 member.clear_room(task.number)
             return
-        self.ledger.answered(task, frame, failed=type(outcome) is Raised)
+        failed = type(outcome) is Raised
+        if task.count == 1 and not frame.entries and not frame.flags & HOLDS:
+            # As nearly all are that somebody waits for impatiently.
+            settled.append((task.sink, index, [outcome]))
+            if member.room:
+                member.clear_room(task.number)
+            self.ledger.noted(task, frame, member.since, member.name, member.pid, failed=failed)
+            task.release()
+            return
+        self.ledger.answered(task, frame, failed=failed)
         if frame.flags & HOLDS:
             self.ledger.shares(task.call, "result", _shared_bytes(outcome))
             with contextlib.suppress(OSError):
@@ -1386,7 +1435,7 @@ class Engine:
         else:
             settled.append((task.sink, index, [outcome]))
         if task.done == task.count:
-            self._conclude(member, task, frame.ended, "raised" if type(outcome) is Raised else "done")
+            self._conclude(member, task, frame.ended, "raised" if failed else "done")
 
     def _open(self, frame: Frame) -> Any:
         """Return the value that an answer carries, or the exception as `Raised`."""

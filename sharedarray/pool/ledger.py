@@ -1,6 +1,9 @@
 """What a pool remembers of what was done: how long functions take, what was copied, who ran what when.
 
 Everything is bounded: a pool may live for weeks.
+
+Whoever waits for the result of a small task waits for the book-keeping too. So that of a small answer is put
+off (`noted`) until there is time, which is as soon as the next task is under way, or until somebody asks.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ __all__ = ["Ledger"]
 
 # Functions whose duration is remembered, calls whose copies are, and spans.
 _FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
+# Answers whose book-keeping is put off at most.
+_NOTES = 64
 # Weight of the newest duration of a function.
 _NEWEST = 0.2
 # Calls, or rows of them, after which a duration is to be relied on: the first ones may differ.
@@ -113,11 +118,13 @@ class Ledger:
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
         self._lock = threading.Lock()
+        self._notes: deque[tuple[str, int, int, int, int, int, float, int, str, int, bool]] = deque()
 
     # How long functions take, and how large their results are
 
     def duration(self, label: str) -> float | None:
         """Return how many seconds a call of a function takes, None where that is not known."""
+        self.settle()
         function = self._functions.get(label)
         return None if function is None else function.seconds
 
@@ -131,7 +138,7 @@ class Ledger:
         return self._latest is None or self._latest < limit
 
     def result_size(self, label: str) -> int:
-        """Return how many bytes the last result of a function needed in recycled memory."""
+        """Return how many bytes the last result of a function needed in recycled memory, if it did."""
         function = self._functions.get(label)
         return 0 if function is None else function.result
 
@@ -141,32 +148,95 @@ class Ledger:
             self.failed += count
         else:
             self.done += count
-        label = task.label
+        self.settle()
         self._latest = seconds = (frame.ended - frame.began) * 1e-9 / count
+        function = self._took(task.label, seconds)
+        if frame.entries or function.result:
+            self._measure(task, frame, function)
+        else:
+            self._received(task.call, len(frame.stream), count)
+
+    def noted(self, task: Task, frame: Frame, heard: float, worker: str, pid: int, *, failed: bool) -> None:
+        """Do as `answered` and `over`, later, for the only answer to a task, when it needed no memory."""
+        self._latest = (frame.ended - frame.began) * 1e-9
+        self._notes.append(
+            (
+                task.label,
+                task.call,
+                task.number,
+                task.submitted,
+                frame.began,
+                frame.ended,
+                heard,
+                len(frame.stream),
+                worker,
+                pid,
+                failed,
+            )
+        )
+        if len(self._notes) >= _NOTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Do what was put off."""
+        if self._notes:
+            with self._lock:
+                while self._notes:
+                    self._enter(*self._notes.popleft())
+
+    def _enter(
+        self,
+        label: str,
+        call: int,
+        number: int,
+        submitted: int,
+        began: int,
+        ended: int,
+        heard: float,
+        size: int,
+        worker: str,
+        pid: int,
+        failed: bool,
+    ) -> None:
+        if failed:
+            self.failed += 1
+        else:
+            self.done += 1
+        self._took(label, (ended - began) * 1e-9).result = 0
+        self._received(call, size, 1)
+        outcome = "raised" if failed else "done"
+        self._spans_made += 1
+        self._spans.append((number, call, label, worker, pid, submitted, began, ended, outcome, 1))
+        self._ended(call, heard)
+
+    def _took(self, label: str, seconds: float) -> _Function:
         function = self._functions.get(label)
         if function is None:
-            function = self._meet(label, seconds)
+            if len(self._functions) >= _FUNCTIONS:
+                self._functions.popitem(last=False)
+            function = self._functions[label] = _Function(seconds)
         function.count += 1
         # At once longer, and little by little shorter: one slow call among quick ones tells of more.
         known = function.seconds
         function.seconds = seconds if seconds > known else known + _NEWEST * (seconds - known)
-        if frame.entries or function.result:
-            self._measure(task, frame, function)
-            return
-        size = len(frame.stream)
+        return function
+
+    def _received(self, call: int, size: int, count: int) -> None:
         self._totals[2] += size
-        if task.call == self._plain.call:
+        if call == self._plain.call:
             self._plain.received = size
             return
-        made = self._calls.get(task.call)
+        made = self._calls.get(call)
         if made is not None:
             made.add("result", (0, 0, size, 0), count)
 
-    def _meet(self, label: str, seconds: float) -> _Function:
-        if len(self._functions) >= _FUNCTIONS:
-            self._functions.popitem(last=False)
-        made = self._functions[label] = _Function(seconds)
-        return made
+    def _ended(self, call: int, at: float) -> None:
+        if call == self._plain.call:
+            self._plain.ended = at
+            return
+        made = self._calls.get(call)
+        if made is not None:
+            made.ended = at
 
     def _measure(self, task: Task, frame: Frame, function: _Function) -> None:
         pickled = len(frame.stream)
@@ -188,6 +258,7 @@ class Ledger:
 
     def called(self, call: int, label: str, pickled: Pickled) -> None:
         """Take note of a call of one task."""
+        self.settle()
         if not pickled.parts:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
             plain, size = self._plain, len(pickled.stream)
@@ -259,11 +330,13 @@ class Ledger:
 
     def totals(self) -> tuple[int, int, int]:
         """Return the bytes that were sent by reference, copied and pickled, of all calls."""
+        self.settle()
         shared, copied, pickled = self._totals
         return shared, copied, pickled
 
     def report(self, call: int | None = None) -> CopyReport | None:
         """Return what became of the arguments and results of a call, of the last one for None."""
+        self.settle()
         plain = self._plain
         with self._lock:
             if call is None:
@@ -304,17 +377,13 @@ class Ledger:
         if outcome not in ("done", "raised"):
             self.failed += outcome != "cancelled"
             self.cancelled += outcome == "cancelled"
-        if task.call == self._plain.call:
-            self._plain.ended = time.monotonic()
-            return
-        made = self._calls.get(task.call)
-        if made is not None:
-            made.ended = time.monotonic()
+        self._ended(task.call, time.monotonic())
 
     def timeline(self) -> Timeline:
         """Return who ran what when."""
         from sharedarray.pool.reports import Span, Timeline
 
+        self.settle()
         spans = tuple(Span(*fields) for fields in list(self._spans))
         return Timeline(spans, self._spans_made - len(spans))
 

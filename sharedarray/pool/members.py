@@ -75,6 +75,8 @@ class Member:
     ----------
     process, channel
         The process and the pool's end of its pipes.
+    place
+        Which of the pool's workers it is: the one who replaces another has his place.
     name, pid
         Of the process, which takes its time to tell them; 0 until it is started.
     tasks
@@ -132,8 +134,10 @@ class Member:
         claims: Semaphore,
         box: int,
         put_back: Callable[[Slot], None],
+        place: int,
     ) -> None:
         self.process = process
+        self.place = place
         self.name = process.name
         self.pid = 0
         self.outbox = box

@@ -122,6 +122,8 @@ class Task:
         What is called, if it is sent apart.
     kept
         What ``pickled`` refers to, as long as it does.
+    place
+        The place of the worker who had better do it, for he has the memory mapped; None for any.
     retries
         How many deaths of a worker it may still survive.
     handovers
@@ -149,6 +151,7 @@ class Task:
         "limit",
         "number",
         "pickled",
+        "place",
         "retries",
         "sink",
         "submitted",
@@ -166,6 +169,7 @@ class Task:
         items: Sequence[tuple[Any, ...]] | None = None,
         function: Function | None = None,
         kept: object = None,
+        place: int | None = None,
         retries: int = 0,
         limit: float | None = None,
         deadline: float | None = None,
@@ -181,6 +185,7 @@ class Task:
         self.items = items
         self.function = function
         self.kept = kept
+        self.place = place
         self.retries = retries
         self.handovers = 0
         self.limit = limit
@@ -214,6 +219,7 @@ class Task:
             items=self.items,
             function=self.function,
             kept=self.kept,
+            place=self.place,
             retries=self.retries,
             limit=self.limit,
             deadline=self.deadline,

@@ -130,3 +130,56 @@ def test_only_so_many_are_kept(alone):
     pid = alone._engine.pids()[0]
     kept = [bool(mapped(array.name, pid)) for array in arrays]
     assert kept == [False] * 16 + [True] * 64  # those that were not used for longest go first
+
+
+def leases(name):
+    """Say whether this process itself has a lease, among the holders that the system knows."""
+    return [os.getpid() in block.holders for block in sa.blocks() if block.name == name]
+
+
+def test_a_task_borrows_what_the_pools_process_holds(alone):
+    a = sa.ones(1000)
+    alone.submit(pool_tasks.total, a).result()  # attached now, and kept
+    assert alone.submit(held_by_me, a).result() == (False, False)
+    # What goes on after the task is held for real.
+    alone.submit(pool_tasks.keep, a).result()
+    assert alone.submit(leases, a.name).result() == [True]
+    alone.submit(pool_tasks.drop_kept).result()
+    assert alone.submit(leases, a.name).result() == [False]
+
+
+def held_by_me(array):
+    return leases(array.name)[0], array.closed
+
+
+def test_a_fork_of_a_task_holds_what_the_task_borrowed(alone, tmp_path):
+    a, answer = sa.ones(1000), tmp_path / "answer"
+    name = a.name
+    alone.submit(pool_tasks.total, a).result()
+    alone.submit(pool_tasks.fork_with, a, answer).result()
+    del a
+    alone.submit(pool_tasks.let_children_go).result()
+    assert pool_tasks.until(answer.exists)
+    assert answer.read_text() == "False True 1000.0"
+    assert pool_tasks.until(lambda: not sa.exists(name))
+
+
+def test_a_long_task_still_holds_what_it_borrowed(alone, tmp_path):
+    a = sa.ones(1000)
+    alone.submit(pool_tasks.total, a).result()
+    started, release = tmp_path / "started", tmp_path / "release"
+    future = alone.submit(wait_with, a, started, release)
+    assert pool_tasks.until(started.exists)
+    pid = alone._engine.pids()[0]
+    assert pool_tasks.until(lambda: pid in holders(a.name))  # once it is a long one
+    release.touch()
+    assert future.result() == 1000
+
+
+def holders(name):
+    return next(block.holders for block in sa.blocks() if block.name == name)
+
+
+def wait_with(array, started, release):
+    pool_tasks.signal_and_wait_for(started, release)
+    return array.sum()

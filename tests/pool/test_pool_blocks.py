@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pool_tasks
 import pytest
@@ -185,3 +187,19 @@ def test_a_worker_dies_in_a_block(method):
         with pytest.raises(sa.WorkerDied, match="die_in_one"):
             pool.map_blocks(die_in_one, a, block_size=10)
         assert np.array_equal(pool.map_blocks(np.sin, a), np.sin(a))
+
+
+def test_each_worker_writes_to_the_same_part_each_time(pool):
+    numbers = sa.share(np.arange(64))
+    where = [pool.map_blocks(pool_tasks.pids, numbers, out=sa.zeros(64), block_size=1) for _ in range(3)]
+    for pids in where:
+        assert len(set(pids)) == 2
+        assert pids[0] == where[0][0]
+        assert pids[32] == where[0][32] != pids[0]
+
+
+def test_who_is_done_with_his_part_does_the_other_one(pool):
+    numbers, done = sa.share(np.arange(64)), sa.zeros(64)
+    pids = pool.map_blocks(partial(pool_tasks.pids_in_turn, done), numbers, out=sa.zeros(64), block_size=1)
+    assert len(set(pids[1:])) == 1  # the other worker is at block 0 until all others are done
+    assert pids[0] != pids[1]

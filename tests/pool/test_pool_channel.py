@@ -9,10 +9,12 @@ import select
 import signal
 import sys
 import threading
+import time
 
 import pytest
 from helpers import run
 
+from sharedarray.pool import channel
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
 from sharedarray.pool.watching import _Selector, watch
@@ -240,3 +242,26 @@ def test_one_looks_for_what_came_quickly_the_last_time():
     never = Glance(0)
     never.waited(0.0)
     assert not never.worthwhile()
+
+
+def test_who_is_robbed_of_the_processor_sleeps_more_often(monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(channel.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
+    glance = Glance(1.0)
+    skipped = []
+    for _ in range(4):
+        assert glance.worthwhile()
+        assert not glance.look(lambda: False)
+        skipped.append(0)
+        while not glance.worthwhile():
+            skipped[-1] += 1
+    assert skipped == [1, 2, 4, 8]
+    assert glance.look(lambda: True)  # at once, so in peace
+
+
+def test_a_look_ends_with_what_it_looks_for_or_with_its_time():
+    answers = iter([False, False, "there"])
+    assert Glance(10.0).look(lambda: next(answers)) == "there"
+    began = time.perf_counter()
+    assert Glance(0.01).look(lambda: "") == ""
+    assert time.perf_counter() - began >= 0.01

@@ -169,10 +169,12 @@ def test_a_long_task_still_holds_what_it_borrowed(alone, tmp_path):
     alone.submit(pool_tasks.total, a).result()
     started, release = tmp_path / "started", tmp_path / "release"
     future = alone.submit(wait_with, a, started, release)
-    assert pool_tasks.until(started.exists)
-    pid = alone._engine.pids()[0]
-    assert pool_tasks.until(lambda: pid in holders(a.name))  # once it is a long one
-    release.touch()
+    try:
+        assert pool_tasks.until(started.exists)
+        pid = alone._engine.pids()[0]
+        assert pool_tasks.until(lambda: pid in holders(a.name))  # once it is a long one
+    finally:
+        release.touch()
     assert future.result() == 1000
 
 

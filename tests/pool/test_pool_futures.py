@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from concurrent.futures import ALL_COMPLETED, Future, as_completed, wait
 
@@ -64,29 +63,40 @@ def test_a_cancelled_future_stays_cancelled():
     assert not again.begin()
 
 
-def test_no_waiter_misses_a_result_that_comes_while_it_begins_to_wait():
-    """Threads ask for the condition at the very moment at which the result is put."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for number in range(1000):
-            future = PoolFuture()
-            future.begin()
-            called = []
-            ways = (
-                lambda future=future: future.result(10),
-                lambda future=future, called=called: future.add_done_callback(called.append),
-                lambda future=future: wait([future], 10, ALL_COMPLETED),
-            )
-            thread = threading.Thread(target=ways[number % 3])
-            thread.start()
-            future.put(0, [number])
-            thread.join(10)
-            assert not thread.is_alive()
-            assert future.result(0) == number
-            assert called == [future] * (number % 3 == 1)
-    finally:
-        sys.setswitchinterval(interval)
+class Disturbed(PoolFuture):
+    """In the middle of taking its result, another thread does something to it, if it can."""
+
+    def __setattr__(self, name, value):
+        if name == "_result" and value is not None:
+            self.other.start()
+            self.other.join(0.2)
+        super().__setattr__(name, value)
+
+
+def test_a_callback_that_is_added_while_the_result_comes_is_called():
+    future, called = Disturbed(), []
+    future.other = threading.Thread(target=future.add_done_callback, args=(called.append,))
+    future.begin()
+    future.put(0, [1])
+    future.other.join()
+    assert called == [future]
+
+
+def test_two_threads_that_ask_first_at_the_same_time_get_one_condition(monkeypatch):
+    future, got = PoolFuture(), []
+    other = threading.Thread(target=lambda: got.append(future._condition))
+    condition = threading.Condition
+
+    def slowly():
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.2)
+        return condition()
+
+    monkeypatch.setattr(threading, "Condition", slowly)
+    mine = future._condition
+    other.join()
+    assert got == [mine]
 
 
 def test_of_results_that_come_many_at_a_time(pool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ALL_COMPLETED, Future, as_completed, wait
+from concurrent.futures import Future, as_completed, wait
 
 import pool_tasks
 import pytest

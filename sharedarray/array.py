@@ -102,7 +102,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     >>> b.close()
     """
 
-    _at: tuple[Mapping, int]  # see `offset_of`
+    _packed: tuple[Any, ...]  # see `sharedarray.reference.pack_held`
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
 
@@ -397,19 +397,9 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
 
 def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
     """Byte in the block at which the view's first element is."""
-    # NumPy takes a microsecond to tell an address, which never changes while the memory is the same.
-    at: tuple[Mapping | None, int] = getattr(view, "_at", _NOWHERE)
-    if at[0] is mapping:
-        return at[1]
     if not mapping.address:
         mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
-    offset: int = view.__array_interface__["data"][0] - mapping.address
-    if type(view) is SharedArray:
-        view._at = mapping, offset
-    return offset
-
-
-_NOWHERE: tuple[None, int] = None, 0
+    return int(view.__array_interface__["data"][0]) - mapping.address
 
 
 def attach(name: str, mode: Mode = "r+") -> SharedArray:

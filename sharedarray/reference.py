@@ -387,26 +387,40 @@ def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
 
 
 def pack_held(array: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...] | None:
-    """Do as `reduce_held`, for `unpack_held`: a plain tuple of text and numbers, which any pickler likes."""
-    return _packed(array, mapping, None)
+    """Do as `reduce_held`, for `unpack_held`: a plain tuple of text and numbers, which any pickler likes.
+
+    An array that is sent again and again remembers the tuple, for as long as it is as it was.
+    """
+    marks = mapping, array.shape, array.strides, array.dtype, array.flags.writeable
+    known: tuple[Any, ...] | None = getattr(array, "_packed", None)
+    if known is None or known[0] != marks:
+        packed = _packed(array, mapping, None)
+        if packed is not None and type(array) is SharedArray:
+            array._packed = marks, packed
+        return packed
+    return known[1] if _can_be_sent(mapping) else None
+
+
+def _can_be_sent(mapping: Mapping) -> bool:
+    """Say whether others can attach to what this process has attached, and see the same."""
+    if mapping.left or mapping.mode == "c":
+        return False
+    # An unlinked block has no name to attach by; its data still can travel.
+    return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
 
 
 def _packed(
     array: np.ndarray[Any, Any], mapping: Mapping, pin: Callable[[Mapping], str] | None
 ) -> tuple[Any, ...] | None:
-    if mapping.left or mapping.mode == "c":
+    if not _can_be_sent(mapping):
         return None
     name, directory, device, inode, offset, shape, strides, dtype, mode = _fields(array, mapping)
     token = None
-    if directory is not None:
-        # An unlinked block has no name to attach by; its data still can travel.
-        if platform.inode_of(mapping.path) != inode:
+    if directory is not None and pin is not None:
+        try:
+            token = pin(mapping)
+        except (OSError, errors.BlockClosedError):
             return None
-        if pin is not None:
-            try:
-                token = pin(mapping)
-            except (OSError, errors.BlockClosedError):
-                return None
     shared = isinstance(array, SharedArray)
     return name, directory, device, inode, offset, shape, strides, _short(dtype), mode, token, shared
 

@@ -363,8 +363,8 @@ class Engine:
             sink.put(index, [Raised(_unsendable(function.label, reason))])
             return None
         self._follow(task.pickled)
-        if names is not None and task.pickled.names:
-            task.pickled.names = ("function", *names)
+        if names is not None and task.pickled.account is not None:
+            task.pickled.account.names = ("function", *names)
         self.ledger.sends(task.call, task.pickled)
         task.kept = args if task.pickled.shares or task.pickled.parcels else None
         return task

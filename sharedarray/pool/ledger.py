@@ -11,12 +11,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 from sharedarray.pool.messages import STREAM, Frame
-from sharedarray.pool.pickling import OUT_OF_BAND, Copied, Pickled
+from sharedarray.pool.pickling import OUT_OF_BAND, Account, Copied, Pickled
 from sharedarray.pool.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ _SEVERAL = 4
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    __slots__ = ("_entries", "_rows", "began", "call", "ended", "label", "tasks")
+    __slots__ = ("_account", "_entries", "_rows", "began", "call", "ended", "label", "tasks")
 
     def __init__(self, call: int, label: str, tasks: int) -> None:
         self.call = call
@@ -45,12 +43,17 @@ class _Calls:
         self.tasks = tasks
         self.began = time.monotonic()
         self.ended = 0.0
+        self._account: Account | None = None
         self._entries: list[tuple[str, Copied, int]] = []
         self._rows: dict[str, list[int]] = {}
 
-    def sends(self, names: Iterable[str], parts: Iterable[Copied]) -> None:
-        """Count what the arguments of the only task become."""
-        self._entries += zip(names, parts, repeat(1), strict=False)
+    def sends(self, account: Account) -> None:
+        """Count what the arguments of a task become."""
+        if self.tasks == 1:
+            self._account = account
+        else:
+            for argument, part in account.rows():
+                self._sum_up(argument, part, 1)
 
     def add(self, argument: str, copied: Copied, count: int = 1) -> None:
         """Count what became of one argument, or of the results, of so many tasks."""
@@ -67,6 +70,10 @@ class _Calls:
 
     def rows(self) -> dict[str, list[int]]:
         """Return what was shared, copied, pickled and copied for another task, and of how many tasks."""
+        account, self._account = self._account, None
+        if account is not None:
+            for argument, part in account.rows():
+                self._sum_up(argument, part, 1)
         while self._entries:
             self._sum_up(*self._entries.pop(0))
         return self._rows
@@ -259,15 +266,16 @@ class Ledger:
     def called(self, call: int, label: str, pickled: Pickled) -> None:
         """Take note of a call of one task."""
         self.settle()
-        if not pickled.parts:
+        account = pickled.account
+        if account is None:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
             plain, size = self._plain, len(pickled.stream)
             self._totals[2] += size
             plain.call, plain.label, plain.sent, plain.received = call, label, size, None
             plain.began, plain.ended = time.monotonic(), 0.0
             return
-        self._begin(call, label, 1).sends(pickled.names, pickled.parts)
-        self._total(pickled.parts)
+        self._begin(call, label, 1).sends(account)
+        self._total(account.total())
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Take note of a call of many tasks, or of another part of one."""
@@ -295,11 +303,10 @@ class Ledger:
 
     def sends(self, call: int, pickled: Pickled) -> None:
         """Take note of what one task of a call of many is given."""
-        made = self._calls.get(call)
-        if made is not None and pickled.parts:
-            for argument, part in zip(pickled.names, pickled.parts, strict=True):
-                made.add(argument, part)
-            self._total(pickled.parts)
+        made, account = self._calls.get(call), pickled.account
+        if made is not None and account is not None:
+            made.sends(account)
+            self._total(account.total())
         else:
             self.sends_plain(call, len(pickled.stream), 1)
 
@@ -319,14 +326,13 @@ class Ledger:
 
     def _count(self, made: _Calls, argument: str, copied: Copied) -> None:
         made.add(argument, copied)
-        self._total((copied,))
+        self._total(copied)
 
-    def _total(self, parts: Iterable[Copied]) -> None:
+    def _total(self, part: Copied) -> None:
         totals = self._totals
-        for shared, copied, pickled, _ in parts:
-            totals[0] += shared
-            totals[1] += copied
-            totals[2] += pickled
+        totals[0] += part[0]
+        totals[1] += part[1]
+        totals[2] += part[2]
 
     def totals(self) -> tuple[int, int, int]:
         """Return the bytes that were sent by reference, copied and pickled, of all calls."""

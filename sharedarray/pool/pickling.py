@@ -46,6 +46,7 @@ from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 from sharedarray.segment import Mapping, mapping_of
 
 __all__ = [
+    "Account",
     "Copied",
     "Parcel",
     "Pickled",
@@ -68,6 +69,59 @@ _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 # What became of one argument: bytes sent by reference, copied, pickled, and copied for another task.
 Copied: TypeAlias = tuple[int, int, int, int]
+
+
+class Account:
+    """What became of the arguments of a call.
+
+    Attributes
+    ----------
+    names
+        What they are called: the function's, positions, and keywords.
+    """
+
+    __slots__ = ("_parts", "names")
+
+    def __init__(self, names: Sequence[str], parts: Sequence[Copied]) -> None:
+        self.names = names
+        self._parts = parts
+
+    def rows(self) -> Iterable[tuple[str, Copied]]:
+        """What became of each."""
+        return zip(self.names, self._parts, strict=True)
+
+    def total(self) -> Copied:
+        """What became of all of them."""
+        shared, copied, pickled, reused = (sum(column) for column in zip(*self._parts, strict=True))
+        return shared, copied, pickled, reused
+
+
+class _LateAccount(Account):
+    """The same of a PLAIN call, reckoned when somebody asks: from the call itself, and the arrays' sizes."""
+
+    __slots__ = ("_sizes", "_stream")
+
+    def __init__(self, stream: bytes, sizes: Sequence[int]) -> None:
+        self.names = ()
+        self._stream = stream
+        self._sizes = sizes
+
+    def rows(self) -> Iterable[tuple[str, Copied]]:
+        _, _, keywords, values = marshal.loads(self._stream)
+        sizes = iter(self._sizes)
+        parts = []
+        for value in values:
+            if type(value) is tuple:
+                parts.append((next(sizes), 0, _PACKED if len(value) > 1 else _OVERHEAD, 0))
+            else:
+                length = len(value) if type(value) is str or type(value) is bytes else 0
+                parts.append((0, 0, length + _OVERHEAD, 0))
+        rest = len(self._stream) - sum([pickled for _, _, pickled, _ in parts])
+        names = self.names or _names(len(values) - len(keywords), keywords)
+        return zip(names, [(0, 0, max(0, rest), 0), *parts], strict=True)
+
+    def total(self) -> Copied:
+        return sum(self._sizes), 0, len(self._stream), 0
 
 
 class _Loan:
@@ -156,22 +210,19 @@ class Pickled:
     layout
         Of the stream, as flags of a message: 0, a pickle of what was given; PARTS, a call in parts; PLAIN, in
         the format of `marshal`.
-    parts
+    account
         What became of each argument, where that was counted.
-    names
-        What these arguments are called: the function's, positions, and keywords.
     """
 
     __slots__ = (
         "_entries",
         "_inline",
         "_loan",
+        "account",
         "blocks",
         "data",
         "layout",
-        "names",
         "parcels",
-        "parts",
         "plain",
         "stream",
     )
@@ -182,8 +233,7 @@ class Pickled:
         parcels: Sequence[Parcel] = (),
         blocks: Collection[Mapping] = (),
         data: bool = False,
-        parts: Sequence[Copied] = (),
-        names: Sequence[str] = (),
+        account: Account | None = None,
         layout: int = 0,
     ) -> None:
         self.stream = stream
@@ -191,8 +241,7 @@ class Pickled:
         self.blocks = blocks
         self.data = data
         self.plain = not parcels and len(stream) < OUT_OF_BAND
-        self.parts = parts
-        self.names = names
+        self.account = account
         self.layout = layout
         self._entries: list[Entry] | None = None
         self._inline: list[Buffer] = []
@@ -289,7 +338,8 @@ class _Short(Pickled):
     """Numbers and text: short, and with nothing beside. They come by the thousand."""
 
     __slots__ = ()
-    parcels = blocks = parts = names = ()
+    parcels = blocks = ()
+    account = None
     data = False
     plain = True
     layout = PLAIN
@@ -507,8 +557,8 @@ def dump_call(
         now = tally.shared, copied, file.tell(), tally.reused
         parts.append((now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]))
         before = now
-    names = _names(args, kwargs)
-    return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, parts, names, PARTS)
+    account = Account(_names(len(args), kwargs), parts)
+    return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, account, PARTS)
 
 
 def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled | None:
@@ -518,32 +568,25 @@ def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict
     first.
     """
     items: list[Any] = []
-    parts: list[Copied] = []
-    known = 0
+    sizes: list[int] = []
     blocks: list[Mapping] = []
     places: dict[int, tuple[Any, ...]] = {}
     for place, value in enumerate((*args, *kwargs.values()) if kwargs else args):
         kind = type(value)
         if kind in _SIMPLE:
-            size = len(value) + _OVERHEAD if kind is str or kind is bytes else _OVERHEAD
             items.append(value)
-            parts.append((0, 0, size, 0))
-            known += size
             continue
         if kind is not SharedArray and kind is not np.ndarray:
             return None
-        packed = places.get(id(value)) if places else None
-        size = _OVERHEAD
+        packed = places.get(id(value))
         if packed is None:
             mapping = mapping_of(value)
             if mapping is None or (packed := reference.pack_held(value, mapping)) is None:
                 return None
             blocks.append(mapping)
             places[id(value)] = (place,)
-            size = _PACKED
         items.append(packed)
-        parts.append((value.nbytes, 0, size, 0))
-        known += size
+        sizes.append(value.nbytes)
     call = home, name, tuple(kwargs), items
     if not blocks:
         return _marshalled(call)
@@ -551,22 +594,15 @@ def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict
         stream = marshal.dumps(call)
     except ValueError:  # the dtype has fields
         return None
-    parts.insert(0, (0, 0, max(0, len(stream) - known), 0))
-    return Pickled(stream, (), blocks, False, parts, _names(args, kwargs), PLAIN)
+    return Pickled(stream, (), blocks, False, _LateAccount(stream, sizes), PLAIN)
 
 
 # Bytes of a pickle that a number, or what is around a text, takes, and a packed array: roughly.
 _OVERHEAD, _PACKED = 5, 100
 
 
-def _names(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-    count = len(args)
-    names = _POSITIONS[count] if count < len(_POSITIONS) else ("function", *map(str, range(count)))
-    return (*names, *map(_named, kwargs)) if kwargs else names
-
-
-# What the arguments of short calls are called.
-_POSITIONS = [("function", *map(str, range(count))) for count in range(8)]
+def _names(count: int, keywords: Iterable[str]) -> tuple[str, ...]:
+    return ("function", *map(str, range(count)), *map(_named, keywords))
 
 
 def _named(keyword: str) -> str:

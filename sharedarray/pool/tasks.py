@@ -289,7 +289,7 @@ class PoolFuture(Future[Any]):
         """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
         try:
             timeout = self._helped(timeout)
-            if self._own is None and self._state == "FINISHED":
+            if self._own is None and self._state == "FINISHED" and self._exception is None:
                 return self._result
             return super().result(timeout)
         finally:

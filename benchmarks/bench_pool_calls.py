@@ -6,10 +6,8 @@ function, and writes the result. It knows of no futures, exceptions, deaths or q
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -35,25 +33,6 @@ SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-@contextlib.contextmanager
-def placed(where: str) -> Iterator[None]:
-    """Keep this process on one processor and its children on another, or on the same one."""
-    if not where:
-        yield
-        return
-    free = os.sched_getaffinity(0)
-    mine, *others = sorted(free)
-    theirs = others[0] if where == "two" and others else mine
-    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-    try:
-        for process, processor in [(0, mine), *((pid, theirs) for pid in children)]:
-            os.sched_setaffinity(process, {processor})
-        yield
-    finally:
-        for process in (0, *children):
-            os.sched_setaffinity(process, free)
-
-
 @pytest.mark.parametrize("setting", list(SETTINGS)[: 4 if QUICK else None])
 def test_round_trip(race: Callable[..., Any], setting: str) -> None:
     """One task: submit it and wait for its result. At most 1.5 times the bare worker's time; the aim is 1.
@@ -65,8 +44,6 @@ def test_round_trip(race: Callable[..., Any], setting: str) -> None:
     with the most of them run in a race of their own.
     """
     where, libraries = SETTINGS[setting]
-    if where and not hasattr(os, "sched_setaffinity"):
-        pytest.skip("no way to hold a process on a processor")
     with (
         pool_rivals.bare_worker(noop) as bare,
         pool_rivals.rivals(*libraries) as rivals,
@@ -87,7 +64,7 @@ def test_round_trip(race: Callable[..., Any], setting: str) -> None:
 
         for call in (ask_bare, ours, *(asking(call) for call in rivals.values())):
             call()  # so that all processes are there
-        with placed(where):
+        with pool_rivals.placed(where):
             race(
                 f"one no-op task, submit to result, {setting}",
                 {

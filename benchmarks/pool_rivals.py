@@ -119,6 +119,31 @@ def collatz(block: Array) -> Array:
     return np.array(counts, dtype=block.dtype)
 
 
+# Where they run
+
+
+@contextlib.contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Keep this process on one processor and its children on another ("two"), or on the same one ("one").
+
+    Where that cannot be done, and for "", they are where the kernel likes to have them.
+    """
+    if not where or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    free = os.sched_getaffinity(0)
+    mine, *others = sorted(free)
+    theirs = others[0] if where == "two" and others else mine
+    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    try:
+        for process, processor in [(0, mine), *((pid, theirs) for pid in children)]:
+            os.sched_setaffinity(process, {processor})
+        yield
+    finally:
+        for process in (0, *children):
+            os.sched_setaffinity(process, free)
+
+
 # The limit
 
 

@@ -19,6 +19,7 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -31,6 +32,9 @@ from helpers import JANITOR_ENDS, block_files, janitors, notes, wait_until
 
 import sharedarray.janitor
 import sharedarray.registry
+
+# Tests of Ctrl-C start programs, which would inherit that it is ignored, as in the background of a shell.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
 _SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None

@@ -258,6 +258,7 @@ class Engine:
         future._task, future._call = task, task.number
         with interrupts.deferred:
             if not pickled.plain:
+                self._check_open()
                 # Now, if there is room for it, so that the caller may change his arrays; else when sent.
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
             self._accept([task], pickled)

@@ -209,12 +209,15 @@ def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
             code = 1
             try:
                 pool.shutdown()
-                try:
-                    pool.submit(pool_tasks.add, 1)
-                except sa.SharedArrayError as error:
-                    if "another process" in str(error):
-                        with sa.Pool(1, method) as own:
-                            code = 0 if own.submit(pool_tasks.add, 1).result() == 2 else 3
+                said = []
+                for value in (1, np.ones(1 << 18), sa.ones(10)):
+                    try:
+                        pool.submit(pool_tasks.add, value)
+                    except sa.SharedArrayError as error:
+                        said.append("another process" in str(error))
+                if said == [True] * 3:
+                    with sa.Pool(1, method) as own:
+                        code = 0 if own.submit(pool_tasks.add, 1).result() == 2 else 3
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0

@@ -17,7 +17,8 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
   may pickle without sending, a grace period after the pickling.
 
 Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
-whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private.
+whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private. An array that a
+program has laid over the bytes of a `SharedMemory` is an array like any other here, as it is with CPython's.
 
 References that arrive share one attachment per block and mode in the receiving process, so that a
 thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
@@ -380,7 +381,7 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...] 
 def _packed(
     array: np.ndarray[Any, Any], mapping: Mapping, pin: Callable[[Mapping], str] | None
 ) -> tuple[Any, ...] | None:
-    if mapping.left or mapping.mode == "c":
+    if mapping.left or mapping.mode == "c" or mapping.plain:
         return None
     name, directory, device, inode, offset, shape, strides, dtype, mode = _fields(array, mapping)
     token = None

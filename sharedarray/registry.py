@@ -348,10 +348,12 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
         Whether the name was removed.
     """
     record = read_record(directory, name, inode)
-    if record is None or record.persist or record.kept_by() is not None:
+    if record is None or record.persist:
+        return False
+    path = f"{directory}/{name}"
+    if record.kept_by() is not None and platform.inode_of(path) == inode:
         return False
     platform.start_leaving(handle)
-    path = f"{directory}/{name}"
     if platform.inode_of(path) != inode:
         drop_record(directory, name, inode)
         return False

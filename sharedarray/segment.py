@@ -768,6 +768,8 @@ def remove(directory: str, name: str, inode: int | None, *, foreign: bool = Fals
     try:
         handle = _open(lambda: platform.open(path, writable=True))
     except FileNotFoundError:
+        if inode is not None:
+            registry.drop_record(directory, name, inode)  # another program has removed the block
         raise not_found(name, directory) from None
     except OSError as error:
         raise _unopenable(error, name, path) from None

@@ -32,8 +32,9 @@ bytes, which have seven, do without the mark, since code 0 says enough, and long
 ends in NUL. (Over such long bytes, CPython's class cuts off what is longer than them and still fits the
 slot.)
 
-Slots are measured in bytes. CPython counts characters, so what it stores of a text outside ASCII may be cut
-off (gh-145261, gh-88336), in the middle of a character even, which is a `HeaderError` here.
+A slot has 8 bytes, and for text the next multiple of 8 above its characters, as CPython has it, or more where
+its bytes need more. CPython counts only characters, so what it stores of a text outside ASCII may be cut off
+(gh-145261, gh-88336), in the middle of a character even, which is a `HeaderError` here.
 
 A block is data from outside, and others write to it while it is read: whatever does not fit is a
 `HeaderError`, for the block when it is attached to, for an item when it is read.
@@ -57,7 +58,7 @@ __all__ = ["Item", "Layout", "Value", "decode", "encode", "encode_item", "format
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 
-LONGEST = 9_999_991  # bytes of the longest text, so that its slot's length has seven digits
+_WIDEST = 9_999_999  # bytes of the widest slot for text, so that its length has seven digits
 _MARKED = 999_999  # bytes of the longest value whose length has room for a mark
 _WORD = 8  # bytes of a number, a format, and the step of slots
 _TOO_LARGE = 1 << 63  # the first int that a signed word cannot hold
@@ -138,9 +139,9 @@ def encode_item(value: Any, slot: int | None, position: int) -> Item:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        return _encode_text(str.encode(value), _STR, slot, position)
+        return _encode_text(str.encode(value), len(value), _STR, slot, position)
     if isinstance(value, bytes):
-        return _encode_text(bytes(value), _BYTES, slot, position)
+        return _encode_text(bytes(value), len(value), _BYTES, slot, position)
     if slot is not None and slot < _WORD:
         raise ValueError(f"item {position} exceeds available storage: 8 bytes for a slot of {slot}")
     if value is None:
@@ -164,15 +165,15 @@ def encode_item(value: Any, slot: int | None, position: int) -> Item:
     )
 
 
-def _encode_text(text: bytes, code: int, slot: int | None, position: int) -> Item:
-    if len(text) > LONGEST:
+def _encode_text(text: bytes, length: int, code: int, slot: int | None, position: int) -> Item:
+    if slot is None:  # what CPython gives to so many characters, and more where that is not enough
+        slot = _WORD * max(length // _WORD + 1, -(-len(text) // _WORD))
+    if slot > _WIDEST:
         raise ValueError(
-            f"item {position} has {len(text)} bytes, more than the {LONGEST} that a ShareableList can hold: "
-            "share it as an array, sharedarray.share(numpy.frombuffer(data, 'u1'))"
+            f"item {position} has {len(text)} bytes in a slot of {slot}; a ShareableList notes slots of at most "
+            f"{_WIDEST}: share it as an array, sharedarray.share(numpy.frombuffer(data, 'u1'))"
         )
-    if slot is None:
-        slot = _WORD * (len(text) // _WORD + 1)
-    elif len(text) > slot:
+    if len(text) > slot:
         unit = "bytes of UTF-8" if code == _STR else "bytes"
         raise ValueError(
             f"item {position} exceeds available storage: {len(text)} {unit} for a slot of {slot}"

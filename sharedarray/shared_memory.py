@@ -262,8 +262,8 @@ class ShareableList(Generic[_T]):
 
     Notes
     -----
-    Each item has a slot that never grows: 8 bytes for numbers and None, and for text the next multiple of 8
-    above its length in bytes of UTF-8. Anything that fits the slot can be assigned.
+    Each item has a slot that never grows: 8 bytes for numbers and None, and for text a multiple of 8 bytes
+    that holds it in UTF-8. Anything that fits the slot can be assigned.
 
     What was stored is what is read, NULs at the end and text outside ASCII included. CPython's class
     attaches to these lists, and this one to CPython's; it drops NULs at the end of a str.

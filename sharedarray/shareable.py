@@ -170,8 +170,8 @@ def _encode_text(text: bytes, length: int, code: int, slot: int | None, position
         slot = _WORD * max(length // _WORD + 1, -(-len(text) // _WORD))
     if slot > _WIDEST:
         raise ValueError(
-            f"item {position} has {len(text)} bytes in a slot of {slot}; a ShareableList notes slots of at most "
-            f"{_WIDEST}: share it as an array, sharedarray.share(numpy.frombuffer(data, 'u1'))"
+            f"item {position} has {len(text)} bytes in a slot of {slot}, and the widest has {_WIDEST}: "
+            f"share it as an array, sharedarray.share(numpy.frombuffer(data, 'u1'))"
         )
     if len(text) > slot:
         unit = "bytes of UTF-8" if code == _STR else "bytes"

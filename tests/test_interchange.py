@@ -57,7 +57,7 @@ def _version(path: str) -> str:
 INTERPRETERS = _interpreters()
 THIS = _version(sys.executable)
 
-# How a process of CPython's leaves alone what it attaches to: a parameter, or what was done before there was one.
+# How a process of CPython's leaves alone what it attaches to: a parameter, or what was done before that.
 HEAD = """
 import json, sys
 from multiprocessing import resource_tracker

@@ -20,12 +20,15 @@ Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED 
 what the bytes are (``array``, ``bytes``, ``memory``, ``list``), the maker's pid and the tick at which that
 process started, the time in seconds since 1970, and how long the block lives:
 
-==============  ====================================================================================
-``0``           as long as somebody holds it
-``1``           until it is unlinked
-``kPID.START``  as long as somebody holds it, or its maker lives, or the process PID (a *keeper*) does
-``oPID.START``  exactly as long as the process PID (its *owner*) lives, whoever holds it
-==============  ====================================================================================
+====================  ==============================================================================
+``0``                 as long as somebody holds it
+``1``                 until it is unlinked
+``kPID.START.SPACE``  as long as somebody holds it, or its maker or the process PID (a *keeper*) lives
+``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, whoever holds it
+====================  ==============================================================================
+
+SPACE tells whose pids these are, for containers may share the directory and not their pids. Who cannot see
+such a process takes it to be alive.
 
 A block without a record, or with another inode than the recorded one, is not ours to remove: it is
 somebody's copy. A record is written before its block has a name, so a name without a record is never one
@@ -63,7 +66,7 @@ class Record:
     """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks.
 
     `keeper` is a process besides the maker that keeps the block without holding it; where the block is
-    `owned`, it alone decides, and the block goes with it.
+    `owned`, it alone decides, and the block goes with it. `space` is where these two processes are.
     """
 
     kind: str
@@ -73,12 +76,13 @@ class Record:
     persist: bool
     keeper: Process | None = None
     owned: bool = False
+    space: int = 0
 
     def encode(self) -> str:
         """The text of the note."""
         life = str(int(self.persist))
         if self.keeper is not None:
-            life = f"{'o' if self.owned else 'k'}{self.keeper[0]}.{self.keeper[1]}"
+            life = f"{'o' if self.owned else 'k'}{self.keeper[0]}.{self.keeper[1]}.{self.space}"
         return f"{_VERSION} {self.kind} {self.pid} {self.started} {self.created:.3f} {life}"
 
     @classmethod
@@ -92,9 +96,9 @@ class Record:
                 return cls(kind, int(pid), int(started), float(created), life == "1")
             if life[:1] not in ("k", "o"):
                 return None
-            keeper, since = life[1:].split(".")
-            owned = life[0] == "o"
-            return cls(kind, int(pid), int(started), float(created), False, (int(keeper), int(since)), owned)
+            keeper, since, space = map(int, life[1:].split("."))
+            maker = int(pid), int(started)
+            return cls(kind, *maker, float(created), False, (keeper, since), life[0] == "o", space)
         except ValueError:
             return None
 
@@ -102,6 +106,8 @@ class Record:
         """The process that keeps the block, if nobody holds it; None when no such process lives."""
         if self.keeper is None:
             return None
+        if self.space != here():
+            return self.keeper
         keepers = (self.keeper,) if self.owned else (self.keeper, (self.pid, self.started))
         return next((keeper for keeper in keepers if keeps(keeper)), None)
 
@@ -193,16 +199,24 @@ def open_registry(directory: str) -> str:
 # -- this process ---------------------------------------------------------------------------------------
 
 _me: Process = (0, 0)
+_here = 0
 _retired = 0  # the pid of this process, once it keeps nothing any more
 
 
 def me() -> Process:
     """Pid and start of this process."""
-    global _me
+    global _me, _here
     pid = os.getpid()
     if _me[0] != pid:
+        _here = platform.process_space()  # first: other threads believe it once they see who we are
         _me = (pid, platform.process_started(pid) or 0)
     return _me
+
+
+def here() -> int:
+    """What tells this process's pids from those of another container."""
+    me()
+    return _here
 
 
 def alive(pid: int, started: int) -> bool:
@@ -229,7 +243,8 @@ def write_record(
 ) -> None:
     """Write the record of a block that is about to get its name."""
     pid, started = me()
-    text = Record(kind, pid, started, time.time(), persist, keeper).encode()
+    space = 0 if keeper is None else here()
+    text = Record(kind, pid, started, time.time(), persist, keeper, space=space).encode()
     path = _record_path(directory, name, inode)
     while True:
         open_registry(directory)
@@ -266,7 +281,7 @@ def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
     if record is None:
         return False
     if record.persist != flag:
-        _replace(directory, name, inode, replace(record, persist=flag, keeper=None, owned=False))
+        _replace(directory, name, inode, replace(record, persist=flag, keeper=None))
     return True
 
 
@@ -275,7 +290,7 @@ def set_owner(directory: str, name: str, inode: int) -> bool:
     record = read_record(directory, name, inode)
     if record is None:
         return False
-    _replace(directory, name, inode, replace(record, persist=False, keeper=me(), owned=True))
+    _replace(directory, name, inode, replace(record, persist=False, keeper=me(), owned=True, space=here()))
     return True
 
 
@@ -369,7 +384,7 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
 def disown(directory: str, name: str, inode: int) -> bool:
     """Remove the name of a block that this process owns, whoever holds it; False when it owns none such."""
     record = read_record(directory, name, inode)
-    if record is None or not record.owned or record.keeper != me():
+    if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
         return False
     try:
         handle = platform.open(f"{directory}/{name}", writable=True)
@@ -412,7 +427,11 @@ def sweep_kept(directory: str) -> Swept:
     if _trusted(directory):
         pinned = {token.inode for token in tokens(directory)}
         for name, inode, record in records(directory):
-            if record is not None and me() in (record.keeper, (record.pid, record.started)):
+            if (
+                record is not None
+                and record.space == here()
+                and me() in (record.keeper, (record.pid, record.started))
+            ):
                 _sweep_block(directory, name, inode, record, int(inode in pinned), swept)
     return swept
 

@@ -45,7 +45,7 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -54,7 +54,18 @@ import numpy as np
 
 from sharedarray import errors
 
-__all__ = ["Item", "Layout", "Value", "decode", "encode", "encode_item", "format_of", "read", "write"]
+__all__ = [
+    "Item",
+    "Layout",
+    "Value",
+    "decode",
+    "encode",
+    "encode_item",
+    "format_of",
+    "read",
+    "read_all",
+    "write",
+]
 
 Value: TypeAlias = int | float | bool | str | bytes | None
 
@@ -237,6 +248,19 @@ def read(block: memoryview, layout: Layout, position: int, name: str) -> Any:
         raise _bad(
             name, f"format {format!r} with code {block[layout.codes + position]}", position, cause
         ) from None
+
+
+def read_all(block: memoryview, layout: Layout, name: str) -> Iterator[Any]:
+    """Every value from the first to the last, each as it is when its turn comes; errors as for `read`."""
+    at, starts = layout.formats, layout.starts
+    for position, code in enumerate(range(layout.codes, layout.codes + layout.count)):
+        try:
+            reader = _reader(bytes(block[at : at + _WORD]), block[code])
+            value = reader(block, starts[position], starts[position + 1])
+        except (ValueError, struct.error):
+            value = read(block, layout, position, name)  # which says what is wrong
+        yield value
+        at += _WORD
 
 
 def write(block: memoryview, layout: Layout, position: int, item: Item) -> None:

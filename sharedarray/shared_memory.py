@@ -342,8 +342,7 @@ class ShareableList(Generic[_T]):
         shareable.write(block, layout, position, item)
 
     def __iter__(self) -> Iterator[_T]:
-        for position in range(len(self)):
-            yield self[position]
+        return shareable.read_all(self._block(), self._layout, self.shm.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), name=self.shm.name), ()

@@ -31,7 +31,9 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("nbclient", reason="needs nbclient and ipykernel: pip install 'numpy-sharedarray[test]'")
+    pytest.importorskip(
+        "nbclient", reason="needs nbclient and ipykernel: pip install 'numpy-sharedarray[test]'"
+    )
     home = str(tmp_path / "home")
     run(EXECUTE, path, tmp_path, IPYTHONDIR=home, JUPYTER_RUNTIME_DIR=home, JUPYTER_CONFIG_DIR=home)
     wait_until(nothing_left, f"nothing is left by the notebook: {block_files()}", JANITOR_ENDS)

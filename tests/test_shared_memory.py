@@ -15,8 +15,12 @@ import os
 import pickle
 import signal
 import stat
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import shared_memory as cpython
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -29,6 +33,7 @@ from helpers import (
     answer,
     block_files,
     directory,
+    environment,
     inode,
     kill_janitors,
     nothing_left,
@@ -37,7 +42,7 @@ from helpers import (
 )
 
 import sharedarray as sa
-from sharedarray import family, registry, segment
+from sharedarray import family, reference, registry, segment
 from sharedarray.cli import main
 from sharedarray.registry import Record
 
@@ -351,6 +356,7 @@ def test_arrays_over_the_bytes_travel_as_data(block):
         array[:] = 2
         assert set(received.tolist()) == {1}
         assert not isinstance(received, sa.SharedArray)
+    assert reference.reduce_held(array) is None  # nor does a pool share it
     reader, writer = multiprocessing.Pipe(duplex=False)
     writer.send(array[::2])
     array[:] = 3
@@ -745,14 +751,59 @@ def test_a_record_says_how_long_the_block_lives():
     texts = {
         Record("bytes", 7, 8, 9.5, False): "1 bytes 7 8 9.500 0",
         Record("array", 7, 8, 9.5, True): "1 array 7 8 9.500 1",
-        Record("memory", 7, 8, 9.5, False, (10, 11)): "1 memory 7 8 9.500 k10.11",
-        Record("list", 7, 8, 9.5, False, (10, 11), True): "1 list 7 8 9.500 o10.11",
+        Record("memory", 7, 8, 9.5, False, (10, 11), space=12): "1 memory 7 8 9.500 k10.11.12",
+        Record("list", 7, 8, 9.5, False, (10, 11), True): "1 list 7 8 9.500 o10.11.0",
     }
     for record, text in texts.items():
         assert record.encode() == text
         assert Record.parse(text) == record
-    for life in ("2", "", "k", "k1", "k1.", "k1.2.3", "kx.1", "x1.2", "o1.y", "k1.2 ", "K1.2"):
+    for life in ("2", "", "k", "k1", "k1.2", "k1.2.", "k1.2.3.4", "kx.1.2", "x1.2.3", "o1.y.2", "K1.2.3"):
         assert Record.parse(f"1 memory 7 8 9.500 {life}") is None, life
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_a_keeper_in_another_container_is_taken_to_live(owned):
+    """Its pid means nothing here, and may be anybody's or nobody's."""
+    block = sa.SharedMemory(create=True, size=5, name="far")
+    block.close()
+    number = inode("far") or 0
+    record = registry.read_record(directory(), "far", number)
+    assert record is not None
+    dead = (1 << 22) + 1, 5
+    for space, left in ((registry.here() + 1, {"far"}), (registry.here(), set())):
+        changed = replace(record, pid=dead[0], keeper=dead, space=space, owned=owned)
+        registry._replace(directory(), "far", number, changed)
+        assert sa.prune() == sorted({"far"} - left)
+        assert block_files() == left
+
+
+def test_processes_of_another_container_keep_their_blocks(own_directory):
+    """In a real pid namespace of its own: our janitor and sweeps see nobody of that pid."""
+    apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("pid namespaces are not permitted here")
+    script = """
+        import sharedarray as sa
+        from helpers import hear, say
+        sa.SharedMemory("kept", create=True, size=9).close()
+        say([[found.keeper, found.held] for found in sa.blocks() if found.name == "kept"])
+        hear()
+        """
+    with sa.zeros(3, name="mine"):  # so that the janitor is one of this side
+        process = subprocess.Popen(
+            [*apart, sys.executable, "-c", textwrap.dedent(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        with process:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline()) == [[1, False]]
+            assert sa.prune() == []
+            assert block_files() == {"kept", "mine"}
+            process.communicate(b"1\n")
+        assert process.returncode == 0
+        assert block_files() == {"mine"}  # its own end it can see
 
 
 def test_a_block_kept_by_hand_has_no_end_of_its_own(block):

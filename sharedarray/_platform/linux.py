@@ -140,6 +140,13 @@ def process_started(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def process_space() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 _GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
 
 

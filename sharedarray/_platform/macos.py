@@ -119,6 +119,10 @@ def process_started(pid: int) -> int | None:
         return None
 
 
+def process_space() -> int:
+    return 0
+
+
 def await_end(pid: int, started: int) -> None:
     import psutil
 

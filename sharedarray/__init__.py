@@ -16,6 +16,10 @@ creation               NumPy's creation functions, and `share`
 reference              the handle that stands for a view while it travels
 picklers               registration with the picklers that carry tasks
 listing                which blocks there are, and who holds them
+family                 the process that keeps a block for those who have closed it
+shareable              the bytes of a `ShareableList`: pure encode and decode
+shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
+managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
 demo                   the main job, on real data: public API only
 cli                    the command line: public API only
@@ -64,7 +68,9 @@ from sharedarray.segment import Segment, exists, unlink
 
 if TYPE_CHECKING:
     from sharedarray.errors import WorkerDied as WorkerDied
+    from sharedarray.managers import SharedMemoryManager as SharedMemoryManager
     from sharedarray.pool import Pool as Pool
+    from sharedarray.shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
 
 __all__ = [
     "BlockClosedError",
@@ -81,8 +87,11 @@ __all__ = [
     "Pool",
     "Reference",
     "Segment",
+    "ShareableList",
     "SharedArray",
     "SharedArrayError",
+    "SharedMemory",
+    "SharedMemoryManager",
     "UnsupportedDTypeError",
     "WorkerDied",
     "attach",
@@ -102,8 +111,14 @@ __all__ = [
     "zeros_like",
 ]
 
-# Imported when first asked for: processes that only attach need no pool.
-_LAZY = {"Pool": "sharedarray.pool", "WorkerDied": "sharedarray.errors"}
+# Imported when first asked for: processes that only attach need neither a pool nor multiprocessing.
+_LAZY = {
+    "Pool": "sharedarray.pool",
+    "ShareableList": "sharedarray.shared_memory",
+    "SharedMemory": "sharedarray.shared_memory",
+    "SharedMemoryManager": "sharedarray.managers",
+    "WorkerDied": "sharedarray.errors",
+}
 
 _picklers.install()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import errors, header, locks, segment
+from sharedarray import errors, header, locks, registry, segment
 from sharedarray._platform import Mode, platform
 from sharedarray.segment import Mapping, Segment, mapping_of
 
@@ -466,6 +466,20 @@ def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
 def _view(mapping: Mapping, page: bytes) -> SharedArray:
     try:
         return over(mapping, header.decode(page, len(mapping), name=mapping.name, more=mapping))
+    except errors.HeaderError as error:
+        error.next_step = _other_ways(mapping)
+        mapping.leave()
+        raise
     except BaseException:
         mapping.leave()
         raise
+
+
+def _other_ways(mapping: Mapping) -> str | None:
+    """How to open what is no array."""
+    if mapping.directory is None:
+        return None
+    record = registry.read_record(mapping.directory, mapping.name, mapping.inode)
+    if record is not None and record.kind == "list":
+        return f"it is a list: sharedarray.ShareableList(name={mapping.name!r})"
+    return f"for its plain bytes, sharedarray.SharedMemory({mapping.name!r})"

@@ -193,6 +193,7 @@ def _info(args: argparse.Namespace) -> int:
         "holders": _all_holders(block),
         "persistent": f"yes, until '{_rm_command(block.name)}'" if block.persistent else "no",
         "references": f"{block.references} on their way",
+        "kept by": "nobody" if block.keeper is None else f"pid {block.keeper}",
         "orphan": "yes" if block.orphan else "no",
         **hints,
     }
@@ -406,14 +407,19 @@ def _record(block: sa.BlockInfo) -> dict[str, Any]:
         "persistent": block.persistent,
         "orphan": block.orphan,
         "references": block.references,
+        "keeper": block.keeper,
     }
 
 
 def _hints(block: sa.BlockInfo) -> dict[str, str]:
     where = os.environ.get("SHAREDARRAY_DIR")
     also = f"  # with SHAREDARRAY_DIR={where}" if where else ""
-    if block.shape is None:
-        return {"attach": f"sharedarray.Segment.attach({block.name!r}){also}"}
+    opener = {
+        "memory": f"sharedarray.SharedMemory({block.name!r})",
+        "list": f"sharedarray.ShareableList(name={block.name!r})",
+    }.get(block.kind)
+    if opener or block.shape is None:
+        return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}
     return {
         "attach": f"sharedarray.attach({block.name!r}){also}",
         "load": f"numpy.load({block.path!r}, mmap_mode='r')",
@@ -506,7 +512,7 @@ def _row(block: sa.BlockInfo) -> tuple[str, ...]:
         holders = f"{len(block.holders)}: {pids}"
     else:
         holders = "unseen" if block.held else "0"
-    state = ["persist"] * block.persistent + ["orphan"] * block.orphan
+    state = ["persist"] * block.persistent + ["orphan"] * block.orphan + ["kept"] * bool(block.keeper)
     if block.references:
         state.append(_count(block.references, "ref"))
     return (

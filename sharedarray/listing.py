@@ -28,7 +28,7 @@ class BlockInfo:
     path : str
         Where its bytes are, an ``.npy`` file for every reader of that format.
     kind : str
-        'array', 'bytes' (a `Segment`), or what another part of the library keeps in it.
+        'array', 'bytes' (a `Segment`), 'memory' (a `SharedMemory`) or 'list' (a `ShareableList`).
     shape : tuple of int or None
         Lengths of the axes; None where the bytes are no array.
     dtype : numpy.dtype or None
@@ -52,6 +52,9 @@ class BlockInfo:
         users.
     references : int
         References to it that are on their way.
+    keeper : int or None
+        Pid of a process because of which it stays even if nobody holds it: one of its maker's family, or the
+        `SharedMemoryManager` that owns it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class BlockInfo:
     held: bool
     holders: tuple[int, ...]
     references: int
+    keeper: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -78,8 +82,8 @@ class BlockInfo:
 
     @property
     def orphan(self) -> bool:
-        """Whether nobody holds it, it does not persist and no reference to it is on its way."""
-        return not (self.held or self.persistent or self.references)
+        """Whether nobody holds or keeps it, it does not persist and no reference to it is on its way."""
+        return not (self.held or self.persistent or self.references or self.keeper)
 
 
 def blocks() -> list[BlockInfo]:
@@ -125,6 +129,7 @@ def blocks() -> list[BlockInfo]:
                 held=held,
                 holders=holders.get(status[:2], ()),
                 references=waiting.get(status.inode, 0),
+                keeper=(record.kept_by() or (None,))[0],
             )
             for name, record, (status, layout, held) in found
         ),
@@ -166,7 +171,7 @@ class _Bytes:
 
 
 def prune() -> list[str]:
-    """Remove every block that nobody holds, that does not persist and to which no reference is on its way.
+    """Remove every block that nobody holds or keeps, that does not persist and has no reference on its way.
 
     The janitor does so by itself within two seconds; this is for the case that it was killed too.
 

@@ -17,7 +17,8 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
   may pickle without sending, a grace period after the pickling.
 
 Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
-whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private.
+whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private. An array that a
+program has laid over the bytes of a `SharedMemory` is an array like any other here, as it is with CPython's.
 
 References that arrive share one attachment per block and mode in the receiving process, so that a
 thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
@@ -403,7 +404,7 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...] 
 
 def _can_be_sent(mapping: Mapping) -> bool:
     """Say whether others can attach to what this process has attached, and see the same."""
-    if mapping.left or mapping.mode == "c":
+    if mapping.left or mapping.mode == "c" or mapping.plain:
         return False
     # An unlinked block has no name to attach by; its data still can travel.
     return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode

@@ -16,26 +16,37 @@ enter::
         n.4711.5e0b17aa                        a note that is about to replace another
         janitor.lock, janitor.sock             see `sharedarray.janitor`
 
-Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED PERSIST``: the
-version, what the bytes are (``array``, ``bytes``), the maker's pid and the tick at which that process
-started, the time in seconds since 1970, and 1 for a block that outlives its holders.
+Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED LIFE``: the version,
+what the bytes are (``array``, ``bytes``, ``memory``, ``list``), the maker's pid and the tick at which that
+process started, the time in seconds since 1970, and how long the block lives:
+
+====================  ==============================================================================
+``0``                 as long as somebody holds it
+``1``                 until it is unlinked
+``kPID.START.SPACE``  as long as somebody holds it, or its maker or the process PID (a *keeper*) lives
+``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, whoever holds it
+====================  ==============================================================================
+
+SPACE tells whose pids these are, for containers may share the directory and not their pids. Who cannot see
+such a process takes it to be alive.
 
 A block without a record, or with another inode than the recorded one, is not ours to remove: it is
 somebody's copy. A record is written before its block has a name, so a name without a record is never one
 of ours in the making; a record without its name is dropped once its maker is dead, or after
 `ORPHAN_RECORD` seconds.
 
-`depart` is the only way by which a name goes unasked, for those who leave, for the janitor and for
+`depart` is the way by which a name goes unasked, for those who leave, for the janitor and for
 everybody who sweeps: alone first, so that nobody attaches meanwhile; then the record; then the leaving,
 which `unlink` takes too, so that nobody else removes the name meanwhile; then the inode that the name
-leads to; then removal.
+leads to; then removal. Only the name of a block whose owner is dead goes without asking who holds it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from sharedarray import errors
 from sharedarray._platform import platform
@@ -46,30 +57,59 @@ _VERSION = "1"
 _LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
 
 
+Process: TypeAlias = tuple[int, int]
+"""A process, beyond the reuse of its pid: pid, and the tick at which it started."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks."""
+    """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks.
+
+    `keeper` is a process besides the maker that keeps the block without holding it; where the block is
+    `owned`, it alone decides, and the block goes with it. `space` is where these two processes are.
+    """
 
     kind: str
     pid: int
     started: int
     created: float
     persist: bool
+    keeper: Process | None = None
+    owned: bool = False
+    space: int = 0
 
     def encode(self) -> str:
         """The text of the note."""
-        return f"{_VERSION} {self.kind} {self.pid} {self.started} {self.created:.3f} {int(self.persist)}"
+        life = str(int(self.persist))
+        if self.keeper is not None:
+            life = f"{'o' if self.owned else 'k'}{self.keeper[0]}.{self.keeper[1]}.{self.space}"
+        return f"{_VERSION} {self.kind} {self.pid} {self.started} {self.created:.3f} {life}"
 
     @classmethod
     def parse(cls, text: str) -> Record | None:
         """The record in a note, None when it is damaged or of a newer version."""
         try:
-            version, kind, pid, started, created, persist = text.split(" ")
-            if version != _VERSION or persist not in ("0", "1") or not 0 <= float(created) < _LAST_TIME:
+            version, kind, pid, started, created, life = text.split(" ")
+            if version != _VERSION or not 0 <= float(created) < _LAST_TIME:
                 return None
-            return cls(kind, int(pid), int(started), float(created), persist == "1")
+            if life in ("0", "1"):
+                return cls(kind, int(pid), int(started), float(created), life == "1")
+            if life[:1] not in ("k", "o"):
+                return None
+            keeper, since, space = map(int, life[1:].split("."))
+            maker = int(pid), int(started)
+            return cls(kind, *maker, float(created), False, (keeper, since), life[0] == "o", space)
         except ValueError:
             return None
+
+    def kept_by(self) -> Process | None:
+        """The process that keeps the block, if nobody holds it; None when no such process lives."""
+        if self.keeper is None:
+            return None
+        if self.space != here():
+            return self.keeper
+        keepers = (self.keeper,) if self.owned else (self.keeper, (self.pid, self.started))
+        return next((keeper for keeper in keepers if keeps(keeper)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +198,25 @@ def open_registry(directory: str) -> str:
 
 # -- this process ---------------------------------------------------------------------------------------
 
-_me: tuple[int, int] = (0, 0)
+_me: Process = (0, 0)
+_here = 0
+_retired = 0  # the pid of this process, once it keeps nothing any more
 
 
-def me() -> tuple[int, int]:
+def me() -> Process:
     """Pid and start of this process."""
-    global _me
+    global _me, _here
     pid = os.getpid()
     if _me[0] != pid:
+        _here = platform.process_space()  # first: other threads believe it once they see who we are
         _me = (pid, platform.process_started(pid) or 0)
     return _me
+
+
+def here() -> int:
+    """What tells this process's pids from those of another container."""
+    me()
+    return _here
 
 
 def alive(pid: int, started: int) -> bool:
@@ -175,13 +224,27 @@ def alive(pid: int, started: int) -> bool:
     return platform.process_started(pid) == started
 
 
+def keeps(process: Process) -> bool:
+    """Whether blocks that this process keeps stay."""
+    return _retired != process[0] if process == me() else alive(*process)
+
+
+def retire() -> None:
+    """Keep nothing any more, because this process is about to end."""
+    global _retired
+    _retired = os.getpid()
+
+
 # -- records --------------------------------------------------------------------------------------------
 
 
-def write_record(directory: str, name: str, inode: int, *, kind: str, persist: bool) -> None:
+def write_record(
+    directory: str, name: str, inode: int, *, kind: str, persist: bool, keeper: Process | None = None
+) -> None:
     """Write the record of a block that is about to get its name."""
     pid, started = me()
-    text = Record(kind, pid, started, time.time(), persist).encode()
+    space = 0 if keeper is None else here()
+    text = Record(kind, pid, started, time.time(), persist, keeper, space=space).encode()
     path = _record_path(directory, name, inode)
     while True:
         open_registry(directory)
@@ -218,9 +281,21 @@ def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
     if record is None:
         return False
     if record.persist != flag:
-        changed = Record(record.kind, record.pid, record.started, record.created, flag)
-        platform.write_note(_record_path(directory, name, inode), changed.encode(), replace=True)
+        _replace(directory, name, inode, replace(record, persist=flag, keeper=None))
     return True
+
+
+def set_owner(directory: str, name: str, inode: int) -> bool:
+    """Have a block live exactly as long as this process does; False when it has no record."""
+    record = read_record(directory, name, inode)
+    if record is None:
+        return False
+    _replace(directory, name, inode, replace(record, persist=False, keeper=me(), owned=True, space=here()))
+    return True
+
+
+def _replace(directory: str, name: str, inode: int, record: Record) -> None:
+    platform.write_note(_record_path(directory, name, inode), record.encode(), replace=True)
 
 
 def records(directory: str) -> list[tuple[str, int, Record | None]]:
@@ -290,8 +365,10 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
     record = read_record(directory, name, inode)
     if record is None or record.persist:
         return False
-    platform.start_leaving(handle)
     path = f"{directory}/{name}"
+    if record.kept_by() is not None and platform.inode_of(path) == inode:
+        return False
+    platform.start_leaving(handle)
     if platform.inode_of(path) != inode:
         drop_record(directory, name, inode)
         return False
@@ -304,6 +381,34 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
     return True
 
 
+def disown(directory: str, name: str, inode: int) -> bool:
+    """Remove the name of a block that this process owns, whoever holds it; False when it owns none such."""
+    record = read_record(directory, name, inode)
+    if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
+        return False
+    try:
+        handle = platform.open(f"{directory}/{name}", writable=True)
+    except OSError:
+        drop_record(directory, name, inode)
+        return False
+    try:
+        return _remove_held(directory, name, handle, inode)
+    finally:
+        platform.close(handle)
+
+
+def _remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
+    """Remove the name of a block, whoever holds it; its record goes in any case."""
+    platform.start_leaving(handle)
+    try:
+        path = f"{directory}/{name}"
+        removed = platform.inode_of(path) == inode and platform.remove(path)
+        drop_record(directory, name, inode)
+        return removed
+    finally:
+        platform.release(handle)
+
+
 def sweep(directory: str) -> Swept:
     """Remove what nobody holds any more: blocks, tokens of senders long dead, records without a block."""
     swept = Swept()
@@ -313,6 +418,21 @@ def sweep(directory: str) -> Swept:
     swept.work += sum(waiting.values())
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
+    return swept
+
+
+def sweep_kept(directory: str) -> Swept:
+    """Do the same with the blocks that this process has kept so far, and with no others."""
+    swept = Swept()
+    if _trusted(directory):
+        pinned = {token.inode for token in tokens(directory)}
+        for name, inode, record in records(directory):
+            if (
+                record is not None
+                and record.space == here()
+                and me() in (record.keeper, (record.pid, record.started))
+            ):
+                _sweep_block(directory, name, inode, record, int(inode in pinned), swept)
     return swept
 
 
@@ -364,14 +484,21 @@ def _is_litter(file: str, files: set[str]) -> bool:
 def _sweep_block(
     directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
 ) -> None:
+    path = f"{directory}/{name}"
+    if record is not None and record.kept_by() is not None and platform.inode_of(path) == inode:
+        swept.work += 1
+        return
     try:
-        handle = platform.open(f"{directory}/{name}", writable=True)
+        handle = platform.open(path, writable=True)
     except OSError:
         _drop_orphan_record(directory, name, inode, record, swept)
         return
     try:
         if platform.status(handle).inode != inode:
             _drop_orphan_record(directory, name, inode, record, swept)
+        elif record is not None and record.owned:
+            if _remove_held(directory, name, handle, inode):
+                swept.removed.append(name)
         elif not platform.alone(handle):
             swept.work += 1
         elif depart(directory, name, handle, inode, on_their_way=on_their_way):

@@ -48,6 +48,7 @@ _OTHER_KINDS = frozenset(  # how opening something that is no regular file can f
     (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTDIR, errno.ENXIO)
 )
 _NAME_TRIES = 100  # names of chance until we give up
+EMPTY = "an empty file"  # what an error says to have found where a block has no bytes
 
 
 # -- names ----------------------------------------------------------------------------------------------
@@ -185,8 +186,8 @@ def _after_fork_in_child() -> None:
     _guard.release()
 
 
-def _leave_all() -> None:
-    """Give up every lease at the interpreter's end, so that blocks go now and not when we are missed."""
+def leave_all() -> None:
+    """Give up every lease: at the interpreter's end, so that blocks go now and not when we are missed."""
     for reference in _handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None:
@@ -194,7 +195,7 @@ def _leave_all() -> None:
 
 
 platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
-atexit.register(_leave_all)
+atexit.register(leave_all)
 
 
 # -- one attachment -------------------------------------------------------------------------------------
@@ -234,6 +235,8 @@ class Mapping(mmap.mmap):
     parked, borrowed : bool
         Whether there is no lease for the time being; and whether the bytes are used all the same, for as long
         as someone else has one. See `park` and `borrow`.
+    plain : bool
+        Whether arrays over the bytes travel as data, as those over any other memory do.
     followers : weak set or None
         Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
         any thread.
@@ -251,6 +254,7 @@ class Mapping(mmap.mmap):
     lease_apart: bool = False
     parked: bool = False
     borrowed: bool = False
+    plain: bool = False
     followers: weakref.WeakSet[Follower] | None = None
 
     @property
@@ -374,6 +378,7 @@ def create(
     fill: Callable[[int], None] | None = None,
     name: str | None = None,
     persist: bool = False,
+    keeper: registry.Process | None = None,
     file: str | os.PathLike[str] | None = None,
     kind: str = "bytes",
 ) -> Mapping:
@@ -391,6 +396,8 @@ def create(
         The block's name, a word of chance when None.
     persist
         Whether the block outlives its holders.
+    keeper
+        A process that keeps the block without holding it, as this process then does too.
     file
         A path, for a file instead of a block.
     kind
@@ -413,7 +420,7 @@ def create(
         if platform.inode_of(path) is not None and not _freed(directory, name):
             raise _taken(name, path)
     with interrupts.deferred:
-        return _make(directory, size, buffers, fill, name, kind=kind, persist=persist)
+        return _make(directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper)
 
 
 def _make(
@@ -425,6 +432,7 @@ def _make(
     *,
     kind: str,
     persist: bool,
+    keeper: registry.Process | None,
 ) -> Mapping:
     draft = _draft(directory, size, buffers, fill)
     try:
@@ -437,7 +445,7 @@ def _make(
         _discard(draft)
         raise
     try:
-        _publish(draft, mapping, kind=kind, persist=persist, choose=name is None)
+        _publish(draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None)
     except BaseException:
         mapping.leave()
         if draft.scratch:
@@ -446,11 +454,19 @@ def _make(
     return mapping
 
 
-def _publish(draft: Draft, mapping: Mapping, *, kind: str, persist: bool, choose: bool) -> None:
+def _publish(
+    draft: Draft,
+    mapping: Mapping,
+    *,
+    kind: str,
+    persist: bool,
+    keeper: registry.Process | None,
+    choose: bool,
+) -> None:
     directory, inode = str(mapping.directory), mapping.inode
     for _ in range(_NAME_TRIES):
         try:
-            registry.write_record(directory, mapping.name, inode, kind=kind, persist=persist)
+            registry.write_record(directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper)
             janitor.ensure(directory)
             platform.publish(draft, mapping.path)
         except FileExistsError:
@@ -649,7 +665,7 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
             platform.hold(handle)
             device, inode, size, links, regular = platform.status(handle)
         if not regular or size == 0:
-            raise _no_block(name, path, "an empty file" if regular else "a directory, pipe or device")
+            raise _no_block(name, path, EMPTY if regular else "a directory, pipe or device")
         if links == 0:  # removed between our opening it and our lease
             raise not_found(name, directory)
         mapping = _finish(handle, size, mode, name, directory, device, inode)
@@ -671,9 +687,7 @@ def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
         handle = _open(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))
         status = platform.status(handle)
         if not status.regular or status.size == 0:
-            raise _no_block(
-                where, where, "an empty file" if status.regular else "a directory, pipe or device"
-            )
+            raise _no_block(where, where, EMPTY if status.regular else "a directory, pipe or device")
         return _finish(handle, status.size, mode, where, None, status.device, status.inode)
     except FileNotFoundError:
         raise errors.BlockNotFoundError(
@@ -707,8 +721,14 @@ def not_found(name: str, directory: str, *, found: str | None = None) -> errors.
 
 
 def _no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
+    empty = found == EMPTY
     return errors.HeaderError(
-        f"{path} is no block", name=name, found=found, expected="a regular file with an NPY header"
+        f"{path} is no block",
+        name=name,
+        found=found,
+        expected="a regular file that is not empty",
+        cause="its maker was killed before it had a size, or is just about to give it one" if empty else None,
+        next_step="try again; a file that stays empty may be removed" if empty else None,
     )
 
 
@@ -751,14 +771,20 @@ def unlink(name: str) -> None:
         The file has no record of this library, so it is somebody's own.
     """
     check_name(name)
-    _unlink(registry.directory(), name, None)
+    remove(registry.directory(), name, None)
 
 
-def _unlink(directory: str, name: str, inode: int | None) -> None:
+def remove(directory: str, name: str, inode: int | None, *, foreign: bool = False) -> None:
+    """Remove a block's name now, if it leads to this inode, where one is given.
+
+    A file without a record is refused, unless `foreign` allows to remove what others have made.
+    """
     path = f"{directory}/{name}"
     try:
         handle = _open(lambda: platform.open(path, writable=True))
     except FileNotFoundError:
+        if inode is not None:
+            registry.drop_record(directory, name, inode)  # another program has removed the block
         raise not_found(name, directory) from None
     except OSError as error:
         raise _unopenable(error, name, path) from None
@@ -770,7 +796,7 @@ def _unlink(directory: str, name: str, inode: int | None) -> None:
         try:
             if platform.inode_of(path) != status.inode:
                 raise not_found(name, directory)
-            if registry.read_record(directory, name, status.inode) is None:
+            if not foreign and registry.read_record(directory, name, status.inode) is None:
                 raise errors.NotOursError(
                     f"{path} has no record of sharedarray",
                     name=name,
@@ -937,7 +963,7 @@ def unlink_mapping(mapping: Mapping) -> None:
             name=mapping.name,
             next_step="remove it with os.remove(path)",
         )
-    _unlink(mapping.directory, mapping.name, mapping.inode)
+    remove(mapping.directory, mapping.name, mapping.inode)
 
 
 def persist_mapping(mapping: Mapping, flag: bool) -> None:

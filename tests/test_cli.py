@@ -561,6 +561,7 @@ def test_names_cannot_steer_the_terminal(seen, capsys):
         ({"holders": ()}, "4711 unseen -"),
         ({"holders": (), "held": False}, "4711 0 orphan"),
         ({"holders": (), "held": False, "references": 1}, "4711 0 1 ref"),
+        ({"holders": (), "held": False, "keeper": 5}, "4711 0 kept"),
         ({"persistent": True, "creator_alive": False, "references": 2}, "4711 dead 1: 4711 persist, 2 refs"),
         ({"holders": (1, 2, 3, 4, 5)}, "4711 5: 1 2 3 +2 -"),
     ],

@@ -1121,6 +1121,15 @@ def locked(chance):
         return pick(chance)
 
 
+def shared_memory(block, chance):
+    array = np.ndarray(block.size, "u1", block.buf)
+    if chance.random() < 0.5:
+        block.close()
+    if chance.random() < 0.8:
+        block.unlink()
+    return array
+
+
 CALLS = [
     lambda c: sa.zeros(c.randrange(50), c.choice(DTYPES), name=c.choice(NAMES)),
     lambda c: sa.share(np.arange(c.randrange(60)).reshape(-1, 1), order=c.choice("CFKA")),
@@ -1154,6 +1163,10 @@ CALLS = [
     lambda c: sa.prune() and None,
     lambda c: sa.Segment.create(c.randrange(1, 9000), c.choice(NAMES)).buf[0] and None,
     lambda c: sa.Segment.attach(c.choice(NAMES)).unlink(),
+    lambda c: np.frombuffer(sa.SharedMemory(c.choice(NAMES)).buf, "u1"),
+    lambda c: shared_memory(sa.SharedMemory(c.choice(NAMES), create=True, size=c.randrange(1, 9000)), c),
+    lambda c: shared_memory(sa.ShareableList(range(c.randrange(50)), name=c.choice(NAMES)).shm, c),
+    lambda c: list(sa.ShareableList(name=c.choice(NAMES))) and None,
     lambda c: kept.pop() and None,
     lambda c: kept.clear(),
     lambda c: gc.collect() and None,
@@ -1197,7 +1210,7 @@ for fork in range(forks + 1):
             thread.join()
 for name in NAMES:
     for block in sa.blocks():
-        if block.persistent:
+        if block.persistent or block.keeper:
             try:
                 sa.unlink(block.name)
             except sa.BlockNotFoundError:

@@ -99,6 +99,9 @@ def test_too_large_a_request_says_what_is_needed_and_what_to_do(small: Run):
             lambda: sa.zeros(100 * MB, "u1", file=where + "/x.npy"),
             lambda: sa.SharedArray(100 * MB, "u1"),
             lambda: sa.Segment.create(100 * MB + 4096),
+            lambda: sa.SharedMemory(create=True, size=100 * MB + 4096),
+            lambda: sa.SharedMemory("x", create=True, size=1 << 45, track=False),
+            lambda: sa.ShareableList(["x" * 9 * MB] * 12),
             lambda: sa.zeros(1 << 45, "u1"),
             lambda: sa.zeros(1 << 60, "u1"),
         ):
@@ -171,6 +174,34 @@ def test_without_reservation_this_would_be_a_sigbus(small: Run):
         everything(np.frombuffer(mmap.mmap(handle, 100 * MB), "u1"))
         """,
         status=-signal.SIGBUS,
+    )
+
+
+def test_shared_memory_can_be_filled_to_the_brim(small: Run):
+    """CPython's is killed by SIGBUS where it writes to pages that are not there (gh-114390)."""
+    small(
+        """
+        held = []
+        for size in (40 * MB, 4 * MB, 100_000, 4096, 1):
+            while True:
+                try:
+                    held.append(sa.SharedMemory(create=True, size=size))
+                except sa.OutOfSharedMemoryError as error:
+                    assert error.needed == size and error.available < size + 16384
+                    break
+        assert free() < 16384 and sum(block.size for block in held) > 60 * MB
+        assert all(everything(sa.SharedMemory(block.name).buf) for block in held if block.size >= 512)
+        refused(lambda: sa.ShareableList(["x" * 100_000]))
+        for block in held:
+            block.close()
+        refused(lambda: sa.SharedMemory(create=True, size=MB))
+        for block in held:
+            block.unlink()
+        with sa.SharedMemoryManager() as manager:
+            refused(lambda: manager.SharedMemory(100 * MB))
+            list(manager.SharedMemory(50 * MB).buf[::4096])
+        assert not block_files() and not notes()
+        """
     )
 
 

@@ -89,6 +89,7 @@ PUBLIC = [
     *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
+    *("SharedMemory", "ShareableList", "SharedMemoryManager"),
     *errors.__all__,
 ]
 
@@ -111,6 +112,9 @@ SIGNATURES = {
     "share": "array_like dtype order name persist file",
     "attach": "name mode",
     "open": "path mode",
+    "SharedMemory": "name create size track",
+    "ShareableList": "sequence name",
+    "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
 }
 
 
@@ -201,7 +205,13 @@ def documented() -> list[tuple[str, ModuleType]]:
     ]
 
 
-@pytest.mark.parametrize("name", ["empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"),
+        *("SharedMemory", "ShareableList", "SharedMemoryManager"),
+    ],
+)
 def test_docstrings_are_numpydoc(name: str) -> None:
     text = inspect.getdoc(getattr(sa, name)) or ""
     assert re.search(r"^(Parameters|Attributes)\n-+$", text, re.MULTILINE)

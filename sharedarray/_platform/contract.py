@@ -174,6 +174,12 @@ class Platform(Protocol):
     def process_started(self, pid: int) -> int | None:
         """When a live process started, in the kernel's own ticks; None when there is none of that pid."""
 
+    def process_space(self) -> int:
+        """A number for the space in which pids are counted; other containers have others."""
+
+    def await_end(self, pid: int, started: int) -> None:
+        """Wait until the process of this pid that started then has ended."""
+
     def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
         """Pids of the processes with a lease on each block (device, inode), as far as they can be seen."""
 

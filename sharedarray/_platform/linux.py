@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import struct
 import time
 from collections.abc import Iterable
@@ -137,6 +138,34 @@ def process_started(pid: int) -> int | None:
     # The name in parentheses may hold anything. Behind it comes the state, and field 22 is the start.
     fields = line[line.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def process_space() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+_GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
+
+
+def await_end(pid: int, started: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:
+        while process_started(pid) == started:
+            time.sleep(_GLANCE)
+        return
+    try:
+        if process_started(pid) == started:  # looked at once it cannot be confused with another any more
+            ends = select.poll()
+            ends.register(handle, select.POLLIN)
+            ends.poll()
+    finally:
+        os.close(handle)
 
 
 def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:

@@ -16,6 +16,7 @@ What differs from Linux:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -116,6 +117,18 @@ def process_started(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1000)
     except psutil.Error:
         return None
+
+
+def process_space() -> int:
+    return 0
+
+
+def await_end(pid: int, started: int) -> None:
+    import psutil
+
+    if process_started(pid) == started:
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(pid).wait()
 
 
 def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:

@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, janitors, notes, wait_until
+from helpers import JANITOR_ENDS, TABLE, block_files, janitors, notes, registry, wait_until
 
 import sharedarray.janitor
+import sharedarray.marks
 import sharedarray.registry
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
@@ -148,7 +149,8 @@ def _descriptors() -> dict[object, str]:
             target = os.readlink(f"/proc/self/fd/{handle}")
         except OSError:
             continue  # the listing's own
-        if int(handle) not in kept:
+        # A process keeps the table of marks, and what it is mapped by.
+        if int(handle) not in kept and os.path.basename(target).split(" ")[0] != TABLE:
             found[int(handle)] = f"{handle} -> {target}"
     return found
 
@@ -205,10 +207,13 @@ def no_janitor_stays() -> Iterator[None]:
     """At the end of all tests, nothing is left in any directory, and every janitor ends by itself."""
     yield
     gc.collect()
+    sharedarray.marks._leave_all()
     for path in _directories:
         forget_janitor(path)
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
     assert not left, f"left at the end of the tests: {left}"
+    tables = [path for path in _directories if os.path.lexists(f"{registry(path)}/{TABLE}")]
+    assert not tables, f"somebody holds or has left marks in {tables}"
 
     def still_there() -> dict[str, list[int]]:
         return {path: pids for path in _directories if (pids := janitors(path))}

@@ -89,6 +89,7 @@ PUBLIC = [
     *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
+    *("Lock", "lock_file"),
     *errors.__all__,
 ]
 
@@ -111,6 +112,7 @@ SIGNATURES = {
     "share": "array_like dtype order name persist file",
     "attach": "name mode",
     "open": "path mode",
+    "lock_file": "file_or_path shared timeout start length",
 }
 
 
@@ -152,6 +154,7 @@ BUILTINS = {
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,
     "LockTimeout": TimeoutError,
+    "DeadlockError": RuntimeError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
     "NotPicklableError": pickle.PicklingError,
     "MissingExtraError": ImportError,
@@ -201,7 +204,9 @@ def documented() -> list[tuple[str, ModuleType]]:
     ]
 
 
-@pytest.mark.parametrize("name", ["empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"])
+@pytest.mark.parametrize(
+    "name", ["empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool", "Lock", "lock_file"]
+)
 def test_docstrings_are_numpydoc(name: str) -> None:
     text = inspect.getdoc(getattr(sa, name)) or ""
     assert re.search(r"^(Parameters|Attributes)\n-+$", text, re.MULTILINE)

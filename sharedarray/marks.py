@@ -205,8 +205,8 @@ class Table:
     def _spare(self, most: int) -> int | None:
         """Claim a slot that is free, while editing."""
         for number in range(1, most):
-            if number > self.words[COUNT]:
-                self._grow(number)
+            if number > self._slots or number > self.words[COUNT]:
+                self._reach(number)
             at = number * _STRIDE
             if self.words[at] or at in self.claimed:
                 continue
@@ -216,13 +216,14 @@ class Table:
                 platform.unlock(self._handle, number, 1)
         return None
 
-    def _grow(self, number: int) -> None:
+    def _reach(self, number: int) -> None:
+        """Have the slot of this number, in the table and in what is mapped."""
         if number > self._slots:
             size = (number + 1) * _STRIDE * _WORD
             if platform.status(self._handle).size < size:
                 platform.reserve(self._handle, -(-size // _PAGE) * _PAGE)
             self._map()
-        self.words[COUNT] = number
+        self.words[COUNT] = max(number, self.words[COUNT])
 
     def _name(self, at: int, path: str) -> None:
         name = os.fsencode(path)

@@ -45,6 +45,7 @@ import atexit
 import errno
 import mmap
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,14 +58,15 @@ __all__ = ["COUNT", "NAME", "Table", "identity", "prepare", "sweep", "table"]
 NAME = "locks.1"  # of the table; another layout would have another number
 _EDITING = 0  # byte of the table that is locked by whoever edits marks
 COUNT, _EDITS = 0, 1  # words of slot 0
-_STRIDE = 32  # words of a slot
-_WORD = 8  # bytes
-_PATH, _PATH_BYTES = 4 * _WORD, (_STRIDE - 4) * _WORD  # where in a slot the path stands, and its room
+_SLOT = 256  # bytes of a slot
+_STRIDE = _SLOT // 8  # words of a slot
+_PATH = 4 * 8  # byte of a slot at which the path stands
+_PATH_BYTES = _SLOT - _PATH
+_each_slot = struct.Struct(f"4Q{_PATH_BYTES}x").iter_unpack
 _PAGE = 4096  # bytes by which the table grows
 _MANY = 1024  # slots from which on marks are not divided any more: their bytes are told of once more instead
 _MOST = 1 << 20  # slots
 _PATIENCE = 1000  # looks at a mark that is just being written
-_EVERYTHING = 1 << 62  # bytes, more than any file has
 
 
 def identity(device: int, inode: int, born: int) -> int:
@@ -85,8 +87,8 @@ def _read(words: memoryview, at: int) -> tuple[int, int, int]:
     for _ in range(_PATIENCE):
         key, start, end, check = words[at : at + 4]
         if key == 0 or check == key ^ start ^ end:
-            return key, start, end
-    return key, 0, _EVERYTHING  # something has damaged it, so it is better to be told of too much
+            break
+    return key, start, end  # or what somebody has damaged, as it is
 
 
 class Table:
@@ -102,7 +104,7 @@ class Table:
         Whether it is of no use any more: closed, or the parent's of a forked child.
     """
 
-    __slots__ = ("_free", "_handle", "_lock", "_slots", "claimed", "closed", "path", "words")
+    __slots__ = ("_bytes", "_free", "_handle", "_lock", "_slots", "claimed", "closed", "path", "words")
 
     words: memoryview
 
@@ -161,10 +163,11 @@ class Table:
         handle = platform.open_again(self._handle)  # or the mapping would share what carries the claims
         try:
             size = platform.status(handle).size
-            self.words = memoryview(platform.map(mmap.mmap, handle, size, "r+")).cast("Q")
+            self._bytes = memoryview(platform.map(mmap.mmap, handle, size, "r+"))
+            self.words = self._bytes.cast("Q")
         finally:
             platform.close(handle)
-        self._slots = size // (_STRIDE * _WORD) - 1
+        self._slots = size // _SLOT - 1
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
@@ -219,7 +222,7 @@ class Table:
     def _reach(self, number: int) -> None:
         """Have the slot of this number, in the table and in what is mapped."""
         if number > self._slots:
-            size = (number + 1) * _STRIDE * _WORD
+            size = (number + 1) * _SLOT
             if platform.status(self._handle).size < size:
                 platform.reserve(self._handle, -(-size // _PAGE) * _PAGE)
             self._map()
@@ -229,12 +232,12 @@ class Table:
         name = os.fsencode(path)
         if len(name) > _PATH_BYTES:
             name = b""  # then its marks stay until they are taken over
-        start = at * _WORD + _PATH
-        self.words.cast("B")[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
+        start = at * 8 + _PATH
+        self._bytes[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
 
     def _named(self, at: int) -> str:
-        start = at * _WORD + _PATH
-        return os.fsdecode(bytes(self.words.cast("B")[start : start + _PATH_BYTES]).rstrip(b"\0"))
+        start = at * 8 + _PATH
+        return os.fsdecode(bytes(self._bytes[start : start + _PATH_BYTES]).rstrip(b"\0"))
 
     # -- marks ----------------------------------------------------------------------------------------
 
@@ -272,14 +275,12 @@ class Table:
         count = self.words[COUNT]
         if count > self._slots:
             self._map()
-        words = self.words
-        stop = (count + 1) * _STRIDE
-        if key not in words[_STRIDE:stop:_STRIDE].tolist():
-            return []
         found = []
-        for at in range(_STRIDE, stop, _STRIDE):
-            if words[at] == key:
-                there, low, high = _read(words, at)
+        at = 0
+        for there, low, high, _ in _each_slot(self._bytes[_SLOT : (count + 1) * _SLOT]):
+            at += _STRIDE
+            if there == key and low < end and start < high:
+                there, low, high = _read(self.words, at)  # these may be the halves of two
                 if there == key and low < end and start < high:
                     found.append(at)
         return found
@@ -299,7 +300,7 @@ class Table:
 
     def tidy(self) -> None:
         """Drop the marks of files that are gone, and the table itself if nobody has any use for it."""
-        with self._editing(), self._odd():
+        with self._editing():
             top = 0
             for number in range(1, self.words[COUNT] + 1):
                 if number > self._slots:

@@ -188,12 +188,12 @@ def test_a_death_while_moving_is_settled_by_the_next_look(table: Table) -> None:
     assert table.words[1] == 10
 
 
-def test_what_is_damaged_is_taken_for_a_mark_on_everything(table: Table) -> None:
+def test_what_is_damaged_is_a_mark_all_the_same(table: Table) -> None:
     at = mark(table, 5, 6)
     table.words[at + 1] = 3
-    assert marked(table) == "x" * 20
-    own = mark(table, 0, 1 << 62)
-    table.take_over(KEY, 0, 1 << 62, own)
+    assert marked(table) == "...xxx.............."
+    own = mark(table, 0, 20)
+    table.take_over(KEY, 0, 20, own)
     table.words[own] = 0
     assert marked(table) == "." * 20
 

@@ -156,9 +156,9 @@ class Platform(Protocol):
 
         The bytes may lie behind the end of the file. The lock is the handle's, so two handles exclude each
         other in one process too, and the kernel frees it with the handle. It is advisory: who does not ask
-        is not kept from reading and writing. (``LockFileEx`` of Windows keeps everybody from it, other
-        handles of its own process included. There, the bytes to lock are those 2**62 further on, which
-        nobody reads or writes; and an unlock must name the very range that was locked, as callers here do.)
+        is not kept from reading and writing. (``LockFileEx`` of Windows, which pywin32 has, keeps everybody
+        from it, other handles of the same process included. There, the bytes to lock are those 2**62 further
+        on, which nobody reads or writes; and an unlock must name the range that was locked, as it does here.)
         """
 
     def unlock(self, handle: int, start: int, length: int) -> None:

@@ -44,6 +44,7 @@ from sharedarray.segment import (
     guarded_open,
     guarded_open_file,
     no_directory,
+    on_leave,
     out_of_memory,
 )
 
@@ -96,7 +97,7 @@ class Hold:
         self.shared = False
         self.thread = _IDLE
         self._pid = os.getpid()
-        _holds.add(self)
+        _holds[handle] = weakref.ref(self)
 
     def close(self) -> None:
         """Free what is locked; a mark that was not taken away stays."""
@@ -107,6 +108,7 @@ class Hold:
                     # A child of another thread's fork may not have closed its copy yet.
                     _unlock(handle, self.start, self.end - self.start)
                     self.thread = _IDLE
+                _holds.pop(handle, None)
                 guarded_close(handle)
                 self.table.give_back(self.at)
 
@@ -124,7 +126,7 @@ class Hold:
                 )
 
 
-_holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+_holds: dict[int, weakref.ref[Hold]] = {}  # all that are open, by their handles
 _idle: dict[int, Hold] = {}  # by the id of the mapping that they are for
 
 
@@ -145,22 +147,24 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
     raise no_directory(directory)
 
 
-class _Closer:
-    """Closes the idle holds of arrays that are closed."""
-
-    def left(self, mapping: Mapping) -> None:
-        hold = _idle.pop(id(mapping), None)
-        if hold is not None:
-            hold.close()
+def _open_holds() -> list[Hold]:
+    return [hold for reference in _holds.copy().values() if (hold := reference()) is not None]
 
 
-_closer = _Closer()
+def _close_idle(mapping: Mapping) -> None:
+    """Close what is kept for the next lock of an array, which is closed."""
+    hold = _idle.pop(id(mapping), None)
+    if hold is not None:
+        hold.close()
+
+
+on_leave.append(_close_idle)
 
 
 def _tidy(mapping: Mapping) -> None:
     """Close idle holds that are too many, or of an array that has been closed meanwhile."""
     if mapping.left:
-        _closer.left(mapping)
+        _close_idle(mapping)
     while len(_idle) > _MOST_IDLE:
         try:
             hold = _idle.pop(next(iter(_idle)))
@@ -196,8 +200,9 @@ def _descriptor(file: Any) -> int:
 def _disown() -> None:
     """Have no holds any more: a forked child's are the parent's, and the end of a process ends its own."""
     _idle.clear()
-    for hold in list(_holds):
+    for hold in _open_holds():
         hold.handle = -1
+    _holds.clear()
 
 
 platform.around_fork(lambda: None, lambda: None, _disown)
@@ -230,7 +235,8 @@ class Lock:
     cannot be made exclusive: lock exclusively from the start. Nobody detects that threads or processes wait
     for each other; have all lock in the same order, or give a timeout.
 
-    `acquire` belongs to no thread, and any may call `release`; in asyncio, await ``asyncio.to_thread`` of it.
+    `acquire` belongs to no thread, and any may call `release`; in asyncio, await ``asyncio.to_thread`` of it,
+    with a timeout where that may be cancelled: the thread goes on waiting, and takes the lock in the end.
     A lock that is dropped while held is free, with a `ResourceWarning`.
 
     A forked child holds nothing that its parent holds, and its leaving the ``with`` block changes nothing.
@@ -393,7 +399,7 @@ class Lock:
             and other.start < self._end
             and self._start < other.end
             and not (other.shared and self.shared)
-            for other in list(_holds)
+            for other in _open_holds()
         )
 
     # -- what goes wrong ------------------------------------------------------------------------------
@@ -469,9 +475,6 @@ class ArrayLock(Lock):
             except BaseException:
                 guarded_close(handle)
                 raise
-            if mapping.followers is None:
-                mapping.followers = weakref.WeakSet()
-            mapping.followers.add(_closer)
             return hold
 
 

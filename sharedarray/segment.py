@@ -234,6 +234,10 @@ atexit.register(_leave_all)
 # -- one attachment -------------------------------------------------------------------------------------
 
 
+# Called with every attachment whose lease is given up, at any moment and in any thread.
+on_leave: list[Callable[[Mapping], None]] = []
+
+
 class Follower(Protocol):
     """What wants to know when a lease is given up."""
 
@@ -307,6 +311,8 @@ class Mapping(mmap.mmap):
                 _handles[handle] = None
         if handle >= 0:
             self._give_up(handle)
+        for hear in on_leave:
+            hear(self)
         for follower in self.followers or ():
             follower.left(self)
 

@@ -108,7 +108,7 @@ def waiters(inode: int) -> int:
 def locked_bytes(inode: int) -> list[tuple[str, int, int]]:
     """The locks that this process holds on a file's data: kind, first byte, and the one behind the last."""
     found = []
-    for hold in list(locks._holds):
+    for hold in locks._open_holds():
         if hold.handle >= 0 and os.fstat(hold.handle).st_ino == inode:
             with open(f"/proc/self/fdinfo/{hold.handle}") as file:
                 for line in file:

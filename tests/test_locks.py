@@ -262,6 +262,36 @@ def test_one_lock_for_many_threads(array: sa.SharedArray) -> None:
     assert not lock.abandoned
 
 
+def test_threads_that_come_and_go_while_others_look_who_stands_in_the_way(array: sa.SharedArray) -> None:
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            while not stop.is_set():
+                with sa.attach("locked") as other, other[0].lock(), other[1].lock():
+                    pass
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with array[5].lock():
+            for thread in threads:
+                thread.start()
+            for _ in range(300):
+                with pytest.raises(sa.DeadlockError):
+                    array[4:].lock().__enter__()
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
+    assert not failed
+
+
 def test_one_shared_lock_is_held_by_many_threads_at_once(array: sa.SharedArray) -> None:
     lock = array.lock(shared=True)
     together = threading.Barrier(4)

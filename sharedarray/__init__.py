@@ -6,11 +6,12 @@ The rooms, bottom to top; imports go downwards only:
 errors                 the exception tree
 interrupts             Ctrl-C, at a moment when nothing is half done
 _platform              what is asked of an operating system, and one file for each that does it
+marks                  which bytes are being written, and which were left half-written
 registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
 segment                named bytes with a lease
 header                 the NPY page: pure encode and decode
-locks                  locks on the bytes of a block
+locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 creation               NumPy's creation functions, and `share`
 reference              the handle that stands for a view while it travels
@@ -52,6 +53,7 @@ from sharedarray.errors import (
     BlockClosedError,
     BlockExistsError,
     BlockNotFoundError,
+    DeadlockError,
     HeaderError,
     InvalidNameError,
     LockTimeout,
@@ -63,6 +65,7 @@ from sharedarray.errors import (
     UnsupportedDTypeError,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
+from sharedarray.locks import Lock, lock_file
 from sharedarray.reference import Reference
 from sharedarray.segment import Segment, exists, unlink
 
@@ -77,8 +80,10 @@ __all__ = [
     "BlockExistsError",
     "BlockInfo",
     "BlockNotFoundError",
+    "DeadlockError",
     "HeaderError",
     "InvalidNameError",
+    "Lock",
     "LockTimeout",
     "MissingExtraError",
     "NotOursError",
@@ -101,6 +106,7 @@ __all__ = [
     "exists",
     "full",
     "full_like",
+    "lock_file",
     "ones",
     "ones_like",
     "open",

@@ -14,15 +14,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from ctypes import addressof, c_char
 from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import errors, header, locks, registry, segment
+from sharedarray import errors, header, registry, segment
 from sharedarray._platform import Mode, platform
+from sharedarray.locks import ArrayLock, EmptyLock, Lock
 from sharedarray.segment import Mapping, Segment, mapping_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 
+_first_byte = c_char.from_buffer
 _getitem = np.ndarray.__getitem__  # super() takes as long as the slice
 
 
@@ -187,8 +189,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         if mapping is not None and mapping.directory is None and mapping.mode == "r+":
             platform.sync(mapping)
 
-    def lock(self, shared: bool = False, timeout: float | None = None) -> AbstractContextManager[None]:
-        """Lock exactly the bytes that this view spans, against other processes and threads.
+    def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
+        """Lock exactly the bytes that this view spans, against other processes and threads that ask too.
 
         Parameters
         ----------
@@ -199,20 +201,49 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         Returns
         -------
-        context manager
-            Takes the lock on entering; the kernel frees it when its holder dies. An empty view locks
-            nothing.
+        Lock
+            A context manager, which takes the lock on entering. Its `abandoned` tells whether whoever wrote
+            here last did not finish, because he died or an exception ended his block.
 
         Raises
         ------
         LockTimeout
             On entering, when it was not free in time (a `TimeoutError`).
+        DeadlockError
+            On entering without a timeout, when this thread is in a ``with`` block that locks some of the
+            bytes already (a `RuntimeError`). Nobody detects deadlocks between several threads or processes.
         BlockClosedError
-            The array is closed (a `ValueError`).
+            On entering, when the array is closed (a `ValueError`).
+        NotOursError
+            On entering, when the file may not be written (a `PermissionError`); it can be locked `shared`.
+
+        Notes
+        -----
+        From the first byte of the view's elements to the last one: every second row locks those between as
+        well. An empty view locks nothing. The kernel frees the lock when its holder dies, and lets writers
+        wait as long as readers come. A forked child holds nothing of what its parent holds. Closing or
+        unlinking the array ends no lock. The mode of the array does not matter.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> counts = sa.zeros((8, 2), int)
+        >>> with counts[3].lock(timeout=10) as lock:
+        ...     counts[3] += 1
+        >>> lock.abandoned
+        False
         """
-        mapping = self._mapping("lock")
+        mapping = mapping_of(self)
+        if mapping is None:
+            mapping = self._mapping("lock")
+        length = self.nbytes
+        if length and self.flags.forc:  # in one piece
+            low = _address(self) - (mapping.address or _find_address(mapping))
+            return ArrayLock(mapping, low, length, shared, timeout, id(mapping))
         low, high = self._span(mapping)
-        return locks.range_lock(mapping, low, high - low, shared=shared, timeout=timeout)
+        if low == high:
+            return EmptyLock(mapping, low, 0, shared, timeout)
+        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping))
 
     def reference(self) -> Reference:
         """A small handle on this view, which every pickler sends as it is.
@@ -397,9 +428,20 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
 
 def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
     """Byte in the block at which the view's first element is."""
-    if not mapping.address:
-        mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
-    return int(view.__array_interface__["data"][0]) - mapping.address
+    return int(view.__array_interface__["data"][0]) - (mapping.address or _find_address(mapping))
+
+
+def _find_address(mapping: Mapping) -> int:
+    mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+    return mapping.address
+
+
+def _address(view: np.ndarray[Any, Any]) -> int:
+    """Where the first element of an array that is in one piece is in this process."""
+    try:
+        return addressof(_first_byte(view))  # type: ignore[arg-type]  # a third of what the array interface takes
+    except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
+        return int(view.__array_interface__["data"][0])
 
 
 def attach(name: str, mode: Mode = "r+") -> SharedArray:

@@ -12,6 +12,7 @@
     ├── BlockClosedError        ValueError         used after ``close()``
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
     ├── LockTimeout             TimeoutError       a lock was not free in time
+    ├── DeadlockError           RuntimeError       a thread would wait for a lock that it holds itself
     ├── WorkerDied              BrokenProcessPool     a worker process ended under a task
     ├── NotPicklableError       PicklingError      a call or result cannot travel to or from a worker
     └── MissingExtraError       ImportError        an optional dependency is not installed
@@ -33,6 +34,7 @@ __all__ = [
     "BlockClosedError",
     "BlockExistsError",
     "BlockNotFoundError",
+    "DeadlockError",
     "HeaderError",
     "InvalidNameError",
     "LockTimeout",
@@ -176,6 +178,10 @@ class LockTimeout(SharedArrayError, TimeoutError):
     """A lock was not free within its timeout."""
 
     _errno = errno.ETIMEDOUT
+
+
+class DeadlockError(SharedArrayError, RuntimeError):
+    """A thread asked, without a timeout, for bytes that it has locked itself: it would wait for ever."""
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ enter::
                                                also pickles to look at the length): one for each sender,
                                                taken away by the first load, counted from when first seen
         n.4711.5e0b17aa                        a note that is about to replace another
+        locks.1                                which bytes are being written, see `sharedarray.marks`
         janitor.lock, janitor.sock             see `sharedarray.janitor`
 
 Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED LIFE``: the version,
@@ -48,7 +49,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from sharedarray import errors
+from sharedarray import errors, marks
 from sharedarray._platform import platform
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
@@ -418,6 +419,7 @@ def sweep(directory: str) -> Swept:
     swept.work += sum(waiting.values())
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
+    marks.sweep(registry_of(directory))
     return swept
 
 

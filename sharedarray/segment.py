@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol, Self, TypeVar
 
-from sharedarray import errors, interrupts, janitor, registry
+from sharedarray import errors, interrupts, janitor, marks, registry
 from sharedarray._platform import Draft, Mode, platform
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
@@ -116,12 +116,43 @@ def _close(handle: int) -> None:
 
 
 def guarded_open(mapping: Mapping) -> int:
-    """One more handle on an attached block, without a lease, which a forked child closes."""
+    """One more handle on what is attached, without a lease, to lock it by; a forked child closes it.
+
+    Raises
+    ------
+    BlockClosedError
+        Somebody has closed it already.
+    BlockNotFoundError
+        It is a file, and its path leads elsewhere by now.
+    """
 
     def again(handle: int) -> int:
-        return platform.open(mapping.path, writable=True) if handle < 0 else platform.open_again(handle)
+        return platform.open_to_lock(mapping.path if handle < 0 else handle)
 
-    return _open(lambda: with_handle(mapping, again))
+    try:
+        handle = _open(lambda: with_handle(mapping, again))
+    except FileNotFoundError:
+        raise _replaced(mapping, "nothing") from None
+    status = platform.status(handle)
+    if (status.device, status.inode) != (mapping.device, mapping.inode):
+        guarded_close(handle)
+        raise _replaced(mapping, "another file")
+    return handle
+
+
+def guarded_open_file(file: str | int) -> int:
+    """A handle to lock a file by, of what has this path or descriptor; a forked child closes it."""
+    return _open(lambda: platform.open_to_lock(file))
+
+
+def _replaced(mapping: Mapping, found: str) -> errors.BlockNotFoundError:
+    return errors.BlockNotFoundError(
+        f"{mapping.path} does not lead to the file that was opened any more",
+        name=mapping.name,
+        found=f"{found} at that path",
+        cause="somebody has moved or replaced the file",
+        next_step="open it again",
+    )
 
 
 def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
@@ -146,7 +177,8 @@ def guarded_close(handle: int) -> None:
 
 
 def _before_fork() -> None:
-    janitor.before_fork()  # its lock first: whoever holds that one may still want ours, to drop a mapping
+    janitor.before_fork()  # these locks first: whoever holds one may still want ours, to drop a mapping
+    marks.before_fork()
     _guard.acquire()
     for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
@@ -165,11 +197,13 @@ def _after_fork_in_parent() -> None:
         platform.close(handle)
     _child_leases.clear()
     _guard.release()
+    marks.after_fork_in_parent()
     janitor.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     janitor.after_fork_in_child()
+    marks.after_fork_in_child()
     inherited = dict(_handles)
     _handles.clear()
     for handle, reference in inherited.items():
@@ -199,6 +233,10 @@ atexit.register(leave_all)
 
 
 # -- one attachment -------------------------------------------------------------------------------------
+
+
+# Called with every attachment whose lease is given up, at any moment and in any thread.
+on_leave: list[Callable[[Mapping], None]] = []
 
 
 class Follower(Protocol):
@@ -279,6 +317,8 @@ class Mapping(mmap.mmap):
                 _handles[handle] = None
         if handle >= 0:
             self._give_up(handle)
+        for hear in on_leave:
+            hear(self)
         for follower in self.followers or ():
             follower.left(self)
 
@@ -543,7 +583,7 @@ def _draft(
     try:
         handle = _open(start)
     except FileNotFoundError:
-        raise _no_directory(directory) from None
+        raise no_directory(directory) from None
     except OSError as error:
         raise _translated(error, directory, size) from None
     try:
@@ -568,7 +608,8 @@ def _discard(draft: Draft) -> None:
         platform.discard(draft)
 
 
-def _no_directory(directory: str) -> errors.BlockNotFoundError:
+def no_directory(directory: str) -> errors.BlockNotFoundError:
+    """The error for a directory of blocks that is not there."""
     return errors.BlockNotFoundError(
         f"the directory {directory} does not exist",
         name=directory,

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, janitors, notes, wait_until
+from helpers import JANITOR_ENDS, TABLE, block_files, forget_janitor, janitors, notes, registry, wait_until
 
 import sharedarray.janitor
+import sharedarray.marks
 import sharedarray.registry
 
 # Tests of Ctrl-C start programs, which would inherit that it is ignored, as in the background of a shell.
@@ -152,7 +153,8 @@ def _descriptors() -> dict[object, str]:
             target = os.readlink(f"/proc/self/fd/{handle}")
         except OSError:
             continue  # the listing's own
-        if int(handle) not in kept:
+        # A process keeps the table of marks, and what it is mapped by.
+        if int(handle) not in kept and os.path.basename(target).split(" ")[0] != TABLE:
             found[int(handle)] = f"{handle} -> {target}"
     return found
 
@@ -197,22 +199,18 @@ def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     forget_janitor(path)
 
 
-def forget_janitor(path: str) -> None:
-    """Close this process's connection to the janitor of a directory."""
-    connection = sharedarray.janitor._state.connections.pop(path, None)
-    if connection is not None:
-        connection.close()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_janitor_stays() -> Iterator[None]:
     """At the end of all tests, nothing is left in any directory, and every janitor ends by itself."""
     yield
     gc.collect()
+    sharedarray.marks._leave_all()
     for path in _directories:
         forget_janitor(path)
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
     assert not left, f"left at the end of the tests: {left}"
+    tables = [path for path in _directories if os.path.lexists(f"{registry(path)}/{TABLE}")]
+    assert not tables, f"somebody holds or has left marks in {tables}"
 
     def still_there() -> dict[str, list[int]]:
         return {path: pids for path in _directories if (pids := janitors(path))}

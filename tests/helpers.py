@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 GONE = 2.0  # seconds after which a block whose holders were killed must be gone (promise 5)
 JANITOR_ENDS = 6.0  # seconds in which a janitor with nothing left must be gone; about 3 where cores are free
+TABLE = "locks.1"  # in the registry, of a process that locks, and of the janitor who removes it
 ANSWER = 60.0  # seconds that a puppet may take to answer, on a machine that is busy
 
 # -- waiting --------------------------------------------------------------------------------------------
@@ -60,8 +61,8 @@ def block_files(where: str | None = None) -> set[str]:
 
 
 def notes(where: str | None = None) -> set[str]:
-    """Records, tokens and notes in the registry: everything but the janitor's own two files."""
-    return {name for name in _names(registry(where)) if not name.startswith("janitor.")}
+    """Records, tokens and notes in the registry: all but the janitor's two files and the table of marks."""
+    return {name for name in _names(registry(where)) if not name.startswith("janitor.") and name != TABLE}
 
 
 def nothing_left(where: str | None = None) -> bool:
@@ -276,3 +277,12 @@ def suicide() -> None:
 def plain(text: str) -> str:
     """A word that can be part of a block's name."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text)
+
+
+def forget_janitor(path: str) -> None:
+    """Close this process's connection to the janitor of a directory."""
+    from sharedarray import janitor  # not above: some programs that import this must do without the library
+
+    connection = janitor._state.connections.pop(path, None)
+    if connection is not None:
+        connection.close()

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import forget_janitor
-from helpers import ANSWER
+from helpers import ANSWER, forget_janitor
 
 import sharedarray as sa
 

@@ -89,7 +89,7 @@ PUBLIC = [
     *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
-    *("SharedMemory", "ShareableList", "SharedMemoryManager"),
+    *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
     *errors.__all__,
 ]
 
@@ -115,6 +115,7 @@ SIGNATURES = {
     "SharedMemory": "name create size track",
     "ShareableList": "sequence name",
     "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
+    "lock_file": "file_or_path shared timeout start length",
 }
 
 
@@ -156,6 +157,7 @@ BUILTINS = {
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,
     "LockTimeout": TimeoutError,
+    "DeadlockError": RuntimeError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
     "NotPicklableError": pickle.PicklingError,
     "MissingExtraError": ImportError,
@@ -209,7 +211,7 @@ def documented() -> list[tuple[str, ModuleType]]:
     "name",
     [
         *("empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"),
-        *("SharedMemory", "ShareableList", "SharedMemoryManager"),
+        *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
     ],
 )
 def test_docstrings_are_numpydoc(name: str) -> None:

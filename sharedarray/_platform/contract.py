@@ -117,6 +117,19 @@ class Platform(Protocol):
     def open_again(self, handle: int) -> int:
         """A new handle on the same block, whatever its name leads to by now."""
 
+    def open_to_lock(self, file: str | int) -> int:
+        """A new handle to lock a file by, of what has this path or handle; links are followed.
+
+        For reading and writing, or for what is permitted of these: a shared lock needs a handle that may
+        read, an exclusive one a handle that may write (``EBADF``).
+        """
+
+    def path_behind(self, handle: int) -> str:
+        """The path by which the kernel knows an open file, empty when it knows none."""
+
+    def born(self, handle: int) -> int:
+        """When a file was made, in nanoseconds, to tell it from the next with its inode; 0 if unknown."""
+
     def hold_again(self, handle: int) -> int:
         """A new handle on the same block with a lease of its own."""
 
@@ -138,11 +151,18 @@ class Platform(Protocol):
     def held(self, handle: int) -> bool:
         """Whether anybody else holds a lease. Takes nothing, for onlookers."""
 
-    def lock(self, handle: int, start: int, length: int, *, shared: bool, wait: bool) -> bool:
-        """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False."""
+    def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
+        """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False.
+
+        The bytes may lie behind the end of the file. The lock is the handle's, so two handles exclude each
+        other in one process too, and the kernel frees it with the handle. It is advisory: who does not ask
+        is not kept from reading and writing. (``LockFileEx`` of Windows, which pywin32 has, keeps everybody
+        from it, other handles of the same process included. There, the bytes to lock are those 2**62 further
+        on, which nobody reads or writes; and an unlock must name the range that was locked, as it does here.)
+        """
 
     def unlock(self, handle: int, start: int, length: int) -> None:
-        """Unlock these bytes."""
+        """Unlock these bytes, as they were locked."""
 
     def inode_of(self, path: str) -> int | None:
         """Inode that the name leads to, None when there is no such name."""

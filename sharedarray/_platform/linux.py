@@ -15,7 +15,8 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
@@ -30,6 +31,7 @@ from sharedarray._platform.posix import (
     map as map,  # noqa: A004  (the contract's word)
     names as names,
     open as open,  # noqa: A004  (the contract's word)
+    open_as_permitted,
     read as read,
     read_note as read_note,
     remove as remove,
@@ -88,14 +90,53 @@ def pin(handle: int, path: str) -> None:
 # -- leases and locks -----------------------------------------------------------------------------------
 
 
-def _flock(kind: int, start: int, length: int) -> bytes:
-    """One ``struct flock`` of 64-bit Linux: type, whence, start, length, and a pid that must be 0."""
-    return struct.pack("hh4xqqi4x", kind, os.SEEK_SET, start, length, 0)
+# One ``struct flock`` of 64-bit Linux: type, whence (SEEK_SET is 0), start, length, and a pid that must be 0.
+_flock = struct.Struct("h6xqq8x").pack
 
 
 def open_again(handle: int) -> int:
     # Through /proc, because the name may be gone or lead to another block by now.
     return os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def open_to_lock(file: str | int) -> int:
+    return open_as_permitted(file if isinstance(file, str) else f"/proc/self/fd/{file}")
+
+
+_NO_NAME = " (deleted)"  # what /proc adds where a file has lost its name, or never had one when it was opened
+
+
+def path_behind(handle: int) -> str:
+    path = os.readlink(f"/proc/self/fd/{handle}")
+    return "" if path.endswith(_NO_NAME) else path
+
+
+_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800  # <linux/fcntl.h>, <linux/stat.h>
+_STATX_BYTES, _STATX_BIRTH = 256, 80  # of the whole structure, and where the time of birth stands in it
+
+
+@lru_cache(None)
+def _statx() -> Callable[[int], bytes] | None:
+    import ctypes  # NumPy has imported it already, and the janitor seldom needs it
+
+    statx = getattr(ctypes.CDLL(None), "statx", None)
+    if statx is None:
+        return None
+
+    def look(handle: int) -> bytes:
+        found = ctypes.create_string_buffer(_STATX_BYTES)
+        return b"" if statx(handle, b"", _AT_EMPTY_PATH, _STATX_BTIME, found) else found.raw
+
+    return look
+
+
+def born(handle: int) -> int:
+    look = _statx()  # os.stat does not show it
+    found = look(handle) if look else b""
+    if not found or not struct.unpack_from("I", found)[0] & _STATX_BTIME:
+        return 0
+    seconds, nanoseconds = struct.unpack_from("qI", found, _STATX_BIRTH)
+    return int(seconds * 1_000_000_000 + nanoseconds)
 
 
 _locks = Locks(_flock, slice(0, 2), open_again, fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW)

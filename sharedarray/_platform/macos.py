@@ -37,6 +37,7 @@ from sharedarray._platform.posix import (
     map as map,  # noqa: A004  (the contract's word)
     names as names,
     open as open,  # noqa: A004  (the contract's word)
+    open_as_permitted,
     read as read,
     read_note as read_note,
     remove as remove,
@@ -93,6 +94,24 @@ def open_again(handle: int) -> int:
         os.close(again)
         raise FileNotFoundError(errno.ENOENT, "the block has no name any more")
     return again
+
+
+def open_to_lock(file: str | int) -> int:
+    if isinstance(file, str):
+        return open_as_permitted(file)
+    again = open_as_permitted(_path(file))
+    if not os.path.sameopenfile(again, file):
+        os.close(again)
+        raise FileNotFoundError(errno.ENOENT, "the file has no name any more")
+    return again
+
+
+def path_behind(handle: int) -> str:
+    return _path(handle)
+
+
+def born(handle: int) -> int:
+    return int(getattr(os.fstat(handle), "st_birthtime", 0) * 1_000_000_000)
 
 
 _locks = Locks(_flock, slice(20, 22), open_again, ask=92, try_=90, wait=91)

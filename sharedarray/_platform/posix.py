@@ -31,6 +31,7 @@ READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_STEP = 1 << 30  # bytes per write: the kernels write less than 2**31 in one call
 _FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
 _BUSY = (errno.EAGAIN, errno.EACCES)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)  # not in this way, at least
 LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
 _LEAVING = LEASE + 1
 
@@ -91,6 +92,19 @@ def open(path: str, *, writable: bool) -> int:
 close = os.close
 
 
+def open_as_permitted(path: str) -> int:
+    refusal = None
+    for access in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
+        try:
+            return os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
 def status(handle: int) -> Status:
     found = os.fstat(handle)
     regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
@@ -116,6 +130,9 @@ def sync(mapping: mmap.mmap) -> None:
 
 
 # -- leases and locks -----------------------------------------------------------------------------------
+
+# By names of our own, because an uncontended lock is measured in fractions of a microsecond.
+_SHARED, _EXCLUSIVE, _NONE, _fcntl = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK, fcntl.fcntl
 
 
 class Locks:
@@ -198,26 +215,29 @@ class Locks:
         fcntl.fcntl(handle, self._wait, self._leave)
 
     def alone(self, handle: int) -> bool:
-        return self._set(handle, self._be_alone, self._try)
-
-    def held(self, handle: int) -> bool:
-        return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] != self._free
-
-    def lock(self, handle: int, start: int, length: int, *, shared: bool, wait: bool) -> bool:
-        wanted = self._pack(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, start, length)
-        return self._set(handle, wanted, self._wait if wait else self._try)
-
-    def unlock(self, handle: int, start: int, length: int) -> None:
-        fcntl.fcntl(handle, self._try, self._pack(fcntl.F_UNLCK, start, length))
-
-    def _set(self, handle: int, wanted: bytes, command: int) -> bool:
         try:
-            fcntl.fcntl(handle, command, wanted)
+            _fcntl(handle, self._try, self._be_alone)
         except OSError as error:
             if error.errno in _BUSY:
                 return False
             raise
         return True
+
+    def held(self, handle: int) -> bool:
+        return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] != self._free
+
+    def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
+        wanted = self._pack(_SHARED if shared else _EXCLUSIVE, start, length)
+        try:
+            _fcntl(handle, self._wait if wait else self._try, wanted)
+        except OSError as error:
+            if error.errno in _BUSY:
+                return False
+            raise
+        return True
+
+    def unlock(self, handle: int, start: int, length: int) -> None:
+        _fcntl(handle, self._try, self._pack(_NONE, start, length))
 
 
 # -- names ----------------------------------------------------------------------------------------------

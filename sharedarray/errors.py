@@ -7,7 +7,7 @@
     ├── BlockNotFoundError      FileNotFoundError  nothing of that name, or it is another block by now
     ├── BlockExistsError        FileExistsError    the name is taken
     ├── NotOursError            PermissionError    a file that this library did not make, or must not touch
-    ├── HeaderError             ValueError         the bytes are no NPY page that fits the block
+    ├── HeaderError             ValueError         the bytes are no NPY page, or no list, that fits the block
     ├── UnsupportedDTypeError   TypeError, ValueError   a dtype whose elements are no plain bytes
     ├── BlockClosedError        ValueError         used after ``close()``
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
@@ -139,7 +139,7 @@ class NotOursError(SharedArrayError, PermissionError):
 
 
 class HeaderError(SharedArrayError, ValueError):
-    """The bytes are not a header page that fits its block."""
+    """The bytes are not a header page that fits its block, or not the list that they should be."""
 
 
 class UnsupportedDTypeError(SharedArrayError, TypeError, ValueError):

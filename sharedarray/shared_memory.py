@@ -28,6 +28,10 @@ nothing behind.
 looks at it. (CPython's raises `BufferError` where a buffer is exported, and is a segmentation fault behind
 ``numpy.ndarray(buffer=shm.buf)``, which exports none.) Such arrays travel to other processes as data, as
 they do with CPython's: a block is sent by its name, or as a `SharedArray`.
+
+What else is not the same: names that start with a dot or have more than 200 bytes are refused; a value that
+a list cannot hold is a `TypeError` or `OverflowError`, where CPython has `KeyError` and `struct.error`;
+`unlink` removes this very block, and not whatever has its name by then.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import forget_janitor
 from helpers import ANSWER
 
 import sharedarray as sa
+from sharedarray import janitor
 
 WHERE = "/dev/shm"
 
@@ -121,7 +121,9 @@ def theirs(request: pytest.FixtureRequest) -> Cpython:
 def where_cpython_has_its_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("SHAREDARRAY_DIR")
     yield
-    forget_janitor(WHERE)
+    connection = janitor._state.connections.pop(WHERE, None)
+    if connection is not None:
+        connection.close()
 
 
 @pytest.fixture

@@ -19,14 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
 from helpers import ANSWER, forget_janitor
-=======
-from helpers import ANSWER
->>>>>>> shm/main
 
 import sharedarray as sa
-from sharedarray import janitor
 
 WHERE = "/dev/shm"
 
@@ -125,9 +120,7 @@ def theirs(request: pytest.FixtureRequest) -> Cpython:
 def where_cpython_has_its_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("SHAREDARRAY_DIR")
     yield
-    connection = janitor._state.connections.pop(WHERE, None)
-    if connection is not None:
-        connection.close()
+    forget_janitor(WHERE)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ An array's hold is kept for its next lock, which saves opening one: a lock then 
 At most `_MOST_IDLE` are kept, and none of an array that is closed.
 
 A hold that gets lost, because Ctrl-C came in between or its lock was dropped, closes its description as it is
-freed: the bytes are free then, and stay marked if they were.
+freed: the bytes are free then, and stay marked if they were. Ctrl-C may break that off too, when Python has
+just entered a finalizer; so it is tried once more, and by everybody who would have to wait.
 
 A forked child holds no lock. It closes the descriptions that it inherited (`sharedarray.segment`), or it
 would keep its parent's locks alive, and knows that its copies of held locks are the parent's (`_disown`).
@@ -32,6 +33,7 @@ import os
 import time
 import warnings
 import weakref
+from functools import partial
 from operator import index
 from threading import get_ident
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex
@@ -97,7 +99,7 @@ class Hold:
         self.shared = False
         self.thread = _IDLE
         self._pid = os.getpid()
-        _holds[handle] = weakref.ref(self)
+        _holds[handle] = (weakref.ref(self, partial(_close_lost, handle, self._pid)), table, at)
 
     def close(self) -> None:
         """Free what is locked; a mark that was not taken away stays."""
@@ -108,9 +110,7 @@ class Hold:
                     # A child of another thread's fork may not have closed its copy yet.
                     _unlock(handle, self.start, self.end - self.start)
                     self.thread = _IDLE
-                _holds.pop(handle, None)
-                guarded_close(handle)
-                self.table.give_back(self.at)
+                _close(handle)
 
     def __del__(self) -> None:
         # In a forked child this may run before the child knows that it is one.
@@ -126,8 +126,37 @@ class Hold:
                 )
 
 
-_holds: dict[int, weakref.ref[Hold]] = {}  # all that are open, by their handles
-_idle: dict[int, Hold] = {}  # by the id of the mapping that they are for
+# All that are open, by their handles, with their slots; and those that are kept, by the id of their mapping.
+_holds: dict[int, tuple[weakref.ref[Hold], marks.Table, int]] = {}
+_idle: dict[int, Hold] = {}
+
+
+def _close(handle: int) -> None:
+    found = _holds.pop(handle, None)
+    if found is not None:
+        _, table, at = found
+        guarded_close(handle)
+        table.give_back(at)
+
+
+def _close_lost(handle: int, pid: int, reference: object) -> None:
+    """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
+    if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():
+        with interrupts.deferred_in_finalizer:
+            _close(handle)
+
+
+def _close_all_lost() -> bool:
+    """Close what even so is still open; whether there was any."""
+    lost = [handle for handle, (reference, _, _) in _holds.copy().items() if reference() is None]
+    with interrupts.deferred:
+        for handle in lost:
+            _close(handle)
+    return bool(lost)
+
+
+def _open_holds() -> list[Hold]:
+    return [hold for reference, _, _ in _holds.copy().values() if (hold := reference()) is not None]
 
 
 def _hold(handle: int, directory: str, path: str) -> Hold:
@@ -145,10 +174,6 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
                 raise out_of_memory(directory, _ROOM, platform.room(directory)) from None
             raise
     raise no_directory(directory)
-
-
-def _open_holds() -> list[Hold]:
-    return [hold for reference in _holds.copy().values() if (hold := reference()) is not None]
 
 
 def _close_idle(mapping: Mapping) -> None:
@@ -375,6 +400,8 @@ class Lock:
 
     def _wait(self, hold: Hold, thread: int) -> None:
         """Wait until the kernel grants the bytes to this hold."""
+        if _close_all_lost() and _lock(hold.handle, self._start, self._length, self.shared, False):
+            return
         if self.timeout is None:
             if self._held_by(thread, hold.key):
                 raise self._deadlock()

@@ -171,10 +171,9 @@ class Table:
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        with interrupts.deferred, self._lock:
+        with interrupts.deferred, self._lock:  # the wait as well: nobody holds this for more than a moment
+            platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
             try:
-                with interrupts.allowed:
-                    platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
                 yield
             finally:
                 platform.unlock(self._handle, _EDITING, 1)

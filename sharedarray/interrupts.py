@@ -39,23 +39,35 @@ _MOMENT = 0.001
 Handler = Callable[[int, Any], Any]
 
 
-# Of the main thread, which alone changes these: how deep it is in deferred blocks, what is in force, and what
-# came.
+# Of the main thread, which alone changes these: for each deferred block that it is in, from the outermost,
+# whether a wait in it may be broken off; what is in force outside; what came.
 _main = threading.main_thread().ident
-_depth = 0
+_open: list[bool] = []
 _handler: Handler | None = None
 _caught: tuple[int, Any] | None = None
 
 
 def _catch(number: int, frame: Any) -> None:
+    """Stand in for the handler in force, for as long as any deferred block lasts.
+
+    One that breaks a wait off closes it, so that the next one waits again: two that come together would else
+    break off the leaving of the blocks, and what is in force would never be put back.
+    """
     global _caught
-    _caught = number, frame
+    handler = _handler
+    if handler is None or not _open or not _open[-1]:
+        _caught = number, frame
+        return
+    _open[-1] = False
+    handler(number, frame)  # raises, as a rule
+    _open[-1] = True
 
 
 def _swap() -> None:
-    global _handler
+    global _handler, _caught
     handler = _signal.getsignal(_INTERRUPT)
     if callable(handler) and handler is not _catch:
+        _caught = None  # one of before, which a second one overtook as it was to be raised
         try:
             _signal.signal(_INTERRUPT, _catch)
         except ValueError:  # not in the main interpreter
@@ -73,9 +85,24 @@ def _restore(finalizer: CodeType | None = None) -> None:
     if _caught is not None:
         caught, _caught = _caught, None
         if finalizer is not None:
-            threading.Thread(target=_interrupt_after, args=(finalizer,), daemon=True).start()
+            _later(finalizer)
         else:
             handler(*caught)
+
+
+def _raise_caught(finalizer: CodeType | None = None) -> None:
+    """Break off a wait, or the rest of one, by what came before it was allowed."""
+    global _caught
+    if _caught is not None:
+        caught, _caught = _caught, None
+        if finalizer is not None:
+            _later(finalizer)
+        else:
+            _catch(*caught)
+
+
+def _later(finalizer: CodeType) -> None:
+    threading.Thread(target=_interrupt_after, args=(finalizer,), daemon=True).start()
 
 
 def _interrupt_after(finalizer: CodeType) -> None:
@@ -92,36 +119,39 @@ def _interrupt_after(finalizer: CodeType) -> None:
 
 
 class _Deferred:
-    """A block that Ctrl-C does not break off. May be nested."""
+    """A block that Ctrl-C does not break off. May be nested, also in a wait that it may."""
 
     def __init__(self, *, later: bool) -> None:
         self._later = later
 
     def __enter__(self) -> None:
-        global _depth
         if get_ident() == _main:
-            if not _depth:
+            if not _open:
                 _swap()
-            _depth += 1
+            _open.append(False)
 
     def __exit__(self, *exception: object) -> None:
-        global _depth
-        if _depth and get_ident() == _main:
-            _depth -= 1
-            if not _depth:
-                _restore(sys._getframe(1).f_code if self._later else None)
+        if _open and get_ident() == _main:
+            _open.pop()
+            finalizer = sys._getframe(1).f_code if self._later else None
+            if not _open:
+                _restore(finalizer)
+            elif _open[-1]:
+                _raise_caught(finalizer)
 
 
 class _Allowed:
     """Within such a block, one that Ctrl-C may break off: a wait."""
 
     def __enter__(self) -> None:
-        if _depth and get_ident() == _main:
-            _restore()
+        if _open and get_ident() == _main:
+            _open[-1] = True
+            if _caught is not None:
+                _raise_caught()
 
     def __exit__(self, *exception: object) -> None:
-        if _depth and get_ident() == _main:
-            _swap()
+        if _open and get_ident() == _main:
+            _open[-1] = False
 
 
 deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _Deferred(later=True)
@@ -129,8 +159,9 @@ deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _
 
 def _in_fork() -> None:
     # The child may never leave the block in which its parent was, and has another main thread.
-    global _main, _depth, _caught
-    _main, _depth, _caught = get_ident(), 0, None
+    global _main, _caught
+    _main, _caught = get_ident(), None
+    _open.clear()
     _restore()
 
 

@@ -78,6 +78,51 @@ def test_it_breaks_off_what_is_allowed():
     assert steps == ["cleaned up"]
 
 
+def test_a_block_in_a_wait_is_whole_and_then_the_wait_is_broken_off():
+    steps = []
+
+    def run():
+        with deferred, allowed:
+            with deferred:
+                interrupt()
+                steps.append("whole")
+            steps.append("not reached")
+
+    broken_off(run)
+    assert steps == ["whole"]
+
+
+def test_a_handler_that_returns_does_not_end_the_wait():
+    calls = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append(len(calls)))
+    with deferred, allowed:
+        interrupt()
+        interrupt()
+        assert calls == [0, 1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_what_comes_after_one_that_broke_a_wait_off_waits():
+    """Else two that come together would break off the leaving of the blocks, and the second one for good."""
+    deferred.__enter__()
+    allowed.__enter__()
+    broken_off(interrupt)
+    interrupt()  # as the leaving of the wait begins
+    allowed.__exit__()
+    interrupt()
+    broken_off(deferred.__exit__)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    steps = []
+
+    def run():
+        with deferred:  # as if nothing had been
+            interrupt()
+            steps.append("whole")
+
+    broken_off(run)
+    assert steps == ["whole"]
+
+
 def test_what_came_before_is_raised_where_it_is_allowed():
     def run():
         with deferred:

@@ -1068,13 +1068,13 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind(array: sa.SharedArray) -> No
         def disturb():
             while os.getppid() == parent:
                 os.kill(parent, signal.SIGINT)
-                time.sleep(0.0007)
+                time.sleep(0.0002)
 
         signal.signal(signal.SIGINT, interrupt)
         parent = os.getpid()
         pid = start(disturb)
         interrupted = 0
-        while interrupted < 500:
+        while interrupted < 1000:
             try:
                 armed = True
                 while True:

@@ -23,6 +23,7 @@ shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
 managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
 demo                   the main job, on real data: public API only
+bench                  sharing against pickling and against others, measured
 cli                    the command line: public API only
 =====================  ===========================================================================
 """

@@ -84,7 +84,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; the demo's options are in it only when `argv` asks for the demo, as it imports much."""
+    """The parser; what the demo and the benchmark take is in it only when `argv` asks: they import much."""
     parser = argparse.ArgumentParser(
         prog="sharedarray",
         description="See, copy, load and remove NumPy arrays in shared memory.",
@@ -129,11 +129,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--hold", action="store_true", help="stay and hold it until Ctrl-C; it goes when nobody else holds it"
     )
 
+    asked = next((word for word in argv if not word.startswith("-")), None)
     demo = command("demo", _demo, "run a real pipeline with and without shared memory, and compare")
-    if next((word for word in argv if not word.startswith("-")), None) == "demo":
+    if asked == "demo":
         from sharedarray.demo import add_arguments
 
         add_arguments(demo)
+    bench = command("bench", _bench, "measure pickling against sharing on this machine, over sizes")
+    if asked == "bench":
+        from sharedarray.bench import command as benchmark
+
+        benchmark.add_arguments(bench)
     return parser
 
 
@@ -283,6 +289,12 @@ def _load(args: argparse.Namespace) -> int:
 
 def _demo(args: argparse.Namespace) -> int:
     from sharedarray.demo import run
+
+    return run(args)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from sharedarray.bench.command import run
 
     return run(args)
 

@@ -38,6 +38,7 @@ from sharedarray._platform.posix import (
     names as names,
     open as open,  # noqa: A004  (the contract's word)
     open_as_permitted,
+    others as others,
     read as read,
     read_note as read_note,
     remove as remove,

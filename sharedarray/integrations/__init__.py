@@ -24,6 +24,7 @@ def _register_with_joblib(module: ModuleType) -> None:
     def backend(**options: Any) -> Any:
         from sharedarray.integrations.joblib import SharedArrayBackend
 
+        module.register_parallel_backend("sharedarray", SharedArrayBackend)  # in place of this function
         return SharedArrayBackend(**options)
 
     module.register_parallel_backend("sharedarray", backend)

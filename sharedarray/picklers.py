@@ -11,7 +11,6 @@ multiprocessing.reduction           Pool, Queue, Pipe, Process arguments, manage
 loky.backend.reduction              loky
 joblib.externals.loky…reduction     joblib
 joblib.pool                         joblib's multiprocessing backend
-dask.multiprocessing                Dask's process scheduler
 distributed.protocol.pickle         Dask's distributed scheduler: graphs and tasks
 distributed.protocol.serialize      Dask's distributed scheduler: data between workers
 ==================================  ==================================================================
@@ -69,12 +68,6 @@ def _joblib_pool(module: ModuleType) -> None:
             self.register(SharedArray, reduce_for_transport)
 
     module.CustomizablePickler = CustomizablePickler  # type: ignore[attr-defined]
-
-
-def _dask(module: ModuleType) -> None:
-    import dask
-
-    dask.config.update_defaults({"func_dumps": dumps_by_cloudpickle})
 
 
 def _distributed_pickle(module: ModuleType) -> None:
@@ -145,7 +138,6 @@ _WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
     "loky.backend.reduction": _loky,
     "joblib.externals.loky.backend.reduction": _loky,
     "joblib.pool": _joblib_pool,
-    "dask.multiprocessing": _dask,
     "distributed.protocol.pickle": _distributed_pickle,
     "distributed.protocol.serialize": _distributed_data,
 }

@@ -1,10 +1,9 @@
 """joblib's own tests of parallel backends, those of the joblib that is installed, run with ours.
 
-Taken up is every test that names its backends as a parameter (there, ours takes the place of each that is a
-process's), those that use the default backend (which is ours while they run), and those that name loky though
-they are about any backend (there, its name is exchanged, in the tests and in the scripts that they run). What we
-do differently on purpose stands in `DIFFERENCES`, with the reason, and a test of ours that shows what holds
-instead.
+Taken up is every test that names its backends as a parameter (there, ours takes their place), those that use
+the default backend (which is ours while they run), and those that name loky though they are about any backend
+(there, its name is exchanged). What we do differently on purpose stands in `DIFFERENCES`, with the reason, and
+a test of ours shows what holds instead.
 """
 
 from __future__ import annotations
@@ -26,7 +25,11 @@ ours = importlib.import_module("sharedarray.integrations.joblib")
 upstream: Any = importlib.import_module("joblib.test.test_parallel")
 
 # Workers stay for the next call that wants the same.
-pytestmark = [pytest.mark.slow, pytest.mark.lingers("thread", "child", "descriptor")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.lingers("thread", "child", "descriptor"),
+    pytest.mark.filterwarnings("default:.*tasks which were still being processed"),  # of dropped generators
+]
 
 
 class Name(str):
@@ -76,15 +79,15 @@ BY_NAME = {
 
 DIFFERENCES = {
     "test_auto_memmap_on_arrays_from_generator": (
-        "wants the arguments to be of class numpy.memmap; ours are arrays in shared memory, read-only as those are"
+        "wants the arguments to be of class numpy.memmap; ours are arrays in shared memory, as read-only"
     ),
     "test_memmapping_leaks": "looks for the files of loky in its temporary folder; ours has none",
     "test_thread_bomb_mitigation": (
-        "wants the RecursionError, or xfails where loky cannot send it; ours is a NotPicklableError that names it"
+        "wants the RecursionError, and is left where loky cannot send it; ours is named by NotPicklableError"
     ),
     "test_multiple_generator_call_separated_gc": (
-        "wants a second call to fail where the first one's generator is dropped, because loky's calls share their "
-        "workers; ours do not"
+        "wants a second call to fail where the first one's generator is dropped, because loky's calls share "
+        "their workers; ours do not"
     ),
     "test_nested_exception_dispatch": "is marked as failing with loky; it passes with ours",
     "test_backend_context_manager": "also has it checked for backends of other names; that is not about ours",
@@ -95,13 +98,12 @@ SCRIPTS = ("UNPICKLABLE_CALLABLE_SCRIPT_TEMPLATE_NO_MAIN", "UNPICKLABLE_CALLABLE
 
 
 @pytest.fixture(autouse=True)
-def by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ours be the default backend, and known to scripts."""
     monkeypatch.setitem(joblib.parallel.BACKENDS, "sharedarray", ours.SharedArrayBackend)
     monkeypatch.setattr(joblib.parallel, "DEFAULT_BACKEND", "sharedarray")
     for script in SCRIPTS:
         monkeypatch.setattr(upstream, script, f"import sharedarray\n{getattr(upstream, script)}")
-    yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -155,7 +157,10 @@ THEIRS = {
     if name.startswith("test_") and isinstance(function, types.FunctionType) and _about_backends(function)
 }
 for _name, _function in THEIRS.items():
-    if _name not in DIFFERENCES or _name in ("test_nested_exception_dispatch", "test_backend_context_manager"):
+    if _name not in DIFFERENCES or _name in (
+        "test_nested_exception_dispatch",
+        "test_backend_context_manager",
+    ):
         globals()[_name] = _exchanged(_function)
 
 

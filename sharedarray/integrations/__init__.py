@@ -30,6 +30,15 @@ def _register_with_joblib(module: ModuleType) -> None:
     module.register_parallel_backend("sharedarray", backend)
 
 
+def _register_with_dask(module: ModuleType) -> None:
+    import dask
+
+    from sharedarray.integrations import packing
+
+    dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
+
+
 def install() -> None:
     """Be known to those packages by the time that somebody looks."""
     when_imported("joblib.parallel", _register_with_joblib)
+    when_imported("dask.multiprocessing", _register_with_dask)

@@ -1,4 +1,4 @@
-"""joblib's backend: ``joblib.parallel_config(backend="sharedarray")`` runs joblib, and with it scikit-learn, on `Pool`.
+"""joblib's backend: ``joblib.parallel_config(backend="sharedarray")`` runs joblib and scikit-learn on `Pool`.
 
 How the arrays in a batch of calls travel::
 
@@ -10,12 +10,12 @@ How the arrays in a batch of calls travel::
     results                        ─▶ as a pool's: large ones in recycled memory, shared ones as references
 
 That is what joblib's own backend, loky, does with arguments, but without files of its own to write, map and
-remove, and with results that are not pickled. What a worker returns of an argument that came read-only is a copy
-of its own, as with loky.
+remove, and with results that are not pickled. What a worker returns of an argument that came read-only is a
+copy of its own, as with loky.
 
 Workers are started for a call and kept for the next one that asks for the same: after `IDLE` seconds without
-one, they end. Where a call fails or is given up, its workers are killed, so nothing goes on behind its back; calls
-in several threads have workers of their own, which are not touched by this.
+one, they end. Where a call fails or is given up, its workers are killed, so nothing goes on behind its back;
+calls in several threads have workers of their own, which are not touched by this.
 
 Calls within a call get threads, and within these run one after the other, as joblib decides for its own
 backends.
@@ -23,6 +23,7 @@ backends.
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import weakref
@@ -36,7 +37,7 @@ import numpy as np
 from sharedarray import creation, errors, reference
 from sharedarray._platform import platform
 from sharedarray.array import SharedArray
-from sharedarray.integrations.packing import pack, unpack
+from sharedarray.integrations.packing import APART, pack, unpack
 from sharedarray.pool import Pool
 from sharedarray.segment import mapping_of
 
@@ -57,7 +58,6 @@ __all__ = ["SharedArrayBackend", "end_idle_workers"]
 
 IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
 _LARGE = 1 << 20  # bytes from which on an array is shared, where joblib does not say
-_APART = 1 << 15  # bytes from which on an array travels beside the batch: what a pool takes out of band
 _NESTED = 2  # levels of nesting from which on this backend starts no processes
 _OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "retries")
 _MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
@@ -101,7 +101,7 @@ class _Shared:
             shared = self._of(array)
             if shared is not None:
                 return shared, self._mode
-        return (array, None) if array.nbytes >= _APART else None
+        return (array, None) if array.nbytes >= APART else None
 
     def _of(self, array: Array) -> SharedArray | None:
         with self._lock:
@@ -114,12 +114,13 @@ class _Shared:
                 return None
             if self._mode == "r":
                 shared.flags.writeable = False
-            key, known_here = id(array), self._known
+            key, us = id(array), weakref.ref(self)  # no cycle: the memory is free when the call is over
 
             def forget(gone: weakref.ref[Array]) -> None:
-                found = known_here.get(key)
-                if found is not None and found[0] is gone:
-                    known_here.pop(key, None)
+                here = us()
+                found = None if here is None else here._known.get(key)
+                if here is not None and found is not None and found[0] is gone:
+                    here._known.pop(key, None)
 
             self._known[key] = weakref.ref(array, forget), shared
             return shared
@@ -151,9 +152,9 @@ class _File:
 
     @classmethod
     def behind(cls, array: Array) -> _File | None:
-        """Find the map that an array looks at; None where there is none, or what is written there is private."""
+        """Find the map that an array looks at; None for other arrays, and where what is written is private."""
         base: Any = array
-        while base is not None and not (type(base) is np.memmap and base.base is base._mmap):
+        while base is not None and not (type(base) is np.memmap and isinstance(base.base, mmap.mmap)):
             base = getattr(base, "base", None)
         if base is None or base.filename is None or base.mode == "c" or not array.size:
             return None
@@ -171,7 +172,7 @@ class _File:
         start, length = self.extent
         mapped = np.memmap(self.path, np.uint8, self.mode, start, (length,))
         shape, strides, dtype = self.like
-        view = np.ndarray(shape, dtype, mapped, self.offset - start, strides)  # type: ignore[call-overload]
+        view = np.ndarray(shape, dtype, mapped, self.offset - start, strides)
         # A memmap as it was; what it is made of keeps the file mapped.
         made: Array = view.view(np.memmap)
         return made

@@ -1,4 +1,4 @@
-"""A pickle, and beside it the arrays that are in it: for what carries pickles of ours from somewhere to elsewhere.
+"""A pickle, and beside it the arrays that are in it: for whoever has a way of his own to carry these.
 
 ::
 
@@ -6,9 +6,13 @@
                       found   [array, array]  ── each on the best way there is ──▶ received
     obj ◀─ unpickle ── stream, [array, array]
 
-The stream names each array by its number (a persistent id), so the arrays may travel in any way: as references,
-in recycled memory, as the future of another system. Functions and classes that the receiver cannot import are in
-the stream by value.
+The stream names each array by its number (a persistent id), so the arrays may travel in any way: as
+references, in recycled memory, as the future of another system. Functions and classes that the receiver cannot
+import are in the stream by value.
+
+Dask's process scheduler pickles each task and each result to bytes before its pool sees them, so a pool could
+only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Parcel` is what a pool's own pickler
+sees, with the arrays still being arrays.
 """
 
 from __future__ import annotations
@@ -18,13 +22,19 @@ import io
 import pickle
 from collections import ChainMap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeAlias
 
 import cloudpickle
 import numpy as np
 
-__all__ = ["StandIn", "pack", "unpack"]
+from sharedarray.array import SharedArray
+from sharedarray.segment import mapping_of
+
+__all__ = ["APART", "Parcel", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
+
+APART = 1 << 15  # bytes from which on an array is beside the pickle: what a pool takes out of band
 
 StandIn: TypeAlias = Callable[[np.ndarray[Any, Any]], Any]
 """What is told for an array in its place; None has it stay in the stream."""
@@ -87,3 +97,28 @@ def pack(obj: object, stand_in: StandIn) -> tuple[bytes, list[Any]]:
 def unpack(stream: Any, found: Sequence[Any]) -> Any:
     """Return what `pack` was given, with the received arrays in their places."""
     return _Unpickler(stream, found).load()
+
+
+def travels_apart(array: np.ndarray[Any, Any]) -> bool:
+    """Whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
+    if array.dtype.hasobject or type(array) not in (np.ndarray, np.memmap, SharedArray):
+        return False
+    return array.nbytes >= APART or mapping_of(array) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What `pack` returned, on its way through a pool."""
+
+    stream: bytes
+    found: list[Any]
+
+
+def dumps(value: object) -> Parcel:
+    """Pickle a task or result of Dask's, but for its arrays."""
+    return Parcel(*pack(value, lambda array: array if travels_apart(array) else None))
+
+
+def loads(parcel: Parcel) -> Any:
+    """Return what `dumps` was given."""
+    return unpack(parcel.stream, parcel.found)

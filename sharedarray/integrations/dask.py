@@ -10,11 +10,11 @@
     task with that future  ──────────────────────────────────▶  the others attach when they need it
 
 So the array is the result of a task of Dask's own: Dask knows who has it, brings it to who needs it, and does
-the task again if all who had it are lost. Each process gets it as `transport` says: by reference from one of its
-own domain, as bytes from elsewhere.
+the task again if all who had it are lost. Each process gets it as `transport` says: by reference from one of
+its own domain, as bytes from elsewhere.
 
-`DaskPool` sends functions and arguments as one pickle with the arrays beside it (`packing`). A shared array, or
-any view of one, goes as the future of its block and the place of the view in it, so that a thousand slices
+`DaskPool` sends functions and arguments as one pickle with the arrays beside it (`packing`). A shared array,
+or any view of one, goes as the future of its block and the place of the view in it, so that a thousand slices
 are one replica on each host; everything else goes with the task. Where all workers are in the caller's
 domain, the blocks of `map_blocks` are written to the output itself; elsewhere they are sent home.
 """
@@ -55,6 +55,7 @@ except ImportError as missing:  # pragma: no cover
 
 __all__ = ["DaskPool", "from_array", "share"]
 
+_Theirs: TypeAlias = Any  # a future of Dask's
 T = TypeVar("T")
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -67,7 +68,7 @@ _LARGE = 1 << 20  # bytes from which on a plain array that several tasks get is 
 # -- one copy per host ----------------------------------------------------------------------------------
 
 
-def share(client: distributed.Client, array: ArrayLike) -> distributed.Future:
+def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     """Put one copy of an array into the shared memory of each host of a cluster.
 
     Parameters
@@ -90,9 +91,10 @@ def share(client: distributed.Client, array: ArrayLike) -> distributed.Future:
 
     Notes
     -----
-    A host is a shared-memory domain: containers with a ``/dev/shm`` of their own count as hosts. In the caller's own
-    domain, the workers have the caller's memory; on other hosts, the array is read-only. Where a worker or a host is
-    lost, Dask brings the array to whoever needs it from another one, or from the scheduler, which keeps it.
+    A host is a shared-memory domain: containers with a ``/dev/shm`` of their own count as hosts. In the caller's
+    own domain, the workers have the caller's memory; on other hosts, the array is read-only. Where a worker or a
+    host is lost, Dask brings the array to whoever needs it from another one, or from the scheduler, which keeps
+    it.
 
     Schedulers and workers should be started with ``--preload sharedarray``, so that they know from the beginning
     who is on the same host.
@@ -112,7 +114,7 @@ def share(client: distributed.Client, array: ArrayLike) -> distributed.Future:
     return future
 
 
-def _spread(client: distributed.Client, future: distributed.Future) -> None:
+def _spread(client: distributed.Client, future: _Theirs) -> None:
     """Have a worker of each host get what a task returned."""
     distributed.wait(future)
     homes = _domains(client)
@@ -129,7 +131,7 @@ def _check(client: Any) -> None:
         raise TypeError("client must not be asynchronous; use it in a thread: asyncio.to_thread(share, …)")
 
 
-def _task_of(client: distributed.Client, array: ArrayLike) -> distributed.Future:
+def _task_of(client: distributed.Client, array: ArrayLike) -> _Theirs:
     given = array if isinstance(array, np.ndarray) else np.asarray(array)
     shared = given if reference.reduce_held(given) is not None else creation.share(given)
     return client.submit(_kept, _Whole(shared), key=f"shared-{uuid.uuid4().hex}", pure=False)
@@ -155,12 +157,12 @@ def _domains(client: distributed.Client) -> dict[str, str]:
     return found
 
 
-def _holders(client: distributed.Client, future: distributed.Future) -> Sequence[str]:
+def _holders(client: distributed.Client, future: _Theirs) -> Sequence[str]:
     return next(iter(client.who_has([future]).values()), ())  # type: ignore[no-any-return]
 
 
 class _Source:
-    """An array of which Dask takes slices in its workers: `dask.array.from_array` copies all that has ``copy``."""
+    """An array of which workers take slices; of what has a ``copy``, `dask.array.from_array` makes one."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -265,10 +267,10 @@ class _Replicas:
 
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
-        self._known: weakref.WeakKeyDictionary[Mapping, distributed.Future] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Mapping, _Theirs] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def of(self, mapping: Mapping) -> distributed.Future:
+    def of(self, mapping: Mapping) -> _Theirs:
         """The future of a block's data, as bytes."""
         with self._lock:
             future = self._known.get(mapping)
@@ -283,8 +285,7 @@ class _Replicas:
 
 
 def _bytes_of(mapping: Mapping) -> SharedArray:
-    whole = np.ndarray.__new__(SharedArray, len(mapping), np.uint8, memoryview(mapping))
-    return whole
+    return np.ndarray.__new__(SharedArray, len(mapping), np.uint8, memoryview(mapping))
 
 
 class _Packing:
@@ -301,7 +302,7 @@ class _Packing:
     def __init__(self, replicas: _Replicas, shared: dict[int, SharedArray]) -> None:
         self._replicas = replicas
         self._shared = shared
-        self.futures: list[distributed.Future] = []
+        self.futures: list[_Theirs] = []
         self._numbers: dict[Mapping, int] = {}
 
     def pack(self, obj: object) -> _Order:
@@ -328,7 +329,7 @@ class _Future(Future[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.theirs: distributed.Future | None = None
+        self.theirs: _Theirs | None = None
 
     def cancel(self) -> bool:
         """Cancel the call, if it is not over."""
@@ -337,12 +338,12 @@ class _Future(Future[Any]):
             self.theirs.cancel()
         return cancelled
 
-    def follow(self, theirs: distributed.Future, take: Callable[[Any], Any]) -> None:
+    def follow(self, theirs: _Theirs, take: Callable[[Any], Any]) -> None:
         """Take what becomes of Dask's future."""
         self.theirs = theirs
         ours = weakref.ref(self)
 
-        def over(theirs: distributed.Future) -> None:
+        def over(theirs: _Theirs) -> None:
             here = ours()
             if here is None or not here.set_running_or_notify_cancel():
                 return
@@ -362,7 +363,7 @@ def _translated(error: BaseException) -> BaseException:
         died = errors.WorkerDied(
             "a task's workers died, one after the other",
             found=str(error),
-            next_step="look at the workers' logs; distributed.scheduler.allowed-failures says how often Dask tries",
+            next_step="look at the workers' logs; Dask tries distributed.scheduler.allowed-failures times",
         )
         died.__cause__ = error
         return died
@@ -402,7 +403,7 @@ class _Gathering:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             for part in as_completed(parts, left):
-                parts.remove(part)
+                parts.remove(part)  # type: ignore[arg-type]
                 values = part.result()
                 del part
                 values.reverse()
@@ -493,7 +494,7 @@ class _Engine:
             for start in range(0, len(calls), size):
                 packing = _Packing(self.replicas, shared)
                 packed = packing.pack(function)
-                some = [(args, {}) for args in calls[start : start + size]]
+                some: list[Any] = [(args, {}) for args in calls[start : start + size]]
                 parts.append(self.start(packing, packed, some, list, label, retries))
         except BaseException:
             for part in parts:
@@ -511,14 +512,15 @@ def _given_often(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]])
     found: dict[int, Array] = {}
     times: Counter[int] = Counter()
 
-    def look(array: Array) -> None:
+    def look(array: Array) -> Any:
         if array.nbytes >= _LARGE and mapping_of(array) is None and travels_apart(array):
             found[id(array)] = array
             times[id(array)] += 2
+        return 0 if travels_apart(array) else None
 
     for args in calls:
         for value in args:
-            if isinstance(value, np.ndarray) and value.nbytes >= _LARGE:
+            if isinstance(value, np.ndarray):
                 look(value)
                 times[id(value)] -= 1
     if len(calls) > 1:
@@ -530,7 +532,7 @@ def _given_often(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]])
 
 
 class DaskPool(Executor):
-    """`Pool` on the workers of a Dask cluster: the same calls with the same results, on one machine or on many.
+    """`Pool` on the workers of a Dask cluster: the same calls, the same results, on one machine or on many.
 
     A `concurrent.futures.Executor`. Shared arrays that are given to it are there once on each host, whatever
     the number of workers and tasks; in the caller's own domain they are the caller's memory, elsewhere they
@@ -541,8 +543,8 @@ class DaskPool(Executor):
     client : distributed.Client
         Of the cluster. It stays open at the end of the pool.
     retries : int, default 0
-        How often a task that raised an exception is run again. One whose worker died is run again in any case,
-        as often as ``distributed.scheduler.allowed-failures`` says.
+        How often a task that raised an exception is run again. One whose worker died is run again in any
+        case, as often as ``distributed.scheduler.allowed-failures`` says.
 
     Raises
     ------
@@ -674,8 +676,8 @@ class DaskPool(Executor):
 
         Notes
         -----
-        A function that writes into its block writes into the array where the worker is in the caller's domain, and
-        gets an error elsewhere: give ``out``, which may be the array itself.
+        A function that writes into its block writes into the array where the worker is in the caller's
+        domain, and gets an error elsewhere: give ``out``, which may be the array itself.
         """
         self._check_open()
         plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
@@ -693,7 +695,7 @@ class DaskPool(Executor):
         timeout: float | None = None,
         progress: Progress = False,
     ) -> T:
-        """Apply a function to blocks of arrays, and combine its results into one; see `Pool.reduce_blocks`."""
+        """Apply a function to blocks, and combine its results into one; see `Pool.reduce_blocks`."""
         self._check_open()
         plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
         engine: Any = self._engine

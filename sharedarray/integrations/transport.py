@@ -4,27 +4,27 @@ Processes that see the same memory file system are a *domain*: the same boot of 
 number of the directory of the blocks. Containers with a ``/dev/shm`` of their own are other domains. On each
 hop, from one process to the next, a shared array is sent as::
 
-    ways   [(domain, reference), …]   the block that it is, and the one that it was at first
+    ways   [(domain, reference), ...]   the block that it is, and the one that it was at first
     data   its bytes and their digest, unless whoever reads this is known to be in our domain
 
-    receiver in the domain of a way  ─▶  attaches: the same memory
-    elsewhere                        ─▶  a *replica*: read-only, named by the digest, so that the first process
-                                         of a domain that needs it makes it, and every other one attaches
-    a client elsewhere               ─▶  a block of its own, which it may write
+    receiver in the domain of a way  ->  attaches: the same memory
+    elsewhere                        ->  a *replica*: read-only, named by the digest, so that the first
+                                         process of a domain that needs it makes it, and the others attach
+    a client elsewhere               ->  a block of its own, which it may write
 
 A replica remembers the first way, so what has gone through a scheduler on another machine is, back in its own
-domain, the array that it was. Being read-only it can be one for all: what a task wrote there, the others would
-see, and those on other machines would not.
+domain, the array that it was. Being read-only it can be one for all: what a task wrote there, the others
+would see, and those on other machines would not.
 
 Who reads is known as follows. Processes tell their domain when they shake hands, if this package was imported
-by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler unpickles
-graphs, so what a client sends it is a hop; but results it passes on as they are, to whoever is behind it: these
-go with data, unless it listens on the loopback interface, where all are on this machine.
+by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler
+unpickles graphs, so what a client sends it is a hop; but results it passes on as they are, to whoever is
+behind it: these go with data, unless it listens on the loopback interface, where all are on this machine.
 
 Dask keeps what it sends until it has arrived; only what a client puts into a graph might be gone by then, so
-there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its place,
-for an error there would tear down the connection, with everything else that goes over it. It says what is
-wrong to whoever uses it, and is sent on as what it should be: that is all a scheduler needs.
+there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its
+place, for an error there would tear down the connection, with everything else that goes over it. It says what
+is wrong to whoever uses it, and is sent on as what it should be: that is all a scheduler needs.
 
 What is stored, because a worker spills to its disk, is stored with its data.
 """
@@ -256,7 +256,7 @@ def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
             name=name,
             found="a reference without data",
             cause="the sender took this process for one that shares its memory, as it has the same address",
-            next_step="start schedulers and workers with --preload sharedarray, so that they tell where they are",
+            next_step="start schedulers and workers with --preload sharedarray: they tell where they are",
         )
     if _in_cluster():
         return Lost(ways, missing)

@@ -136,6 +136,7 @@ def test_an_array_in_a_graph_is_there_once_on_each_host(cluster: Cluster, client
         for given in (array, row, whole):
             futures = [client.submit(total, given, workers=[name], pure=False) for name in client.nthreads()]
             assert client.gather(futures) == [("SharedArray", float(given.sum()))] * 4
+        del futures
         held = client.submit(same_again, array, workers=["a1"], pure=False)
         others = [client.submit(same_again, held, workers=[name], pure=False) for name in ("a2", "b1", "b2")]
         distributed.wait([held, *others])
@@ -146,7 +147,7 @@ def test_an_array_in_a_graph_is_there_once_on_each_host(cluster: Cluster, client
         home = held.result()
         assert type(home) is sa.SharedArray
         assert home.name == array.name  # it has come home to the memory that it was
-        del home, held, others, futures
+        del home, held, others
 
 
 def same_again(array: Any) -> Any:
@@ -159,7 +160,7 @@ def test_results_that_are_shared_arrays_come_home_as_such(cluster: Cluster, clie
     assert type(home) is sa.SharedArray
     home += 1
     assert (home == 8).all()
-    assert len(cluster.b.blocks()) == 1
+    wait_until(lambda: len(cluster.b.blocks()) == 1, "one block")
     where = client.submit(lambda a: (a.name, a.flags.writeable), future, workers=["b1"]).result()
     assert where == (*cluster.b.blocks(), True)  # on its own host, it is the same memory
     del home, future
@@ -195,16 +196,16 @@ def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> 
     assert client.gather(again) == [("SharedArray", expected)] * 2
     assert one_copy(cluster.b, SHARED)
 
-    # All who have it are lost: the task that returns it is done again.
-    for name in ("a1", "a2", "b3"):
+    # All who have it are lost: the task that returns it is done again, by one who comes later.
+    for name in ("a1", "a2", "b3", "b4"):
         os.kill(cluster.worker(client, name)[1], signal.SIGKILL)
-    assert client.submit(total, future, pure=False).result(ANSWER) == ("SharedArray", expected)
-    assert one_copy(cluster.b, SHARED)
-    wait_until(cluster.a.empty, "the janitor of the other host frees what the dead workers held", 2 * GONE)
-    cluster.start(cluster.a, "a3")
-    cluster.start(cluster.b, "b5")
-    cluster.start(cluster.a, "a4")
-    del future, found, tasks, again
+    late = client.submit(total, future, pure=False)
+    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "janitors free what the dead held", 5 * GONE)
+    cluster.start(cluster.a, "a3", "a4")
+    cluster.start(cluster.b, "b5", "b6")
+    assert late.result(ANSWER) == ("SharedArray", expected)
+    assert one_copy(cluster.a, SHARED) or one_copy(cluster.b, SHARED)
+    del future, found, tasks, again, late
 
 
 def test_a_pool_goes_on_when_workers_die(cluster: Cluster, client: Any) -> None:
@@ -220,8 +221,6 @@ def test_a_pool_goes_on_when_workers_die(cluster: Cluster, client: Any) -> None:
         doubled = pool.map_blocks(np.add, frames, frames, out=frames)
         assert doubled is frames
         np.testing.assert_array_equal(frames, 2 * data)
-    cluster.start(cluster.a, "a5")
-    client.wait_for_workers(4, timeout=ANSWER)
 
 
 def row_sum(row: Any) -> float:

@@ -55,7 +55,10 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("imports", ["import sharedarray, joblib", "import joblib, sharedarray"])
+@pytest.mark.parametrize(
+    "imports",
+    ["import sharedarray, joblib", pytest.param("import joblib, sharedarray", marks=pytest.mark.slow)],
+)
 def test_it_is_known_whichever_is_imported_first(imports: str) -> None:
     assert run(PROGRAM.format(imports=imports)).stdout == "[1, 2, 3, 4, 5]\n[0, 1, 2]\n"
 
@@ -321,6 +324,7 @@ def _searched(x: Any, y: Any) -> tuple[Any, ...]:
     return search.best_params_, scores, search.predict_proba(x), forest.predict_proba(x)
 
 
+@pytest.mark.slow
 def test_grid_search_and_forest_are_as_with_loky() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_breast_cancer(return_X_y=True)

@@ -31,6 +31,7 @@ What is stored, because a worker spills to its disk, is stored with its data.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
@@ -56,6 +57,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _Way: TypeAlias = tuple[str, tuple[Any, ...]]
 
 _TRIES = 10  # to make or to attach to a replica, which others make and give up at the same time
+_SOON = 0.2  # seconds until what a failed task had is collected
 _KEY = "sharedarray"  # in what processes tell each other when they shake hands
 
 
@@ -160,7 +162,7 @@ def _reduce(array: Array) -> tuple[Any, ...]:
     """Reduce a shared array for Dask."""
     if _wire.storing:
         return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[return-value]
-    _forget_messages()
+    _keep_nothing()
     here = _stays_here()
     if here and _wire.context is None:
         reduced = reference.reduce_for_transport(array, once=False)
@@ -171,17 +173,60 @@ def _reduce(array: Array) -> tuple[Any, ...]:
     return _arrive, (_ways(array, reduced[1]), None if here else _Data(array))
 
 
-def _forget_messages() -> None:
-    """Have a scheduler not keep what it has sent.
+def _keep_nothing() -> None:
+    """Have schedulers and workers not keep what is over: a block would live as long.
 
-    It keeps its last thousand short messages, for whoever wants to look at them, and with them the tasks, and so
-    the arrays: a block would live until as many other messages have been sent to that worker.
+    A scheduler keeps its last thousand short messages to each worker, for whoever wants to look at them, and
+    with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the part
+    of it that steals work, though they are forgotten. On a worker, the traceback of a task that failed is a
+    cycle with all that the task had.
     """
     for scheduler in _instances("scheduler", "Scheduler"):
         for stream in list(scheduler.stream_comms.values()):
             log = getattr(stream, "recent_message_log", None)
             if isinstance(log, deque) and log.maxlen:
                 stream.recent_message_log = deque(maxlen=0)
+        if _KEY not in scheduler.plugins:
+            scheduler.plugins[_KEY] = _forgetting(scheduler)
+    for worker in _instances("worker", "Worker"):
+        if _KEY not in worker.plugins:
+            worker.plugins[_KEY] = _collecting(worker)
+
+
+def _forgetting(scheduler: Any) -> Any:
+    """A scheduler's plugin by which a forgotten task lets go of its arguments."""
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    ours = weakref.ref(scheduler)
+
+    class Forgetting(SchedulerPlugin):  # type: ignore[misc]
+        def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+            here = ours()
+            task = None if here is None or finish != "forgotten" else here.tasks.get(key)
+            if task is not None:
+                task.run_spec = None
+
+    return Forgetting()
+
+
+def _collecting(worker: Any) -> Any:
+    """A worker's plugin by which a failed task that is forgotten is collected soon."""
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    ours = weakref.ref(worker)
+    pending: list[Any] = []
+
+    def collect() -> None:
+        pending.clear()
+        gc.collect()
+
+    class Collecting(WorkerPlugin):  # type: ignore[misc]
+        def transition(self, key: Any, start: Any, finish: Any, **kwargs: Any) -> None:
+            here = ours()
+            if here is not None and start == "error" and not pending:
+                pending.append(here.loop.call_later(_SOON, collect))
+
+    return Collecting()
 
 
 def _ways(array: Array, packed: tuple[Any, ...]) -> list[_Way]:
@@ -254,14 +299,17 @@ class Lost:
 
 def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
     """The array that `_reduce` was given, in this process."""
+    _keep_nothing()
     here = domain()
     missing: Exception | None = None
     for there, packed in ways:
         if there == here:
             try:
-                return reference.unpack_held(*packed)
+                found = reference.unpack_held(*packed)
             except errors.BlockNotFoundError as error:
                 missing = error
+            else:
+                return _from(found, ways[-1])
     if data is not None:
         return _remade(data, ways[-1])
     if missing is None:
@@ -288,11 +336,15 @@ def _remade(data: _Received | _Data, origin: _Way) -> Array:
         return creation.share(data.array)
     if not _in_cluster():
         return creation.share(data.array)  # a client's own
-    replica = _replica(data)
-    mapping = mapping_of(replica)
-    if mapping is not None:
-        _origins[mapping] = origin, _view(replica, mapping)
-    return replica
+    return _from(_replica(data), origin)
+
+
+def _from(array: Array, origin: _Way) -> Array:
+    """Note where an array was at first."""
+    mapping = mapping_of(array)
+    if mapping is not None and origin[0] != domain():
+        _origins[mapping] = origin, _view(array, mapping)
+    return array
 
 
 def _replica(data: _Received) -> SharedArray:

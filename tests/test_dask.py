@@ -1,0 +1,312 @@
+"""Dask on one machine: its process scheduler on a `Pool`, and its distributed one with references."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import nothing_left, run, wait_until
+from pipeline import pipeline, same
+
+import sharedarray as sa
+from sharedarray.segment import mapping_of
+
+dask = pytest.importorskip("dask")
+distributed = pytest.importorskip("distributed")
+import dask.array as da  # noqa: E402
+
+from sharedarray.integrations import transport  # noqa: E402
+from sharedarray.integrations.dask import DaskPool, from_array, share  # noqa: E402
+
+pytestmark = pytest.mark.lingers("thread", "descriptor", "child")  # Dask's callbacks, and the fork server
+MB = 1 << 20
+
+
+@pytest.fixture
+def pool() -> Iterator[sa.Pool]:
+    with sa.Pool(2) as made, dask.config.set(scheduler="processes", pool=made):
+        yield made
+
+
+# -- the process scheduler ------------------------------------------------------------------------------
+
+
+def test_arrays_are_not_pickled_on_their_way_through_a_pool(pool: sa.Pool) -> None:
+    data = np.random.default_rng(0).random((1000, 1000))
+    array = da.from_array(data, chunks=(250, 1000))
+    assert (array + 1).sum().compute() == (data + 1).sum()
+    sent = pool.stats()
+    assert sent.pickled < 100_000
+    assert data.nbytes <= sent.copied < 1.1 * data.nbytes  # each block once, to whoever adds to it
+    back = (array * 2).compute()
+    np.testing.assert_array_equal(back, data * 2)
+    assert pool.stats().copied - sent.copied < 2.1 * data.nbytes  # there, and back
+    assert pool.stats().pickled < 200_000
+
+
+def test_chunks_of_a_shared_array_are_where_they_are(pool: sa.Pool) -> None:
+    with sa.share(np.arange(400_000.0).reshape(400, 1000)) as shared:
+        array = from_array(shared, chunks=(100, 1000))
+        assert array.sum().compute() == shared.sum()
+        assert pool.stats().copied == 0
+        assert pool.stats().shared >= shared.nbytes
+        assert array[150:160, ::2].compute().tolist() == shared[150:160, ::2].tolist()
+        assert (array + array.mean(axis=0)).max().compute() == (shared + shared.mean(axis=0)).max()
+
+
+def test_what_else_dask_does(pool: sa.Pool) -> None:
+    factor = 3
+    assert dask.delayed(lambda x: x * factor)(2).compute() == 6
+    with pytest.raises(ZeroDivisionError):
+        dask.delayed(divmod)(1, 0).compute()
+    with pytest.raises(TypeError, match="pickle"):
+        dask.delayed(lambda: (i for i in range(3)))().compute()
+    shared = dask.delayed(lambda: sa.full(1000, 7.0))().compute()
+    assert type(shared) is sa.SharedArray
+    assert shared.sum() == 7000
+    rng = da.random.default_rng(0)
+    matrix = rng.random((600, 600), chunks=200)
+    product = (matrix @ matrix.T).compute()
+    np.testing.assert_allclose(product, product.T)
+
+
+def test_frames(pool: sa.Pool) -> None:
+    frames = pytest.importorskip(
+        "dask.dataframe", reason="dask.dataframe needs pyarrow", exc_type=ImportError
+    )
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"key": np.arange(200_000) % 7, "value": np.arange(200_000.0)})
+    parts = frames.from_pandas(frame, npartitions=4)
+    expected = frame.groupby("key").value.mean()
+    pandas.testing.assert_series_equal(parts.groupby("key").value.mean().compute(), expected)
+    assert pool.stats().pickled < frame.memory_usage().sum() / 4
+
+
+def test_other_executors_take_the_same_graphs() -> None:
+    """What `dumps` makes is pickled by whatever pool there is: without out-of-band buffers, too."""
+    from sharedarray.integrations.packing import Parcel, dumps, loads
+
+    given = {"a": np.arange(10_000), "f": lambda x: x + 1, "small": np.arange(3)}
+    parcel = dumps(given)
+    assert type(parcel) is Parcel
+    assert len(parcel.found) == 1
+    for protocol in (2, 5):
+        found = loads(pickle.loads(pickle.dumps(parcel, protocol)))
+        assert found["f"](1) == 2
+        np.testing.assert_array_equal(found["a"], given["a"])
+
+
+# -- the distributed scheduler --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(2, **options) as cluster, distributed.Client(cluster) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    gc.collect()
+    wait_until(nothing_left, "nothing is left")
+
+
+def where(array: Any) -> tuple[str, str | None, bool]:
+    found = mapping_of(array)
+    return type(array).__name__, None if found is None else found.name, array.flags.writeable
+
+
+def test_the_same_pipeline_as_on_a_pool(client: Any) -> None:
+    with sa.Pool(2) as pool:
+        expected = pipeline(pool)
+    with DaskPool(client) as pool:
+        assert same(pipeline(pool), expected)
+
+
+def test_one_domain_is_one_memory(client: Any) -> None:
+    with sa.zeros((4, 1000)) as array:
+        whole = share(client, array)
+        found = [client.submit(where, whole, workers=[name], pure=False) for name in client.nthreads()]
+        assert client.gather(found) == [("SharedArray", array.name, True)] * 2
+        client.gather([client.submit(np.copyto, array[i], i, pure=False) for i in range(4)])
+        assert (array == np.arange(4.0)[:, None]).all()
+        assert len(sa.blocks()) == 1
+        del whole, found
+
+
+def test_a_pool_writes_where_it_may(client: Any) -> None:
+    with DaskPool(client) as pool:
+        array = pool.share(np.arange(100_000.0))
+        assert pool.map_blocks(np.sqrt, array, out=array) is array
+        np.testing.assert_array_equal(array, np.sqrt(np.arange(100_000.0)))
+        made = pool.map_blocks(np.negative, array)
+        assert type(made) is sa.SharedArray
+        assert pool.submit(where, array[::2]).result() == ("SharedArray", array.name, True)
+        assert pool.submit(where, np.ones(300_000)).result()[0] == "ndarray"
+        del made
+    assert array.closed
+
+
+def fail(i: int) -> int:
+    if i == 3:
+        raise KeyError(i)
+    return i
+
+
+def test_a_pool_is_an_executor(client: Any) -> None:
+    from concurrent.futures import CancelledError, as_completed, wait
+
+    pool = DaskPool(client)
+    futures = [pool.submit(pow, i, 2) for i in range(10)]
+    done, rest = wait(futures, 30)
+    assert not rest
+    assert sorted(future.result() for future in as_completed(done)) == [i * i for i in range(10)]
+    with pytest.raises(KeyError):
+        list(pool.map(fail, range(6), chunksize=1))
+    with pytest.raises(TimeoutError):
+        next(pool.map(_sleep, [30], timeout=0.1))
+    with pytest.raises(ValueError, match="chunksize"):
+        pool.map(abs, [1], chunksize=0)
+    big = np.ones(MB // 4)
+    assert list(pool.map(lambda i: float(big[i]), range(4))) == [1.0] * 4
+    assert list(pool.map(np.dot, [big, big], [big, big])) == [MB / 4] * 2
+    late = pool.submit(_sleep, 30)
+    assert late.cancel()
+    with pytest.raises(CancelledError):
+        late.result(10)
+    pool.shutdown(cancel_futures=True)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit(abs, 1)
+    with pytest.raises(TypeError, match="Client"):
+        DaskPool("tcp://nowhere")
+    assert client.submit(abs, -1).result() == 1  # the cluster goes on
+
+
+def _sleep(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def test_a_worker_that_dies_loses_nothing(client: Any) -> None:
+    with DaskPool(client) as pool:
+        shared = pool.share(np.arange(1000.0))
+        victim = next(iter(client.run(os.getpid).values()))
+        found = pool.map(
+            lambda i: (float(shared[i]), os.getpid() == victim and os.kill(victim, 9)), range(20)
+        )
+        assert [value for value, _ in found] == list(range(20))
+    client.wait_for_workers(2)
+
+
+def test_what_is_spilled_is_stored_with_its_data() -> None:
+    from distributed.protocol import deserialize_bytes, serialize_bytelist
+
+    array = sa.share(np.arange(5000.0))
+    stored = b"".join(serialize_bytelist(array)), b"".join(serialize_bytelist({"in": [array]}))
+    array.close()
+    del array
+    assert nothing_left()
+    back = deserialize_bytes(stored[0])
+    assert type(back) is sa.SharedArray
+    assert back.sum() == np.arange(5000.0).sum()
+    assert deserialize_bytes(stored[1])["in"][0].sum() == back.sum()
+    del back
+
+
+# -- domains --------------------------------------------------------------------------------------------
+
+
+def test_a_domain_is_the_boot_and_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    boot, _, device = transport.domain().partition("/")
+    assert device == str(os.stat(os.environ["SHAREDARRAY_DIR"]).st_dev)
+    assert boot == open("/proc/sys/kernel/random/boot_id").read().strip()
+    monkeypatch.setenv("SHAREDARRAY_DIR", "/proc")
+    assert transport.domain() == f"{boot}/{os.stat('/proc').st_dev}"
+
+
+HERE = {"address": "tcp://127.0.0.1:5", "sharedarray": None}
+
+
+@pytest.mark.parametrize(
+    ("recipient", "data"),
+    [
+        ({"address": "tcp://127.0.0.1:5"}, False),  # all that can be reached by it are on this machine
+        ({"address": "inproc://10.0.0.1/5/6"}, False),
+        ({"address": "tcp://10.0.0.1:5"}, True),  # it may pass it on, to whomever
+        ({"address": "tcp://10.0.0.1:5", "sharedarray": ("here", False)}, False),
+        ({"address": "tcp://10.0.0.1:5", "sharedarray": ("here", True)}, True),
+        ({"address": "tcp://127.0.0.1:5", "sharedarray": ("here", True)}, False),
+        ({"address": "tcp://127.0.0.1:5", "sharedarray": ("elsewhere", False)}, True),
+        ({"address": "tls://[::1]:5"}, False),
+    ],
+)
+def test_data_goes_along_unless_the_reader_is_here(recipient: dict[str, Any], data: bool) -> None:
+    if recipient.get("sharedarray", ("",))[0] == "here":
+        recipient = {**recipient, "sharedarray": (transport.domain(), recipient["sharedarray"][1])}
+    context = {"recipient": recipient, "sender": {"address": "tcp://10.0.0.1:7"}}
+    with sa.zeros(3) as array, transport._with(context=context):
+        assert (transport._reduce(array)[1][1] is not None) == data
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in another domain: by a client to write, by workers as one replica."""
+    array = sa.share(np.arange(12.0).reshape(3, 4), order=order)
+    with transport._with(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
+        frames: list[Any] = []
+        sent = transport._dumps_by_pickle(
+            array, 5, buffer_callback=lambda each: frames.append(bytes(each.raw()))
+        )
+        empty = transport._dumps_by_pickle(array[:0], 5)
+    monkeypatch.setattr(transport, "domain", lambda: "elsewhere")
+    mine = pickle.loads(sent, buffers=frames)
+    assert type(mine) is sa.SharedArray
+    assert mine.name != array.name
+    assert mine.flags.writeable
+    assert mine.flags.f_contiguous == (order == "F")
+    np.testing.assert_array_equal(mine, array)
+    assert pickle.loads(empty).shape == (0, 4)
+    monkeypatch.setattr(transport, "_in_cluster", lambda: True)
+    one, other = pickle.loads(sent, buffers=frames), pickle.loads(sent, buffers=frames)
+    assert one.name == other.name
+    assert not one.flags.writeable
+    np.testing.assert_array_equal(one, array)
+    # It knows where it came from, whoever attaches to it; and so do those who get it from here.
+    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+        on = transport._dumps_by_pickle(other)
+    monkeypatch.undo()
+    home = pickle.loads(on)
+    assert home.name == array.name
+
+
+def test_what_cannot_be_attached_to_says_so_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = sa.zeros(3)
+    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+        sent = transport._dumps_by_pickle(array)
+    monkeypatch.setattr(transport, "domain", lambda: "elsewhere")
+    with pytest.raises(sa.BlockNotFoundError, match="--preload sharedarray"):
+        pickle.loads(sent)
+    monkeypatch.setattr(transport, "_in_cluster", lambda: True)
+    lost = pickle.loads(sent)
+    for use in (np.sum, np.asarray, len, list, lambda x: x.shape, lambda x: x[0], lambda x: x + 1):
+        with pytest.raises(sa.BlockNotFoundError, match="another machine"):
+            use(lost)
+    passed_on = pickle.dumps(lost)
+    monkeypatch.undo()
+    assert pickle.loads(passed_on).name == array.name
+
+
+def test_a_missing_dask_is_one_clear_line() -> None:
+    done = run(
+        "import sys; sys.modules['distributed'] = None; import sharedarray.integrations.dask", status=1
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("needs dask and distributed: pip install 'numpy-sharedarray[dask]'")

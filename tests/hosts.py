@@ -1,9 +1,8 @@
 """Hosts on one machine: each with a ``/dev/shm`` and, where that is allowed, a network of its own.
 
-A host is a process in a mount namespace of its own, whose ``/dev/shm`` is a fresh tmpfs. With `ip`, it is in a
-network namespace of its own too, joined to the others by a bridge; without, all hosts share the machine's
-addresses. Everything that is started on it is its child, or in its namespaces, so that the test can end it as a
-power cut would.
+A host is a process in a mount namespace of its own, whose ``/dev/shm`` is a fresh tmpfs. With `ip`, it is in
+a network namespace of its own too, joined to the others by a bridge; without, all hosts share the machine's
+addresses. Everything that is started on it is in its namespaces, so the test can end it as a power cut would.
 """
 
 from __future__ import annotations

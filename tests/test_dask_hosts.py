@@ -1,4 +1,4 @@
-"""Dask on many machines: hosts with their own ``/dev/shm``, two workers each, and a client that loses some of them.
+"""Dask on many machines: hosts with their own ``/dev/shm``, two workers each, some of which are lost.
 
 See `hosts` for what a host is here. Scheduler and client are on a third one, the machine itself.
 """

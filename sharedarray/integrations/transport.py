@@ -177,9 +177,9 @@ def _keep_nothing() -> None:
     """Have schedulers and workers not keep what is over: a block would live as long.
 
     A scheduler keeps its last thousand short messages to each worker, for whoever wants to look at them, and
-    with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the part
-    of it that steals work, though they are forgotten. On a worker, the traceback of a task that failed is a
-    cycle with all that the task had.
+    with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the
+    part of it that steals work, though they are forgotten. On a worker, the traceback of a task that failed
+    is a cycle with all that the task had.
     """
     for scheduler in _instances("scheduler", "Scheduler"):
         for stream in list(scheduler.stream_comms.values()):

@@ -146,7 +146,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Keep what a report is made of, and nothing that tells whose machine it was."""
     directory = config.getoption("--report")
-    if config.getoption("--keep") and directory is not None and (directory / "results.json").stat().st_size:
+    if config.getoption("--keep") and directory is not None and (directory / "results.json").exists():
         run = {test["fullname"] for test in output_json["benchmarks"]}
         stored = json.loads((directory / "results.json").read_text())["benchmarks"]
         output_json["benchmarks"][:0] = [test for test in stored if test["fullname"] not in run]

@@ -19,13 +19,16 @@ import pytest
 
 import sharedarray as sa
 from sharedarray.bench import hosts, machine, memory
-from sharedarray.bench.race import Race, seconds_of
+from sharedarray.bench.race import FEWEST, Race, seconds_of
 
 QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
 """Few rounds and small sizes: whether a benchmark still runs, not what it says."""
 
-BUDGET = 5.0
+BUDGET = 2.5
 """Seconds that a contestant may take over the rounds of a race of many; see `Race.run`."""
+
+PATIENCE = 1800
+"""Seconds that a benchmark may take before it is a failure: pickling a gigabyte takes ten of them."""
 
 
 def human(size: int) -> str:
@@ -50,6 +53,7 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         unit: str = "us",
         measured: bool = False,
         budget: float | None = None,
+        fewest: int = FEWEST,
         missing: dict[str, str] | None = None,
         notes: dict[str, str] | None = None,
         group: str = "",
@@ -59,7 +63,15 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         made.group, made.size = group or request.node.originalname, size
         if QUICK:
             rounds, loops = 2, min(loops, 2)
-        made.run(contestants, rounds=rounds, loops=loops, per=per, measured=measured, budget=budget)
+        made.run(
+            contestants,
+            rounds=rounds,
+            loops=loops,
+            per=per,
+            measured=measured,
+            budget=budget,
+            fewest=fewest,
+        )
         with capsys.disabled():
             print("\n" + made.table())
         if not races:
@@ -134,6 +146,11 @@ def need(size: int, times: float) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report", type=Path, metavar="DIR", help="store the results there, with a report")
     parser.addoption("--keep", action="store_true", help="keep what is stored of races that are not run now")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(PATIENCE))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,6 +6,7 @@ both in one.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -195,12 +196,20 @@ def readme(results: Results) -> str:
     for text, group, size, ours, others in ROWS:
         for race in results.group(group):
             if ours in race.figures and race.size in (size, None if size else race.size):
-                told = [f"{other} {race.ratio(other):.2g}" for other in others if other in race.figures]
+                told = [
+                    f"{other} {_short_ratio(race.ratio(other))}" for other in others if other in race.figures
+                ]
                 median = race.shown(race.median(ours)).replace(" us", " µs")
-                lines.append(f"| {text} | {median} | {race.ratio(ours):.2g} | {', '.join(told)} |")
+                lines.append(f"| {text} | {median} | {_short_ratio(race.ratio(ours))} | {', '.join(told)} |")
                 break
-    lines += ["", "Where it loses: " + "; ".join(_short(results)) + "."]
-    return "\n".join(line.replace("e+0", "e") for line in lines) + "\n"
+    loses = "Where it loses: " + "; ".join(_short(results)) + "."
+    lines += ["", *textwrap.wrap(loses, 118, break_long_words=False, break_on_hyphens=False)]
+    return "\n".join(lines) + "\n"
+
+
+def _short_ratio(ratio: float) -> str:
+    """Two digits, and never an exponent."""
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
 
 
 def _short(results: Results) -> list[str]:
@@ -209,7 +218,9 @@ def _short(results: Results) -> list[str]:
     for race, fastest, factor in losses(results):
         if race.group not in worst or factor > worst[race.group][2]:
             worst[race.group] = (race, fastest, factor)
-    return [f"{race.title}, {factor:.2g} times {fastest}" for race, fastest, factor in worst.values()]
+    return [
+        f"{race.title}, {_short_ratio(factor)} times {fastest}" for race, fastest, factor in worst.values()
+    ]
 
 
 def update(results: Results, path: Path) -> None:

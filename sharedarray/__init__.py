@@ -63,6 +63,7 @@ from sharedarray.errors import (
     OutOfSharedMemoryError,
     SharedArrayError,
     UnsupportedDTypeError,
+    UnsupportedError,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
 from sharedarray.locks import Lock, lock_file
@@ -98,6 +99,7 @@ __all__ = [
     "SharedMemory",
     "SharedMemoryManager",
     "UnsupportedDTypeError",
+    "UnsupportedError",
     "WorkerDied",
     "attach",
     "blocks",

@@ -171,7 +171,7 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
             continue  # the janitor has removed the empty registry in between; or else it is said below
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-                raise out_of_memory(directory, _ROOM, platform.room(directory)) from None
+                raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None
             raise
     raise no_directory(directory)
 
@@ -208,7 +208,8 @@ def _open_file(file: Any) -> Hold:
             except FileNotFoundError:
                 if not isinstance(file, str):
                     raise
-                os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                with open(file, "ab"):
+                    pass
         try:
             return _hold(handle, registry.directory(), platform.path_behind(handle))
         except BaseException:

@@ -676,10 +676,7 @@ class FileLock(Lock):
         """Whether the path still leads to what is locked."""
         if not isinstance(self._file, str):
             return True
-        try:
-            return os.path.samestat(os.stat(self._file), os.fstat(hold.handle))
-        except FileNotFoundError:
-            return False
+        return platform.leads_to(self._file, hold.handle)
 
     def _give(self, finished: bool) -> None:
         if self.locked():  # or the lock is the parent's, and so is what the file has buffered

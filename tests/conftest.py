@@ -32,6 +32,7 @@ from helpers import (
     PROC,
     TABLE,
     block_files,
+    blocks_are_files,
     forget_janitor,
     janitors,
     notes,
@@ -48,7 +49,8 @@ import sharedarray.segment
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
-_SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_DEFAULT = sharedarray.registry.platform.DEFAULT_DIRECTORY
+_SHM = _DEFAULT if os.path.isdir(_DEFAULT) and blocks_are_files() else None
 _KINDS = ("block", "child", "thread", "descriptor")
 _FAILED = pytest.StashKey[bool]()
 _directories: list[str] = []  # every directory that this session's tests had their blocks in

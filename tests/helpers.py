@@ -34,7 +34,12 @@ ANSWER = 60.0  # seconds that a puppet may take to answer, on a machine that is 
 
 FORKS = hasattr(os, "fork")
 SIGNALS = hasattr(signal, "SIGKILL")  # whether processes send each other signals; else they end each other
-PROC = os.path.isdir("/proc/self/fd")  # whether open files and other processes can be looked at there
+try:
+    PROC = os.readlink("/proc/self") == str(
+        os.getpid()
+    )  # whether open files and processes can be looked at there
+except OSError:
+    PROC = False
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once, for `os.kill`
 KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
 METHODS = multiprocessing.get_all_start_methods()

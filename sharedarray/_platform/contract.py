@@ -153,6 +153,9 @@ class Platform(Protocol):
         read, an exclusive one a handle that may write (``EBADF``).
         """
 
+    def leads_to(self, path: str, handle: int) -> bool:
+        """Whether a path leads to this open file, links followed."""
+
     def path_behind(self, handle: int) -> str:
         """The path by which the kernel knows an open file, empty when it knows none."""
 

@@ -30,6 +30,7 @@ from sharedarray._platform.posix import (
     close as close,
     discard as discard,
     inode_of as inode_of,
+    leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
     name_problem as name_problem,

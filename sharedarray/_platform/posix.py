@@ -119,6 +119,13 @@ def open_as_permitted(path: str) -> int:
     raise refusal
 
 
+def leads_to(path: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def status(handle: int) -> Status:
     found = os.fstat(handle)
     regular = found.st_mode & _FILE_TYPE == stat.S_IFREG

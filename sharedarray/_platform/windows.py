@@ -657,11 +657,12 @@ def path_of(handle: int, pid: int | None = None) -> str:
 def status(handle: int) -> Status:
     if handle < _FIRST:
         found = os.fstat(handle)
+        device, inode = _identity(_msvcrt.get_osfhandle(handle))
         path = _paths.get(handle)
         # Whether a file that is removed while it is open still counts a name differs between systems.
-        gone = path is not None and _file_inode(path) != found.st_ino
+        gone = path is not None and _file_inode(path) != inode
         links = 0 if gone else max(1, found.st_nlink)
-        return Status(found.st_dev, found.st_ino, found.st_size, links, stat.S_ISREG(found.st_mode))
+        return Status(device, inode, found.st_size, links, stat.S_ISREG(found.st_mode))
     section = _sections[handle]
     links = int(section.lease is not None or section.foreign or _exists(section.id))
     if links and not section.foreign:
@@ -945,11 +946,31 @@ def unlock(handle: int, start: int, length: int) -> None:
 # -- names ----------------------------------------------------------------------------------------------
 
 
-def _file_inode(path: str) -> int | None:
+def _file_inode(path: str, *, follow: bool = False) -> int | None:
+    # os.stat shares what it looks at with nobody, which some systems refuse for a file that is open.
+    flags = win32con.FILE_FLAG_BACKUP_SEMANTICS | (0 if follow else _NO_LINK)
     try:
-        return os.lstat(path).st_ino
-    except OSError:
+        handle = win32file.CreateFile(
+            os.path.normpath(path), _ATTRIBUTES, _SHARE_ALL, None, win32con.OPEN_EXISTING, flags, None
+        )
+        found = _identity(handle)[1]
+        handle.Close()
+    except pywintypes.error:
         return None
+    return found
+
+
+_ATTRIBUTES = 0x80  # FILE_READ_ATTRIBUTES
+
+
+def _identity(handle: Any) -> tuple[int, int]:
+    """Return device and inode of an open file."""
+    _, _, _, _, device, _, _, _, high, low = win32file.GetFileInformationByHandle(handle)
+    return device & 0xFFFFFFFF, (high & 0xFFFFFFFF) << 32 | (low & 0xFFFFFFFF)
+
+
+def leads_to(path: str, handle: int) -> bool:
+    return _file_inode(path, follow=True) == _identity(_msvcrt.get_osfhandle(handle))[1]
 
 
 def inode_of(path: str) -> int | None:

@@ -1024,12 +1024,6 @@ def unlink_mapping(mapping: Mapping) -> None:
     remove(mapping.directory, mapping.name, mapping.inode)
 
 
-def persists(mapping: Mapping) -> bool:
-    """Whether the block of `mapping` outlives its holders."""
-    record = registry.read_record(str(mapping.directory), mapping.name, mapping.inode)
-    return record is not None and record.persist
-
-
 def persist_mapping(mapping: Mapping, flag: bool) -> None:
     """Set whether the block of `mapping` outlives its holders."""
     if mapping.directory is None:
@@ -1038,14 +1032,13 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )
-    if not platform.RECORDS_DECIDE and bool(flag) != persists(mapping):
+    if flag and not with_handle(mapping, platform.can_persist):
         raise errors.UnsupportedError(
-            f"{mapping.name!r} cannot be made to {'persist' if flag else 'go by itself'} any more",
+            f"{mapping.name!r} cannot be made to persist any more",
             name=mapping.name,
-            found="memory of the kernel's" if flag else "a file",
-            expected="what was chosen when it was made, on this system",
-            cause="this kernel frees memory with its last holder, and only files stay",
-            next_step="make it with persist=True" if flag else "unlink() removes it",
+            found="memory, which this system frees with its last holder",
+            expected="a block that was made to persist, and so is a file",
+            next_step="make it with persist=True",
         )
     if not registry.set_persist(mapping.directory, mapping.name, mapping.inode, bool(flag)):
         raise not_found(mapping.name, mapping.directory)

@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -42,6 +43,7 @@ except OSError:
     PROC = False
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once, for `os.kill`
 KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
+USERS = hasattr(os, "geteuid")  # whether a process can be another user's, and files be closed to them
 METHODS = multiprocessing.get_all_start_methods()
 
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
@@ -73,6 +75,36 @@ def needs_janitor(test: Any) -> Any:
 def needs_files(test: Any) -> Any:
     """Skip where blocks are memory of the kernel's without a path."""
     return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
+
+
+def _open_files_are_free() -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        first, second = Path(directory, "first"), Path(directory, "second")
+        second.touch()
+        with open(first, "wb"):
+            try:
+                os.replace(second, first)
+            except OSError:
+                return False
+    return True
+
+
+def needs_free_files(test: Any) -> Any:
+    """Skip where a file that somebody has open cannot be replaced, renamed or opened at will."""
+    return pytest.mark.skipif(
+        not _open_files_are_free(), reason="a file that is open stays where it is here"
+    )(test)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make a symbolic link, or skip the test where links lead nowhere."""
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        pytest.skip(f"no symbolic links here: {error}")
+    if not path.exists():
+        path.unlink(missing_ok=True)
+        pytest.skip("symbolic links lead nowhere here")
 
 
 def kill(pid: int) -> None:

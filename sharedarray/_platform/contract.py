@@ -56,8 +56,8 @@ class Platform(Protocol):
     RECORDS_DECIDE: bool
     """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
 
-    Where it does not, a block that persists is of another kind from the start: a file. What does not persist
-    goes with its last holder, and nobody can keep it without holding it.
+    Where it does not, a block that persists is of another kind from the start: a file. What is not made to
+    persist goes with its last holder, and nobody can keep it without holding it.
     """
 
     NAME_LIMIT: int
@@ -164,6 +164,9 @@ class Platform(Protocol):
 
     def hold_again(self, handle: int) -> int:
         """A new handle on the same block with a lease of its own."""
+
+    def can_persist(self, handle: int) -> bool:
+        """Whether this very block can outlive its holders, if its record says so."""
 
     def leave(self, handle: int) -> bool:
         """Give up the lease, and say whether nobody has one any more."""

@@ -26,6 +26,7 @@ from sharedarray._platform.posix import (
     STILL_MADE as STILL_MADE,
     Locks,
     around_fork as around_fork,
+    can_persist as can_persist,
     capacity as capacity,
     close as close,
     discard as discard,

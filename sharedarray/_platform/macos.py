@@ -32,6 +32,7 @@ from sharedarray._platform.posix import (
     WRITABLE,
     Locks,
     around_fork as around_fork,
+    can_persist as can_persist,
     capacity as capacity,
     close as close,
     discard as discard,

@@ -354,6 +354,10 @@ def read_note(path: str) -> str | None:
         raise
 
 
+def can_persist(handle: int) -> bool:
+    return True
+
+
 def capacity(directory: str) -> int:
     found = os.statvfs(directory)
     return found.f_blocks * found.f_frsize

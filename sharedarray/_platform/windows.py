@@ -60,7 +60,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from multiprocessing import process as _process
@@ -279,7 +279,6 @@ class _Section:
     users: Any = None  # an event, in one that is used
     locks: int = -1  # a descriptor, in one to lock by
     draft: mmap.mmap | None = None
-    owned: bool = field(default=True)
 
 
 _FIRST = 1 << 20  # above every descriptor
@@ -642,9 +641,11 @@ def close(handle: int) -> None:
     _give_lease(section)
     if section.users is not None:
         section.users.Close()
+    _close_handle(section.handle)
     if section.locks >= 0:
         os.close(section.locks)
-    _close_handle(section.handle)
+        if not section.foreign and not _exists(section.id):
+            _drop_locks(section)
 
 
 _MEMORY = f"{_OURS}memory."
@@ -806,13 +807,17 @@ def path_behind(handle: int) -> str:
 
 
 def born(handle: int) -> int:
-    return os.fstat(handle).st_ctime_ns if handle < _FIRST else 0  # here it is when the file was made
+    return 0  # no number comes again: NTFS counts how often it has given each to a file
+
+
+def can_persist(handle: int) -> bool:
+    return handle < _FIRST
 
 
 def leave(handle: int) -> bool:
     if handle < _FIRST:
         _unlock_at(handle, _LEASE, 1)
-        return False  # a file stays
+        return not held(handle)
     section = _sections[handle]
     _give_lease(section)
     if section.foreign or _exists(section.id):
@@ -882,8 +887,8 @@ def _signed(number: int) -> int:
 
 def _place(at: int) -> Any:
     place = pywintypes.OVERLAPPED()
-    place.Offset = _signed(at & 0xFFFFFFFF)
-    place.OffsetHigh = _signed(at >> 32)
+    place.Offset = at & 0xFFFFFFFF
+    place.OffsetHigh = at >> 32
     return place
 
 
@@ -1135,7 +1140,10 @@ _EVERYBODY = ("S-1-1-0", "S-1-5-11", "S-1-5-32-545", "S-1-5-32-546", "S-1-5-7")
 
 def _check_owner(path: str) -> None:
     found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_file_attributes & stat.FILE_ATTRIBUTE_REPARSE_POINT:
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or getattr(found, "st_file_attributes", 0) & stat.FILE_ATTRIBUTE_REPARSE_POINT
+    ):
         raise PermissionError(errno.EPERM, "not a directory", path)
     what = win32security.OWNER_SECURITY_INFORMATION | win32security.DACL_SECURITY_INFORMATION
     with _translating(path):

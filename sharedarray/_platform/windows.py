@@ -375,17 +375,18 @@ def _find(path: str, *, making: bool = False) -> _Section | None:
     """
     if _in_registry(path):
         return None
-    for name in _generations(_kernel_name(path)):
-        section, state = _open_section(name, path)
-        if section is None:
-            continue
-        if state == _READY and (section.foreign or _exists(section.id)):
-            return section
-        _close_handle(section.handle)
-        if state == _MAKING:
-            if making:
+    with _naming():  # or one who only looks whether somebody holds it could be taken for a holder
+        for name in _generations(_kernel_name(path)):
+            section, state = _open_section(name, path)
+            if section is None:
+                continue
+            if state == _READY and (section.foreign or _exists(section.id)):
                 return section
-            raise FileNotFoundError(errno.ENOENT, STILL_MADE, path)
+            if state == _MAKING and making:
+                return section
+            _close_handle(section.handle)
+            if state == _MAKING:
+                raise FileNotFoundError(errno.ENOENT, STILL_MADE, path)
     return None
 
 
@@ -819,9 +820,10 @@ def leave(handle: int) -> bool:
         _unlock_at(handle, _LEASE, 1)
         return not held(handle)
     section = _sections[handle]
-    _give_lease(section)
-    if section.foreign or _exists(section.id):
-        return False
+    with _naming():  # of two that leave at once, the second sees nobody
+        _give_lease(section)
+        if section.foreign or _exists(section.id):
+            return False
     _drop_locks(section)
     return True
 

@@ -258,7 +258,7 @@ if "fork" not in multiprocessing.get_all_start_methods():
                 command = spawn.get_command_line(
                     parent_pid=os.getpid(), pipe_handle=handles.get_osfhandle(reading)
                 )
-                self._process = subprocess.Popen(
+                self._process = _Started(
                     [_interpreter(), *command[1:]],
                     env=_environment(),
                     creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
@@ -304,6 +304,12 @@ if "fork" not in multiprocessing.get_all_start_methods():
 
         def close(self) -> None:
             self.finalizer()
+
+    class _Started(subprocess.Popen[bytes]):
+        """One that may be dropped while it runs, as multiprocessing's may."""
+
+        def __del__(self, *_: Any) -> None:
+            pass
 
     # The status of a process that `terminate` ended: one that no program gives itself.
     _ENDED_BY_US = 0x10000

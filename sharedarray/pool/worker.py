@@ -559,6 +559,7 @@ class _Worker:
 
     def _row(self, row: _Item) -> None:
         """Do the items of a row one after the other: the quick way, for small results of small arguments."""
+        self._granted = None  # what a task before did not need is the pool's again
         number, args, claim, answers = row.number, row.args, self._claim, self._answers
         function: Any = None
         again = False

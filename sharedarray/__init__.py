@@ -64,6 +64,7 @@ from sharedarray.errors import (
     OutOfSharedMemoryError,
     SharedArrayError,
     UnsupportedDTypeError,
+    UnsupportedError,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
 from sharedarray.locks import Lock, lock_file
@@ -99,6 +100,7 @@ __all__ = [
     "SharedMemory",
     "SharedMemoryManager",
     "UnsupportedDTypeError",
+    "UnsupportedError",
     "WorkerDied",
     "attach",
     "blocks",

@@ -154,6 +154,7 @@ BUILTINS = {
     "NotOursError": PermissionError,
     "HeaderError": ValueError,
     "UnsupportedDTypeError": TypeError,
+    "UnsupportedError": NotImplementedError,
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,
     "LockTimeout": TimeoutError,

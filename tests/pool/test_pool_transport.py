@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import needs_files, needs_fork, needs_proc, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import pickling
@@ -154,6 +154,7 @@ def test_views_that_a_worker_keeps_keep_their_values():
         wait_until(lambda: pool.stats().recycled_in_use == 0, "the kept slots to be free")
 
 
+@needs_fork
 @pytest.mark.lingers("child")
 def test_a_view_in_a_process_that_a_task_forked_keeps_its_values(tmp_path):
     go, said = tmp_path / "go", tmp_path / "answer"
@@ -249,6 +250,7 @@ def test_a_result_outlives_its_pool():
     assert (result == 8).all()
 
 
+@needs_proc
 def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
     before = _memory_of_pool()
     with sa.Pool(2) as pool:
@@ -355,6 +357,7 @@ print("whole")
 """
 
 
+@needs_files
 def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
     script = SMALL_TMPFS.format(path=str(tmp_path), tests=os.path.dirname(__file__))
     command = [sys.executable, "-X", "faulthandler", "-c", script]
@@ -449,3 +452,16 @@ def test_an_array_that_is_there_twice_arrives_once() -> None:
     assert pickled.account is not None
     shared, copied, _, reused = pickled.account.total()
     assert (shared, copied, reused) == (0, large.nbytes, 0)
+
+
+def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
+    """A task brings a block for its result where results were large; one not used is the pool's again."""
+    with sa.Pool(1) as pool:
+        for size in (1_000_000, 10):
+            pool.submit(bytes, size).result()
+        others = pool._engine.store.take(1_000_000)
+        assert others is not None
+        others.view()[:] = b"\7" * others.size
+        assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
+        assert set(others.view()) == {7}
+        pool._engine.store.put_back(others)

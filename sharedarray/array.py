@@ -12,6 +12,7 @@ and cannot be lost by a view that NumPy makes without telling us.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Sequence
 from ctypes import addressof, c_char
@@ -37,6 +38,8 @@ ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 # NumPy 1 made scalars of all 0-d results, and had no way to say which.
 _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
+
+_SHOWN_HOLDERS = 8  # pids that a notebook shows
 
 _first_byte = c_char.from_buffer
 _getitem = np.ndarray.__getitem__  # super() takes as long as the slice
@@ -322,6 +325,58 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             return text
         state = ", closed" if mapping.left else ""
         return f"{text[:-1]}, name={mapping.name!r}{state})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and a picture from a sample of the data."""
+        from sharedarray import display  # here: only notebooks ask
+
+        data, mapping = self.view(np.ndarray), mapping_of(self)
+        if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_RANDOM)  # or the system reads ahead at every place: 11 s of 10 GiB
+        try:
+            drawn, below = display.picture(data), display.values(data)
+        finally:
+            if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+                mapping.madvise(mmap.MADV_NORMAL)
+        return display.card(type(self).__name__, _facts(self), drawn=drawn, below=below)
+
+
+def _facts(array: SharedArray) -> list[tuple[str, str]]:
+    """What there is to say of an array, in the order in which people ask."""
+    from sharedarray.display import human
+
+    mapping = mapping_of(array)
+    facts = [
+        ("shape", str(array.shape)),
+        ("dtype", str(array.dtype)),
+        ("size", f"{human(array.nbytes)} ({array.nbytes:,} bytes)"),
+    ]
+    if mapping is None:
+        return [("name", "none: this memory is not shared"), *facts]
+    if mapping.left:
+        holders = "not known: this process has closed it"
+    elif mapping.directory is None:
+        holders = "not counted: it is a file, which stays"
+    else:
+        key = (mapping.device, mapping.inode)
+        pids = platform.holders([key]).get(key, ())
+        me = os.getpid()
+        holders = ", ".join(
+            [f"{pid} (this process)" if pid == me else str(pid) for pid in pids[:_SHOWN_HOLDERS]]
+        )
+        holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
+    block = len(mapping) - header.PAGE
+    if array.nbytes < block:
+        facts[-1] = ("size", f"{facts[-1][1]}, of {human(block)} in all")
+    writes = {"r": "r (read-only)", "r+": "r+ (read and write)", "c": "c (copy-on-write)"}[mapping.mode]
+    record = (
+        None
+        if mapping.directory is None
+        else registry.read_record(mapping.directory, mapping.name, mapping.inode)
+    )
+    if record is not None and record.persist:
+        holders += "; it persists until unlink"
+    return [("name", mapping.name), *facts, ("mode", writes), ("holders", holders)]
 
 
 def _plain(name: str) -> Any:

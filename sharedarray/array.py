@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
 from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
@@ -65,6 +65,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         Whether the block outlives its holders until `unlink`.
     file : path_like, optional
         Make an ``.npy`` file there instead of a block. It is never removed.
+    exist_ok, replace : bool
+        What to do where the name is taken; see `empty`.
 
     Attributes
     ----------
@@ -120,11 +122,20 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         name: str | None = None,
         persist: bool = False,
         file: str | os.PathLike[str] | None = None,
+        exist_ok: bool = False,
+        replace: bool = False,
     ) -> Self:
         if order not in ("C", "F"):
             raise ValueError(f"order is 'C' or 'F', not {order!r}")
         made = make(
-            as_shape(shape), np.dtype(dtype), fortran=order == "F", name=name, persist=persist, file=file
+            as_shape(shape),
+            np.dtype(dtype),
+            fortran=order == "F",
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
         )
         return made if type(made) is cls else made.view(cls)
 
@@ -437,14 +448,21 @@ def make(
     name: str | None = None,
     persist: bool = False,
     file: str | os.PathLike[str] | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
     data: Sequence[memoryview] = (),
     fill: Any = None,
 ) -> SharedArray:
     """Make a block with the header for this array, and attach to it.
 
     `data` is the array's bytes in memory order; `fill(handle, offset)` writes them instead. Without either
-    they are zero.
+    they are zero. `exist_ok` and `replace` are those of `sharedarray.empty`.
     """
+    if replace and (exist_ok or file is not None):
+        raise ValueError(
+            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
+            "never removed"
+        )
     while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
         dtype, axes = dtype.subdtype
         shape += axes
@@ -456,16 +474,93 @@ def make(
         layout = header.decode(page, len(page) + math.prod(shape) * dtype.itemsize, name="the new array")
     except errors.HeaderError as error:
         raise ValueError(f"an array cannot have this shape: {error.found}") from None
-    mapping = segment.create(
-        layout.size,
-        buffers=[memoryview(page), *data],
-        fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+
+    def create() -> SharedArray:
+        mapping = segment.create(
+            layout.size,
+            buffers=[memoryview(page), *data],
+            fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+            name=name,
+            persist=persist,
+            file=file,
+            kind="array",
+            replace=replace,
+        )
+        return over(mapping, layout)
+
+    if exist_ok and not (name is None and file is None):
+        return _found_or_made(create, layout, name=name, persist=persist, file=file)
+    return create()
+
+
+def _found_or_made(
+    create: Callable[[], SharedArray],
+    layout: header.Layout,
+    *,
+    name: str | None,
+    persist: bool,
+    file: str | os.PathLike[str] | None,
+) -> SharedArray:
+    """The array that is there, if it is such a one; a new one where there is none.
+
+    Of many that ask at once one makes it, and the others get that one. What others do between our two looks
+    sends us round again, so each turn is a turn that somebody else has taken.
+    """
+    while True:
+        found = _found(name, file)
+        if found is None:
+            try:
+                return create()
+            except errors.BlockExistsError:
+                continue
+        _check_same(found, layout)
+        mapping = mapping_of(found)
+        if not persist or mapping is None or mapping.directory is None:
+            return found
+        try:
+            found.persist()
+        except errors.BlockNotFoundError:
+            if platform.inode_of(mapping.path) != mapping.inode:
+                continue  # it was removed meanwhile
+        return found  # one without a record is a file that somebody has put there, and stays
+
+
+def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:
+    try:
+        if file is not None:
+            return open(file)
+        assert name is not None
+        if segment.freed(registry.directory(), name):
+            return None  # what killed processes have left is not taken over
+        return attach(name)
+    except errors.BlockNotFoundError:
+        return None
+    except errors.HeaderError as error:
+        raise errors.BlockExistsError(
+            f"the name {name or file!r} is taken by something else than an array",
+            name=error.name,
+            found=error.found,
+            expected="such an array as was asked for, or a free name",
+            next_step=error.next_step,
+        ) from error
+
+
+def _check_same(found: SharedArray, layout: header.Layout) -> None:
+    mapping = mapping_of(found)
+    order = "F" if found.flags.fnc else "C"
+    if (found.shape, found.dtype) == (layout.shape, layout.dtype) and (
+        order == layout.order or (found.flags.forc and found.flags.c_contiguous == found.flags.f_contiguous)
+    ):
+        return
+    name = "" if mapping is None else mapping.name
+    found.close()
+    raise errors.BlockExistsError(
+        f"the name {name!r} is taken by another kind of array",
         name=name,
-        persist=persist,
-        file=file,
-        kind="array",
+        found=f"shape {found.shape}, dtype {found.dtype}, order {order}",
+        expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
+        next_step="replace=True to make a new one in its place, or another name",
     )
-    return over(mapping, layout)
 
 
 def over(mapping: Mapping, layout: header.Layout) -> SharedArray:

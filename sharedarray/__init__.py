@@ -11,6 +11,7 @@ registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
 segment                named bytes with a lease
 header                 the NPY page: pure encode and decode
+display                what arrays, blocks and pools look like in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 creation               NumPy's creation functions, and `share`

@@ -105,11 +105,11 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "empty": "shape dtype order name persist file",
-    "full": "shape fill_value dtype order name persist file",
-    "empty_like": "prototype dtype order subok shape name persist file",
-    "full_like": "a fill_value dtype order subok shape name persist file",
-    "share": "array_like dtype order name persist file",
+    "empty": "shape dtype order name persist file exist_ok replace",
+    "full": "shape fill_value dtype order name persist file exist_ok replace",
+    "empty_like": "prototype dtype order subok shape name persist file exist_ok replace",
+    "full_like": "a fill_value dtype order subok shape name persist file exist_ok replace",
+    "share": "array_like dtype order name persist file exist_ok replace",
     "attach": "name mode",
     "open": "path mode",
     "SharedMemory": "name create size track",

@@ -637,6 +637,12 @@ class Pool(Executor):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of up to {self._max_workers} workers>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its figures, and who ran what when."""
+        timeline = self.timeline()
+        shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
+        return self.stats()._repr_html_() + shown
+
 
 def _processors() -> int:
     count = getattr(os, "process_cpu_count", None)

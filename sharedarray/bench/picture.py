@@ -150,7 +150,7 @@ def _legend(figure: Figure, results: Results) -> None:
         ncols=columns,
         frameon=False,
         fontsize=9,
-        title=sentence(results.machine),
+        title=textwrap.fill(sentence(results.machine), 70 * len(figure.axes)),
         title_fontsize=8,
     )
 

@@ -52,6 +52,11 @@ needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals bet
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
 
 
+def many_starts(test: Any) -> Any:
+    """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
+    return test if FORKS else pytest.mark.slow(test)
+
+
 def _platform() -> Any:
     from sharedarray._platform import platform  # not above: some programs must do without the library
 

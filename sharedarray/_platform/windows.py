@@ -409,7 +409,8 @@ def _pinned_name(number: int) -> str:
 
 def _exists(number: int) -> bool:
     """Whether a block is held, or on its way to somebody."""
-    return _there(_event_name(number)) is not None or _there(_pinned_name(number)) is not None
+    with _naming():  # one at a time: who looks has the event for a moment, and could be taken for a holder
+        return _there(_event_name(number)) is not None or _there(_pinned_name(number)) is not None
 
 
 def _take_lease(section: _Section, *, first: bool = False) -> bool:
@@ -867,7 +868,8 @@ def alone(handle: int) -> bool:
 def held(handle: int) -> bool:
     if handle >= _FIRST:
         section = _sections[handle]
-        return section.foreign or _there(_event_name(section.id)) is not None
+        with _naming():
+            return bool(section.foreign or _there(_event_name(section.id)) is not None)
     if not lock_at(handle, _LEASE, 1, shared=False):
         return True
     _unlock_at(handle, _LEASE, 1)
@@ -1021,7 +1023,7 @@ def _keeper() -> int:
     process: Any = sys.modules.get("multiprocessing.process")  # in a process that it has started, it is there
     parent = process.parent_process() if process is not None else None
     if parent is not None and parent.pid is not None and process_started(parent.pid) is not None:
-        return parent.pid
+        return int(parent.pid)
     return os.getpid()
 
 

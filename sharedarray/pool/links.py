@@ -149,13 +149,15 @@ def line() -> tuple[Line, Line]:
 
 
 class Bell:
-    """What wakes somebody who waits for descriptors: `ring` it from anywhere."""
+    """What wakes somebody who waits for descriptors: `ring` it from anywhere, closed or not.
+
+    A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
+    """
 
     def __init__(self) -> None:
-        self._ear, self._rope = line()
-        self._ear.block(False)
-        self._rope.block(False)
-        self._heard = memoryview(bytearray(4096))
+        self._ear, self._rope = socket.socketpair()
+        self._ear.setblocking(False)
+        self._rope.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when it has rung."""
@@ -163,13 +165,13 @@ class Bell:
 
     def ring(self) -> None:
         """Wake who waits; one who is awake already is not told twice."""
-        with contextlib.suppress(OSError):  # it is full, or closed
-            self._rope.write(b"\0")
+        with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
+            self._rope.send(b"\0")
 
     def hush(self) -> None:
         """Have heard it."""
         with contextlib.suppress(BlockingIOError):
-            while self._ear.read_into([self._heard]) == len(self._heard):
+            while len(self._ear.recv(4096)) == 4096:
                 pass
 
     def close(self) -> None:

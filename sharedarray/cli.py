@@ -433,10 +433,10 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
     }.get(block.kind)
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}
-    return {
-        "attach": f"sharedarray.attach({block.name!r}){also}",
-        "load": f"numpy.load({block.path!r}, mmap_mode='r')",
-    }
+    hints = {"attach": f"sharedarray.attach({block.name!r}){also}"}
+    if os.path.isfile(block.path):  # or it is memory without a path
+        hints["load"] = f"numpy.load({block.path!r}, mmap_mode='r')"
+    return hints
 
 
 def _described(block: sa.BlockInfo) -> str:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ METHODS = multiprocessing.get_all_start_methods()
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
 needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
+
+
+def many_starts(test: Any) -> Any:
+    """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
+    return test if FORKS else pytest.mark.slow(test)
 
 
 def _platform() -> Any:
@@ -288,9 +294,10 @@ class Puppet:
             env=environment(**changes),
             cwd="/",
         )
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        self._heard = b""
+        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        if not SIGNALS:  # where nobody can wait for a pipe with a timeout
+            threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -298,18 +305,31 @@ class Puppet:
 
     def hear(self) -> Any:
         """What it says next; fails when it ends instead."""
-        try:
-            line = self._lines.get(timeout=ANSWER)
-        except queue.Empty:
-            raise AssertionError(f"puppet {self.pid} says nothing") from None
-        assert line, f"puppet {self.pid} ended with {self.process.wait()} when it should have spoken"
+        deadline = time.monotonic() + ANSWER
+        while b"\n" not in self._heard:
+            more = self._more(max(0.0, deadline - time.monotonic()))
+            assert more is not None, f"puppet {self.pid} says nothing"
+            assert more, f"puppet {self.pid} ended with {self.process.wait()} when it should have spoken"
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
         return json.loads(line)
+
+    def _more(self, timeout: float) -> bytes | None:
+        assert self.process.stdout is not None
+        if SIGNALS:
+            ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+            return os.read(self.process.stdout.fileno(), 1 << 16) if ready else None
+        try:
+            return self._pieces.get(timeout=timeout)
+        except queue.Empty:
+            return None
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:  # a thread, as not every system can wait for a pipe with a timeout
-            self._lines.put(line)
-        self._lines.put(b"")
+        while piece := os.read(self.process.stdout.fileno(), 1 << 16):
+            self._pieces.put(piece)
+        self._pieces.put(b"")
+        self.process.stdout.close()
 
     def say(self, what: Any = None) -> None:
         """Let it go on, from `hear`."""
@@ -341,8 +361,8 @@ class Puppet:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(ANSWER)
-        self._listener.join(ANSWER)
-        for pipe in (self.process.stdin, self.process.stdout):
+        # Who listens there is at it until the last one ends who has inherited the other end.
+        for pipe in (self.process.stdin, self.process.stdout) if SIGNALS else (self.process.stdin,):
             if pipe is not None:
                 try:
                     pipe.close()

@@ -30,6 +30,7 @@ from helpers import (
     janitor_needed,
     kill,
     link,
+    many_starts,
     needs_files,
     needs_fork,
     needs_free_files,
@@ -240,6 +241,7 @@ def test_arguments_that_mean_nothing(path: Path, options: dict[str, Any], error:
         sa.lock_file(path, **options)
 
 
+@many_starts
 def test_ranges_that_are_apart_do_not_wait(path: Path) -> None:
     with holding(lambda: sa.lock_file(path, start=5, length=5)):
         assert free(now(path, length=5))
@@ -249,6 +251,7 @@ def test_ranges_that_are_apart_do_not_wait(path: Path) -> None:
         assert not free(now(path))
 
 
+@many_starts
 def test_what_is_appended_is_locked_as_well(path: Path) -> None:
     with holding(lambda: sa.lock_file(path)):
         with open(path, "ab") as file:
@@ -312,6 +315,7 @@ def test_closing_another_descriptor_does_not_end_it(path: Path) -> None:
         child(lambda: _assert(not free(now(path))))
 
 
+@many_starts
 def test_closing_the_file_itself_does_not_end_it(path: Path) -> None:
     with open(path, "r+b") as file, sa.lock_file(file):
         file.seek(3)
@@ -752,6 +756,7 @@ def test_a_process_that_only_locks_files_leaves_nothing_behind(path: Path, own_d
     assert os.listdir(own_directory) == [] or not janitor_needed()  # files that are mapped stay till the end
 
 
+@many_starts
 def test_the_mark_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, own_directory: str) -> None:
     die_holding(lambda: sa.lock_file(path))
     sa.prune()
@@ -867,13 +872,18 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
     assert longest < 1
 
 
-@pytest.mark.parametrize("every", [0, 10], ids=["nobody dies", "every tenth round kills the holder"])
+@pytest.mark.parametrize(
+    "every",
+    [0, pytest.param(10, marks=[] if FORKS else pytest.mark.slow)],
+    ids=["nobody dies", "every tenth round kills the holder"],
+)
 def test_8_writers_of_500_pieces_to_one_file(tmp_path: Path, every: int) -> None:
     # Where nobody can fork, the next child after one that was killed takes a second to start.
     workers, pieces = (8, 500) if FORKS or not every else (4, 15)
     _storm(tmp_path / "shared.txt", workers, pieces, every)
 
 
+@many_starts
 def test_writers_of_ranges_of_their_own_do_not_wait(tmp_path: Path) -> None:
     """Each writes its own part under its own lock, while another process holds all the rest."""
     path = tmp_path / "parts"

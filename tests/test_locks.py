@@ -34,6 +34,7 @@ from helpers import (
     inode,
     kill,
     link,
+    many_starts,
     needs_fork,
     needs_janitor,
     needs_signals,
@@ -128,6 +129,7 @@ def test_an_empty_view_locks_nothing(array: sa.SharedArray) -> None:
                 lock.release()
 
 
+@many_starts
 def test_rows_and_single_bytes_do_not_wait_for_each_other(array: sa.SharedArray) -> None:
     with holding(array[2:4].lock), holding(array[6, 3:4].lock):
         for view in (array[:2], array[4:6], array[6, :3], array[6, 4:], array[7:]):
@@ -141,6 +143,7 @@ def test_rows_and_single_bytes_do_not_wait_for_each_other(array: sa.SharedArray)
 # -- whom it excludes -----------------------------------------------------------------------------------
 
 
+@many_starts
 def test_readers_share_and_a_writer_excludes(array: sa.SharedArray) -> None:
     with holding(lambda: array.lock(shared=True)), holding(lambda: array[2].lock(shared=True)):
         assert free(array.lock(shared=True, timeout=0))
@@ -444,6 +447,7 @@ def test_what_another_thread_holds_is_waited_for(array: sa.SharedArray) -> None:
     watcher.join()
 
 
+@many_starts
 def test_two_that_wait_for_each_other_are_parted_by_a_timeout(array: sa.SharedArray) -> None:
     script = """
         a = sa.attach("locked")
@@ -514,6 +518,7 @@ def test_every_part_of_what_was_left_is_told_of_until_it_is_finished(array: sa.S
     assert not told(array.lock())
 
 
+@many_starts
 def test_readers_are_told_and_finish_nothing(array: sa.SharedArray) -> None:
     die_holding(array[3].lock)
     reader = array.lock(shared=True)
@@ -530,6 +535,7 @@ def test_a_dead_reader_leaves_nothing(array: sa.SharedArray) -> None:
     assert not told(array.lock())
 
 
+@many_starts
 def test_whoever_was_told_and_dies_too_leaves_the_duty_to_the_next(array: sa.SharedArray) -> None:
     die_holding(array[2:6].lock)
     die_holding(array[4:8].lock)
@@ -552,6 +558,7 @@ def test_an_exception_in_the_block_is_not_finishing(array: sa.SharedArray) -> No
     assert not told(array[2].lock())
 
 
+@many_starts
 @pytest.mark.parametrize(
     ("ending", "left"),
     [
@@ -638,6 +645,7 @@ STEPS: dict[str, tuple[Callable[[sa.Lock], None], bool]] = {
 }
 
 
+@many_starts
 @pytest.mark.parametrize("step", STEPS)
 def test_death_at_every_step(array: sa.SharedArray, step: str) -> None:
     change, left = STEPS[step]
@@ -711,6 +719,7 @@ TAKING_OVER: dict[str, Callable[[sa.Lock], None]] = {
 }
 
 
+@many_starts
 @pytest.mark.parametrize("step", TAKING_OVER)
 def test_death_at_every_step_of_taking_over(array: sa.SharedArray, step: str) -> None:
     die_holding(array[2:8].lock)
@@ -908,6 +917,7 @@ def test_closed_and_dropped_arrays_keep_no_descriptor() -> None:
     assert descriptors() == before
 
 
+@many_starts
 @pytest.mark.parametrize("mode", ["r", "c"])
 def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any) -> None:
     with sa.attach("locked", mode) as other:
@@ -982,6 +992,7 @@ def test_a_file_that_was_replaced_is_not_locked_in_its_place(tmp_path: Path) -> 
         assert free(array.lock())
 
 
+@many_starts
 def test_many_processes_fill_one_file_on_disk(tmp_path: Path) -> None:
     """Each under the locks of its rows, as in: every worker takes the next rows that nobody has filled."""
     path = tmp_path / "filled.npy"
@@ -1179,6 +1190,7 @@ def _storm(workers: int, pieces: int, every: int) -> None:
     assert not abandoned
 
 
+@many_starts
 @pytest.mark.parametrize("every", [0, 10], ids=["nobody dies", "every tenth round kills the holder"])
 def test_8_writers_of_500_pieces_to_one_range(every: int) -> None:
     # Where nobody can fork, the next child after one that was killed takes a second to start.

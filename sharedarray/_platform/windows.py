@@ -12,6 +12,7 @@ kernel knows a section's size in whole pages only, so one page of ours stands be
                                                         1 ready, 2 unlinked; the size is exact
     event "sharedarray.held.ID"         open in every process that has a lease
     event "sharedarray.held.ID.PID"     the same by process, to tell who holds it
+    event "sharedarray.pinned.ID"       open for a reference on its way
 
 A section is made under its name, for the kernel can neither name nor rename it later; the state says when
 it is whole, and whoever comes before is told so. A lease is a handle of its own and not the mapping's: what
@@ -36,7 +37,7 @@ systems keep to, so a wait is a try from time to time.
 
 References on their way
 -----------------------
-A token is a note that tells of two handles, of the section and of its lease, in a living process: the
+A token is a note that tells of two handles, of the section and of an event, in a living process: the
 sender's parent, if multiprocessing started it, or else itself. Whoever removes the note closes them there
 (``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker that sends it and ends, but not the last of
 these processes.
@@ -56,6 +57,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +65,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from multiprocessing import process as _process
 from typing import Any, NoReturn
 
 import pywintypes
@@ -402,23 +403,27 @@ def _there(name: str) -> Any:
         return None
 
 
+def _pinned_name(number: int) -> str:
+    return f"{_OURS}pinned.{number:016x}"
+
+
 def _exists(number: int) -> bool:
-    return _there(_event_name(number)) is not None
+    """Whether a block is held, or on its way to somebody."""
+    with _naming():  # one at a time: who looks has the event for a moment, and could be taken for a holder
+        return _there(_event_name(number)) is not None or _there(_pinned_name(number)) is not None
 
 
 def _take_lease(section: _Section, *, first: bool = False) -> bool:
     if section.foreign:
         section.lease = ()
         return True
-    with _translating(section.path):
-        if first:
-            shared = win32event.CreateEvent(_private(), True, False, _event_name(section.id))
-        else:
-            shared = _there(_event_name(section.id))
-            if shared is None:
-                return False
-        own = win32event.CreateEvent(_private(), True, False, _event_name(section.id, os.getpid()))
-    section.lease = shared, own
+    with _naming():
+        if not first and not _exists(section.id):
+            return False
+        section.lease = tuple(
+            win32event.CreateEvent(_private(), True, False, _event_name(section.id, pid))
+            for pid in (None, os.getpid())
+        )
     return True
 
 
@@ -863,7 +868,8 @@ def alone(handle: int) -> bool:
 def held(handle: int) -> bool:
     if handle >= _FIRST:
         section = _sections[handle]
-        return section.foreign or _exists(section.id)
+        with _naming():
+            return bool(section.foreign or _there(_event_name(section.id)) is not None)
     if not lock_at(handle, _LEASE, 1, shared=False):
         return True
     _unlock_at(handle, _LEASE, 1)
@@ -999,7 +1005,9 @@ def pin(handle: int, path: str) -> None:
     if section.lease is None or section.foreign:
         raise FileNotFoundError(errno.ENOENT, "nobody is known to hold it", section.path)
     keeper = _keeper()
-    held = [_give_to(keeper, copied) for copied in (section.handle, int(section.lease[0]))]
+    with _translating(path):
+        pinned = win32event.CreateEvent(_private(), True, False, _pinned_name(section.id))
+    held = [_give_to(keeper, copied) for copied in (section.handle, int(pinned))]
     started = process_started(keeper)
     text = f"memory {keeper} {started} {held[0]} {held[1]} {section.path}\n{section.name}"
     try:
@@ -1012,9 +1020,10 @@ def pin(handle: int, path: str) -> None:
 
 def _keeper() -> int:
     """The process that keeps what this one sends: its parent, if multiprocessing started it."""
-    parent = _process.parent_process()
+    process: Any = sys.modules.get("multiprocessing.process")  # in a process that it has started, it is there
+    parent = process.parent_process() if process is not None else None
     if parent is not None and parent.pid is not None and process_started(parent.pid) is not None:
-        return parent.pid
+        return int(parent.pid)
     return os.getpid()
 
 

@@ -90,8 +90,8 @@ class _Socket:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._descriptor = end.fileno()
         self.write: Callable[[Any], int] = end.send
-        self.write_all: Callable[[Sequence[Any]], int] = self._write_all
-        self.read_into: Callable[[list[memoryview]], int] = self._read_into
+        self.write_all: Callable[[Sequence[Any]], int] = partial(_send_all, end)
+        self.read_into: Callable[[list[memoryview]], int] = partial(_receive, end)
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = context.get_spawning_popen()
@@ -108,25 +108,30 @@ class _Socket:
     def block(self, flag: bool) -> None:
         self._end.setblocking(flag)
 
-    def _write_all(self, pieces: Sequence[Any]) -> int:
-        sent = 0
-        for piece in pieces:
-            try:
-                taken = self._end.send(piece)
-            except BlockingIOError:
-                if not sent:
-                    raise
-                break
-            sent += taken
-            if taken < len(piece):
-                break
-        return sent
-
-    def _read_into(self, targets: list[memoryview]) -> int:
-        return self._end.recv_into(targets[0])
+    def __del__(self) -> None:
+        self._end.close()  # at the end of a worker nobody else does, and Python would complain
 
     def readable(self, timeout: float | None) -> bool:
         return bool(select.select([self._end], [], [], timeout)[0])
+
+
+def _send_all(end: socket.socket, pieces: Sequence[Any]) -> int:
+    sent = 0
+    for piece in pieces:
+        try:
+            taken = end.send(piece)
+        except BlockingIOError:
+            if not sent:
+                raise
+            break
+        sent += taken
+        if taken < len(piece):
+            break
+    return sent
+
+
+def _receive(end: socket.socket, targets: list[memoryview]) -> int:
+    return end.recv_into(targets[0])
 
 
 def _shared(data: bytes) -> _Socket:
@@ -144,13 +149,15 @@ def line() -> tuple[Line, Line]:
 
 
 class Bell:
-    """What wakes somebody who waits for descriptors: `ring` it from anywhere."""
+    """What wakes somebody who waits for descriptors: `ring` it from anywhere, closed or not.
+
+    A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
+    """
 
     def __init__(self) -> None:
-        self._ear, self._rope = line()
-        self._ear.block(False)
-        self._rope.block(False)
-        self._heard = memoryview(bytearray(4096))
+        self._ear, self._rope = socket.socketpair()
+        self._ear.setblocking(False)
+        self._rope.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when it has rung."""
@@ -158,13 +165,13 @@ class Bell:
 
     def ring(self) -> None:
         """Wake who waits; one who is awake already is not told twice."""
-        with contextlib.suppress(OSError):  # it is full, or closed
-            self._rope.write(b"\0")
+        with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
+            self._rope.send(b"\0")
 
     def hush(self) -> None:
         """Have heard it."""
         with contextlib.suppress(BlockingIOError):
-            while self._ear.read_into([self._heard]) == len(self._heard):
+            while len(self._ear.recv(4096)) == 4096:
                 pass
 
     def close(self) -> None:

@@ -400,13 +400,20 @@ def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
     path = script(
         tmp_path,
         """
-        import _thread, threading, time, sharedarray as sa
+        import _thread, os, signal, threading, time, sharedarray as sa
+
+        def press():
+            if hasattr(signal, "SIGKILL"):
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                _thread.interrupt_main()
+
         try:
             with sa.Pool(2) as pool:
                 list(pool.map(abs, range(10)))
                 future = pool.submit(time.sleep, 60)
                 print(*pool._engine.pids(), flush=True)
-                threading.Timer(0.3, _thread.interrupt_main).start()
+                threading.Timer(0.3, press).start()
                 future.result()
         except KeyboardInterrupt:
             print("interrupted", flush=True)

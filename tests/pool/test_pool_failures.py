@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, SIGNALS, kill, needs_fork
+from helpers import METHODS, SIGNALS, kill, many_starts, needs_fork
 
 import sharedarray as sa
 from sharedarray.pool.deaths import explain
@@ -57,6 +57,7 @@ def test_killed_from_outside(method, tmp_path):
             future.result()
 
 
+@many_starts
 def test_killed_while_idle_is_replaced_without_a_word(method):
     with sa.Pool(2, method) as pool:
         for _ in range(5):
@@ -83,6 +84,7 @@ def test_killed_with_children_that_keep_its_pipe(method, tmp_path):
             (tmp_path / "end").touch()
 
 
+@many_starts
 def test_retries(method, tmp_path):
     with sa.Pool(2, method, retries=2) as pool:
         assert pool.submit(pool_tasks.die_the_first_time, tmp_path / "here").result() == "second time"
@@ -94,6 +96,7 @@ def test_retries(method, tmp_path):
             pool.submit(pool_tasks.count_down, counter).result()
 
 
+@many_starts
 def test_a_retried_task_gets_the_same_arguments(tmp_path):
     def change_and_die(array, path):
         array += 1
@@ -124,6 +127,7 @@ def test_initializer_that_dies_once(method, tmp_path):
         assert pool.submit(pool_tasks.add, 1).result() == 2
 
 
+@many_starts
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])
 def test_initializer_that_dies_each_time(method, how):
     with sa.Pool(2, method, pool_tasks.die, (how,)) as pool:
@@ -163,6 +167,7 @@ def test_what_windows_says_of_a_crash_is_explained():
     assert "native code" in death.cause
 
 
+@many_starts
 def test_a_burst_of_deaths(method):
     def maybe_die(n):
         if n % 7 == 3:

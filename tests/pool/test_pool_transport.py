@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import needs_files, needs_fork, needs_proc, wait_until
+from helpers import many_starts, needs_files, needs_fork, needs_proc, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import pickling
@@ -197,6 +197,7 @@ def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
     assert not array.any()
 
 
+@many_starts
 @pytest.mark.parametrize("size", [10, LARGE])
 def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, method, size):
     with sa.Pool(1, method, retries=1) as pool:

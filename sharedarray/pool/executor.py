@@ -91,7 +91,7 @@ class Pool(Executor):
 
     *Ctrl-C.* Workers leave it to the parent. A ``with`` block, or a `shutdown`, that `KeyboardInterrupt` (or
     another exception that is no `Exception`) comes out of ends the workers at once; so does a program that
-    ends by it.
+    ends by it. Out of a `map` or its like it also ends what this one was running, and the pool goes on.
 
     *What travels how.* A `SharedArray`, or any view of one, is the same memory on both sides, for a task and
     for a result. Other arrays, and whatever else offers its buffers to pickle protocol 5 (pandas, SciPy,
@@ -275,6 +275,9 @@ class Pool(Executor):
                 yield opened(box.pop())
         except TimeoutError:
             late = deadline is not None and time.monotonic() >= deadline
+            raise
+        except KeyboardInterrupt:
+            late = True
             raise
         finally:
             for one in came:
@@ -686,6 +689,9 @@ def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterato
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
         raise
+    except KeyboardInterrupt:
+        late = True  # in a notebook the pool goes on, and the next cell needs the workers
+        raise
     finally:
         came.end()
         engine.forget(came, running=late)
@@ -707,6 +713,9 @@ def _as_they_come(
             yield opened(box.pop())
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
+        raise
+    except KeyboardInterrupt:
+        late = True  # in a notebook the pool goes on, and the next cell needs the workers
         raise
     finally:
         came.end()

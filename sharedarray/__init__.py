@@ -21,6 +21,7 @@ listing                which blocks there are, and who holds them
 family                 the process that keeps a block for those who have closed it
 shareable              the bytes of a `ShareableList`: pure encode and decode
 shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
+objects                any picklable object in one block
 managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
 demo                   the main job, on real data: public API only
@@ -66,6 +67,7 @@ from sharedarray.errors import (
     OutOfSharedMemoryError,
     SharedArrayError,
     UnsupportedDTypeError,
+    UnsupportedError,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
 from sharedarray.locks import Lock, lock_file
@@ -75,6 +77,7 @@ from sharedarray.segment import Segment, exists, unlink
 if TYPE_CHECKING:
     from sharedarray.errors import WorkerDied as WorkerDied
     from sharedarray.managers import SharedMemoryManager as SharedMemoryManager
+    from sharedarray.objects import get as get, put as put
     from sharedarray.pool import Pool as Pool
     from sharedarray.shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
 
@@ -101,6 +104,7 @@ __all__ = [
     "SharedMemory",
     "SharedMemoryManager",
     "UnsupportedDTypeError",
+    "UnsupportedError",
     "WorkerDied",
     "attach",
     "blocks",
@@ -109,11 +113,13 @@ __all__ = [
     "exists",
     "full",
     "full_like",
+    "get",
     "lock_file",
     "ones",
     "ones_like",
     "open",
     "prune",
+    "put",
     "share",
     "unlink",
     "zeros",
@@ -127,6 +133,8 @@ _LAZY = {
     "SharedMemory": "sharedarray.shared_memory",
     "SharedMemoryManager": "sharedarray.managers",
     "WorkerDied": "sharedarray.errors",
+    "get": "sharedarray.objects",
+    "put": "sharedarray.objects",
 }
 
 _picklers.install()

@@ -444,6 +444,7 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
     opener = {
         "memory": f"sharedarray.SharedMemory({block.name!r})",
         "list": f"sharedarray.ShareableList(name={block.name!r})",
+        "object": f"sharedarray.get({block.name!r})",
     }.get(block.kind)
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}

@@ -28,7 +28,8 @@ class BlockInfo:
     path : str
         Where its bytes are, an ``.npy`` file for every reader of that format.
     kind : str
-        'array', 'bytes' (a `Segment`), 'memory' (a `SharedMemory`) or 'list' (a `ShareableList`).
+        'array', 'bytes' (a `Segment`), 'memory' (a `SharedMemory`), 'list' (a `ShareableList`) or
+        'object' (of `put`).
     shape : tuple of int or None
         Lengths of the axes; None where the bytes are no array.
     dtype : numpy.dtype or None

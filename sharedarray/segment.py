@@ -78,6 +78,7 @@ def check_name(name: str) -> str:
         length = len(name.encode())
         if length > platform.NAME_LIMIT:
             problem = f"a name of {length} bytes"
+    problem = problem or platform.name_problem(name)
     if problem is not None:
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise errors.InvalidNameError(
@@ -480,13 +481,17 @@ def _make(
     keeper: registry.Process | None,
     replace: bool,
 ) -> Mapping:
-    draft = _draft(directory, size, buffers, fill)
+    called = name or _chance_name()
+    try:
+        # What persists is a file also where memory is none.
+        memory = platform.RECORDS_DECIDE or not persist
+        draft = _draft(directory, size, buffers, fill, path=f"{directory}/{called}" if memory else None)
+    except FileExistsError:
+        raise _taken(called, f"{directory}/{called}") from None
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
-        mapping = _finish(
-            draft.handle, size, "r+", name or _chance_name(), directory, status.device, status.inode
-        )
+        mapping = _finish(draft.handle, size, "r+", called, directory, status.device, status.inode)
     except BaseException:
         _discard(draft)
         raise
@@ -588,7 +593,7 @@ def _held_here(directory: str, name: str) -> bool:
 def _create_file(
     path: str, size: int, buffers: Sequence[memoryview], fill: Callable[[int], None] | None
 ) -> Mapping:
-    draft = _draft(os.path.dirname(path), size, buffers, fill, memory=False)
+    draft = _draft(os.path.dirname(path), size, buffers, fill)
     try:
         status = platform.status(draft.handle)
         mapping = _finish(draft.handle, size, "r+", path, None, status.device, status.inode)
@@ -610,14 +615,15 @@ def _draft(
     buffers: Sequence[memoryview],
     fill: Callable[[int], None] | None,
     *,
-    memory: bool = True,
+    path: str | None = None,
 ) -> Draft:
-    """A draft with every page of it allocated, and its first bytes in place."""
+    """A draft with all of its pages, and its first bytes in place; of a file where `path` is None."""
+    memory = path is not None
     check_room(directory, size, memory=memory)
     drafts: list[Draft] = []
 
     def start() -> int:
-        drafts.append(platform.draft(directory))
+        drafts.append(platform.draft_memory(directory, size, path) if memory else platform.draft(directory))
         return drafts[0].handle
 
     try:
@@ -625,7 +631,7 @@ def _draft(
     except FileNotFoundError:
         raise no_directory(directory) from None
     except OSError as error:
-        raise _translated(error, directory, size) from None
+        raise _translated(error, directory, size, memory=memory) from None
     try:
         with interrupts.allowed:  # what may take long
             if sum(map(len, buffers)) < size and fill is None:
@@ -635,7 +641,7 @@ def _draft(
                 fill(handle)
     except OSError as error:
         _discard(drafts[0])
-        raise _translated(error, directory, size) from None
+        raise _translated(error, directory, size, memory=memory) from None
     except BaseException:
         _discard(drafts[0])
         raise
@@ -663,7 +669,7 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
     if size < _ROOM_CHECK:
         return
     try:
-        free = platform.room(directory)
+        free = platform.room(directory, memory=memory)
     except OSError:
         return  # the draft says what is wrong with the directory
     if size > free:
@@ -674,10 +680,10 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
             raise out_of_memory(directory, size, left, scope="this process's control group or machine")
 
 
-def _translated(error: OSError, directory: str, size: int) -> OSError:
+def _translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
         try:
-            free = platform.room(directory)
+            free = platform.room(directory, memory=memory)
         except OSError:
             free = 0
         return out_of_memory(directory, size, free)
@@ -737,8 +743,8 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
                 writable = False
                 handle, held, device, inode, size, links, regular = platform.enter(path, False)
             _handles[handle] = None
-    except FileNotFoundError:
-        raise not_found(name, directory) from None
+    except FileNotFoundError as error:
+        raise not_found(name, directory, made=error.strerror == platform.STILL_MADE) from None
     except OSError as error:
         raise _unopenable(error, name, path) from None
     try:
@@ -789,8 +795,19 @@ def check_mode(mode: str) -> None:
         )
 
 
-def not_found(name: str, directory: str, *, found: str | None = None) -> errors.BlockNotFoundError:
-    """The error for a name that leads to no block, or to another one."""
+def not_found(
+    name: str, directory: str, *, found: str | None = None, made: bool = False
+) -> errors.BlockNotFoundError:
+    """The error for a name that leads to no block, to another one, or to one that is still being `made`."""
+    if made:
+        return errors.BlockNotFoundError(
+            f"no block is named {name!r} yet",
+            name=name,
+            found=platform.STILL_MADE,
+            expected="a block that is whole",
+            cause="its maker has not filled it yet",
+            next_step="try again",
+        )
     return errors.BlockNotFoundError(
         f"no block is named {name!r}" if found is None else f"the block {name!r} is not the one meant",
         name=name,
@@ -1054,6 +1071,14 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
     if mapping.left:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+        )
+    if flag and not with_handle(mapping, platform.can_persist):
+        raise errors.UnsupportedError(
+            f"{mapping.name!r} cannot be made to persist any more",
+            name=mapping.name,
+            found="memory, which this system frees with its last holder",
+            expected="a block that was made to persist, and so is a file",
+            next_step="make it with persist=True",
         )
     if not registry.set_persist(mapping.directory, mapping.name, mapping.inode, bool(flag)):
         raise not_found(mapping.name, mapping.directory)

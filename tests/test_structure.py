@@ -90,6 +90,7 @@ PUBLIC = [
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
     *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
+    *("put", "get"),
     *errors.__all__,
 ]
 
@@ -115,6 +116,8 @@ SIGNATURES = {
     "SharedMemory": "name create size track",
     "ShareableList": "sequence name",
     "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
+    "put": "obj name persist",
+    "get": "name",
     "lock_file": "file_or_path shared timeout start length",
 }
 
@@ -154,6 +157,7 @@ BUILTINS = {
     "NotOursError": PermissionError,
     "HeaderError": ValueError,
     "UnsupportedDTypeError": TypeError,
+    "UnsupportedError": NotImplementedError,
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,
     "LockTimeout": TimeoutError,
@@ -212,6 +216,7 @@ def documented() -> list[tuple[str, ModuleType]]:
     [
         *("empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"),
         *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
+        *("put", "get"),
     ],
 )
 def test_docstrings_are_numpydoc(name: str) -> None:

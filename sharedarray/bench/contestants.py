@@ -351,9 +351,11 @@ class Mpire(Contestant):
     def start(self) -> None:
         import mpire
 
+        library: Any = mpire
+
         def pool() -> Any:
             method = CONTEXT.get_start_method()
-            return self.enter_context(mpire.WorkerPool(WORKERS, start_method=method, keep_alive=True))
+            return self.enter_context(library.WorkerPool(WORKERS, start_method=method, keep_alive=True))
 
         self.pool, self._mapping_pool = pool(), pool()  # one that has done apply fails at map
 

@@ -16,6 +16,7 @@ import types
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import METHODS
 
 import sharedarray as sa
 from sharedarray import NotPicklableError
@@ -484,7 +485,7 @@ def test_threads_per_worker(method, threads):
 
 
 @pytest.mark.parametrize(
-    "method", ["fork", "spawn"], indirect=True
+    "method", [method for method in ("fork", "spawn") if method in METHODS], indirect=True
 )  # the fork server has an older environment
 def test_no_thread_limit(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

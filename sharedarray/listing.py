@@ -97,7 +97,7 @@ class BlockList(list[BlockInfo]):
         said += f", {display.human(sum(block.size for block in self))}"
         try:
             directory = registry.directory()
-            said += f"; {display.human(platform.room(directory))} free in {directory}"
+            said += f"; {display.human(platform.room(directory, memory=True))} free in {directory}"
         except OSError:
             pass  # there is no such directory, and so there are no blocks
         return display.table(said, [_TITLES, *map(_row, self)])

@@ -21,6 +21,20 @@ import json, os, shutil, signal, subprocess, sys, time, urllib.request
 from pathlib import Path
 from playwright.sync_api import sync_playwright
 
+GATHER = '''() => {
+    const all = (where, what) => [...where.querySelectorAll(what)];
+    return all(document, ".jp-Notebook .jp-CodeCell").map(cell => {
+        const shown = cell.querySelector(".jp-OutputArea") ?? document.createElement("div");
+        return {
+            prompt: cell.querySelector(".jp-InputPrompt")?.innerText ?? "",
+            text: shown.innerText,
+            tables: all(shown, ".jp-RenderedHTML table").map(table => table.innerText),
+            images: all(shown, "img").map(image => [image.naturalWidth, image.naturalHeight, image.alt]),
+            bars: all(shown, ".progress-bar").map(bar => bar.style.width),
+            errors: all(shown, "[data-mime-type$=error], [data-mime-type$=stderr]").length,
+        };
+    });
+}'''
 notebook, home, chromium, pictures = sys.argv[1:]
 work = Path(home, "work")
 work.mkdir(parents=True)
@@ -39,7 +53,7 @@ server = subprocess.Popen(
     [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0",
      "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
      "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={work}",
-     "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+     "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
     stdout=open(f"{home}/server.log", "w"), stderr=subprocess.STDOUT, start_new_session=True,
 )
 try:
@@ -64,9 +78,14 @@ try:
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         page.goto(f"{address}lab/tree/{name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+        # Until the kernel is there; before, 'Run All' would ask which one.
+        page.wait_for_selector("#jp-main-statusbar >> text=/Python 3.*Idle/", timeout=60_000)
+        page.keyboard.press("Control+b")  # the files, which are of no interest
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_timeout(500)
+        if page.locator(".jp-Dialog .jp-mod-accept").count():
+            page.locator(".jp-Dialog .jp-mod-accept").click()
         cells = sum(cell["cell_type"] == "code" for cell in content["cells"])
 
         # Cells out of sight are not on the page, so the page is walked through, as a person would.
@@ -75,21 +94,11 @@ try:
         pictures_taken = 0
 
         def gather():
-            return page.evaluate('''() => [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].map(cell => ({
-                index: cell.getAttribute("data-windowed-list-index") ?? "",
-                prompt: cell.querySelector(".jp-InputPrompt")?.innerText ?? "",
-                text: cell.querySelector(".jp-OutputArea")?.innerText ?? "",
-                tables: [...cell.querySelectorAll(".jp-RenderedHTML .sharedarray table, .jp-RenderedHTML table")].map(table => table.innerText),
-                images: [...cell.querySelectorAll(".jp-OutputArea img")].map(image => [image.naturalWidth, image.naturalHeight, image.alt]),
-                svgs: cell.querySelectorAll(".jp-RenderedHTML svg").length,
-                bars: [...cell.querySelectorAll(".jp-OutputArea .widget-hprogress, .jp-OutputArea .jupyter-widget-hprogress")].map(
-                    bar => bar.querySelector(".progress-bar")?.style.width ?? ""),
-                errors: cell.querySelectorAll("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").length,
-            }))''')
+            return page.evaluate(GATHER)
 
         def done():
-            shown = page.evaluate('''() => [...document.querySelectorAll(".jp-Notebook .jp-InputPrompt")].map(p => p.innerText)''')
-            return any(f"[{cells}]" in prompt for prompt in shown)
+            prompts = page.evaluate('[...document.querySelectorAll(".jp-InputPrompt")].map(p => p.innerText)')
+            return any(f"[{cells}]" in prompt for prompt in prompts)
 
         scroller = ".jp-WindowedPanel-outer"
         while not done():

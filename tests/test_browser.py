@@ -49,11 +49,14 @@ for cell in content["cells"]:
 content["metadata"].pop("widgets", None)
 path.write_text(json.dumps(content))
 
+settings = Path(os.environ["JUPYTER_CONFIG_DIR"], "labconfig", "default_setting_overrides.json")
+settings.parent.mkdir(parents=True)
+settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}))
 server = subprocess.Popen(
     [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0",
      "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
      "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={work}",
-     "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
     stdout=open(f"{home}/server.log", "w"), stderr=subprocess.STDOUT, start_new_session=True,
 )
 try:
@@ -108,8 +111,7 @@ try:
             page.evaluate(f'document.querySelector("{scroller}")?.scrollTo(0, 1e9)')
             page.wait_for_timeout(200)
         page.evaluate(f'document.querySelector("{scroller}")?.scrollTo(0, 0)')
-        height = page.evaluate(f'document.querySelector("{scroller}").scrollHeight')
-        at = 0
+        at, height = 0, 1
         while at < height:
             page.evaluate(f'document.querySelector("{scroller}").scrollTo(0, {at})')
             page.wait_for_timeout(400)
@@ -118,7 +120,9 @@ try:
             page.screenshot(path=f"{pictures}/quickstart_{pictures_taken}.png")
             pictures_taken += 1
             at += 700
-            height = page.evaluate(f'document.querySelector("{scroller}").scrollHeight')
+            # The last screen is whole, and there is an empty one below it.
+            left = "panel => panel.scrollHeight - panel.clientHeight"
+            height = page.locator(scroller).evaluate(left)
         browser.close()
 finally:
     server.send_signal(signal.SIGTERM)  # which shuts the kernels down

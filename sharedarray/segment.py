@@ -487,7 +487,7 @@ def _make(
         memory = platform.RECORDS_DECIDE or not persist
         draft = _draft(directory, size, buffers, fill, path=f"{directory}/{called}" if memory else None)
     except FileExistsError:
-        raise _taken(called, f"{directory}/{called}") from None
+        raise _taken(called, directory, kind) from None
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)

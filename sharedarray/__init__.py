@@ -26,6 +26,7 @@ managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
 demo                   the main job, on real data: public API only
 bench                  sharing against pickling and against others, measured
+top                    the blocks, live in a terminal: public API only
 cli                    the command line: public API only
 =====================  ===========================================================================
 """

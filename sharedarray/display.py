@@ -1,5 +1,7 @@
 """What an array, the blocks and a pool look like in a notebook: HTML, and a small picture of the data.
 
+Beside it, how sizes, times and texts of somebody's are shown at a terminal.
+
 Everything here is given plain facts and makes text of them. Three promises hold for all of it:
 
 - **nothing is believed**: names, dtypes and values are text of somebody's, so all of it is escaped, and what
@@ -22,12 +24,14 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["card", "escaped", "human", "picture", "table", "values"]
+__all__ = ["age", "card", "escaped", "human", "picture", "plain", "table", "values"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -72,6 +76,24 @@ def human(size: int) -> str:
     while amount >= 1023.5 and unit != "PiB":
         amount, unit = amount / 1024, next(units)
     return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
+
+
+def age(made: datetime, now: datetime | None = None) -> str:
+    """Time since then in its largest unit: ``59s``, ``3m``, ``23h``, ``400d``."""
+    seconds = int(((now or datetime.now(UTC)) - made).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def plain(text: str) -> str:
+    """A text with everything escaped that could not be printed, or that would steer the terminal."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def escaped(text: str, most: int = _TEXT) -> str:

@@ -24,6 +24,7 @@ shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
 objects                any picklable object in one block
 managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
+integrations           joblib's backend, and Dask on one machine and on many
 demo                   the main job, on real data: public API only
 bench                  sharing against pickling and against others, measured
 top                    the blocks, live in a terminal: public API only
@@ -36,7 +37,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedarray import picklers as _picklers
+from sharedarray import integrations as _integrations, picklers as _picklers
 from sharedarray.array import (
     SharedArray,
     attach,
@@ -138,6 +139,7 @@ _LAZY = {
 }
 
 _picklers.install()
+_integrations.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -210,7 +210,7 @@ def _reduced(array: np.ndarray[Any, Any]) -> Any:
     """Have an array offer its buffer: NumPy's do so only if they are contiguous, and not of dates."""
     if type(array) is np.ma.MaskedArray and not array.dtype.hasobject:
         fill = getattr(array, "_fill_value", None)  # None where nobody has chosen one
-        return _masked, (array.data, array.mask, fill, array.hardmask)  # type: ignore[attr-defined]
+        return _masked, (array.data, array.mask, fill, array.hardmask)
     if type(array) not in (np.ndarray, np.memmap, SharedArray):
         return NotImplemented  # somebody's subclass has its own way
     plain = np.asarray(array)

@@ -11,7 +11,6 @@ multiprocessing.reduction           Pool, Queue, Pipe, Process arguments, manage
 loky.backend.reduction              loky
 joblib.externals.loky…reduction     joblib
 joblib.pool                         joblib's multiprocessing backend
-dask.multiprocessing                Dask's process scheduler
 distributed.protocol.pickle         Dask's distributed scheduler: graphs and tasks
 distributed.protocol.serialize      Dask's distributed scheduler: data between workers
 ==================================  ==================================================================
@@ -37,7 +36,7 @@ from sharedarray.array import SharedArray
 from sharedarray.reference import reduce_for_transport
 from sharedarray.segment import mapping_of
 
-__all__ = ["install"]
+__all__ = ["install", "when_imported"]
 
 
 def _reduce_plain(array: np.ndarray[Any, Any]) -> Any:
@@ -69,12 +68,6 @@ def _joblib_pool(module: ModuleType) -> None:
             self.register(SharedArray, reduce_for_transport)
 
     module.CustomizablePickler = CustomizablePickler  # type: ignore[attr-defined]
-
-
-def _dask(module: ModuleType) -> None:
-    import dask
-
-    dask.config.update_defaults({"func_dumps": dumps_by_cloudpickle})
 
 
 def _distributed_pickle(module: ModuleType) -> None:
@@ -140,12 +133,11 @@ def dumps_by_cloudpickle(
     return buffer.getvalue()
 
 
-_PICKLERS: dict[str, Callable[[ModuleType], None]] = {
+_WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
     "multiprocessing.reduction": _multiprocessing,
     "loky.backend.reduction": _loky,
     "joblib.externals.loky.backend.reduction": _loky,
     "joblib.pool": _joblib_pool,
-    "dask.multiprocessing": _dask,
     "distributed.protocol.pickle": _distributed_pickle,
     "distributed.protocol.serialize": _distributed_data,
 }
@@ -169,11 +161,11 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        _PICKLERS[module.__name__](module)
+        _WAITED_FOR[module.__name__](module)
 
 
 class _Finder:
-    """Waits for the modules of `_PICKLERS`, and finds nothing else."""
+    """Waits for the modules of `_WAITED_FOR`, and finds nothing else."""
 
     def __init__(self) -> None:
         self._finding: set[str] = set()
@@ -181,7 +173,7 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in _PICKLERS or fullname in self._finding:
+        if fullname not in _WAITED_FOR or fullname in self._finding:
             return None
         self._finding.add(fullname)
         try:
@@ -193,11 +185,17 @@ class _Finder:
         return spec
 
 
+def when_imported(name: str, register: Callable[[ModuleType], None]) -> None:
+    """Have a function called with a module: now if it is there, otherwise when somebody imports it."""
+    _WAITED_FOR[name] = register
+    module = sys.modules.get(name)
+    if module is not None:
+        register(module)
+
+
 def install() -> None:
     """Register with every pickler that is there, and with the others when they come."""
-    for name, register in _PICKLERS.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            register(module)
+    for name, register in list(_WAITED_FOR.items()):
+        when_imported(name, register)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

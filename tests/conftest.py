@@ -64,6 +64,8 @@ def _make_directory() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"lingers(*kinds): may leave some of {_KINDS} behind")
+    for mark in ("thread_unsafe", "no_cover"):
+        config.addinivalue_line("markers", f"{mark}: used by joblib's own tests")
     os.environ["SHAREDARRAY_DIR"] = _make_directory()
 
 

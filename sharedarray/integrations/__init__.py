@@ -1,0 +1,44 @@
+"""Other packages that take a pool, or shared arrays: joblib and Dask. Each is imported by its own room only.
+
+=======  ==============================================================================
+packing  a pickle with the arrays beside it, for transports that are not ours
+joblib   ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
+dask     `share` and `DaskPool` for clusters; needs the extra ``dask``
+=======  ==============================================================================
+
+What has to be told to them is told when their modules are there, whichever is imported first
+(`sharedarray.picklers`), so that nobody who does without pays for it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from sharedarray.picklers import when_imported
+
+__all__ = ["install"]
+
+
+def _register_with_joblib(module: ModuleType) -> None:
+    def backend(**options: Any) -> Any:
+        from sharedarray.integrations.joblib import SharedArrayBackend
+
+        module.register_parallel_backend("sharedarray", SharedArrayBackend)  # in place of this function
+        return SharedArrayBackend(**options)
+
+    module.register_parallel_backend("sharedarray", backend)
+
+
+def _register_with_dask(module: ModuleType) -> None:
+    import dask
+
+    from sharedarray.integrations import packing
+
+    dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
+
+
+def install() -> None:
+    """Be known to those packages by the time that somebody looks."""
+    when_imported("joblib.parallel", _register_with_joblib)
+    when_imported("dask.multiprocessing", _register_with_dask)

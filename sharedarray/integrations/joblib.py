@@ -1,0 +1,399 @@
+"""joblib's backend: ``joblib.parallel_config(backend="sharedarray")`` runs joblib and scikit-learn on `Pool`.
+
+How the arrays in a batch of calls travel::
+
+    shared arrays, views of them   ─▶ references: the same memory in the workers
+    arrays of max_nbytes or more   ─▶ copied into shared memory, once for all batches of one Parallel call,
+                                      and then references; as mmap_mode says, read-only by default
+    maps of files                  ─▶ the file's name: mapped in the workers as well
+    others                         ─▶ with the batch; from 32 KiB on in the pool's recycled memory
+    results                        ─▶ as a pool's: large ones in recycled memory, shared ones as references
+
+That is what joblib's own backend, loky, does with arguments, but without files of its own to write, map and
+remove, and with results that are not pickled. What a worker returns of an argument that came read-only is a
+copy of its own, as with loky.
+
+Workers are started for a call and kept for the next one that asks for the same: after `IDLE` seconds without
+one, they end. Where a call fails or is given up, its workers are killed, so nothing goes on behind its back;
+calls in several threads have workers of their own, which are not touched by this.
+
+Calls within a call get threads, and within these run one after the other, as joblib decides for its own
+backends.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing import current_process
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sharedarray import creation, errors, reference
+from sharedarray._platform import platform
+from sharedarray.array import SharedArray
+from sharedarray.integrations.packing import APART, pack, unpack
+from sharedarray.pool import Pool
+from sharedarray.segment import mapping_of
+
+try:
+    from joblib import cpu_count
+    from joblib.parallel import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
+except ImportError as error:  # pragma: no cover  (where it is missing, nobody can choose a backend)
+    raise errors.MissingExtraError(
+        "the backend for joblib needs joblib: pip install 'numpy-sharedarray[joblib]'", name="joblib"
+    ) from error
+
+__all__ = ["SharedArrayBackend", "end_idle_workers"]
+
+IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
+_LARGE = 1 << 20  # bytes from which on an array is shared, where joblib does not say
+_NESTED = 2  # levels of nesting from which on this backend starts no processes
+_OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "retries")
+_MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_Key: TypeAlias = tuple[Any, ...]
+
+
+# -- arguments on their way -----------------------------------------------------------------------------
+
+
+class _Shared:
+    """The arrays that one call of Parallel has shared so far, each for as long as the caller has it.
+
+    Parameters
+    ----------
+    limit
+        Bytes from which on an array is shared; None for never.
+    mode
+        How workers map it.
+    """
+
+    def __init__(self, limit: int | None, mode: Any) -> None:
+        self._limit = limit if mode in _MODES else None
+        self._mode = _MODES.get(mode)
+        self._known: dict[int, tuple[weakref.ref[Array], SharedArray]] = {}
+        self._lock = threading.Lock()
+
+    def stand_in(self, array: Array) -> tuple[Array | _File, Any] | None:
+        """What travels instead of an array, and how the worker maps it; see `packing`."""
+        if reference.reduce_held(array) is not None:
+            return array, None
+        if array.dtype.hasobject:
+            return None
+        file = _File.behind(array)
+        if file is not None:
+            return file, None
+        if type(array) not in (np.ndarray, np.memmap):
+            return None  # somebody's subclass has its own way
+        if self._limit is not None and array.nbytes >= self._limit and array.nbytes:
+            shared = self._of(array)
+            if shared is not None:
+                return shared, self._mode
+        return (array, None) if array.nbytes >= APART else None
+
+    def _of(self, array: Array) -> SharedArray | None:
+        with self._lock:
+            known = self._known.get(id(array))
+            if known is not None and known[0]() is array:
+                return known[1]
+            try:
+                shared = creation.share(array)
+            except (errors.UnsupportedDTypeError, errors.OutOfSharedMemoryError):
+                return None
+            if self._mode == "r":
+                shared.flags.writeable = False
+            key, us = id(array), weakref.ref(self)  # no cycle: the memory is free when the call is over
+
+            def forget(gone: weakref.ref[Array]) -> None:
+                here = us()
+                found = None if here is None else here._known.get(key)
+                if here is not None and found is not None and found[0] is gone:
+                    here._known.pop(key, None)
+
+            self._known[key] = weakref.ref(array, forget), shared
+            return shared
+
+
+class _File:
+    """A map of a file, of which other processes make one of their own.
+
+    Parameters
+    ----------
+    path, mode
+        The file, and how it is mapped.
+    offset
+        Byte in the file at which the first element is.
+    shape, strides, dtype
+        Of the array.
+    extent
+        Byte in the file from which on, and bytes for which, it is mapped.
+    """
+
+    def __init__(
+        self, path: str, mode: Any, offset: int, like: tuple[Any, ...], extent: tuple[int, int]
+    ) -> None:
+        self.path = path
+        self.mode = mode
+        self.offset = offset
+        self.like = like
+        self.extent = extent
+
+    @classmethod
+    def behind(cls, array: Array) -> _File | None:
+        """Find the map that an array looks at; None for other arrays, and where what is written is private."""
+        base: Any = array
+        while base is not None and not (type(base) is np.memmap and isinstance(base.base, mmap.mmap)):
+            base = getattr(base, "base", None)
+        if base is None or base.filename is None or base.mode == "c" or not array.size:
+            return None
+        start = int(base.__array_interface__["data"][0])
+        low, high = np.lib.array_utils.byte_bounds(array)
+        if low < start or high > start + base.nbytes:
+            return None
+        mode = "r+" if base.mode in ("r+", "w+") and array.flags.writeable else "r"
+        offset = base.offset + int(array.__array_interface__["data"][0]) - start
+        like = array.shape, array.strides, array.dtype
+        return cls(os.path.abspath(base.filename), mode, offset, like, (base.offset, base.nbytes))
+
+    def open(self) -> Array:
+        """The same array, in this process."""
+        start, length = self.extent
+        mapped = np.memmap(self.path, np.uint8, self.mode, start, (length,))
+        shape, strides, dtype = self.like
+        view = np.ndarray(shape, dtype, mapped, self.offset - start, strides)
+        # A memmap as it was; what it is made of keeps the file mapped.
+        made: Array = view.view(np.memmap)
+        return made
+
+
+def _run(stream: Any, found: list[Any], modes: list[Any]) -> Any:
+    """Run a batch, in a worker."""
+    received = [_received(array, mode) for array, mode in zip(found, modes, strict=True)]
+    del found
+    batch = unpack(stream, received)
+    del received
+    return batch()
+
+
+def _received(array: Any, mode: Any) -> Any:
+    if isinstance(array, _File):
+        return array.open()
+    if mode is None:
+        return array
+    if mode == "c":
+        array = array.reference().attach("c")
+    mapping = mapping_of(array)
+    if mapping is not None:
+        mapping.plain = True  # to be sent back as the data that the caller knows
+    return np.asarray(array)
+
+
+# -- workers between calls ------------------------------------------------------------------------------
+
+
+class _Idle:
+    """The pool that waits for the next call, if there is one."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, in a fork of the process that the pool belongs to."""
+        self._lock = threading.Lock()
+        self._pool: tuple[_Key, Pool] | None = None
+        self._timer: threading.Timer | None = None
+
+    def take(self, key: _Key, make: Callable[[], Pool]) -> Pool:
+        """A pool made like this."""
+        with self._lock:
+            kept, self._pool = self._pool, None
+            self._stop_timer()
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        if kept is not None:
+            kept[1].shutdown(wait=False)
+        return make()
+
+    def give(self, key: _Key, pool: Pool, seconds: float) -> None:
+        """Keep a pool for some time."""
+        timer = threading.Timer(seconds, self.end, (pool,))
+        timer.daemon = True
+        timer.name = "sharedarray-joblib-idle"
+        with self._lock:
+            before, self._pool = self._pool, (key, pool)
+            self._stop_timer()
+            self._timer = timer
+            timer.start()
+        if before is not None:
+            before[1].shutdown(wait=False)
+
+    def end(self, pool: Pool | None = None, *, wait: bool = False) -> None:
+        """End the pool that is kept, if it is this one."""
+        with self._lock:
+            kept = self._pool
+            if kept is None or (pool is not None and kept[1] is not pool):
+                return
+            self._pool = None
+            self._stop_timer()
+        kept[1].shutdown(wait=wait)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_idle = _Idle()
+platform.around_fork(lambda: None, lambda: None, _idle.forget)
+
+
+def end_idle_workers() -> None:
+    """End the workers that wait for another call, now and not after some minutes; wait until they are gone."""
+    _idle.end(wait=True)
+
+
+# -- the backend ----------------------------------------------------------------------------------------
+
+
+class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """joblib's calls on a `Pool`. Use it by its name: ``joblib.parallel_config(backend="sharedarray")``.
+
+    Parameters
+    ----------
+    inner_max_num_threads : int, optional
+        How many threads BLAS, OpenMP and the like may use in a worker; when None, as many as the environment
+        says, else the processors divided by the workers.
+    idle_worker_timeout : float, default 300
+        Seconds that the workers wait for another call.
+    initializer, initargs, max_tasks_per_child, mp_context, retries
+        As for `Pool`.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> import sharedarray
+    >>> with joblib.parallel_config(backend="sharedarray", n_jobs=2):
+    ...     joblib.Parallel()(joblib.delayed(pow)(i, 2) for i in range(5))
+    [0, 1, 4, 9, 16]
+    >>> sharedarray.integrations.joblib.end_idle_workers()
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+
+    def __init__(self, **options: Any) -> None:
+        self._options = {name: options.pop(name) for name in _OPTIONS if name in options}
+        self._idle_for = options.pop("idle_worker_timeout", None)
+        super().__init__(**options)
+        self._pool: Pool | None = None
+        self._key: _Key = ()
+        self._shared = _Shared(_LARGE, "r")
+        self._sharing: tuple[int | None, Any] = _LARGE, "r"
+        self._keep_for = IDLE
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """How many processes there will be for ``n_jobs``."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None or current_process().daemon or (self.nesting_level or 0) >= _NESTED:
+            return 1
+        return max(cpu_count() + 1 + n_jobs, 1) if n_jobs < 0 else n_jobs
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        *,
+        max_nbytes: int | None = _LARGE,
+        mmap_mode: Any = "r",
+        idle_worker_timeout: float | None = None,
+        **options: Any,
+    ) -> int:
+        """Have workers for a call."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        given = self._options | {name: options[name] for name in _OPTIONS if name in options}
+        unknown = set(options) - {*_OPTIONS, "context", "prefer", "require", "temp_folder", "verbose"}
+        if unknown:
+            raise TypeError(f"the sharedarray backend has no option {', '.join(sorted(unknown))}")
+        self._sharing = max_nbytes, mmap_mode
+        self._shared = _Shared(*self._sharing)
+        chosen = (idle for idle in (idle_worker_timeout, self._idle_for, IDLE) if idle is not None)
+        self._keep_for = next(chosen)
+        threads = self._threads(n_jobs)
+        key = n_jobs, threads, *given.items()
+        if self._pool is not None and self._key != key:
+            self.terminate()
+        if self._pool is None:
+            self._key = key
+            self._pool = _idle.take(key, lambda: Pool(n_jobs, threads_per_worker=threads, **given))
+        return n_jobs
+
+    def _threads(self, n_jobs: int) -> int:
+        if self.inner_max_num_threads is not None:
+            return int(self.inner_max_num_threads)
+        for variable in self.MAX_NUM_THREADS_VARS:
+            value = os.environ.get(variable, "")
+            if value.isdigit() and int(value):
+                return int(value)
+        return max(int(cpu_count()) // n_jobs, 1)
+
+    def start_call(self) -> None:
+        """Share arrays afresh: the caller may have changed them since the last call."""
+        self._shared = _Shared(*self._sharing)
+
+    def stop_call(self) -> None:
+        """Free the memory of what was shared for this call."""
+        self._shared = _Shared(*self._sharing)
+
+    def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
+        """Have a worker run a batch."""
+        assert self._pool is not None
+        try:
+            stream, found = pack(func, self._shared.stand_in)
+        except Exception as error:
+            # From here it might come out of joblib's own machinery, in a thread where nobody hears it.
+            future: Future[Any] = Future()
+            future.set_exception(error)
+        else:
+            arrays, modes = [each[0] for each in found], [each[1] for each in found]
+            future = self._pool.submit(_run, np.frombuffer(stream, np.uint8), arrays, modes)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    apply_async = submit  # what joblib called it before 1.5
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The results of a batch, or what it raised."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """End what runs, with its workers."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.kill_workers()
+        if ensure_ready:
+            self.configure(self.parallel.n_jobs, self.parallel, **self.parallel._backend_kwargs)
+
+    def terminate(self) -> None:
+        """Keep the workers for the next call, and nothing else."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _idle.give(self._key, pool, self._keep_for)
+        self._shared = _Shared(*self._sharing)
+        self.reset_batch_stats()

@@ -1,0 +1,338 @@
+"""``joblib.parallel_config(backend="sharedarray")``: joblib and scikit-learn on a pool."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import alive, answer, nothing_left, run, wait_until
+
+import sharedarray as sa
+from sharedarray.segment import mapping_of
+
+joblib = pytest.importorskip("joblib")
+from joblib import Parallel, delayed, parallel_config  # noqa: E402
+
+from sharedarray.integrations.joblib import SharedArrayBackend, end_idle_workers  # noqa: E402
+
+# Workers stay for the next call that wants the same, and their fork server stays as well.
+pytestmark = pytest.mark.lingers("thread", "child", "descriptor")
+MB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def ours() -> Iterator[None]:
+    with parallel_config(backend="sharedarray", n_jobs=2):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def afterwards() -> Iterator[None]:
+    yield
+    end_idle_workers()
+    assert not [each for each in threading.enumerate() if "sharedarray" in each.name]
+
+
+# -- being known ----------------------------------------------------------------------------------------
+
+PROGRAM = """
+    import sys
+    {imports}
+    assert "sharedarray.integrations.joblib" not in sys.modules
+    with joblib.parallel_config(backend="sharedarray", n_jobs=2):
+        print(joblib.Parallel()(joblib.delayed(lambda x: x + 1)(i) for i in range(5)))
+    print(joblib.Parallel(2, backend="sharedarray")(joblib.delayed(abs)(-i) for i in range(3)))
+"""
+
+
+@pytest.mark.parametrize("imports", ["import sharedarray, joblib", "import joblib, sharedarray"])
+def test_it_is_known_whichever_is_imported_first(imports: str) -> None:
+    assert run(PROGRAM.format(imports=imports)).stdout == "[1, 2, 3, 4, 5]\n[0, 1, 2]\n"
+
+
+def test_importing_sharedarray_does_not_import_joblib() -> None:
+    script = "import sys, sharedarray as sa; from helpers import say; sa.Pool; say('joblib' in sys.modules)"
+    assert answer(script) is False
+
+
+def test_a_missing_joblib_is_one_clear_line() -> None:
+    done = run("import sys; sys.modules['joblib'] = None; import sharedarray.integrations.joblib", status=1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("needs joblib: pip install 'numpy-sharedarray[joblib]'")
+
+
+# -- arguments and results ------------------------------------------------------------------------------
+
+
+def seen(array: Any) -> tuple[str, bool, tuple[int, int] | None, float]:
+    found = mapping_of(array)
+    block = None if found is None else (found.device, found.inode)
+    return type(array).__name__, array.flags.writeable, block, float(np.asarray(array, float).sum())
+
+
+def test_shared_arrays_are_the_same_memory() -> None:
+    with sa.zeros((4, 1000)) as array:
+        found = mapping_of(array)
+        assert found is not None
+        block = found.device, found.inode
+        assert Parallel()(delayed(seen)(row) for row in array) == [("SharedArray", True, block, 0.0)] * 4
+        Parallel()(delayed(np.copyto)(array[i], i) for i in range(4))
+        assert (array == np.arange(4.0)[:, None]).all()
+
+
+def test_a_plain_large_array_is_shared_once_for_all_tasks() -> None:
+    array, order = np.ones((1000, 200)), np.asfortranarray(np.ones((1000, 200)))
+    found = Parallel(batch_size=1)(delayed(seen)(a) for a in [array, order] * 4)
+    assert {(kind, writable, total) for kind, writable, _, total in found} == {("ndarray", False, 200_000.0)}
+    blocks = [block for _, _, block, _ in found]
+    assert len(set(blocks[::2])) == len(set(blocks[1::2])) == 1
+    assert len(set(blocks)) == 2
+    assert sa.blocks() == []
+
+
+def test_wherever_in_the_arguments_it_is() -> None:
+    pandas = pytest.importorskip("pandas")
+    array = np.ones(MB // 4)
+    frame = pandas.DataFrame({"a": array, "b": array})
+
+    def inside(thing: Any) -> list[bool]:
+        return [mapping_of(thing["x"][0]) is not None, mapping_of(thing["frame"]["b"].to_numpy()) is not None]
+
+    assert Parallel()(delayed(inside)({"x": [array], "frame": frame}) for _ in range(2)) == [[True, True]] * 2
+
+
+def write(array: Any, i: int, seen: int) -> bool:
+    """Write, if it is allowed, once others are seen to have written so often."""
+    wait_until(lambda: int(array[:8].sum()) == seen, "others have written")
+    if array.flags.writeable:
+        array[i] = 1
+    return bool(array.flags.writeable)
+
+
+@pytest.mark.parametrize(
+    ("options", "writable"),
+    [
+        ({"mmap_mode": "r"}, False),
+        ({"mmap_mode": "c"}, True),
+        ({"mmap_mode": "r+"}, True),
+        ({"mmap_mode": None}, True),
+        ({"max_nbytes": None}, True),
+        ({"max_nbytes": "2M"}, True),
+    ],
+)
+def test_modes_are_joblibs(options: dict[str, Any], writable: bool) -> None:
+    array = np.zeros(MB // 8)
+    shared = options.get("mmap_mode") == "r+"
+    with parallel_config(backend="sharedarray", n_jobs=2, **options):
+        calls = (delayed(write)(array, i, i if shared else 0) for i in range(4))
+        assert Parallel(batch_size=1)(calls) == [writable] * 4
+    assert not array.any()
+
+
+def test_what_comes_back_belongs_to_the_caller() -> None:
+    array = np.ones(MB // 4)
+    results = Parallel()(delayed(lambda a: a[: MB // 8])(array) for _ in range(3))
+    assert all(type(r) is np.ndarray and r.flags.writeable and r.sum() == MB // 8 for r in results)
+    made = Parallel()(delayed(np.full)(MB // 4, i) for i in range(3))
+    assert all(r.flags.writeable and isinstance(_memory(r), mmap.mmap) for r in made)  # as it came
+    shared = Parallel()(delayed(lambda i: sa.share(np.full(10, i)))(i) for i in range(3))
+    assert [type(r) is sa.SharedArray and int(r.sum()) for r in shared] == [0, 10, 20]
+    del results, made, shared
+    gc.collect()
+    wait_until(nothing_left, "nothing is left of the results")
+
+
+def _memory(array: Any) -> Any:
+    while not isinstance(array, mmap.mmap | None):
+        array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
+    return array
+
+
+def test_a_map_of_a_file_stays_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(50_000.0).reshape(500, 100))
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    private = np.load(tmp_path / "a.npy", mmap_mode="c")
+    private[:] = 0
+    writable = np.load(tmp_path / "a.npy", mmap_mode="r+")
+
+    def look(a: Any) -> tuple[str, bool, float]:
+        return type(a).__name__, a.flags.writeable, float(a.sum())
+
+    part = array[100:200:3, ::-2]
+    assert Parallel()(delayed(look)(a) for a in (array, part, private)) == [
+        ("memmap", False, float(array.sum())),
+        ("memmap", False, float(part.sum())),
+        ("ndarray", True, 0.0),
+    ]
+    Parallel()(delayed(np.copyto)(writable[i], -1) for i in range(2))
+    assert (array[:2] == -1).all()
+
+
+def test_what_the_caller_changes_between_calls_is_seen() -> None:
+    array = np.zeros(MB // 8)
+    with Parallel() as parallel:
+        for value in range(3):
+            array[:] = value
+            assert parallel(delayed(np.max)(array) for _ in range(2)) == [value] * 2
+
+
+def test_objects_that_no_block_can_hold_are_pickled() -> None:
+    words = np.array(["x"] * 200_000, dtype=object)
+    ragged = np.zeros(40_000, [("a", "f8"), ("b", "O")])
+    masked = np.ma.array(np.ones(200_000), mask=False)
+    assert Parallel()(delayed(len)(a) for a in (words, ragged, masked)) == [200_000, 40_000, 200_000]
+
+
+# -- what happens ---------------------------------------------------------------------------------------
+
+
+def fail(i: int) -> int:
+    if i == 7:
+        raise KeyError(i)
+    return i
+
+
+def test_exceptions_come_out_and_the_next_call_works() -> None:
+    with pytest.raises(KeyError) as caught:
+        Parallel()(delayed(fail)(i) for i in range(20))
+    assert "in fail" in str(caught.value.__cause__)
+    assert Parallel()(delayed(fail)(i) for i in range(5)) == list(range(5))
+    with pytest.raises(Exception, match="pickle"):
+        Parallel()(delayed(id)(threading.Lock()) for _ in range(3))
+    with pytest.raises(sa.WorkerDied, match="SIGKILL"):
+        Parallel()(delayed(os.kill)(os_pid, signal.SIGKILL) for os_pid in [WorkersOwn()])
+    assert Parallel()(delayed(abs)(i) for i in range(3)) == [0, 1, 2]
+
+
+class WorkersOwn:
+    """Is the pid of the process that it arrives in."""
+
+    def __reduce__(self) -> Any:
+        return os.getpid, ()
+
+
+def test_a_worker_that_died_is_replaced_where_retries_are_asked_for(tmp_path: Path) -> None:
+    def once(i: int) -> int:
+        mark = tmp_path / str(i)
+        if i == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    with parallel_config(backend="sharedarray", n_jobs=2, retries=1):
+        assert Parallel()(delayed(once)(i) for i in range(6)) == list(range(6))
+
+
+def test_a_timeout_ends_what_runs(tmp_path: Path) -> None:
+    with pytest.raises(multiprocessing.TimeoutError):
+        Parallel(timeout=0.1)(delayed(_begin_and_sleep)(tmp_path) for _ in range(2))
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert not any(map(alive, pids))
+
+
+def _begin_and_sleep(where: Path) -> None:
+    (where / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def test_workers_are_kept_for_the_next_call() -> None:
+    first = set(Parallel()(delayed(os.getpid)() for _ in range(20)))
+    assert set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
+    end_idle_workers()
+    assert not set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
+
+
+def test_workers_that_nobody_needs_end() -> None:
+    with parallel_config(backend="sharedarray", n_jobs=2, idle_worker_timeout=0.05):
+        (pid,) = Parallel(batch_size=1)(delayed(os.getpid)() for _ in range(1))
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the idle worker ends")
+
+
+def test_calls_in_several_threads_have_workers_of_their_own() -> None:
+    found: dict[int, list[int]] = {}
+    meet = threading.Barrier(3)
+
+    def call(number: int) -> None:
+        with parallel_config(backend="sharedarray", n_jobs=2), Parallel() as parallel:
+            meet.wait(30)
+            found[number] = parallel(delayed(os.getpid)() for _ in range(8))
+            meet.wait(30)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not set(found[0]) & set(found[1])
+    assert not set(found[1]) & set(found[2])
+    end_idle_workers()
+
+
+def inner() -> tuple[str, int]:
+    return type(joblib.parallel.get_active_backend()[0]).__name__, os.getpid()
+
+
+def outer() -> tuple[str, list[tuple[str, int]], int]:
+    return (*inner()[:1], Parallel(n_jobs=2)(delayed(inner)() for _ in range(2)), os.getpid())
+
+
+def test_calls_within_calls_are_threads() -> None:
+    for kind, within, pid in Parallel()(delayed(outer)() for _ in range(2)):
+        assert kind == "ThreadingBackend"
+        assert within == [("SequentialBackend", pid)] * 2
+
+
+def test_options() -> None:
+    with pytest.raises(TypeError, match="no option colour"):
+        Parallel(colour="red")(delayed(abs)(i) for i in range(3))
+    with parallel_config(backend="sharedarray", n_jobs=2, inner_max_num_threads=3):
+        assert Parallel()(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2)) == ["3", "3"]
+    backend = SharedArrayBackend(nesting_level=0)
+    assert backend.effective_n_jobs(-1) == joblib.cpu_count()
+    assert [backend.effective_n_jobs(n) for n in (None, 1, 3)] == [1, 1, 3]
+    with pytest.raises(ValueError, match="n_jobs == 0"):
+        backend.effective_n_jobs(0)
+
+
+# -- scikit-learn ---------------------------------------------------------------------------------------
+
+
+def _searched(x: Any, y: Any) -> tuple[Any, ...]:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    search = GridSearchCV(model, {"logisticregression__C": [0.01, 0.1, 1]}, cv=3, n_jobs=2).fit(x, y)
+    forest = RandomForestClassifier(20, n_jobs=2, random_state=0).fit(x, y)
+    scores = search.cv_results_["mean_test_score"]
+    return search.best_params_, scores, search.predict_proba(x), forest.predict_proba(x)
+
+
+def test_grid_search_and_forest_are_as_with_loky() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    ours = _searched(x, y)
+    with sa.share(x) as shared:
+        from_shared = _searched(shared, y)
+    with parallel_config(backend="loky"):
+        theirs = _searched(x, y)
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+    for found in (ours, from_shared):
+        assert found[0] == theirs[0]
+        for one, other in zip(found[1:], theirs[1:], strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -147,10 +147,11 @@ class Bell:
     """What wakes somebody who waits for descriptors: `ring` it from anywhere."""
 
     def __init__(self) -> None:
-        self._ear, self._rope = line()
-        self._ear.block(False)
-        self._rope.block(False)
-        self._heard = memoryview(bytearray(4096))
+        # Sockets, and their own methods: threads and finalizers ring it that do not know of its end, and a
+        # closed socket refuses, where the bare descriptor of a pipe may be another file's by then.
+        self._ear, self._rope = socket.socketpair()
+        self._ear.setblocking(False)
+        self._rope.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when it has rung."""
@@ -159,12 +160,12 @@ class Bell:
     def ring(self) -> None:
         """Wake who waits; one who is awake already is not told twice."""
         with contextlib.suppress(OSError):  # it is full, or closed
-            self._rope.write(b"\0")
+            self._rope.send(b"\0")
 
     def hush(self) -> None:
         """Have heard it."""
         with contextlib.suppress(BlockingIOError):
-            while self._ear.read_into([self._heard]) == len(self._heard):
+            while len(self._ear.recv(4096)) == 4096:
                 pass
 
     def close(self) -> None:

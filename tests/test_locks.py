@@ -1112,7 +1112,7 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind(array: sa.SharedArray) -> No
             except KeyboardInterrupt:
                 armed = False
                 interrupted += 1
-        kill(pid)
+        os.kill(pid, signal.SIGKILL)
         end(pid)
         gc.collect()
         assert free(b.lock(timeout=0))

@@ -155,11 +155,6 @@ class Bell:
     """
 
     def __init__(self) -> None:
-<<<<<<< HEAD
-=======
-        # Sockets, and their own methods: threads and finalizers ring it that do not know of its end, and a
-        # closed socket refuses, where the bare descriptor of a pipe may be another file's by then.
->>>>>>> 7944b2da5d2b2f66a84ec11bcd565cd1afc8d517
         self._ear, self._rope = socket.socketpair()
         self._ear.setblocking(False)
         self._rope.setblocking(False)
@@ -170,11 +165,7 @@ class Bell:
 
     def ring(self) -> None:
         """Wake who waits; one who is awake already is not told twice."""
-<<<<<<< HEAD
         with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
-=======
-        with contextlib.suppress(OSError):  # it is full, or closed
->>>>>>> 7944b2da5d2b2f66a84ec11bcd565cd1afc8d517
             self._rope.send(b"\0")
 
     def hush(self) -> None:

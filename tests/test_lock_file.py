@@ -350,6 +350,7 @@ def test_it_excludes_the_record_locks_of_other_programs(path: Path) -> None:
         assert not told(sa.lock_file(path, timeout=10))  # it did not lock by us, so nobody can tell
 
 
+@many_starts
 def test_timeouts_deadlocks_and_re_entry(path: Path) -> None:
     with sa.lock_file(path, start=5):
         with pytest.raises(sa.DeadlockError, match=r"bytes 0 to the end of .*data\.bin"), sa.lock_file(path):
@@ -869,7 +870,7 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
     assert sorted(numbers) == [(me, piece) for me in range(workers) for piece in range(pieces)]  # nor lost
     assert told_of == kills == ((workers * pieces + kills) // every if every else 0)
     assert wrongly == 0
-    assert longest < 1
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
 
 
 @pytest.mark.parametrize(

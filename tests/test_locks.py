@@ -200,6 +200,7 @@ def test_a_waiter_gets_it_as_soon_as_it_is_free(array: sa.SharedArray) -> None:
     assert got == [7]
 
 
+@many_starts
 def test_a_timeout_is_kept_and_says_what_to_do(array: sa.SharedArray) -> None:
     with holding(array[:2].lock):
         for timeout in (0, 0.05):
@@ -219,6 +220,7 @@ def test_a_timeout_that_is_none_is_refused_at_once(array: sa.SharedArray, timeou
         array.lock(timeout=timeout)
 
 
+@many_starts
 def test_a_waiter_with_a_timeout_gets_it_when_it_is_free_in_time(array: sa.SharedArray) -> None:
     with holding(array.lock) as pid:
         timer = threading.Timer(0.05, kill, (pid,))
@@ -417,6 +419,7 @@ def test_a_thread_may_read_within_reading(array: sa.SharedArray) -> None:
     assert free(array.lock(timeout=0))
 
 
+@many_starts
 def test_a_shared_lock_beside_ones_own_waits_for_others(array: sa.SharedArray) -> None:
     """The thread's own lock does not stand in the way there, so it is no deadlock."""
     with array[:3].lock(shared=True), holding(array[5].lock) as pid:
@@ -505,6 +508,7 @@ def test_a_waiter_is_told(array: sa.SharedArray) -> None:
     assert not told(array.lock())
 
 
+@many_starts
 def test_every_part_of_what_was_left_is_told_of_until_it_is_finished(array: sa.SharedArray) -> None:
     die_holding(array[2:8].lock)
     assert not told(array[:2].lock())
@@ -529,6 +533,7 @@ def test_readers_are_told_and_finish_nothing(array: sa.SharedArray) -> None:
     assert not told(reader)
 
 
+@many_starts
 def test_a_dead_reader_leaves_nothing(array: sa.SharedArray) -> None:
     die_holding(lambda: array.lock(shared=True))
     assert free(array.lock(timeout=10))
@@ -932,6 +937,7 @@ def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any)
     assert told(array.lock())
 
 
+@many_starts
 def test_a_removed_block_leaves_no_mark_to_the_next_of_its_name() -> None:
     with sa.zeros(5, name="again") as first:
         die_holding(first.lock)
@@ -1186,7 +1192,7 @@ def _storm(workers: int, pieces: int, every: int) -> None:
     assert kills == (count // every if every else 0)
     assert told_of == kills
     assert wrongly == 0
-    assert longest < 1
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
     assert not abandoned
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs_files, needs_free_files
+from helpers import many_starts, needs_files, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
@@ -401,6 +401,7 @@ def test_results_of_workers_that_exit_before_they_are_read() -> None:
     assert sa.blocks() == []
 
 
+@many_starts
 def test_a_producer_that_drops_each_frame_at_once() -> None:
     queue: Any = multiprocessing.Queue()
     counts: Any = multiprocessing.Queue()

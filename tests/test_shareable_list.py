@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Puppet, block_files, nothing_left
+from helpers import Puppet, block_files, many_starts, nothing_left
 from hypothesis import example, given, settings, strategies as st
 
 import sharedarray as sa
@@ -529,6 +529,7 @@ def test_damage_after_attaching_is_an_error(shared):
     block.close()
 
 
+@many_starts
 def test_a_list_is_published_whole(own_directory):
     """gh-81833: who attaches by name sees all of the list or nothing."""
     with Puppet(

@@ -90,7 +90,7 @@ DEFAULT_DIRECTORY = os.path.join(
     os.environ.get("LOCALAPPDATA") or os.path.expanduser("~"), "sharedarray"
 ).replace("\\", "/")
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.0002, 0.005  # seconds between two tries for a lock
+_FIRST_PAUSE, _LAST_PAUSE = 0.0002, 0.001  # seconds between two tries for a lock
 _SHIFT = 1 << 62  # bytes behind the data at which they are locked
 _LEASE = 1 << 61  # the same for a lease on a file; the byte after it is the leaving
 _LEAVING = _LEASE + 1

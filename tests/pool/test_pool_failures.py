@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, SIGNALS, kill, many_starts, needs_fork
+from helpers import FORKS, METHODS, SIGNALS, kill, many_starts, needs_fork
 
 import sharedarray as sa
 from sharedarray.pool.deaths import explain
@@ -26,7 +26,10 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("where", DEATHS)
+@pytest.mark.parametrize(
+    "where",
+    [w if FORKS or w == "killed" else pytest.param(w, marks=pytest.mark.slow) for w in DEATHS],
+)
 def test_death_fails_only_its_own_task(method, where, tmp_path):
     function, arguments, says = DEATHS[where]
     if not SIGNALS:
@@ -122,6 +125,7 @@ def test_initializer_that_raises(method):
             pool.submit(pool_tasks.add, 1)
 
 
+@many_starts
 def test_initializer_that_dies_once(method, tmp_path):
     with sa.Pool(1, method, pool_tasks.die_the_first_time, (tmp_path / "here",)) as pool:
         assert pool.submit(pool_tasks.add, 1).result() == 2

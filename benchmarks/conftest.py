@@ -1,105 +1,39 @@
-"""How contestants are timed: in one process, in turn, round by round, as medians and ratios.
+"""What the benchmarks have in common; the measuring itself is `sharedarray.bench`.
 
-A machine's speed drifts, and other work comes and goes; what runs in the same round meets the same
-conditions. So every comparison here is a *race*: each round runs every contestant once, the figure of a
-contestant is its median over the rounds, and what counts is its ratio to the baseline.
-
-A figure is the time of a call, unless a contestant measures something itself: bytes, or the time in another
-process.
+``pytest benchmarks`` prints the tables. With ``--report DIR`` it stores pytest-benchmark's JSON there, as
+``results.json``, and writes the report next to it: ``report.md`` and pictures. When that is
+``benchmarks/report``, the figures in the README are written anew, too. With ``--keep``, races that are
+not run again stay as they were stored.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sharedarray as sa
+from sharedarray.bench import hosts, machine, memory
+from sharedarray.bench.race import FEWEST, Race, seconds_of
+
 QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
 """Few rounds and small sizes: whether a benchmark still runs, not what it says."""
 
+BUDGET = 2.5
+"""Seconds that a contestant may take over the rounds of a race of many; see `Race.run`."""
 
-UNITS = {"us": 1e-6, "ms": 1e-3, "MiB": 1 << 20}
-"""What figures are shown in, by name: seconds, or bytes."""
-
-
-@dataclass
-class Race:
-    """One comparison: contestants by name, measured in turn."""
-
-    title: str
-    baseline: str
-    unit: str = "us"
-    figures: dict[str, list[float]] = field(default_factory=dict)
-
-    def run(
-        self,
-        contestants: dict[str, Callable[[], Any]],
-        *,
-        rounds: int,
-        loops: int,
-        per: int = 1,
-        measured: bool = False,
-    ) -> None:
-        """Measure each contestant in each of `rounds` rounds, after one that does not count.
-
-        The figure is the time of a call, from `loops` of them. What a call returns is a function that tidies
-        up, and is not timed; None where there is nothing. A call that does `per` things at once counts as so
-        many. With `measured`, one call returns the figure.
-        """
-        if QUICK:
-            rounds, loops = 2, 2
-        figure: Callable[[Callable[[], Any]], float]
-        figure = (lambda call: call()) if measured else (lambda call: _time(call, loops) / per)
-        for name, call in contestants.items():
-            figure(call) if measured else _time(call, 1)
-            self.figures[name] = []
-        order = list(contestants.items())
-        for _ in range(rounds):
-            for name, call in order:
-                self.figures[name].append(figure(call))
-            order.reverse()  # who comes first in a round finds other pages and caches than who comes second
-
-    def median(self, name: str) -> float:
-        """Median figure of a contestant, in seconds or bytes."""
-        return statistics.median(self.figures[name])
-
-    def ratio(self, name: str) -> float:
-        """Median of the ratios to the baseline, round by round."""
-        pairs = zip(self.figures[name], self.figures[self.baseline], strict=True)
-        return statistics.median(mine / base for mine, base in pairs)
-
-    def table(self) -> str:
-        """Median, ratio and the middle half of the rounds, for people."""
-        width, unit = max(map(len, self.figures)), UNITS[self.unit]
-        lines = [self.title, f"  {'':{width}}  {'median':>11}  {'ratio':>6}  middle half of the rounds"]
-        for name, figures in self.figures.items():
-            low, _, high = statistics.quantiles(figures, n=4) if len(figures) > 1 else (figures * 3)
-            median = f"{_shown(self.median(name) / unit)} {self.unit}"
-            spread = f"{_shown(low / unit)} to {_shown(high / unit)}"
-            lines.append(f"  {name:{width}}  {median:>11}  {self.ratio(name):6.2f}  {spread}")
-        return "\n".join(lines)
+PATIENCE = 1800
+"""Seconds that a benchmark may take before it is a failure: pickling a gigabyte takes ten of them."""
 
 
-def _shown(figure: float) -> str:
-    return f"{figure:,.1f}" if figure >= 10 else f"{figure:.2f}"
-
-
-def _time(call: Callable[[], Any], loops: int) -> float:
-    """Seconds of a call, tidying up not counted."""
-    start = time.perf_counter()
-    for _ in range(loops):
-        tidy = call()
-        if tidy is not None:
-            pause = time.perf_counter()
-            tidy()
-            del tidy  # and with it, what it kept
-            start += time.perf_counter() - pause
-    return (time.perf_counter() - start) / loops
+def human(size: int) -> str:
+    """Bytes for titles: 4 KiB, 64 MiB."""
+    return machine.human(size)
 
 
 @pytest.fixture
@@ -118,18 +52,138 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         per: int = 1,
         unit: str = "us",
         measured: bool = False,
+        budget: float | None = None,
+        fewest: int = FEWEST,
+        missing: dict[str, str] | None = None,
+        notes: dict[str, str] | None = None,
+        group: str = "",
+        size: int | None = None,
     ) -> Race:
-        made = Race(title, baseline, unit)
-        made.run(contestants, rounds=rounds, loops=loops, per=per, measured=measured)
+        made = Race(title, baseline, unit, missing=dict(missing or {}), notes=dict(notes or {}))
+        made.group, made.size = group or request.node.originalname, size
+        if QUICK:
+            rounds, loops = 2, min(loops, 2)
+        made.run(
+            contestants,
+            rounds=rounds,
+            loops=loops,
+            per=per,
+            measured=measured,
+            budget=budget,
+            fewest=fewest,
+        )
         with capsys.disabled():
             print("\n" + made.table())
         if not races:
             # pytest-benchmark knows no interleaving. It times ours once more, for its own table and history,
             # and keeps the races in its JSON.
             ours = contestants["sharedarray"]
-            again = ours if measured else lambda: _time(ours, 1)
+            again = ours if measured else lambda: seconds_of(ours, 1)
             benchmark.pedantic(again, rounds=1 if QUICK or measured else 5, warmup_rounds=not measured)
-        races.append({"title": title, "baseline": baseline, "unit": unit, "figures": made.figures})
+        races.append(made.as_json())
         return made
 
     return run
+
+
+class Everyone:
+    """Contestants in hosts of their own, which start when first asked for and stay for a file's tests."""
+
+    def __init__(self, there: dict[str, hosts.Host], missing: dict[str, str]) -> None:
+        self.there = there
+        self.missing = missing
+
+    def asked(self, question: str, *args: Any, seconds: float = 0.03) -> dict[str, Callable[[], float]]:
+        """What asks each that has an answer this question, for `Race.run` with ``measured``."""
+        return {
+            name: functools.partial(host.ask, question, *args, seconds=seconds)
+            for name, host in self.there.items()
+            if question in host.questions
+        }
+
+    def leave_out(self, race: Race) -> None:
+        """Remember who failed, so that it is not asked again."""
+        for name in race.missing:
+            self.there.pop(name, None)
+            self.missing.setdefault(name, race.missing[name])
+
+
+@pytest.fixture(scope="module")
+def everyone(request: pytest.FixtureRequest) -> Iterator[Everyone]:
+    """All contestants that are installed, or those that the module names in ``CONTESTANTS``."""
+    names: Iterable[str] = request.module.CONTESTANTS
+    with hosts.hosted(names) as (there, missing):
+        yield Everyone(there, missing)
+
+
+@pytest.fixture(scope="module")
+def stored() -> Iterator[Callable[[int], str]]:
+    """The path of a file in which all contestants find an array of so many bytes; see `tasks.stored`."""
+    blocks: dict[int, sa.SharedArray] = {}
+
+    def path(size: int) -> str:
+        if size not in blocks:
+            while blocks:
+                blocks.popitem()[1].close()
+            blocks[size] = sa.ones(size // 8)
+        name = blocks[size].name
+        return next(block.path for block in sa.blocks() if block.name == name)
+
+    yield path
+    for block in blocks.values():
+        block.close()
+
+
+def need(size: int, times: float) -> None:
+    """Skip a test for which there is not `times` the memory of its array."""
+    if memory.available() < times * size:
+        pytest.skip(f"{times:g} times {human(size)} are more than the {human(memory.available())} there are")
+
+
+# -- the report -----------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--report", type=Path, metavar="DIR", help="store the results there, with a report")
+    parser.addoption("--keep", action="store_true", help="keep what is stored of races that are not run now")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(PATIENCE))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    directory = config.getoption("--report")
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        config.option.benchmark_json = directory / "results.json"
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Keep what a report is made of, and nothing that tells whose machine it was."""
+    directory = config.getoption("--report")
+    if config.getoption("--keep") and directory is not None and (directory / "results.json").exists():
+        run = {test["fullname"] for test in output_json["benchmarks"]}
+        stored = json.loads((directory / "results.json").read_text())["benchmarks"]
+        output_json["benchmarks"][:0] = [test for test in stored if test["fullname"] not in run]
+    output_json["machine_info"] = machine.described()
+    output_json["commit_info"] = {}
+    for test in output_json["benchmarks"]:
+        test["stats"].pop("data", None)
+        for race in test["extra_info"].get("races", []):
+            race["figures"] = {
+                name: [float(f"{figure:.4g}") for figure in figures]
+                for name, figures in race["figures"].items()
+            }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    directory = config.getoption("--report")
+    if directory is not None and (directory / "results.json").exists():
+        from sharedarray.bench import report, results
+
+        found = results.load([directory / "results.json"])
+        report.write(found, directory)
+        if directory.resolve() == Path(__file__).parent / "report":
+            report.update(found, Path(__file__).parent.parent / "README.md")

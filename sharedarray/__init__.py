@@ -11,6 +11,7 @@ registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
 segment                named bytes with a lease
 header                 the NPY page: pure encode and decode
+display                what arrays, blocks and pools look like in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 creation               NumPy's creation functions, and `share`
@@ -20,9 +21,11 @@ listing                which blocks there are, and who holds them
 family                 the process that keeps a block for those who have closed it
 shareable              the bytes of a `ShareableList`: pure encode and decode
 shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
+objects                any picklable object in one block
 managers               CPython's `SharedMemoryManager`, for blocks and arrays
 pool                   `Pool`: an executor for arrays
 demo                   the main job, on real data: public API only
+bench                  sharing against pickling and against others, measured
 cli                    the command line: public API only
 =====================  ===========================================================================
 """
@@ -73,6 +76,7 @@ from sharedarray.segment import Segment, exists, unlink
 if TYPE_CHECKING:
     from sharedarray.errors import WorkerDied as WorkerDied
     from sharedarray.managers import SharedMemoryManager as SharedMemoryManager
+    from sharedarray.objects import get as get, put as put
     from sharedarray.pool import Pool as Pool
     from sharedarray.shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
 
@@ -108,11 +112,13 @@ __all__ = [
     "exists",
     "full",
     "full_like",
+    "get",
     "lock_file",
     "ones",
     "ones_like",
     "open",
     "prune",
+    "put",
     "share",
     "unlink",
     "zeros",
@@ -126,6 +132,8 @@ _LAZY = {
     "SharedMemory": "sharedarray.shared_memory",
     "SharedMemoryManager": "sharedarray.managers",
     "WorkerDied": "sharedarray.errors",
+    "get": "sharedarray.objects",
+    "put": "sharedarray.objects",
 }
 
 _picklers.install()

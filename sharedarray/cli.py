@@ -84,7 +84,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; the demo's options are in it only when `argv` asks for the demo, as it imports much."""
+    """The parser; what the demo and the benchmark take is in it only when `argv` asks: they import much."""
     parser = argparse.ArgumentParser(
         prog="sharedarray",
         description="See, copy, load and remove NumPy arrays in shared memory.",
@@ -129,11 +129,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--hold", action="store_true", help="stay and hold it until Ctrl-C; it goes when nobody else holds it"
     )
 
+    asked = next((word for word in argv if not word.startswith("-")), None)
     demo = command("demo", _demo, "run a real pipeline with and without shared memory, and compare")
-    if next((word for word in argv if not word.startswith("-")), None) == "demo":
+    if asked == "demo":
         from sharedarray.demo import add_arguments
 
         add_arguments(demo)
+    bench = command("bench", _bench, "measure pickling against sharing on this machine, over sizes")
+    if asked == "bench":
+        from sharedarray.bench import command as benchmark
+
+        benchmark.add_arguments(bench)
     return parser
 
 
@@ -287,6 +293,12 @@ def _demo(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from sharedarray.bench.command import run
+
+    return run(args)
+
+
 # -- finding --------------------------------------------------------------------------------------------
 
 
@@ -417,6 +429,7 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
     opener = {
         "memory": f"sharedarray.SharedMemory({block.name!r})",
         "list": f"sharedarray.ShareableList(name={block.name!r})",
+        "object": f"sharedarray.get({block.name!r})",
     }.get(block.kind)
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}

@@ -18,8 +18,8 @@ enter::
         janitor.lock, janitor.sock             see `sharedarray.janitor`
 
 Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED LIFE``: the version,
-what the bytes are (``array``, ``bytes``, ``memory``, ``list``), the maker's pid and the tick at which that
-process started, the time in seconds since 1970, and how long the block lives:
+what the bytes are (``array``, ``bytes``, ``memory``, ``list``, ``object``), the maker's pid and the tick at
+which that process started, the time in seconds since 1970, and how long the block lives:
 
 ====================  ==============================================================================
 ``0``                 as long as somebody holds it

@@ -422,6 +422,7 @@ def create(
     keeper: registry.Process | None = None,
     file: str | os.PathLike[str] | None = None,
     kind: str = "bytes",
+    replace: bool = False,
 ) -> Mapping:
     """Make a block of exactly `size` bytes and attach to it.
 
@@ -443,6 +444,8 @@ def create(
         A path, for a file instead of a block.
     kind
         What the bytes are, for the record.
+    replace
+        Whether a block that has the name already loses it to this one, once this one is whole.
 
     Raises
     ------
@@ -458,10 +461,12 @@ def create(
     if name is not None:
         path = f"{directory}/{check_name(name)}"
         # Before the pages are filled, not after; publishing decides again.
-        if platform.inode_of(path) is not None and not _freed(directory, name):
-            raise _taken(name, path)
+        if not replace and platform.inode_of(path) is not None and not freed(directory, name):
+            raise _taken(name, directory, kind)
     with interrupts.deferred:
-        return _make(directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper)
+        return _make(
+            directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper, replace=replace
+        )
 
 
 def _make(
@@ -474,6 +479,7 @@ def _make(
     kind: str,
     persist: bool,
     keeper: registry.Process | None,
+    replace: bool,
 ) -> Mapping:
     called = name or _chance_name()
     try:
@@ -481,7 +487,7 @@ def _make(
         memory = platform.RECORDS_DECIDE or not persist
         draft = _draft(directory, size, buffers, fill, path=f"{directory}/{called}" if memory else None)
     except FileExistsError:
-        raise _taken(called, f"{directory}/{called}") from None
+        raise _taken(called, directory, kind) from None
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
@@ -490,7 +496,9 @@ def _make(
         _discard(draft)
         raise
     try:
-        _publish(draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None)
+        _publish(
+            draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
+        )
     except BaseException:
         mapping.leave()
         if draft.scratch:
@@ -507,6 +515,7 @@ def _publish(
     persist: bool,
     keeper: registry.Process | None,
     choose: bool,
+    replace: bool,
 ) -> None:
     directory, inode = str(mapping.directory), mapping.inode
     for _ in range(_NAME_TRIES):
@@ -516,19 +525,29 @@ def _publish(
             platform.publish(draft, mapping.path)
         except FileExistsError:
             registry.drop_record(directory, mapping.name, inode)
-            if not choose and not _freed(directory, mapping.name):
-                raise _taken(mapping.name, mapping.path) from None
             if choose:
                 mapping.name = _chance_name()
+            elif replace:
+                _make_way(directory, mapping.name)
+            elif not freed(directory, mapping.name):
+                raise _taken(mapping.name, directory, kind) from None
         except BaseException:
             registry.drop_record(directory, mapping.name, inode)
             raise
         else:
             return
-    raise _taken(mapping.name, mapping.path)
+    raise _taken(mapping.name, directory, kind)
 
 
-def _freed(directory: str, name: str) -> bool:
+def _make_way(directory: str, name: str) -> None:
+    """Take a name from the block that has it; another one may have it by the time that this returns."""
+    try:
+        remove(directory, name, None)
+    except errors.BlockNotFoundError:
+        pass  # it has gone, or been replaced, by itself
+
+
+def freed(directory: str, name: str) -> bool:
     """Whether a name is free once whoever wants it has come and gone: the last one out removes an orphan."""
     try:
         attach(name, "r", directory=directory).leave()
@@ -539,15 +558,36 @@ def _freed(directory: str, name: str) -> bool:
     return platform.inode_of(f"{directory}/{name}") is None
 
 
-def _taken(name: str, path: str) -> errors.BlockExistsError:
+def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
+    path = f"{directory}/{name}"
+    if _held_here(directory, name):
+        cause = "this process holds it, as after a notebook's cell that has run before"
+    else:
+        cause = "a process that holds it lives on, it persists, or another program made it"
+    next_step = "sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it"
+    if kind == "array":
+        next_step += (
+            "; exist_ok=True to use it where it is there and make it where it is not, replace=True to make a "
+            "new one in its place"
+        )
     return errors.BlockExistsError(
         f"the name {name!r} is taken",
         name=name,
         found=f"something at {path}",
         expected="a free name",
-        cause="a process that holds it lives on, it persists, or another program made it",
-        next_step="sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it",
+        cause=cause,
+        next_step=next_step,
     )
+
+
+def _held_here(directory: str, name: str) -> bool:
+    """Whether this process holds the block of that name."""
+    inode = platform.inode_of(f"{directory}/{name}")
+    for reference in _handles.copy().values():
+        mapping = None if reference is None else reference()
+        if mapping is not None and (mapping.directory, mapping.inode) == (directory, inode):
+            return True
+    return False
 
 
 def _create_file(

@@ -122,6 +122,9 @@ class Platform(Protocol):
     def status(self, handle: int) -> Status:
         """Identity and size of an open block."""
 
+    def others(self, handle: int) -> str | None:
+        """Who besides this user owns an open block or may write to it, in words; None when nobody does."""
+
     def map(
         self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False
     ) -> mmap.mmap:

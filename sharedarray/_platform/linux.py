@@ -39,6 +39,7 @@ from sharedarray._platform.posix import (
     open as open,  # noqa: A004  (the contract's word)
     open_as_permitted,
     open_path_of as open_path_of,
+    others as others,
     read as read,
     read_note as read_note,
     remove as remove,

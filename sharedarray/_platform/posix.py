@@ -132,6 +132,17 @@ def status(handle: int) -> Status:
     return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular)
 
 
+def others(handle: int) -> str | None:
+    found = os.fstat(handle)
+    if found.st_uid != os.geteuid():
+        return f"owned by uid {found.st_uid}"
+    if found.st_mode & (
+        stat.S_IWGRP | stat.S_IWOTH
+    ):  # an access list that lets others write sets the group's
+        return f"writable by others (mode {stat.S_IMODE(found.st_mode):o})"
+    return None
+
+
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)

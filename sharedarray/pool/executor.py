@@ -95,7 +95,7 @@ class Pool(Executor):
 
     *What travels how.* A `SharedArray`, or any view of one, is the same memory on both sides, for a task and
     for a result. Other arrays, and whatever else offers its buffers to pickle protocol 5 (pandas, SciPy,
-    bytes), travel through recycled memory from 32 KiB on: they are copied once, to pages that are there
+    bytes), travel through recycled memory from 48 KiB on: they are copied once, to pages that are there
     already. What a task gets of these, and what the caller gets back, is an ordinary array, private and
     writable, that frees its memory when it is collected. A piece of recycled memory is not used again while
     anything looks at it, in whichever process. While the pool works, at most 1 GiB of it waits for use, at
@@ -636,6 +636,12 @@ class Pool(Executor):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of up to {self._max_workers} workers>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its figures, and who ran what when."""
+        timeline = self.timeline()
+        shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
+        return self.stats()._repr_html_() + shown
 
 
 def _processors() -> int:

@@ -8,20 +8,19 @@ workers with one message each, and one process alone is what most people have.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
-import pool_rivals
 import pytest
-from pool_rivals import Array, collatz
+from conftest import QUICK, need
 
 import sharedarray as sa
+from sharedarray.bench.limits import CONTEXT, bare_connection
+from sharedarray.bench.tasks import Array, attach_both, block_by_hand, collatz
 
-QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
 SIZE = 8 << 20 if QUICK else 512 << 20  # bytes of the input, and of the output
 BLOCK = 1 << 20 if QUICK else 8 << 20  # bytes of a block of the rivals: the most that the pool gives in one
 NUMBERS = 4_000 if QUICK else 100_000  # elements for the function in Python
@@ -38,12 +37,12 @@ def by_hand(data: Array) -> Iterator[Callable[[np.ufunc], None]]:
     np.ndarray(data.shape, data.dtype, there.buf)[:] = data
     np.ndarray(data.shape, data.dtype, back.buf)[:] = 0
     names = there.name, back.name
-    pool = pool_rivals.CONTEXT.Pool(2, pool_rivals.attach_both, (*names, data.shape, data.dtype))
+    pool = CONTEXT.Pool(2, attach_both, (*names, data.shape, data.dtype))
     pieces = blocks(len(data), BLOCK // data.itemsize)
 
     def run(function: np.ufunc) -> None:
         orders = [(function, piece.start, piece.stop) for piece in pieces]
-        list(pool.imap_unordered(pool_rivals.block_by_hand, orders))
+        list(pool.imap_unordered(block_by_hand, orders))
 
     try:
         yield run
@@ -61,13 +60,14 @@ def test_map_blocks(race: Callable[..., Any], function: np.ufunc) -> None:
 
     Once against these alone, and once beside what others do, which moves gigabytes through the caches.
     """
+    need(SIZE, 5)
     length = SIZE // 8
     pieces = blocks(length, BLOCK // 8)
     with (
         sa.empty(length) as array,
         sa.zeros(length) as out,
         ThreadPoolExecutor(2) as executor,
-        ProcessPoolExecutor(2, pool_rivals.CONTEXT) as processes,
+        ProcessPoolExecutor(2, CONTEXT) as processes,
         sa.Pool(2) as pool,
     ):
         np.random.default_rng(0).random(out=array)
@@ -95,6 +95,7 @@ def test_map_blocks(race: Callable[..., Any], function: np.ufunc) -> None:
             baseline="2 threads, out=",
             rounds=15,
             unit="ms",
+            group=f"{function.__name__} by blocks, alone",
         )
         with by_hand(plain) as other:
             race(
@@ -108,6 +109,7 @@ def test_map_blocks(race: Callable[..., Any], function: np.ufunc) -> None:
                 baseline="2 threads, out=",
                 rounds=9,
                 unit="ms",
+                group=f"{function.__name__} by blocks",
             )
 
 
@@ -117,9 +119,9 @@ def test_python_function(race: Callable[..., Any]) -> None:
     with (
         sa.share(numbers) as array,
         ThreadPoolExecutor(2) as executor,
-        pool_rivals.bare_connection(collatz) as one,
-        pool_rivals.bare_connection(collatz) as two,
-        ProcessPoolExecutor(2, pool_rivals.CONTEXT) as processes,
+        bare_connection(collatz) as one,
+        bare_connection(collatz) as two,
+        ProcessPoolExecutor(2, CONTEXT) as processes,
         sa.Pool(2) as pool,
     ):
         halves = np.array_split(numbers, 2)
@@ -154,4 +156,5 @@ def test_python_function(race: Callable[..., Any]) -> None:
             baseline="one process",
             rounds=9,
             unit="ms",
+            group="pure Python by blocks",
         )

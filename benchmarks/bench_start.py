@@ -8,13 +8,13 @@ of it that have NumPy.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
-import pool_rivals
+import starts
+from conftest import QUICK
 
-QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
+LIGHT = ("numpy", "sharedarray", "concurrent.futures", "multiprocessing")  # what QUICK has time for
 
 
 def test_start(race: Callable[..., Any]) -> None:
@@ -22,22 +22,27 @@ def test_start(race: Callable[..., Any]) -> None:
 
     Of the two bare ones, the first loads NumPy before it forks, as the pool does.
     """
-    names = [
-        name
-        for name, (module, _) in pool_rivals.STARTS.items()
-        if importlib.util.find_spec(module) and not (QUICK and module == "loky")
-    ]
+    there = {name: module for name, (module, _) in starts.STARTS.items() if not QUICK or module in LIGHT}
+    missing = {
+        name: f"{module} is not installed"
+        for name, module in there.items()
+        if importlib.util.find_spec(module) is None
+    }
+    names = [name for name in there if name not in missing]
 
     def measuring(name: str) -> Callable[[], float]:
-        return lambda: pool_rivals.printed(f"import pool_rivals; pool_rivals.print_start({name!r})")
+        return lambda: starts.printed(f"import starts; starts.print_start({name!r})")
 
     race(
         "2 workers, from a fresh interpreter to their answers",
         {name: measuring(name) for name in names},
         baseline=names[0],
         rounds=15,
+        budget=20.0,
         unit="ms",
         measured=True,
+        missing=missing,
+        group="start",
     )
 
 
@@ -55,7 +60,7 @@ def test_import(race: Callable[..., Any]) -> None:
                 "print(time.perf_counter() - begin)",
             ]
         )
-        return lambda: pool_rivals.printed(code)
+        return lambda: starts.printed(code)
 
     contestants = {
         "numpy": importing("numpy"),
@@ -66,4 +71,4 @@ def test_import(race: Callable[..., Any]) -> None:
     }
     if not QUICK and importlib.util.find_spec("joblib"):
         contestants["joblib, after numpy"] = importing("numpy", "joblib")
-    race("import", contestants, baseline="numpy", rounds=21, unit="ms", measured=True)
+    race("import", contestants, baseline="numpy", rounds=21, unit="ms", measured=True, group="import")

@@ -11,9 +11,9 @@ multiprocessing.reduction           Pool, Queue, Pipe, Process arguments, manage
 loky.backend.reduction              loky
 joblib.externals.loky…reduction     joblib
 joblib.pool                         joblib's multiprocessing backend
-distributed.protocol.pickle         Dask's distributed scheduler: graphs and tasks
-distributed.protocol.serialize      Dask's distributed scheduler: data between workers
 ==================================  ==================================================================
+
+Others are told of by `when_imported`, as Dask is (`sharedarray.integrations`).
 
 multiprocessing's table also takes plain ndarrays whose memory is a block's, such as
 ``numpy.broadcast_to(shared, …)``: memory decides how an array travels, not its class.
@@ -22,7 +22,6 @@ multiprocessing's table also takes plain ndarrays whose memory is a block's, suc
 from __future__ import annotations
 
 import importlib.util
-import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -45,11 +44,6 @@ def _reduce_plain(array: np.ndarray[Any, Any]) -> Any:
     return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
-def _reduce_for_dask(array: SharedArray) -> Any:
-    # Dask also pickles to see how long it gets, and may load on the scheduler and again on a worker.
-    return reduce_for_transport(array, once=False)
-
-
 def _multiprocessing(module: ModuleType) -> None:
     module.ForkingPickler.register(SharedArray, reduce_for_transport)
     module.ForkingPickler.register(np.ndarray, _reduce_plain)
@@ -70,76 +64,11 @@ def _joblib_pool(module: ModuleType) -> None:
     module.CustomizablePickler = CustomizablePickler  # type: ignore[attr-defined]
 
 
-def _distributed_pickle(module: ModuleType) -> None:
-    # Its `dumps` asks plain pickle, then cloudpickle, and has no table; it finds both by these two names.
-    module.pickle = _Standing(pickle, dumps_by_pickle)  # type: ignore[attr-defined]
-    module.cloudpickle = _Standing(module.cloudpickle, dumps_by_cloudpickle)  # type: ignore[attr-defined]
-
-
-def _distributed_data(module: ModuleType) -> None:
-    @module.dask_serialize.register(SharedArray)  # type: ignore[untyped-decorator]
-    def serialize(array: SharedArray) -> tuple[dict[str, Any], list[bytes]]:
-        return {}, [dumps_by_pickle(array)]
-
-    @module.dask_deserialize.register(SharedArray)  # type: ignore[untyped-decorator]
-    def deserialize(header: dict[str, Any], frames: list[bytes]) -> Any:
-        return pickle.loads(frames[0])
-
-
-class _Standing:
-    """Stands for a pickle module, with another ``dumps``."""
-
-    def __init__(self, module: ModuleType, dumps: Callable[..., bytes]) -> None:
-        self._module = module
-        self.dumps = dumps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
-        return _reduce_for_dask(obj) if type(obj) is SharedArray else NotImplemented
-
-
-def dumps_by_pickle(
-    obj: object,
-    protocol: int | None = None,
-    *,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-) -> bytes:
-    """Pickle as `pickle.dumps` does, shared arrays by reference."""
-    buffer = io.BytesIO()
-    _Pickler(buffer, protocol, buffer_callback=buffer_callback).dump(obj)
-    return buffer.getvalue()
-
-
-def dumps_by_cloudpickle(
-    obj: object,
-    protocol: int | None = pickle.HIGHEST_PROTOCOL,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-) -> bytes:
-    """Pickle as `cloudpickle.dumps` does, shared arrays by reference."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is SharedArray:
-                return _reduce_for_dask(obj)
-            return super().reducer_override(obj)
-
-    buffer = io.BytesIO()
-    Pickler(buffer, protocol, buffer_callback).dump(obj)
-    return buffer.getvalue()
-
-
 _WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
     "multiprocessing.reduction": _multiprocessing,
     "loky.backend.reduction": _loky,
     "joblib.externals.loky.backend.reduction": _loky,
     "joblib.pool": _joblib_pool,
-    "distributed.protocol.pickle": _distributed_pickle,
-    "distributed.protocol.serialize": _distributed_data,
 }
 
 

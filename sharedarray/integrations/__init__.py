@@ -1,10 +1,11 @@
 """Other packages that take a pool, or shared arrays: joblib and Dask. Each is imported by its own room only.
 
-=======  ==============================================================================
-packing  a pickle with the arrays beside it, for transports that are not ours
-joblib   ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
-dask     `share` and `DaskPool` for clusters; needs the extra ``dask``
-=======  ==============================================================================
+=========  ==============================================================================
+packing    a pickle with the arrays beside it, for transports that are not ours
+transport  shared arrays on the wires of Dask's distributed scheduler
+joblib     ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
+dask       `share` and `DaskPool` for clusters; needs the extra ``dask``
+=========  ==============================================================================
 
 What has to be told to them is told when their modules are there, whichever is imported first
 (`sharedarray.picklers`), so that nobody who does without pays for it.
@@ -38,7 +39,19 @@ def _register_with_dask(module: ModuleType) -> None:
     dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
 
 
+# Where shared arrays are told of. The last two hold what they got from the ones before.
+_DISTRIBUTED = ("protocol.pickle", "protocol.serialize", "protocol.core", "comm.core", "protocol", "spill")
+
+
+def _register_with_distributed(module: ModuleType) -> None:
+    from sharedarray.integrations import transport
+
+    transport.register(module)
+
+
 def install() -> None:
     """Be known to those packages by the time that somebody looks."""
     when_imported("joblib.parallel", _register_with_joblib)
     when_imported("dask.multiprocessing", _register_with_dask)
+    for name in _DISTRIBUTED:
+        when_imported(f"distributed.{name}", _register_with_distributed)

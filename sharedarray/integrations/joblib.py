@@ -126,6 +126,15 @@ class _Shared:
             return shared
 
 
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _is_map(array: Any) -> bool:
+    """Whether this is what `numpy.memmap` has made, and no view of it."""
+    return type(array) is np.memmap and isinstance(getattr(array, "base", None), mmap.mmap)
+
+
 class _File:
     """A map of a file, of which other processes make one of their own.
 
@@ -152,18 +161,20 @@ class _File:
 
     @classmethod
     def behind(cls, array: Array) -> _File | None:
-        """Find the map that an array looks at; None for other arrays, and where what is written is private."""
+        """Find the map that an array looks at; None for other arrays, and where writing is private."""
         base: Any = array
-        while base is not None and not (type(base) is np.memmap and isinstance(base.base, mmap.mmap)):
+        while base is not None and not _is_map(base):
             base = getattr(base, "base", None)
         if base is None or base.filename is None or base.mode == "c" or not array.size:
             return None
-        start = int(base.__array_interface__["data"][0])
-        low, high = np.lib.array_utils.byte_bounds(array)
-        if low < start or high > start + base.nbytes:
+        start = _address(base)
+        low = high = _address(array)
+        for length, stride in zip(array.shape, array.strides, strict=True):
+            low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
+        if low < start or high + array.itemsize > start + base.nbytes:
             return None
         mode = "r+" if base.mode in ("r+", "w+") and array.flags.writeable else "r"
-        offset = base.offset + int(array.__array_interface__["data"][0]) - start
+        offset = base.offset + _address(array) - start
         like = array.shape, array.strides, array.dtype
         return cls(os.path.abspath(base.filename), mode, offset, like, (base.offset, base.nbytes))
 
@@ -260,7 +271,7 @@ platform.around_fork(lambda: None, lambda: None, _idle.forget)
 
 
 def end_idle_workers() -> None:
-    """End the workers that wait for another call, now and not after some minutes; wait until they are gone."""
+    """End the workers that wait for another call, now and not after some minutes, and wait for it."""
     _idle.end(wait=True)
 
 

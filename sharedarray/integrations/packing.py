@@ -2,17 +2,17 @@
 
 ::
 
-    obj ── pickle ──▶ stream  …, number 0, …, number 1, …
+    obj ── pickle ───▶ stream  …, number 0, …, number 1, …
                       found   [array, array]  ── each on the best way there is ──▶ received
     obj ◀─ unpickle ── stream, [array, array]
 
 The stream names each array by its number (a persistent id), so the arrays may travel in any way: as
-references, in recycled memory, as the future of another system. Functions and classes that the receiver cannot
-import are in the stream by value.
+references, in recycled memory, as the future of another system. Functions and classes that the receiver
+cannot import are in the stream by value.
 
 Dask's process scheduler pickles each task and each result to bytes before its pool sees them, so a pool could
-only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Parcel` is what a pool's own pickler
-sees, with the arrays still being arrays.
+only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Parcel` is what a pool's own
+pickler sees, with the arrays still being arrays.
 """
 
 from __future__ import annotations

@@ -323,7 +323,7 @@ def map_blocks(
             block = tiling[number]
             _put(func, tiling, block, np.asanyarray(result), tiling.target(work, block), casting)
 
-        writing = _is_shared(work)
+        writing = _is_shared(work) and engine.writes
         job = _Write(func, tiling, call.shared, work, casting) if writing else compute
         rest = range(begun, len(tiling))
         results = stack.enter_context(call.done(job, rest)) if rest else iter(())

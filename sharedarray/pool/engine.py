@@ -143,6 +143,8 @@ class Engine:
         Called once, when the last worker has gone.
     """
 
+    writes = True  # workers can write to shared memory of this process; elsewhere, `blockwise` must not count on it
+
     def __init__(
         self,
         *,

@@ -1,0 +1,425 @@
+"""How a shared array travels on the wires of Dask's distributed scheduler.
+
+Processes that see the same memory file system are a *domain*: the same boot of a machine, and the same device
+number of the directory of the blocks. Containers with a ``/dev/shm`` of their own are other domains. On each
+hop, from one process to the next, a shared array is sent as::
+
+    ways   [(domain, reference), ...]   the block that it is, and the one that it was at first
+    data   its bytes and their digest, unless whoever reads this is known to be in our domain
+
+    receiver in the domain of a way  ->  attaches: the same memory
+    elsewhere                        ->  a *replica*: read-only, named by the digest, so that the first
+                                         process of a domain that needs it makes it, and the others attach
+    a client elsewhere               ->  a block of its own, which it may write
+
+A replica remembers the first way, so what has gone through a scheduler on another machine is, back in its own
+domain, the array that it was. Being read-only it can be one for all: what a task wrote there, the others
+would see, and those on other machines would not.
+
+Who reads is known as follows. Processes tell their domain when they shake hands, if this package was imported
+by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler
+unpickles graphs, so what a client sends it is a hop; but results it passes on as they are, to whoever is
+behind it: these go with data, unless it listens on the loopback interface, where all are on this machine.
+
+Dask keeps what it sends until it has arrived; only what a client puts into a graph might be gone by then, so
+there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its
+place, for an error there would tear down the connection, with everything else that goes over it. It says what
+is wrong to whoever uses it, and is sent on as what it should be: that is all a scheduler needs.
+
+What is stored, because a worker spills to its disk, is stored with its data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sharedarray import array as arrays, creation, errors, reference, registry
+from sharedarray.array import SharedArray
+from sharedarray.segment import Mapping, mapping_of
+
+__all__ = ["Lost", "domain", "register"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_Way: TypeAlias = tuple[str, tuple[Any, ...]]
+
+_TRIES = 10  # to make or to attach to a replica, which others make and give up at the same time
+_KEY = "sharedarray"  # in what processes tell each other when they shake hands
+
+
+# -- domains --------------------------------------------------------------------------------------------
+
+_boot = ""
+
+
+def domain() -> str:
+    """What this process has in common with those that see the same blocks."""
+    global _boot
+    if not _boot:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                _boot = file.read().strip()
+        except OSError:
+            import uuid
+
+            _boot = f"{uuid.getnode():x}"
+    return f"{_boot}/{os.stat(registry.directory()).st_dev}"
+
+
+# -- on which wire --------------------------------------------------------------------------------------
+
+
+class _Wire(threading.local):
+    """What is being pickled for, in this thread: Dask's context of a message; or to be stored."""
+
+    context: dict[str, Any] | None = None
+    storing = False
+
+
+_wire = _Wire()
+
+
+@contextmanager
+def _with(**changes: Any) -> Iterator[None]:
+    before = {name: getattr(_wire, name) for name in changes}
+    _wire.__dict__.update(changes)
+    try:
+        yield
+    finally:
+        _wire.__dict__.update(before)
+
+
+def _instances(module: str, kind: str) -> list[Any]:
+    """The objects of one of Dask's classes that this process has."""
+    there = sys.modules.get(f"distributed.{module}")
+    return [] if there is None else list(getattr(there, kind)._instances)
+
+
+def _stays_here() -> bool:
+    """Whether whoever reads what is pickled now can attach to what this process can."""
+    context = _wire.context
+    if context is not None:
+        return _is_here(context.get("recipient", {}), context.get("sender", {}).get("address", ""))
+    # A graph, on its way from a client to its scheduler, which unpickles it.
+    for client in _instances("client", "Client"):
+        if client.scheduler is None:
+            continue
+        address = client.scheduler.address
+        comm = getattr(client.scheduler_comm, "comm", None)
+        told = getattr(comm, "remote_info", {}).get(_KEY)
+        if not (
+            told[0] == domain() if told else _on_this_machine(address, getattr(comm, "local_address", ""))
+        ):
+            return False
+    return True
+
+
+def _is_here(recipient: dict[str, Any], own: str) -> bool:
+    address = recipient.get("address", "")
+    told = recipient.get(_KEY)
+    if not told:
+        # A scheduler, perhaps, that passes it on.
+        return _is_loopback(address)
+    there, passes_on = told
+    return there == domain() and (not passes_on or _is_loopback(address))
+
+
+def _host(address: str) -> str:
+    rest = address.rpartition("://")[2]
+    return rest.rpartition(":")[0].strip("[]") if ":" in rest else rest
+
+
+def _is_loopback(address: str) -> bool:
+    host = _host(address)
+    return address.startswith("inproc://") or host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _on_this_machine(address: str, own: str) -> bool:
+    return _is_loopback(address) or (bool(own) and _host(address) == _host(own))
+
+
+# -- sending --------------------------------------------------------------------------------------------
+
+# Where the block of a replica comes from: the way, and which view of the replica is that view.
+_origins: weakref.WeakKeyDictionary[Mapping, tuple[_Way, tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+
+
+def _reduce(array: Array) -> tuple[Any, ...]:
+    """Reduce a shared array for Dask."""
+    if _wire.storing:
+        return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[return-value]
+    here = _stays_here()
+    if here and _wire.context is None:
+        reduced = reference.reduce_for_transport(array, once=False)
+    else:
+        reduced = reference.reduce_held(array) or ()
+    if not reduced or reduced[0] is not reference.unpack_held:  # no reference can stand for it
+        return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[return-value]
+    return _arrive, (_ways(array, reduced[1]), None if here else _Data(array))
+
+
+def _ways(array: Array, packed: tuple[Any, ...]) -> list[_Way]:
+    ways = [(domain(), packed)]
+    mapping = mapping_of(array)
+    origin = None if mapping is None else _origins.get(mapping)
+    if mapping is not None and origin is not None and origin[1] == _view(array, mapping):
+        ways.append(origin[0])
+    return ways
+
+
+def _view(array: Array, mapping: Mapping) -> tuple[Any, ...]:
+    return arrays.offset_of(array, mapping), array.shape, array.strides, array.dtype
+
+
+class _Data:
+    """The bytes of an array, which go beside the pickle."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = np.asarray(array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        array = self.array
+        fortran = array.flags.fnc
+        laid = np.ascontiguousarray(array.T if fortran else array)
+        flat = laid.reshape(-1).view(np.uint8) if laid.nbytes else np.empty(0, np.uint8)
+        digest = hashlib.sha256(repr((array.shape, array.dtype, fortran)).encode())
+        digest.update(flat)
+        return _Received, (flat, digest.hexdigest(), array.dtype, laid.shape, fortran)
+
+
+class _Received:
+    """The same, where it arrives."""
+
+    def __init__(
+        self, flat: Array, digest: str, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool
+    ) -> None:
+        laid = np.asarray(flat).view(dtype).reshape(shape) if flat.size else np.empty(shape, dtype)
+        self.array: Array = laid.T if fortran else laid
+        self.digest = digest
+
+
+# -- receiving ------------------------------------------------------------------------------------------
+
+
+class Lost:
+    """What this process could not attach to; it raises the error for whoever uses it."""
+
+    __slots__ = ("_error", "_ways")
+
+    def __init__(self, ways: list[_Way], error: Exception) -> None:
+        self._ways = ways
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (self._ways, None)
+
+    def raised(self, *_: object, **__: object) -> Any:
+        """Raise the error."""
+        raise self._error
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__array_interface__":
+            raise AttributeError(name)  # what Dask asks of anything that it has
+        raise self._error
+
+    __array__ = __getitem__ = __setitem__ = __len__ = __iter__ = __float__ = raised
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = raised
+
+
+def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
+    """The array that `_reduce` was given, in this process."""
+    here = domain()
+    missing: Exception | None = None
+    for there, packed in ways:
+        if there == here:
+            try:
+                return reference.unpack_held(*packed)
+            except errors.BlockNotFoundError as error:
+                missing = error
+    if data is not None:
+        return _remade(data, ways[-1])
+    if missing is None:
+        name = ways[0][1][0]
+        missing = errors.BlockNotFoundError(
+            f"the block {name!r} is in the memory of another machine or container",
+            name=name,
+            found="a reference without data",
+            cause="the sender took this process for one that shares its memory, as it has the same address",
+            next_step="start schedulers and workers with --preload sharedarray: they tell where they are",
+        )
+    if _in_cluster():
+        return Lost(ways, missing)
+    raise missing
+
+
+def _in_cluster() -> bool:
+    """Whether this process is a scheduler or a worker."""
+    return bool(_instances("worker", "Worker") or _instances("scheduler", "Scheduler"))
+
+
+def _remade(data: _Received | _Data, origin: _Way) -> Array:
+    if not isinstance(data, _Received):  # it has not left the process
+        return creation.share(data.array)
+    if not _in_cluster():
+        return creation.share(data.array)  # a client's own
+    replica = _replica(data)
+    mapping = mapping_of(replica)
+    if mapping is not None:
+        _origins[mapping] = origin, _view(replica, mapping)
+    return replica
+
+
+def _replica(data: _Received) -> SharedArray:
+    """The one block of this domain that has these bytes, made unless it is there."""
+    name = f"sa_replica_{data.digest}"
+    for _ in range(_TRIES):
+        try:
+            return arrays.attach(name, "r")
+        except errors.BlockNotFoundError:
+            pass
+        try:
+            made = creation.share(data.array, name=name)
+        except errors.BlockExistsError:
+            continue  # another process was faster
+        made.flags.writeable = False
+        return made
+    return creation.share(data.array)
+
+
+# -- Dask's picklers ------------------------------------------------------------------------------------
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        return _reduce(obj) if type(obj) is SharedArray else NotImplemented
+
+
+def _dumps_by_pickle(
+    obj: object,
+    protocol: int | None = None,
+    *,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol, buffer_callback=buffer_callback).dump(obj)
+    return buffer.getvalue()
+
+
+def _dumps_by_cloudpickle(
+    obj: object,
+    protocol: int | None = pickle.HIGHEST_PROTOCOL,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+) -> bytes:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is SharedArray:
+                return _reduce(obj)
+            return super().reducer_override(obj)
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol, buffer_callback).dump(obj)
+    return buffer.getvalue()
+
+
+class _Standing:
+    """Stands for a pickle module, with another ``dumps``."""
+
+    def __init__(self, module: ModuleType, dumps: Callable[..., bytes]) -> None:
+        self._module = module
+        self.dumps = dumps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _in_pickles(module: ModuleType) -> None:
+    # Its `dumps` asks plain pickle, then cloudpickle, and has no table; it finds both by these two names.
+    module.pickle = _Standing(pickle, _dumps_by_pickle)  # type: ignore[attr-defined]
+    module.cloudpickle = _Standing(module.cloudpickle, _dumps_by_cloudpickle)  # type: ignore[attr-defined]
+
+
+def _as_data(module: ModuleType) -> None:
+    @module.dask_serialize.register(SharedArray)  # type: ignore[untyped-decorator]
+    def serialize(array: SharedArray, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
+        frames: list[Any] = [b""]
+        if _wire.storing:
+            head: Any = _Data(array)
+        else:
+            head = array
+        with _with(context=context if context is not None else _wire.context):
+            frames[0] = _dumps_by_pickle(
+                head, pickle.HIGHEST_PROTOCOL, buffer_callback=lambda each: frames.append(each.raw())
+            )
+        return {}, frames
+
+    @module.dask_deserialize.register(SharedArray)  # type: ignore[untyped-decorator]
+    def deserialize(header: dict[str, Any], frames: list[Any]) -> Any:
+        found = pickle.loads(frames[0], buffers=frames[1:])
+        return creation.share(found.array) if isinstance(found, _Received) else found
+
+    stored = module.serialize_bytelist
+
+    def serialize_bytelist(*args: Any, **kwargs: Any) -> Any:
+        with _with(storing=True):
+            return stored(*args, **kwargs)
+
+    module.serialize_bytelist = serialize_bytelist  # type: ignore[attr-defined]
+
+
+def _in_messages(module: ModuleType) -> None:
+    sent = module.dumps
+
+    def dumps(msg: Any, *args: Any, **kwargs: Any) -> Any:
+        with _with(context=kwargs.get("context") or {}):
+            return sent(msg, *args, **kwargs)
+
+    module.dumps = dumps  # type: ignore[attr-defined]
+
+
+def _in_handshakes(module: ModuleType) -> None:
+    told = module.Comm.handshake_info
+
+    def handshake_info(self: Any) -> dict[str, Any]:
+        # The second: whether this process passes on what it does not read.
+        return {**told(self), _KEY: (domain(), bool(_instances("scheduler", "Scheduler")))}
+
+    module.Comm.handshake_info = handshake_info
+
+
+def _in_protocol(module: ModuleType) -> None:
+    # What it has from its own modules, and had before we came.
+    module.dumps = sys.modules["distributed.protocol.core"].dumps  # type: ignore[attr-defined]
+    _in_spill(module)
+
+
+def _in_spill(module: ModuleType) -> None:
+    stored = sys.modules["distributed.protocol.serialize"].serialize_bytelist
+    module.serialize_bytelist = stored  # type: ignore[attr-defined]
+
+
+_REGISTER: dict[str, Callable[[ModuleType], None]] = {
+    "distributed.protocol.pickle": _in_pickles,
+    "distributed.protocol.serialize": _as_data,
+    "distributed.protocol.core": _in_messages,
+    "distributed.comm.core": _in_handshakes,
+    "distributed.protocol": _in_protocol,
+    "distributed.spill": _in_spill,
+}
+
+
+def register(module: ModuleType) -> None:
+    """Be known to one of the modules of Dask's distributed scheduler."""
+    _REGISTER[module.__name__](module)

@@ -91,13 +91,13 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
 
     Notes
     -----
-    A host is a shared-memory domain: containers with a ``/dev/shm`` of their own count as hosts. In the caller's
-    own domain, the workers have the caller's memory; on other hosts, the array is read-only. Where a worker or a
-    host is lost, Dask brings the array to whoever needs it from another one, or from the scheduler, which keeps
-    it.
+    A host is a shared-memory domain: containers with a ``/dev/shm`` of their own count as hosts. In the
+    caller's own domain, the workers have the caller's memory; on other hosts, the array is read-only. Where a
+    worker or a host is lost, Dask brings the array to whoever needs it from another one, or from the
+    scheduler, which keeps it.
 
-    Schedulers and workers should be started with ``--preload sharedarray``, so that they know from the beginning
-    who is on the same host.
+    Schedulers and workers should be started with ``--preload sharedarray``, so that they know from the
+    beginning who is on the same host.
 
     Examples
     --------
@@ -158,7 +158,8 @@ def _domains(client: distributed.Client) -> dict[str, str]:
 
 
 def _holders(client: distributed.Client, future: _Theirs) -> Sequence[str]:
-    return next(iter(client.who_has([future]).values()), ())  # type: ignore[no-any-return]
+    holders: Sequence[str] = next(iter(client.who_has([future]).values()), ())
+    return holders
 
 
 class _Source:
@@ -444,7 +445,8 @@ class _Engine:
 
     @property
     def workers(self) -> int:
-        return max(1, sum(self.client.nthreads().values()))
+        threads: int = sum(self.client.nthreads().values())
+        return max(1, threads)
 
     @property
     def writes(self) -> bool:

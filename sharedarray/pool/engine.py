@@ -143,7 +143,7 @@ class Engine:
         Called once, when the last worker has gone.
     """
 
-    writes = True  # workers can write to shared memory of this process; elsewhere, `blockwise` must not count on it
+    writes = True  # workers can write to shared memory of this process: `blockwise` counts on it
 
     def __init__(
         self,

@@ -360,6 +360,7 @@ def test_all_contestants_have_a_name_and_a_kind():
         "ours",
         "pickling",
         "sharing",
+        "other",
     }
     for name in ("limit", "sharedarray", "ProcessPoolExecutor", "multiprocessing.Pool"):
         assert contestants.why_missing(name) is None

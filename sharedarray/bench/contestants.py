@@ -39,7 +39,7 @@ class Contestant(contextlib.ExitStack):
     needs : str
         The module without which it cannot take part.
     kind : str
-        ``limit``, ``ours``, ``pickling`` or ``sharing``.
+        ``limit``, ``ours``, ``pickling``, ``sharing``, or ``other``: by files, or messages of its own.
     questions : tuple of str
         The questions below that it has an answer to.
     """
@@ -323,6 +323,7 @@ class Joblib(Contestant):
 
     name = "joblib"
     needs = "joblib"
+    kind = "other"
 
     def start(self) -> None:
         import joblib
@@ -375,6 +376,7 @@ class Dask(Contestant):
 
     name = "dask"
     needs = "distributed"
+    kind = "other"
 
     def start(self) -> None:
         from distributed import Client

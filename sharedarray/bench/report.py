@@ -322,7 +322,7 @@ def table(race: Race) -> Iterator[str]:
     yield "| | median | ratio | spread | rounds |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     first = [race.baseline] if race.baseline in race.figures else []
-    for name in [*first, *sorted(set(race.figures) - set(first), key=race.median)]:
+    for name in [*first, *sorted(set(race.figures) - set(first), key=lambda name: (race.median(name), name))]:
         ratio = f"{race.ratio(name):.3g}" if first else ""
         spread = " to ".join(map(race.shown, race.spread(name)))
         shown = f"**{name}**" if name.startswith("sharedarray") else name

@@ -140,8 +140,18 @@ def test_importing_is_light() -> None:
     assert ended.stdout == "[]\n"
 
 
+# Dask keeps threads for as long as its process lives.
+APART = "sharedarray.integrations.dask"
+
+
+def test_docstrings_run_in_a_program_of_their_own() -> None:
+    code = f"import doctest, sys, {APART} as room; sys.exit(doctest.testmod(room).failed)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 @pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in NOT_IMPORTED])
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in {*NOT_IMPORTED, APART}])
 def test_docstrings_run(module: str) -> None:
     found = importlib.import_module(module)
     result = doctest.testmod(found, optionflags=doctest.ELLIPSIS)

@@ -34,13 +34,8 @@ MACHINE = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fonts(tmp_path_factory) -> None:
-    """Have matplotlib open its fonts, which it never closes, before tests are looked at for leaks."""
-    pytest.importorskip("matplotlib")
-    from sharedarray.bench.picture import draw
-
-    draw(sweep(), ["argument", "result"], tmp_path_factory.mktemp("fonts") / "curves.png")
+# matplotlib never closes the fonts that it has opened.
+fonts_stay = pytest.mark.lingers("descriptor")
 
 
 def race_of(figures: dict[str, list[float]], **kwargs: Any) -> Race:
@@ -213,6 +208,7 @@ def test_where_sharing_loses_is_told():
     assert len(summary.behind(sweep())) == 6
 
 
+@fonts_stay
 def test_a_report_has_every_race_and_its_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     sweep().save(tmp_path / "a.json")
@@ -232,6 +228,7 @@ def test_a_report_has_every_race_and_its_pictures(tmp_path):
 # -- the command ----------------------------------------------------------------------------------------
 
 
+@fonts_stay
 def test_the_command_measures_shows_stores_and_draws(tmp_path, capfd):
     stored, picture = tmp_path / "figures.json", tmp_path / "curves.svg"
     code = main(["bench", "--size", "1KiB,1MiB", "--json", str(stored), "--plot", str(picture)])
@@ -324,6 +321,7 @@ def test_the_readme_shows_the_stored_figures(stored):
     assert "benchmarks/report/pickling.png" in readme
 
 
+@fonts_stay
 def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):
     pytest.importorskip("matplotlib")
     from sharedarray.bench import report

@@ -158,8 +158,7 @@ def _domains(client: distributed.Client) -> dict[str, str]:
 
 
 def _holders(client: distributed.Client, future: _Theirs) -> Sequence[str]:
-    holders: Sequence[str] = next(iter(client.who_has([future]).values()), ())
-    return holders
+    return next(iter(client.who_has([future]).values()), ())
 
 
 class _Source:
@@ -445,8 +444,7 @@ class _Engine:
 
     @property
     def workers(self) -> int:
-        threads: int = sum(self.client.nthreads().values())
-        return max(1, threads)
+        return max(1, int(sum(self.client.nthreads().values())))
 
     @property
     def writes(self) -> bool:

@@ -38,6 +38,7 @@ import pickle
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -159,6 +160,7 @@ def _reduce(array: Array) -> tuple[Any, ...]:
     """Reduce a shared array for Dask."""
     if _wire.storing:
         return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[return-value]
+    _forget_messages()
     here = _stays_here()
     if here and _wire.context is None:
         reduced = reference.reduce_for_transport(array, once=False)
@@ -167,6 +169,19 @@ def _reduce(array: Array) -> tuple[Any, ...]:
     if not reduced or reduced[0] is not reference.unpack_held:  # no reference can stand for it
         return np.asarray(array).__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[return-value]
     return _arrive, (_ways(array, reduced[1]), None if here else _Data(array))
+
+
+def _forget_messages() -> None:
+    """Have a scheduler not keep what it has sent.
+
+    It keeps its last thousand short messages, for whoever wants to look at them, and with them the tasks, and
+    so the arrays: a block would live until as many other messages have been sent to that worker.
+    """
+    for scheduler in _instances("scheduler", "Scheduler"):
+        for stream in list(scheduler.stream_comms.values()):
+            log = getattr(stream, "recent_message_log", None)
+            if isinstance(log, deque) and log.maxlen:
+                stream.recent_message_log = deque(maxlen=0)
 
 
 def _ways(array: Array, packed: tuple[Any, ...]) -> list[_Way]:

@@ -143,7 +143,7 @@ class Engine:
         Called once, when the last worker has gone.
     """
 
-    writes = True  # workers can write to shared memory of this process: `blockwise` counts on it
+    writes = True  # workers can write to this process's shared memory, which `blockwise` asks
 
     def __init__(
         self,

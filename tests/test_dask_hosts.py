@@ -1,0 +1,229 @@
+"""Dask on many machines: hosts with their own ``/dev/shm``, two workers each, and a client that loses some.
+
+See `hosts` for what a host is here. Scheduler and client are on a third one, the machine itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hosts
+import numpy as np
+import pytest
+from helpers import ANSWER, GONE, environment, wait_until
+from pipeline import pipeline, same
+
+import sharedarray as sa
+
+distributed = pytest.importorskip("distributed")
+from sharedarray.integrations.dask import DaskPool, share  # noqa: E402
+
+_why_not = hosts.why_not()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.lingers("thread", "descriptor", "child"),  # Dask's own, and the fork server
+    pytest.mark.skipif(_why_not is not None, reason=str(_why_not)),
+]
+
+MB = 1 << 20
+SHARED = 256 * MB
+SLACK = 2 * MB  # what else may be on a host's /dev/shm: headers, registries, locks
+
+
+class Cluster:
+    """A scheduler, and workers on hosts."""
+
+    def __init__(self, stack: contextlib.ExitStack, where: Path) -> None:
+        self.where = where
+        self.network = stack.enter_context(hosts.Network())
+        told = where / "scheduler.json"
+        self.scheduler = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", self.network.address),
+                *("--port", "0", "--no-dashboard", "--scheduler-file", str(told), "--preload", "sharedarray"),
+            ],
+            env=environment(SHAREDARRAY_GRACE="1"),
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(self.scheduler.wait, ANSWER)
+        stack.callback(self.scheduler.kill)
+        wait_until(lambda: told.exists() and told.read_text().endswith("}"), "the scheduler is there", ANSWER)
+        self.address = json.loads(told.read_text())["address"]
+        self.a, self.b = (stack.enter_context(hosts.Host(self.network, name)) for name in "ab")
+        self.pids: dict[str, int] = {}
+
+    def start(self, host: hosts.Host, *names: str) -> None:
+        for name in names:
+            host.start(
+                *("-m", "distributed.cli.dask_worker", self.address, "--name", name, "--host", host.address),
+                *("--no-nanny", "--nthreads", "1", "--no-dashboard", "--preload", "sharedarray"),
+                *("--local-directory", str(self.where / name)),
+                SHAREDARRAY_GRACE="1",
+            )
+
+    def worker(self, client: Any, name: str) -> tuple[str, int]:
+        """The address of a worker, and its pid as this process sees it."""
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        address = next(address for address, told in workers.items() if told["name"] == name)
+        inner = client.submit(os.getpid, workers=[address], pure=False).result()
+        for host in (self.a, self.b):
+            for pid in host.pids():
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                spaces = next(line.split() for line in lines if line.startswith("NSpid:"))
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if int(spaces[-1]) == inner and name.encode() in command:
+                    return address, pid
+        raise AssertionError(f"no worker {name}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        made = Cluster(stack, tmp_path_factory.mktemp("dask"))
+        made.start(made.a, "a1", "a2")
+        made.start(made.b, "b1", "b2")
+        yield made
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Any]:
+    with distributed.Client(cluster.address) as made:
+        made.wait_for_workers(4, timeout=ANSWER)
+        yield made
+    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "both /dev/shm are empty", 10 * GONE)
+
+
+def one_copy(host: hosts.Host, size: int) -> bool:
+    """Whether there is one block, of this size, at last: what was there before may be on its way out."""
+
+    def looks() -> bool:
+        return len(host.blocks()) == 1 and size <= host.used() < size + SLACK
+
+    with contextlib.suppress(AssertionError):
+        wait_until(looks, "one copy", 2 * GONE)
+    return looks()
+
+
+def total(array: Any) -> tuple[str, float]:
+    return type(array).__name__, float(array.sum())
+
+
+def slowly(array: Any, number: int) -> float:
+    time.sleep(0.1)
+    return float(array[number]) + float(array[-1])
+
+
+def test_the_same_pipeline_on_hosts_as_on_one_machine(cluster: Cluster, client: Any) -> None:
+    with sa.Pool(2) as pool:
+        expected = pipeline(pool)
+    with DaskPool(client) as pool:
+        found = pipeline(pool)
+    assert same(found, expected)
+
+
+def test_an_array_in_a_graph_is_there_once_on_each_host(cluster: Cluster, client: Any) -> None:
+    with sa.share(np.arange(8.0 * MB / 8).reshape(-1, 64)) as array:
+        row, whole = array[3], array[::2].T
+        for given in (array, row, whole):
+            futures = [client.submit(total, given, workers=[name], pure=False) for name in client.nthreads()]
+            assert client.gather(futures) == [("SharedArray", float(given.sum()))] * 4
+        held = client.submit(same_again, array, workers=["a1"], pure=False)
+        others = [client.submit(same_again, held, workers=[name], pure=False) for name in ("a2", "b1", "b2")]
+        distributed.wait([held, *others])
+        assert one_copy(cluster.a, array.nbytes)
+        assert one_copy(cluster.b, array.nbytes)
+        with pytest.raises(ValueError, match="read-only"):
+            client.submit(np.copyto, held, 1, workers=["b1"]).result()
+        home = held.result()
+        assert type(home) is sa.SharedArray
+        assert home.name == array.name  # it has come home to the memory that it was
+        del home, held, others, futures
+
+
+def same_again(array: Any) -> Any:
+    return array
+
+
+def test_results_that_are_shared_arrays_come_home_as_such(cluster: Cluster, client: Any) -> None:
+    future = client.submit(made, 1000, workers=["b2"])
+    home = future.result()
+    assert type(home) is sa.SharedArray
+    home += 1
+    assert (home == 8).all()
+    assert len(cluster.b.blocks()) == 1
+    where = client.submit(lambda a: (a.name, a.flags.writeable), future, workers=["b1"]).result()
+    assert where == (*cluster.b.blocks(), True)  # on its own host, it is the same memory
+    del home, future
+
+
+def made(count: int) -> sa.SharedArray:
+    return sa.full(count, 7)
+
+
+def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> None:
+    data = np.arange(SHARED / 8)
+    future = share(client, data)
+    expected = float(data.sum())
+    found = [client.submit(total, future, workers=[name], pure=False) for name in client.nthreads()]
+    assert client.gather(found) == [("SharedArray", expected)] * 4
+    assert one_copy(cluster.a, SHARED)
+    assert one_copy(cluster.b, SHARED)
+
+    # A worker dies, and then everything on its host.
+    tasks = [client.submit(slowly, future, number, pure=False) for number in range(60)]
+    distributed.wait(tasks[:4], return_when="FIRST_COMPLETED")
+    os.kill(cluster.worker(client, "b1")[1], signal.SIGKILL)
+    distributed.wait(tasks[:20])
+    assert one_copy(cluster.b, SHARED)
+    cluster.b.cut()
+    assert client.gather(tasks) == [number + data[-1] for number in range(60)]
+    assert one_copy(cluster.a, SHARED)
+
+    # The host comes back, and so does its replica: once, whatever was left there.
+    cluster.start(cluster.b, "b3", "b4")
+    client.wait_for_workers(4, timeout=ANSWER)
+    again = [client.submit(total, future, workers=[name], pure=False) for name in ("b3", "b4")]
+    assert client.gather(again) == [("SharedArray", expected)] * 2
+    assert one_copy(cluster.b, SHARED)
+
+    # All who have it are lost: the task that returns it is done again.
+    for name in ("a1", "a2", "b3"):
+        os.kill(cluster.worker(client, name)[1], signal.SIGKILL)
+    assert client.submit(total, future, pure=False).result(ANSWER) == ("SharedArray", expected)
+    assert one_copy(cluster.b, SHARED)
+    wait_until(cluster.a.empty, "the janitor of the other host frees what the dead workers held", 2 * GONE)
+    cluster.start(cluster.a, "a3")
+    cluster.start(cluster.b, "b5")
+    cluster.start(cluster.a, "a4")
+    del future, found, tasks, again
+
+
+def test_a_pool_goes_on_when_workers_die(cluster: Cluster, client: Any) -> None:
+    data = np.arange(1_000_000.0).reshape(1000, 1000)
+    with DaskPool(client) as pool:
+        frames = pool.share(data)
+        assert one_copy(cluster.a, frames.nbytes)
+        assert one_copy(cluster.b, frames.nbytes)
+        results = pool.map(row_sum, frames, chunksize=20)
+        first = next(results)
+        os.kill(cluster.worker(client, "a3")[1], signal.SIGKILL)
+        assert [first, *results] == data.sum(axis=1).tolist()
+        doubled = pool.map_blocks(np.add, frames, frames, out=frames)
+        assert doubled is frames
+        np.testing.assert_array_equal(frames, 2 * data)
+    cluster.start(cluster.a, "a5")
+    client.wait_for_workers(4, timeout=ANSWER)
+
+
+def row_sum(row: Any) -> float:
+    time.sleep(0.002)
+    return float(row.sum())

@@ -105,6 +105,7 @@ def test_uncontended(race: Callable[..., Any], tmp_path: Path) -> None:
             baseline="raw open+lock+unlock+close",
             rounds=31,
             loops=500,
+            group="uncontended lock",
         )
     finally:
         os.close(kept)

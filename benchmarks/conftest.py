@@ -1,12 +1,15 @@
 """What the benchmarks have in common; the measuring itself is `sharedarray.bench`.
 
-``pytest benchmarks`` prints the tables. With ``--report DIR`` it stores pytest-benchmark's JSON there as
-``results.json``, and writes the report next to it: ``report.md`` and the pictures.
+``pytest benchmarks`` prints the tables. With ``--report DIR`` it stores pytest-benchmark's JSON there, as
+``results.json``, and writes the report next to it: ``report.md`` and pictures. When that is
+``benchmarks/report``, the figures in the README are written anew, too. With ``--keep``, races that are
+not run again stay as they were stored.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,13 +19,16 @@ import pytest
 
 import sharedarray as sa
 from sharedarray.bench import hosts, machine, memory
-from sharedarray.bench.race import Race, seconds_of
+from sharedarray.bench.race import FEWEST, Race, seconds_of
 
 QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
 """Few rounds and small sizes: whether a benchmark still runs, not what it says."""
 
-BUDGET = 5.0
+BUDGET = 2.5
 """Seconds that a contestant may take over the rounds of a race of many; see `Race.run`."""
+
+PATIENCE = 1800
+"""Seconds that a benchmark may take before it is a failure: pickling a gigabyte takes ten of them."""
 
 
 def human(size: int) -> str:
@@ -47,6 +53,7 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         unit: str = "us",
         measured: bool = False,
         budget: float | None = None,
+        fewest: int = FEWEST,
         missing: dict[str, str] | None = None,
         notes: dict[str, str] | None = None,
         group: str = "",
@@ -56,7 +63,15 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         made.group, made.size = group or request.node.originalname, size
         if QUICK:
             rounds, loops = 2, min(loops, 2)
-        made.run(contestants, rounds=rounds, loops=loops, per=per, measured=measured, budget=budget)
+        made.run(
+            contestants,
+            rounds=rounds,
+            loops=loops,
+            per=per,
+            measured=measured,
+            budget=budget,
+            fewest=fewest,
+        )
         with capsys.disabled():
             print("\n" + made.table())
         if not races:
@@ -130,6 +145,12 @@ def need(size: int, times: float) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report", type=Path, metavar="DIR", help="store the results there, with a report")
+    parser.addoption("--keep", action="store_true", help="keep what is stored of races that are not run now")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(PATIENCE))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -139,8 +160,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_json = directory / "results.json"
 
 
-def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Keep what a report is made of, and nothing that tells whose machine it was."""
+    directory = config.getoption("--report")
+    if config.getoption("--keep") and directory is not None and (directory / "results.json").exists():
+        run = {test["fullname"] for test in output_json["benchmarks"]}
+        stored = json.loads((directory / "results.json").read_text())["benchmarks"]
+        output_json["benchmarks"][:0] = [test for test in stored if test["fullname"] not in run]
     output_json["machine_info"] = machine.described()
     output_json["commit_info"] = {}
     for test in output_json["benchmarks"]:
@@ -157,4 +183,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if directory is not None and (directory / "results.json").exists():
         from sharedarray.bench import report, results
 
-        report.write(results.load([directory / "results.json"]), directory)
+        found = results.load([directory / "results.json"])
+        report.write(found, directory)
+        if directory.resolve() == Path(__file__).parent / "report":
+            report.update(found, Path(__file__).parent.parent / "README.md")

@@ -11,6 +11,7 @@ registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
 segment                named bytes with a lease
 header                 the NPY page: pure encode and decode
+display                what arrays, blocks and pools look like in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 creation               NumPy's creation functions, and `share`
@@ -26,6 +27,7 @@ pool                   `Pool`: an executor for arrays
 integrations           joblib's backend, and Dask on one machine and on many
 demo                   the main job, on real data: public API only
 bench                  sharing against pickling and against others, measured
+top                    the blocks, live in a terminal: public API only
 cli                    the command line: public API only
 =====================  ===========================================================================
 """
@@ -66,6 +68,7 @@ from sharedarray.errors import (
     OutOfSharedMemoryError,
     SharedArrayError,
     UnsupportedDTypeError,
+    UnsupportedError,
 )
 from sharedarray.listing import BlockInfo, blocks, prune
 from sharedarray.locks import Lock, lock_file
@@ -102,6 +105,7 @@ __all__ = [
     "SharedMemory",
     "SharedMemoryManager",
     "UnsupportedDTypeError",
+    "UnsupportedError",
     "WorkerDied",
     "attach",
     "blocks",

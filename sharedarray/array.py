@@ -12,8 +12,9 @@ and cannot be lost by a view that NumPy makes without telling us.
 from __future__ import annotations
 
 import math
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
 from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
@@ -37,6 +38,8 @@ ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 # NumPy 1 made scalars of all 0-d results, and had no way to say which.
 _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
+
+_SHOWN_HOLDERS = 8  # pids that a notebook shows
 
 _first_byte = c_char.from_buffer
 _getitem = np.ndarray.__getitem__  # super() takes as long as the slice
@@ -62,6 +65,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         Whether the block outlives its holders until `unlink`.
     file : path_like, optional
         Make an ``.npy`` file there instead of a block. It is never removed.
+    exist_ok, replace : bool
+        What to do where the name is taken; see `empty`.
 
     Attributes
     ----------
@@ -117,11 +122,20 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         name: str | None = None,
         persist: bool = False,
         file: str | os.PathLike[str] | None = None,
+        exist_ok: bool = False,
+        replace: bool = False,
     ) -> Self:
         if order not in ("C", "F"):
             raise ValueError(f"order is 'C' or 'F', not {order!r}")
         made = make(
-            as_shape(shape), np.dtype(dtype), fortran=order == "F", name=name, persist=persist, file=file
+            as_shape(shape),
+            np.dtype(dtype),
+            fortran=order == "F",
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
         )
         return made if type(made) is cls else made.view(cls)
 
@@ -323,6 +337,58 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         state = ", closed" if mapping.left else ""
         return f"{text[:-1]}, name={mapping.name!r}{state})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and a picture from a sample of the data."""
+        from sharedarray import display  # here: only notebooks ask
+
+        data, mapping = self.view(np.ndarray), mapping_of(self)
+        if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_RANDOM)  # or the system reads ahead at every place: 11 s of 10 GiB
+        try:
+            drawn, below = display.picture(data), display.values(data)
+        finally:
+            if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+                mapping.madvise(mmap.MADV_NORMAL)
+        return display.card(type(self).__name__, _facts(self), drawn=drawn, below=below)
+
+
+def _facts(array: SharedArray) -> list[tuple[str, str]]:
+    """What there is to say of an array, in the order in which people ask."""
+    from sharedarray.display import human
+
+    mapping = mapping_of(array)
+    facts = [
+        ("shape", str(array.shape)),
+        ("dtype", str(array.dtype)),
+        ("size", f"{human(array.nbytes)} ({array.nbytes:,} bytes)"),
+    ]
+    if mapping is None:
+        return [("name", "none: this memory is not shared"), *facts]
+    if mapping.left:
+        holders = "not known: this process has closed it"
+    elif mapping.directory is None:
+        holders = "not counted: it is a file, which stays"
+    else:
+        key = (mapping.device, mapping.inode)
+        pids = platform.holders([key]).get(key, ())
+        me = os.getpid()
+        holders = ", ".join(
+            [f"{pid} (this process)" if pid == me else str(pid) for pid in pids[:_SHOWN_HOLDERS]]
+        )
+        holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
+    block = len(mapping) - header.PAGE
+    if array.nbytes < block:
+        facts[-1] = ("size", f"{facts[-1][1]}, of {human(block)} in all")
+    writes = {"r": "r (read-only)", "r+": "r+ (read and write)", "c": "c (copy-on-write)"}[mapping.mode]
+    record = (
+        None
+        if mapping.directory is None
+        else registry.read_record(mapping.directory, mapping.name, mapping.inode)
+    )
+    if record is not None and record.persist:
+        holders += "; it persists until unlink"
+    return [("name", mapping.name), *facts, ("mode", writes), ("holders", holders)]
+
 
 def _plain(name: str) -> Any:
     """Override a method whose result has memory of its own, such that it is a plain array."""
@@ -382,14 +448,21 @@ def make(
     name: str | None = None,
     persist: bool = False,
     file: str | os.PathLike[str] | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
     data: Sequence[memoryview] = (),
     fill: Any = None,
 ) -> SharedArray:
     """Make a block with the header for this array, and attach to it.
 
     `data` is the array's bytes in memory order; `fill(handle, offset)` writes them instead. Without either
-    they are zero.
+    they are zero. `exist_ok` and `replace` are those of `sharedarray.empty`.
     """
+    if replace and (exist_ok or file is not None):
+        raise ValueError(
+            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
+            "never removed"
+        )
     while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
         dtype, axes = dtype.subdtype
         shape += axes
@@ -401,16 +474,93 @@ def make(
         layout = header.decode(page, len(page) + math.prod(shape) * dtype.itemsize, name="the new array")
     except errors.HeaderError as error:
         raise ValueError(f"an array cannot have this shape: {error.found}") from None
-    mapping = segment.create(
-        layout.size,
-        buffers=[memoryview(page), *data],
-        fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+
+    def create() -> SharedArray:
+        mapping = segment.create(
+            layout.size,
+            buffers=[memoryview(page), *data],
+            fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+            name=name,
+            persist=persist,
+            file=file,
+            kind="array",
+            replace=replace,
+        )
+        return over(mapping, layout)
+
+    if exist_ok and not (name is None and file is None):
+        return _found_or_made(create, layout, name=name, persist=persist, file=file)
+    return create()
+
+
+def _found_or_made(
+    create: Callable[[], SharedArray],
+    layout: header.Layout,
+    *,
+    name: str | None,
+    persist: bool,
+    file: str | os.PathLike[str] | None,
+) -> SharedArray:
+    """The array that is there, if it is such a one; a new one where there is none.
+
+    Of many that ask at once one makes it, and the others get that one. What others do between our two looks
+    sends us round again, so each turn is a turn that somebody else has taken.
+    """
+    while True:
+        found = _found(name, file)
+        if found is None:
+            try:
+                return create()
+            except errors.BlockExistsError:
+                continue
+        _check_same(found, layout)
+        mapping = mapping_of(found)
+        if not persist or mapping is None or mapping.directory is None:
+            return found
+        try:
+            found.persist()
+        except errors.BlockNotFoundError:
+            if platform.inode_of(mapping.path) != mapping.inode:
+                continue  # it was removed meanwhile
+        return found  # one without a record is a file that somebody has put there, and stays
+
+
+def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:
+    try:
+        if file is not None:
+            return open(file)
+        assert name is not None
+        if segment.freed(registry.directory(), name):
+            return None  # what killed processes have left is not taken over
+        return attach(name)
+    except errors.BlockNotFoundError:
+        return None
+    except errors.HeaderError as error:
+        raise errors.BlockExistsError(
+            f"the name {name or file!r} is taken by something else than an array",
+            name=error.name,
+            found=error.found,
+            expected="such an array as was asked for, or a free name",
+            next_step=error.next_step,
+        ) from error
+
+
+def _check_same(found: SharedArray, layout: header.Layout) -> None:
+    mapping = mapping_of(found)
+    order = "F" if found.flags.fnc else "C"
+    if (found.shape, found.dtype) == (layout.shape, layout.dtype) and (
+        order == layout.order or (found.flags.forc and found.flags.c_contiguous == found.flags.f_contiguous)
+    ):
+        return
+    name = "" if mapping is None else mapping.name
+    found.close()
+    raise errors.BlockExistsError(
+        f"the name {name!r} is taken by another kind of array",
         name=name,
-        persist=persist,
-        file=file,
-        kind="array",
+        found=f"shape {found.shape}, dtype {found.dtype}, order {order}",
+        expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
+        next_step="replace=True to make a new one in its place, or another name",
     )
-    return over(mapping, layout)
 
 
 def over(mapping: Mapping, layout: header.Layout) -> SharedArray:

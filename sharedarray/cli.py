@@ -1,7 +1,8 @@
 """The command ``sharedarray``: see, copy, load and remove blocks from a shell.
 
-It uses the package's public names and nothing else. What it was asked for goes to stdout; warnings,
-questions and errors go to stderr, an error as one paragraph without a traceback. Exit codes:
+It uses the package's public names, and of the rest only how a size, a time and a text are shown. What it was
+asked for goes to stdout; warnings, questions and errors go to stderr, an error as one paragraph without a
+traceback. Exit codes:
 
 ====  ==============================================================================================
 0     done
@@ -28,12 +29,13 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import numpy as np
 
 import sharedarray as sa
+from sharedarray.display import age, human, plain
 
 __all__ = ["main"]
 
@@ -129,7 +131,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--hold", action="store_true", help="stay and hold it until Ctrl-C; it goes when nobody else holds it"
     )
 
+    top = command("top", _top, "watch the blocks live: sizes, holders, growth, room; sort and remove")
+    top.epilog = "The keys are shown at the bottom. Without a terminal, --once and --json print one look."
+
     asked = next((word for word in argv if not word.startswith("-")), None)
+    if asked == "top":
+        from sharedarray import top as live
+
+        live.add_arguments(top)
     demo = command("demo", _demo, "run a real pipeline with and without shared memory, and compare")
     if asked == "demo":
         from sharedarray.demo import add_arguments
@@ -287,6 +296,12 @@ def _load(args: argparse.Namespace) -> int:
             time.sleep(3600)  # of all ways to wait, the one that Ctrl-C ends on every platform
 
 
+def _top(args: argparse.Namespace) -> int:
+    from sharedarray.top import run
+
+    return run(args)
+
+
 def _demo(args: argparse.Namespace) -> int:
     from sharedarray.demo import run
 
@@ -433,10 +448,10 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
     }.get(block.kind)
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}
-    return {
-        "attach": f"sharedarray.attach({block.name!r}){also}",
-        "load": f"numpy.load({block.path!r}, mmap_mode='r')",
-    }
+    hints = {"attach": f"sharedarray.attach({block.name!r}){also}"}
+    if os.path.isfile(block.path):  # or it is memory without a path
+        hints["load"] = f"numpy.load({block.path!r}, mmap_mode='r')"
+    return hints
 
 
 def _described(block: sa.BlockInfo) -> str:
@@ -463,26 +478,6 @@ def _dtype(dtype: np.dtype[Any] | None) -> str:
     if dtype is None:
         return "-"
     return str(dtype) if dtype.names is None else f"{{{','.join(dtype.names)}}}"
-
-
-def human(size: int) -> str:
-    """Bytes in at most eight characters: ``96 B``, ``7.6 MiB``, ``1023 GiB``."""
-    if size < 1024:
-        return f"{size} B"
-    amount, units = size / 1024, iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
-    unit = next(units)
-    while amount >= 1023.5 and unit != "PiB":
-        amount, unit = amount / 1024, next(units)
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
-
-
-def age(made: datetime, now: datetime | None = None) -> str:
-    """Time since then in its largest unit: ``59s``, ``3m``, ``23h``, ``400d``."""
-    seconds = int(((now or datetime.now(UTC)) - made).total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{max(0, seconds)}s"
 
 
 def _rm_command(name: str) -> str:
@@ -574,15 +569,6 @@ def _columns(text: str) -> int:
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
-
-
-def plain(text: str) -> str:
-    """A text with everything escaped that could not be printed, or that would steer the terminal."""
-    if text.isascii() and text.isprintable():
-        return text
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 # -- stdout and stderr ----------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ def empty(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array without saying what is in it.
 
@@ -64,6 +66,14 @@ def empty(
         Whether the block outlives its holders, until `unlink`.
     file : path_like, optional
         Make this ``.npy`` file instead of a block in memory. It is never removed.
+    exist_ok : bool, default False
+        Where an array of this shape, dtype and order has the name (or the file) already, attach to that one
+        and leave its elements as they are, instead of raising. Of many processes that ask at once, one makes
+        it and all get the same. What killed processes have left under the name is not taken over.
+    replace : bool, default False
+        Where a block has the name already, take the name from it once the new one is whole. Whoever holds the
+        old one keeps its memory; who attaches from now on gets the new one. Of many that replace at once, the
+        last one has the name.
 
     Returns
     -------
@@ -73,7 +83,9 @@ def empty(
     Raises
     ------
     BlockExistsError
-        The name or file is taken (a `FileExistsError`).
+        The name or file is taken (a `FileExistsError`); with `exist_ok`, by anything but such an array.
+    NotOursError
+        With `replace`, by a file that this library did not make (a `PermissionError`); it is left as it is.
     OutOfSharedMemoryError
         There is not enough memory (an `OSError` with ``ENOSPC``).
     UnsupportedDTypeError
@@ -88,7 +100,14 @@ def empty(
     (2, 3)
     """
     return make(
-        as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), name=name, persist=persist, file=file
+        as_shape(shape),
+        np.dtype(dtype),
+        fortran=_fortran(order, None),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
     )
 
 
@@ -100,6 +119,8 @@ def zeros(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
 
@@ -110,7 +131,14 @@ def zeros(
     [0.0, 0.0, 0.0]
     """
     return make(
-        as_shape(shape), np.dtype(dtype), fortran=_fortran(order, None), name=name, persist=persist, file=file
+        as_shape(shape),
+        np.dtype(dtype),
+        fortran=_fortran(order, None),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
     )
 
 
@@ -122,6 +150,8 @@ def ones(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
 
@@ -131,7 +161,18 @@ def ones(
     >>> sa.ones(2, "i8").tolist()
     [1, 1]
     """
-    return _full(as_shape(shape), 1, np.dtype(dtype), order, None, name=name, persist=persist, file=file)
+    return _full(
+        as_shape(shape),
+        1,
+        np.dtype(dtype),
+        order,
+        None,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def full(
@@ -143,6 +184,8 @@ def full(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array filled with `fill_value`; see `empty` for the other parameters and errors.
 
@@ -162,7 +205,18 @@ def full(
     [[7, 7], [7, 7]]
     """
     chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
-    return _full(as_shape(shape), fill_value, chosen, order, None, name=name, persist=persist, file=file)
+    return _full(
+        as_shape(shape),
+        fill_value,
+        chosen,
+        order,
+        None,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def empty_like(
@@ -175,6 +229,8 @@ def empty_like(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array with the shape, dtype and order of `prototype`, as far as they are not given.
 
@@ -182,7 +238,16 @@ def empty_like(
     `empty` for the other parameters, errors and who frees it.
     """
     like, chosen, lengths = _like(prototype, dtype, shape)
-    return make(lengths, chosen, fortran=_fortran(order, like), name=name, persist=persist, file=file)
+    return make(
+        lengths,
+        chosen,
+        fortran=_fortran(order, like),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def zeros_like(
@@ -195,9 +260,22 @@ def zeros_like(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array of zeros like `a`; see `empty_like`."""
-    return empty_like(a, dtype, order, subok, shape, name=name, persist=persist, file=file)
+    return empty_like(
+        a,
+        dtype,
+        order,
+        subok,
+        shape,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def ones_like(
@@ -210,10 +288,23 @@ def ones_like(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array of ones like `a`; see `empty_like`."""
     like, chosen, lengths = _like(a, dtype, shape)
-    return _full(lengths, 1, chosen, order, like, name=name, persist=persist, file=file)
+    return _full(
+        lengths,
+        1,
+        chosen,
+        order,
+        like,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def full_like(
@@ -227,10 +318,23 @@ def full_like(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
     like, chosen, lengths = _like(a, dtype, shape)
-    return _full(lengths, fill_value, chosen, order, like, name=name, persist=persist, file=file)
+    return _full(
+        lengths,
+        fill_value,
+        chosen,
+        order,
+        like,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 def share(
@@ -241,6 +345,8 @@ def share(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Copy data into a new shared array.
 
@@ -252,8 +358,8 @@ def share(
         Type of the elements, converted as `numpy.array` does; the data's own when None.
     order : {'K', 'A', 'C', 'F'}
         'C' or 'F' for that order; 'K' and 'A' keep Fortran order where the data has it.
-    name, persist, file
-        As for `empty`.
+    name, persist, file, exist_ok, replace
+        As for `empty`. With `exist_ok`, an array that is there already keeps its own data.
 
     Returns
     -------
@@ -289,12 +395,24 @@ def share(
             name=name,
             persist=persist,
             file=file,
+            exist_ok=exist_ok,
+            replace=replace,
         )
 
     def fill(handle: int, offset: int) -> None:
         _write_converted(handle, offset, layout, chosen)
 
-    return make(source.shape, chosen, fortran=fortran, fill=fill, name=name, persist=persist, file=file)
+    return make(
+        source.shape,
+        chosen,
+        fortran=fortran,
+        fill=fill,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+    )
 
 
 # -- filling --------------------------------------------------------------------------------------------
@@ -347,6 +465,8 @@ def _full(
     name: str | None = None,
     persist: bool = False,
     file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
 ) -> SharedArray:
     """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
     fortran = _fortran(order, like)
@@ -359,14 +479,33 @@ def _full(
             name=name,
             persist=persist,
             file=file,
+            exist_ok=exist_ok,
+            replace=replace,
         )
     dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
     element = np.empty(1, dtype)
     element[...] = values
     if not any(element.tobytes()):
-        return make(shape, dtype, fortran=fortran, name=name, persist=persist, file=file)
+        return make(
+            shape,
+            dtype,
+            fortran=fortran,
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
+        )
     return make(
-        shape, dtype, fortran=fortran, fill=_repeater(element, shape), name=name, persist=persist, file=file
+        shape,
+        dtype,
+        fortran=fortran,
+        fill=_repeater(element, shape),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
     )
 
 

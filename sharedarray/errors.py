@@ -7,6 +7,7 @@
     ├── BlockNotFoundError      FileNotFoundError  nothing of that name, or it is another block by now
     ├── BlockExistsError        FileExistsError    the name is taken
     ├── NotOursError            PermissionError    a file that this library did not make, or must not touch
+    ├── UnsupportedError        NotImplementedError   what this system has no way to do
     ├── HeaderError             ValueError         the bytes are no NPY page, or no list, that fits the block
     ├── UnsupportedDTypeError   TypeError, ValueError   a dtype whose elements are no plain bytes
     ├── BlockClosedError        ValueError         used after ``close()``
@@ -44,6 +45,7 @@ __all__ = [
     "OutOfSharedMemoryError",
     "SharedArrayError",
     "UnsupportedDTypeError",
+    "UnsupportedError",
     "WorkerDied",
 ]
 
@@ -136,6 +138,10 @@ class NotOursError(SharedArrayError, PermissionError):
     """A file that this library did not make, or that is not safe to trust."""
 
     _errno = errno.EPERM
+
+
+class UnsupportedError(SharedArrayError, NotImplementedError):
+    """What was asked for is not to be had on this system; the README's table of platforms says why."""
 
 
 class HeaderError(SharedArrayError, ValueError):

@@ -28,7 +28,7 @@ from typing import Any
 from sharedarray import registry
 from sharedarray._platform import platform
 
-__all__ = ["head", "settle_at_exit"]
+__all__ = ["head", "keeper", "settle_at_exit"]
 
 _KEY = "sharedarray.head"  # in multiprocessing's configuration of a process
 _LATE = -100  # a finalizer's priority: after multiprocessing has joined the children
@@ -46,6 +46,11 @@ def head() -> registry.Process:
         found = me
     configuration[_KEY] = found
     return found
+
+
+def keeper() -> registry.Process | None:
+    """The process that keeps this one's blocks; None where the system frees what nobody holds."""
+    return head() if platform.RECORDS_DECIDE else None
 
 
 def _parent() -> registry.Process | None:

@@ -29,7 +29,6 @@ imports neither NumPy nor the package's ``__init__``.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import sys
@@ -55,6 +54,7 @@ _FRESH = 0.05  # seconds for which a connection that stood is believed to stand
 _UNANSWERED = 3  # connections in a row that ended without an answer, after which we stop starting janitors
 _RETRY = 5.0  # seconds until a start that failed is tried again
 _PATIENCE = 5.0  # seconds to wait for a janitor that is ending, and for an answer
+_TIDY = 30.0  # seconds between two sweeps by a maker of blocks, where the kernel frees them and leaves a note
 _BACKLOG = 512  # connections that wait while the janitor looks
 _ALIVE, _STARTING = 0, 1  # bytes of janitor.lock
 
@@ -127,6 +127,7 @@ class _State:
         self.failed: dict[str, float] = {}  # directories where no janitor could be started, and when
         self.unanswered: dict[str, int] = {}  # connections in a row that ended without an answer
         self.for_child: dict[str, _Connection] = {}
+        self.tidied: dict[str, float] = {}  # when directories that need no janitor were swept
 
 
 _state = _State()
@@ -147,6 +148,8 @@ def ensure(directory: str, *, strict: bool = True) -> None:
         if connection.stands():
             return
     if not platform.NEEDS_JANITOR:
+        if strict:
+            _tidy(directory)
         return
     with _state.lock:
         connection = _state.connections.pop(directory, None)
@@ -166,6 +169,18 @@ def ensure(directory: str, *, strict: bool = True) -> None:
             _state.connections[directory] = _connect(directory)
         except (OSError, ImportError) as error:  # a process may not be allowed to read its own library
             _fall_back(directory, error)
+
+
+def _tidy(directory: str) -> None:
+    """Drop the records of blocks that the kernel has freed, the first time and then from time to time."""
+    now = time.monotonic()
+    if now - _state.tidied.get(directory, float("-inf")) < _TIDY:
+        return
+    _state.tidied[directory] = now
+    try:
+        registry.sweep(directory)
+    except OSError:
+        pass  # the registry is not ours, which whoever makes a block is told
 
 
 def _connect(directory: str) -> _Connection:
@@ -332,6 +347,7 @@ def after_fork_in_child() -> None:
 
 def main(folder: str, alive: int, listening: int) -> None:
     """Run the janitor of the registry `folder`, with its lock and its socket as inherited files."""
+    import resource  # which not every system has
     import socket
 
     if os.fork():

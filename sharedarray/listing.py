@@ -14,7 +14,7 @@ import numpy as np
 from sharedarray import errors, header, registry
 from sharedarray._platform import platform
 
-__all__ = ["BlockInfo", "blocks", "prune"]
+__all__ = ["BlockInfo", "BlockList", "blocks", "prune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,56 @@ class BlockInfo:
         return not (self.held or self.persistent or self.references or self.keeper)
 
 
-def blocks() -> list[BlockInfo]:
+class BlockList(list[BlockInfo]):
+    """The list that `blocks` gives: in a notebook it shows itself as a table."""
+
+    def _repr_html_(self) -> str:
+        from sharedarray import display  # here: only notebooks ask
+
+        said = "1 block" if len(self) == 1 else f"{len(self):,} blocks"
+        said += f", {display.human(sum(block.size for block in self))}"
+        try:
+            directory = registry.directory()
+            said += f"; {display.human(platform.room(directory, memory=True))} free in {directory}"
+        except OSError:
+            pass  # there is no such directory, and so there are no blocks
+        return display.table(said, [_TITLES, *map(_row, self)])
+
+
+_TITLES = ("name", "kind", "shape", "dtype", "size", "made", "by", "holders", "state")
+_SHOWN_HOLDERS = 8
+
+
+def _row(block: BlockInfo) -> tuple[str, ...]:
+    from sharedarray.display import human
+
+    pids = ", ".join(map(str, block.holders[:_SHOWN_HOLDERS]))
+    pids += ", …" if len(block.holders) > _SHOWN_HOLDERS else ""
+    state = ["persists"] * block.persistent + ["orphan"] * block.orphan
+    if block.references:
+        state.append(f"{block.references} on the way")
+    if block.keeper is not None:
+        state.append(f"kept by {block.keeper}")
+    return (
+        block.name,
+        block.kind,
+        "" if block.shape is None else str(block.shape),
+        "" if block.dtype is None else str(block.dtype),
+        human(block.size),
+        f"{block.created:%Y-%m-%d %H:%M:%S} UTC",
+        f"{block.creator}" if block.creator_alive else f"{block.creator}, who is dead",
+        f"{len(block.holders)}: {pids}" if pids else ("unseen" if block.held else "none"),
+        ", ".join(state),
+    )
+
+
+def blocks() -> BlockList:
     """List this user's blocks, by name.
 
     Returns
     -------
     list of BlockInfo
-        A snapshot: another process may end while it is taken.
+        A snapshot: another process may end while it is taken. In a notebook it shows itself as a table.
 
     Examples
     --------
@@ -113,28 +156,30 @@ def blocks() -> list[BlockInfo]:
         if record is not None and looked is not None:
             found.append((name, record, looked))
     holders = platform.holders(status[:2] for _, _, (status, _, held) in found if held)
-    return sorted(
-        (
-            BlockInfo(
-                name=name,
-                path=f"{directory}/{name}",
-                kind=record.kind,
-                shape=None if layout is None else layout.shape,
-                dtype=None if layout is None else layout.dtype,
-                order=None if layout is None else layout.order,
-                size=status.size,
-                created=datetime.fromtimestamp(record.created, UTC),
-                creator=record.pid,
-                creator_alive=registry.alive(record.pid, record.started),
-                persistent=record.persist,
-                held=held,
-                holders=holders.get(status[:2], ()),
-                references=waiting.get(status.inode, 0),
-                keeper=(record.kept_by() or (None,))[0],
-            )
-            for name, record, (status, layout, held) in found
-        ),
-        key=lambda block: block.name,
+    return BlockList(
+        sorted(
+            (
+                BlockInfo(
+                    name=name,
+                    path=f"{directory}/{name}",
+                    kind=record.kind,
+                    shape=None if layout is None else layout.shape,
+                    dtype=None if layout is None else layout.dtype,
+                    order=None if layout is None else layout.order,
+                    size=status.size,
+                    created=datetime.fromtimestamp(record.created, UTC),
+                    creator=record.pid,
+                    creator_alive=registry.alive(record.pid, record.started),
+                    persistent=record.persist,
+                    held=held,
+                    holders=holders.get(status[:2], ()),
+                    references=waiting.get(status.inode, 0),
+                    keeper=(record.kept_by() or (None,))[0],
+                )
+                for name, record, (status, layout, held) in found
+            ),
+            key=lambda block: block.name,
+        )
     )
 
 

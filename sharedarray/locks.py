@@ -171,7 +171,7 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
             continue  # the janitor has removed the empty registry in between; or else it is said below
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-                raise out_of_memory(directory, _ROOM, platform.room(directory)) from None
+                raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None
             raise
     raise no_directory(directory)
 
@@ -208,7 +208,8 @@ def _open_file(file: Any) -> Hold:
             except FileNotFoundError:
                 if not isinstance(file, str):
                     raise
-                os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+                with open(file, "ab"):
+                    pass
         try:
             return _hold(handle, registry.directory(), platform.path_behind(handle))
         except BaseException:
@@ -675,10 +676,7 @@ class FileLock(Lock):
         """Whether the path still leads to what is locked."""
         if not isinstance(self._file, str):
             return True
-        try:
-            return os.path.samestat(os.stat(self._file), os.fstat(hold.handle))
-        except FileNotFoundError:
-            return False
+        return platform.leads_to(self._file, hold.handle)
 
     def _give(self, finished: bool) -> None:
         if self.locked():  # or the lock is the parent's, and so is what the file has buffered

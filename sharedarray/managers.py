@@ -66,6 +66,7 @@ class Server(managers.Server):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._segments: dict[tuple[str, str], int] = {}  # inodes by directory and name
+        self._held: dict[tuple[str, str], Mapping] = {}  # where a record does not keep a block
         self._lock = threading.Lock()
         if _starter is not None:
             threading.Thread(target=self._end_with, args=_starter, daemon=True).start()
@@ -75,6 +76,12 @@ class Server(managers.Server):
         segment.check_name(name)
         if not registry.set_owner(directory, name, inode):
             return False
+        if not platform.RECORDS_DECIDE:
+            mapping = segment.attach(name, "r", directory=directory)
+            if mapping.inode != inode:
+                mapping.leave()
+                return False
+            self._held[directory, name] = mapping
         with self._lock:
             self._segments[directory, name] = inode
         janitor.ensure(directory)
@@ -88,6 +95,8 @@ class Server(managers.Server):
             found = [(*key, self._segments.pop(key)) for key in keys]
         for directory, name, inode in found:
             registry.disown(directory, name, inode)
+            if (held := self._held.pop((directory, name), None)) is not None:
+                held.leave()
 
     def list_segments(self, c: Any) -> list[str]:
         """The names of the blocks that are owned."""

@@ -219,7 +219,7 @@ def _reduced(array: np.ndarray[Any, Any]) -> Any:
     if not plain.flags.forc:
         plain = np.ascontiguousarray(plain)
     try:
-        memoryview(plain)
+        _ = plain.data
     except (ValueError, TypeError):  # the buffer protocol has no word for dates
         order: Any = "C" if plain.flags.c_contiguous else "F"
         data = plain.reshape(-1, order=order).view(np.uint8)

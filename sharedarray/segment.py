@@ -78,6 +78,7 @@ def check_name(name: str) -> str:
         length = len(name.encode())
         if length > platform.NAME_LIMIT:
             problem = f"a name of {length} bytes"
+    problem = problem or platform.name_problem(name)
     if problem is not None:
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise errors.InvalidNameError(
@@ -421,6 +422,7 @@ def create(
     keeper: registry.Process | None = None,
     file: str | os.PathLike[str] | None = None,
     kind: str = "bytes",
+    replace: bool = False,
 ) -> Mapping:
     """Make a block of exactly `size` bytes and attach to it.
 
@@ -442,6 +444,8 @@ def create(
         A path, for a file instead of a block.
     kind
         What the bytes are, for the record.
+    replace
+        Whether a block that has the name already loses it to this one, once this one is whole.
 
     Raises
     ------
@@ -457,10 +461,12 @@ def create(
     if name is not None:
         path = f"{directory}/{check_name(name)}"
         # Before the pages are filled, not after; publishing decides again.
-        if platform.inode_of(path) is not None and not _freed(directory, name):
-            raise _taken(name, path)
+        if not replace and platform.inode_of(path) is not None and not freed(directory, name):
+            raise _taken(name, directory, kind)
     with interrupts.deferred:
-        return _make(directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper)
+        return _make(
+            directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper, replace=replace
+        )
 
 
 def _make(
@@ -473,19 +479,26 @@ def _make(
     kind: str,
     persist: bool,
     keeper: registry.Process | None,
+    replace: bool,
 ) -> Mapping:
-    draft = _draft(directory, size, buffers, fill)
+    called = name or _chance_name()
+    try:
+        # What persists is a file also where memory is none.
+        memory = platform.RECORDS_DECIDE or not persist
+        draft = _draft(directory, size, buffers, fill, path=f"{directory}/{called}" if memory else None)
+    except FileExistsError:
+        raise _taken(called, directory, kind) from None
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
-        mapping = _finish(
-            draft.handle, size, "r+", name or _chance_name(), directory, status.device, status.inode
-        )
+        mapping = _finish(draft.handle, size, "r+", called, directory, status.device, status.inode)
     except BaseException:
         _discard(draft)
         raise
     try:
-        _publish(draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None)
+        _publish(
+            draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
+        )
     except BaseException:
         mapping.leave()
         if draft.scratch:
@@ -502,6 +515,7 @@ def _publish(
     persist: bool,
     keeper: registry.Process | None,
     choose: bool,
+    replace: bool,
 ) -> None:
     directory, inode = str(mapping.directory), mapping.inode
     for _ in range(_NAME_TRIES):
@@ -511,19 +525,29 @@ def _publish(
             platform.publish(draft, mapping.path)
         except FileExistsError:
             registry.drop_record(directory, mapping.name, inode)
-            if not choose and not _freed(directory, mapping.name):
-                raise _taken(mapping.name, mapping.path) from None
             if choose:
                 mapping.name = _chance_name()
+            elif replace:
+                _make_way(directory, mapping.name)
+            elif not freed(directory, mapping.name):
+                raise _taken(mapping.name, directory, kind) from None
         except BaseException:
             registry.drop_record(directory, mapping.name, inode)
             raise
         else:
             return
-    raise _taken(mapping.name, mapping.path)
+    raise _taken(mapping.name, directory, kind)
 
 
-def _freed(directory: str, name: str) -> bool:
+def _make_way(directory: str, name: str) -> None:
+    """Take a name from the block that has it; another one may have it by the time that this returns."""
+    try:
+        remove(directory, name, None)
+    except errors.BlockNotFoundError:
+        pass  # it has gone, or been replaced, by itself
+
+
+def freed(directory: str, name: str) -> bool:
     """Whether a name is free once whoever wants it has come and gone: the last one out removes an orphan."""
     try:
         attach(name, "r", directory=directory).leave()
@@ -534,21 +558,42 @@ def _freed(directory: str, name: str) -> bool:
     return platform.inode_of(f"{directory}/{name}") is None
 
 
-def _taken(name: str, path: str) -> errors.BlockExistsError:
+def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
+    path = f"{directory}/{name}"
+    if _held_here(directory, name):
+        cause = "this process holds it, as after a notebook's cell that has run before"
+    else:
+        cause = "a process that holds it lives on, it persists, or another program made it"
+    next_step = "sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it"
+    if kind == "array":
+        next_step += (
+            "; exist_ok=True to use it where it is there and make it where it is not, replace=True to make a "
+            "new one in its place"
+        )
     return errors.BlockExistsError(
         f"the name {name!r} is taken",
         name=name,
         found=f"something at {path}",
         expected="a free name",
-        cause="a process that holds it lives on, it persists, or another program made it",
-        next_step="sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it",
+        cause=cause,
+        next_step=next_step,
     )
+
+
+def _held_here(directory: str, name: str) -> bool:
+    """Whether this process holds the block of that name."""
+    inode = platform.inode_of(f"{directory}/{name}")
+    for reference in _handles.copy().values():
+        mapping = None if reference is None else reference()
+        if mapping is not None and (mapping.directory, mapping.inode) == (directory, inode):
+            return True
+    return False
 
 
 def _create_file(
     path: str, size: int, buffers: Sequence[memoryview], fill: Callable[[int], None] | None
 ) -> Mapping:
-    draft = _draft(os.path.dirname(path), size, buffers, fill, memory=False)
+    draft = _draft(os.path.dirname(path), size, buffers, fill)
     try:
         status = platform.status(draft.handle)
         mapping = _finish(draft.handle, size, "r+", path, None, status.device, status.inode)
@@ -570,14 +615,15 @@ def _draft(
     buffers: Sequence[memoryview],
     fill: Callable[[int], None] | None,
     *,
-    memory: bool = True,
+    path: str | None = None,
 ) -> Draft:
-    """A draft with every page of it allocated, and its first bytes in place."""
+    """A draft with all of its pages, and its first bytes in place; of a file where `path` is None."""
+    memory = path is not None
     check_room(directory, size, memory=memory)
     drafts: list[Draft] = []
 
     def start() -> int:
-        drafts.append(platform.draft(directory))
+        drafts.append(platform.draft_memory(directory, size, path) if memory else platform.draft(directory))
         return drafts[0].handle
 
     try:
@@ -585,7 +631,7 @@ def _draft(
     except FileNotFoundError:
         raise no_directory(directory) from None
     except OSError as error:
-        raise _translated(error, directory, size) from None
+        raise _translated(error, directory, size, memory=memory) from None
     try:
         with interrupts.allowed:  # what may take long
             if sum(map(len, buffers)) < size and fill is None:
@@ -595,7 +641,7 @@ def _draft(
                 fill(handle)
     except OSError as error:
         _discard(drafts[0])
-        raise _translated(error, directory, size) from None
+        raise _translated(error, directory, size, memory=memory) from None
     except BaseException:
         _discard(drafts[0])
         raise
@@ -623,7 +669,7 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
     if size < _ROOM_CHECK:
         return
     try:
-        free = platform.room(directory)
+        free = platform.room(directory, memory=memory)
     except OSError:
         return  # the draft says what is wrong with the directory
     if size > free:
@@ -634,10 +680,10 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
             raise out_of_memory(directory, size, left, scope="this process's control group or machine")
 
 
-def _translated(error: OSError, directory: str, size: int) -> OSError:
+def _translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
         try:
-            free = platform.room(directory)
+            free = platform.room(directory, memory=memory)
         except OSError:
             free = 0
         return out_of_memory(directory, size, free)
@@ -697,8 +743,8 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
                 writable = False
                 handle, held, device, inode, size, links, regular = platform.enter(path, False)
             _handles[handle] = None
-    except FileNotFoundError:
-        raise not_found(name, directory) from None
+    except FileNotFoundError as error:
+        raise not_found(name, directory, made=error.strerror == platform.STILL_MADE) from None
     except OSError as error:
         raise _unopenable(error, name, path) from None
     try:
@@ -749,8 +795,19 @@ def check_mode(mode: str) -> None:
         )
 
 
-def not_found(name: str, directory: str, *, found: str | None = None) -> errors.BlockNotFoundError:
-    """The error for a name that leads to no block, or to another one."""
+def not_found(
+    name: str, directory: str, *, found: str | None = None, made: bool = False
+) -> errors.BlockNotFoundError:
+    """The error for a name that leads to no block, to another one, or to one that is still being `made`."""
+    if made:
+        return errors.BlockNotFoundError(
+            f"no block is named {name!r} yet",
+            name=name,
+            found=platform.STILL_MADE,
+            expected="a block that is whole",
+            cause="its maker has not filled it yet",
+            next_step="try again",
+        )
     return errors.BlockNotFoundError(
         f"no block is named {name!r}" if found is None else f"the block {name!r} is not the one meant",
         name=name,
@@ -1014,6 +1071,14 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
     if mapping.left:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+        )
+    if flag and not with_handle(mapping, platform.can_persist):
+        raise errors.UnsupportedError(
+            f"{mapping.name!r} cannot be made to persist any more",
+            name=mapping.name,
+            found="memory, which this system frees with its last holder",
+            expected="a block that was made to persist, and so is a file",
+            next_step="make it with persist=True",
         )
     if not registry.set_persist(mapping.directory, mapping.name, mapping.inode, bool(flag)):
         raise not_found(mapping.name, mapping.directory)

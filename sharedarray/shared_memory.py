@@ -20,6 +20,11 @@ and ends                                    with ``track=False``
 it was made with ``track=False``            stays until `unlink()`       stays until `unlink()`
 ==========================================  ===========================  ===============================
 
+Windows frees memory as soon as nobody has it open, CPython's and ours, tracked or not: there, somebody has
+to hold a block for as long as it is to stay, and `unlink` only keeps others from attaching. Each side
+attaches to the other's by name there as well, for both are named memory of the kernel's; CPython's class
+sees a size in whole pages, and one page of ours behind the data.
+
 A *family* are the processes that multiprocessing has started from one another (see `sharedarray.family`).
 Whoever has a block open holds a lease on it, as on any other block, and a process that is killed leaves
 nothing behind.
@@ -43,6 +48,7 @@ from operator import index
 from typing import Any, Generic, SupportsIndex, TypeVar
 
 from sharedarray import errors, family, segment, shareable
+from sharedarray._platform import platform
 from sharedarray.segment import Mapping
 
 __all__ = ["ShareableList", "SharedMemory"]
@@ -186,10 +192,15 @@ class SharedMemory:
         Raises
         ------
         BlockNotFoundError
-            Somebody has done so already, or another block has the name by now (a `FileNotFoundError`).
+            Somebody has done so already, or another block has the name by now (a `FileNotFoundError`). Not
+            where the system takes a name away with the last holder: there, that is what was asked for.
         """
         directory, name, inode = self._where
-        segment.remove(directory, name, inode, foreign=True)
+        try:
+            segment.remove(directory, name, inode, foreign=True)
+        except errors.BlockNotFoundError:
+            if platform.RECORDS_DECIDE:
+                raise
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, False, self.size)
@@ -212,8 +223,8 @@ def _made(
         size,
         buffers=() if data is None else [memoryview(data)],
         name=block,
-        persist=not track,
-        keeper=family.head() if track else None,
+        persist=not track and platform.RECORDS_DECIDE,
+        keeper=family.keeper() if track else None,
         kind=kind,
     )
     if track:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import shutil
@@ -28,17 +27,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import JANITOR_ENDS, TABLE, block_files, forget_janitor, janitors, notes, registry, wait_until
+from helpers import (
+    JANITOR_ENDS,
+    PROC,
+    TABLE,
+    block_files,
+    blocks_are_files,
+    forget_janitor,
+    janitors,
+    notes,
+    registry,
+    wait_until,
+)
 
 import sharedarray.janitor
 import sharedarray.marks
 import sharedarray.registry
+import sharedarray.segment
 
 # Tests of Ctrl-C start programs, which would inherit that it is ignored, as in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
-_SHM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_DEFAULT = sharedarray.registry.platform.DEFAULT_DIRECTORY
+_SHM = _DEFAULT if os.path.isdir(_DEFAULT) and blocks_are_files() else None
 _KINDS = ("block", "child", "thread", "descriptor")
 _FAILED = pytest.StashKey[bool]()
 _directories: list[str] = []  # every directory that this session's tests had their blocks in
@@ -103,15 +115,18 @@ class Snapshot:
 def _ours_elsewhere() -> dict[object, str]:
     """Blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
     me = sharedarray.registry.me()
+    where = sharedarray.registry.platform.DEFAULT_DIRECTORY
     return {
-        (name, inode): f"/dev/shm/{name}"
-        for name, inode, record in sharedarray.registry.records("/dev/shm")
+        (name, inode): f"{where}/{name}"
+        for name, inode, record in sharedarray.registry.records(where)
         if record is not None and (record.pid, record.started) == me
     }
 
 
 def _children() -> dict[object, str]:
     """Children of this process and workers of its forkserver, without multiprocessing's own helpers."""
+    if not PROC:
+        return {child.pid: f"{child.pid} {child.name}" for child in multiprocessing.active_children()}
     offspring = _offspring()
     found: dict[object, str] = {}
     for pid in offspring.get(os.getpid(), ()):
@@ -144,8 +159,12 @@ def _command(pid: int) -> str:
 
 
 def _descriptors() -> dict[object, str]:
+    if not PROC:
+        # What the library itself has open.
+        return {handle: f"handle {handle}" for handle in sharedarray.segment._handles}
     kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
-    kept.add(getattr(multiprocessing.forkserver._forkserver, "_forkserver_alive_fd", None))  # type: ignore[arg-type]
+    server = sys.modules.get("multiprocessing.forkserver")
+    kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
     for name, module in list(sys.modules.items()):
         if name.endswith("resource_tracker"):
             kept.add(getattr(getattr(module, "_resource_tracker", None), "_fd", None))  # type: ignore[arg-type]

@@ -7,17 +7,23 @@ how to go on; `wait_until` waits for something that another process does, and fa
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import queue
 import re
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -25,6 +31,92 @@ GONE = 2.0  # seconds after which a block whose holders were killed must be gone
 JANITOR_ENDS = 6.0  # seconds in which a janitor with nothing left must be gone; about 3 where cores are free
 TABLE = "locks.1"  # in the registry, of a process that locks, and of the janitor who removes it
 ANSWER = 60.0  # seconds that a puppet may take to answer, on a machine that is busy
+
+# -- what this machine can do ---------------------------------------------------------------------------
+
+FORKS = hasattr(os, "fork")
+SIGNALS = hasattr(signal, "SIGKILL")  # whether processes send each other signals; else they end each other
+try:
+    PROC = os.readlink("/proc/self") == str(
+        os.getpid()
+    )  # whether open files and processes can be looked at there
+except OSError:
+    PROC = False
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once, for `os.kill`
+KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
+USERS = hasattr(os, "geteuid")  # whether a process can be another user's, and files be closed to them
+METHODS = multiprocessing.get_all_start_methods()
+
+needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
+needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
+needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
+
+
+def many_starts(test: Any) -> Any:
+    """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
+    return test if FORKS else pytest.mark.slow(test)
+
+
+def _platform() -> Any:
+    from sharedarray._platform import platform  # not above: some programs must do without the library
+
+    return platform
+
+
+def janitor_needed() -> bool:
+    """Whether blocks outlive a sudden death, so that a janitor has to free them."""
+    return bool(_platform().NEEDS_JANITOR)
+
+
+def blocks_are_files() -> bool:
+    """Whether a block can be found and opened by its path, and its record says how long it lives."""
+    return bool(_platform().RECORDS_DECIDE)
+
+
+def needs_janitor(test: Any) -> Any:
+    """Skip where there is no janitor, as the kernel frees blocks itself."""
+    return pytest.mark.skipif(not janitor_needed(), reason="the kernel frees blocks here: no janitor")(test)
+
+
+def needs_files(test: Any) -> Any:
+    """Skip where blocks are memory of the kernel's without a path."""
+    return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
+
+
+def _open_files_are_free() -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        first, second = Path(directory, "first"), Path(directory, "second")
+        second.touch()
+        with open(first, "wb"):
+            try:
+                os.replace(second, first)
+            except OSError:
+                return False
+    return True
+
+
+def needs_free_files(test: Any) -> Any:
+    """Skip where a file that somebody has open cannot be replaced, renamed or opened at will."""
+    return pytest.mark.skipif(
+        not _open_files_are_free(), reason="a file that is open stays where it is here"
+    )(test)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make a symbolic link, or skip the test where links lead nowhere."""
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        pytest.skip(f"no symbolic links here: {error}")
+    if not path.exists():
+        path.unlink(missing_ok=True)
+        pytest.skip("symbolic links lead nowhere here")
+
+
+def kill(pid: int) -> None:
+    """End a process at once, as the kernel would."""
+    os.kill(pid, KILL)
+
 
 # -- waiting --------------------------------------------------------------------------------------------
 
@@ -52,16 +144,26 @@ def directory() -> str:
 
 def registry(where: str | None = None) -> str:
     """The registry beside the blocks."""
-    return f"{where or directory()}/.sharedarray-{os.geteuid()}"
+    return f"{where or directory()}/.sharedarray-{_platform().user()}"
 
 
 def block_files(where: str | None = None) -> set[str]:
-    """Every file beside the registry, whoever made it, and every scratch file."""
-    return {name for name in _names(where or directory()) if not name.startswith(".sharedarray-")}
+    """Every block and file beside the registry, whoever made it, and every scratch file."""
+    where = where or directory()
+    found = {name for name in _names(where) if not name.startswith(".sharedarray-")}
+    if not blocks_are_files():
+        from sharedarray import registry
+
+        found |= {name for name, number, _ in registry.records(where) if inode(name, where) == number}
+    return found
 
 
 def notes(where: str | None = None) -> set[str]:
     """Records, tokens and notes in the registry: all but the janitor's two files and the table of marks."""
+    if not janitor_needed():
+        from sharedarray import registry as rooms
+
+        rooms.sweep(where or directory())  # nobody else does, before somebody makes a block
     return {name for name in _names(registry(where)) if not name.startswith("janitor.") and name != TABLE}
 
 
@@ -72,10 +174,8 @@ def nothing_left(where: str | None = None) -> bool:
 
 def inode(name: str, where: str | None = None) -> int | None:
     """Inode that a name leads to."""
-    try:
-        return os.lstat(f"{where or directory()}/{name}").st_ino
-    except FileNotFoundError:
-        return None
+    found: int | None = _platform().inode_of(f"{where or directory()}/{name}")
+    return found
 
 
 def janitors(where: str | None = None) -> list[int]:
@@ -95,6 +195,8 @@ def janitors(where: str | None = None) -> list[int]:
 
 def alive(pid: int) -> bool:
     """Whether a process is there and has not ended."""
+    if not PROC:
+        return _platform().process_started(pid) is not None
     try:
         line = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -106,7 +208,7 @@ def kill_janitors(where: str | None = None) -> int:
     """SIGKILL to the janitors of this test's directory; how many there were."""
     found = janitors(where)
     for pid in found:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     wait_until(lambda: not any(map(alive, found)), "the killed janitors end")
     return len(found)
 
@@ -193,6 +295,9 @@ class Puppet:
             cwd="/",
         )
         self._heard = b""
+        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        if not SIGNALS:  # where nobody can wait for a pipe with a timeout
+            threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -200,17 +305,31 @@ class Puppet:
 
     def hear(self) -> Any:
         """What it says next; fails when it ends instead."""
-        assert self.process.stdout is not None
         deadline = time.monotonic() + ANSWER
         while b"\n" not in self._heard:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, left))
-            assert ready, f"puppet {self.pid} says nothing"
-            more = os.read(self.process.stdout.fileno(), 1 << 16)
+            more = self._more(max(0.0, deadline - time.monotonic()))
+            assert more is not None, f"puppet {self.pid} says nothing"
             assert more, f"puppet {self.pid} ended with {self.process.wait()} when it should have spoken"
             self._heard += more
         line, _, self._heard = self._heard.partition(b"\n")
         return json.loads(line)
+
+    def _more(self, timeout: float) -> bytes | None:
+        assert self.process.stdout is not None
+        if SIGNALS:
+            ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+            return os.read(self.process.stdout.fileno(), 1 << 16) if ready else None
+        try:
+            return self._pieces.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        while piece := os.read(self.process.stdout.fileno(), 1 << 16):
+            self._pieces.put(piece)
+        self._pieces.put(b"")
+        self.process.stdout.close()
 
     def say(self, what: Any = None) -> None:
         """Let it go on, from `hear`."""
@@ -225,8 +344,8 @@ class Puppet:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is dead."""
-        self.process.kill()
-        assert self.process.wait(ANSWER) == -signal.SIGKILL
+        kill(self.pid)
+        assert self.process.wait(ANSWER) == KILLED
 
     def end(self, status: int = 0) -> None:
         """Let it go on to its end, which must be of this status."""
@@ -242,7 +361,8 @@ class Puppet:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(ANSWER)
-        for pipe in (self.process.stdin, self.process.stdout):
+        # Who listens there is at it until the last one ends who has inherited the other end.
+        for pipe in (self.process.stdin, self.process.stdout) if SIGNALS else (self.process.stdin,):
             if pipe is not None:
                 try:
                     pipe.close()
@@ -271,7 +391,7 @@ def hear() -> Any:
 
 def suicide() -> None:
     """Die as by the kernel's hand."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill(os.getpid())
 
 
 def plain(text: str) -> str:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
-import signal
+import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-from helpers import suicide
+import cloudpickle
+import numpy as np
+from helpers import ANSWER, FORKS, KILLED, PROC, environment, suicide, wait_until
 
 import sharedarray as sa
-from sharedarray import locks
+from sharedarray import locks, segment
+from sharedarray._platform import platform
+from sharedarray.reference import reduce_held
+
+_started: dict[int, subprocess.Popen[bytes]] = {}  # where nobody can fork
 
 
 def start(work: Callable[[], Any]) -> int:
-    """Fork a child that does some work and ends without the parent's clean-up; its pid."""
+    """Have a child do some work and end without the parent's clean-up; its pid."""
+    if not FORKS:
+        return _interpreter(work)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         pid = os.fork()
     if pid:
         return pid
+    return run_to_end(work)
+
+
+def run_to_end(work: Callable[[], Any]) -> NoReturn:
+    """Do some work and end, as a child does."""
     status = 1
     try:
         work()
@@ -37,7 +53,50 @@ def start(work: Callable[[], Any]) -> int:
 
 def end(pid: int) -> int:
     """Wait for a child; its status, negative for a signal."""
+    if pid in _started:
+        with _started.pop(pid) as process:
+            return process.wait(ANSWER)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def any_end() -> tuple[int, int]:
+    """Wait for the first of all children; its pid and status."""
+    if FORKS:
+        pid, status = os.wait()
+        return pid, os.waitstatus_to_exitcode(status)
+    pid = wait_until(
+        lambda: next((pid for pid, process in _started.items() if process.poll() is not None), 0),
+        "a child ends",
+        ANSWER,
+    )
+    return pid, end(pid)
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    """Sends what a test function has around it, shared arrays as what they are."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        found = reduce_held(obj) if isinstance(obj, np.ndarray) else None
+        return super().reducer_override(obj) if found is None else found
+
+
+def _interpreter(work: Callable[[], Any], *, talks: bool = False) -> int:
+    """Have a new interpreter do some work, as a fork would; it may talk over its standard streams."""
+    file = io.BytesIO()
+    _Pickler(file).dump(work)
+    script = (
+        "import base64, pickle, sys, lock_helpers\n"
+        "lock_helpers.run_to_end(pickle.loads(base64.b64decode(sys.argv[1])))"
+    )
+    streams = subprocess.PIPE if talks else None
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, base64.b64encode(file.getvalue()).decode()],
+        stdin=streams or subprocess.DEVNULL,
+        stdout=streams,
+        env=environment(),
+    )
+    _started[process.pid] = process
+    return process.pid
 
 
 def child(work: Callable[[], Any], status: int = 0) -> None:
@@ -47,7 +106,7 @@ def child(work: Callable[[], Any], status: int = 0) -> None:
 
 def killed(work: Callable[[], Any]) -> None:
     """Do some work in a forked child, in the midst of which it is killed."""
-    child(work, -signal.SIGKILL)
+    child(work, KILLED)
 
 
 def die_holding(make: Callable[[], sa.Lock]) -> None:
@@ -63,6 +122,10 @@ def die_holding(make: Callable[[], sa.Lock]) -> None:
 @contextmanager
 def holding(make: Callable[[], sa.Lock]) -> Iterator[int]:
     """Have a child hold a lock in the meantime; its pid."""
+    if not FORKS:
+        with _holding(make) as pid:
+            yield pid
+        return
     ready, said = os.pipe()
     done, say = os.pipe()
 
@@ -81,7 +144,26 @@ def holding(make: Callable[[], sa.Lock]) -> Iterator[int]:
     finally:
         os.close(say)
         os.close(ready)
-        assert end(pid) in (0, -signal.SIGKILL)
+        assert end(pid) in (0, KILLED)
+
+
+@contextmanager
+def _holding(make: Callable[[], sa.Lock]) -> Iterator[int]:
+    def work() -> None:
+        with make():
+            os.write(1, b"!")
+            os.read(0, 1)
+
+    pid = _interpreter(work, talks=True)
+    streams = _started[pid].stdin, _started[pid].stdout
+    assert streams[0] is not None
+    assert streams[1] is not None
+    try:
+        assert streams[1].read(1) == b"!"
+        yield pid
+    finally:
+        streams[0].close()
+        assert end(pid) in (0, KILLED)
 
 
 def told(lock: sa.Lock) -> bool:
@@ -100,7 +182,10 @@ def free(lock: sa.Lock) -> bool:
 
 
 def waiters(inode: int) -> int:
-    """How many wait in the kernel for a lock on a file."""
+    """How many wait in the kernel for a lock on a file; where nobody tells, as if one did after a while."""
+    if not PROC:
+        time.sleep(0.3)
+        return 1
     with open("/proc/locks") as file:
         return sum("->" in line and f":{inode} " in line for line in file)
 
@@ -109,7 +194,10 @@ def locked_bytes(inode: int) -> list[tuple[str, int, int]]:
     """The locks that this process holds on a file's data: kind, first byte, and the one behind the last."""
     found = []
     for hold in locks._open_holds():
-        if hold.handle >= 0 and os.fstat(hold.handle).st_ino == inode:
+        if hold.handle >= 0 and platform.status(hold.handle).inode == inode:
+            if not PROC:
+                found += _tried(hold.handle)
+                continue
             with open(f"/proc/self/fdinfo/{hold.handle}") as file:
                 for line in file:
                     if line.startswith("lock:"):
@@ -118,6 +206,36 @@ def locked_bytes(inode: int) -> list[tuple[str, int, int]]:
     return found
 
 
+def _takes(handle: int, at: int, *, shared: bool) -> bool:
+    taken = platform.lock(handle, at, 1, shared=shared, wait=False)
+    if taken:
+        platform.unlock(handle, at, 1)
+    return taken
+
+
+_TRIED = [*range(200), *range(4096 - 8, 4096 + 100), (1 << 62) - 1]
+
+
+def _tried(handle: int) -> list[tuple[str, int, int]]:
+    """The same where nobody tells: some bytes are tried through another handle."""
+    found: list[tuple[str, int, int]] = []
+    other = platform.open_to_lock(handle)
+    before = ""
+    for at in _TRIED:
+        kind = (
+            "" if _takes(other, at, shared=False) else "READ" if _takes(other, at, shared=True) else "WRITE"
+        )
+        if kind and kind == before:
+            found[-1] = kind, found[-1][1], at + 1
+        elif kind:
+            found.append((kind, at, at + 1))
+        before = kind
+    platform.close(other)
+    return found
+
+
 def descriptors() -> int:
-    """How many descriptors this process has open."""
+    """How many descriptors this process has open, or handles of ours."""
+    if not PROC:
+        return len(segment._handles)
     return len(os.listdir("/proc/self/fd"))

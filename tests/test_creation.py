@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import blocks_are_files
 
 import sharedarray as sa
 from sharedarray import creation, header
@@ -269,5 +270,6 @@ def test_headers_longer_than_a_page() -> None:
         assert attached.ctypes.data % header.PAGE == 0
         block = next(block for block in sa.blocks() if block.name == "wide")
         assert block.dtype == dtype
-        loaded = np.load(block.path, mmap_mode="r", max_header_size=100_000)
-        assert loaded["field_0499"].tolist() == [5, 5, 5]
+        if blocks_are_files():
+            loaded = np.load(block.path, mmap_mode="r", max_header_size=100_000)
+            assert loaded["field_0499"].tolist() == [5, 5, 5]

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import directory
+from helpers import directory, needs_files
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -244,6 +244,7 @@ def test_every_dtype_keeps_its_full_fidelity_through_a_block(pairs):
         assert seen.ctypes.data % 64 == 0, name
 
 
+@needs_files
 def test_every_dtype_is_read_by_numpy_alone_in_another_interpreter(pairs):
     script = """
 import hashlib, json, os, sys
@@ -274,6 +275,7 @@ print(json.dumps(found))
         assert found[name] == told(plain), name
 
 
+@needs_files
 def test_a_block_is_byte_for_byte_what_numpy_reads_with_load(pairs):
     for name, (plain, _) in pairs.items():
         loaded = np.load(f"{directory()}/{name}", allow_pickle=False, max_header_size=10**7)

@@ -1,9 +1,9 @@
 """joblib's own tests of parallel backends, those of the joblib that is installed, run with ours.
 
 Taken up is every test that names its backends as a parameter (there, ours takes their place), those that use
-the default backend (which is ours while they run), and those that name loky though they are about any backend
-(there, its name is exchanged). What we do differently on purpose stands in `DIFFERENCES`, with the reason, and
-a test of ours shows what holds instead.
+the default backend (which is ours while they run), and those that name loky though they are about any
+backend (there, its name is exchanged). What we do differently on purpose stands in `DIFFERENCES`, with the
+reason, and a test of ours shows what holds instead.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import signal
@@ -20,11 +19,23 @@ from typing import Any
 
 import pytest
 from helpers import (
+    FORKS,
+    KILLED,
     TABLE,
+    USERS,
     Puppet,
     alive,
     answer,
     environment,
+    janitor_needed,
+    kill,
+    link,
+    many_starts,
+    needs_files,
+    needs_fork,
+    needs_free_files,
+    needs_signals,
+    nothing_left,
     registry,
     run,
     wait_until,
@@ -44,6 +55,7 @@ from lock_helpers import (
 
 import sharedarray as sa
 from sharedarray import marks
+from sharedarray._platform import platform
 
 END = 1 << 62
 
@@ -115,6 +127,7 @@ def test_descriptors_paths_and_pathlike(path: Path, monkeypatch: pytest.MonkeyPa
     assert repr(lock) == f"<exclusive Lock on bytes 0 to the end of {str(path)!r}, free here>"
 
 
+@needs_free_files
 def test_what_tempfile_gives(tmp_path: Path) -> None:
     with tempfile.NamedTemporaryFile("w+", dir=tmp_path) as file:
         with sa.lock_file(file):
@@ -153,7 +166,7 @@ def test_closed_files_and_descriptors_that_are_not_open(path: Path) -> None:
         number = file.fileno()
     with pytest.raises(ValueError, match="closed"), sa.lock_file(file):
         pass
-    with pytest.raises(OSError, match="Bad file descriptor") as caught, sa.lock_file(number):
+    with pytest.raises(OSError, match=r"Bad file descriptor|[Hh]andle") as caught, sa.lock_file(number):
         pass
     assert caught.value.errno == errno.EBADF
 
@@ -167,13 +180,15 @@ def test_a_path_is_made_where_there_is_nothing(tmp_path: Path) -> None:
         try:
             with lock:
                 assert path.read_bytes() == b""
-                assert stat.S_IMODE(path.stat().st_mode) == 0o640  # as open() makes it
+                if USERS:
+                    assert stat.S_IMODE(path.stat().st_mode) == 0o640  # as open() makes it
         finally:
             os.umask(old)
         assert path.exists()
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "target")
-    with sa.lock_file(link):
+    link(tmp_path / "link", tmp_path)
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with sa.lock_file(tmp_path / "link"):
         assert (tmp_path / "target").exists()
         assert not free(now(tmp_path / "target"))
     with pytest.raises(FileNotFoundError), sa.lock_file(tmp_path / "missing" / "x"):
@@ -226,6 +241,7 @@ def test_arguments_that_mean_nothing(path: Path, options: dict[str, Any], error:
         sa.lock_file(path, **options)
 
 
+@many_starts
 def test_ranges_that_are_apart_do_not_wait(path: Path) -> None:
     with holding(lambda: sa.lock_file(path, start=5, length=5)):
         assert free(now(path, length=5))
@@ -235,6 +251,7 @@ def test_ranges_that_are_apart_do_not_wait(path: Path) -> None:
         assert not free(now(path))
 
 
+@many_starts
 def test_what_is_appended_is_locked_as_well(path: Path) -> None:
     with holding(lambda: sa.lock_file(path)):
         with open(path, "ab") as file:
@@ -298,6 +315,7 @@ def test_closing_another_descriptor_does_not_end_it(path: Path) -> None:
         child(lambda: _assert(not free(now(path))))
 
 
+@many_starts
 def test_closing_the_file_itself_does_not_end_it(path: Path) -> None:
     with open(path, "r+b") as file, sa.lock_file(file):
         file.seek(3)
@@ -309,6 +327,7 @@ def test_closing_the_file_itself_does_not_end_it(path: Path) -> None:
 
 
 def test_it_excludes_the_record_locks_of_other_programs(path: Path) -> None:
+    pytest.importorskip("fcntl")
     script = """
         import fcntl
         with open(sys.argv[1], "r+b") as file:
@@ -331,6 +350,7 @@ def test_it_excludes_the_record_locks_of_other_programs(path: Path) -> None:
         assert not told(sa.lock_file(path, timeout=10))  # it did not lock by us, so nobody can tell
 
 
+@many_starts
 def test_timeouts_deadlocks_and_re_entry(path: Path) -> None:
     with sa.lock_file(path, start=5):
         with pytest.raises(sa.DeadlockError, match=r"bytes 0 to the end of .*data\.bin"), sa.lock_file(path):
@@ -352,11 +372,12 @@ def test_timeouts_deadlocks_and_re_entry(path: Path) -> None:
 
 def test_a_file_is_the_same_by_any_of_its_names(path: Path) -> None:
     os.link(path, path.with_name("other"))
-    path.with_name("link").symlink_to(path)
+    link(path.with_name("link"), path)
     with sa.lock_file(path.with_name("link")):
         assert not free(now(path.with_name("other")))
 
 
+@needs_files
 def test_a_block_and_its_file_are_one() -> None:
     with sa.zeros((4, 8), "u1", name="both") as array:
         where = f"{os.environ['SHAREDARRAY_DIR']}/both"
@@ -447,6 +468,7 @@ def test_a_pipe_has_no_place(path: Path) -> None:
 # -- the path is looked at again ------------------------------------------------------------------------
 
 
+@needs_free_files
 def test_a_file_that_is_replaced_under_the_lock(path: Path) -> None:
     """Who waited for the old one gets a lock on the new one, and reads what is there."""
     script = """
@@ -469,6 +491,7 @@ def test_a_file_that_is_replaced_under_the_lock(path: Path) -> None:
         other.end()
 
 
+@needs_free_files
 def test_a_file_that_is_removed_under_the_lock(path: Path) -> None:
     number = path.stat().st_ino
     got: list[bool] = []
@@ -486,6 +509,7 @@ def test_a_file_that_is_removed_under_the_lock(path: Path) -> None:
     assert got == [True]
 
 
+@needs_free_files
 def test_an_open_file_is_the_one_that_is_locked_wherever_its_path_leads(path: Path) -> None:
     with open(path, "r+b") as file:
         os.rename(path, path.with_name("moved"))
@@ -523,6 +547,8 @@ AS_NOBODY = """
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that everybody may enter."""
+    if not USERS:
+        pytest.skip("a process cannot become another user here")
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o711)
         yield Path(directory)
@@ -652,17 +678,24 @@ def test_an_exception_is_not_finishing(path: Path) -> None:
 def test_a_file_that_was_deleted_and_made_again_is_not_marked(path: Path) -> None:
     """Though it has the same inode on most disks: to begin anew is how people repair things."""
     die_holding(lambda: sa.lock_file(path))
-    number = path.stat().st_ino
+    number, born = path.stat().st_ino, _born(path)
     path.unlink()
     for count in range(200):  # the next file, or one of the next, has this inode, where inodes come again
         path = path.with_name(f"new{count}")
         path.write_text("new")
+        if (path.stat().st_ino, _born(path)) == (number, born):
+            pytest.skip("this file system gives numbers again and knows no times of birth")
         assert not told(sa.lock_file(path))
         if path.stat().st_ino == number:
             break
     die_holding(lambda: sa.lock_file(path))
     path.write_text("written over")  # which is no new file
     assert told(sa.lock_file(path))
+
+
+def _born(path: Path) -> int:
+    with open(path, "rb") as file:
+        return platform.born(file.fileno())
 
 
 def test_what_cannot_be_written_out_is_not_finished_and_not_locked(tmp_path: Path) -> None:
@@ -689,6 +722,7 @@ def test_what_cannot_be_written_out_is_not_finished_and_not_locked(tmp_path: Pat
     os.close(handle)
 
 
+@needs_fork
 def test_a_forked_child_neither_writes_nor_unlocks_what_is_its_parents(path: Path) -> None:
     with open(path, "r+b") as file:
         lock = sa.lock_file(file)
@@ -719,9 +753,11 @@ def test_a_process_that_only_locks_files_leaves_nothing_behind(path: Path, own_d
         path,
         own_directory,
     )
-    assert os.listdir(own_directory) == []
+    assert nothing_left(own_directory)
+    assert os.listdir(own_directory) == [] or not janitor_needed()  # files that are mapped stay till the end
 
 
+@many_starts
 def test_the_mark_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, own_directory: str) -> None:
     die_holding(lambda: sa.lock_file(path))
     sa.prune()
@@ -739,6 +775,7 @@ def test_the_mark_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, ow
 # -- Ctrl-C ---------------------------------------------------------------------------------------------
 
 
+@needs_signals
 def test_ctrl_c_ends_the_waiting(path: Path) -> None:
     script = """
         from lock_helpers import descriptors
@@ -772,8 +809,8 @@ def test_ctrl_c_ends_the_waiting(path: Path) -> None:
 STORM = """
     import os, sys, time, signal
     import sharedarray as sa
-    from helpers import say
-    from lock_helpers import end, start
+    from helpers import KILLED, kill, say, suicide
+    from lock_helpers import any_end, end, start
 
     path, workers, pieces, every = sys.argv[1], *map(int, sys.argv[2:])
     counts = sa.zeros(3, "i8")             # kills, times told, and wrongly so
@@ -800,7 +837,7 @@ STORM = """
                         file.flush()
                         if part == 1 and every and rounds[0] % every == 0:
                             counts[0] += 1
-                            os.kill(os.getpid(), signal.SIGKILL)
+                            suicide()
                     time.sleep(0.0001)
                     file.seek(0)
                     file.write(f"{count + 1:08d}")
@@ -813,9 +850,9 @@ STORM = """
         file.write(f"{0:08d}")
     running = {start(lambda me=me: work(me)): me for me in range(workers)}
     while running:
-        pid, status = os.wait()
+        pid, status = any_end()
         me = running.pop(pid)
-        if status == signal.SIGKILL:
+        if status == KILLED:
             running[start(lambda: work(me))] = me
         else:
             assert status == 0, status
@@ -833,14 +870,21 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
     assert sorted(numbers) == [(me, piece) for me in range(workers) for piece in range(pieces)]  # nor lost
     assert told_of == kills == ((workers * pieces + kills) // every if every else 0)
     assert wrongly == 0
-    assert longest < 1
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
 
 
-@pytest.mark.parametrize("every", [0, 10], ids=["nobody dies", "every tenth round kills the holder"])
+@pytest.mark.parametrize(
+    "every",
+    [0, pytest.param(10, marks=[] if FORKS else pytest.mark.slow)],
+    ids=["nobody dies", "every tenth round kills the holder"],
+)
 def test_8_writers_of_500_pieces_to_one_file(tmp_path: Path, every: int) -> None:
-    _storm(tmp_path / "shared.txt", 8, 500, every)
+    # Where nobody can fork, the next child after one that was killed takes a second to start.
+    workers, pieces = (8, 500) if FORKS or not every else (4, 15)
+    _storm(tmp_path / "shared.txt", workers, pieces, every)
 
 
+@many_starts
 def test_writers_of_ranges_of_their_own_do_not_wait(tmp_path: Path) -> None:
     """Each writes its own part under its own lock, while another process holds all the rest."""
     path = tmp_path / "parts"
@@ -885,11 +929,12 @@ def test_a_killed_waiter_leaves_nothing(path: Path) -> None:
     with sa.lock_file(path):
         pid = start(lambda: sa.lock_file(path).acquire())
         wait_until(lambda: waiters(number), "it waits")
-        os.kill(pid, signal.SIGKILL)
-        assert end(pid) == -signal.SIGKILL
+        kill(pid)
+        assert end(pid) == KILLED
     assert not told(now(path))
 
 
+@needs_fork
 def test_a_holder_that_forks_and_dies_frees_it(path: Path) -> None:
     """The child lives on, with copies of all that its parent had open."""
     script = """
@@ -910,6 +955,7 @@ def test_a_holder_that_forks_and_dies_frees_it(path: Path) -> None:
 
 def test_flock_is_another_kind_of_lock(path: Path) -> None:
     """It is said in the documentation that they know nothing of each other."""
+    fcntl = pytest.importorskip("fcntl")
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert free(now(path))

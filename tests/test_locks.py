@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
+    FORKS,
     GONE,
     Puppet,
     alive,
@@ -31,6 +32,12 @@ from helpers import (
     block_files,
     environment,
     inode,
+    kill,
+    link,
+    many_starts,
+    needs_fork,
+    needs_janitor,
+    needs_signals,
     registry,
     run,
     suicide,
@@ -122,6 +129,7 @@ def test_an_empty_view_locks_nothing(array: sa.SharedArray) -> None:
                 lock.release()
 
 
+@many_starts
 def test_rows_and_single_bytes_do_not_wait_for_each_other(array: sa.SharedArray) -> None:
     with holding(array[2:4].lock), holding(array[6, 3:4].lock):
         for view in (array[:2], array[4:6], array[6, :3], array[6, 4:], array[7:]):
@@ -135,6 +143,7 @@ def test_rows_and_single_bytes_do_not_wait_for_each_other(array: sa.SharedArray)
 # -- whom it excludes -----------------------------------------------------------------------------------
 
 
+@many_starts
 def test_readers_share_and_a_writer_excludes(array: sa.SharedArray) -> None:
     with holding(lambda: array.lock(shared=True)), holding(lambda: array[2].lock(shared=True)):
         assert free(array.lock(shared=True, timeout=0))
@@ -191,6 +200,7 @@ def test_a_waiter_gets_it_as_soon_as_it_is_free(array: sa.SharedArray) -> None:
     assert got == [7]
 
 
+@many_starts
 def test_a_timeout_is_kept_and_says_what_to_do(array: sa.SharedArray) -> None:
     with holding(array[:2].lock):
         for timeout in (0, 0.05):
@@ -210,9 +220,10 @@ def test_a_timeout_that_is_none_is_refused_at_once(array: sa.SharedArray, timeou
         array.lock(timeout=timeout)
 
 
+@many_starts
 def test_a_waiter_with_a_timeout_gets_it_when_it_is_free_in_time(array: sa.SharedArray) -> None:
     with holding(array.lock) as pid:
-        timer = threading.Timer(0.05, os.kill, (pid, signal.SIGKILL))
+        timer = threading.Timer(0.05, kill, (pid,))
         timer.start()
         with array.lock(timeout=30) as lock:
             assert lock.abandoned
@@ -408,10 +419,11 @@ def test_a_thread_may_read_within_reading(array: sa.SharedArray) -> None:
     assert free(array.lock(timeout=0))
 
 
+@many_starts
 def test_a_shared_lock_beside_ones_own_waits_for_others(array: sa.SharedArray) -> None:
     """The thread's own lock does not stand in the way there, so it is no deadlock."""
     with array[:3].lock(shared=True), holding(array[5].lock) as pid:
-        timer = threading.Timer(0.05, os.kill, (pid, signal.SIGKILL))
+        timer = threading.Timer(0.05, kill, (pid,))
         timer.start()
         assert told(array.lock(shared=True))
         timer.join()
@@ -438,6 +450,7 @@ def test_what_another_thread_holds_is_waited_for(array: sa.SharedArray) -> None:
     watcher.join()
 
 
+@many_starts
 def test_two_that_wait_for_each_other_are_parted_by_a_timeout(array: sa.SharedArray) -> None:
     script = """
         a = sa.attach("locked")
@@ -488,13 +501,14 @@ def test_a_waiter_is_told(array: sa.SharedArray) -> None:
     with holding(array[:3].lock) as pid, Puppet(script) as other:
         other.hear()
         wait_until(lambda: waiters(number), "it waits")
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         assert other.hear() is True
         other.end()
     assert told(array[0].lock())
     assert not told(array.lock())
 
 
+@many_starts
 def test_every_part_of_what_was_left_is_told_of_until_it_is_finished(array: sa.SharedArray) -> None:
     die_holding(array[2:8].lock)
     assert not told(array[:2].lock())
@@ -508,6 +522,7 @@ def test_every_part_of_what_was_left_is_told_of_until_it_is_finished(array: sa.S
     assert not told(array.lock())
 
 
+@many_starts
 def test_readers_are_told_and_finish_nothing(array: sa.SharedArray) -> None:
     die_holding(array[3].lock)
     reader = array.lock(shared=True)
@@ -518,12 +533,14 @@ def test_readers_are_told_and_finish_nothing(array: sa.SharedArray) -> None:
     assert not told(reader)
 
 
+@many_starts
 def test_a_dead_reader_leaves_nothing(array: sa.SharedArray) -> None:
     die_holding(lambda: array.lock(shared=True))
     assert free(array.lock(timeout=10))
     assert not told(array.lock())
 
 
+@many_starts
 def test_whoever_was_told_and_dies_too_leaves_the_duty_to_the_next(array: sa.SharedArray) -> None:
     die_holding(array[2:6].lock)
     die_holding(array[4:8].lock)
@@ -546,6 +563,7 @@ def test_an_exception_in_the_block_is_not_finishing(array: sa.SharedArray) -> No
     assert not told(array[2].lock())
 
 
+@many_starts
 @pytest.mark.parametrize(
     ("ending", "left"),
     [
@@ -632,6 +650,7 @@ STEPS: dict[str, tuple[Callable[[sa.Lock], None], bool]] = {
 }
 
 
+@many_starts
 @pytest.mark.parametrize("step", STEPS)
 def test_death_at_every_step(array: sa.SharedArray, step: str) -> None:
     change, left = STEPS[step]
@@ -705,6 +724,7 @@ TAKING_OVER: dict[str, Callable[[sa.Lock], None]] = {
 }
 
 
+@many_starts
 @pytest.mark.parametrize("step", TAKING_OVER)
 def test_death_at_every_step_of_taking_over(array: sa.SharedArray, step: str) -> None:
     die_holding(array[2:8].lock)
@@ -726,6 +746,7 @@ def test_death_at_every_step_of_taking_over(array: sa.SharedArray, step: str) ->
 # -- forks ----------------------------------------------------------------------------------------------
 
 
+@needs_fork
 def test_a_forked_child_holds_nothing_and_ends_nothing(array: sa.SharedArray) -> None:
     exclusive, shared = array[:2].lock(), array[5].lock(shared=True)
     with exclusive, shared:
@@ -754,6 +775,7 @@ def _assert(truth: bool) -> None:
     assert truth
 
 
+@needs_fork
 def test_a_child_that_unwinds_out_of_the_block_changes_nothing(array: sa.SharedArray) -> None:
     """As one that was forked in the midst of a call does, and returns into its parent's code."""
     lock = array[3].lock()
@@ -773,6 +795,7 @@ def test_a_child_that_unwinds_out_of_the_block_changes_nothing(array: sa.SharedA
     assert not told(array.lock())
 
 
+@needs_fork
 def test_a_child_does_not_keep_its_parents_lock(array: sa.SharedArray) -> None:
     script = """
         a = sa.attach("locked")
@@ -793,6 +816,7 @@ def test_a_child_does_not_keep_its_parents_lock(array: sa.SharedArray) -> None:
     wait_until(lambda: not alive(pid), "the child hears that its parent is gone")
 
 
+@needs_fork
 def test_a_child_locks_for_itself(array: sa.SharedArray) -> None:
     """What was opened by its parent is of no use to it: its locks would be its parent's."""
     assert not told(array.lock())
@@ -814,6 +838,7 @@ def test_a_child_locks_for_itself(array: sa.SharedArray) -> None:
     assert not told(array.lock())
 
 
+@needs_fork
 def test_forks_while_other_threads_lock(array: sa.SharedArray) -> None:
     """Its children keep nothing and lose nothing, at whatever step of locking its other threads are."""
     stop = threading.Event()
@@ -897,6 +922,7 @@ def test_closed_and_dropped_arrays_keep_no_descriptor() -> None:
     assert descriptors() == before
 
 
+@many_starts
 @pytest.mark.parametrize("mode", ["r", "c"])
 def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any) -> None:
     with sa.attach("locked", mode) as other:
@@ -905,10 +931,13 @@ def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any)
         with other[1].lock(shared=True):
             assert not free(array[1].lock(timeout=0))
             assert free(array[1].lock(shared=True, timeout=0))
+        if mode == "c" and not FORKS:
+            return  # nobody else can have what is private to this process
         die_holding(other[1].lock)
     assert told(array.lock())
 
 
+@many_starts
 def test_a_removed_block_leaves_no_mark_to_the_next_of_its_name() -> None:
     with sa.zeros(5, name="again") as first:
         die_holding(first.lock)
@@ -917,6 +946,7 @@ def test_a_removed_block_leaves_no_mark_to_the_next_of_its_name() -> None:
         assert not told(second.lock())
 
 
+@needs_janitor
 def test_the_janitor_leaves_nothing_of_those_that_were_killed(own_directory: str) -> None:
     script = """
         a = sa.zeros(100, name="doomed")
@@ -943,7 +973,7 @@ def test_a_process_that_ends_leaves_no_table(own_directory: str) -> None:
 def test_a_file_that_was_opened_is_locked_as_a_block_is(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     sa.zeros((10, 3), file=path).close()
-    (tmp_path / "link.npy").symlink_to(path)
+    link(tmp_path / "link.npy", path)
     with sa.open(path) as first, sa.open(tmp_path / "link.npy") as second, sa.open(path, "r") as third:
         with first[2:4].lock():
             assert not free(second[3].lock(timeout=0))
@@ -968,6 +998,7 @@ def test_a_file_that_was_replaced_is_not_locked_in_its_place(tmp_path: Path) -> 
         assert free(array.lock())
 
 
+@many_starts
 def test_many_processes_fill_one_file_on_disk(tmp_path: Path) -> None:
     """Each under the locks of its rows, as in: every worker takes the next rows that nobody has filled."""
     path = tmp_path / "filled.npy"
@@ -1010,6 +1041,7 @@ def test_many_processes_fill_one_file_on_disk(tmp_path: Path) -> None:
 # -- Ctrl-C ---------------------------------------------------------------------------------------------
 
 
+@needs_signals
 @pytest.mark.parametrize("timeout", [None, 1000])
 def test_ctrl_c_ends_the_waiting_and_leaves_nothing(array: sa.SharedArray, timeout: float | None) -> None:
     script = """
@@ -1048,6 +1080,7 @@ def _sleeps(pid: int) -> bool:
     return "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
 
 
+@needs_signals
 def test_ctrl_c_at_any_moment_leaves_no_lock_behind(array: sa.SharedArray) -> None:
     """Interrupts come at every place of a loop that locks; in the end all is free, and nothing is open."""
     script = """
@@ -1105,8 +1138,8 @@ STORM = """
     import os, sys, time, signal, random
     import numpy as np
     import sharedarray as sa
-    from helpers import say
-    from lock_helpers import start
+    from helpers import KILLED, say, suicide
+    from lock_helpers import any_end, start
 
     workers, pieces, every = map(int, sys.argv[1:])
     row = sa.zeros(256, "i8")                  # the piece that all of them write
@@ -1132,15 +1165,15 @@ STORM = """
                 row[:128] = value
                 if every and rounds[0] % every == 0:
                     rounds[1] += 1
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    suicide()
                 row[128:] = value
                 done[me, piece] += 1
 
     running = {start(lambda me=me: work(me)): me for me in range(workers)}
     while running:
-        pid, status = os.wait()
+        pid, status = any_end()
         me = running.pop(pid)
-        if status == signal.SIGKILL:
+        if status == KILLED:
             running[start(lambda: work(me))] = me
         else:
             assert status == 0, status
@@ -1159,21 +1192,23 @@ def _storm(workers: int, pieces: int, every: int) -> None:
     assert kills == (count // every if every else 0)
     assert told_of == kills
     assert wrongly == 0
-    assert longest < 1
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
     assert not abandoned
 
 
+@many_starts
 @pytest.mark.parametrize("every", [0, 10], ids=["nobody dies", "every tenth round kills the holder"])
 def test_8_writers_of_500_pieces_to_one_range(every: int) -> None:
-    _storm(8, 500, every)
+    # Where nobody can fork, the next child after one that was killed takes a second to start.
+    _storm(*((8, 500) if FORKS or not every else (4, 15)), every)
 
 
 KILLS_AT_ANY_MOMENT = """
     import os, random, signal, sys, time
     import numpy as np
     import sharedarray as sa
-    from helpers import say
-    from lock_helpers import end, start
+    from helpers import KILLED, kill, say, suicide
+    from lock_helpers import any_end, end, start
 
     kills, seed = map(int, sys.argv[1:])
     data = sa.zeros(64, "u1")     # 1 where somebody is writing, or has died there
@@ -1201,12 +1236,12 @@ KILLS_AT_ANY_MOMENT = """
     for number in range(kills):
         time.sleep(chance.random() * 0.004)
         me = chance.randrange(3)
-        os.kill(pids[me], signal.SIGKILL)
-        assert end(pids[me]) == -signal.SIGKILL, number
+        kill(pids[me])
+        assert end(pids[me]) == KILLED, number
         pids[me] = start(lambda: work(me, chance.random()))
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        assert end(pid) == -signal.SIGKILL
+        kill(pid)
+        assert end(pid) == KILLED
     with data.lock(timeout=5) as lock:
         assert lock.abandoned or not data.any()
         data[:] = 0
@@ -1226,10 +1261,12 @@ def _kill_at_any_moment(kills: int, seed: int) -> None:
     assert slots < 300
 
 
+@needs_fork
 def test_kills_at_any_moment_are_never_missed() -> None:
     _kill_at_any_moment(120, 1)
 
 
+@needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_many_kills_at_any_moment_are_never_missed(seed: int) -> None:

@@ -16,7 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import GONE, Puppet, alive, block_files, inode, kill_janitors, nothing_left, run, wait_until
+from helpers import (
+    GONE,
+    Puppet,
+    alive,
+    block_files,
+    inode,
+    kill,
+    kill_janitors,
+    needs_files,
+    needs_fork,
+    needs_signals,
+    nothing_left,
+    run,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray import registry
@@ -91,6 +105,7 @@ def test_everything_it_makes_goes_with_shutdown(method):
     assert zeros.sum() == 24
 
 
+@needs_files
 def test_closing_and_dropping_frees_nothing(manager):
     array = manager.share([1, 2, 3], name="kept")
     array.close()
@@ -237,7 +252,7 @@ def test_a_wrong_key_is_refused(manager):
 
 def test_a_server_that_is_gone_is_an_error_that_leaves_nothing(manager):
     manager.share([1], name="x")
-    os.kill(server_of(manager), signal.SIGKILL)
+    kill(server_of(manager))
     wait_until(nothing_left, "its blocks are gone", GONE)
     with pytest.raises(OSError, match=r"."):
         manager.share([1])
@@ -324,6 +339,7 @@ hear()
 """
 
 
+@needs_files
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("who", ["manager", "starter"])
 def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, who):
@@ -337,7 +353,7 @@ def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, 
         array = sa.attach("array")
         assert inode(name)
         if who == "manager":
-            os.kill(server, signal.SIGKILL)
+            kill(server)
         else:
             starter.kill()
         wait_until(nothing_left, "every block is gone, though this process has one open", GONE)
@@ -350,18 +366,20 @@ def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, 
             starter.end()
 
 
+@needs_files
 def test_all_killed_and_no_janitor(own_directory):
     """Who makes the next block, or prunes, sweeps up."""
     with Puppet(STARTS.format(method=QUICK)) as starter:
         server, _ = starter.hear()
         kill_janitors()
-        os.kill(server, signal.SIGKILL)
+        kill(server)
         starter.kill()
     wait_until(lambda: not alive(server), "the manager has ended")
     sa.prune()
     assert nothing_left()
 
 
+@needs_fork
 @pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
 def test_a_forked_manager_does_not_keep_its_starters_arrays():
     before = sa.share([1, 2, 3], name="before")
@@ -428,6 +446,7 @@ def test_many_threads_and_processes_ask_at_once(manager):
     assert nothing_left()
 
 
+@needs_signals
 def test_ctrl_c_does_not_end_the_manager(manager):
     os.kill(server_of(manager), signal.SIGINT)
     assert manager.share([1]).tolist() == [1]
@@ -449,6 +468,7 @@ def test_shutdown_is_silent_and_quick_in_a_script():
     assert nothing_left()
 
 
+@needs_files
 def test_the_record_says_who_owns(manager):
     array = manager.share([1], name="x")
     record = registry.read_record(os.environ["SHAREDARRAY_DIR"], "x", inode("x") or 0)

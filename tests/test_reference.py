@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import many_starts, needs_files, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
@@ -150,6 +151,7 @@ def test_plain_arrays_travel_as_before() -> None:
     assert arrived.flags.writeable
 
 
+@needs_free_files
 def test_files_travel_by_path(tmp_path: Path) -> None:
     array = sa.share(DATA, file=tmp_path / "frames.npy")
     sent = send(array[1:])
@@ -310,6 +312,7 @@ def test_an_unlinked_block_still_arrives() -> None:
     assert os.listdir(registry.directory()) in ([], [os.path.basename(registry.registry_of(""))])
 
 
+@needs_files
 def test_a_reference_that_never_arrives_ends_a_grace_period_after_its_sender() -> None:
     script = """
         import sharedarray as sa
@@ -382,6 +385,7 @@ def test_multiprocessing_pool_writes_through(method: str) -> None:
         np.testing.assert_array_equal(array[:, 1], 0)
 
 
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server")
 def test_results_of_workers_that_exit_before_they_are_read() -> None:
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(2, context, max_tasks_per_child=1) as executor:
@@ -397,6 +401,7 @@ def test_results_of_workers_that_exit_before_they_are_read() -> None:
     assert sa.blocks() == []
 
 
+@many_starts
 def test_a_producer_that_drops_each_frame_at_once() -> None:
     queue: Any = multiprocessing.Queue()
     counts: Any = multiprocessing.Queue()

@@ -20,6 +20,10 @@ elif sys.platform == "darwin":
     from sharedarray._platform import macos as _macos
 
     platform = _macos
+elif sys.platform == "win32":
+    from sharedarray._platform import windows as _windows
+
+    platform = _windows
 else:
     raise ImportError(
         f"sharedarray does not run on {sys.platform} yet: it needs a module in sharedarray/_platform "

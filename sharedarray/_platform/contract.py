@@ -4,12 +4,12 @@ One module keeps this contract for each platform; `sharedarray._platform` choose
 looks at which platform it is. The words are those of the design, not of one kernel:
 
 block
-    A named file on a memory file system, or a file on disk.
+    Named memory: a file on a memory file system, or what the kernel has in its place. Or a file on disk.
 draft
-    A block in the making: it has no name yet, so nobody can see it half done, and it is gone with its
-    last handle.
+    A block in the making: nobody can attach to it half done, and it is gone with its last handle.
 handle
-    An open block, as an int; closing it gives up everything that was held through it.
+    An open block, as an int; closing it gives up everything that was held through it. Of a file it is the
+    descriptor.
 lease
     A holder's mark on a block, counted by the kernel. It ends when it is released, or when the handle
     and everything made from it is closed, however the process ends.
@@ -53,8 +53,18 @@ class Platform(Protocol):
     NEEDS_JANITOR: bool
     """Whether a block outlives its last holder's sudden death, so that somebody has to look."""
 
+    RECORDS_DECIDE: bool
+    """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
+
+    Where it does not, a block that persists is of another kind from the start: a file. What is not made to
+    persist goes with its last holder, and nobody can keep it without holding it.
+    """
+
     NAME_LIMIT: int
     """Bytes that a block's name may have."""
+
+    STILL_MADE: str
+    """What `FileNotFoundError` says of a block that has its name and is not published yet."""
 
     DEFAULT_DIRECTORY: str
     """Directory of the blocks when the user names none."""
@@ -65,8 +75,19 @@ class Platform(Protocol):
     def user(self) -> str:
         """The user's own word in the name of the registry."""
 
+    def name_problem(self, name: str) -> str | None:
+        """What keeps this system from having a block of this name; None where nothing does."""
+
     def draft(self, directory: str) -> Draft:
-        """Start an empty block that nobody can see."""
+        """Start an empty file that nobody can see, or one with a scratch name."""
+
+    def draft_memory(self, directory: str, size: int, path: str | None) -> Draft:
+        """Start a block of memory, to be published as `path`, or never, where that is None.
+
+        Where memory has its name from its making on, it is made with its size, the name is taken from now on
+        (`FileExistsError`), and whoever opens it before it is published is told (`FileNotFoundError`). It may
+        also be empty, as `draft`'s.
+        """
 
     def reserve(self, handle: int, size: int) -> None:
         """Make the block `size` bytes long, every page allocated, so that no later write can fail."""
@@ -90,10 +111,13 @@ class Platform(Protocol):
         """Close a handle."""
 
     def path_of(self, handle: int, pid: int | None = None) -> str | None:
-        """A path by which any process of this user opens what process `pid` has open, named or not.
+        """A path by which any process of this user can open the memory that process `pid` has open.
 
         None where the system has no such paths; this process when `pid` is None.
         """
+
+    def open_path_of(self, path: str) -> int:
+        """Open memory by what `path_of` said, for reading and writing."""
 
     def status(self, handle: int) -> Status:
         """Identity and size of an open block."""
@@ -101,8 +125,13 @@ class Platform(Protocol):
     def others(self, handle: int) -> str | None:
         """Who besides this user owns an open block or may write to it, in words; None when nobody does."""
 
-    def map(self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
-        """Map the first `size` bytes as the mode says; `handle` may be closed afterwards."""
+    def map(
+        self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False
+    ) -> mmap.mmap:
+        """Map the first `size` bytes as the mode says; `handle` may be closed afterwards.
+
+        `ready` says that the pages are there already, and are to be found without a fault for each.
+        """
 
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
@@ -127,6 +156,9 @@ class Platform(Protocol):
         read, an exclusive one a handle that may write (``EBADF``).
         """
 
+    def leads_to(self, path: str, handle: int) -> bool:
+        """Whether a path leads to this open file, links followed."""
+
     def path_behind(self, handle: int) -> str:
         """The path by which the kernel knows an open file, empty when it knows none."""
 
@@ -135,6 +167,9 @@ class Platform(Protocol):
 
     def hold_again(self, handle: int) -> int:
         """A new handle on the same block with a lease of its own."""
+
+    def can_persist(self, handle: int) -> bool:
+        """Whether this very block can outlive its holders, if its record says so."""
 
     def leave(self, handle: int) -> bool:
         """Give up the lease, and say whether nobody has one any more."""
@@ -154,14 +189,22 @@ class Platform(Protocol):
     def held(self, handle: int) -> bool:
         """Whether anybody else holds a lease. Takes nothing, for onlookers."""
 
+    def use(self, handle: int) -> None:
+        """Mark memory without a name as used through this handle, until that is closed."""
+
+    def used(self, handle: int) -> bool:
+        """Whether memory without a name is used through any handle but this one."""
+
+    def shrink(self, handle: int) -> None:
+        """Free the pages of memory without a name that nobody looks at, as far as the system can."""
+
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
         """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False.
 
         The bytes may lie behind the end of the file. The lock is the handle's, so two handles exclude each
         other in one process too, and the kernel frees it with the handle. It is advisory: who does not ask
-        is not kept from reading and writing. (``LockFileEx`` of Windows, which pywin32 has, keeps everybody
-        from it, other handles of the same process included. There, the bytes to lock are those 2**62 further
-        on, which nobody reads or writes; and an unlock must name the range that was locked, as it does here.)
+        is not kept from reading and writing. An unlock names the range that was locked. The handle is one of
+        `open_to_lock`, or of a file.
         """
 
     def unlock(self, handle: int, start: int, length: int) -> None:
@@ -206,8 +249,11 @@ class Platform(Protocol):
     def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
         """Pids of the processes with a lease on each block (device, inode), as far as they can be seen."""
 
-    def room(self, directory: str) -> int:
-        """Bytes free in the file system of `directory`."""
+    def room(self, directory: str, *, memory: bool) -> int:
+        """Bytes free for blocks in `directory`, or for files there."""
+
+    def capacity(self, directory: str) -> int:
+        """Bytes that all blocks in `directory` may have, taken or not."""
 
     def memory_room(self) -> int | None:
         """Bytes that this process may still take before the kernel kills for it; None when unknown."""

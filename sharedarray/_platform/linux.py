@@ -22,16 +22,23 @@ from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
+    RECORDS_DECIDE as RECORDS_DECIDE,
+    STILL_MADE as STILL_MADE,
     Locks,
     around_fork as around_fork,
+    can_persist as can_persist,
+    capacity as capacity,
     close as close,
     discard as discard,
     inode_of as inode_of,
+    leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
+    name_problem as name_problem,
     names as names,
     open as open,  # noqa: A004  (the contract's word)
     open_as_permitted,
+    open_path_of as open_path_of,
     others as others,
     read as read,
     read_note as read_note,
@@ -39,6 +46,7 @@ from sharedarray._platform.posix import (
     remove_directory as remove_directory,
     scratch_draft,
     setting as setting,
+    shrink as shrink,
     status as status,
     sync as sync,
     user as user,
@@ -65,6 +73,16 @@ def draft(directory: str) -> Draft:
         return scratch_draft(directory)
     os.fchmod(handle, 0o600)  # whatever the umask
     return Draft(handle)
+
+
+def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+    found = draft(directory)
+    if path is None:
+        if found.scratch:
+            os.unlink(found.scratch)
+        os.ftruncate(found.handle, size)
+        return Draft(found.handle)
+    return found
 
 
 def reserve(handle: int, size: int) -> None:
@@ -150,6 +168,8 @@ release = _locks.release
 start_leaving = _locks.start_leaving
 alone = _locks.alone
 held = _locks.held
+use = _locks.use
+used = _locks.used
 lock = _locks.lock
 unlock = _locks.unlock
 
@@ -243,7 +263,7 @@ _NO_LIMIT = 1 << 60  # bytes; cgroup v1 says "unlimited" with a number near 2**6
 _limited: tuple[float, list[tuple[str, str, str]]] = (float("-inf"), [])
 
 
-def room(directory: str) -> int:
+def room(directory: str, *, memory: bool) -> int:
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 

@@ -27,17 +27,24 @@ from collections.abc import Iterable
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     NAME_LIMIT as NAME_LIMIT,
+    RECORDS_DECIDE as RECORDS_DECIDE,
+    STILL_MADE as STILL_MADE,
     WRITABLE,
     Locks,
     around_fork as around_fork,
+    can_persist as can_persist,
+    capacity as capacity,
     close as close,
     discard as discard,
     inode_of as inode_of,
+    leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
+    name_problem as name_problem,
     names as names,
     open as open,  # noqa: A004  (the contract's word)
     open_as_permitted,
+    open_path_of as open_path_of,
     others as others,
     read as read,
     read_note as read_note,
@@ -45,6 +52,7 @@ from sharedarray._platform.posix import (
     remove_directory as remove_directory,
     scratch_draft,
     setting as setting,
+    shrink as shrink,
     status as status,
     sync as sync,
     user as user,
@@ -60,6 +68,15 @@ _ZEROS = memoryview(bytes(1 << 20))  # what reserves pages, a piece at a time
 
 
 draft = scratch_draft
+
+
+def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+    found = draft(directory)
+    if path is None:
+        os.unlink(str(found.scratch))
+        os.ftruncate(found.handle, size)
+        return Draft(found.handle)
+    return found
 
 
 def reserve(handle: int, size: int) -> None:
@@ -125,6 +142,8 @@ release = _locks.release
 start_leaving = _locks.start_leaving
 alone = _locks.alone
 held = _locks.held
+use = _locks.use
+used = _locks.used
 lock = _locks.lock
 unlock = _locks.unlock
 
@@ -170,7 +189,7 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
 
 
-def room(directory: str) -> int:
+def room(directory: str, *, memory: bool) -> int:
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 

@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 
 from sharedarray._platform.contract import Draft, Mode, Status
 
+RECORDS_DECIDE = True
+STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
 NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds an inode to it
 
 WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -50,6 +52,10 @@ def setting(name: str) -> str | None:
 
 def user() -> str:
     return str(os.geteuid())
+
+
+def name_problem(name: str) -> str | None:
+    return None
 
 
 # -- files ----------------------------------------------------------------------------------------------
@@ -79,6 +85,14 @@ def read(handle: int, count: int) -> bytes:
     return os.pread(handle, count, 0)
 
 
+def open_path_of(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def shrink(handle: int) -> None:
+    os.ftruncate(handle, 0)
+
+
 def discard(draft: Draft) -> None:
     if draft.scratch:
         remove(draft.scratch)
@@ -105,6 +119,13 @@ def open_as_permitted(path: str) -> int:
     raise refusal
 
 
+def leads_to(path: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def status(handle: int) -> Status:
     found = os.fstat(handle)
     regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
@@ -124,15 +145,23 @@ def others(handle: int) -> str | None:
 
 _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
 
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+_BOTH = mmap.PROT_READ | mmap.PROT_WRITE
+
+
 if sys.version_info >= (3, 13):
 
-    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
         # Without trackfd=False the mapping would keep a second descriptor of its own.
+        if ready and mode == "r+":
+            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH, trackfd=False)
         return cls(handle, size, access=_ACCESS[mode], trackfd=False)
 
 else:
 
-    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode) -> mmap.mmap:
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
+        if ready and mode == "r+":
+            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
         return cls(handle, size, access=_ACCESS[mode])
 
 
@@ -179,6 +208,9 @@ class Locks:
         self._leave = pack(fcntl.F_WRLCK, _LEAVING, 1)
         self._release = pack(fcntl.F_UNLCK, LEASE, 2)
         self._free = pack(fcntl.F_UNLCK, 0, 1)[type_of]
+        self._use = pack(fcntl.F_RDLCK, 0, 1)
+        self._use_alone = pack(fcntl.F_WRLCK, 0, 1)
+        self._use_no_more = pack(fcntl.F_UNLCK, 0, 1)
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
         handle = os.open(path, WRITABLE if writable else READABLE)
@@ -236,6 +268,19 @@ class Locks:
 
     def held(self, handle: int) -> bool:
         return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] != self._free
+
+    def use(self, handle: int) -> None:
+        fcntl.fcntl(handle, self._try, self._use)
+
+    def used(self, handle: int) -> bool:
+        try:
+            fcntl.fcntl(handle, self._try, self._use_alone)
+        except OSError as error:
+            if error.errno in _BUSY:
+                return True
+            raise
+        fcntl.fcntl(handle, self._try, self._use_no_more)
+        return False
 
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
         wanted = self._pack(_SHARED if shared else _EXCLUSIVE, start, length)
@@ -318,6 +363,15 @@ def read_note(path: str) -> str | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
             return None
         raise
+
+
+def can_persist(handle: int) -> bool:
+    return True
+
+
+def capacity(directory: str) -> int:
+    found = os.statvfs(directory)
+    return found.f_blocks * found.f_frsize
 
 
 def around_fork(

@@ -39,7 +39,7 @@ class Contestant(contextlib.ExitStack):
     needs : str
         The module without which it cannot take part.
     kind : str
-        ``limit``, ``ours``, ``pickling`` or ``sharing``.
+        ``limit``, ``ours``, ``pickling``, ``sharing``, or ``other``: by files, or messages of its own.
     questions : tuple of str
         The questions below that it has an answer to.
     """
@@ -323,6 +323,7 @@ class Joblib(Contestant):
 
     name = "joblib"
     needs = "joblib"
+    kind = "other"
 
     def start(self) -> None:
         import joblib
@@ -351,9 +352,11 @@ class Mpire(Contestant):
     def start(self) -> None:
         import mpire
 
+        library: Any = mpire
+
         def pool() -> Any:
             method = CONTEXT.get_start_method()
-            return self.enter_context(mpire.WorkerPool(WORKERS, start_method=method, keep_alive=True))
+            return self.enter_context(library.WorkerPool(WORKERS, start_method=method, keep_alive=True))
 
         self.pool, self._mapping_pool = pool(), pool()  # one that has done apply fails at map
 
@@ -373,6 +376,7 @@ class Dask(Contestant):
 
     name = "dask"
     needs = "distributed"
+    kind = "other"
 
     def start(self) -> None:
         from distributed import Client

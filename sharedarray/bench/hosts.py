@@ -35,7 +35,7 @@ from sharedarray.bench.tasks import Array
 WARM_CALLS = 6
 """Calls before those that count, so that all workers have seen everything."""
 
-WARM_SECONDS = 1.0
+WARM_SECONDS = 0.6
 """When so much time has gone by, that is enough. A call that takes twice as long is the figure itself."""
 
 MOST_LOOPS = 500

@@ -38,7 +38,7 @@ def described() -> dict[str, Any]:
         "processors": processors(),
         "memory": memory(),
         "memory files": shutil.disk_usage(registry.directory()).total,
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "system": " ".join(platform.platform().split("-")[:2]),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "date": datetime.now(UTC).date().isoformat(),

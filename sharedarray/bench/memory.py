@@ -2,7 +2,8 @@
 
 The proportional set size, Pss of ``/proc/PID/smaps_rollup``, counts a page that n processes share as an n-th
 in each, so a sum over processes counts it once. Pages of memory files are left out of it and counted as what
-the file system of ``/dev/shm`` has in use, for there they also are when no process maps them.
+the file system of ``/dev/shm`` has in use, for there they also are when no process maps them. (Shared memory
+without a file is not counted. Of the contestants only the limit has any.)
 """
 
 from __future__ import annotations

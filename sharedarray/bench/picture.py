@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,7 @@ def _legend(figure: Figure, results: Results) -> None:
         ncols=columns,
         frameon=False,
         fontsize=9,
-        title=sentence(results.machine),
+        title=textwrap.fill(sentence(results.machine), 70 * len(figure.axes)),
         title_fontsize=8,
     )
 
@@ -183,7 +184,7 @@ def draw_bars(results: Results, races: Sequence[Race], path: Path) -> None:
             for place, ratio in enumerate(ratios):
                 axes.annotate(f" {ratio:.3g}", (ratio, place), va="center", fontsize=8)
             axes.margins(x=0.15)
-            axes.set_title(race.title, fontsize=9)
+            axes.set_title(textwrap.fill(race.title, 52), fontsize=9)
             axes.set_xlabel(f"times {race.baseline!r} (dashed)", fontsize=8)
             axes.tick_params(labelsize=8)
         figure.suptitle(sentence(results.machine), fontsize=8)

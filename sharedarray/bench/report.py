@@ -6,6 +6,7 @@ both in one.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,6 +80,155 @@ REASONS = {
 """Why ours is more than 1.5 times the limit, or behind another, by what the title of a race has in it."""
 
 
+BEGIN, END = "<!-- figures: written by pytest benchmarks --report benchmarks/report -->\n", "<!-- end -->\n"
+"""What stands before and behind the figures in the README."""
+
+_PICKLING = ("ProcessPoolExecutor", "multiprocessing.Pool")
+ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (
+    ("a plain array of 1 KiB as the argument of a task", "argument", 1 << 10, "sharedarray", _PICKLING),
+    ("the same of 1 MiB", "argument", 1 << 20, "sharedarray", _PICKLING),
+    ("the same of 64 MiB", "argument", 64 << 20, "sharedarray", (*_PICKLING, "joblib", "ray")),
+    ("the same of 1 GiB", "argument", 1 << 30, "sharedarray", (*_PICKLING, "joblib", "ray")),
+    (
+        "a shared array of 64 MiB as the argument",
+        "argument",
+        64 << 20,
+        "sharedarray, shared",
+        ("ray, put before",),
+    ),
+    ("a plain array of 1 KiB as the result", "result", 1 << 10, "sharedarray", _PICKLING),
+    ("the same of 64 MiB", "result", 64 << 20, "sharedarray", (*_PICKLING, "joblib", "ray")),
+    ("the same of 1 GiB", "result", 1 << 30, "sharedarray", (*_PICKLING, "joblib", "ray")),
+    ("peak memory beside an argument of 64 MiB", "memory of an argument", None, "sharedarray", _PICKLING),
+    ("peak memory of a result of 64 MiB", "memory of a result", None, "sharedarray", _PICKLING),
+    (
+        "a task that does nothing, on two processors",
+        "round trip, on two processors",
+        None,
+        "sharedarray",
+        _PICKLING,
+    ),
+    ("the same, all on one", "round trip, on one processor", None, "sharedarray", _PICKLING),
+    (
+        "the same, each in a program of its own",
+        "round trip",
+        None,
+        "sharedarray",
+        ("loky", "joblib", "mpire", "dask", "ray"),
+    ),
+    ("each of 10 000 submitted one by one", "submitted one by one", None, "sharedarray", _PICKLING),
+    ("each of 100 000 in one `map`, against `multiprocessing.Pool.map`", "map", 100_000, "sharedarray", ()),
+    (
+        "`map_blocks(np.sin)` over 512 MiB",
+        "sin by blocks",
+        None,
+        "sharedarray",
+        ("one process, out=", "ProcessPoolExecutor.map"),
+    ),
+    (
+        "`map_blocks(np.sqrt)` over 512 MiB",
+        "sqrt by blocks",
+        None,
+        "sharedarray",
+        ("one process, out=", "ProcessPoolExecutor.map"),
+    ),
+    (
+        "a function in pure Python, against one process",
+        "pure Python by blocks",
+        None,
+        "sharedarray",
+        ("2 bare workers, a half each",),
+    ),
+    (
+        "two workers ready, from a fresh interpreter",
+        "start",
+        None,
+        "sharedarray",
+        ("ProcessPoolExecutor", "loky", "dask", "ray"),
+    ),
+    (
+        "`share` 1 KiB in a new block",
+        "share, first",
+        1 << 10,
+        "sharedarray",
+        ("SharedMemory + copy", "pickle.dumps, protocol 5"),
+    ),
+    (
+        "`share` 64 MiB in a new block",
+        "share, first",
+        64 << 20,
+        "sharedarray",
+        ("SharedMemory + copy", "SharedArray (PyPI)", "ray"),
+    ),
+    (
+        "new data into 64 MiB that are shared",
+        "share, again",
+        64 << 20,
+        "sharedarray",
+        ("pickle.dumps, protocol 5", "ray"),
+    ),
+    (
+        "attach by name, read one element, let go",
+        "attach",
+        64 << 20,
+        "sharedarray",
+        ("SharedMemory(name)", "numpy.load(mmap_mode=)"),
+    ),
+    (
+        "a lock on an array, taken and given up",
+        "uncontended lock",
+        None,
+        "sharedarray",
+        ("portalocker.Lock(path)", "filelock.FileLock"),
+    ),
+)
+"""Lines of the README's table: what it is, the group and size of the race, who of ours, and which others."""
+
+
+def readme(results: Results) -> str:
+    """The figures that the README shows: a table of some of the races, and where sharing loses."""
+    lines = [
+        f"{sentence(results.machine)}; medians of interleaved rounds.",
+        "",
+        "| | time | against the limit | others against the limit |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for text, group, size, ours, others in ROWS:
+        for race in results.group(group):
+            if ours in race.figures and race.size in (size, None if size else race.size):
+                told = [
+                    f"{other} {_short_ratio(race.ratio(other))}" for other in others if other in race.figures
+                ]
+                median = race.shown(race.median(ours)).replace(" us", " µs")
+                lines.append(f"| {text} | {median} | {_short_ratio(race.ratio(ours))} | {', '.join(told)} |")
+                break
+    loses = "Where it loses: " + "; ".join(_short(results)) + "."
+    lines += ["", *textwrap.wrap(loses, 118, break_long_words=False, break_on_hyphens=False)]
+    return "\n".join(lines) + "\n"
+
+
+def _short_ratio(ratio: float) -> str:
+    """Two digits, and never an exponent."""
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
+
+
+def _short(results: Results) -> list[str]:
+    """The losses, one for each group."""
+    worst: dict[str, tuple[Race, str, float]] = {}
+    for race, fastest, factor in losses(results):
+        if race.group not in worst or factor > worst[race.group][2]:
+            worst[race.group] = (race, fastest, factor)
+    return [
+        f"{race.title}, {_short_ratio(factor)} times {fastest}" for race, fastest, factor in worst.values()
+    ]
+
+
+def update(results: Results, path: Path) -> None:
+    """Write the figures into the README, between `BEGIN` and `END`."""
+    before, rest = path.read_text().split(BEGIN)
+    path.write_text(before + BEGIN + readme(results) + END + rest.split(END, 1)[1])
+
+
 def write(results: Results, directory: Path) -> list[Path]:
     """Write ``report.md`` and its pictures, as PNG and SVG; return their paths.
 
@@ -111,8 +261,8 @@ def _lines(results: Results, pictures: Sequence[Path]) -> Iterator[str]:
     yield f"{sentence(results.machine)}."
     yield ""
     yield "Medians of interleaved rounds; the spread is the middle half of the rounds, and a ratio is the"
-    yield "median of the ratios of each round. The first line of a table is what the ratios are to, mostly the"
-    yield "physical limit. `pytest benchmarks --report DIR` writes this for another machine."
+    yield "median of the ratios of each round. The first line of a table is what the ratios are to, mostly"
+    yield "the physical limit. `pytest benchmarks --report DIR` writes this for another machine."
     yield ""
     packages = results.machine["packages"]
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in packages.items()) + "."
@@ -172,7 +322,7 @@ def table(race: Race) -> Iterator[str]:
     yield "| | median | ratio | spread | rounds |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     first = [race.baseline] if race.baseline in race.figures else []
-    for name in [*first, *sorted(set(race.figures) - set(first), key=race.median)]:
+    for name in [*first, *sorted(set(race.figures) - set(first), key=lambda name: (race.median(name), name))]:
         ratio = f"{race.ratio(name):.3g}" if first else ""
         spread = " to ".join(map(race.shown, race.spread(name)))
         shown = f"**{name}**" if name.startswith("sharedarray") else name

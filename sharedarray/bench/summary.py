@@ -79,6 +79,18 @@ def fastest_pickling(race: Race) -> str | None:
     return min(names, key=race.median, default=None)
 
 
+NO_RIVALS = frozenset(
+    (
+        "no-op in this pool",
+        "as many ints, as an array",
+        "threading.Lock",
+        "bare, each imports NumPy",
+        "2 bare workers, a half each",
+    )
+)
+"""Contestants that show what something costs, but do not do what ours does."""
+
+
 def losses(results: Results, more_than: float = 1.05) -> list[tuple[Race, str, float]]:
     """Races in which others, the limit left out, are faster than ours by more than this factor.
 
@@ -89,21 +101,21 @@ def losses(results: Results, more_than: float = 1.05) -> list[tuple[Race, str, f
     """
     found = []
     for race in results.races:
-        if "sharedarray" not in race.figures or race.unit == "MiB":
+        if "sharedarray" not in race.figures or race.unit == "MiB" or race.group == "import":
             continue
-        others = [
-            name
-            for name in race.figures
-            if kind_of(name) != "limit"
-            and name != race.baseline
-            and not name.startswith(("sharedarray", "limit"))
-        ]
+        others = [name for name in race.figures if _is_rival(name, race)]
         fastest = min(others, key=race.median, default=None)
         if fastest is not None:
             factor = race.median("sharedarray") / race.median(fastest)
             if factor > more_than:
                 found.append((race, fastest, factor))
     return found
+
+
+def _is_rival(name: str, race: Race) -> bool:
+    if name.startswith(("sharedarray", "limit", "raw")) or name in NO_RIVALS or kind_of(name) == "limit":
+        return False
+    return name != race.baseline or name.startswith(("CPython", "multiprocessing.Pool"))
 
 
 def behind(results: Results, more_than: float = 1.5) -> list[Race]:

@@ -254,7 +254,7 @@ class _Data:
         laid = np.ascontiguousarray(array.T if fortran else array)
         flat = laid.reshape(-1).view(np.uint8) if laid.nbytes else np.empty(0, np.uint8)
         digest = hashlib.sha256(repr((array.shape, array.dtype, fortran)).encode())
-        digest.update(flat)
+        digest.update(flat.data)
         return _Received, (flat, digest.hexdigest(), array.dtype, laid.shape, fortran)
 
 

@@ -6,8 +6,9 @@ in a queue of this object until the pipe is writable again, and meanwhile the po
 worker may block while it writes a large result, since the pool always reads; and it may block while it reads,
 for then it has nothing to write. A worker that stands still (a debugger, SIGSTOP) delays only itself.
 
-Two pipes and not a pair of sockets, because a small write to a pipe takes a third of the time. The price is
-SIGPIPE, which a program may have given its deadly default back: see `Channel.send`.
+Two pipes and not a pair of sockets, where the system can wait for pipes (see `sharedarray.pool.links`): a
+small write to a pipe takes a third of the time. The price is SIGPIPE, which a program may have given its
+deadly default back: see `Channel.send`.
 
 Small frames are cut out of one block that a single call to the kernel fills, often with many frames.
 """
@@ -15,15 +16,14 @@ Small frames are cut out of one block that a single call to the kernel fills, of
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from sharedarray.pool.links import Line
 from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
 
 __all__ = ["Channel", "Glance"]
@@ -113,13 +113,14 @@ class Channel:
     One thread at a time may send, and one may receive; the pool's engine sees to that.
     """
 
-    def __init__(self, reader: Connection, writer: Connection, *, blocking: bool) -> None:
+    def __init__(self, reader: Line, writer: Line, *, blocking: bool) -> None:
         self._reader, self._writer = reader, writer
         self._in, self._out = reader.fileno(), writer.fileno()
         # A worker whose pool is gone may well end by the signal.
         self._guarded = not blocking and hasattr(signal, "SIGPIPE")
-        os.set_blocking(self._in, blocking)
-        os.set_blocking(self._out, blocking)
+        reader.block(blocking)
+        writer.block(blocking)
+        self._write_out, self._write_all, self._read_in = writer.write, writer.write_all, reader.read_into
         self._unsent: deque[memoryview] = deque()
         self._short: list[Buffer] = []  # frames, to be joined
         self._chunk = bytearray(_CHUNK)
@@ -130,8 +131,6 @@ class Channel:
         self._entries: list[Entry] = []
         self._body: list[bytearray] = []
         self._filling: list[memoryview] = []
-        self._poll = select.poll()
-        self._poll.register(self._in, select.POLLIN)
 
     def fileno(self) -> int:
         """Return the descriptor that is read from."""
@@ -205,7 +204,7 @@ class Channel:
             frames = self._short[0] if len(self._short) == 1 else b"".join(self._short)
             self._short.clear()
             try:
-                sent = os.write(self._out, frames)
+                sent = self._write_out(frames)
             except BlockingIOError:
                 sent = 0
             if sent == len(frames):
@@ -214,7 +213,7 @@ class Channel:
         self._gather()
         while unsent:
             try:
-                sent = os.writev(self._out, list(islice(unsent, _PIECES)))
+                sent = self._write_all(list(islice(unsent, _PIECES)))
             except BlockingIOError:
                 return False
             while sent:
@@ -238,10 +237,10 @@ class Channel:
 
     def poll(self, timeout: float | None) -> bool:
         """Wait until there is something to read, for as many seconds; say whether there is."""
-        return bool(self._poll.poll(None if timeout is None else timeout * 1000))
+        return self._reader.readable(timeout)
 
     def _readable(self) -> bool:
-        return bool(self._poll.poll(0))
+        return self._reader.readable(0)
 
     def look(self, glance: Glance) -> None:
         """Look for something to read for a short time, without sleeping."""
@@ -295,7 +294,7 @@ class Channel:
         """Read once; return False when there is nothing to read now."""
         target = self._filling[-1] if self._filling else self._room()
         try:
-            count = os.readv(self._in, [target])
+            count = self._read_in([target])
         except BlockingIOError:
             return False
         if count == 0:

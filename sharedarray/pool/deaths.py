@@ -44,6 +44,19 @@ _BY_SIGNAL: dict[str, tuple[str, str]] = {
     "SIGHUP": ("its terminal was closed", "run the program under nohup, tmux or a service manager"),
 }
 
+# What Windows ends a process with that did something it must not do (NTSTATUS).
+_BY_STATUS: dict[int, tuple[str, str, str]] = {
+    0xC0000005: ("by an access violation", "a crash in native code (an invalid memory access)", _NATIVE),
+    0xC00000FD: ("by a stack overflow", "a recursion in native code, or a very deep one in Python", _NATIVE),
+    0xC0000409: ("by a check that found its stack damaged", "a crash in native code (abort)", _NATIVE),
+    0xC0000017: (
+        "for want of memory",
+        "the machine's memory and page file are used up",
+        "give the pool fewer workers or smaller pieces, or enlarge the page file",
+    ),
+    0xC000013A: ("by Ctrl-C", "its console was closed, or Ctrl-C was pressed in it", "see who did so"),
+}
+
 # What the process API of Python reports when the process that could have known the exit code is gone too.
 _UNKNOWN = 255
 
@@ -66,6 +79,9 @@ def explain(code: int | None) -> Death:
         )
         shown = name if name.startswith("signal") else f"{name} (signal {-code})"
         return Death(f"by {shown}", cause, next_step)
+    if code in _BY_STATUS:
+        how, cause, next_step = _BY_STATUS[code]
+        return Death(f"{how} (exit code {code:#x})", cause, next_step)
     return Death(
         f"with exit code {code}",
         "code that ends the process at once: os._exit(), or exit() in a library that the task calls",

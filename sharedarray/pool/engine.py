@@ -49,7 +49,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import socket
 import sys
 import threading
 import time
@@ -57,13 +56,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from multiprocessing.connection import wait as wait_ready
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sharedarray import errors, interrupts
-from sharedarray.pool import deaths, failures, outbox, processes
+from sharedarray.pool import deaths, failures, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
@@ -187,9 +185,8 @@ class Engine:
         self._watch: Watch | None = None
         self._pipes: Watch | None = None
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._bell: socket.socket | None = None
-        self._ear: socket.socket | None = None
-        self._nudge_in = self._nudge_out = -1
+        self._bell: links.Bell | None = None
+        self._nudge: links.Bell | None = None
         # Who reads the pipes: {"reader": the ident of a thread}. A dict, for setdefault cannot be interrupted
         # between asking and taking.
         self._reading: dict[str, int] = {}
@@ -548,8 +545,9 @@ class Engine:
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
         if self._reading.get("reader", threading.get_ident()) != threading.get_ident():
-            with contextlib.suppress(OSError):
-                os.write(self._nudge_in, b"\0")
+            bell = self._nudge
+            if bell is not None:
+                bell.ring()
 
     def withdraw(self, task: Task, *, running: bool) -> bool:
         """Take a task back from a worker that has not begun it, or end the worker that has.
@@ -698,8 +696,7 @@ class Engine:
         """Make the management thread look at what there is to do."""
         bell = self._bell
         if bell is not None and not self._is_copy():
-            with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
-                bell.send(b"\0")
+            bell.ring()
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that are there."""
@@ -776,14 +773,9 @@ class Engine:
     def _start(self) -> None:
         _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
         self._watch, self._pipes = watch(), watch()
-        self._ear, self._bell = socket.socketpair()
-        self._ear.setblocking(False)
-        self._bell.setblocking(False)
-        self._nudge_out, self._nudge_in = os.pipe()
-        os.set_blocking(self._nudge_out, False)
-        os.set_blocking(self._nudge_in, False)
-        self._pipes.add(self._nudge_out)
-        self._watch_for(self._ear.fileno(), self._woken)
+        self._bell, self._nudge = links.Bell(), links.Bell()
+        self._pipes.add(self._nudge.fileno())
+        self._watch_for(self._bell.fileno(), self._bell.hush)
         self._watch_for(self._pipes.fileno(), self._read)
         processes.make_ready(self._method)
         if self._method == "fork":
@@ -800,7 +792,7 @@ class Engine:
             self._kill(member)
             self._exit_code(member)
             if member.exit_is_ours:
-                os.close(member.exit)
+                links.close(member.exit)
             member.close()
             member.estate()
             member.forget_name()
@@ -882,13 +874,9 @@ class Engine:
             self._close_all()
 
     def _close_all(self) -> None:
-        for thing in (self._watch, self._pipes, self._bell, self._ear):
+        for thing in (self._watch, self._pipes, self._bell, self._nudge):
             if thing is not None:
                 thing.close()
-        for end in (self._nudge_in, self._nudge_out):
-            if end >= 0:
-                os.close(end)
-        self._nudge_in = self._nudge_out = -1
 
     # What the management thread does between two waits
 
@@ -1202,7 +1190,7 @@ class Engine:
 
     def _add_member(self) -> None:
         assert self._pipes is not None
-        to_worker, to_pool = multiprocessing.Pipe(duplex=False), multiprocessing.Pipe(duplex=False)
+        to_worker, to_pool = links.line(), links.line()
         claims = multiprocessing.get_context(self._method).Semaphore(0)
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < self._processors - 1
@@ -1238,18 +1226,12 @@ class Engine:
             to_pool[1].close()
         member.since = time.monotonic()
         member.pid = process.pid or 0
-        member.exit, member.exit_is_ours = _exit_descriptor(process)
+        member.exit, member.exit_is_ours = links.end_of(process)
         self._by_pipe[member.channel.fileno()] = member
         self._pipes.add(member.channel.fileno())
         self._watch_for(member.exit, lambda: self._mourn(member))
 
     # Reading
-
-    def _woken(self) -> None:
-        assert self._ear is not None
-        with contextlib.suppress(BlockingIOError):
-            while len(self._ear.recv(4096)) == 4096:
-                pass
 
     def _read(self) -> None:
         """Read what there is, as the management thread, unless somebody else does."""
@@ -1284,10 +1266,11 @@ class Engine:
             self._stop_reading()
 
     def _attend(self, ready: Iterable[tuple[int, bool, bool]]) -> None:
+        nudge = self._nudge
+        assert nudge is not None
         for descriptor, _, _ in ready:
-            if descriptor == self._nudge_out:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(descriptor, 4096)
+            if descriptor == nudge.fileno():
+                nudge.hush()
                 continue
             member = self._by_pipe.get(descriptor)
             if member is not None:
@@ -1351,7 +1334,7 @@ class Engine:
         while missing is not None and not isinstance(missing, errors.BlockNotFoundError):
             missing = missing.__cause__
         # The kernel lets go of a process's blocks a moment before it says that the process has ended.
-        return missing is not None and bool(wait_ready([member.exit], _MOMENT))
+        return missing is not None and links.over(member.exit, _MOMENT)
 
     def _book_all(
         self,
@@ -1565,7 +1548,7 @@ class Engine:
             if member.exit >= 0:
                 self._unwatch(member.exit)
                 if member.exit_is_ours:
-                    os.close(member.exit)
+                    links.close(member.exit)
             member.close()
             member.exit = -1
 
@@ -1662,7 +1645,7 @@ class Engine:
             member.close()
             if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
-                    os.close(member.exit)
+                    links.close(member.exit)
         self._close_all()
         self.store.close_copy()
 
@@ -1716,14 +1699,6 @@ def _due(task: Task, since: float) -> list[float]:
     if task.limit is not None:
         times.append(since + task.limit)
     return times
-
-
-def _exit_descriptor(process: processes.WorkerProcess) -> tuple[int, bool]:
-    """Return a descriptor that becomes readable when a process ends, and whether it is for us to close."""
-    if hasattr(os, "pidfd_open") and process.pid is not None:
-        with contextlib.suppress(OSError):
-            return os.pidfd_open(process.pid), True
-    return process.sentinel, False
 
 
 def _unsendable(label: str, reason: Exception) -> errors.NotPicklableError:

@@ -91,11 +91,11 @@ class Pool(Executor):
 
     *Ctrl-C.* Workers leave it to the parent. A ``with`` block, or a `shutdown`, that `KeyboardInterrupt` (or
     another exception that is no `Exception`) comes out of ends the workers at once; so does a program that
-    ends by it.
+    ends by it. Out of a `map` or its like it also ends what this one was running, and the pool goes on.
 
     *What travels how.* A `SharedArray`, or any view of one, is the same memory on both sides, for a task and
     for a result. Other arrays, and whatever else offers its buffers to pickle protocol 5 (pandas, SciPy,
-    bytes), travel through recycled memory from 32 KiB on: they are copied once, to pages that are there
+    bytes), travel through recycled memory from 48 KiB on: they are copied once, to pages that are there
     already. What a task gets of these, and what the caller gets back, is an ordinary array, private and
     writable, that frees its memory when it is collected. A piece of recycled memory is not used again while
     anything looks at it, in whichever process. While the pool works, at most 1 GiB of it waits for use, at
@@ -202,7 +202,7 @@ class Pool(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-        progress: Progress = False,
+        progress: Progress = None,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
 
@@ -223,8 +223,9 @@ class Pool(Executor):
         buffersize : int, optional
             How many calls may be under way, or done and not yet taken; the iterables are consumed as results
             are, so they may be endless. For all of them when None.
-        progress : bool or dict, default False
-            Show a progress bar; a dict is handed to tqdm (extra ``progress``).
+        progress : bool or dict, optional
+            Show a progress bar; a dict is handed to tqdm (extra ``progress``). When None, there is one in
+            notebooks and terminals where it takes longer than a second and tqdm is installed.
 
         Returns
         -------
@@ -276,6 +277,9 @@ class Pool(Executor):
         except TimeoutError:
             late = deadline is not None and time.monotonic() >= deadline
             raise
+        except KeyboardInterrupt:
+            late = True
+            raise
         finally:
             for one in came:
                 one.end()
@@ -287,7 +291,7 @@ class Pool(Executor):
         iterable: Iterable[Iterable[Any]],
         timeout: float | None = None,
         chunksize: int = 1,
-        progress: Progress = False,
+        progress: Progress = None,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
         return self._in_order(fn, map(tuple, iterable), timeout, chunksize, progress)
@@ -298,7 +302,7 @@ class Pool(Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        progress: Progress = False,
+        progress: Progress = None,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
 
@@ -440,7 +444,7 @@ class Pool(Executor):
         block_size: Sizes = None,
         overlap: int | Sequence[int] = 0,
         timeout: float | None = None,
-        progress: Progress = False,
+        progress: Progress = None,
     ) -> np.ndarray[Any, Any]:
         """Apply a function to blocks of arrays, in all workers, and put the results together.
 
@@ -474,8 +478,8 @@ class Pool(Executor):
         timeout : float, optional
             Seconds from now until all must be done. What is still running then is ended: its worker is killed
             and replaced.
-        progress : bool or dict, default False
-            Show a progress bar of the blocks; a dict is handed to tqdm (extra ``progress``).
+        progress : bool or dict, optional
+            Show a progress bar of the blocks, as for `map`.
 
         Returns
         -------
@@ -526,7 +530,7 @@ class Pool(Executor):
         axis: Axes = 0,
         block_size: Sizes = None,
         timeout: float | None = None,
-        progress: Progress = False,
+        progress: Progress = None,
     ) -> T:
         """Apply a function to blocks of arrays, in all workers, and combine its results into one.
 
@@ -637,6 +641,12 @@ class Pool(Executor):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of up to {self._max_workers} workers>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its figures, and who ran what when."""
+        timeline = self.timeline()
+        shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
+        return self.stats()._repr_html_() + shown
+
 
 def _processors() -> int:
     count = getattr(os, "process_cpu_count", None)
@@ -680,6 +690,9 @@ def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterato
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
         raise
+    except KeyboardInterrupt:
+        late = True  # in a notebook the pool goes on, and the next cell needs the workers
+        raise
     finally:
         came.end()
         engine.forget(came, running=late)
@@ -701,6 +714,9 @@ def _as_they_come(
             yield opened(box.pop())
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
+        raise
+    except KeyboardInterrupt:
+        late = True  # in a notebook the pool goes on, and the next cell needs the workers
         raise
     finally:
         came.end()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import marshal
-import os
 import pickle
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+from sharedarray._platform import platform
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.messages import (
@@ -341,7 +341,7 @@ class Member:
         """Close its pipes and its outbox."""
         self.channel.close()
         if self.outbox >= 0:
-            os.close(self.outbox)
+            platform.close(self.outbox)
             self.outbox = -1
 
     def estate(self) -> tuple[Task | None, list[Task]]:

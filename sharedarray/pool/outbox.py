@@ -30,7 +30,6 @@ from __future__ import annotations
 import io
 import marshal
 import mmap
-import os
 import struct
 from typing import Any
 
@@ -55,7 +54,7 @@ def make() -> int:
             handle, 0, [memoryview(bytes(SIZE))]
         )  # so that there are pages, whatever happens later
     except OSError:
-        os.close(handle)
+        platform.close(handle)
         return -1
     return handle
 
@@ -65,11 +64,11 @@ def opened(handle: int, pool: int) -> mmap.mmap | None:
     path = platform.path_of(handle, pool) if handle >= 0 else None
     if path is None:
         return None
-    own = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    own = platform.open_path_of(path)
     try:
-        return mmap.mmap(own, SIZE)
+        return platform.map(mmap.mmap, own, SIZE, "r+")
     finally:
-        os.close(own)
+        platform.close(own)
 
 
 def unsent(handle: int, row: int) -> list[Frame]:
@@ -89,9 +88,9 @@ def unsent(handle: int, row: int) -> list[Frame]:
     """
     if handle < 0:
         return []
-    length, of, index, sent = HEAD.unpack(os.pread(handle, HEAD.size, 0))
-    body = os.pread(handle, length, HEAD.size)
-    if not length or HEAD.unpack(os.pread(handle, HEAD.size, 0))[3] != sent:
+    length, of, index, sent = HEAD.unpack(platform.read(handle, HEAD.size))
+    body = platform.read(handle, HEAD.size + length)[HEAD.size :]
+    if not length or HEAD.unpack(platform.read(handle, HEAD.size))[3] != sent:
         return []  # or it is being sent at this very moment
     if not of:
         return _frames(body)

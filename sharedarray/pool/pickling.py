@@ -13,9 +13,11 @@ Plain pickle, with four things added, in this order of precedence:
 4. What multiprocessing can hand to another process (sockets, connections, managers' proxies) can be
    handed to a worker as well, since its reducers are consulted.
 
-Calls of functions that can be imported, with numbers, text and shared arrays alone, need none of that: they
-are told by the function's name, and in the format of `marshal`, which takes a tenth of the time. So are
-results that are numbers or text.
+Calls of functions that can be imported, with numbers, text and arrays alone, need none of that: they are told
+by the function's name, and in the format of `marshal`, which takes a tenth of the time. So are results that
+are numbers, text or arrays. In such a stream a shared array is a tuple, and a plain one of a usual type, or a
+scalar of NumPy's, is a list: its bytes, or None when they are not in the stream; the character of its dtype;
+its shape, None for a scalar; and its order.
 
 A `Parcel` is what is left out of a pickle: first in its owner's memory, then in a slot. One that goes to many
 tasks is one object, which all of them hold; its slot is free when the last of them has let go.
@@ -30,7 +32,7 @@ import marshal
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, TypeAlias
@@ -61,8 +63,8 @@ __all__ = [
 ]
 
 # Bytes of a buffer from which on it travels in recycled memory. Below it, the pipe is as quick: a loan of a
-# slot takes some 15 us, and so does copying this much into the pickle, through the pipe and out again.
-OUT_OF_BAND = 1 << 15
+# slot takes some 25 us on both sides, and so does copying this much into the stream and through the pipe.
+OUT_OF_BAND = 3 << 14
 
 _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 
@@ -101,7 +103,7 @@ class _LateAccount(Account):
 
     __slots__ = ("_sizes", "_stream")
 
-    def __init__(self, stream: bytes, sizes: Sequence[int]) -> None:
+    def __init__(self, stream: bytes, sizes: Sequence[tuple[int, int, int]]) -> None:
         self.names = ()
         self._stream = stream
         self._sizes = sizes
@@ -111,8 +113,12 @@ class _LateAccount(Account):
         sizes = iter(self._sizes)
         parts = []
         for value in values:
-            if type(value) is tuple:
-                parts.append((next(sizes), 0, _PACKED if len(value) > 1 else _OVERHEAD, 0))
+            if type(value) is tuple or type(value) is list:
+                shared, copied, reused = next(sizes)
+                pickled = _PACKED if type(value) is tuple and len(value) > 1 else _OVERHEAD
+                if type(value) is list and value[0] is not None:
+                    pickled += len(value[0])
+                parts.append((shared, copied, pickled, reused))
             else:
                 length = len(value) if type(value) is str or type(value) is bytes else 0
                 parts.append((0, 0, length + _OVERHEAD, 0))
@@ -121,7 +127,8 @@ class _LateAccount(Account):
         return zip(names, [(0, 0, max(0, rest), 0), *parts], strict=True)
 
     def total(self) -> Copied:
-        return sum(self._sizes), 0, len(self._stream), 0
+        shared, copied, reused = (sum(column) for column in zip(*self._sizes, strict=True))
+        return shared, copied, len(self._stream), reused
 
 
 class _Loan:
@@ -466,16 +473,13 @@ class _Tally:
         self.reused = 0
 
     def parcel(self, key: int, array: np.ndarray[Any, Any]) -> Parcel:
-        """Return the parcel for an array; the same one for an array that another task got."""
-        known = None if self.known is None else self.known.get(key)
-        if known is not None:
-            known.many = True
-            self.reused += known.length
-            return known
-        made = Parcel(array, many=self.many)
-        if self.known is not None:
-            self.known[key] = made
-        return made
+        """The parcel for an array."""
+        found = _parcel(self.known, key, array)
+        if found.many:
+            self.reused += found.length
+        else:
+            found.many = self.many
+        return found
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take the bytes of a buffer out of the pickle; return True to leave them in."""
@@ -492,6 +496,18 @@ class _Tally:
             return True
         self.parcels.append(Parcel(raw, many=self.many))
         return False
+
+
+def _parcel(known: dict[int, Parcel] | None, key: int, array: np.ndarray[Any, Any]) -> Parcel:
+    """The parcel for an array; the same one for an array that another task got, which then goes to many."""
+    found = None if known is None else known.get(key)
+    if found is not None:
+        found.many = True
+        return found
+    made = Parcel(array)
+    if known is not None:
+        known[key] = made
+    return made
 
 
 def _is_ours(array: np.ndarray[Any, Any]) -> bool:
@@ -521,7 +537,50 @@ def dumps(obj: Any, *, many: bool = False) -> Pickled:
 
 def dump_result(value: Any) -> Pickled:
     """Pickle a result; see `dumps`."""
-    return _marshalled(value) if type(value) in _SIMPLE else dumps(value)
+    if type(value) in _SIMPLE:
+        return _marshalled(value)
+    kind = type(value)
+    if (kind is np.ndarray and mapping_of(value) is None) or issubclass(kind, np.generic):
+        parcels: list[Parcel] = []
+        packed = _pack(value, parcels, None)
+        if packed is not None:
+            return (
+                Pickled(marshal.dumps(packed), parcels, (), True, None, PLAIN)
+                if parcels
+                else _marshalled(packed)
+            )
+    return dumps(value)
+
+
+def _pack(value: Any, parcels: list[Parcel], known: dict[int, Parcel] | None) -> list[Any] | None:
+    """What stands for a plain array, or a scalar of NumPy's, in a stream of marshal's; None for others.
+
+    A small array itself is the first item: marshal reads its memory, without a copy before. A large one is
+    added to `parcels`.
+    """
+    dtype = value.dtype
+    # Types in native order, without fields, units, lengths or metadata are one object each.
+    if dtype.hasobject or np.dtype(dtype.char) is not dtype:
+        return None
+    if isinstance(value, np.generic):
+        return [value, dtype.char, None, "C"]
+    flags = value.flags
+    order, laid = ("C", value) if flags.c_contiguous or not flags.f_contiguous else ("F", value.T)
+    if value.nbytes < OUT_OF_BAND:
+        return [np.ascontiguousarray(laid).reshape(laid.shape), dtype.char, laid.shape, order]
+    parcels.append(_parcel(known, id(value), laid))
+    return [None, dtype.char, laid.shape, order]
+
+
+def _unpack(
+    buffers: Iterator[Buffer], raw: Any, char: str, shape: tuple[int, ...] | None, order: str
+) -> np.ndarray[Any, Any] | np.generic:
+    """What `_pack` was given; an array has memory of its own and is writable."""
+    if shape is None:
+        scalar: np.generic = np.frombuffer(raw, char)[0]
+        return scalar
+    array: np.ndarray[Any, Any] = np.ndarray(shape, char, next(buffers) if raw is None else bytearray(raw))
+    return array if order == "C" else array.T
 
 
 def dump_call(
@@ -543,7 +602,7 @@ def dump_call(
     if home is not None:
         if not kwargs and simple(args):
             return _marshalled((*home, (), args))
-        call = _plain_call(*home, args, kwargs)
+        call = _plain_call(*home, args, kwargs, known)
         if call is not None:
             return call
     file = io.BytesIO()
@@ -561,40 +620,66 @@ def dump_call(
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, account, PARTS)
 
 
-def _plain_call(home: str | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pickled | None:
-    """Tell a call whose arguments are shared arrays, numbers and text; None where there are others.
+def _plain_call(
+    home: str | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    known: dict[int, Parcel] | None,
+) -> Pickled | None:
+    """Tell a call whose arguments are arrays, numbers and text; None where there are others.
 
     An argument that is there several times must arrive as one object: its repetitions are the position of the
     first.
     """
     items: list[Any] = []
-    sizes: list[int] = []
+    sizes: list[tuple[int, int, int]] = []  # bytes shared, copied, and copied for another task
     blocks: list[Mapping] = []
-    places: dict[int, tuple[Any, ...]] = {}
+    parcels: list[Parcel] = []
+    places: dict[int, tuple[tuple[int], tuple[int, int, int]]] = {}
     for place, value in enumerate((*args, *kwargs.values()) if kwargs else args):
         kind = type(value)
         if kind in _SIMPLE:
             items.append(value)
             continue
-        if kind is not SharedArray and kind is not np.ndarray:
-            return None
-        packed = places.get(id(value))
-        if packed is None:
-            mapping = mapping_of(value)
-            if mapping is None or (packed := reference.pack_held(value, mapping)) is None:
-                return None
+        before = places.get(id(value))
+        if before is not None:
+            items.append(before[0])
+            sizes.append(before[1])
+            continue
+        mapping = mapping_of(value) if kind is SharedArray or kind is np.ndarray else None
+        packed: Any
+        if mapping is not None:
+            packed, size = reference.pack_held(value, mapping), (value.nbytes, 0, 0)
             blocks.append(mapping)
-            places[id(value)] = (place,)
+        elif kind is np.ndarray:
+            count = len(parcels)
+            packed, size = _pack(value, parcels, known), (0, 0, 0)
+            if len(parcels) > count:
+                length = parcels[-1].length
+                size = (0, 0, length) if parcels[-1].many else (0, length, 0)
+        elif issubclass(kind, np.generic):
+            items.append(_pack(value, parcels, known))
+            sizes.append((0, 0, 0))
+            if items[-1] is None:
+                return None
+            continue
+        else:
+            return None
+        if packed is None:
+            return None
         items.append(packed)
-        sizes.append(value.nbytes)
+        sizes.append(size)
+        places[id(value)] = ((place,), size if mapping is not None else (0, 0, 0))
     call = home, name, tuple(kwargs), items
-    if not blocks:
+    if not sizes:
         return _marshalled(call)
     try:
         stream = marshal.dumps(call)
     except ValueError:  # the dtype has fields
         return None
-    return Pickled(stream, (), blocks, False, _LateAccount(stream, sizes), PLAIN)
+    data = len(blocks) < len(sizes)
+    return Pickled(stream, parcels, blocks, data, _LateAccount(stream, sizes), PLAIN)
 
 
 # Bytes of a pickle that a number, or what is around a text, takes, and a packed array: roughly.
@@ -621,9 +706,12 @@ def load_call(
         home, name, names, values = marshal.loads(stream)
         if type(values) is tuple:  # numbers and text alone
             return _function(home, name), values, {}
+        rest = iter(buffers)
         for place, value in enumerate(values):
             if type(value) is tuple:
                 values[place] = values[value[0]] if len(value) == 1 else reference.unpack_held(*value)
+            elif type(value) is list:
+                values[place] = _unpack(rest, *value)
         function = _function(home, name)
     elif layout == PARTS:
         unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=iter(buffers))
@@ -637,7 +725,10 @@ def load_call(
 
 def load_result(stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0) -> Any:
     """Return what `dump_result` was given."""
-    return marshal.loads(stream) if flags & PLAIN else loads(stream, buffers)
+    if not flags & PLAIN:
+        return loads(stream, buffers)
+    found = marshal.loads(stream)
+    return _unpack(iter(buffers), *found) if type(found) is list else found
 
 
 def loads(stream: Buffer, buffers: Sequence[Buffer] = ()) -> Any:

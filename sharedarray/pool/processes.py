@@ -14,7 +14,8 @@ are as they are for any other process of that module. Three things differ, and t
   that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
   unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that
   unblocks a signal takes it, if it is just then under way to the process, and a main thread that waits for a
-  result would never hear of it (tried: one Ctrl-C in three was lost while workers started).
+  result would never hear of it (tried: one Ctrl-C in three was lost while workers started). Where there are
+  no signals to block, a child has a process group of its own, which Ctrl-C does not reach.
 
 What a new interpreter needs before anything else, the limits of thread numbers in the environment, rides on
 the preparation data, which is unpickled before the first import of this package in the child.
@@ -23,13 +24,16 @@ the preparation data, which is unpickled before the first import of this package
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import context, process, resource_tracker, spawn, util
+from multiprocessing import context, process, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -120,7 +124,7 @@ def start(worker: WorkerProcess) -> None:
 
 def make_ready(method: str) -> None:
     """Start, in the caller's thread, what unblocks SIGINT in the thread that starts it."""
-    if method != "fork":
+    if method != "fork" and hasattr(os, "fork"):  # elsewhere there is no such process
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
             ensure()
@@ -236,6 +240,95 @@ def _close_all(*descriptors: int) -> None:
 
 
 _WAYS: dict[str, Any] = {}
+
+if "fork" not in multiprocessing.get_all_start_methods():
+
+    class _NewInterpreter:
+        """A new interpreter, told what to do over a pipe whose end it fetches from this process.
+
+        It has a process group of its own, so that Ctrl-C is not for it.
+        """
+
+        method = "spawn"
+
+        def __init__(self, process_obj: WorkerProcess) -> None:
+            handles: Any = importlib.import_module("msvcrt")  # where handles are what processes share
+            reading, writing = os.pipe()
+            try:
+                command = spawn.get_command_line(
+                    parent_pid=os.getpid(), pipe_handle=handles.get_osfhandle(reading)
+                )
+                self._process = _Started(
+                    [_interpreter(), *command[1:]],
+                    env=_environment(),
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
+            except BaseException:
+                _close_all(reading, writing)
+                raise
+            self.pid = self._process.pid
+            self.sentinel: int = int(self._process._handle)  # type: ignore[attr-defined]
+            self.returncode: int | None = None
+            # The end that the child copies stays open for as long as it may not have done so.
+            self.finalizer = util.Finalize(self, os.close, (reading,))
+            with open(writing, "wb") as pipe:
+                try:
+                    pipe.write(_orders(self, process_obj))
+                except BaseException:
+                    self.kill()
+                    raise
+
+        def duplicate_for_child(self, handle: int) -> int:
+            """Give the child a handle; called as the process object is pickled."""
+            return int(reduction.__dict__["duplicate"](handle, self.sentinel))
+
+        def wait(self, timeout: float | None = None) -> int | None:
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                return None
+            return self.poll()
+
+        def poll(self) -> int | None:
+            code = self._process.poll()
+            if code is not None:
+                self.returncode = -signal.SIGTERM if code == _ENDED_BY_US else code
+            return self.returncode
+
+        def terminate(self) -> None:
+            with contextlib.suppress(OSError):
+                winapi: Any = importlib.import_module("_winapi")
+                winapi.TerminateProcess(self.sentinel, _ENDED_BY_US)
+
+        kill = terminate
+
+        def close(self) -> None:
+            self.finalizer()
+
+    class _Started(subprocess.Popen[bytes]):
+        """One that may be dropped while it runs, as multiprocessing's may."""
+
+        def __del__(self, *_: Any) -> None:
+            pass
+
+    # The status of a process that `terminate` ended: one that no program gives itself.
+    _ENDED_BY_US = 0x10000
+    _WAYS["spawn"] = _NewInterpreter
+
+
+def _interpreter() -> str:
+    """The program to start: in a virtual environment, the one that is behind its launcher."""
+    chosen = os.fsdecode(spawn.get_executable())
+    behind = getattr(sys, "_base_executable", None)
+    return behind if behind and os.path.normcase(chosen) == os.path.normcase(sys.executable) else chosen
+
+
+def _environment() -> dict[str, str] | None:
+    """The environment for that program, by which it knows its virtual environment."""
+    if getattr(sys, "_base_executable", sys.executable) == sys.executable:
+        return None
+    return {**os.environ, "__PYVENV_LAUNCHER__": sys.executable}
+
 
 if "fork" in multiprocessing.get_all_start_methods():
     from multiprocessing import popen_fork

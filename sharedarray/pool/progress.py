@@ -1,8 +1,18 @@
-"""Progress bars, if tqdm is installed (extra ``progress``)."""
+"""Progress bars, if tqdm is installed (extra ``progress``).
+
+Who asks for one gets one at once. Who says nothing gets one where a person looks on, in a notebook or at a
+terminal, and only when it has taken a second: until then nothing is imported, and nothing is seen. Programs
+whose output goes elsewhere, and workers, show none.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 from sharedarray import errors
@@ -11,7 +21,9 @@ __all__ = ["Bar", "Progress", "bar", "watched"]
 
 T = TypeVar("T")
 
-Progress = bool | Mapping[str, Any]
+Progress = bool | Mapping[str, Any] | None
+
+_LATE = 1.0  # seconds after which a bar appears that nobody has asked for
 
 
 class Bar(Protocol):
@@ -32,13 +44,64 @@ class _NoBar:
         pass
 
 
+class _LateBar:
+    """A bar that appears when it has taken a second."""
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._done: float = 0  # as tqdm shows it
+        self._began = time.time()
+        self._due = time.monotonic() + _LATE
+        self._shown: Bar | None = None
+
+    def update(self, n: float = 1) -> None:
+        self._done += n
+        if self._shown is not None:
+            self._shown.update(n)
+        elif time.monotonic() > self._due:
+            self._appear()
+
+    def _appear(self) -> None:
+        self._due = float("inf")
+        widgets = _notebook() and find_spec("ipywidgets") is not None  # without, tqdm warns of it
+        try:
+            made: Any = import_module("tqdm.notebook" if widgets else "tqdm").tqdm
+        except ImportError:
+            return  # the extra 'progress' is not there, and nobody has asked for it
+        shown = made(total=self._total)
+        shown.start_t = self._began  # tqdm's own: it has run for so long
+        shown.update(self._done)
+        self._shown = shown
+
+    def close(self) -> None:
+        if self._shown is not None:
+            self._shown.close()
+
+
+def _watched_by_a_person() -> bool:
+    if multiprocessing.parent_process() is not None:
+        return False
+    try:
+        return _notebook() or sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False  # there is no stderr, or it is closed
+
+
+def _notebook() -> bool:
+    """Whether this is a kernel, which shows what it is told to on a page."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 def bar(progress: Progress, total: int | None) -> Bar:
     """Return a progress bar, or something that acts as one where ``progress`` is False.
 
     Parameters
     ----------
     progress
-        True, or a mapping of arguments of `tqdm.auto.tqdm`.
+        True, or a mapping of arguments of `tqdm.auto.tqdm`; None for a bar where a person looks on and it
+        takes longer than a second.
     total
         How many there are to do.
 
@@ -49,6 +112,8 @@ def bar(progress: Progress, total: int | None) -> Bar:
     """
     if progress is False:
         return _NoBar()
+    if progress is None:
+        return _LateBar(total) if _watched_by_a_person() else _NoBar()
     try:
         from tqdm.auto import tqdm  # optional: the extra 'progress'
     except ImportError as missing:

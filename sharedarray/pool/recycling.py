@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,8 +49,6 @@ __all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of",
 
 # Bytes: where a buffer starts in a slot. A cache line, and more than any dtype asks for.
 ALIGNMENT = 64
-# The byte that is locked by who has views of a slot.
-_USED = 0
 # Slots are made in sizes of 1/2**3 of a power of two apart, so that slightly different arrays share them.
 _STEPS = 3
 # A slot may be this many times as large as what it is used for.
@@ -67,8 +64,6 @@ _IDLE_SHARE, _BUSY_SHARE = 8, 4
 # Seconds without work after which the memory is trimmed to IDLE_LIMIT, and after which all of it is freed.
 TRIM_AFTER = 0.4
 FREE_AFTER = 60.0
-
-_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
 # What is copied: bytes, or an array that need not be contiguous, in C order.
@@ -115,7 +110,7 @@ _PIECE = 1 << 20
 
 def _map(handle: int, size: int) -> mmap.mmap:
     """Map a slot whose pages are there already, all of them at once."""
-    return mmap.mmap(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return platform.map(mmap.mmap, handle, size, "r+", ready=True)
 
 
 class Loan(np.ndarray[Any, Any]):
@@ -138,19 +133,21 @@ class Loan(np.ndarray[Any, Any]):
         if self._handle >= 0:
             with deferred_in_finalizer:
                 handle, self._handle = self._handle, -1
-                os.close(handle)
+                platform.close(handle)
                 if self._at_end is not None:
                     self._at_end()
 
 
 def _borrow(path: str) -> int:
-    """Open a slot and lock it against being used again."""
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    """Open a slot and mark it as used."""
+    handle = platform.open_path_of(path)
     try:
-        if not platform.lock(handle, _USED, 1, shared=True, wait=False):
-            raise errors.SharedArrayError(f"the recycled block {path} is being written to")
+        platform.use(handle)
+    except BlockingIOError:
+        platform.close(handle)
+        raise errors.SharedArrayError(f"the recycled block {path} is being written to") from None
     except BaseException:
-        os.close(handle)
+        platform.close(handle)
         raise
     return handle
 
@@ -162,17 +159,9 @@ def unnamed(size: int) -> int | None:
     try:
         directory = registry.directory()
         segment.check_room(directory, size, memory=True)
-        draft = platform.draft(directory)
+        return platform.draft_memory(directory, size, None).handle
     except OSError:
         return None
-    try:
-        if draft.scratch is not None:
-            platform.remove(draft.scratch)
-        os.ftruncate(draft.handle, size)
-    except OSError:
-        os.close(draft.handle)
-        return None
-    return draft.handle
 
 
 # The pool's side
@@ -272,8 +261,7 @@ class Store:
         """Bytes that are kept free at most, by a pool at work and by an idle one."""
         if self._limits is None:
             try:
-                found = os.statvfs(registry.directory())
-                total = found.f_blocks * found.f_frsize
+                total = platform.capacity(registry.directory())
             except OSError:
                 total = 0
             self._limits = min(BUSY_LIMIT, total // _BUSY_SHARE), min(IDLE_LIMIT, total // _IDLE_SHARE)
@@ -320,10 +308,7 @@ class Store:
         """Ask the kernel, unless it is known anyway, whether nobody has a view of a slot."""
         if slot.busy or slot.lent:
             return False
-        if not platform.lock(slot.handle, _USED, 1, shared=False, wait=False):
-            return False
-        platform.unlock(slot.handle, _USED, 1)
-        return True
+        return not platform.used(slot.handle)
 
     def _make(self, size: int) -> Slot | None:
         step = max(mmap.PAGESIZE, 1 << max(0, (size - 1).bit_length() - 1 - _STEPS))
@@ -355,8 +340,8 @@ class Store:
         if slot in self._slots:
             self._slots.remove(slot)
             with contextlib.suppress(OSError):
-                os.ftruncate(slot.handle, 0)
-            os.close(slot.handle)
+                platform.shrink(slot.handle)
+            platform.close(slot.handle)
             slot.handle = -1
             slot.mapping = None
             self._retired.add(slot.number)
@@ -422,7 +407,7 @@ class Store:
         with self._lock:
             self._closed = True
             for slot in self._slots:
-                os.close(slot.handle)
+                platform.close(slot.handle)
                 slot.handle = -1
                 slot.mapping = None
             self._slots.clear()
@@ -478,13 +463,12 @@ class Shelf:
         handle = _borrow(self._path(entry))
         try:
             if entry.flags & PRIVATE:
-                access = mmap.PROT_READ | mmap.PROT_WRITE
-                mapping = mmap.mmap(handle, entry.size, flags=mmap.MAP_PRIVATE, prot=access)
+                mapping = platform.map(mmap.mmap, handle, entry.size, "c")
             else:
                 mapping = self._mapping(entry)
             return Loan.over(mapping, handle).data
         except BaseException:
-            os.close(handle)
+            platform.close(handle)
             raise
 
     def _mapping(self, entry: Entry) -> mmap.mmap:
@@ -521,8 +505,8 @@ class Shelf:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    handle = platform.open_path_of(path)
     try:
         yield handle
     finally:
-        os.close(handle)
+        platform.close(handle)

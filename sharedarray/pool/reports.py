@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
+from sharedarray.display import human
 from sharedarray.pool.pickling import OUT_OF_BAND
 
 __all__ = [
@@ -43,23 +44,6 @@ _MARKED = {"died": "!", "timeout": "t", "raised": "x", "cancelled": "c"}
 
 
 # -- units ----------------------------------------------------------------------------------------------
-
-
-def human(size: int) -> str:
-    """Return a number of bytes in at most eight characters.
-
-    Examples
-    --------
-    >>> human(96), human(1_572_864), human(10**9)
-    ('96 B', '1.5 MiB', '954 MiB')
-    """
-    if size < 1024:
-        return f"{size} B"
-    amount, units = size / 1024, iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
-    unit = next(units)
-    while amount >= 1023.5 and unit != "PiB":
-        amount, unit = amount / 1024, next(units)
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
 
 
 def human_time(seconds: float) -> str:

@@ -8,9 +8,14 @@ can be watched, and a whole group be left out by one call.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import selectors
-from typing import Any, Protocol
+import threading
+import weakref
+from typing import Any, ClassVar, Protocol
+
+from sharedarray.pool import links
 
 __all__ = ["Watch", "watch"]
 
@@ -98,6 +103,89 @@ class _Selector:
         return self.wait(0)
 
 
+class _Sockets:
+    """Watching by ``select``, where it is for sockets only and has no descriptor of its own.
+
+    The number that stands for a watch within another one is negative. Who waits looks at what was watched
+    when he began; so whoever changes that meanwhile rings for him to begin again. ``select`` is not broken
+    off by Ctrl-C, so the main thread waits a short time at once.
+    """
+
+    _made: ClassVar[weakref.WeakValueDictionary[int, _Sockets]] = weakref.WeakValueDictionary()
+    _numbers = itertools.count(2)
+
+    def __init__(self) -> None:
+        self._number = -next(self._numbers)
+        self._made[self._number] = self
+        self._lock = threading.Lock()
+        self._wanted: dict[int, tuple[bool, bool]] = {}
+        self._waiting = 0
+        self._bell = links.Bell()
+
+    def fileno(self) -> int:
+        return self._number
+
+    def add(self, descriptor: int, *, write: bool = False) -> None:
+        self.expect(descriptor, read=not write, write=write)
+
+    def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
+        with self._lock:
+            self._wanted[descriptor] = read, write
+        self._changed()
+
+    def remove(self, descriptor: int) -> None:
+        with self._lock:
+            self._wanted.pop(descriptor, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        for other in list(self._made.values()):
+            if other._waiting and (other is self or self._number in other._wanted):
+                other._bell.ring()
+
+    def close(self) -> None:
+        self._wanted.clear()
+        self._bell.close()
+
+    def ready(self) -> list[tuple[int, bool, bool]]:
+        return self._select(0)
+
+    def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
+        if threading.current_thread() is threading.main_thread():
+            timeout = _INTERRUPTIBLE if timeout is None else min(timeout, _INTERRUPTIBLE)
+        self._waiting += 1
+        try:
+            return self._select(timeout)
+        finally:
+            self._waiting -= 1
+
+    def _directly(self) -> tuple[set[int], set[int]]:
+        with self._lock:
+            wanted = list(self._wanted.items())
+        return {fd for fd, (read, _) in wanted if read}, {fd for fd, (_, write) in wanted if write}
+
+    def _select(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
+        read, write = self._directly()
+        within: dict[int, set[int]] = {}  # what is watched by others that are watched here
+        for number in [number for number in read if number < 0]:
+            read.discard(number)
+            inner = self._made.get(number)
+            within[number] = set() if inner is None else inner._directly()[0]
+        ear = self._bell.fileno()
+        readable, writable, _ = select.select({ear, *read}.union(*within.values()), write, write, timeout)
+        if ear in readable:
+            self._bell.hush()
+        found = [(number, True, False) for number, inner in within.items() if inner.intersection(readable)]
+        told = {*read.intersection(readable), *writable}
+        return found + [(fd, fd in readable, fd in writable) for fd in told]
+
+
+# Seconds after which the main thread looks whether Ctrl-C has come.
+_INTERRUPTIBLE = 0.05
+
+
 def watch() -> Watch:
     """Return an empty watch."""
+    if not links.PIPES:
+        return _Sockets()
     return _Epoll() if hasattr(select, "epoll") else _Selector()

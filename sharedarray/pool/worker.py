@@ -28,16 +28,19 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import current_process, parent_process
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 from multiprocessing.synchronize import Semaphore
 from time import monotonic_ns
 from typing import Any
 
 from sharedarray import errors
+from sharedarray._platform import platform
 from sharedarray.pool import failures, outbox, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.links import PIPES, Line
 from sharedarray.pool.messages import (
     AFRESH,
     HEADER,
@@ -103,8 +106,8 @@ class Ends:
         Whether there are processors enough to look for a message before going to sleep.
     """
 
-    reader: Connection
-    writer: Connection
+    reader: Line
+    writer: Line
     claims: Semaphore
     pool: int
     outbox: int
@@ -203,11 +206,13 @@ def _close_in_forks(channel: Channel) -> None:
 
 def _watch_parent(channel: Channel) -> None:
     """End this process as soon as the parent is gone, whatever the main thread is doing."""
-    if not hasattr(select, "poll"):
+    parent = parent_process()
+    if not PIPES:
+        if parent is not None:
+            _watch(partial(wait, [parent.sentinel]))
         return
     poll = select.poll()
     poll.register(channel.out, 0)  # nothing but the other end's being closed
-    parent = parent_process()
     if parent is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             poll.register(parent.sentinel, select.POLLIN)
@@ -216,8 +221,12 @@ def _watch_parent(channel: Channel) -> None:
             with contextlib.suppress(OSError):
                 poll.register(os.pidfd_open(parent.pid), select.POLLIN)
 
+    _watch(poll.poll)
+
+
+def _watch(gone: Callable[[], object]) -> None:
     def watch() -> None:
-        poll.poll()
+        gone()
         os._exit(_ORPHANED)
 
     threading.Thread(target=watch, name="sharedarray-parent-watch", daemon=True).start()
@@ -227,7 +236,7 @@ def _box(ends: Ends) -> mmap.mmap | None:
     try:
         return outbox.opened(ends.outbox, ends.pool)
     except OSError:
-        if not os.path.exists(f"/proc/{ends.pool}"):
+        if platform.process_started(ends.pool) is None:
             raise EOFError from None
         return None
 
@@ -550,6 +559,7 @@ class _Worker:
 
     def _row(self, row: _Item) -> None:
         """Do the items of a row one after the other: the quick way, for small results of small arguments."""
+        self._granted = None  # what a task before did not need is the pool's again
         number, args, claim, answers = row.number, row.args, self._claim, self._answers
         function: Any = None
         again = False

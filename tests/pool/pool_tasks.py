@@ -16,6 +16,8 @@ import numpy as np
 
 import sharedarray as sa
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once
+
 
 def add(a, b=1):
     return a + b
@@ -116,7 +118,7 @@ class KillerOnArrival:
     """Pickles, and ends the process that loads it."""
 
     def __reduce__(self):
-        return _kill_self, (signal.SIGKILL,)
+        return _kill_self, (KILL,)
 
 
 def _kill_self(number):
@@ -134,7 +136,7 @@ def die(how):
 
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.kill(os.getpid(), signal.SIGSEGV)
-    os.kill(os.getpid(), getattr(signal, how))
+    os.kill(os.getpid(), getattr(signal, how, KILL))
 
 
 def die_while_sending():
@@ -156,7 +158,7 @@ class _Dying:
         import threading
 
         # The pipe takes some 200 KB; the rest waits for the pool, which reads slower than this kills.
-        threading.Thread(target=_kill_self, args=(signal.SIGKILL,)).start()
+        threading.Thread(target=_kill_self, args=(KILL,)).start()
         return bytes, (b"x" * self.size,)
 
 
@@ -220,7 +222,7 @@ def forget_and_fork(path):
         while not Path(path).exists():
             time.sleep(0.01)
         os._exit(0)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def nested(method):
@@ -285,7 +287,7 @@ def change_and_die_once(array, marker):
     array[...] = -1
     if not Path(marker).exists():
         Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     return found
 
 

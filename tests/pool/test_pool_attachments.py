@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import PROC
 
 import sharedarray as sa
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads a process's mappings")
+pytestmark = pytest.mark.skipif(not PROC, reason="reads a process's mappings")
 
 
 def mapped(name: str, pid: int | None = None) -> set[str]:

@@ -16,6 +16,7 @@ import types
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import METHODS, many_starts
 
 import sharedarray as sa
 from sharedarray import NotPicklableError
@@ -186,6 +187,7 @@ def test_many_threads_submit(pool):
     assert sorted(results) == sorted(100 * n + k + 1 for n in range(6) for k in range(50))
 
 
+@many_starts
 def test_map_times_out(method, tmp_path):
     """What runs too long is ended, its worker replaced at once, and nothing else is lost."""
     with sa.Pool(2, method) as pool:
@@ -469,6 +471,7 @@ def test_initializer_gets_locks_and_shared_arrays(method):
     assert array.sum() == 10
 
 
+@many_starts
 def test_max_tasks_per_child(method):
     with sa.Pool(1, method, max_tasks_per_child=3) as pool:
         pids = [pool.submit(os.getpid).result() for _ in range(7)]
@@ -484,7 +487,7 @@ def test_threads_per_worker(method, threads):
 
 
 @pytest.mark.parametrize(
-    "method", ["fork", "spawn"], indirect=True
+    "method", [method for method in ("fork", "spawn") if method in METHODS], indirect=True
 )  # the fork server has an older environment
 def test_no_thread_limit(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, as_completed, wait
 
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import needs_signals, wait_until
 
 import sharedarray as sa
 
@@ -50,6 +50,7 @@ def test_what_is_submitted_behind_a_slow_task_moves(two, tmp_path):
     assert slow.result() == str(release)
 
 
+@needs_signals
 def test_a_result_is_not_held_back_by_native_code_that_keeps_the_interpreter(tmp_path):
     """A worker sends small results many at a time; one that is done must arrive all the same."""
     pipe = str(tmp_path / "pipe")

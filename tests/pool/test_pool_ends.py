@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pool_tasks
-import psutil
 import pytest
-from helpers import ROOT, alive, environment
+from helpers import FORKS, ROOT, SIGNALS, alive, environment, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
 from sharedarray.pool.processes import default_method
@@ -48,11 +47,15 @@ def begin(path, *arguments):
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if SIGNALS:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
         process.communicate()
 
 
 def family_of(pid):
+    psutil = pytest.importorskip("psutil", exc_type=ImportError)
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
@@ -155,6 +158,7 @@ def test_an_exception_out_of_the_with_block_waits_an_interrupt_does_not(method, 
     assert waiting.cancelled()
 
 
+@needs_signals
 def test_a_stopped_worker_delays_only_itself(method, tmp_path):
     with sa.Pool(2, method) as pool:
         held = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "pid", tmp_path / "release")
@@ -202,6 +206,7 @@ def test_a_pool_in_a_daemonic_process_says_so():
         assert "daemonic" in str(caught.value.__cause__)
 
 
+@needs_fork
 def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
     with sa.Pool(1, method) as pool:
         assert pool.submit(pool_tasks.add, 1).result() == 2
@@ -247,6 +252,7 @@ def test_exit_with_work_pending_finishes_it(method, tmp_path, end):
     assert sorted(out.splitlines()) == [f"done {n}" for n in range(5)]
 
 
+@needs_fork
 def test_exit_of_a_fork_of_the_parent(method, tmp_path):
     path = script(
         tmp_path,
@@ -287,6 +293,7 @@ INTERRUPTED = [(DEFAULT, way) for way in WAYS] + [
 ]
 
 
+@needs_signals
 @pytest.mark.parametrize(("method", "way"), INTERRUPTED)
 def test_ctrl_c_ends_everything(method, tmp_path, way):
     path = script(
@@ -322,6 +329,7 @@ def test_ctrl_c_ends_everything(method, tmp_path, way):
     assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before, 3)
 
 
+@needs_signals
 @pytest.mark.slow
 def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
     """As in a notebook: the whole process group is interrupted, at any moment, and the pool goes on."""
@@ -387,6 +395,39 @@ def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
     assert (died, workers) == (0, 0)  # nothing is lost, and nobody is left
 
 
+def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
+    """What Ctrl-C does in the main thread, on systems too where no other process can press it."""
+    path = script(
+        tmp_path,
+        """
+        import _thread, os, signal, threading, time, sharedarray as sa
+
+        def press():
+            if hasattr(signal, "SIGKILL"):
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                _thread.interrupt_main()
+
+        try:
+            with sa.Pool(2) as pool:
+                list(pool.map(abs, range(10)))
+                future = pool.submit(time.sleep, 60)
+                print(*pool._engine.pids(), flush=True)
+                threading.Timer(0.3, press).start()
+                future.result()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """,
+    )
+    with begin(path) as process:
+        pids = list(map(int, process.stdout.readline().split()))
+        out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+    assert pids
+    assert gone(pids)
+
+
+@needs_signals
 def test_ctrl_c_while_workers_start(first_method, tmp_path):
     path = script(
         tmp_path,
@@ -424,31 +465,36 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
                 pool.submit(pool_tasks.signal_and_wait, sys.argv[1 + n])
             else:
                 pool.submit(pool_tasks.identity, sa.ones(10)).result()
-        sleeper = os.fork()  # has copies of the parent's descriptors, as far as nobody closes them
+        while len(pool._engine.pids()) < (2 if {what == "busy"} else 1):
+            time.sleep(0.01)
+        # A fork has copies of the parent's descriptors, as far as nobody closes them.
+        sleeper = os.fork() if hasattr(os, "fork") else -1
         if not sleeper:
             time.sleep(60)
-        print(sleeper, flush=True)
+        print(sleeper, *pool._engine.pids(), flush=True)
         time.sleep(60)
         """,
     )
     pids = [tmp_path / "one", tmp_path / "two"]
     with begin(path, *pids) as process:
-        sleeper = int(process.stdout.readline())
+        sleeper, *others = map(int, process.stdout.readline().split())
         if what == "busy":
             assert pool_tasks.until(lambda: all(path.exists() for path in pids))
-        # The fork has the tracker's pipe too, so that lives on.
-        others = [
-            pid
-            for pid in family_of(process.pid)
-            if pid != sleeper and "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
-        ]
         assert others
+        if FORKS:  # and the fork server; the fork has the resource tracker's pipe too, so that lives on
+            import psutil
+
+            others += [
+                pid
+                for pid in family_of(process.pid)
+                if pid != sleeper and "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
+            ]
         process.kill()
         process.wait()
         assert gone(others)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc/PID/maps")
+@needs_proc
 def test_ready_workers_have_nothing_with_a_name_in_the_system(method, tmp_path):
     # Else it would stay, since whoever kills a whole session kills the resource tracker as well.
     path = script(
@@ -477,6 +523,7 @@ def test_ready_workers_have_nothing_with_a_name_in_the_system(method, tmp_path):
         assert not mapped & named
 
 
+@needs_fork
 def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
     path = script(
         tmp_path,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from concurrent.futures import BrokenExecutor
 
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import FORKS, METHODS, SIGNALS, kill, many_starts, needs_fork
 
 import sharedarray as sa
+from sharedarray.pool.deaths import explain
 
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {
@@ -25,9 +26,14 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("where", DEATHS)
+@pytest.mark.parametrize(
+    "where",
+    [w if FORKS or w == "killed" else pytest.param(w, marks=pytest.mark.slow) for w in DEATHS],
+)
 def test_death_fails_only_its_own_task(method, where, tmp_path):
     function, arguments, says = DEATHS[where]
+    if not SIGNALS:
+        says = r"exit code \d+.*os\._exit"
     release = tmp_path / "release"
     with sa.Pool(2, method) as pool:
         other = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "started", release)
@@ -49,16 +55,17 @@ def test_killed_from_outside(method, tmp_path):
         future = pool.submit(pool_tasks.signal_and_wait, tmp_path / "pid")
         assert pool_tasks.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         pid = int((tmp_path / "pid").read_text())
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         with pytest.raises(sa.WorkerDied, match=f"signal_and_wait died.*process {pid}"):
             future.result()
 
 
+@many_starts
 def test_killed_while_idle_is_replaced_without_a_word(method):
     with sa.Pool(2, method) as pool:
         for _ in range(5):
             pid = pool.submit(os.getpid).result()
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
             # The next one may be sent to a worker that is dying; it has not read it.
             assert pool.submit(os.getpid).result() != pid
 
@@ -66,9 +73,10 @@ def test_killed_while_idle_is_replaced_without_a_word(method):
 def test_killed_while_idle_before_shutdown(method):
     with sa.Pool(2, method) as pool:
         for pid in {pool.submit(os.getpid).result() for _ in range(4)}:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
 
 
+@needs_fork
 def test_killed_with_children_that_keep_its_pipe(method, tmp_path):
     with sa.Pool(1, method) as pool:
         try:
@@ -79,6 +87,7 @@ def test_killed_with_children_that_keep_its_pipe(method, tmp_path):
             (tmp_path / "end").touch()
 
 
+@many_starts
 def test_retries(method, tmp_path):
     with sa.Pool(2, method, retries=2) as pool:
         assert pool.submit(pool_tasks.die_the_first_time, tmp_path / "here").result() == "second time"
@@ -90,6 +99,7 @@ def test_retries(method, tmp_path):
             pool.submit(pool_tasks.count_down, counter).result()
 
 
+@many_starts
 def test_a_retried_task_gets_the_same_arguments(tmp_path):
     def change_and_die(array, path):
         array += 1
@@ -115,11 +125,13 @@ def test_initializer_that_raises(method):
             pool.submit(pool_tasks.add, 1)
 
 
+@many_starts
 def test_initializer_that_dies_once(method, tmp_path):
     with sa.Pool(1, method, pool_tasks.die_the_first_time, (tmp_path / "here",)) as pool:
         assert pool.submit(pool_tasks.add, 1).result() == 2
 
 
+@many_starts
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])
 def test_initializer_that_dies_each_time(method, how):
     with sa.Pool(2, method, pool_tasks.die, (how,)) as pool:
@@ -137,6 +149,7 @@ def test_initializer_that_cannot_be_sent():
         assert caught.value.__cause__ is not None
 
 
+@pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 @pytest.mark.lingers("descriptor")  # the pipe to the new server
 def test_the_fork_server_is_killed():
     import psutil
@@ -152,10 +165,17 @@ def test_the_fork_server_is_killed():
         assert pool.submit(os.getpid).result() != pid
 
 
+def test_what_windows_says_of_a_crash_is_explained():
+    death = explain(0xC0000005)
+    assert "access violation" in death.how
+    assert "native code" in death.cause
+
+
+@many_starts
 def test_a_burst_of_deaths(method):
     def maybe_die(n):
         if n % 7 == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), pool_tasks.KILL)
         return n
 
     with sa.Pool(2, method) as pool:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, environment
+from helpers import METHODS, ROOT, environment
 
 UNGUARDED = """
 import os, sys
@@ -101,6 +101,7 @@ def test_modules_beside_the_script_are_found(method, tmp_path):
     assert run([str(tmp_path / "script.py"), method], cwd=elsewhere) == "[0, 2, 4]\n"
 
 
+@pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 def test_the_users_multiprocessing_is_left_alone(tmp_path):
     (tmp_path / "script.py").write_text(
         textwrap.dedent(

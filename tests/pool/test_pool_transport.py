@@ -8,13 +8,16 @@ import os
 import random
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import many_starts, needs_files, needs_fork, needs_proc, wait_until
 
 import sharedarray as sa
+from sharedarray.pool import pickling
+from sharedarray.pool.messages import PLAIN
 from sharedarray.pool.pickling import OUT_OF_BAND
 
 LARGE = OUT_OF_BAND // 8 + 1  # elements of float64 that travel in recycled memory
@@ -151,6 +154,7 @@ def test_views_that_a_worker_keeps_keep_their_values():
         wait_until(lambda: pool.stats().recycled_in_use == 0, "the kept slots to be free")
 
 
+@needs_fork
 @pytest.mark.lingers("child")
 def test_a_view_in_a_process_that_a_task_forked_keeps_its_values(tmp_path):
     go, said = tmp_path / "go", tmp_path / "answer"
@@ -193,6 +197,7 @@ def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
     assert not array.any()
 
 
+@many_starts
 @pytest.mark.parametrize("size", [10, LARGE])
 def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, method, size):
     with sa.Pool(1, method, retries=1) as pool:
@@ -246,6 +251,7 @@ def test_a_result_outlives_its_pool():
     assert (result == 8).all()
 
 
+@needs_proc
 def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
     before = _memory_of_pool()
     with sa.Pool(2) as pool:
@@ -352,6 +358,7 @@ print("whole")
 """
 
 
+@needs_files
 def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
     script = SMALL_TMPFS.format(path=str(tmp_path), tests=os.path.dirname(__file__))
     command = [sys.executable, "-X", "faulthandler", "-c", script]
@@ -365,3 +372,97 @@ def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip(f"this user may not mount a tmpfs here: {done.stderr.strip()}")
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr[-4000:]
+
+
+def pack_and_unpack(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], pickling.Pickled]:
+    """What a worker gets of these arguments, and how they travelled."""
+    pickled = pickling.dump_call(pool_tasks.total, args, kwargs)
+    buffers = [bytearray(piece) for piece in pickled.pieces()]
+    _, found, named = pickling.load_call(pickled.stream, buffers, pickled.layout)
+    return found, named, pickled
+
+
+@pytest.mark.parametrize("count", [0, 3, LARGE])
+@pytest.mark.parametrize("char", "?bhilqBHILQefdgFDG")
+def test_arrays_of_usual_types_go_without_a_pickle(char: str, count: int) -> None:
+    array = np.arange(2 * count).reshape(2, count).astype(char)
+    for given in (array, array.T, array[:, ::2], array[::-1]):
+        for (found,), _, pickled in (
+            pack_and_unpack(given),
+            ((given_back(given),), {}, pickling.dump_result(given)),
+        ):
+            assert pickled.layout == PLAIN
+            assert found.dtype is given.dtype
+            assert found.shape == given.shape
+            assert np.array_equal(found, given)
+            assert found.flags.writeable
+            assert found.flags.f_contiguous == np.array(given, copy=True, order="K").flags.f_contiguous
+            assert not np.shares_memory(found, given)
+
+
+def given_back(value: Any) -> Any:
+    """What the pool gets of a result."""
+    pickled = pickling.dump_result(value)
+    buffers = [bytearray(piece) for piece in pickled.pieces()]
+    return pickling.load_result(pickled.stream, buffers, pickled.layout)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(3, ">f8"),
+        np.zeros(3, "M8[ns]"),
+        np.array(["a", "bc"]),
+        np.zeros(2, [("a", "f8")]),
+        np.array([None, "x"]),
+        np.zeros(2, np.dtype("f8", metadata={"unit": "m"})),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_arrays_of_other_types_arrive_as_they_are(array: np.ndarray[Any, Any]) -> None:
+    for found in (pack_and_unpack(array)[0][0], given_back(array)):
+        assert found.dtype == array.dtype
+        assert found.dtype.metadata == array.dtype.metadata
+        assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [
+        np.float64(2.5),
+        np.int8(-3),
+        np.bool_(True),
+        np.complex64(1j),
+        np.datetime64("2026-01-01"),
+        np.str_("a"),
+    ],
+    ids=lambda scalar: type(scalar).__name__,
+)
+def test_scalars_keep_their_type(scalar: np.generic) -> None:
+    for found in (pack_and_unpack(scalar)[0][0], given_back(scalar)):
+        assert type(found) is type(scalar)
+        assert found == scalar
+
+
+def test_an_array_that_is_there_twice_arrives_once() -> None:
+    small, large = np.arange(3.0), np.arange(float(LARGE))
+    found, named, pickled = pack_and_unpack(small, large, small, again=large)
+    assert found[0] is found[2]
+    assert found[1] is named["again"]
+    assert len(pickled.parcels) == 1
+    assert pickled.account is not None
+    shared, copied, _, reused = pickled.account.total()
+    assert (shared, copied, reused) == (0, large.nbytes, 0)
+
+
+def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
+    """A task brings a block for its result where results were large; one not used is the pool's again."""
+    with sa.Pool(1) as pool:
+        for size in (1_000_000, 10):
+            pool.submit(bytes, size).result()
+        others = pool._engine.store.take(1_000_000)
+        assert others is not None
+        others.view()[:] = b"\7" * others.size
+        assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
+        assert set(others.view()) == {7}
+        pool._engine.store.put_back(others)

@@ -1,0 +1,222 @@
+"""What joins the pool to its workers: pipes, or sockets where the system cannot wait for pipes.
+
+Everything that the pool's thread waits for must be waited for at once: answers, room to write, workers'
+ends, and being woken. Where there is ``poll``, these are pipes and process descriptors. Elsewhere (Windows)
+only sockets can be waited for together, so there a link is a pair of connected sockets of this machine,
+handed to the worker with the process object; and a worker's end, which the kernel tells by a handle, is
+waited for by a small thread of its own, which says so through such a pair.
+
+A `Line` is one end of a link in one direction. Its descriptor is what `watching` watches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing import connection, context, process
+from typing import Any, Protocol
+
+__all__ = ["PIPES", "Bell", "Line", "close", "end_of", "line", "over"]
+
+PIPES = hasattr(select, "poll") and hasattr(os, "writev")
+
+
+class Line(Protocol):
+    """One end of a link."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close this end. Idempotent."""
+
+    def block(self, flag: bool) -> None:
+        """Say whether to wait where nothing can be read or written at once."""
+
+    write: Callable[[Any], int]
+    """Write bytes; return how many the kernel took."""
+
+    write_all: Callable[[Sequence[Any]], int]
+    """Write several buffers, one behind the other; return how many bytes the kernel took."""
+
+    read_into: Callable[[list[memoryview]], int]
+    """Read into a buffer, the only one of a list; return how many bytes came, 0 at the end."""
+
+    def readable(self, timeout: float | None) -> bool:
+        """Wait until there is something to read, for as many seconds; return whether there is."""
+
+
+class _Pipe:
+    """One end of a pipe, which it owns."""
+
+    def __init__(self, end: connection.Connection) -> None:
+        self._end = end
+        self._descriptor = end.fileno()
+        self._poll: Any = None
+        # The kernel's calls themselves, because a round trip is measured in microseconds.
+        self.write: Callable[[Any], int] = partial(os.write, self._descriptor)
+        self.write_all: Callable[[Sequence[Any]], int] = partial(os.writev, self._descriptor)
+        self.read_into: Callable[[list[memoryview]], int] = partial(os.readv, self._descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Pipe, (self._end,)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        self._end.close()
+
+    def block(self, flag: bool) -> None:
+        os.set_blocking(self._descriptor, flag)
+
+    def readable(self, timeout: float | None) -> bool:
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._descriptor, select.POLLIN)
+        return bool(self._poll.poll(None if timeout is None else timeout * 1000))
+
+
+class _Socket:
+    """One end of a pair of sockets."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self._descriptor = end.fileno()
+        self.write: Callable[[Any], int] = end.send
+        self.write_all: Callable[[Sequence[Any]], int] = partial(_send_all, end)
+        self.read_into: Callable[[list[memoryview]], int] = partial(_receive, end)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        popen: Any = context.get_spawning_popen()
+        context.assert_spawning(self)
+        end: Any = self._end  # whose `share` only some systems have
+        return _shared, (end.share(popen.pid),)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        self._end.close()
+
+    def block(self, flag: bool) -> None:
+        self._end.setblocking(flag)
+
+    def __del__(self) -> None:
+        self._end.close()  # at the end of a worker nobody else does, and Python would complain
+
+    def readable(self, timeout: float | None) -> bool:
+        return bool(select.select([self._end], [], [], timeout)[0])
+
+
+def _send_all(end: socket.socket, pieces: Sequence[Any]) -> int:
+    sent = 0
+    for piece in pieces:
+        try:
+            taken = end.send(piece)
+        except BlockingIOError:
+            if not sent:
+                raise
+            break
+        sent += taken
+        if taken < len(piece):
+            break
+    return sent
+
+
+def _receive(end: socket.socket, targets: list[memoryview]) -> int:
+    return end.recv_into(targets[0])
+
+
+def _shared(data: bytes) -> _Socket:
+    kind: Any = socket
+    return _Socket(kind.fromshare(data))
+
+
+def line() -> tuple[Line, Line]:
+    """Return a link in one direction: the end to read from, and the end to write to."""
+    if PIPES:
+        reader, writer = connection.Pipe(duplex=False)
+        return _Pipe(reader), _Pipe(writer)
+    there, here = socket.socketpair()
+    return _Socket(there), _Socket(here)
+
+
+class Bell:
+    """What wakes somebody who waits for descriptors: `ring` it from anywhere, closed or not.
+
+    A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
+    """
+
+    def __init__(self) -> None:
+        self._ear, self._rope = socket.socketpair()
+        self._ear.setblocking(False)
+        self._rope.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when it has rung."""
+        return self._ear.fileno()
+
+    def ring(self) -> None:
+        """Wake who waits; one who is awake already is not told twice."""
+        with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
+            self._rope.send(b"\0")
+
+    def hush(self) -> None:
+        """Have heard it."""
+        with contextlib.suppress(BlockingIOError):
+            while len(self._ear.recv(4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Have no more use for it."""
+        self._ear.close()
+        self._rope.close()
+
+
+# -- ends of processes ------------------------------------------------------------------------------------
+
+_ends: dict[int, Bell] = {}  # by descriptor, what a thread rings when a process has ended
+
+
+def end_of(worker: process.BaseProcess) -> tuple[int, bool]:
+    """Return a descriptor that can be read when a process has ended, and whether it is to be closed."""
+    if not PIPES:
+        bell = Bell()
+        _ends[bell.fileno()] = bell
+        told = threading.Thread(
+            target=_await, args=(worker.sentinel, bell), name="sharedarray-end", daemon=True
+        )
+        told.start()
+        return bell.fileno(), True
+    if hasattr(os, "pidfd_open") and worker.pid is not None:
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(worker.pid), True
+    return worker.sentinel, False
+
+
+def _await(sentinel: int, bell: Bell) -> None:
+    connection.wait([sentinel])
+    bell.ring()
+
+
+def over(descriptor: int, seconds: float) -> bool:
+    """Wait for so many seconds until such a descriptor can be read; return whether it can."""
+    if PIPES:
+        return bool(connection.wait([descriptor], seconds))
+    return bool(select.select([descriptor], [], [], seconds)[0])
+
+
+def close(descriptor: int) -> None:
+    """Close such a descriptor."""
+    bell = _ends.pop(descriptor, None)
+    if bell is None:
+        os.close(descriptor)
+    else:
+        bell.close()

@@ -1,8 +1,8 @@
 """How much memory do joblib's workers take, and how long do they, on ours and on loky?
 
-Each call runs in an interpreter of its own, since neither gives back all it took. Its memory is the most that its
-processes and the memory file system have while it runs, beyond what the system had before: the proportional set
-sizes of the program, its workers and its helpers (for ours, the fork server and the janitor).
+Each call runs in an interpreter of its own, since neither gives back all it took. Its memory is the most that
+its processes and the memory file system have while it runs, beyond what the system had before: the
+proportional set sizes of the program, its workers and its helpers (for ours, its fork server and janitor).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ PROGRAM = """
     x, y = load_digits(return_X_y=True)
     x, y = np.tile(x, (times, 1)), np.tile(y, times)
     model = {
-        "grid search": lambda: GridSearchCV(LogisticRegression(max_iter=20, tol=1), {"C": [0.1, 1.0]}, cv=3, n_jobs=2),
+        "grid search": lambda: GridSearchCV(
+            LogisticRegression(max_iter=20, tol=1), {"C": [0.1, 1.0]}, cv=3, n_jobs=2
+        ),
         "forest": lambda: RandomForestClassifier(20, max_depth=8, n_jobs=2, random_state=0),
     }[what]()
     print("ready", flush=True)
@@ -103,7 +105,7 @@ def test_memory_and_time(race: Callable[..., Any], what: str) -> None:
     )
     taken = {name: iter(figures) for name, figures in seconds.items()}
     race(
-        f"the same: time, workers started and all",
+        "the same: time, workers started and all",
         {name: functools.partial(next, taken[name]) for name in seconds},
         baseline="loky",
         rounds=len(seconds["loky"]) - 1,

@@ -1156,25 +1156,52 @@ def _check_owner(path: str) -> None:
         or getattr(found, "st_file_attributes", 0) & stat.FILE_ATTRIBUTE_REPARSE_POINT
     ):
         raise PermissionError(errno.EPERM, "not a directory", path)
-    what = win32security.OWNER_SECURITY_INFORMATION | win32security.DACL_SECURITY_INFORMATION
     with _translating(path):
-        descriptor = win32security.GetFileSecurity(os.path.normpath(path), what)
-        owner = win32security.ConvertSidToStringSid(descriptor.GetSecurityDescriptorOwner())
-        entries = descriptor.GetSecurityDescriptorDacl()
-        allowed = (
-            ["S-1-1-0"]
-            if entries is None
-            else [
-                win32security.ConvertSidToStringSid(entries.GetAce(index)[-1])
-                for index in range(entries.GetAceCount())
-                if entries.GetAce(index)[0][0] == win32security.ACCESS_ALLOWED_ACE_TYPE
-            ]
-        )
+        problem = _outsiders(win32security.GetFileSecurity(os.path.normpath(path), _WHO_MAY))
+    if problem is not None:
+        raise PermissionError(errno.EPERM, problem, path)
+
+
+_WHO_MAY = 1 | 4  # OWNER_SECURITY_INFORMATION, DACL_SECURITY_INFORMATION
+
+
+def _outsiders(descriptor: Any) -> str | None:
+    """Return who else owns what has this security descriptor, or may use it; None where nobody does."""
+    owner = win32security.ConvertSidToStringSid(descriptor.GetSecurityDescriptorOwner())
+    entries = descriptor.GetSecurityDescriptorDacl()
+    allowed = (
+        ["S-1-1-0"]
+        if entries is None
+        else [
+            win32security.ConvertSidToStringSid(entries.GetAce(index)[-1])
+            for index in range(entries.GetAceCount())
+            if entries.GetAce(index)[0][0] == win32security.ACCESS_ALLOWED_ACE_TYPE
+        ]
+    )
     if owner not in (user(), "S-1-5-32-544"):  # administrators, as whose member an elevated process makes it
-        raise PermissionError(errno.EPERM, f"owned by {owner}", path)
-    for one in allowed:
-        if one in _EVERYBODY:
-            raise PermissionError(errno.EPERM, f"open to {one}", path)
+        return f"owned by {owner}"
+    return next((f"open to {one}" for one in allowed if one in _EVERYBODY), None)
+
+
+_READ_CONTROL = 0x20000
+
+
+def others(handle: int) -> str | None:
+    if handle < _FIRST:
+        raw = _msvcrt.get_osfhandle(handle)
+        with _translating():
+            return _outsiders(win32security.GetSecurityInfo(raw, win32security.SE_FILE_OBJECT, _WHO_MAY))
+    section = _sections[handle]
+    # The right to ask is not among those for mapping. The name stays with what is open.
+    asking = _kernel32.OpenFileMappingW(_MAP_READ | _READ_CONTROL, False, section.name)
+    if not asking:
+        return "somebody's who does not let it be asked whose it is"
+    try:
+        with _translating(section.path):
+            kind = win32security.SE_KERNEL_OBJECT
+            return _outsiders(win32security.GetSecurityInfo(asking, kind, _WHO_MAY))
+    finally:
+        _close_handle(asking)
 
 
 def remove_directory(path: str) -> None:

@@ -295,11 +295,18 @@ def test_calls_within_calls_are_threads() -> None:
         assert within == [("SequentialBackend", pid)] * 2
 
 
-def test_options() -> None:
+def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="no option colour"):
         Parallel(colour="red")(delayed(abs)(i) for i in range(3))
     with parallel_config(backend="sharedarray", n_jobs=2, inner_max_num_threads=3):
         assert Parallel()(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2)) == ["3", "3"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the user has set holds, of each variable
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    with parallel_config(backend="sharedarray", n_jobs=2):
+        assert Parallel()(delayed(os.getenv)(f"{name}_NUM_THREADS") for name in ("OMP", "OPENBLAS")) == [
+            "1",
+            "5",
+        ]
     backend = SharedArrayBackend(nesting_level=0)
     assert backend.effective_n_jobs(-1) == joblib.cpu_count()
     assert [backend.effective_n_jobs(n) for n in (None, 1, 3)] == [1, 1, 3]

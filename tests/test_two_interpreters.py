@@ -26,8 +26,9 @@ import json, sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import ShareableList, SharedMemory
 def leave_alone(block):
-    # Or CPython's tracker, where there is one, would remove what was only attached to (gh-82300).
-    if hasattr(resource_tracker, "_posixshmem") and sys.version_info < (3, 13):
+    # Or CPython's tracker, where there is one, would remove what was only attached to (gh-82300); since 3.13
+    # SharedMemory has track=False for this, and ShareableList still has nothing.
+    if hasattr(resource_tracker, "_posixshmem"):
         resource_tracker.unregister(block._name, "shared_memory")
 def attach(name):
     if sys.version_info >= (3, 13):

@@ -39,6 +39,7 @@ from sharedarray._platform import platform
 from sharedarray.array import SharedArray
 from sharedarray.integrations.packing import APART, pack, unpack
 from sharedarray.pool import Pool
+from sharedarray.pool.threads import VARIABLES
 from sharedarray.segment import mapping_of
 
 try:
@@ -346,7 +347,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         chosen = (idle for idle in (idle_worker_timeout, self._idle_for, IDLE) if idle is not None)
         self._keep_for = next(chosen)
         threads = self._threads(n_jobs)
-        key = n_jobs, threads, *given.items()
+        key = n_jobs, *threads.items(), *given.items()
         if self._pool is not None and self._key != key:
             self.terminate()
         if self._pool is None:
@@ -354,14 +355,13 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
             self._pool = _idle.take(key, lambda: Pool(n_jobs, threads_per_worker=threads, **given))
         return n_jobs
 
-    def _threads(self, n_jobs: int) -> int:
+    def _threads(self, n_jobs: int) -> dict[str, int]:
+        """Threads in a worker by variable: as the caller or the environment says, else a fair share."""
         if self.inner_max_num_threads is not None:
-            return int(self.inner_max_num_threads)
-        for variable in self.MAX_NUM_THREADS_VARS:
-            value = os.environ.get(variable, "")
-            if value.isdigit() and int(value):
-                return int(value)
-        return max(int(cpu_count()) // n_jobs, 1)
+            return dict.fromkeys(VARIABLES, int(self.inner_max_num_threads))
+        share = max(int(cpu_count()) // n_jobs, 1)
+        given = {name: os.environ.get(name, "") for name in VARIABLES}
+        return {name: int(text) if text.isdigit() and int(text) else share for name, text in given.items()}
 
     def start_call(self) -> None:
         """Share arrays afresh: the caller may have changed them since the last call."""

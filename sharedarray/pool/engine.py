@@ -1650,7 +1650,7 @@ class Engine:
         self.store.close_copy()
 
 
-_NOTHING = Setup(None, None, ())
+_NOTHING = Setup({}, None, ())
 
 # In place of an outcome that its worker took along when it died.
 _LOST: Any = object()

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import creation
 from sharedarray.array import ShapeLike, SharedArray
-from sharedarray.pool import blockwise, processes
+from sharedarray.pool import blockwise, processes, threads
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.progress import Progress, bar, watched
 from sharedarray.pool.tasks import Gathering, PoolFuture, opened
@@ -65,9 +65,10 @@ class Pool(Executor):
         Arguments of the initializer. Locks and queues of `multiprocessing` can be handed over here.
     max_tasks_per_child : int, optional
         After how many tasks a worker is replaced by a fresh one; never when None.
-    threads_per_worker : int or None, default 1
-        How many threads BLAS, OpenMP and the like may use in a worker; None leaves them alone. What a worker
-        has loaded already needs threadpoolctl for this (extra ``threads``).
+    threads_per_worker : int, mapping of str to int, or None, default 1
+        How many threads BLAS, OpenMP and the like may use in a worker; None leaves them alone. A mapping, as
+        ``{"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 4}``, gives each library its own number. What a
+        worker has loaded already needs threadpoolctl for this (extra ``threads``).
     retries : int, default 0
         How often a task is run again when its worker died. A task that is run again must not mind having
         been run in part before.
@@ -139,7 +140,7 @@ class Pool(Executor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        threads_per_worker: int | None = 1,
+        threads_per_worker: int | Mapping[str, int] | None = 1,
         retries: int = 0,
     ) -> None:
         if initializer is not None and not callable(initializer):
@@ -148,7 +149,11 @@ class Pool(Executor):
         self._retries = _at_least(0, "retries", retries)
         if max_tasks_per_child is not None:
             max_tasks_per_child = _at_least(1, "max_tasks_per_child", max_tasks_per_child)
-        if threads_per_worker is not None:
+        if isinstance(threads_per_worker, Mapping):
+            threads_per_worker = {
+                name: _at_least(1, name, count) for name, count in threads_per_worker.items()
+            }
+        elif threads_per_worker is not None:
             threads_per_worker = _at_least(1, "threads_per_worker", threads_per_worker)
         # Not to be found from the engine, whose thread would keep the pool from being collected.
         blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
@@ -159,7 +164,7 @@ class Pool(Executor):
         self._engine = Engine(
             workers=self._max_workers,
             method=processes.method_of(mp_context),
-            setup=Setup(threads_per_worker, initializer, tuple(initargs)),
+            setup=Setup(threads.environment(threads_per_worker), initializer, tuple(initargs)),
             max_tasks=max_tasks_per_child,
             retries=self._retries,
             at_end=lambda: _close_all(blocks),

@@ -84,7 +84,7 @@ class WorkerProcess(process.BaseProcess):
     def __init__(self, method: str, name: str, ends: Any, setup: Any) -> None:
         super().__init__(name=name)
         self.method = method
-        self.environment = threads.environment(setup.threads)
+        self.environment: dict[str, str] = setup.threads
         self.can_limit_loaded = threads.can_limit_loaded()
         self._ends: Any = ends
         self._setup: Any = setup

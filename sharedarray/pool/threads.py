@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 
-__all__ = ["can_limit_loaded", "environment", "limit"]
+__all__ = ["VARIABLES", "can_limit_loaded", "environment", "limit"]
 
-_VARIABLES = (
+VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -27,10 +28,32 @@ _VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
+_LOADED = {  # by threadpoolctl's names of libraries; OpenMP's own number is also the one of the rest
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
+_OTHERS = "OMP_NUM_THREADS"
 
-def environment(threads: int | None) -> dict[str, str]:
-    """Return the variables that limit libraries which are not loaded yet; none for None."""
-    return {} if threads is None else dict.fromkeys(_VARIABLES, str(threads))
+
+def environment(threads: int | Mapping[str, int] | None) -> dict[str, str]:
+    """Return the variables that limit libraries which are not loaded yet; none for None.
+
+    Raises
+    ------
+    ValueError
+        A mapping has a variable that is none of `VARIABLES`.
+    """
+    if threads is None:
+        return {}
+    if not isinstance(threads, Mapping):
+        threads = dict.fromkeys(VARIABLES, threads)
+    for variable in threads:
+        if variable not in VARIABLES:
+            raise ValueError(
+                f"threads_per_worker knows no variable {variable!r}, only {', '.join(VARIABLES)}"
+            )
+    return {variable: str(count) for variable, count in threads.items()}
 
 
 def can_limit_loaded() -> bool:
@@ -38,12 +61,15 @@ def can_limit_loaded() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
-def limit(threads: int | None) -> None:
-    """Limit this process, now and for what it loads later; None leaves everything alone."""
-    if threads is None:
+def limit(variables: Mapping[str, str]) -> None:
+    """Limit this process, now and for what it loads later, to what `environment` returned."""
+    if not variables:
         return
-    os.environ.update(environment(threads))
+    os.environ.update(variables)
     if can_limit_loaded():
         import threadpoolctl  # optional: the extra 'threads'
 
-        threadpoolctl.threadpool_limits(limits=threads)
+        for library in threadpoolctl.ThreadpoolController().lib_controllers:
+            count = variables.get(_LOADED.get(library.internal_api, _OTHERS))
+            if count is not None:
+                library.set_num_threads(int(count))

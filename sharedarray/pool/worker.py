@@ -121,12 +121,12 @@ class Setup:
     Attributes
     ----------
     threads
-        How many threads numeric libraries may use; None for no limit.
+        Environment variables that say how many threads numeric libraries may use.
     initializer, initargs
         Called once, before the first task.
     """
 
-    threads: int | None
+    threads: dict[str, str]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
 
@@ -147,7 +147,7 @@ class Setup:
 class PackedSetup:
     """A `Setup` on its way; unpacked late, so that a failure can be reported."""
 
-    threads: int | None
+    threads: dict[str, str]
     stream: bytes
     buffers: list[bytearray]
 

@@ -486,13 +486,24 @@ def test_threads_per_worker(method, threads):
     assert all(count <= threads for count in found)
 
 
+def test_threads_of_each_library(method):
+    with sa.Pool(1, method, threads_per_worker={"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 2}) as pool:
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+        assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "2"
+        assert all(count <= 2 for count in pool.submit(pool_tasks.thread_limits).result()[0])
+    with pytest.raises(ValueError, match="no variable 'OMP_THREADS', only OMP_NUM_THREADS"):
+        sa.Pool(1, method, threads_per_worker={"OMP_THREADS": 1})
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS must be greater than 0"):
+        sa.Pool(1, method, threads_per_worker={"OMP_NUM_THREADS": 0})
+
+
 @pytest.mark.parametrize(
     "method", [method for method in ("fork", "spawn") if method in METHODS], indirect=True
 )  # the fork server has an older environment
 def test_no_thread_limit(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with sa.Pool(1, method, threads_per_worker=None) as pool:
-        assert pool.submit(os.environ.get, "OMP_NUM_THREADS").result() == "7"
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "7"
 
 
 def test_progress(pool, capsys):

@@ -46,7 +46,7 @@ def test_arrays_are_not_pickled_on_their_way_through_a_pool(pool: sa.Pool) -> No
     assert data.nbytes <= sent.copied_bytes < 1.1 * data.nbytes  # each block once, to whoever adds to it
     back = (array * 2).compute()
     np.testing.assert_array_equal(back, data * 2)
-    # Dask computes the blocks, joins them, and passes the whole on: three steps there and back, a copy for each.
+    # Dask computes blocks, joins them, and passes the whole on: three steps there and back, a copy for each.
     assert pool.stats().copied_bytes - sent.copied_bytes <= 6 * data.nbytes
     assert pool.stats().pickled_bytes < 200_000
 

@@ -199,7 +199,7 @@ def _forgetting(scheduler: Any) -> Any:
 
     ours = weakref.ref(scheduler)
 
-    class Forgetting(SchedulerPlugin):  # type: ignore[misc]
+    class Forgetting(SchedulerPlugin):
         def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
             here = ours()
             task = None if here is None or finish != "forgotten" else here.tasks.get(key)
@@ -220,7 +220,7 @@ def _collecting(worker: Any) -> Any:
         pending.clear()
         gc.collect()
 
-    class Collecting(WorkerPlugin):  # type: ignore[misc]
+    class Collecting(WorkerPlugin):
         def transition(self, key: Any, start: Any, finish: Any, **kwargs: Any) -> None:
             here = ours()
             if here is not None and start == "error" and not pending:

@@ -61,6 +61,7 @@ def test_chunks_of_a_shared_array_are_where_they_are(pool: sa.Pool) -> None:
         assert (array + array.mean(axis=0)).max().compute() == (shared + shared.mean(axis=0)).max()
 
 
+@pytest.mark.slow
 def test_what_else_dask_does(pool: sa.Pool) -> None:
     factor = 3
     assert dask.delayed(lambda x: x * factor)(2).compute() == 6
@@ -77,6 +78,7 @@ def test_what_else_dask_does(pool: sa.Pool) -> None:
     np.testing.assert_allclose(product, product.T)
 
 
+@pytest.mark.slow
 def test_frames(pool: sa.Pool) -> None:
     frames = pytest.importorskip(
         "dask.dataframe", reason="dask.dataframe needs pyarrow", exc_type=ImportError
@@ -108,7 +110,7 @@ def test_other_executors_take_the_same_graphs() -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
     with distributed.LocalCluster(2, **options) as cluster, distributed.Client(cluster) as made:
         yield made
 
@@ -162,6 +164,7 @@ def fail(i: int) -> int:
     return i
 
 
+@pytest.mark.slow
 def test_a_pool_is_an_executor(client: Any) -> None:
     from concurrent.futures import CancelledError, as_completed, wait
 
@@ -197,6 +200,7 @@ def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(client: Any) -> None:
     with DaskPool(client) as pool:
         shared = pool.share(np.arange(1000.0))

@@ -255,12 +255,14 @@ def test_workers_are_kept_for_the_next_call() -> None:
     assert not set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
 
 
+@pytest.mark.slow
 def test_workers_that_nobody_needs_end() -> None:
     with parallel_config(backend="sharedarray", n_jobs=2, idle_worker_timeout=0.05):
         (pid,) = Parallel(batch_size=1)(delayed(os.getpid)() for _ in range(1))
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the idle worker ends")
 
 
+@pytest.mark.slow
 def test_calls_in_several_threads_have_workers_of_their_own() -> None:
     found: dict[int, list[int]] = {}
     meet = threading.Barrier(3)

@@ -103,7 +103,7 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     --------
     >>> import numpy as np, distributed
     >>> from sharedarray.integrations.dask import share
-    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
+    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
     ...     future = share(client, np.arange(10.0))
     ...     client.submit(np.sum, future).result()
     np.float64(45.0)
@@ -115,13 +115,21 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
 
 
 def _spread(client: distributed.Client, future: _Theirs) -> None:
-    """Have a worker of each host get what a task returned."""
+    """Have all workers get what a task returned: first one of each host, then the others from there."""
     distributed.wait(future)
     homes = _domains(client)
-    there = {homes.get(worker) for worker in _holders(client, future)}
+    have = set(_holders(client, future))
+    there = {homes.get(worker) for worker in have}
     for home, worker in {home: worker for worker, home in homes.items()}.items():
         if home not in there:
-            client.submit(_here, future, workers=[worker], pure=False).result()
+            _ask(client, future, worker).result()
+            have.add(worker)
+    client.gather([_ask(client, future, worker) for worker in homes if worker not in have])
+
+
+def _ask(client: distributed.Client, future: _Theirs, worker: str) -> _Theirs:
+    # By others too, or this would wait for ever for a worker that has died in between.
+    return client.submit(_here, future, workers=[worker], allow_other_workers=True, pure=False)
 
 
 def _check(client: Any) -> None:
@@ -559,7 +567,7 @@ class DaskPool(Executor):
     --------
     >>> import numpy as np, distributed
     >>> from sharedarray.integrations.dask import DaskPool
-    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
+    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
     ...     with DaskPool(client) as pool:
     ...         frames = pool.share(np.arange(12.0).reshape(3, 4))
     ...         [float(total) for total in pool.map(np.sum, frames)]

@@ -15,15 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK, need
+from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
+from sharedarray.bench.contestants import CONTESTANTS as ALL
 from sharedarray.bench.limits import CONTEXT, bare_connection
 from sharedarray.bench.tasks import Array, attach_both, block_by_hand, collatz
 
 SIZE = 8 << 20 if QUICK else 512 << 20  # bytes of the input, and of the output
 BLOCK = 1 << 20 if QUICK else 8 << 20  # bytes of a block of the rivals: the most that the pool gives in one
 NUMBERS = 4_000 if QUICK else 100_000  # elements for the function in Python
+
+
+STANDARD = ("limit", "sharedarray", "sharedarray, shared", "ProcessPoolExecutor", "multiprocessing.Pool")
+CONTESTANTS = list(STANDARD) if QUICK else [name for name in ALL if "blocks" in ALL[name].questions]
 
 
 def blocks(length: int, size: int) -> list[slice]:
@@ -158,3 +163,21 @@ def test_python_function(race: Callable[..., Any]) -> None:
             unit="ms",
             group="pure Python by blocks",
         )
+
+
+def test_map_blocks_of_everybody(race: Callable[..., Any], everyone: Everyone) -> None:
+    """A plain array in blocks through the library's map, and put together again; two threads beside."""
+    size = SIZE // 2
+    need(size, 6)
+    race(
+        f"sqrt of {human(size)} by blocks, each in a program of its own",
+        everyone.asked("blocks", size),
+        baseline="limit",
+        rounds=7,
+        budget=BUDGET,
+        unit="ms",
+        measured=True,
+        missing=everyone.missing,
+        group="by blocks, everybody",
+        size=size,
+    )

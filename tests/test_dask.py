@@ -24,7 +24,10 @@ import dask.array as da  # noqa: E402
 from sharedarray.integrations import transport  # noqa: E402
 from sharedarray.integrations.dask import DaskPool, from_array, share  # noqa: E402
 
-pytestmark = pytest.mark.lingers("thread", "descriptor", "child")  # Dask's callbacks, and the fork server
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.lingers("thread", "descriptor", "child"),
+]  # Dask's callbacks, and the fork server
 MB = 1 << 20
 
 

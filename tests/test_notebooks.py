@@ -54,7 +54,7 @@ def test_there_are_notebooks() -> None:
             path,
             method,
             id=f"{path.stem}-{method}",
-            marks=[] if (path.stem[:2], method) == ("05", "forkserver") else pytest.mark.slow,
+            marks=pytest.mark.slow,
         )
         for path in NOTEBOOKS
         for method in ("forkserver", "spawn")

@@ -13,7 +13,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, ClassVar
 
@@ -24,6 +24,9 @@ from sharedarray.bench import tasks
 from sharedarray.bench.limits import CONTEXT, bare_worker, warm_copy
 from sharedarray.bench.race import Call
 from sharedarray.bench.tasks import Array
+
+BLOCK = 8 << 20
+"""Bytes of a block."""
 
 WORKERS = 2
 """Worker processes of each. One task is under way at a time in most races, and there one would do."""
@@ -47,7 +50,7 @@ class Contestant(contextlib.ExitStack):
     name: ClassVar[str]
     needs: ClassVar[str] = "numpy"
     kind: ClassVar[str] = "pickling"
-    questions: ClassVar[tuple[str, ...]] = ("noop", "many", "mapped", "argument", "result")
+    questions: ClassVar[tuple[str, ...]] = ("noop", "many", "mapped", "argument", "result", "blocks")
 
     def __enter__(self) -> Contestant:
         """Start the workers, and have each seen a task."""
@@ -69,8 +72,8 @@ class Contestant(contextlib.ExitStack):
         """Submit a task for each value, one by one, and then wait for all."""
         raise NotImplementedError
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        """The library's map, with its default arguments."""
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        """The library's map, with its default arguments: the results."""
         raise NotImplementedError
 
     # The questions
@@ -90,7 +93,7 @@ class Contestant(contextlib.ExitStack):
     def mapped(self, count: int) -> Iterator[Call]:
         """So many of them in one map."""
         values = list(range(count))
-        yield lambda: self.map(tasks.noop, values)
+        yield lambda: self._drop(self.map(tasks.noop, values))
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:
@@ -101,6 +104,20 @@ class Contestant(contextlib.ExitStack):
     def result(self, path: str, size: int) -> Iterator[Call]:
         """An array that the worker has, as the result of a task."""
         yield lambda: self._look(self.call(tasks.stored, path, size))
+
+    @contextlib.contextmanager
+    def blocks(self, data: Array) -> Iterator[Call]:
+        """The square root of an array, block by block, into another one that is there."""
+        pieces = [data[at : at + BLOCK // 8] for at in range(0, len(data), BLOCK // 8)]
+        out = np.zeros_like(data)
+
+        def compute() -> None:
+            at = 0
+            for part in self.map(np.sqrt, pieces):
+                out[at : at + len(part)] = part
+                at += len(part)
+
+        yield compute
 
     @staticmethod
     def _drop(_: Any) -> None:
@@ -128,8 +145,16 @@ class Limit(Contestant):
         for value in values:
             self._ask(value)
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        self._ask_all(values)
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return self._ask_all(values)
+
+    @contextlib.contextmanager
+    def blocks(self, data: Array) -> Iterator[Call]:
+        """Two threads, which share everything for nothing."""
+        out = np.zeros_like(data)
+        places = [slice(at, at + BLOCK // 8) for at in range(0, len(data), BLOCK // 8)]
+        with ThreadPoolExecutor(2) as threads:
+            yield lambda: self._drop(list(threads.map(lambda at: np.sqrt(data[at], out=out[at]), places)))
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:
@@ -164,8 +189,13 @@ class Ours(Contestant):
         for future in [self.pool.submit(function, value) for value in values]:
             future.result()
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        list(self.pool.map(function, values))
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return list(self.pool.map(function, values))
+
+    @contextlib.contextmanager
+    def blocks(self, data: Array) -> Iterator[Call]:
+        out = np.zeros_like(data)
+        yield lambda: self._drop(self.pool.map_blocks(np.sqrt, data, out=out))
 
 
 _shared: dict[tuple[str, int], sa.SharedArray] = {}
@@ -184,7 +214,12 @@ class OursShared(Ours):
     """The same with arrays that are shared already: nothing is copied."""
 
     name = "sharedarray, shared"
-    questions = ("argument", "result")
+    questions = ("argument", "result", "blocks")
+
+    @contextlib.contextmanager
+    def blocks(self, data: Array) -> Iterator[Call]:
+        with sa.share(data) as array, sa.zeros(len(data)) as out:
+            yield lambda: self._drop(self.pool.map_blocks(np.sqrt, array, out=out))
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:
@@ -213,8 +248,8 @@ class Executor(Contestant):
         for future in [self.pool.submit(function, value) for value in values]:
             future.result()
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        list(self.pool.map(function, values))
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return list(self.pool.map(function, values))
 
 
 class Multiprocessing(Contestant):
@@ -234,8 +269,8 @@ class Multiprocessing(Contestant):
         for pending in [self.pool.apply_async(function, (value,)) for value in values]:
             pending.get()
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        self.pool.map(function, values)
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return self.pool.map(function, values)
 
 
 class ByHand(Multiprocessing):
@@ -338,9 +373,10 @@ class Joblib(Contestant):
         return self._parallel([self._delayed(function)(*args)])[0]
 
     def call_many(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        self._parallel(self._delayed(function)(value) for value in values)
+        self.map(function, values)
 
-    map = call_many
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return self._parallel(self._delayed(function)(value) for value in values)
 
 
 class Mpire(Contestant):
@@ -367,8 +403,8 @@ class Mpire(Contestant):
         for pending in [self.pool.apply_async(function, (value,)) for value in values]:
             pending.get()
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        self._mapping_pool.map(function, values)
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return self._mapping_pool.map(function, values, concatenate_numpy_output=False)
 
 
 class Dask(Contestant):
@@ -391,8 +427,8 @@ class Dask(Contestant):
     def call_many(self, function: Callable[[Any], Any], values: list[Any]) -> None:
         self.client.gather([self.client.submit(function, value, pure=False) for value in values])
 
-    def map(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        self.client.gather(self.client.map(function, values, pure=False))
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        return self.client.gather(self.client.map(function, values, pure=False))
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:
@@ -438,10 +474,11 @@ class Ray(Contestant):
         return self.ray.get(self.remote(function).remote(*args))
 
     def call_many(self, function: Callable[[Any], Any], values: list[Any]) -> None:
-        remote = self.remote(function)
-        self.ray.get([remote.remote(value) for value in values])
+        self.map(function, values)
 
-    map = call_many
+    def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
+        remote = self.remote(tasks.root if function is np.sqrt else function)
+        return self.ray.get([remote.remote(value) for value in values])
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:

@@ -74,7 +74,7 @@ class _Answers:
     def answer(self, question: Question) -> float:
         """Seconds of a call."""
         args = question.args
-        if question.name in ("argument", "share"):
+        if question.name in ("argument", "share", "blocks"):
             args = (self._argument(*args),)
         elif question.name == "have":
             self._argument(*args)

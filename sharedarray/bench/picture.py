@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def draw(results: Results, groups: Sequence[str], path: Path, *, title: str | No
 
 
 def _curves(axes: Axes, results: Results, group: str) -> None:
-    others = iter(_OTHERS)
+    others = itertools.cycle(_OTHERS)
     for name in results.contestants(group):
         sizes, medians = results.curve(group, name)
         style = dict(_STYLES.get(name) or {})

@@ -26,8 +26,8 @@ from sharedarray.integrations.dask import DaskPool, from_array, share  # noqa: E
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.lingers("thread", "descriptor", "child"),
-]  # Dask's callbacks, and the fork server
+    pytest.mark.lingers("thread", "descriptor", "child"),  # Dask's callbacks, and the fork server
+]
 MB = 1 << 20
 
 
@@ -114,7 +114,12 @@ def test_other_executors_take_the_same_graphs() -> None:
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
-    with distributed.LocalCluster(2, **options) as cluster, distributed.Client(cluster) as made:
+    # Who asks a worker that has just died for something tries for so long, usually half a minute.
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
+        distributed.LocalCluster(2, **options) as cluster,
+        distributed.Client(cluster) as made,
+    ):
         yield made
 
 

@@ -209,6 +209,24 @@ def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def test_what_nobody_waits_for_is_done_all_the_same(client: Any, tmp_path: Path) -> None:
+    with DaskPool(client) as pool:
+        for number in range(4):
+            pool.submit((tmp_path / str(number)).touch)
+        gc.collect()
+    assert len(list(tmp_path.iterdir())) == 4
+    late: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(client, late)
+    assert any(future.cancelled() for future in late)
+
+
+def _interrupted(client: Any, late: list[Any]) -> None:
+    with DaskPool(client) as pool:
+        late += [pool.submit(_sleep, 0.3) for _ in range(10)]
+        raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(client: Any) -> None:
     with DaskPool(client) as pool:

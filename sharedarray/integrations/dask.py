@@ -29,7 +29,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -349,19 +349,17 @@ class _Future(Future[Any]):
     def follow(self, theirs: _Theirs, take: Callable[[Any], Any]) -> None:
         """Take what becomes of Dask's future."""
         self.theirs = theirs
-        ours = weakref.ref(self)
 
-        def over(theirs: _Theirs) -> None:
-            here = ours()
-            if here is None or not here.set_running_or_notify_cancel():
+        def over(theirs: _Theirs) -> None:  # it holds this future until then, whoever has dropped it
+            if not self.set_running_or_notify_cancel():
                 return
-            here.theirs = None
+            self.theirs = None
             try:
                 value = take(theirs.result())
             except BaseException as error:
-                here.set_exception(_translated(error))
+                self.set_exception(_translated(error))
             else:
-                here.set_result(value)
+                self.set_result(value)
 
         theirs.add_done_callback(over)
 
@@ -406,7 +404,7 @@ class _Gathering:
         """Yield the results as they are there."""
         from concurrent.futures import as_completed
 
-        parts = [part for part in self._parts if part is not None]
+        parts = self.left()
         self._parts.clear()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
@@ -421,11 +419,14 @@ class _Gathering:
             for part in parts:
                 part.cancel()
 
+    def left(self) -> list[_Future]:
+        """The parts that have not been taken."""
+        return [part for part in self._parts if part is not None]
+
     def end(self) -> None:
         """Cancel what is not over."""
-        for part in self._parts:
-            if part is not None:
-                part.cancel()
+        for part in self.left():
+            part.cancel()
 
     def rest(self, deadline: float | None = None) -> None:
         """Nothing to wait for: what still runs writes to nothing that the caller has."""
@@ -579,7 +580,7 @@ class DaskPool(Executor):
         self._client = client
         self._engine = _Engine(client, retries)
         self._open = True
-        self._running: weakref.WeakSet[_Future] = weakref.WeakSet()
+        self._running: set[_Future] = set()
         self._blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
         self._numbers = itertools.count()
 
@@ -592,6 +593,12 @@ class DaskPool(Executor):
     def _max_workers(self) -> int:
         return self._engine.workers
 
+    def _watch(self, *futures: _Future) -> None:
+        """Know of futures until they are over."""
+        for future in futures:
+            self._running.add(future)
+            future.add_done_callback(self._running.discard)
+
     def _check_open(self) -> None:
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -603,7 +610,7 @@ class DaskPool(Executor):
         self._check_open()
         packing = _Packing(self._engine.replicas, {})
         future = self._engine.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
-        self._running.add(future)
+        self._watch(future)
         return future
 
     def map(
@@ -664,7 +671,7 @@ class DaskPool(Executor):
         collected = [tuple(args) for args in calls]
         shown = bar(progress, len(collected))
         came = self._engine.map(fn, collected, chunksize=chunksize)
-        self._running.update(part for part in came._parts if part is not None)
+        self._watch(*came.left())
         return watched(_until_dropped(came, take(came, deadline)), shown)
 
     # Numeric calls
@@ -777,6 +784,14 @@ class DaskPool(Executor):
             self._engine.replicas.clear()
             for array in list(self._blocks.values()):
                 array.close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.shutdown(cancel_futures=exc_type is not None and not issubclass(exc_type, Exception))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._client!r}>"

@@ -318,6 +318,28 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert home.name == array.name
 
 
+def test_a_replica_that_somebody_else_may_have_made_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = sa.share(np.arange(12.0))
+    with transport._with(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
+        frames: list[Any] = []
+        sent = transport._dumps_by_pickle(
+            array, 5, buffer_callback=lambda each: frames.append(bytes(each.raw()))
+        )
+    monkeypatch.setattr(transport, "domain", lambda: "elsewhere")
+    monkeypatch.setattr(transport, "_in_cluster", lambda: True)
+    replica = pickle.loads(sent, buffers=frames)
+    path = next(block.path for block in sa.blocks() if block.name == replica.name)
+    os.chmod(path, 0o666)
+    with open(path, "r+b") as file:  # as another user could
+        file.seek(4096)
+        file.write(np.float64(-1.0).tobytes())
+    assert replica[0] == -1.0
+    found = pickle.loads(sent, buffers=frames)
+    assert found.name != replica.name
+    np.testing.assert_array_equal(found, array)
+    os.chmod(path, 0o600)
+
+
 def test_what_cannot_be_attached_to_says_so_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     array = sa.zeros(3)
     with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):

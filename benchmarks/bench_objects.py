@@ -1,7 +1,7 @@
 """What does it cost to hand a frame to another process by name: `put` once, `get` in each?
 
-`get` rebuilds the frame over the block's memory, so it costs the same whatever the frame's size. Pickling
-copies it twice: into the pickle, and out of it.
+`get` rebuilds the frame over the block's memory, so it should cost the same whatever the frame's size.
+Pickling copies it twice: into the pickle, and out of it.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ def test_wait_and_as_completed(pool: sa.Pool, tmp_path: Path) -> None:
     slow.cancel(running=True)  # type: ignore[call-arg]
 
 
+@pytest.mark.slow
 def test_process_map_of_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """tqdm's helper makes its executor itself, and a pool does in its place; the bar is ``progress=True``.
 

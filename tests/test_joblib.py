@@ -7,6 +7,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -255,12 +256,14 @@ def test_workers_are_kept_for_the_next_call() -> None:
     assert not set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
 
 
+@pytest.mark.slow
 def test_workers_that_nobody_needs_end() -> None:
     with parallel_config(backend="sharedarray", n_jobs=2, idle_worker_timeout=0.05):
         (pid,) = Parallel(batch_size=1)(delayed(os.getpid)() for _ in range(1))
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the idle worker ends")
 
 
+@pytest.mark.slow
 def test_calls_in_several_threads_have_workers_of_their_own() -> None:
     found: dict[int, list[int]] = {}
     meet = threading.Barrier(3)
@@ -296,7 +299,7 @@ def test_calls_within_calls_are_threads() -> None:
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TypeError, match="no option colour"):
+    with pytest.raises(TypeError, match="colour"):
         Parallel(colour="red")(delayed(abs)(i) for i in range(3))
     with parallel_config(backend="sharedarray", n_jobs=2, inner_max_num_threads=3):
         assert Parallel()(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2)) == ["3", "3"]
@@ -312,6 +315,19 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [backend.effective_n_jobs(n) for n in (None, 1, 3)] == [1, 1, 3]
     with pytest.raises(ValueError, match="n_jobs == 0"):
         backend.effective_n_jobs(0)
+
+
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server")
+def test_modules_are_loaded_once_for_all_workers() -> None:
+    with sa.Pool(1) as pool, sa.Pool(1, preload=["wave", "no_such_module"]) as prepared:
+        assert [each.submit(loaded, "wave").result() for each in (pool, prepared)] == [False, True]
+    assert all(Parallel()(delayed(loaded)("sharedarray.integrations.joblib") for _ in range(2)))
+    with pytest.raises(TypeError, match=r"write \['wave'\]"):
+        sa.Pool(1, preload="wave")
 
 
 # -- scikit-learn ---------------------------------------------------------------------------------------

@@ -49,7 +49,9 @@ VALUES: dict[str, list[Any]] = {
     "child_backend": [*OURS, "threading", "sequential"],
     "outer_backend": [*OURS, "threading"],
     "inner_backend": [*OURS, "threading"],
+    "context": [joblib.parallel_config],  # of which parallel_backend is the former name
 }
+OF_THE_MACHINE = (-1, -2)  # values of n_jobs that stand for others here, which are tested as well
 
 # Tests without such a parameter that use whatever backend is the default, or name loky for any.
 BY_DEFAULT = {
@@ -136,8 +138,10 @@ def _exchanged(function: Any) -> Callable[..., None]:
     marks = []
     for mark in function.pytestmark if hasattr(function, "pytestmark") else ():
         if mark.name == "parametrize":
-            if mark.args[0] in VALUES:
-                mark = pytest.mark.parametrize(mark.args[0], VALUES[mark.args[0]]).mark
+            parameter, values = mark.args
+            if parameter == "n_jobs":
+                values = [value for value in values if value not in OF_THE_MACHINE]
+            mark = pytest.mark.parametrize(parameter, VALUES.get(parameter, values)).mark
             marks.append(mark)
         elif mark.name == "skipif":
             marks.append(mark)
@@ -147,7 +151,7 @@ def _exchanged(function: Any) -> Callable[..., None]:
 
 def _about_backends(function: Any) -> bool:
     marks = getattr(function, "pytestmark", ())
-    named = any(mark.name == "parametrize" and mark.args[0] in VALUES for mark in marks)
+    named = any(mark.name == "parametrize" and mark.args[0].endswith("backend") for mark in marks)
     return named or function.__name__ in BY_DEFAULT | BY_NAME
 
 
@@ -193,9 +197,9 @@ def test_nothing_of_a_call_stays_in_memory(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("context", [joblib.parallel_config, joblib.parallel_backend])
-def test_endless_recursion_is_an_error(context: Any) -> None:
-    with context("sharedarray", n_jobs=2), pytest.raises(sa.NotPicklableError, match="RecursionError"):
+def test_endless_recursion_is_an_error() -> None:
+    error = pytest.raises(sa.NotPicklableError, match="RecursionError")
+    with joblib.parallel_config("sharedarray", n_jobs=2), error:
         upstream._recursive_parallel()
 
 

@@ -371,6 +371,7 @@ def test_a_block_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@pytest.mark.slow
 def test_another_user_refuses_roots_block_too(tmp_path: Path) -> None:
     with sa.put(Trap(str(tmp_path / "sprung")), name="trap"):
         data = Path(next(block.path for block in sa.blocks())).read_bytes()

@@ -471,7 +471,7 @@ PACKAGES = {
     """,
     "distributed": """
         import distributed
-        options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+        options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
         with distributed.LocalCluster(2, **options) as cluster:
             with distributed.Client(cluster) as client:
                 result = client.gather([client.submit(write, a[i], i + 1.0, pure=False) for i in range(4)])

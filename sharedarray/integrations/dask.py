@@ -29,7 +29,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -103,7 +103,7 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     --------
     >>> import numpy as np, distributed
     >>> from sharedarray.integrations.dask import share
-    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
+    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
     ...     future = share(client, np.arange(10.0))
     ...     client.submit(np.sum, future).result()
     np.float64(45.0)
@@ -115,13 +115,21 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
 
 
 def _spread(client: distributed.Client, future: _Theirs) -> None:
-    """Have a worker of each host get what a task returned."""
+    """Have all workers get what a task returned: first one of each host, then the others from there."""
     distributed.wait(future)
     homes = _domains(client)
-    there = {homes.get(worker) for worker in _holders(client, future)}
+    have = set(_holders(client, future))
+    there = {homes.get(worker) for worker in have}
     for home, worker in {home: worker for worker, home in homes.items()}.items():
         if home not in there:
-            client.submit(_here, future, workers=[worker], pure=False).result()
+            _ask(client, future, worker).result()
+            have.add(worker)
+    client.gather([_ask(client, future, worker) for worker in homes if worker not in have])
+
+
+def _ask(client: distributed.Client, future: _Theirs, worker: str) -> _Theirs:
+    # By others too, or this would wait for ever for a worker that has died in between.
+    return client.submit(_here, future, workers=[worker], allow_other_workers=True, pure=False)
 
 
 def _check(client: Any) -> None:
@@ -341,19 +349,17 @@ class _Future(Future[Any]):
     def follow(self, theirs: _Theirs, take: Callable[[Any], Any]) -> None:
         """Take what becomes of Dask's future."""
         self.theirs = theirs
-        ours = weakref.ref(self)
 
-        def over(theirs: _Theirs) -> None:
-            here = ours()
-            if here is None or not here.set_running_or_notify_cancel():
+        def over(theirs: _Theirs) -> None:  # it holds this future until then, whoever has dropped it
+            if not self.set_running_or_notify_cancel():
                 return
-            here.theirs = None
+            self.theirs = None
             try:
                 value = take(theirs.result())
             except BaseException as error:
-                here.set_exception(_translated(error))
+                self.set_exception(_translated(error))
             else:
-                here.set_result(value)
+                self.set_result(value)
 
         theirs.add_done_callback(over)
 
@@ -398,7 +404,7 @@ class _Gathering:
         """Yield the results as they are there."""
         from concurrent.futures import as_completed
 
-        parts = [part for part in self._parts if part is not None]
+        parts = self.left()
         self._parts.clear()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
@@ -413,11 +419,14 @@ class _Gathering:
             for part in parts:
                 part.cancel()
 
+    def left(self) -> list[_Future]:
+        """The parts that have not been taken."""
+        return [part for part in self._parts if part is not None]
+
     def end(self) -> None:
         """Cancel what is not over."""
-        for part in self._parts:
-            if part is not None:
-                part.cancel()
+        for part in self.left():
+            part.cancel()
 
     def rest(self, deadline: float | None = None) -> None:
         """Nothing to wait for: what still runs writes to nothing that the caller has."""
@@ -559,7 +568,7 @@ class DaskPool(Executor):
     --------
     >>> import numpy as np, distributed
     >>> from sharedarray.integrations.dask import DaskPool
-    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
+    >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
     ...     with DaskPool(client) as pool:
     ...         frames = pool.share(np.arange(12.0).reshape(3, 4))
     ...         [float(total) for total in pool.map(np.sum, frames)]
@@ -571,7 +580,7 @@ class DaskPool(Executor):
         self._client = client
         self._engine = _Engine(client, retries)
         self._open = True
-        self._running: weakref.WeakSet[_Future] = weakref.WeakSet()
+        self._running: set[_Future] = set()
         self._blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
         self._numbers = itertools.count()
 
@@ -584,6 +593,12 @@ class DaskPool(Executor):
     def _max_workers(self) -> int:
         return self._engine.workers
 
+    def _watch(self, *futures: _Future) -> None:
+        """Know of futures until they are over."""
+        for future in futures:
+            self._running.add(future)
+            future.add_done_callback(self._running.discard)
+
     def _check_open(self) -> None:
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -595,7 +610,7 @@ class DaskPool(Executor):
         self._check_open()
         packing = _Packing(self._engine.replicas, {})
         future = self._engine.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
-        self._running.add(future)
+        self._watch(future)
         return future
 
     def map(
@@ -656,7 +671,7 @@ class DaskPool(Executor):
         collected = [tuple(args) for args in calls]
         shown = bar(progress, len(collected))
         came = self._engine.map(fn, collected, chunksize=chunksize)
-        self._running.update(part for part in came._parts if part is not None)
+        self._watch(*came.left())
         return watched(_until_dropped(came, take(came, deadline)), shown)
 
     # Numeric calls
@@ -769,6 +784,14 @@ class DaskPool(Executor):
             self._engine.replicas.clear()
             for array in list(self._blocks.values()):
                 array.close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.shutdown(cancel_futures=exc_type is not None and not issubclass(exc_type, Exception))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._client!r}>"

@@ -17,6 +17,9 @@ Workers are started for a call and kept for the next one that asks for the same:
 one, they end. Where a call fails or is given up, its workers are killed, so nothing goes on behind its back;
 calls in several threads have workers of their own, which are not touched by this.
 
+The modules that scikit-learn's calls need are loaded once, in the fork server, and shared by all workers:
+loky's workers load some 100 MB each.
+
 Calls within a call get threads, and within these run one after the other, as joblib decides for its own
 backends.
 """
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -60,7 +64,8 @@ __all__ = ["SharedArrayBackend", "end_idle_workers"]
 IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
 _LARGE = 1 << 20  # bytes from which on an array is shared, where joblib does not say
 _NESTED = 2  # levels of nesting from which on this backend starts no processes
-_OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "retries")
+_OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "preload", "retries")
+_HEAVY = "sklearn"  # whose modules the fork server loads, if this process has
 _MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -267,6 +272,21 @@ class _Idle:
             self._timer = None
 
 
+_preload: dict[bool, tuple[str, ...]] = {}
+
+
+def _to_preload() -> tuple[str, ...]:
+    """The modules that workers will need, as far as this process has them.
+
+    Decided once with scikit-learn and once without, for each other answer would take another fork server.
+    """
+    heavy = _HEAVY in sys.modules
+    if heavy not in _preload:
+        names = [name for name in list(sys.modules) if name.startswith(f"{_HEAVY}.") and ".tests" not in name]
+        _preload[heavy] = (__name__, *sorted(names))
+    return _preload[heavy]
+
+
 _idle = _Idle()
 platform.around_fork(lambda: None, lambda: None, _idle.forget)
 
@@ -289,7 +309,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         says, else the processors divided by the workers.
     idle_worker_timeout : float, default 300
         Seconds that the workers wait for another call.
-    initializer, initargs, max_tasks_per_child, mp_context, retries
+    initializer, initargs, max_tasks_per_child, mp_context, preload, retries
         As for `Pool`.
 
     Examples
@@ -338,7 +358,8 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        given = self._options | {name: options[name] for name in _OPTIONS if name in options}
+        given = {"preload": _to_preload()} | self._options
+        given |= {name: options[name] for name in _OPTIONS if name in options}
         unknown = set(options) - {*_OPTIONS, "context", "prefer", "require", "temp_folder", "verbose"}
         if unknown:
             raise TypeError(f"the sharedarray backend has no option {', '.join(sorted(unknown))}")

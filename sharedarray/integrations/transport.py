@@ -47,7 +47,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import array as arrays, creation, errors, reference, registry
+from sharedarray import array as arrays, creation, errors, reference, registry, segment
+from sharedarray._platform import platform
 from sharedarray.array import SharedArray
 from sharedarray.segment import Mapping, mapping_of
 
@@ -352,9 +353,15 @@ def _replica(data: _Received) -> SharedArray:
     name = f"sa_replica_{data.digest}"
     for _ in range(_TRIES):
         try:
-            return arrays.attach(name, "r")
+            found = arrays.attach(name, "r")
         except errors.BlockNotFoundError:
             pass
+        except (errors.SharedArrayError, OSError):
+            break  # something else has that name
+        else:
+            if _is_ours(found) and (found.shape, found.dtype) == (data.array.shape, data.array.dtype):
+                return found
+            break
         try:
             made = creation.share(data.array, name=name)
         except errors.BlockExistsError:
@@ -362,6 +369,12 @@ def _replica(data: _Received) -> SharedArray:
         made.flags.writeable = False
         return made
     return creation.share(data.array)
+
+
+def _is_ours(array: SharedArray) -> bool:
+    """Whether only this user can have made what is there: anybody can foretell a replica's name."""
+    mapping = mapping_of(array)
+    return mapping is not None and segment.with_handle(mapping, platform.others) is None
 
 
 # -- Dask's picklers ------------------------------------------------------------------------------------

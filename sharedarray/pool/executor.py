@@ -72,6 +72,9 @@ class Pool(Executor):
     retries : int, default 0
         How often a task is run again when its worker died. A task that is run again must not mind having
         been run in part before.
+    preload : sequence of str, optional
+        Modules that are loaded once, in a fork server of this pool's kind, so that its workers share their
+        memory and need not load them. They must not start threads. Ignored for other start methods.
 
     Raises
     ------
@@ -142,6 +145,7 @@ class Pool(Executor):
         max_tasks_per_child: int | None = None,
         threads_per_worker: int | Mapping[str, int] | None = 1,
         retries: int = 0,
+        preload: Sequence[str] = (),
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
@@ -155,6 +159,8 @@ class Pool(Executor):
             }
         elif threads_per_worker is not None:
             threads_per_worker = _at_least(1, "threads_per_worker", threads_per_worker)
+        if isinstance(preload, str):
+            raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
         # Not to be found from the engine, whose thread would keep the pool from being collected.
         blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
         self._blocks = blocks
@@ -164,7 +170,9 @@ class Pool(Executor):
         self._engine = Engine(
             workers=self._max_workers,
             method=processes.method_of(mp_context),
-            setup=Setup(threads.environment(threads_per_worker), initializer, tuple(initargs)),
+            setup=Setup(
+                threads.environment(threads_per_worker), initializer, tuple(initargs), tuple(preload)
+            ),
             max_tasks=max_tasks_per_child,
             retries=self._retries,
             at_end=lambda: _close_all(blocks),

@@ -78,10 +78,16 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
     try:
         if skip is not None and skip.tb_next is not None:
             exception.__traceback__ = skip.tb_next
+        return _packed(exception)
+    finally:
+        exception.__traceback__ = own
+
+
+def _packed(exception: BaseException) -> Pickled:
+    try:
         text = "".join(traceback.format_exception(exception))
     except Exception as broken:  # a __str__ that raises, say
         text = f"{type(exception).__qualname__} (its traceback cannot be shown: {broken!r})\n"
-    exception.__traceback__ = own
     links = _links(exception)
     try:
         pickled = dumps(Failure(links, text))

@@ -8,7 +8,8 @@ are as they are for any other process of that module. Three things differ, and t
   makes ``if __name__ == "__main__"`` necessary. Here it is left out of what the child is told to prepare;
   functions of the main module travel by value instead (see `pickling`).
 - **The fork server is our own**, with NumPy and the worker loaded once. The one that
-  `multiprocessing.set_forkserver_preload` configures is not touched. All pools of a process share it; it ends
+  `multiprocessing.set_forkserver_preload` configures is not touched. All pools of a process share it, but for
+  those that want other modules loaded besides: these have servers of their own. It ends
   with the last process that holds the pipe to it, and a fork of this process starts one for itself.
 - **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
   that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
@@ -47,7 +48,7 @@ __all__ = ["WorkerProcess", "block_signals", "default_method", "make_ready", "me
 _MAIN = ("init_main_from_name", "init_main_from_path")
 
 # Loaded by the fork server before its first fork, in this order.
-_PRELOAD = ["numpy", "sharedarray.pool.worker", "threadpoolctl"]
+_PRELOAD = ("numpy", "sharedarray.pool.worker", "threadpoolctl")
 
 
 def default_method() -> str:
@@ -86,6 +87,7 @@ class WorkerProcess(process.BaseProcess):
         self.method = method
         self.environment: dict[str, str] = setup.threads
         self.can_limit_loaded = threads.can_limit_loaded()
+        self.preload: tuple[str, ...] = setup.preload
         self._ends: Any = ends
         self._setup: Any = setup
 
@@ -369,14 +371,15 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         def _launch(self, process_obj: WorkerProcess) -> None:
             # Without threadpoolctl, limits work only for libraries that are not loaded yet.
             preload = process_obj.can_limit_loaded or not process_obj.environment
+            modules = (*_PRELOAD, *process_obj.preload) if preload else ()
             orders = _orders(self, process_obj)
             try:
-                self._ask(_server(preload), orders)
+                self._ask(_server(modules), orders)
             except (EOFError, ConnectionError):
                 # The server was killed between the question whether it lives and the request.
                 if self.finalizer is not None:
                     self.finalizer()
-                self._ask(_server(preload), orders)
+                self._ask(_server(modules), orders)
 
         def _ask(self, server: forkserver.ForkServer, orders: memoryview) -> None:
             status, to_child = server.connect_to_new_process(self._fds)
@@ -391,15 +394,15 @@ if "forkserver" in multiprocessing.get_all_start_methods():
     _WAYS["spawn"] = _Spawn
     _WAYS["forkserver"] = _ForkServed
 
-    # The fork servers, by whether they load modules in advance. This is their only home, and it is
+    # The fork servers, by the modules that they load in advance. This is their only home, and it is
     # emptied in a fork of this process, whose parent goes on with them.
-    _servers: dict[bool, forkserver.ForkServer] = {}
+    _servers: dict[tuple[str, ...], forkserver.ForkServer] = {}
 
-    def _server(preload: bool) -> forkserver.ForkServer:
-        server = _servers.get(preload)
+    def _server(modules: tuple[str, ...]) -> forkserver.ForkServer:
+        server = _servers.get(modules)
         if server is None:
-            server = _servers[preload] = forkserver.ForkServer()
-            server.set_forkserver_preload(_PRELOAD if preload else [])
+            server = _servers[modules] = forkserver.ForkServer()
+            server.set_forkserver_preload(list(modules))
         return server
 
     def _after_fork_in_child() -> None:

@@ -124,11 +124,14 @@ class Setup:
         Environment variables that say how many threads numeric libraries may use.
     initializer, initargs
         Called once, before the first task.
+    preload
+        Modules that a fork server loads before it starts workers.
     """
 
     threads: dict[str, str]
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    preload: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By our own pickler, within the one that starts the process: so functions of the main module work,

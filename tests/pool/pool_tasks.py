@@ -59,6 +59,15 @@ class Trouble(Exception):
         super().__init__(what)
         self.why = why
 
+    def __reduce__(self):
+        return Trouble, self.args  # as without this method, unless tblib takes care of it
+
+
+def install_tblib():
+    import tblib.pickling_support
+
+    tblib.pickling_support.install()
+
 
 class Plain(Exception):
     pass

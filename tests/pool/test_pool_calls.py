@@ -411,6 +411,19 @@ def _raise(kind):
     raise kind
 
 
+def test_an_exception_with_a_real_traceback_shows_the_tasks_part_of_it(method):
+    """As tblib has it for all exceptions, which Dask installs in any process that imports it."""
+    pytest.importorskip("tblib")
+    with (
+        sa.Pool(1, method, initializer=pool_tasks.install_tblib) as pool,
+        pytest.raises(pool_tasks.Plain) as caught,
+    ):
+        pool.submit(pool_tasks.with_cause).result()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in with_cause" in shown.rpartition("direct cause")[2]
+    assert "worker.py" not in shown
+
+
 def test_exceptions_that_do_not_survive_pickle(pool):
     with pytest.raises(NotPicklableError, match=r"pool_tasks\.Trouble: what") as caught:
         pool.submit(pool_tasks.trouble).result()

@@ -52,6 +52,14 @@ needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals bet
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
 
 
+# For tests of what can differ from one start method to another. New interpreters take the longest: these are
+# slow tests where there are other ways.
+EACH_METHOD = [
+    pytest.param(method, marks=pytest.mark.slow) if method == "spawn" and FORKS else method
+    for method in METHODS
+]
+
+
 def many_starts(test: Any) -> Any:
     """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
     return test if FORKS else pytest.mark.slow(test)

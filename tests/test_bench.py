@@ -228,6 +228,7 @@ def test_a_report_has_every_race_and_its_pictures(tmp_path):
 # -- the command ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @fonts_stay
 def test_the_command_measures_shows_stores_and_draws(tmp_path, capfd):
     stored, picture = tmp_path / "figures.json", tmp_path / "curves.svg"

@@ -875,7 +875,7 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
 
 @pytest.mark.parametrize(
     "every",
-    [0, pytest.param(10, marks=[] if FORKS else pytest.mark.slow)],
+    [0, pytest.param(10, marks=pytest.mark.slow)],
     ids=["nobody dies", "every tenth round kills the holder"],
 )
 def test_8_writers_of_500_pieces_to_one_file(tmp_path: Path, every: int) -> None:

@@ -838,6 +838,7 @@ def test_a_child_locks_for_itself(array: sa.SharedArray) -> None:
     assert not told(array.lock())
 
 
+@pytest.mark.slow
 @needs_fork
 def test_forks_while_other_threads_lock(array: sa.SharedArray) -> None:
     """Its children keep nothing and lose nothing, at whatever step of locking its other threads are."""

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
+    EACH_METHOD,
     GONE,
+    METHODS,
     Puppet,
     alive,
     block_files,
@@ -35,7 +37,6 @@ from helpers import (
 import sharedarray as sa
 from sharedarray import registry
 
-METHODS = multiprocessing.get_all_start_methods()
 QUICK = "fork" if "fork" in METHODS else METHODS[0]
 
 # Python warns of forks beside threads, of which other tests leave some: joblib's, tqdm's.
@@ -69,7 +70,7 @@ def server_of(manager: sa.SharedMemoryManager) -> int:
 # -- what it makes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH_METHOD)
 def test_everything_it_makes_goes_with_shutdown(method):
     manager = manager_by(method)
     manager.start()
@@ -160,7 +161,7 @@ def total(items: Any, start: int, stop: int, sums: Any, place: int) -> None:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH_METHOD)
 @pytest.mark.parametrize("kind", ["list", "array"])
 def test_two_processes_sum_the_halves(method, kind):
     with manager_by(method) as manager:
@@ -340,7 +341,7 @@ hear()
 
 
 @needs_files
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH_METHOD)
 @pytest.mark.parametrize("who", ["manager", "starter"])
 def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, who):
     """By SIGKILL; what others have open stays memory, and has no name any more."""
@@ -401,7 +402,7 @@ def first_of(name: str) -> int:
 Serving.register("first_of", callable=first_of)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EACH_METHOD)
 def test_a_manager_serves_other_objects_as_well(method):
     """It is a `BaseManager`."""
     assert issubclass(sa.SharedMemoryManager, managers.BaseManager)

@@ -503,7 +503,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("first", ["package first", "sharedarray first"])
+@pytest.mark.parametrize(
+    "first", ["package first", pytest.param("sharedarray first", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_other_packages_pass_references(package: str, first: str, tmp_path: Path) -> None:
     pytest.importorskip(package.partition(".")[0])

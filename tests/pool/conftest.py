@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import EACH_METHOD
 
 import sharedarray as sa
 from sharedarray.pool.processes import default_method
@@ -34,7 +35,7 @@ def servants() -> None:
             pool.submit(os.getpid).result()
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=EACH_METHOD)
 def method(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -39,8 +39,11 @@ def _register_with_dask(module: ModuleType) -> None:
     dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
 
 
-# Where shared arrays are told of. The last two hold what they got from the ones before.
-_DISTRIBUTED = ("protocol.pickle", "protocol.serialize", "protocol.core", "comm.core", "protocol", "spill")
+# Where shared arrays are told of. `protocol` and `spill` hold what they got from the ones before.
+_DISTRIBUTED = (
+    *("protocol.pickle", "protocol.serialize", "protocol.core", "comm.core", "protocol", "spill"),
+    *("protocol.numpy", "client"),
+)
 
 
 def _register_with_distributed(module: ModuleType) -> None:

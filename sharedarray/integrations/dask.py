@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from sharedarray import array as arrays, creation, errors, reference
 from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.integrations.packing import pack, travels_apart, unpack
-from sharedarray.integrations.transport import Lost, domain
+from sharedarray.integrations.transport import PREFIX, Lost, domain
 from sharedarray.pool import blockwise
 from sharedarray.pool.engine import name_of
 from sharedarray.pool.progress import Progress, bar, watched
@@ -62,6 +62,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 # Parts per worker into which the items of a map are put: enough to balance, few enough for Dask, which takes
 # some 1 ms for each task.
 _PER_WORKER = 4
+_ROUNDS = 5  # in which workers are asked to get an array, as others may take over what one was asked
+_URGENT = 10  # priority of that
 _LARGE = 1 << 20  # bytes from which on a plain array that several tasks get is shared with the hosts
 
 
@@ -117,19 +119,27 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
 def _spread(client: distributed.Client, future: _Theirs) -> None:
     """Have all workers get what a task returned: first one of each host, then the others from there."""
     distributed.wait(future)
-    homes = _domains(client)
-    have = set(_holders(client, future))
-    there = {homes.get(worker) for worker in have}
-    for home, worker in {home: worker for worker, home in homes.items()}.items():
-        if home not in there:
-            _ask(client, future, worker).result()
-            have.add(worker)
-    client.gather([_ask(client, future, worker) for worker in homes if worker not in have])
+    for first in (True, False):
+        for _ in range(_ROUNDS):
+            homes = _domains(client)
+            have = set(_holders(client, future))
+            there = {homes.get(worker) for worker in have}
+            missing = {
+                home if first else worker: worker
+                for worker, home in homes.items()
+                if (home not in there if first else worker not in have)
+            }
+            if not missing:
+                break
+            client.gather([_ask(client, future, worker) for worker in missing.values()])
 
 
 def _ask(client: distributed.Client, future: _Theirs, worker: str) -> _Theirs:
-    # By others too, or this would wait for ever for a worker that has died in between.
-    return client.submit(_here, future, workers=[worker], allow_other_workers=True, pure=False)
+    # By others too, or this would wait for ever for a worker that has died in between. Before other tasks, and
+    # again where another worker has taken it over.
+    return client.submit(
+        _here, future, workers=[worker], allow_other_workers=True, pure=False, priority=_URGENT
+    )
 
 
 def _check(client: Any) -> None:
@@ -142,7 +152,7 @@ def _check(client: Any) -> None:
 def _task_of(client: distributed.Client, array: ArrayLike) -> _Theirs:
     given = array if isinstance(array, np.ndarray) else np.asarray(array)
     shared = given if reference.reduce_held(given) is not None else creation.share(given)
-    return client.submit(_kept, _Whole(shared), key=f"shared-{uuid.uuid4().hex}", pure=False)
+    return client.submit(_kept, _Whole(shared), key=f"{PREFIX}{uuid.uuid4().hex}", pure=False)
 
 
 class _Whole:

@@ -10,7 +10,8 @@ hop, from one process to the next, a shared array is sent as::
     receiver in the domain of a way  ->  attaches: the same memory
     elsewhere                        ->  a *replica*: read-only, named by the digest, so that the first
                                          process of a domain that needs it makes it, and the others attach
-    a client elsewhere               ->  a block of its own, which it may write
+    a client elsewhere               ->  a block of its own, which it may write; so does one that would get a
+                                         replica, and what was a plain array on one comes as an ordinary array
 
 A replica remembers the first way, so what has gone through a scheduler on another machine is, back in its own
 domain, the array that it was. Being read-only it can be one for all: what a task wrote there, the others
@@ -20,6 +21,12 @@ Who reads is known as follows. Processes tell their domain when they shake hands
 by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler
 unpickles graphs, so what a client sends it is a hop; but results it passes on as they are, to whoever is
 behind it: these go with data, unless it listens on the loopback interface, where all are on this machine.
+
+A client is often in one process with a scheduler or workers (`LocalCluster`), so it is not the process that
+tells for whom something arrives, but the call of the client's that has asked for it.
+
+What `share` has put on each host, its key says (`PREFIX`). Dask's memory manager would drop all but one of
+the copies after two seconds; it is told to leave these alone.
 
 Dask keeps what it sends until it has arrived; only what a client puts into a graph might be gone by then, so
 there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its
@@ -31,6 +38,7 @@ What is stored, because a worker spills to its disk, is stored with its data.
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import io
@@ -42,6 +50,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -52,13 +61,15 @@ from sharedarray._platform import platform
 from sharedarray.array import SharedArray
 from sharedarray.segment import Mapping, mapping_of
 
-__all__ = ["Lost", "domain", "register"]
+__all__ = ["PREFIX", "Lost", "domain", "register"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _Way: TypeAlias = tuple[str, tuple[Any, ...]]
 
 _TRIES = 10  # to make or to attach to a replica, which others make and give up at the same time
 _SOON = 0.2  # seconds until what a failed task had is collected
+PREFIX = "shared-"  # of the keys of what is to stay on each host
+_REPLICA = "sa_replica_"  # what the names of replicas start with
 _KEY = "sharedarray"  # in what processes tell each other when they shake hands
 
 
@@ -189,6 +200,7 @@ def _keep_nothing() -> None:
                 stream.recent_message_log = deque(maxlen=0)
         if _KEY not in scheduler.plugins:
             scheduler.plugins[_KEY] = _forgetting(scheduler)
+            _spare_copies(scheduler)
     for worker in _instances("worker", "Worker"):
         if _KEY not in worker.plugins:
             worker.plugins[_KEY] = _collecting(worker)
@@ -208,6 +220,34 @@ def _forgetting(scheduler: Any) -> Any:
                 task.run_spec = None
 
     return Forgetting()
+
+
+def _spare_copies(scheduler: Any) -> None:
+    """Have a scheduler's memory manager not drop the copies that are to stay on each host."""
+    manager = scheduler.extensions.get("amm")
+    if manager is None:
+        return
+    from distributed.active_memory_manager import ReduceReplicas
+
+    class ReduceOthers(ReduceReplicas):  # type: ignore[misc]
+        """Drops copies of what is not shared."""
+
+        def run(self) -> Any:
+            """Suggest what to drop, and be told from where it is."""
+            suggestions, told = super().run(), None
+            while True:
+                try:
+                    suggested = suggestions.send(told)
+                except StopIteration:
+                    return
+                told = None
+                if not str(getattr(suggested, "ts", suggested[1]).key).startswith(PREFIX):
+                    told = yield suggested
+
+    for policy in list(manager.policies):
+        if type(policy) is ReduceReplicas:
+            manager.add_policy(ReduceOthers())
+            manager.policies.discard(policy)
 
 
 def _collecting(worker: Any) -> Any:
@@ -310,7 +350,7 @@ def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
             except errors.BlockNotFoundError as error:
                 missing = error
             else:
-                return _from(found, ways[-1])
+                return _own(found) if _for_client() else _from(found, ways[-1])
     if data is not None:
         return _remade(data, ways[-1])
     if missing is None:
@@ -322,21 +362,40 @@ def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
             cause="the sender took this process for one that shares its memory, as it has the same address",
             next_step="start schedulers and workers with --preload sharedarray: they tell where they are",
         )
-    if _in_cluster():
-        return Lost(ways, missing)
-    raise missing
+    if _for_client():
+        raise missing
+    return Lost(ways, missing)
+
+
+_asked_by_client: ContextVar[bool] = ContextVar("_asked_by_client", default=False)
+
+
+def _for_client() -> bool:
+    """Whether what arrives is for a client, and not for a scheduler or a worker."""
+    return _asked_by_client.get() or not _in_cluster()
 
 
 def _in_cluster() -> bool:
-    """Whether this process is a scheduler or a worker."""
+    """Whether this process is a scheduler or a worker, perhaps besides a client."""
     return bool(_instances("worker", "Worker") or _instances("scheduler", "Scheduler"))
+
+
+def _is_of_replica(array: Array) -> bool:
+    """Whether an array looks at a replica's memory, which nobody may write."""
+    mapping = None if array.flags.writeable else mapping_of(array)
+    return mapping is not None and mapping.name.startswith(_REPLICA)
+
+
+def _own(array: Array) -> Array:
+    """An array that its client may write: this one, unless it is a replica."""
+    return creation.share(array) if _is_of_replica(array) else array
 
 
 def _remade(data: _Received | _Data, origin: _Way) -> Array:
     if not isinstance(data, _Received):  # it has not left the process
         return creation.share(data.array)
-    if not _in_cluster():
-        return creation.share(data.array)  # a client's own
+    if _for_client():
+        return creation.share(data.array)
     return _from(_replica(data), origin)
 
 
@@ -350,7 +409,7 @@ def _from(array: Array, origin: _Way) -> Array:
 
 def _replica(data: _Received) -> SharedArray:
     """The one block of this domain that has these bytes, made unless it is there."""
-    name = f"sa_replica_{data.digest}"
+    name = f"{_REPLICA}{data.digest}"
     for _ in range(_TRIES):
         try:
             found = arrays.attach(name, "r")
@@ -380,9 +439,18 @@ def _is_ours(array: SharedArray) -> bool:
 # -- Dask's picklers ------------------------------------------------------------------------------------
 
 
+def _reduced(obj: Any) -> Any:
+    """What a pickler's ``reducer_override`` returns."""
+    if type(obj) is SharedArray:
+        return _reduce(obj)
+    if type(obj) is np.ndarray and not _wire.storing and _is_of_replica(obj):
+        return obj.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # no copy of it is anybody else's
+    return NotImplemented
+
+
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        return _reduce(obj) if type(obj) is SharedArray else NotImplemented
+        return _reduced(obj)
 
 
 def _dumps_by_pickle(
@@ -405,9 +473,8 @@ def _dumps_by_cloudpickle(
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is SharedArray:
-                return _reduce(obj)
-            return super().reducer_override(obj)
+            reduced = _reduced(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
     buffer = io.BytesIO()
     Pickler(buffer, protocol, buffer_callback).dump(obj)
@@ -479,15 +546,55 @@ def _in_handshakes(module: ModuleType) -> None:
     module.Comm.handshake_info = handshake_info
 
 
+def _in_clients(module: ModuleType) -> None:
+    # The calls by which a client gets results.
+    for name in ("_gather_remote", "_run", "_run_on_scheduler"):
+        setattr(module.Client, name, _asking(getattr(module.Client, name)))
+
+
+def _asking(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    async def asked(*args: Any, **kwargs: Any) -> Any:
+        before = _asked_by_client.set(True)  # for what is awaited here, threads that unpickle included
+        try:
+            return await call(*args, **kwargs)
+        finally:
+            _asked_by_client.reset(before)
+
+    return asked
+
+
+def _as_plain_data(module: ModuleType) -> None:
+    dumps = module.serialize_numpy_ndarray
+
+    @module.dask_serialize.register(np.ndarray)  # type: ignore[untyped-decorator]
+    def serialize(array: Array, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
+        header, frames = dumps(array, context)
+        if "writeable" in header and not _wire.storing and _is_of_replica(array):
+            header["writeable"] = [True]  # it is a copy where it arrives
+        return header, frames
+
+
 def _in_protocol(module: ModuleType) -> None:
     # What it has from its own modules, and had before we came.
     module.dumps = sys.modules["distributed.protocol.core"].dumps  # type: ignore[attr-defined]
-    _in_spill(module)
+    _as_stored(module)
+
+
+def _as_stored(module: ModuleType) -> None:
+    stored = sys.modules["distributed.protocol.serialize"].serialize_bytelist
+    module.serialize_bytelist = stored  # type: ignore[attr-defined]
 
 
 def _in_spill(module: ModuleType) -> None:
-    stored = sys.modules["distributed.protocol.serialize"].serialize_bytelist
-    module.serialize_bytelist = stored  # type: ignore[attr-defined]
+    _as_stored(module)
+    weight = module._in_memory_weight
+
+    def in_memory_weight(key: Any, value: object) -> int:
+        # On disk it would be one copy for each worker, of what takes none of a worker's own memory.
+        return 0 if str(key).startswith(PREFIX) else int(weight(key, value))
+
+    module._in_memory_weight = in_memory_weight  # type: ignore[attr-defined]
 
 
 _REGISTER: dict[str, Callable[[ModuleType], None]] = {
@@ -496,7 +603,9 @@ _REGISTER: dict[str, Callable[[ModuleType], None]] = {
     "distributed.protocol.core": _in_messages,
     "distributed.comm.core": _in_handshakes,
     "distributed.protocol": _in_protocol,
+    "distributed.protocol.numpy": _as_plain_data,
     "distributed.spill": _in_spill,
+    "distributed.client": _in_clients,
 }
 
 

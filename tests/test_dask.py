@@ -310,6 +310,17 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert one.name == other.name
     assert not one.flags.writeable
     np.testing.assert_array_equal(one, array)
+    # A client in the process of a worker has one of its own all the same.
+    asked = transport._asked_by_client.set(True)
+    own = pickle.loads(sent, buffers=frames)
+    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+        on = transport._dumps_by_pickle(one)
+    in_place = pickle.loads(on)  # as from a worker of its own host
+    transport._asked_by_client.reset(asked)
+    for each in (own, in_place):
+        assert each.name not in (array.name, one.name)
+        each += 1
+    np.testing.assert_array_equal(one, array)
     # It knows where it came from, whoever attaches to it; and so do those who get it from here.
     with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
         on = transport._dumps_by_pickle(other)
@@ -356,6 +367,18 @@ def test_what_cannot_be_attached_to_says_so_when_it_is_used(monkeypatch: pytest.
     passed_on = pickle.dumps(lost)
     monkeypatch.undo()
     assert pickle.loads(passed_on).name == array.name
+
+
+def test_what_is_on_every_host_is_not_spilled(tmp_path: Path) -> None:
+    from distributed.spill import SpillBuffer
+
+    buffer = SpillBuffer(str(tmp_path), target=MB)
+    with sa.ones(MB // 4) as array:  # more than a worker may have
+        buffer[f"{transport.PREFIX}1"] = array
+        buffer["another-1"] = array
+        assert set(buffer.fast) == {f"{transport.PREFIX}1"}
+        assert set(buffer.slow) == {"another-1"}
+        buffer.clear()
 
 
 def test_a_missing_dask_is_one_clear_line() -> None:

@@ -182,6 +182,44 @@ def made(count: int) -> sa.SharedArray:
     return sa.full(count, 7)
 
 
+def plain(array: Any, start: int = 0) -> Any:
+    return np.asarray(array)[start:]
+
+
+def both(array: Any) -> Any:
+    return {"plain": [np.asarray(array)], "shared": [array[1:]]}
+
+
+@pytest.mark.parametrize("beside_a_scheduler", [False, True])
+def test_what_comes_home_is_the_callers_to_write(
+    cluster: Cluster, client: Any, beside_a_scheduler: bool
+) -> None:
+    """Though on its host it is what nobody may write; also in a process that has a scheduler, as many have."""
+    with contextlib.ExitStack() as stack:
+        if beside_a_scheduler:
+            stack.enter_context(distributed.LocalCluster(0, processes=False, dashboard_address=":0"))
+        future = share(client, np.arange(1000.0))
+        (name, _) = cluster.workers(cluster.b)
+        make = client.submit(made, 1000, workers=[name], pure=False)
+        again = client.submit(same_again, make, workers=[next(iter(cluster.workers(cluster.a)))], pure=False)
+        for home, first in (
+            (make.result(), 7),
+            (again.result(), 7),
+            (client.submit(plain, future, workers=[name]).result(), 0),
+            (client.submit(plain, future, 1, workers=[name]).result(), 1),
+            *((each, 1) for each in client.submit(both, future, workers=[name]).result()["shared"]),
+            *((each, 0) for each in client.submit(both, future, workers=[name]).result()["plain"]),
+            *((each, 7) for each in client.run(made, 10, workers=[client.who_has(make)[make.key][0]]).values()),
+        ):
+            assert home.flags.writeable
+            home += 1
+            assert home[0] == first + 1
+        with DaskPool(client) as pool:
+            for home in (*pool.map(plain, [pool.share(np.ones((4, 30_000)))]), pool.submit(made, 3).result()):
+                home += 1
+        del future, make, again, home
+
+
 def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> None:
     data = np.arange(SHARED / 8)
     future = share(client, data)

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import alive, answer, nothing_left, run, wait_until
+from helpers import Puppet, alive, answer, janitors, nothing_left, run, wait_until
 
 import sharedarray as sa
+from sharedarray.bench import memory
 from sharedarray.segment import mapping_of
 
 joblib = pytest.importorskip("joblib")
@@ -363,3 +364,48 @@ def test_grid_search_and_forest_are_as_with_loky() -> None:
         assert found[0] == theirs[0]
         for one, other in zip(found[1:], theirs[1:], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+FITS = """
+    import time, warnings
+    import joblib, numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    warnings.simplefilter("ignore")  # that it has not converged
+    x, y = load_digits(return_X_y=True)
+    x, y = np.tile(x, (10, 1)), np.tile(y, 10)
+    with joblib.parallel_config(backend=sys.argv[1]):
+        forest = RandomForestClassifier(10, max_depth=8, n_jobs=2, random_state=0).fit(x, y)
+        model = LogisticRegression(max_iter=5, tol=1)
+        search = GridSearchCV(model, {"C": [0.1, 1.0]}, cv=2, n_jobs=2).fit(x, y)
+        joblib.Parallel(2)(joblib.delayed(time.sleep)(0.1) for _ in range(4))  # both workers are there
+    forest.set_params(n_jobs=1)  # threads add up in any order
+    say((forest.predict_proba(x[:50]).tolist(), search.cv_results_["mean_test_score"].tolist()))
+    hear()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(memory.why_not() is not None, reason=str(memory.why_not()))
+def test_the_processes_of_a_fit_have_less_memory_than_lokys() -> None:
+    pytest.importorskip("sklearn")
+    results, sizes = {}, {}
+    for backend in ("sharedarray", "loky"):
+        with Puppet(FITS, backend) as program:
+            results[backend] = program.hear()
+            sizes[backend] = sum(map(proportional, {*memory.family(program.pid), *janitors()}))
+            program.end()
+    assert results["sharedarray"] == results["loky"]
+    assert sizes["sharedarray"] < sizes["loky"]
+
+
+def proportional(pid: int) -> int:
+    """Bytes of a process, of what several have mapped its part, memory files included."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # it has just ended
+        return 0
+    return int(text.split("Pss:", 1)[1].split()[0]) << 10

@@ -154,6 +154,14 @@ def test_one_domain_is_one_memory(client: Any) -> None:
         del whole, found
 
 
+def test_the_memory_manager_leaves_what_is_shared_alone(client: Any) -> None:
+    shared, other = share(client, np.arange(1000.0)), client.scatter(np.arange(1000.0), broadcast=True)
+    client.amm.run_once()
+    has = client.who_has([shared, other])
+    assert [len(has[future.key]) for future in (shared, other)] == [2, 1]
+    del shared, other
+
+
 def test_a_pool_writes_where_it_may(client: Any) -> None:
     with DaskPool(client) as pool:
         array = pool.share(np.arange(100_000.0))

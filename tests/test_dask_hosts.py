@@ -227,8 +227,7 @@ def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> 
     found = [client.submit(total, future, workers=[name], pure=False) for name in client.nthreads()]
     assert client.gather(found) == [("SharedArray", expected)] * 4
     client.amm.run_once()  # Dask's memory manager, which would leave one copy in all
-    # This goes to each worker the same way as what the manager may have told it to drop.
-    client.gather([client.submit(abs, 1, workers=[name], pure=False) for name in client.nthreads()])
+    assert len(client.who_has([future])[future.key]) == 4
     one_copy(cluster.a, SHARED)
     one_copy(cluster.b, SHARED)
 

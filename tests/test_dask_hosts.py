@@ -65,7 +65,8 @@ class Cluster:
     def complete(self, client: Any) -> None:
         """Have two workers on each host, and no others."""
         for host in (self.a, self.b):
-            self.start(host, *(f"{host.name}-{next(self._number)}" for _ in range(2 - len(self.workers(host)))))
+            missing = range(2 - len(self.workers(host)))
+            self.start(host, *(f"{host.name}-{next(self._number)}" for _ in missing))
         wait_until(lambda: len(self.names(client)) == 4, "four workers are there", ANSWER, 0.05)
 
     def start(self, host: hosts.Host, *names: str) -> None:
@@ -194,7 +195,7 @@ def both(array: Any) -> Any:
 def test_what_comes_home_is_the_callers_to_write(
     cluster: Cluster, client: Any, beside_a_scheduler: bool
 ) -> None:
-    """Though on its host it is what nobody may write; also in a process that has a scheduler, as many have."""
+    """Though on its host nobody may write it; and also in a process that has a scheduler, as many have."""
     with contextlib.ExitStack() as stack:
         if beside_a_scheduler:
             stack.enter_context(distributed.LocalCluster(0, processes=False, dashboard_address=":0"))
@@ -202,14 +203,16 @@ def test_what_comes_home_is_the_callers_to_write(
         (name, _) = cluster.workers(cluster.b)
         make = client.submit(made, 1000, workers=[name], pure=False)
         again = client.submit(same_again, make, workers=[next(iter(cluster.workers(cluster.a)))], pure=False)
+        of_both = client.submit(both, future, workers=[name]).result()
+        by_run = client.run(made, 10, workers=list(client.who_has([make])[make.key]))
         for home, first in (
             (make.result(), 7),
             (again.result(), 7),
             (client.submit(plain, future, workers=[name]).result(), 0),
             (client.submit(plain, future, 1, workers=[name]).result(), 1),
-            *((each, 1) for each in client.submit(both, future, workers=[name]).result()["shared"]),
-            *((each, 0) for each in client.submit(both, future, workers=[name]).result()["plain"]),
-            *((each, 7) for each in client.run(made, 10, workers=[client.who_has(make)[make.key][0]]).values()),
+            *((each, 1) for each in of_both["shared"]),
+            *((each, 0) for each in of_both["plain"]),
+            *((each, 7) for each in by_run.values()),
         ):
             assert home.flags.writeable
             home += 1
@@ -217,7 +220,7 @@ def test_what_comes_home_is_the_callers_to_write(
         with DaskPool(client) as pool:
             for home in (*pool.map(plain, [pool.share(np.ones((4, 30_000)))]), pool.submit(made, 3).result()):
                 home += 1
-        del future, make, again, home
+        del future, make, again, home, of_both, by_run
 
 
 def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> None:

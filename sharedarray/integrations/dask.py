@@ -135,8 +135,7 @@ def _spread(client: distributed.Client, future: _Theirs) -> None:
 
 
 def _ask(client: distributed.Client, future: _Theirs, worker: str) -> _Theirs:
-    # By others too, or this would wait for ever for a worker that has died in between. Before other tasks, and
-    # again where another worker has taken it over.
+    # By others too, or this would wait for ever for a worker that has died in between.
     return client.submit(
         _here, future, workers=[worker], allow_other_workers=True, pure=False, priority=_URGENT
     )

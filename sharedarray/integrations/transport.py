@@ -229,7 +229,7 @@ def _spare_copies(scheduler: Any) -> None:
         return
     from distributed.active_memory_manager import ReduceReplicas
 
-    class ReduceOthers(ReduceReplicas):  # type: ignore[misc]
+    class ReduceOthers(ReduceReplicas):
         """Drops copies of what is not shared."""
 
         def run(self) -> Any:

@@ -89,8 +89,11 @@ class Platform(Protocol):
         also be empty, as `draft`'s.
         """
 
-    def reserve(self, handle: int, size: int) -> None:
-        """Make the block `size` bytes long, every page allocated, so that no later write can fail."""
+    def reserve(self, handle: int, size: int, start: int = 0) -> None:
+        """Make the block `size` bytes long, every page allocated, so that no later write can fail.
+
+        Bytes before `start` have been reserved already.
+        """
 
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""

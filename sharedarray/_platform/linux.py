@@ -85,9 +85,9 @@ def draft_memory(directory: str, size: int, path: str | None) -> Draft:
     return found
 
 
-def reserve(handle: int, size: int) -> None:
-    for start in range(0, size, _RESERVE_STEP):
-        os.posix_fallocate(handle, start, min(_RESERVE_STEP, size - start))
+def reserve(handle: int, size: int, start: int = 0) -> None:
+    for offset in range(start, size, _RESERVE_STEP):
+        os.posix_fallocate(handle, offset, min(_RESERVE_STEP, size - offset))
 
 
 def publish(draft: Draft, path: str) -> None:

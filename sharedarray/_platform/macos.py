@@ -79,9 +79,9 @@ def draft_memory(directory: str, size: int, path: str | None) -> Draft:
     return found
 
 
-def reserve(handle: int, size: int) -> None:
-    for start in range(0, size, len(_ZEROS)):
-        write(handle, start, [_ZEROS[: size - start]])
+def reserve(handle: int, size: int, start: int = 0) -> None:
+    for offset in range(start, size, len(_ZEROS)):
+        write(handle, offset, [_ZEROS[: size - offset]])
 
 
 def publish(draft: Draft, path: str) -> None:

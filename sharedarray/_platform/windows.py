@@ -490,7 +490,7 @@ def _make_unnamed(size: int) -> int:
             return number
 
 
-def reserve(handle: int, size: int) -> None:
+def reserve(handle: int, size: int, start: int = 0) -> None:
     if handle < _FIRST:
         os.ftruncate(handle, size)
 

@@ -581,33 +581,52 @@ def _publish(
     replace: bool,
 ) -> None:
     directory, inode = str(mapping.directory), mapping.inode
-    for _ in range(_NAME_TRIES):
-        try:
-            registry.write_record(directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper)
-            janitor.ensure(directory)
-            platform.publish(draft, mapping.path)
-        except FileExistsError:
-            registry.drop_record(directory, mapping.name, inode)
-            if choose:
-                mapping.name = _chance_name()
-            elif replace:
-                _make_way(directory, mapping.name)
-            elif not freed(directory, mapping.name):
-                raise _taken(mapping.name, directory, kind) from None
-        except BaseException:
-            registry.drop_record(directory, mapping.name, inode)
-            raise
-        else:
-            return
-    raise _taken(mapping.name, directory, kind)
-
-
-def _make_way(directory: str, name: str) -> None:
-    """Take a name from the block that has it; another one may have it by the time that this returns."""
+    token = None
     try:
-        remove(directory, name, None)
+        for _ in range(_NAME_TRIES):
+            try:
+                registry.write_record(
+                    directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper
+                )
+                janitor.ensure(directory)
+                platform.publish(draft, mapping.path)
+            except FileExistsError:
+                if replace:
+                    if token is None and platform.NAMES_MOVE:
+                        token = registry.pin(directory, draft.handle, inode, once=True)
+                    if _make_way(directory, mapping.name, token):
+                        return
+                    continue
+                registry.drop_record(directory, mapping.name, inode)
+                if choose:
+                    mapping.name = _chance_name()
+                elif not freed(directory, mapping.name):
+                    raise _taken(mapping.name, directory, kind) from None
+            else:
+                return
+        raise _taken(mapping.name, directory, kind)
+    except BaseException:
+        registry.drop_record(directory, mapping.name, inode)
+        raise
+    finally:
+        if token is not None:
+            registry.unpin(directory, token)  # if it has not become the block's name
+            if draft.scratch:
+                platform.remove(draft.scratch)
+
+
+def _make_way(directory: str, name: str, successor: str | None) -> bool:
+    """Take a name from the block that has it; whether the successor has it now.
+
+    Where names move, the successor is a token, as of a reference on its way: a name that the new block has
+    until then, and that the janitor finds, should we die in between. Otherwise another block may have the
+    name by the time that this returns.
+    """
+    try:
+        remove(directory, name, None, successor=successor)
     except errors.BlockNotFoundError:
-        pass  # it has gone, or been replaced, by itself
+        return False  # it has gone, or been replaced, by itself
+    return successor is not None
 
 
 def freed(directory: str, name: str) -> bool:
@@ -778,10 +797,14 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
         directory = registry.directory()
     path = path or f"{directory}/{name}"
     with interrupts.deferred:
-        return _attach(name, mode, directory, path)
+        while True:
+            mapping = _attach(name, mode, directory, path)
+            if mapping is not None:
+                return mapping
 
 
-def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
+def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
+    """Attach to what a path leads to; None where another block has come in its place meanwhile."""
     writable = True
     try:
         with _guard:
@@ -805,6 +828,9 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
         if not regular or size == 0:
             raise _no_block(name, path, EMPTY if regular else "a directory, pipe or device")
         if links == 0:  # removed between our opening it and our lease
+            if platform.inode_of(path) not in (None, inode):
+                _close(handle)
+                return None
             raise not_found(name, directory)
         mapping = _finish(handle, size, mode, name, directory, device, inode)
     except BaseException:
@@ -923,10 +949,13 @@ def unlink(name: str) -> None:
     remove(registry.directory(), name, None)
 
 
-def remove(directory: str, name: str, inode: int | None, *, foreign: bool = False) -> None:
+def remove(
+    directory: str, name: str, inode: int | None, *, foreign: bool = False, successor: str | None = None
+) -> None:
     """Remove a block's name now, if it leads to this inode, where one is given.
 
-    A file without a record is refused, unless `foreign` allows to remove what others have made.
+    A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
+    is a `successor`, a token, its block gets the name in the same moment.
     """
     path = f"{directory}/{name}"
     try:
@@ -953,7 +982,10 @@ def remove(directory: str, name: str, inode: int | None, *, foreign: bool = Fals
                     cause="it is a copy, or another program's or user's",
                     next_step="remove it as a file if it is yours",
                 )
-            platform.remove(path)
+            if successor is None:
+                platform.remove(path)
+            else:
+                platform.move(registry.token_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)
         finally:
             platform.release(handle)

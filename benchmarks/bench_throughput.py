@@ -50,10 +50,15 @@ def test_map(race: Callable[..., Any], count: int) -> None:
     """
     values = list(range(count))
     with Limit() as bare, Ours() as ours, Executor() as executor, Multiprocessing() as theirs:
-        contestants: dict[str, Callable[[], Any]] = {
-            "multiprocessing.Pool": lambda: theirs.map(noop, values),
-            "sharedarray": lambda: ours.map(noop, values),
-            "limit": lambda: bare.map(noop, values),
+        there = {"multiprocessing.Pool": theirs, "sharedarray": ours, "limit": bare}
+
+        def mapping(contestant: Any) -> Callable[[], None]:
+            def call() -> None:
+                contestant.map(noop, values)
+
+            return call
+
+        contestants = {name: mapping(each) for name, each in there.items()} | {
             "ProcessPoolExecutor, 8 pieces": lambda: _drain(
                 executor.pool.map(noop, values, chunksize=count // 8)
             ),

@@ -5,6 +5,7 @@ The rooms, bottom to top; imports go downwards only:
 =====================  ===========================================================================
 errors                 the exception tree
 interrupts             Ctrl-C, at a moment when nothing is half done
+progress               bars, where a person looks on and it takes long
 _platform              what is asked of an operating system, and one file for each that does it
 marks                  which bytes are being written, and which were left half-written
 registry               the records beside the blocks, and who may remove what

@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike
 from sharedarray import errors, header, registry, segment
 from sharedarray._platform import Mode, platform
 from sharedarray.locks import ArrayLock, EmptyLock, Lock
+from sharedarray.progress import Progress
 from sharedarray.segment import Mapping, Segment, mapping_of
 
 if TYPE_CHECKING:
@@ -450,13 +451,14 @@ def make(
     file: str | os.PathLike[str] | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
     data: Sequence[memoryview] = (),
-    fill: Any = None,
+    fill: Callable[[segment.Write, int], None] | None = None,
 ) -> SharedArray:
     """Make a block with the header for this array, and attach to it.
 
-    `data` is the array's bytes in memory order; `fill(handle, offset)` writes them instead. Without either
-    they are zero. `exist_ok` and `replace` are those of `sharedarray.empty`.
+    `data` is the array's bytes in memory order; `fill(write, offset)` writes them instead. Without either
+    they are zero. `exist_ok`, `replace` and `progress` are those of `sharedarray.empty`.
     """
     if replace and (exist_ok or file is not None):
         raise ValueError(
@@ -479,12 +481,13 @@ def make(
         mapping = segment.create(
             layout.size,
             buffers=[memoryview(page), *data],
-            fill=None if fill is None else (lambda handle: fill(handle, layout.offset)),
+            fill=None if fill is None else (lambda write: fill(write, layout.offset)),
             name=name,
             persist=persist,
             file=file,
             kind="array",
             replace=replace,
+            progress=progress,
         )
         return over(mapping, layout)
 

@@ -1,6 +1,6 @@
 """The command ``sharedarray``: see, copy, load and remove blocks from a shell.
 
-It uses the package's public names, and of the rest only how a size, a time and a text are shown. What it was
+It uses the public names, and of the rest only how a size, a time, a text and progress are shown. What it was
 asked for goes to stdout; warnings, questions and errors go to stderr, an error as one paragraph without a
 traceback. Exit codes:
 
@@ -36,6 +36,7 @@ import numpy as np
 
 import sharedarray as sa
 from sharedarray.display import age, human, plain
+from sharedarray.progress import IN_BYTES, Bar, bar
 
 __all__ = ["main"]
 
@@ -85,6 +86,14 @@ def _dispatch(argv: Sequence[str]) -> int:
 # -- arguments ------------------------------------------------------------------------------------------
 
 
+def _add_progress(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a bar, or none; by default at a terminal, when it takes longer than a second",
+    )
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; what the demo and the benchmark take is in it only when `argv` asks: they import much."""
     parser = argparse.ArgumentParser(
@@ -120,11 +129,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     cp.add_argument("name", metavar="NAME")
     cp.add_argument("file", metavar="FILE.npy")
     cp.add_argument("-f", "--force", action="store_true", help="replace the file if there is one")
+    _add_progress(cp)
 
     load = command("load", _load, "copy an .npy file into a block")
     load.epilog = "The block stays until 'sharedarray rm NAME' or the next boot, unless --hold is given."
     load.add_argument("file", metavar="FILE.npy")
     load.add_argument("--name", required=True, help="name to attach by")
+    _add_progress(load)
     stay = load.add_mutually_exclusive_group()
     stay.add_argument("--persist", action="store_true", help="have it outlive its holders (the default)")
     stay.add_argument(
@@ -269,7 +280,11 @@ def _cp(args: argparse.Namespace) -> int:
         handle, temporary = tempfile.mkstemp(".tmp", ".sharedarray-", os.path.dirname(target))
         try:
             try:
-                _write(handle, data)
+                _write(
+                    handle,
+                    data,
+                    bar(args.progress, len(data), desc=f"copying {plain(args.name)}", **IN_BYTES),
+                )
             finally:
                 os.close(handle)
             _publish(temporary, target, args.file, force=args.force)
@@ -282,7 +297,7 @@ def _cp(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> int:
     with sa.open(args.file, "r") as source:
-        array = sa.share(source, name=args.name, persist=not args.hold)
+        array = sa.share(source, name=args.name, persist=not args.hold, progress=args.progress)
     name = plain(args.name)
     kind = f"{_shape(array.shape)} {plain(_dtype(array.dtype))}"
     what = f"{plain(args.file)} as {name} ({kind}, {human(array.nbytes)})"
@@ -389,10 +404,15 @@ def _taken(shown: str) -> sa.BlockExistsError:
     return sa.BlockExistsError(f"the file {shown} exists", name=shown, next_step="--force replaces it")
 
 
-def _write(handle: int, data: memoryview) -> None:
+def _write(handle: int, data: memoryview, shown: Bar) -> None:
     done = 0
-    while done < len(data):
-        done += os.write(handle, data[done : done + _PIECE])
+    try:
+        while done < len(data):
+            written = os.write(handle, data[done : done + _PIECE])
+            done += written
+            shown.update(written)
+    finally:
+        shown.close()
     os.fsync(handle)  # a checkpoint is one only when it is on the disk before it has its name
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import header
-from sharedarray._platform import platform
 from sharedarray.array import ShapeLike, SharedArray, as_shape, make
+from sharedarray.progress import Progress
+from sharedarray.segment import Write
 
 __all__ = [
     "empty",
@@ -46,6 +47,7 @@ def empty(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array without saying what is in it.
 
@@ -71,9 +73,12 @@ def empty(
         and leave its elements as they are, instead of raising. Of many processes that ask at once, one makes
         it and all get the same. What killed processes have left under the name is not taken over.
     replace : bool, default False
-        Where a block has the name already, take the name from it once the new one is whole. Whoever holds the
-        old one keeps its memory; who attaches from now on gets the new one. Of many that replace at once, the
-        last one has the name.
+        Where a block has the name already, take the name from it once the new one is whole, with no moment
+        in between (but on Windows). Whoever holds the old one keeps its memory; who attaches from now on gets
+        the new one. Of many that replace at once, the last one has the name.
+    progress : bool or mapping, optional
+        True for a progress bar, or a mapping of arguments of `tqdm.auto.tqdm`; False for none. When None,
+        one where a person looks on, in a notebook or at a terminal, and it takes longer than a second.
 
     Returns
     -------
@@ -108,6 +113,7 @@ def empty(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -121,6 +127,7 @@ def zeros(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
 
@@ -139,6 +146,7 @@ def zeros(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -152,6 +160,7 @@ def ones(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
 
@@ -172,6 +181,7 @@ def ones(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -186,6 +196,7 @@ def full(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array filled with `fill_value`; see `empty` for the other parameters and errors.
 
@@ -216,6 +227,7 @@ def full(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -231,6 +243,7 @@ def empty_like(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array with the shape, dtype and order of `prototype`, as far as they are not given.
 
@@ -247,6 +260,7 @@ def empty_like(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -262,6 +276,7 @@ def zeros_like(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array of zeros like `a`; see `empty_like`."""
     return empty_like(
@@ -275,6 +290,7 @@ def zeros_like(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -290,6 +306,7 @@ def ones_like(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array of ones like `a`; see `empty_like`."""
     like, chosen, lengths = _like(a, dtype, shape)
@@ -304,6 +321,7 @@ def ones_like(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -320,6 +338,7 @@ def full_like(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
     like, chosen, lengths = _like(a, dtype, shape)
@@ -334,6 +353,7 @@ def full_like(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -347,6 +367,7 @@ def share(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Copy data into a new shared array.
 
@@ -358,7 +379,7 @@ def share(
         Type of the elements, converted as `numpy.array` does; the data's own when None.
     order : {'K', 'A', 'C', 'F'}
         'C' or 'F' for that order; 'K' and 'A' keep Fortran order where the data has it.
-    name, persist, file, exist_ok, replace
+    name, persist, file, exist_ok, replace, progress
         As for `empty`. With `exist_ok`, an array that is there already keeps its own data.
 
     Returns
@@ -397,10 +418,11 @@ def share(
             file=file,
             exist_ok=exist_ok,
             replace=replace,
+            progress=progress,
         )
 
-    def fill(handle: int, offset: int) -> None:
-        _write_converted(handle, offset, layout, chosen)
+    def fill(write: Write, offset: int) -> None:
+        _write_converted(write, offset, layout, chosen)
 
     return make(
         source.shape,
@@ -412,6 +434,7 @@ def share(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
@@ -437,21 +460,21 @@ def _bytes(layout: np.ndarray[Any, Any]) -> memoryview:
     return layout.reshape(-1).view(np.uint8).data
 
 
-def _write_converted(handle: int, offset: int, layout: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+def _write_converted(write: Write, offset: int, layout: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
     """Write an array in C order as `dtype`, some rows at a time."""
     if layout.size == 0 or dtype.itemsize == 0:
         return
     if layout.ndim > 1 and layout[0].size * dtype.itemsize > _PIECE:
         step = layout[0].size * dtype.itemsize
         for row in layout:
-            _write_converted(handle, offset, row, dtype)
+            _write_converted(write, offset, row, dtype)
             offset += step
         return
     rows = layout.reshape(1) if layout.ndim == 0 else layout
     step = max(1, _PIECE // (rows[0].size * dtype.itemsize))
     for start in range(0, len(rows), step):
         piece = np.array(rows[start : start + step], dtype=dtype, order="C")
-        platform.write(handle, offset, [_bytes(piece)])
+        write(offset, [_bytes(piece)])
         offset += piece.nbytes
 
 
@@ -467,6 +490,7 @@ def _full(
     file: Path | None = None,
     exist_ok: bool = False,
     replace: bool = False,
+    progress: Progress = None,
 ) -> SharedArray:
     """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
     fortran = _fortran(order, like)
@@ -481,6 +505,7 @@ def _full(
             file=file,
             exist_ok=exist_ok,
             replace=replace,
+            progress=progress,
         )
     dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
     element = np.empty(1, dtype)
@@ -495,6 +520,7 @@ def _full(
             file=file,
             exist_ok=exist_ok,
             replace=replace,
+            progress=progress,
         )
     return make(
         shape,
@@ -506,19 +532,20 @@ def _full(
         file=file,
         exist_ok=exist_ok,
         replace=replace,
+        progress=progress,
     )
 
 
-def _repeater(element: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Callable[[int, int], None]:
+def _repeater(element: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Callable[[Write, int], None]:
     count = 1
     for length in shape:
         count *= length
 
-    def fill(handle: int, offset: int) -> None:
+    def fill(write: Write, offset: int) -> None:
         piece = np.repeat(element, max(1, min(count, _PIECE // element.itemsize)))
         data, left = _bytes(piece), count * element.itemsize
         while left > 0:
-            platform.write(handle, offset, [data[:left]])
+            write(offset, [data[:left]])
             offset += len(data)
             left -= len(data)
 

@@ -42,6 +42,7 @@ from sharedarray import errors, header, segment
 from sharedarray._platform import platform
 from sharedarray.array import SharedArray, over
 from sharedarray.header import PAGE
+from sharedarray.progress import Progress
 from sharedarray.segment import Mapping, mapping_of
 
 __all__ = ["get", "put"]
@@ -123,7 +124,9 @@ def _no_object(name: str, found: str) -> errors.HeaderError:
 # -- putting --------------------------------------------------------------------------------------------
 
 
-def put(obj: object, *, name: str | None = None, persist: bool = False) -> SharedArray:
+def put(
+    obj: object, *, name: str | None = None, persist: bool = False, progress: Progress = None
+) -> SharedArray:
     """Store an object in a new block, from which any process of this user gets it by name.
 
     Parameters
@@ -135,6 +138,8 @@ def put(obj: object, *, name: str | None = None, persist: bool = False) -> Share
         One path component; a word of chance when None.
     persist : bool, default False
         Whether the block outlives its holders until `unlink`.
+    progress : bool or mapping, optional
+        As for `empty`.
 
     Returns
     -------
@@ -172,12 +177,12 @@ def put(obj: object, *, name: str | None = None, persist: bool = False) -> Share
     head, starts, size = encode(stream, [buffer.nbytes for buffer in buffers])
     page = header.encode(np.dtype(np.uint8), (size - PAGE,), fortran=False)
 
-    def fill(handle: int) -> None:
-        platform.write(handle, 0, [memoryview(page), memoryview(head)])
+    def fill(write: segment.Write) -> None:
+        write(0, [memoryview(page), memoryview(head)])
         for start, buffer in zip(starts, buffers, strict=True):
-            platform.write(handle, start, [buffer])
+            write(start, [buffer])
 
-    mapping = segment.create(size, fill=fill, name=name, persist=persist, kind="object")
+    mapping = segment.create(size, fill=fill, name=name, persist=persist, kind="object", progress=progress)
     stored = over(mapping, header.decode(page, size, name=mapping.name))
     stored.flags.writeable = False
     return stored

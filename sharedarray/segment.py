@@ -31,17 +31,20 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Protocol, Self, TypeVar
+from functools import lru_cache, partial
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 from sharedarray import errors, interrupts, janitor, marks, registry
 from sharedarray._platform import Draft, Mode, platform
+from sharedarray.progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
 
 _T = TypeVar("_T")
 
 _ROOM_CHECK = 1 << 22  # bytes from which on we look for room first; a look costs as much as a page
+_QUICK = 1 << 26  # bytes up to which nobody is shown how far it is, unless asked for
+_STEP = 1 << 26  # bytes between two looks at a bar
 _FORBIDDEN = frozenset("/\\\0")
 _MODES = ("r+", "r", "c")
 _OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
@@ -411,18 +414,70 @@ def _finish(
 
 # -- making ---------------------------------------------------------------------------------------------
 
+Write: TypeAlias = Callable[[int, Sequence[memoryview]], None]  # bytes, from an offset on
+
+
+class _Content:
+    """What a new block is filled with, and the bar that shows how far it is.
+
+    Parameters
+    ----------
+    size, buffers, fill
+        As for `create`.
+    shown
+        The bar.
+    """
+
+    def __init__(
+        self, size: int, buffers: Sequence[memoryview], fill: Callable[[Write], None] | None, shown: Bar
+    ) -> None:
+        self.size = size
+        self._buffers = buffers
+        self._fill = fill
+        self._shown = shown
+
+    def put(self, handle: int) -> None:
+        """Fill a draft: all of its pages are there then, and its first bytes are in place."""
+        write = platform.write if silent(self._shown) else self._write
+        if self._fill is not None:
+            write(handle, 0, self._buffers)
+            self._fill(partial(write, handle))
+        elif sum(map(len, self._buffers)) == self.size:
+            write(handle, 0, self._buffers)
+        else:
+            self._reserve(handle)
+            platform.write(handle, 0, self._buffers)
+
+    def _reserve(self, handle: int) -> None:
+        if silent(self._shown):
+            platform.reserve(handle, self.size)
+            return
+        for start in range(0, self.size, _STEP):
+            end = min(start + _STEP, self.size)
+            platform.reserve(handle, end, start)
+            self._shown.update(end - start)
+
+    def _write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        for buffer in buffers:
+            for start in range(0, len(buffer), _STEP):
+                piece = buffer[start : start + _STEP]
+                platform.write(handle, offset, [piece])
+                offset += len(piece)
+                self._shown.update(len(piece))
+
 
 def create(
     size: int,
     *,
     buffers: Sequence[memoryview] = (),
-    fill: Callable[[int], None] | None = None,
+    fill: Callable[[Write], None] | None = None,
     name: str | None = None,
     persist: bool = False,
     keeper: registry.Process | None = None,
     file: str | os.PathLike[str] | None = None,
     kind: str = "bytes",
     replace: bool = False,
+    progress: Progress = None,
 ) -> Mapping:
     """Make a block of exactly `size` bytes and attach to it.
 
@@ -433,7 +488,7 @@ def create(
     buffers
         Its first bytes, written one behind the other; what they leave free is zero.
     fill
-        Called with the handle to write all the rest, before anybody can see the block.
+        Called with what writes bytes into the block, to write all the rest before anybody can see it.
     name
         The block's name, a word of chance when None.
     persist
@@ -446,34 +501,42 @@ def create(
         What the bytes are, for the record.
     replace
         Whether a block that has the name already loses it to this one, once this one is whole.
+    progress
+        Whether to show how far it is, for what takes long; see `sharedarray.progress.bar`.
 
     Raises
     ------
     BlockExistsError, InvalidNameError, OutOfSharedMemoryError, NotOursError
         Nothing is left behind.
     """
-    if file is not None:
-        if name is not None or persist:
-            raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
-        with interrupts.deferred:
-            return _create_file(os.path.abspath(os.fspath(file)), size, buffers, fill)
+    if file is not None and (name is not None or persist):
+        raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
     directory = registry.directory()
     if name is not None:
         path = f"{directory}/{check_name(name)}"
         # Before the pages are filled, not after; publishing decides again.
         if not replace and platform.inode_of(path) is not None and not freed(directory, name):
             raise _taken(name, directory, kind)
-    with interrupts.deferred:
-        return _make(
-            directory, size, buffers, fill, name, kind=kind, persist=persist, keeper=keeper, replace=replace
-        )
+    shown = _bar(progress, size, file or name or "a block")
+    content = _Content(size, buffers, fill, shown)
+    try:
+        with interrupts.deferred:
+            if file is not None:
+                return _create_file(os.path.abspath(os.fspath(file)), content)
+            return _make(directory, content, name, kind=kind, persist=persist, keeper=keeper, replace=replace)
+    finally:
+        shown.close()
+
+
+def _bar(progress: Progress, size: int, what: str | os.PathLike[str]) -> Bar:
+    if progress is None and size < _QUICK:
+        return NO_BAR
+    return bar(progress, size, desc=f"filling {what}", **IN_BYTES)
 
 
 def _make(
     directory: str,
-    size: int,
-    buffers: Sequence[memoryview],
-    fill: Callable[[int], None] | None,
+    content: _Content,
     name: str | None,
     *,
     kind: str,
@@ -485,13 +548,13 @@ def _make(
     try:
         # What persists is a file also where memory is none.
         memory = platform.RECORDS_DECIDE or not persist
-        draft = _draft(directory, size, buffers, fill, path=f"{directory}/{called}" if memory else None)
+        draft = _draft(directory, content, path=f"{directory}/{called}" if memory else None)
     except FileExistsError:
         raise _taken(called, directory, kind) from None
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
-        mapping = _finish(draft.handle, size, "r+", called, directory, status.device, status.inode)
+        mapping = _finish(draft.handle, content.size, "r+", called, directory, status.device, status.inode)
     except BaseException:
         _discard(draft)
         raise
@@ -518,33 +581,52 @@ def _publish(
     replace: bool,
 ) -> None:
     directory, inode = str(mapping.directory), mapping.inode
-    for _ in range(_NAME_TRIES):
-        try:
-            registry.write_record(directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper)
-            janitor.ensure(directory)
-            platform.publish(draft, mapping.path)
-        except FileExistsError:
-            registry.drop_record(directory, mapping.name, inode)
-            if choose:
-                mapping.name = _chance_name()
-            elif replace:
-                _make_way(directory, mapping.name)
-            elif not freed(directory, mapping.name):
-                raise _taken(mapping.name, directory, kind) from None
-        except BaseException:
-            registry.drop_record(directory, mapping.name, inode)
-            raise
-        else:
-            return
-    raise _taken(mapping.name, directory, kind)
-
-
-def _make_way(directory: str, name: str) -> None:
-    """Take a name from the block that has it; another one may have it by the time that this returns."""
+    token = None
     try:
-        remove(directory, name, None)
+        for _ in range(_NAME_TRIES):
+            try:
+                registry.write_record(
+                    directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper
+                )
+                janitor.ensure(directory)
+                platform.publish(draft, mapping.path)
+            except FileExistsError:
+                if replace:
+                    if token is None and platform.NAMES_MOVE:
+                        token = registry.pin(directory, draft.handle, inode, once=True)
+                    if _make_way(directory, mapping.name, token):
+                        return
+                    continue
+                registry.drop_record(directory, mapping.name, inode)
+                if choose:
+                    mapping.name = _chance_name()
+                elif not freed(directory, mapping.name):
+                    raise _taken(mapping.name, directory, kind) from None
+            else:
+                return
+        raise _taken(mapping.name, directory, kind)
+    except BaseException:
+        registry.drop_record(directory, mapping.name, inode)
+        raise
+    finally:
+        if token is not None:
+            registry.unpin(directory, token)  # if it has not become the block's name
+            if draft.scratch:
+                platform.remove(draft.scratch)
+
+
+def _make_way(directory: str, name: str, successor: str | None) -> bool:
+    """Take a name from the block that has it; whether the successor has it now.
+
+    Where names move, the successor is a token, as of a reference on its way: a name that the new block has
+    until then, and that the janitor finds, should we die in between. Otherwise another block may have the
+    name by the time that this returns.
+    """
+    try:
+        remove(directory, name, None, successor=successor)
     except errors.BlockNotFoundError:
-        pass  # it has gone, or been replaced, by itself
+        return False  # it has gone, or been replaced, by itself
+    return successor is not None
 
 
 def freed(directory: str, name: str) -> bool:
@@ -590,13 +672,11 @@ def _held_here(directory: str, name: str) -> bool:
     return False
 
 
-def _create_file(
-    path: str, size: int, buffers: Sequence[memoryview], fill: Callable[[int], None] | None
-) -> Mapping:
-    draft = _draft(os.path.dirname(path), size, buffers, fill)
+def _create_file(path: str, content: _Content) -> Mapping:
+    draft = _draft(os.path.dirname(path), content)
     try:
         status = platform.status(draft.handle)
-        mapping = _finish(draft.handle, size, "r+", path, None, status.device, status.inode)
+        mapping = _finish(draft.handle, content.size, "r+", path, None, status.device, status.inode)
         platform.publish(draft, path)
     except FileExistsError:
         raise errors.BlockExistsError(
@@ -609,16 +689,10 @@ def _create_file(
     return mapping
 
 
-def _draft(
-    directory: str,
-    size: int,
-    buffers: Sequence[memoryview],
-    fill: Callable[[int], None] | None,
-    *,
-    path: str | None = None,
-) -> Draft:
-    """A draft with all of its pages, and its first bytes in place; of a file where `path` is None."""
+def _draft(directory: str, content: _Content, *, path: str | None = None) -> Draft:
+    """A draft with its content; of a file where `path` is None."""
     memory = path is not None
+    size = content.size
     check_room(directory, size, memory=memory)
     drafts: list[Draft] = []
 
@@ -634,11 +708,7 @@ def _draft(
         raise _translated(error, directory, size, memory=memory) from None
     try:
         with interrupts.allowed:  # what may take long
-            if sum(map(len, buffers)) < size and fill is None:
-                platform.reserve(handle, size)
-            platform.write(handle, 0, buffers)
-            if fill is not None:
-                fill(handle)
+            content.put(handle)
     except OSError as error:
         _discard(drafts[0])
         raise _translated(error, directory, size, memory=memory) from None
@@ -727,10 +797,14 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
         directory = registry.directory()
     path = path or f"{directory}/{name}"
     with interrupts.deferred:
-        return _attach(name, mode, directory, path)
+        while True:
+            mapping = _attach(name, mode, directory, path)
+            if mapping is not None:
+                return mapping
 
 
-def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
+def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
+    """Attach to what a path leads to; None where another block has come in its place meanwhile."""
     writable = True
     try:
         with _guard:
@@ -754,6 +828,9 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping:
         if not regular or size == 0:
             raise _no_block(name, path, EMPTY if regular else "a directory, pipe or device")
         if links == 0:  # removed between our opening it and our lease
+            if platform.inode_of(path) not in (None, inode):
+                _close(handle)
+                return None
             raise not_found(name, directory)
         mapping = _finish(handle, size, mode, name, directory, device, inode)
     except BaseException:
@@ -872,10 +949,13 @@ def unlink(name: str) -> None:
     remove(registry.directory(), name, None)
 
 
-def remove(directory: str, name: str, inode: int | None, *, foreign: bool = False) -> None:
+def remove(
+    directory: str, name: str, inode: int | None, *, foreign: bool = False, successor: str | None = None
+) -> None:
     """Remove a block's name now, if it leads to this inode, where one is given.
 
-    A file without a record is refused, unless `foreign` allows to remove what others have made.
+    A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
+    is a `successor`, a token, its block gets the name in the same moment.
     """
     path = f"{directory}/{name}"
     try:
@@ -902,7 +982,10 @@ def remove(directory: str, name: str, inode: int | None, *, foreign: bool = Fals
                     cause="it is a copy, or another program's or user's",
                     next_step="remove it as a file if it is yours",
                 )
-            platform.remove(path)
+            if successor is None:
+                platform.remove(path)
+            else:
+                platform.move(registry.token_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)
         finally:
             platform.release(handle)

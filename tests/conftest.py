@@ -13,6 +13,7 @@ is for tests of libraries that keep some on purpose.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
@@ -127,27 +128,39 @@ def _children() -> dict[object, str]:
     """Children of this process and workers of its forkserver, without multiprocessing's own helpers."""
     if not PROC:
         return {child.pid: f"{child.pid} {child.name}" for child in multiprocessing.active_children()}
-    offspring = _offspring()
+    children_of = _children_by_thread if _TELLS_CHILDREN else _offspring().get
     found: dict[object, str] = {}
-    for pid in offspring.get(os.getpid(), ()):
+    for pid in children_of(os.getpid()) or ():
         words = _command(pid)
         if "multiprocessing.forkserver" in words:
-            found.update({worker: f"{worker} of the forkserver" for worker in offspring.get(pid, ())})
+            found.update({worker: f"{worker} of the forkserver" for worker in children_of(pid) or ()})
         elif "resource_tracker" not in words:
             found[pid] = f"{pid} {words[:80]}"
     return found
 
 
+_TELLS_CHILDREN = os.path.exists("/proc/thread-self/children")  # which not every kernel has
+
+
+def _children_by_thread(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has just ended, and its children are another one's
+            found += map(int, path.read_text().split())
+    return found
+
+
 def _offspring() -> dict[int, list[int]]:
-    """The children of every process; not every kernel has /proc/PID/task/TID/children."""
+    """The children of every process."""
     found: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                line = Path(f"/proc/{entry}/stat").read_text(errors="replace")
+                with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
+                    line = file.read(4096)
             except OSError:
                 continue  # it has just ended
-            found.setdefault(int(line[line.rindex(")") + 2 :].split()[1]), []).append(int(entry))
+            found.setdefault(int(line[line.rindex(b")") + 2 :].split()[1]), []).append(int(entry))
     return found
 
 

@@ -315,8 +315,8 @@ def test_cp_refuses_a_file_that_appears_while_it_copies(tmp_path, capsys, monkey
     file = tmp_path / "x.npy"
     write = cli._write
 
-    def slow(handle: int, data: memoryview) -> None:
-        write(handle, data)
+    def slow(handle: int, data: memoryview, *shown: object) -> None:
+        write(handle, data, *shown)
         file.write_bytes(b"mine")
 
     monkeypatch.setattr(cli, "_write", slow)
@@ -338,7 +338,7 @@ def test_cp_where_the_file_system_has_no_links(tmp_path, monkeypatch):
 
 
 def test_cp_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
-    def full(handle: int, data: memoryview) -> None:
+    def full(handle: int, data: memoryview, *shown: object) -> None:
         os.write(handle, b"some")
         raise OSError(28, "No space left on device")
 

@@ -67,6 +67,7 @@ def test_notebook_runs(path: Path, method: str, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     run(EXECUTE, path, tmp_path, method, IPYTHONDIR=home, JUPYTER_RUNTIME_DIR=home, JUPYTER_CONFIG_DIR=home)
     wait_until(nothing_left, f"nothing is left by the notebook: {block_files()}", JANITOR_ENDS)
+    assert {path.name for path in tmp_path.iterdir()} <= {"home"}, "it leaves files beside itself"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

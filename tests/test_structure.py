@@ -106,17 +106,17 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "empty": "shape dtype order name persist file exist_ok replace",
-    "full": "shape fill_value dtype order name persist file exist_ok replace",
-    "empty_like": "prototype dtype order subok shape name persist file exist_ok replace",
-    "full_like": "a fill_value dtype order subok shape name persist file exist_ok replace",
-    "share": "array_like dtype order name persist file exist_ok replace",
+    "empty": "shape dtype order name persist file exist_ok replace progress",
+    "full": "shape fill_value dtype order name persist file exist_ok replace progress",
+    "empty_like": "prototype dtype order subok shape name persist file exist_ok replace progress",
+    "full_like": "a fill_value dtype order subok shape name persist file exist_ok replace progress",
+    "share": "array_like dtype order name persist file exist_ok replace progress",
     "attach": "name mode",
     "open": "path mode",
     "SharedMemory": "name create size track",
     "ShareableList": "sequence name",
     "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
-    "put": "obj name persist",
+    "put": "obj name persist progress",
     "get": "name",
     "lock_file": "file_or_path shared timeout start length",
 }

@@ -12,6 +12,7 @@ import pytest
 from helpers import Puppet, block_files, directory, notes, nothing_left, wait_until
 
 import sharedarray as sa
+from sharedarray._platform import platform
 
 MAKERS: dict[str, Callable[..., sa.SharedArray]] = {
     "empty": lambda **options: sa.empty((2, 3), "f4", **options),
@@ -244,6 +245,35 @@ def test_options_that_contradict_each_other(tmp_path: Path) -> None:
         sa.zeros(3, name="x", exist_ok=True, replace=True)
     with pytest.raises(ValueError, match="replace=True"):
         sa.zeros(3, file=tmp_path / "x.npy", replace=True)
+    assert nothing_left()
+
+
+@pytest.mark.skipif(not platform.NAMES_MOVE, reason="names cannot be moved here")
+def test_replace_leaves_no_moment_without_the_name() -> None:
+    """Whoever attaches while others replace gets one of the arrays, whole."""
+    script = """
+        hear()
+        for turn in range(300):
+            mine = sa.full(1000, turn, name="contested", replace=True)
+        say(); hear()
+    """
+    first = sa.full(1000, -1, name="contested")
+    with Puppet(script) as a, Puppet(script) as b:
+        for each in (a, b):
+            each.say()
+        found = set()
+        while max(found, default=-1) < 299:
+            with sa.attach("contested", "r") as seen:
+                values = set(seen.tolist())
+            assert len(values) == 1
+            found |= values
+        for each in (a, b):
+            each.hear()
+        assert len(sa.blocks()) == len(block_files()) == 1
+        for each in (a, b):
+            each.end()
+    assert len(found) > 3
+    first.close()
     assert nothing_left()
 
 

@@ -53,6 +53,9 @@ class Platform(Protocol):
     NEEDS_JANITOR: bool
     """Whether a block outlives its last holder's sudden death, so that somebody has to look."""
 
+    NAMES_MOVE: bool
+    """Whether `move` gives one block's name to another in one step; where not, it is never called."""
+
     RECORDS_DECIDE: bool
     """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
 
@@ -89,8 +92,11 @@ class Platform(Protocol):
         also be empty, as `draft`'s.
         """
 
-    def reserve(self, handle: int, size: int) -> None:
-        """Make the block `size` bytes long, every page allocated, so that no later write can fail."""
+    def reserve(self, handle: int, size: int, start: int = 0) -> None:
+        """Make the block `size` bytes long, every page allocated, so that no later write can fail.
+
+        Bytes before `start` have been reserved already.
+        """
 
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""
@@ -218,6 +224,9 @@ class Platform(Protocol):
 
     def remove(self, path: str) -> bool:
         """Remove a name; False when it was not there."""
+
+    def move(self, source: str, target: str) -> None:
+        """Rename `source` to `target`, in the place of what had that name."""
 
     def make_private_directory(self, path: str) -> None:
         """Have a directory that only this user can enter; `PermissionError` when it is anything else."""

@@ -22,6 +22,7 @@ from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
+    NAMES_MOVE as NAMES_MOVE,
     RECORDS_DECIDE as RECORDS_DECIDE,
     STILL_MADE as STILL_MADE,
     Locks,
@@ -34,6 +35,7 @@ from sharedarray._platform.posix import (
     leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
+    move as move,
     name_problem as name_problem,
     names as names,
     open as open,  # noqa: A004  (the contract's word)
@@ -85,9 +87,9 @@ def draft_memory(directory: str, size: int, path: str | None) -> Draft:
     return found
 
 
-def reserve(handle: int, size: int) -> None:
-    for start in range(0, size, _RESERVE_STEP):
-        os.posix_fallocate(handle, start, min(_RESERVE_STEP, size - start))
+def reserve(handle: int, size: int, start: int = 0) -> None:
+    for offset in range(start, size, _RESERVE_STEP):
+        os.posix_fallocate(handle, offset, min(_RESERVE_STEP, size - offset))
 
 
 def publish(draft: Draft, path: str) -> None:

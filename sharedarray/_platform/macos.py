@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     NAME_LIMIT as NAME_LIMIT,
+    NAMES_MOVE as NAMES_MOVE,
     RECORDS_DECIDE as RECORDS_DECIDE,
     STILL_MADE as STILL_MADE,
     WRITABLE,
@@ -40,6 +41,7 @@ from sharedarray._platform.posix import (
     leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
+    move as move,
     name_problem as name_problem,
     names as names,
     open as open,  # noqa: A004  (the contract's word)
@@ -79,9 +81,9 @@ def draft_memory(directory: str, size: int, path: str | None) -> Draft:
     return found
 
 
-def reserve(handle: int, size: int) -> None:
-    for start in range(0, size, len(_ZEROS)):
-        write(handle, start, [_ZEROS[: size - start]])
+def reserve(handle: int, size: int, start: int = 0) -> None:
+    for offset in range(start, size, len(_ZEROS)):
+        write(handle, offset, [_ZEROS[: size - offset]])
 
 
 def publish(draft: Draft, path: str) -> None:

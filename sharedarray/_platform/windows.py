@@ -83,6 +83,7 @@ _kernel32: Any = ctypes.__dict__["WinDLL"]("kernel32", use_last_error=True)
 _last_error: Callable[[], int] = ctypes.__dict__.get("get_last_error", lambda: 0)
 
 NEEDS_JANITOR = False
+NAMES_MOVE = False
 RECORDS_DECIDE = False
 STILL_MADE = "a block that is still being made"
 NAME_LIMIT = 200  # bytes; file names have 255 characters at most, and a record's adds an inode to it
@@ -490,7 +491,7 @@ def _make_unnamed(size: int) -> int:
             return number
 
 
-def reserve(handle: int, size: int) -> None:
+def reserve(handle: int, size: int, start: int = 0) -> None:
     if handle < _FIRST:
         os.ftruncate(handle, size)
 
@@ -1075,6 +1076,10 @@ def _remove_token(path: str) -> bool:
         for handle in handles:
             _close_in(int(pid), int(started), int(handle))
     return True
+
+
+def move(source: str, target: str) -> None:
+    raise NotImplementedError  # NAMES_MOVE is False
 
 
 def remove(path: str) -> bool:

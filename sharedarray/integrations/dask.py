@@ -41,8 +41,8 @@ from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
 from sharedarray.pool import blockwise
 from sharedarray.pool.engine import name_of
-from sharedarray.pool.progress import Progress, bar, watched
 from sharedarray.pool.tiling import Axes, Sizes
+from sharedarray.progress import Progress, bar, watched
 from sharedarray.segment import Mapping, mapping_of
 
 try:

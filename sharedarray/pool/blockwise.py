@@ -33,8 +33,8 @@ from numpy.typing import ArrayLike
 from sharedarray import creation, reference
 from sharedarray.array import SharedArray
 from sharedarray.pool.engine import name_of
-from sharedarray.pool.progress import Progress, bar
 from sharedarray.pool.tiling import Axes, Block, Sizes, Tiling
+from sharedarray.progress import Progress, bar
 from sharedarray.segment import mapping_of
 
 if TYPE_CHECKING:

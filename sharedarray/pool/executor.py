@@ -23,10 +23,10 @@ from sharedarray import creation
 from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.pool import blockwise, processes, threads
 from sharedarray.pool.engine import Engine
-from sharedarray.pool.progress import Progress, bar, watched
 from sharedarray.pool.tasks import Gathering, PoolFuture, opened
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
+from sharedarray.progress import Progress, bar, watched
 
 if TYPE_CHECKING:
     from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
@@ -585,17 +585,38 @@ class Pool(Executor):
 
     # Blocks that end with the pool
 
-    def empty(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+    def empty(
+        self,
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        order: creation.Order = "C",
+        *,
+        progress: Progress = None,
+    ) -> SharedArray:
         """Make a shared array as `sharedarray.empty` does, and close it when the pool ends."""
-        return self._own(creation.empty(shape, dtype, order))
+        return self._own(creation.empty(shape, dtype, order, progress=progress))
 
-    def zeros(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+    def zeros(
+        self,
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        order: creation.Order = "C",
+        *,
+        progress: Progress = None,
+    ) -> SharedArray:
         """Make a shared array as `sharedarray.zeros` does, and close it when the pool ends."""
-        return self._own(creation.zeros(shape, dtype, order))
+        return self._own(creation.zeros(shape, dtype, order, progress=progress))
 
-    def ones(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
+    def ones(
+        self,
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        order: creation.Order = "C",
+        *,
+        progress: Progress = None,
+    ) -> SharedArray:
         """Make a shared array as `sharedarray.ones` does, and close it when the pool ends."""
-        return self._own(creation.ones(shape, dtype, order))
+        return self._own(creation.ones(shape, dtype, order, progress=progress))
 
     def full(
         self,
@@ -603,15 +624,22 @@ class Pool(Executor):
         fill_value: ArrayLike,
         dtype: DTypeLike | None = None,
         order: creation.Order = "C",
+        *,
+        progress: Progress = None,
     ) -> SharedArray:
         """Make a shared array as `sharedarray.full` does, and close it when the pool ends."""
-        return self._own(creation.full(shape, fill_value, dtype, order))
+        return self._own(creation.full(shape, fill_value, dtype, order, progress=progress))
 
     def share(
-        self, array_like: ArrayLike, dtype: DTypeLike | None = None, order: creation.Order = "K"
+        self,
+        array_like: ArrayLike,
+        dtype: DTypeLike | None = None,
+        order: creation.Order = "K",
+        *,
+        progress: Progress = None,
     ) -> SharedArray:
         """Copy data into shared memory as `sharedarray.share` does, and close it when the pool ends."""
-        return self._own(creation.share(array_like, dtype, order))
+        return self._own(creation.share(array_like, dtype, order, progress=progress))
 
     def _own(self, array: SharedArray) -> SharedArray:
         self._blocks[next(self._numbers)] = array

@@ -7,21 +7,25 @@ whose output goes elsewhere, and workers, show none.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 from sharedarray import errors
 
-__all__ = ["Bar", "Progress", "bar", "watched"]
+__all__ = ["IN_BYTES", "NO_BAR", "Bar", "Progress", "bar", "silent", "watched"]
 
 T = TypeVar("T")
 
 Progress = bool | Mapping[str, Any] | None
+
+IN_BYTES: Mapping[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}  # arguments of tqdm
+
+_GONE = (OSError, ValueError)  # what writing to a terminal raises that is not there any more
 
 _LATE = 1.0  # seconds after which a bar appears that nobody has asked for
 
@@ -44,11 +48,14 @@ class _NoBar:
         pass
 
 
+NO_BAR: Bar = _NoBar()
+
+
 class _LateBar:
     """A bar that appears when it has taken a second."""
 
-    def __init__(self, total: int | None) -> None:
-        self._total = total
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
         self._done: float = 0  # as tqdm shows it
         self._began = time.time()
         self._due = time.monotonic() + _LATE
@@ -56,10 +63,11 @@ class _LateBar:
 
     def update(self, n: float = 1) -> None:
         self._done += n
-        if self._shown is not None:
-            self._shown.update(n)
-        elif time.monotonic() > self._due:
-            self._appear()
+        with suppress(*_GONE):
+            if self._shown is not None:
+                self._shown.update(n)
+            elif time.monotonic() > self._due:
+                self._appear()
 
     def _appear(self) -> None:
         self._due = float("inf")
@@ -68,18 +76,20 @@ class _LateBar:
             made: Any = import_module("tqdm.notebook" if widgets else "tqdm").tqdm
         except ImportError:
             return  # the extra 'progress' is not there, and nobody has asked for it
-        shown = made(total=self._total)
+        shown = made(**self._arguments)
         shown.start_t = self._began  # tqdm's own: it has run for so long
         shown.update(self._done)
         self._shown = shown
 
     def close(self) -> None:
-        if self._shown is not None:
-            self._shown.close()
+        with suppress(*_GONE):
+            if self._shown is not None:
+                self._shown.close()
 
 
 def _watched_by_a_person() -> bool:
-    if multiprocessing.parent_process() is not None:
+    process = sys.modules.get("multiprocessing.process")  # which every worker has loaded
+    if process is not None and process.parent_process() is not None:
         return False
     try:
         return _notebook() or sys.stderr.isatty()
@@ -94,7 +104,12 @@ def _notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def bar(progress: Progress, total: int | None) -> Bar:
+def silent(shown: Bar) -> bool:
+    """Whether this is no bar, so that nobody need say how far something is."""
+    return shown is NO_BAR
+
+
+def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
     """Return a progress bar, or something that acts as one where ``progress`` is False.
 
     Parameters
@@ -104,6 +119,8 @@ def bar(progress: Progress, total: int | None) -> Bar:
         takes longer than a second.
     total
         How many there are to do.
+    arguments
+        Further ones of `tqdm.auto.tqdm`, where ``progress`` does not say otherwise.
 
     Raises
     ------
@@ -111,9 +128,9 @@ def bar(progress: Progress, total: int | None) -> Bar:
         tqdm is not installed (an `ImportError`).
     """
     if progress is False:
-        return _NoBar()
+        return NO_BAR
     if progress is None:
-        return _LateBar(total) if _watched_by_a_person() else _NoBar()
+        return _LateBar({"total": total, **arguments}) if _watched_by_a_person() else NO_BAR
     try:
         from tqdm.auto import tqdm  # optional: the extra 'progress'
     except ImportError as missing:
@@ -122,10 +139,8 @@ def bar(progress: Progress, total: int | None) -> Bar:
             name="tqdm",
             next_step="pip install 'numpy-sharedarray[progress]', or leave progress out",
         ) from missing
-    arguments: dict[str, Any] = {"total": total}
-    if progress is not True:
-        arguments.update(progress)
-    made: Bar = tqdm(**arguments)
+    chosen = {} if progress is True else progress
+    made: Bar = tqdm(**{"total": total, **arguments, **chosen})
     return made
 
 
@@ -134,7 +149,7 @@ def watched(results: Iterable[T], shown: Bar) -> Iterator[T]:
 
     Nothing that was passed on is held.
     """
-    if type(shown) is _NoBar:
+    if silent(shown):
         return iter(results)
     return _watched(results, shown)
 

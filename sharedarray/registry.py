@@ -515,6 +515,7 @@ def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | 
     if (
         record is None
         or not alive(record.pid, record.started)
+        or (not record.persist and platform.ended(inode))
         or time.time() - record.created > ORPHAN_RECORD
     ):
         drop_record(directory, name, inode)

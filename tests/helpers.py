@@ -6,6 +6,7 @@ how to go on; `wait_until` waits for something that another process does, and fa
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -46,10 +47,13 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once
 KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
 USERS = hasattr(os, "geteuid")  # whether a process can be another user's, and files be closed to them
 METHODS = multiprocessing.get_all_start_methods()
+LIMITS = importlib.util.find_spec("resource") is not None  # whether a process can limit what it may use
 
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
 needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
+needs_users = pytest.mark.skipif(not USERS, reason="a process cannot act as another user here")
+needs_limits = pytest.mark.skipif(not LIMITS, reason="a process cannot limit itself here")
 
 
 # For tests of what can differ from one start method to another. New interpreters take the longest: these are
@@ -89,6 +93,39 @@ def needs_janitor(test: Any) -> Any:
 def needs_files(test: Any) -> Any:
     """Skip where blocks are memory of the kernel's without a path."""
     return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
+
+
+def _files_have_modes() -> bool:
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, 0o640)
+        return os.stat(file.name).st_mode & 0o777 == 0o640
+
+
+def needs_modes(test: Any) -> Any:
+    """Skip where files have no modes that say who may use them."""
+    return pytest.mark.skipif(not _files_have_modes(), reason="files have access lists here, no modes")(test)
+
+
+def open_to_all(path: str) -> None:
+    """Let everybody use a directory."""
+    os.chmod(path, 0o755)
+    if not _files_have_modes():
+        import win32security
+
+        list_of = win32security.ConvertStringSecurityDescriptorToSecurityDescriptor
+        win32security.SetFileSecurity(path, 4, list_of("D:P(A;OICI;GA;;;WD)", 1))  # 4: the access list
+
+
+def open_handles() -> int:
+    """How many descriptors, or handles of the kernel's, this process has open."""
+    if PROC:
+        return len(os.listdir("/proc/self/fd"))
+    import ctypes
+
+    kernel: Any = ctypes.__dict__["WinDLL"]("kernel32")
+    found = ctypes.c_uint32()
+    kernel.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(found))
+    return found.value
 
 
 def _open_files_are_free() -> bool:
@@ -311,9 +348,15 @@ class Puppet:
     def pid(self) -> int:
         return self.process.pid
 
-    def hear(self) -> Any:
+    def silent(self, timeout: float) -> bool:
+        """Whether it says nothing for so many seconds."""
+        more = None if b"\n" in self._heard else self._more(timeout)
+        self._heard += more or b""
+        return b"\n" not in self._heard
+
+    def hear(self, timeout: float = ANSWER) -> Any:
         """What it says next; fails when it ends instead."""
-        deadline = time.monotonic() + ANSWER
+        deadline = time.monotonic() + timeout
         while b"\n" not in self._heard:
             more = self._more(max(0.0, deadline - time.monotonic()))
             assert more is not None, f"puppet {self.pid} says nothing"

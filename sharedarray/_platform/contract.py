@@ -219,6 +219,12 @@ class Platform(Protocol):
     def inode_of(self, path: str) -> int | None:
         """Inode that the name leads to, None when there is no such name."""
 
+    def ended(self, inode: int) -> bool:
+        """Whether it is known that nobody has the memory of this inode any more, or brings a reference to it.
+
+        False where the kernel tells it by names alone; then it may be about to get one.
+        """
+
     def pin(self, handle: int, path: str) -> None:
         """Give the open block one more name, which keeps exactly this block alive."""
 

@@ -31,6 +31,7 @@ from sharedarray._platform.posix import (
     capacity as capacity,
     close as close,
     discard as discard,
+    ended as ended,
     inode_of as inode_of,
     leads_to as leads_to,
     make_private_directory as make_private_directory,

@@ -998,6 +998,10 @@ def inode_of(path: str) -> int | None:
     return _file_inode(path)
 
 
+def ended(inode: int) -> bool:
+    return not _exists(inode)
+
+
 def pin(handle: int, path: str) -> None:
     if handle < _FIRST:
         write_note(path, f"file {_paths[handle]}")

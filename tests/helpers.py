@@ -47,12 +47,17 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once
 KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
 USERS = hasattr(os, "geteuid")  # whether a process can be another user's, and files be closed to them
 METHODS = multiprocessing.get_all_start_methods()
+TERMINALS = importlib.util.find_spec("termios") is not None  # whether a test can be a terminal
 LIMITS = importlib.util.find_spec("resource") is not None  # whether a process can limit what it may use
 
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
 needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
 needs_users = pytest.mark.skipif(not USERS, reason="a process cannot act as another user here")
+needs_root = pytest.mark.skipif(
+    not USERS or os.geteuid() != 0, reason="only root can act as another user, where there are any"
+)
+needs_terminals = pytest.mark.skipif(not TERMINALS, reason="a test cannot be a terminal here")
 needs_limits = pytest.mark.skipif(not LIMITS, reason="a process cannot limit itself here")
 
 
@@ -95,7 +100,8 @@ def needs_files(test: Any) -> Any:
     return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
 
 
-def _files_have_modes() -> bool:
+def files_have_modes() -> bool:
+    """Whether files have modes that say who may use them."""
     with tempfile.NamedTemporaryFile() as file:
         os.chmod(file.name, 0o640)
         return os.stat(file.name).st_mode & 0o777 == 0o640
@@ -103,13 +109,13 @@ def _files_have_modes() -> bool:
 
 def needs_modes(test: Any) -> Any:
     """Skip where files have no modes that say who may use them."""
-    return pytest.mark.skipif(not _files_have_modes(), reason="files have access lists here, no modes")(test)
+    return pytest.mark.skipif(not files_have_modes(), reason="files have access lists here, no modes")(test)
 
 
 def open_to_all(path: str) -> None:
     """Let everybody use a directory."""
     os.chmod(path, 0o755)
-    if not _files_have_modes():
+    if not files_have_modes():
         import win32security
 
         list_of = win32security.ConvertStringSecurityDescriptorToSecurityDescriptor
@@ -156,6 +162,12 @@ def link(path: Path, target: Path) -> None:
     if not path.exists():
         path.unlink(missing_ok=True)
         pytest.skip("symbolic links lead nowhere here")
+
+
+def need_links() -> None:
+    """Skip the test where links lead nowhere."""
+    with tempfile.TemporaryDirectory() as directory:
+        link(Path(directory, "link"), Path(directory))
 
 
 def kill(pid: int) -> None:

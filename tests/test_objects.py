@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import JANITOR_ENDS, Puppet, answer, block_files, janitors, nothing_left, run, wait_until
+from helpers import (
+    JANITOR_ENDS,
+    Puppet,
+    answer,
+    block_files,
+    janitors,
+    needs_modes,
+    needs_root,
+    nothing_left,
+    run,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray import objects
@@ -346,6 +357,7 @@ def _refused(name: str, what: str, sprung: Path) -> None:
     assert not sprung.exists()
 
 
+@needs_modes
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o660])
 def test_a_block_that_others_may_write_is_refused(mode: int, tmp_path: Path) -> None:
     with sa.put(Trap(str(tmp_path / "sprung")), name="trap"):
@@ -358,7 +370,7 @@ def test_a_block_that_others_may_write_is_refused(mode: int, tmp_path: Path) -> 
         assert (tmp_path / "sprung").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@needs_root
 def test_a_block_of_another_user_is_refused(tmp_path: Path) -> None:
     with sa.put(Trap(str(tmp_path / "sprung")), name="trap"):
         path = next(block.path for block in sa.blocks())
@@ -370,7 +382,7 @@ def test_a_block_of_another_user_is_refused(tmp_path: Path) -> None:
         os.chmod(path, 0o600)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@needs_root
 @pytest.mark.slow
 def test_another_user_refuses_roots_block_too(tmp_path: Path) -> None:
     with sa.put(Trap(str(tmp_path / "sprung")), name="trap"):

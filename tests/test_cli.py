@@ -261,8 +261,8 @@ def test_rm_leaves_a_block_that_took_the_name_while_it_asked(capsys, monkeypatch
 
 def test_prune_lists_and_removes_orphans(own_directory):
     # What was made to persist, and then not to, is left where the kernel frees the others itself.
-    once_kept = HOLDS.replace("name='frames'", "name='frames', persist=True").replace("; say", "; a.persist(False); say", 1)
-    with Puppet(once_kept) as puppet, sa.zeros(3, name="kept", persist=True) as kept:
+    made = "a = sa.share([[1.5, 2, 3]] * 2, name='frames', persist=True); a.persist(False)"
+    with Puppet(f"{made}; say(); hear()") as puppet, sa.zeros(3, name="kept", persist=True) as kept:
         puppet.hear()
         kill_janitors()
         kept.close()

@@ -6,6 +6,7 @@ Real processes, real SIGKILL. Whatever a test does to a process, it first hears 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -339,7 +340,8 @@ def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
 def test_a_holder_that_dies_right_after_its_first_block(own_directory):
     for number in range(6):
         run(
-            f"from helpers import suicide; import sharedarray as sa; a = sa.ones(3, name='x{number}'); suicide()",
+            "from helpers import suicide; import sharedarray as sa; "
+            f"a = sa.ones(3, name='x{number}'); suicide()",
             status=KILLED,
         )
         wait_until(lambda: gone(f"x{number}"), "its janitor, which has just been started, removes it", GONE)  # noqa: B023
@@ -353,7 +355,8 @@ def test_an_unrelated_process_that_attaches_and_exits_destroys_nothing():
         run("import sharedarray as sa; a = sa.attach('x', 'r'); a.close()")
         run("import sharedarray as sa, os; a = sa.attach('x'); os._exit(0)")
         run(
-            "from helpers import suicide; import sharedarray as sa; a = sa.attach('x'); suicide()", status=KILLED
+            "from helpers import suicide; import sharedarray as sa; a = sa.attach('x'); suicide()",
+            status=KILLED,
         )
         assert inode("x") == before
         assert sa.prune() == []
@@ -791,8 +794,10 @@ def work(me):
 @pytest.mark.parametrize("what", ["leaving", "removing"])
 def test_a_fray_over_one_name(own_directory, what):
     rounds = 4000 if FORKS else 500
-    made, joined, lost, removed, wrong = zip(*together(FRAY, 4, rounds, what), strict=True)
-    made, lost, removed = sum(made, []), sum(lost, []), sum(removed, [])
+    told = zip(*together(FRAY, 4, rounds, what), strict=True)
+    made, joined, lost, removed, wrong = (
+        [*itertools.chain(*each)] if isinstance(each[0], list) else each for each in told
+    )
     assert len(made) == len(set(made)) > rounds / 8
     assert sum(joined) > rounds / 80
     assert not set(lost) - set(removed), "lost, and nobody removed it"

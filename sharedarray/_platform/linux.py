@@ -22,7 +22,6 @@ from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
-    NAMES_MOVE as NAMES_MOVE,
     RECORDS_DECIDE as RECORDS_DECIDE,
     STILL_MADE as STILL_MADE,
     Locks,
@@ -78,7 +77,7 @@ def draft(directory: str) -> Draft:
     return Draft(handle)
 
 
-def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+def draft_memory(directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
     found = draft(directory)
     if path is None:
         if found.scratch:

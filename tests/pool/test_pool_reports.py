@@ -12,7 +12,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import stat
 import time
 import xml.etree.ElementTree as ET
@@ -20,6 +19,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import needs_limits
 
 import sharedarray as sa
 from sharedarray.pool import reports
@@ -494,10 +494,13 @@ def test_save_knows_its_suffixes(tmp_path, name, found):
     assert not list(tmp_path.iterdir())
 
 
+@needs_limits
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_failed_save_leaves_what_was_there(tmp_path, suffix):
     """The device is full, so to speak, when half of the file is written."""
     path = tmp_path / f"run{suffix}"
+    import resource
+
     path.write_text("old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))

@@ -152,7 +152,7 @@ def __getattr__(name: str) -> Any:
         try:
             value = version("numpy-sharedarray")
         except PackageNotFoundError:  # a checkout on the path
-            value = "0+unknown"
+            value = "0.0+unknown"
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

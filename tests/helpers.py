@@ -207,7 +207,8 @@ def registry(where: str | None = None) -> str:
 def block_files(where: str | None = None) -> set[str]:
     """Every block and file beside the registry, whoever made it, and every scratch file."""
     where = where or directory()
-    found = {name for name in _names(where) if not name.startswith(".sharedarray-")}
+    # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
+    found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
     if not blocks_are_files():
         from sharedarray import registry
 

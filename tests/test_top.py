@@ -218,9 +218,9 @@ def shell(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=ANSWER,
-        env=environment(**changes),
+        env=environment(PYTHONIOENCODING="utf-8", **changes),
     )
 
 

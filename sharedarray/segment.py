@@ -979,6 +979,8 @@ def remove(
             if platform.inode_of(path) != status.inode:
                 raise not_found(name, directory)
             if not foreign and registry.read_record(directory, name, status.inode) is None:
+                if platform.inode_of(path) != status.inode:
+                    raise not_found(name, directory)  # somebody was faster
                 raise errors.NotOursError(
                     f"{path} has no record of sharedarray",
                     name=name,
@@ -987,7 +989,8 @@ def remove(
                     next_step="remove it as a file if it is yours",
                 )
             if successor is None:
-                platform.remove(path)
+                if not platform.remove(path, status.inode):
+                    raise not_found(name, directory)
             else:
                 platform.move(registry.token_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)

@@ -274,7 +274,9 @@ def kill_janitors(where: str | None = None) -> int:
 def _names(path: str) -> list[str]:
     try:
         return os.listdir(path)
-    except FileNotFoundError:
+    except OSError:
+        if os.path.isdir(path):
+            raise
         return []
 
 

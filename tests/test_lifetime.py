@@ -793,7 +793,7 @@ def work(me):
 
 @pytest.mark.parametrize("what", ["leaving", "removing"])
 def test_a_fray_over_one_name(own_directory, what):
-    rounds = 4000 if FORKS else 500
+    rounds = 4000 if FORKS else 200
     told = zip(*together(FRAY, 4, rounds, what), strict=True)
     made, joined, lost, removed, wrong = (
         [*itertools.chain(*each)] if isinstance(each[0], list) else each for each in told
@@ -809,7 +809,7 @@ def test_a_fray_over_one_name(own_directory, what):
 
 def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
     """Who removes by name takes whatever has it then: only wholeness and tidiness can be asked for."""
-    rounds = 1500 if FORKS else 300
+    rounds = 1500 if FORKS else 100
     said = together(
         """
 import random, sys
@@ -856,7 +856,10 @@ def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_on
                     say("looked"); hear()
                 return found
             platform.inode_of = slow
-            {slow}
+            try:
+                {slow}
+            except sa.BlockNotFoundError:
+                pass  # where nobody can keep it for its removal
             platform.inode_of = look
             say("removed"); hear()
             """
@@ -1391,9 +1394,9 @@ def _spoil(how: str, path: str) -> None:
 
 @pytest.mark.parametrize("how", ["mode", pytest.param("owner", marks=needs_users), "link", "file"])
 def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
+    _spoil(how, registry())
     np.save(f"{own_directory}/copy.npy", np.arange(3))
     os.rename(f"{own_directory}/copy.npy", f"{own_directory}/copy")
-    _spoil(how, registry())
     if how != "file":  # somebody wants us to remove the user's own file
         platform.write_note(f"{registry()}/b.copy@{inode('copy')}", "1 array 1 1 1.0 0")
     for make in (

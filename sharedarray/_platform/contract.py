@@ -225,8 +225,12 @@ class Platform(Protocol):
     def pin(self, handle: int, path: str) -> None:
         """Give the open block one more name, which keeps exactly this block alive."""
 
-    def remove(self, path: str) -> bool:
-        """Remove a name; False when it was not there."""
+    def remove(self, path: str, inode: int | None = None) -> bool:
+        """Remove a name; False when it was not there.
+
+        Where a block may lose its name though somebody has started leaving it, as the kernel takes names
+        away with the last holder, a name that does not lead to `inode`, if given, is left alone as well.
+        """
 
     def move(self, source: str, target: str) -> None:
         """Give a block that is pinned, and perhaps not published, its name in the place of what has that.

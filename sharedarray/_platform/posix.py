@@ -313,7 +313,7 @@ def ended(inode: int) -> bool:
 move = os.replace
 
 
-def remove(path: str) -> bool:
+def remove(path: str, inode: int | None = None) -> bool:
     try:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1149,7 +1149,7 @@ def _move_file(source: str, target: str) -> None:
             _paths[handle] = target
 
 
-def remove(path: str) -> bool:
+def remove(path: str, inode: int | None = None) -> bool:
     if _is_token(path):
         return _remove_token(path)
     if not _in_registry(path):
@@ -1158,11 +1158,16 @@ def remove(path: str) -> bool:
                 section = _find(path)
             except FileNotFoundError:
                 return False
+            if section is not None and inode not in (None, section.id):
+                _close_handle(section.handle)
+                return False
             if section is not None:
                 if not section.foreign:  # CPython's memory goes with its last user, as CPython says
                     _set_state(section.handle, _UNLINKED)
                 _close_handle(section.handle)
                 return True
+            if inode is not None and _file_inode(path) != inode:
+                return False
     return _remove_file(path)
 
 
@@ -1291,7 +1296,9 @@ def remove_directory(path: str) -> None:
 def names(directory: str) -> list[str]:
     try:
         return [name for name in os.listdir(directory) if not name.endswith(".gone")]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
+        if os.path.isdir(directory):
+            raise
         return []
 
 

@@ -8,7 +8,6 @@ from helpers import Puppet, block_files, blocks_are_files, directory, inode, not
 
 import sharedarray as sa
 from sharedarray import segment
-from sharedarray._platform import platform
 
 pytestmark = pytest.mark.skipif(blocks_are_files(), reason="blocks are files here")
 
@@ -32,13 +31,13 @@ def test_names_that_differ_in_case_are_two() -> None:
 def test_a_block_in_the_making_is_told_of() -> None:
     seen = []
 
-    def fill(handle: int) -> None:
+    def fill(write: segment.Write) -> None:
         with pytest.raises(sa.BlockNotFoundError, match="still being made"):
             sa.attach("slow")
         with pytest.raises(sa.BlockExistsError):
             sa.zeros(3, name="slow")
         seen.append(sa.exists("slow"))
-        platform.write(handle, 0, [memoryview(b"whole")])
+        write(0, [memoryview(b"whole")])
 
     mapping = segment.create(5, name="slow", fill=fill)
     assert seen == [False]
@@ -47,7 +46,7 @@ def test_a_block_in_the_making_is_told_of() -> None:
 
 
 def test_making_that_fails_frees_the_name() -> None:
-    def fill(handle: int) -> None:
+    def fill(write: segment.Write) -> None:
         raise KeyError("no data")
 
     with pytest.raises(KeyError):

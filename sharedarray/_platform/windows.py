@@ -732,13 +732,15 @@ def sync(mapping: mmap.mmap) -> None:
 
 
 def enter(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
-    handle = open(path, writable=writable)
+    with _naming():  # or the name could go to another block in between
+        handle = open(path, writable=writable)
+        section = _sections.get(handle)
+        if section is not None and not _take_lease(section):
+            close(handle)
+            raise FileNotFoundError(errno.ENOENT, "its last holder is just gone", path)
+    if section is not None:
+        return handle, True, 0, section.id, section.size, 1, True
     try:
-        if handle >= _FIRST:
-            section = _sections[handle]
-            if not _take_lease(section):
-                raise FileNotFoundError(errno.ENOENT, "its last holder is just gone", path)
-            return handle, True, 0, section.id, section.size, 1, True
         held = lock_at(handle, _LEASE, 1, shared=True)
         return handle, held, *status(handle)
     except BaseException:

@@ -147,9 +147,12 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(import_module(_LAZY[name]), name)
     elif name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value = version("numpy-sharedarray")
+        try:
+            value = version("numpy-sharedarray")
+        except PackageNotFoundError:  # a checkout on the path
+            value = "0.0+unknown"
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

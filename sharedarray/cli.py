@@ -19,11 +19,13 @@ A block lives as long as a process holds it, and a command soon ends. So what `l
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import shlex
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -69,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nsharedarray: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except (sa.SharedArrayError, OSError) as error:
+        broken = _is_broken_pipe(error)
         _drop_broken_output()
-        return _READER_GONE if isinstance(error, BrokenPipeError) else _fail(error)
+        return _READER_GONE if broken else _fail(error)
     return code
 
 
@@ -388,13 +391,14 @@ def _warn_of_users(block: sa.BlockInfo) -> None:
 
 def _check_target(shown: str, target: str, force: bool) -> None:
     """Refuse what `_publish` would refuse, before anything is copied, and what it should not replace."""
-    if not os.path.isdir(os.path.dirname(target)):
+    device = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
+    if not device and not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(errno.ENOENT, "there is no such directory", os.path.dirname(target))
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "it is a directory; name the file in it", shown)
     if os.path.lexists(shown) and not force:
         raise _taken(shown)
-    if os.path.exists(target) and not os.path.isfile(target):  # a rename would replace /dev/null, too
+    if device:  # a rename would replace /dev/null, too
         raise FileExistsError(errno.EEXIST, "it is no regular file, so it is not replaced", shown)
     if any(os.path.realpath(block.path) == target for block in sa.blocks()):
         raise FileExistsError(errno.EEXIST, "it is a block, so it is not replaced", shown)
@@ -606,6 +610,15 @@ def _fail(error: sa.SharedArrayError | OSError) -> int:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     _say(f"error: {plain(text)}")
     return 1
+
+
+def _is_broken_pipe(error: Exception) -> bool:
+    """Whether this tells that the reader of stdout has gone; some systems call it an invalid argument."""
+    if not isinstance(error, OSError) or error.errno != errno.EINVAL or sys.stdout is None:
+        return isinstance(error, BrokenPipeError)
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    return False
 
 
 def _drop_broken_output() -> None:

@@ -604,7 +604,7 @@ def lock_file(
     --------
     >>> import os, tempfile
     >>> import sharedarray as sa
-    >>> with tempfile.TemporaryFile("w+") as file:
+    >>> with tempfile.TemporaryFile("w+", newline="") as file:
     ...     with sa.lock_file(file):
     ...         print("one line", file=file)
     ...     os.fstat(file.fileno()).st_size

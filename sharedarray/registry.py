@@ -377,7 +377,7 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
         on_their_way = platform.status(handle).links - 1
     if on_their_way > 0:
         return False
-    platform.remove(path)
+    platform.remove(path, inode)
     drop_record(directory, name, inode)
     return True
 
@@ -403,7 +403,7 @@ def _remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
     platform.start_leaving(handle)
     try:
         path = f"{directory}/{name}"
-        removed = platform.inode_of(path) == inode and platform.remove(path)
+        removed = platform.inode_of(path) == inode and platform.remove(path, inode)
         drop_record(directory, name, inode)
         return removed
     finally:
@@ -515,6 +515,7 @@ def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | 
     if (
         record is None
         or not alive(record.pid, record.started)
+        or (not record.persist and platform.ended(inode))
         or time.time() - record.created > ORPHAN_RECORD
     ):
         drop_record(directory, name, inode)

@@ -548,7 +548,8 @@ def _make(
     try:
         # What persists is a file also where memory is none.
         memory = platform.RECORDS_DECIDE or not persist
-        draft = _draft(directory, content, path=f"{directory}/{called}" if memory else None)
+        path = f"{directory}/{called}" if memory else None
+        draft = _draft(directory, content, path=path, replace=replace)
     except FileExistsError:
         raise _taken(called, directory, kind) from None
     try:
@@ -592,7 +593,7 @@ def _publish(
                 platform.publish(draft, mapping.path)
             except FileExistsError:
                 if replace:
-                    if token is None and platform.NAMES_MOVE:
+                    if token is None:
                         token = registry.pin(directory, draft.handle, inode, once=True)
                     if _make_way(directory, mapping.name, token):
                         return
@@ -615,18 +616,17 @@ def _publish(
                 platform.remove(draft.scratch)
 
 
-def _make_way(directory: str, name: str, successor: str | None) -> bool:
+def _make_way(directory: str, name: str, successor: str) -> bool:
     """Take a name from the block that has it; whether the successor has it now.
 
-    Where names move, the successor is a token, as of a reference on its way: a name that the new block has
-    until then, and that the janitor finds, should we die in between. Otherwise another block may have the
-    name by the time that this returns.
+    The successor is a token, as of a reference on its way: a name that the new block has until then, and that
+    the janitor finds, should we die in between.
     """
     try:
         remove(directory, name, None, successor=successor)
     except errors.BlockNotFoundError:
         return False  # it has gone, or been replaced, by itself
-    return successor is not None
+    return True
 
 
 def freed(directory: str, name: str) -> bool:
@@ -689,7 +689,7 @@ def _create_file(path: str, content: _Content) -> Mapping:
     return mapping
 
 
-def _draft(directory: str, content: _Content, *, path: str | None = None) -> Draft:
+def _draft(directory: str, content: _Content, *, path: str | None = None, replace: bool = False) -> Draft:
     """A draft with its content; of a file where `path` is None."""
     memory = path is not None
     size = content.size
@@ -697,7 +697,11 @@ def _draft(directory: str, content: _Content, *, path: str | None = None) -> Dra
     drafts: list[Draft] = []
 
     def start() -> int:
-        drafts.append(platform.draft_memory(directory, size, path) if memory else platform.draft(directory))
+        drafts.append(
+            platform.draft_memory(directory, size, path, replace=replace)
+            if memory
+            else platform.draft(directory)
+        )
         return drafts[0].handle
 
     try:
@@ -975,6 +979,8 @@ def remove(
             if platform.inode_of(path) != status.inode:
                 raise not_found(name, directory)
             if not foreign and registry.read_record(directory, name, status.inode) is None:
+                if platform.inode_of(path) != status.inode:
+                    raise not_found(name, directory)  # somebody was faster
                 raise errors.NotOursError(
                     f"{path} has no record of sharedarray",
                     name=name,
@@ -983,7 +989,8 @@ def remove(
                     next_step="remove it as a file if it is yours",
                 )
             if successor is None:
-                platform.remove(path)
+                if not platform.remove(path, status.inode):
+                    raise not_found(name, directory)
             else:
                 platform.move(registry.token_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)

@@ -6,6 +6,7 @@ how to go on; `wait_until` waits for something that another process does, and fa
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -46,10 +47,18 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what ends a process at once
 KILLED = -KILL if SIGNALS else KILL  # the status of a process that was ended so; a puppet's `kill` sees to it
 USERS = hasattr(os, "geteuid")  # whether a process can be another user's, and files be closed to them
 METHODS = multiprocessing.get_all_start_methods()
+TERMINALS = importlib.util.find_spec("termios") is not None  # whether a test can be a terminal
+LIMITS = importlib.util.find_spec("resource") is not None  # whether a process can limit what it may use
 
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
 needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
+needs_users = pytest.mark.skipif(not USERS, reason="a process cannot act as another user here")
+needs_root = pytest.mark.skipif(
+    not USERS or os.geteuid() != 0, reason="only root can act as another user, where there are any"
+)
+needs_terminals = pytest.mark.skipif(not TERMINALS, reason="a test cannot be a terminal here")
+needs_limits = pytest.mark.skipif(not LIMITS, reason="a process cannot limit itself here")
 
 
 # For tests of what can differ from one start method to another. New interpreters take the longest: these are
@@ -91,6 +100,40 @@ def needs_files(test: Any) -> Any:
     return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
 
 
+def files_have_modes() -> bool:
+    """Whether files have modes that say who may use them."""
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, 0o640)
+        return os.stat(file.name).st_mode & 0o777 == 0o640
+
+
+def needs_modes(test: Any) -> Any:
+    """Skip where files have no modes that say who may use them."""
+    return pytest.mark.skipif(not files_have_modes(), reason="files have access lists here, no modes")(test)
+
+
+def open_to_all(path: str) -> None:
+    """Let everybody use a directory."""
+    os.chmod(path, 0o755)
+    if not files_have_modes():
+        import win32security
+
+        list_of = win32security.ConvertStringSecurityDescriptorToSecurityDescriptor
+        win32security.SetFileSecurity(path, 4, list_of("D:P(A;OICI;GA;;;WD)", 1))  # 4: the access list
+
+
+def open_handles() -> int:
+    """How many descriptors, or handles of the kernel's, this process has open."""
+    if PROC:
+        return len(os.listdir("/proc/self/fd"))
+    import ctypes
+
+    kernel: Any = ctypes.__dict__["WinDLL"]("kernel32")
+    found = ctypes.c_uint32()
+    kernel.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(found))
+    return found.value
+
+
 def _open_files_are_free() -> bool:
     with tempfile.TemporaryDirectory() as directory:
         first, second = Path(directory, "first"), Path(directory, "second")
@@ -119,6 +162,12 @@ def link(path: Path, target: Path) -> None:
     if not path.exists():
         path.unlink(missing_ok=True)
         pytest.skip("symbolic links lead nowhere here")
+
+
+def need_links() -> None:
+    """Skip the test where links lead nowhere."""
+    with tempfile.TemporaryDirectory() as directory:
+        link(Path(directory, "link"), Path(directory))
 
 
 def kill(pid: int) -> None:
@@ -158,7 +207,8 @@ def registry(where: str | None = None) -> str:
 def block_files(where: str | None = None) -> set[str]:
     """Every block and file beside the registry, whoever made it, and every scratch file."""
     where = where or directory()
-    found = {name for name in _names(where) if not name.startswith(".sharedarray-")}
+    # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
+    found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
     if not blocks_are_files():
         from sharedarray import registry
 
@@ -224,7 +274,9 @@ def kill_janitors(where: str | None = None) -> int:
 def _names(path: str) -> list[str]:
     try:
         return os.listdir(path)
-    except FileNotFoundError:
+    except OSError:
+        if os.path.isdir(path):
+            raise
         return []
 
 
@@ -311,9 +363,15 @@ class Puppet:
     def pid(self) -> int:
         return self.process.pid
 
-    def hear(self) -> Any:
+    def silent(self, timeout: float) -> bool:
+        """Whether it says nothing for so many seconds."""
+        more = None if b"\n" in self._heard else self._more(timeout)
+        self._heard += more or b""
+        return b"\n" not in self._heard
+
+    def hear(self, timeout: float = ANSWER) -> Any:
         """What it says next; fails when it ends instead."""
-        deadline = time.monotonic() + ANSWER
+        deadline = time.monotonic() + timeout
         while b"\n" not in self._heard:
             more = self._more(max(0.0, deadline - time.monotonic()))
             assert more is not None, f"puppet {self.pid} says nothing"

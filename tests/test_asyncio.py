@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import alive, wait_until
+from helpers import METHODS, alive, wait_until
 
 import sharedarray as sa
 
-# The pool lasts for the module: its workers, and the pipes to them and to their fork server.
-pytestmark = pytest.mark.lingers("descriptor", "child")
+# The pool lasts for the module: its workers, what waits for their ends, and the pipes to them and to their
+# fork server.
+pytestmark = pytest.mark.lingers("descriptor", "child", "thread")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_process_map_of_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """
     helpers = pytest.importorskip("tqdm.contrib.concurrent")
     # Its bars have a lock, which has to be one for processes that are not forked.
-    lock = multiprocessing.get_context("forkserver").RLock()
+    lock = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else None).RLock()
     monkeypatch.setattr(helpers.tqdm_auto, "_lock", lock, raising=False)
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", sa.Pool)
     with sa.share(np.arange(12.0).reshape(3, 4)) as frames:

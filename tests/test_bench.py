@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import alive, wait_until
+from helpers import KILLED, alive, kill, needs_signals, wait_until
 
 import sharedarray as sa
 from sharedarray.bench import command, contestants, hosts, machine, memory, results, summary
@@ -34,6 +35,15 @@ MACHINE = {
 }
 
 
+needs_pictures = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+try:
+    import psutil
+except ImportError as error:
+    psutil = None
+    why = f"psutil cannot be used: {error}"
+else:
+    why = ""
+needs_psutil = pytest.mark.skipif(psutil is None, reason=why)
 # matplotlib never closes the fonts that it has opened.
 fonts_stay = pytest.mark.lingers("descriptor")
 
@@ -103,6 +113,7 @@ def test_a_slow_contestant_is_in_fewer_rounds():
 # -- hosts ----------------------------------------------------------------------------------------------
 
 
+@needs_psutil
 def test_a_host_answers_with_seconds_and_ends_with_its_workers():
     with hosts.Host("multiprocessing.Pool") as host:
         workers = memory.family(host.pid)[1:]
@@ -114,11 +125,12 @@ def test_a_host_answers_with_seconds_and_ends_with_its_workers():
 
 def test_a_host_that_is_killed_is_a_contestant_less():
     with hosts.Host("limit") as host:
-        os.kill(host.pid, signal.SIGKILL)
-        with pytest.raises(ContestantError, match=r"ended with exit code -9|has ended"):
+        kill(host.pid)
+        with pytest.raises(ContestantError, match=rf"ended with exit code {KILLED}|has ended"):
             host.ask("noop")
 
 
+@needs_signals
 def test_a_host_that_hangs_is_killed(monkeypatch):
     monkeypatch.setattr(hosts, "PATIENCE", 0.5)
     with hosts.Host("limit") as host:
@@ -213,7 +225,7 @@ def test_a_report_has_every_race_and_its_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     sweep().save(tmp_path / "a.json")
     assert main(["bench", "--from", str(tmp_path / "a.json"), "--report", str(tmp_path / "out")]) == 0
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     for race in sweep().races:
         assert race.title in text
     assert "an abacus" in text
@@ -257,9 +269,9 @@ def test_the_command_measures_shows_stores_and_draws(tmp_path, capfd):
         (["--size", "big"], "no size"),
         (["--size", "0"], "no size"),
         (["--against", "abacus"], "none of"),
-        (["--plot", "curves.gif"], "does not end in"),
+        pytest.param(["--plot", "curves.gif"], "does not end in", marks=needs_pictures),
         (["--json", "/no/such/directory/x.json"], "no directory"),
-        (["--report", "here"], "--from"),
+        pytest.param(["--report", "here"], "--from", marks=needs_pictures),
     ],
 )
 def test_what_cannot_be_done_is_told_before_the_work(words, told, capsys):
@@ -313,10 +325,11 @@ def test_the_stored_results_name_no_machine_of_anybodys():
     assert document["commit_info"] == {}
 
 
+@needs_pictures
 def test_the_readme_shows_the_stored_figures(stored):
     from sharedarray.bench import report
 
-    readme = (STORED.parents[2] / "README.md").read_text()
+    readme = (STORED.parents[2] / "README.md").read_text(encoding="utf-8")
     assert report.readme(stored) == readme.split(report.BEGIN)[1].split(report.END)[0]
     assert (STORED.parent / "pickling.png").exists()
     assert "benchmarks/report/pickling.png" in readme
@@ -328,9 +341,12 @@ def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):
     from sharedarray.bench import report
 
     report.write(stored, tmp_path)
-    assert (tmp_path / "report.md").read_text() == (STORED.parent / "report.md").read_text()
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == (STORED.parent / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
+@needs_pictures
 def test_every_loss_in_the_report_has_its_reason(stored):
     from sharedarray.bench import report
 

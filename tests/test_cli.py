@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import stat
 import subprocess
@@ -16,7 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import GONE, Puppet, directory, environment, inode, kill_janitors, run, wait_until
+from helpers import (
+    GONE,
+    Puppet,
+    blocks_are_files,
+    directory,
+    environment,
+    files_have_modes,
+    inode,
+    kill_janitors,
+    link,
+    needs_signals,
+    needs_terminals,
+    run,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray import cli
@@ -95,7 +108,7 @@ def test_ls_json_is_exact():
         assert frames["name"] == "frames"
         assert frames["path"] == f"{directory()}/frames"
         assert (frames["shape"], frames["dtype"], frames["order"]) == ([2, 3], "float64", "C")
-        assert (frames["size"], frames["nbytes"]) == (os.stat(frames["path"]).st_size, 48)
+        assert (frames["size"], frames["nbytes"]) == (4096 + 48, 48)
         assert (frames["creator"], frames["creator_alive"], frames["holders"]) == (
             puppet.pid,
             True,
@@ -131,9 +144,11 @@ def test_info_tells_everything(capsys):
         assert lines["size"] == "4.0 KiB (4120 bytes, 24 of them data)"
         assert lines["holders"] == f"1 (pid {os.getpid()})"
         assert lines["attach"].startswith("sharedarray.attach('x')")
-        assert eval(lines["load"], {"numpy": np}).shape == (2, 3)
+        assert ("load" in lines) == blocks_are_files()
+        if blocks_are_files():
+            assert eval(lines["load"], {"numpy": np}).shape == (2, 3)
         assert main(["info", "x", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["load"] == lines["load"]
+        assert json.loads(capsys.readouterr().out).get("load") == lines.get("load")
 
 
 def test_info_of_bytes_tells_how_to_attach_to_bytes(capsys):
@@ -170,14 +185,20 @@ def test_rm_removes_and_warns_of_holders():
 
 def test_rm_asks_nobody_without_a_terminal():
     with sa.zeros(3, name="x"):
-        done = shell("rm", "x")
+        reading, writing = os.pipe()  # the null device calls itself a terminal on some systems
+        os.close(writing)
+        with os.fdopen(reading) as nothing:
+            done = shell("rm", "x", stdin=nothing)
         assert (done.returncode, done.stdout) == (2, "")
         assert "--yes" in done.stderr
         assert sa.exists("x")
 
 
+@needs_terminals
 @pytest.mark.parametrize(("reply", "status"), [("YES\n", 0), ("\n", 1), ("\x04", 1)])
 def test_rm_asks_on_a_terminal(reply, status):
+    import pty
+
     sa.zeros(3, name="x", persist=True).close()
     master, terminal = pty.openpty()
     try:
@@ -242,7 +263,9 @@ def test_rm_leaves_a_block_that_took_the_name_while_it_asked(capsys, monkeypatch
 
 
 def test_prune_lists_and_removes_orphans(own_directory):
-    with Puppet(HOLDS) as puppet, sa.zeros(3, name="kept", persist=True) as kept:
+    # What was made to persist, and then not to, is left where the kernel frees the others itself.
+    made = "a = sa.share([[1.5, 2, 3]] * 2, name='frames', persist=True); a.persist(False)"
+    with Puppet(f"{made}; say(); hear()") as puppet, sa.zeros(3, name="kept", persist=True) as kept:
         puppet.hear()
         kill_janitors()
         kept.close()
@@ -271,7 +294,7 @@ def test_cp_then_load_gives_the_same_array(tmp_path):
         done = shell("cp", "x", tmp_path / "x.npy")
         assert (done.returncode, done.stderr) == (0, "")
         assert os.listdir(tmp_path) == ["x.npy"]
-        assert stat.S_IMODE(os.stat(tmp_path / "x.npy").st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(tmp_path / "x.npy").st_mode) == 0o600 or not files_have_modes()
         np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), data)
     done = shell("load", "x.npy", "--name", "again", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -282,20 +305,21 @@ def test_cp_then_load_gives_the_same_array(tmp_path):
         loaded.unlink()
 
 
-def test_cp_replaces_a_file_only_with_force(tmp_path, capsys):
-    file = tmp_path / "x.npy"
+@pytest.mark.parametrize("by", ["name", "link"])
+def test_cp_replaces_a_file_only_with_force(tmp_path, capsys, by):
+    file = path = tmp_path / "x.npy"
     file.write_bytes(b"mine")
-    link = tmp_path / "link.npy"
-    link.symlink_to(file)
+    if by == "link":
+        path = tmp_path / "link.npy"
+        link(path, file)
     with sa.ones(3, name="x"):
-        for path in (file, link):
-            assert main(["cp", "x", str(path)]) == 1
+        assert main(["cp", "x", str(path)]) == 1
         assert file.read_bytes() == b"mine"
-        assert capsys.readouterr().err.count("--force") == 2
-        assert main(["cp", "x", str(link), "--force"]) == 0
-        assert link.is_symlink()
+        assert capsys.readouterr().err.count("--force") == 1
+        assert main(["cp", "x", str(path), "--force"]) == 0
+        assert path.is_symlink() == (by == "link")
         assert np.load(file).tolist() == [1, 1, 1]
-        assert sorted(os.listdir(tmp_path)) == ["link.npy", "x.npy"]
+        assert sorted(os.listdir(tmp_path)) == sorted({path.name, "x.npy"})
 
 
 def forbid_links(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +376,7 @@ def test_cp_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("/dev/null", "no regular file"),
+        (os.devnull, "no regular file"),
         ("{}", "a directory"),
         ("{}/no/x.npy", "no such directory"),
         ("{}/y", "a block"),
@@ -360,9 +384,10 @@ def test_cp_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
 )
 def test_cp_replaces_no_device_directory_or_block(capsys, target, said):
     with sa.ones(3, name="x"), sa.zeros(3, name="y") as other:
+        before = inode("y")
         assert main(["cp", "x", target.format(directory()), "--force"]) == 1
         assert said in capsys.readouterr().err
-        assert inode("y") == os.stat(f"{directory()}/y").st_ino
+        assert inode("y") == before
         assert sa.attach("y").tolist() == other.tolist()
 
 
@@ -373,6 +398,7 @@ def test_cp_of_bytes_is_an_error(tmp_path, capsys):
     assert os.listdir(tmp_path) == []
 
 
+@needs_signals
 def test_load_hold_keeps_the_block_until_ctrl_c(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(5))
     with subprocess.Popen(
@@ -501,6 +527,7 @@ def test_a_reader_that_goes_away_is_no_trouble(buffered, arguments):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full here")
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_an_output_that_is_full_is_an_error(buffered):
     with open("/dev/full", "wb") as full, sa.zeros(3, name="x"):

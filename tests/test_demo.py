@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from sharedarray import demo
 from sharedarray.demo import contest, landscape, stages
 
 CELL = (7.0, 5.5)
+needs_extra = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in demo.NEEDED), reason="needs the extra demo"
+)
 Floats = npt.NDArray[np.float32]
 
 
@@ -185,6 +189,7 @@ def test_a_larger_landscape_is_averaged_down() -> None:
     np.testing.assert_allclose(out, 13.0, atol=1e-4)
 
 
+@needs_extra
 def test_the_measured_landscape_is_what_the_docstring_says() -> None:
     measured = landscape.measured_landscape()
     assert measured.heights.shape == (344, 403)
@@ -193,6 +198,7 @@ def test_the_measured_landscape_is_what_the_docstring_says() -> None:
     assert measured.cell == pytest.approx((92.7, 74.4), abs=0.1)
 
 
+@needs_extra
 def test_an_image_becomes_its_luminance(tmp_path: Path) -> None:
     from matplotlib.image import imsave
 
@@ -235,6 +241,7 @@ def assert_all_equal(printed: str) -> None:
 lingers = pytest.mark.lingers("child", "thread", "descriptor")
 
 
+@needs_extra
 @lingers
 def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "picture.png"
@@ -246,6 +253,7 @@ def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_picture(output)
 
 
+@needs_extra
 @lingers
 def test_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = tmp_path / "own.npy", tmp_path / "own.png"
@@ -257,6 +265,7 @@ def test_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_picture(output)
 
 
+@needs_extra
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -274,6 +283,7 @@ def test_what_is_no_landscape_is_refused(
     assert reason in capsys.readouterr().err
 
 
+@needs_extra
 @pytest.mark.parametrize("name", ["absent.npy", "absent.png", "text.npy", "text.png", "text.txt"])
 def test_files_that_cannot_be_read_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -286,6 +296,7 @@ def test_files_that_cannot_be_read_are_refused(
     assert message.count("\n") == 1
 
 
+@needs_extra
 def test_a_picture_that_cannot_be_written_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +315,7 @@ def test_a_missing_extra_is_one_clear_line(
     assert "pip install 'numpy-sharedarray[demo]'" in message
 
 
+@needs_extra
 def test_short_shared_memory_makes_a_smaller_landscape(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Puppet
+from helpers import Puppet, blocks_are_files
 
 import sharedarray as sa
 from sharedarray import display
+from sharedarray._platform import platform
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
 
@@ -94,8 +95,9 @@ def test_an_array_tells_its_facts() -> None:
         assert repr(a).startswith("SharedArray([[0., 1., 2.]")
         assert "r (read-only)" in page(sa.attach("told", "r")).text
         assert "12 B (12 bytes), of 24 B in all" in page(a[0]).text
-        a.persist()
-        assert "persists" in page(a).text
+        if blocks_are_files():
+            a.persist()
+            assert "persists" in page(a).text
         a.unlink()
     assert "closed" in page(a).text
 
@@ -124,7 +126,8 @@ def test_a_file_and_memory_that_is_not_shared(tmp_path: Path) -> None:
 
 def test_names_dtypes_and_values_cannot_inject_html() -> None:
     dtype = np.dtype([((HOSTILE.replace("/", ""), "x"), "U80")])
-    a = sa.share(np.array([(HOSTILE + "</td><script>",)] * 3, dtype), name=HOSTILE)
+    name = None if platform.name_problem(HOSTILE) else HOSTILE  # some systems know no such names
+    a = sa.share(np.array([(HOSTILE + "</td><script>",)] * 3, dtype), name=name)
     for shown in (page(a), page(sa.blocks())):
         assert {tag for tag, _ in shown.tags} <= {
             "div",
@@ -140,7 +143,8 @@ def test_names_dtypes_and_values_cannot_inject_html() -> None:
             "p",
         }
         assert all(set(attributes) <= {"class", "style"} for _, attributes in shown.tags)
-        assert HOSTILE in shown.text
+        assert str(a.name) in shown.text
+    assert HOSTILE.partition('"')[0] in page(a).text
     assert "</td><script>" in page(a).text
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import TABLE, registry, suicide, wait_until
+from helpers import PROC, TABLE, needs_fork, registry, suicide, wait_until
 from lock_helpers import child, descriptors, end, killed, start, waiters
 
 import sharedarray as sa
 from sharedarray import marks
+from sharedarray._platform import platform
 from sharedarray.marks import COUNT, Table, identity
 
 KEY, OTHER = 4711, 4712
@@ -42,6 +43,17 @@ def mark(table: Table, start: int, end: int, key: int = KEY, path: str = "") -> 
 def marked(table: Table, *, key: int = KEY, size: int = 20) -> str:
     """Which bytes are marked, as a picture."""
     return "".join("x" if table.marked(key, byte, byte + 1) else "." for byte in range(size))
+
+
+def files_can_be_told_apart(folder: Path) -> bool:
+    """Whether a file has a number that no other had before, or it is known when it was made."""
+    numbers = set()
+    for _ in range(5):
+        handle = platform.draft(str(folder))
+        numbers.add(platform.status(handle.handle).inode)
+        told = platform.born(handle.handle) != 0
+        platform.discard(handle)
+    return told or len(numbers) == 5
 
 
 def open_tables() -> list[int]:
@@ -85,6 +97,8 @@ def test_files_are_told_apart_by_device_inode_and_birth() -> None:
 
 def test_another_file_with_the_same_inode_has_another_key(tmp_path: Path) -> None:
     """File systems on disks give the inode of a file that was removed to the next one."""
+    if not files_can_be_told_apart(tmp_path):
+        pytest.skip("numbers of files come again here, and nobody tells when a file was made")
     path, keys, inodes = tmp_path / "x", set(), set()
     for _ in range(5):
         path.write_text("x")
@@ -235,16 +249,17 @@ def test_the_table_grows_and_others_see_it(folder: str, table: Table) -> None:
     assert len(set(slots)) == 3 * A_PAGE
     size = os.stat(table.path)
     assert size.st_size > 2 * 4096
-    assert size.st_blocks * 512 >= size.st_size  # reserved: nobody dies of a full file system
+    if hasattr(size, "st_blocks"):
+        assert size.st_blocks * 512 >= size.st_size  # reserved: nobody dies of a full file system
     assert marked(other, size=50) == "x" * 45 + "." * 5
     assert other.claim("") not in slots
     other.give_back(own)
     other.close()
 
 
-def test_what_a_killed_process_claimed_is_free(table: Table) -> None:
+def test_what_a_killed_process_claimed_is_free(folder: str, table: Table) -> None:
     def work() -> None:
-        other = Table.open(os.path.dirname(table.path))
+        other = Table.open(folder)
         other.claim("")
         mark(other, 4, 8)
         suicide()
@@ -256,6 +271,7 @@ def test_what_a_killed_process_claimed_is_free(table: Table) -> None:
     assert table.words[COUNT] == 3  # of which the dead one had two
 
 
+@needs_fork
 def test_a_forked_child_has_none_of_its_parents_claims() -> None:
     with sa.zeros(4) as array, array.lock():
         assert open_tables()
@@ -268,6 +284,7 @@ def test_a_forked_child_has_none_of_its_parents_claims() -> None:
         child(work)
 
 
+@needs_fork
 def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
@@ -391,7 +408,7 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
             pass
         before = descriptors()
         marks._leave_all()
-        assert descriptors() < before
+        assert descriptors() < before or not PROC  # where it is none of our handles
 
         def removed() -> bool:
             marks.sweep(registry())  # as the janitor does, who may just have had it open, too

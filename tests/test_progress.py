@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
-import pty
 import struct
 import subprocess
 import sys
-import termios
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tqdm.std
-from helpers import ANSWER, environment, run
+from helpers import ANSWER, environment, needs_terminals, run
 
 import sharedarray as sa
 from sharedarray import header, progress, segment
@@ -27,16 +24,21 @@ from sharedarray.cli import main
 SCRIPT = """
 import sys, time
 import sharedarray as sa
+from multiprocessing import get_all_start_methods
 def slow(pause):
     time.sleep(pause)
 if __name__ == "__main__":
-    with sa.Pool(1, "fork") as pool:
+    with sa.Pool(1, get_all_start_methods()[0]) as pool:
         list(pool.map(slow, [float(sys.argv[1])] * 4, progress=None if sys.argv[2] == "None" else False))
 """
 
 
 def at_a_terminal(*arguments: str) -> str:
     """What a person sees of a script."""
+    import fcntl
+    import pty
+    import termios
+
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     try:
@@ -58,6 +60,7 @@ def at_a_terminal(*arguments: str) -> str:
         os.close(theirs)
 
 
+@needs_terminals
 @pytest.mark.parametrize(
     ("pause", "asked", "shown"),
     [
@@ -157,6 +160,7 @@ sa.share(np.ones(1 << 25), name="big").close()
 """
 
 
+@needs_terminals
 @pytest.mark.parametrize(("late", "shown"), [("0", True), ("100", False)])
 def test_a_block_that_takes_long_shows_a_bar_at_a_terminal(late: str, shown: bool, tmp_path: Path) -> None:
     path = tmp_path / "script.py"

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import needs_files
 
 import sharedarray
 
@@ -43,7 +44,7 @@ def test_readme_has_two_commands_that_need_no_set_up() -> None:
         assert command.startswith("python3 -m venv .venv && ")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the README names /dev/shm")
+@needs_files  # which the README reads by their paths
 def test_readme_examples_run(tmp_path: Path) -> None:
     where = os.environ.get("SHAREDARRAY_DIR", "/dev/shm")
     script = tmp_path / "readme.py"

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Puppet, block_files, directory, notes, nothing_left, wait_until
+from helpers import (
+    FORKS,
+    Puppet,
+    block_files,
+    blocks_are_files,
+    directory,
+    janitor_needed,
+    notes,
+    nothing_left,
+    wait_until,
+)
 
 import sharedarray as sa
-from sharedarray._platform import platform
 
 MAKERS: dict[str, Callable[..., sa.SharedArray]] = {
     "empty": lambda **options: sa.empty((2, 3), "f4", **options),
@@ -96,7 +105,9 @@ def test_exist_ok_takes_orders_that_are_one() -> None:
 
 
 def test_exist_ok_and_persistence() -> None:
-    first = sa.zeros(3, name="x")
+    first = sa.zeros(3, name="x", persist=not blocks_are_files())  # what is a file can be made to persist
+    if not blocks_are_files():
+        first.persist(False)
     sa.zeros(3, name="x", persist=True, exist_ok=True)
     first.close()
     assert sa.exists("x")
@@ -165,7 +176,7 @@ def test_exist_ok_while_others_come_and_go() -> None:
     with Puppet(script) as a, Puppet(script) as b:
         a.hear()
         b.hear()
-        for _ in range(2000):
+        for _ in range(2000 if FORKS else 150):  # where nobody forks, each takes longer as well
             with sa.zeros(4, name="flickers", exist_ok=True) as found:
                 assert found.shape == (4,)
         assert a.process.poll() is None
@@ -183,7 +194,7 @@ def test_exist_ok_does_not_take_over_what_the_dead_have_left(own_directory: str)
         dead.hear()
         kill_janitors(own_directory)
         dead.kill()
-    assert block_files(own_directory) == {"x"}
+    assert block_files(own_directory) == ({"x"} if janitor_needed() else set())
     for options in ({"exist_ok": True}, {"replace": True}, {}):
         assert sa.zeros(3, int, name="x", **options).tolist() == [0, 0, 0]
 
@@ -248,7 +259,6 @@ def test_options_that_contradict_each_other(tmp_path: Path) -> None:
     assert nothing_left()
 
 
-@pytest.mark.skipif(not platform.NAMES_MOVE, reason="names cannot be moved here")
 def test_replace_leaves_no_moment_without_the_name() -> None:
     """Whoever attaches while others replace gets one of the arrays, whole."""
     script = """

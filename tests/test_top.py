@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import select
 import signal
 import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, Puppet, block_files, environment, kill_janitors, wait_until
+from helpers import ANSWER, Puppet, block_files, environment, kill_janitors, needs_terminals, wait_until
 
 import sharedarray as sa
 from sharedarray import top
@@ -32,6 +29,9 @@ class Terminal:
 
     def __init__(self, *arguments: str, columns: int = 110, lines: int = 24) -> None:
         pyte = pytest.importorskip("pyte", reason="needs pyte: pip install 'numpy-sharedarray[test]'")
+        import pty
+        import termios
+
         self._ours, theirs = pty.openpty()
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -48,6 +48,9 @@ class Terminal:
         )
 
     def _set_size(self, columns: int, lines: int) -> None:
+        import fcntl
+        import termios
+
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def resize(self, columns: int, lines: int) -> None:
@@ -89,6 +92,8 @@ class Terminal:
 
     def ends(self, status: int = 0) -> None:
         """Wait for its end; the terminal must be as it was before."""
+        import termios
+
         deadline = time.monotonic() + ANSWER
         while self.process.poll() is None and time.monotonic() < deadline:
             self.rows()
@@ -110,6 +115,7 @@ class Terminal:
         os.close(self._theirs)
 
 
+@needs_terminals
 def test_it_draws_sorts_removes_resizes_and_quits() -> None:
     pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
     held = [
@@ -167,6 +173,7 @@ def test_it_draws_sorts_removes_resizes_and_quits() -> None:
     del held, more
 
 
+@needs_terminals
 @pytest.mark.slow
 def test_many_blocks_scroll_and_ctrl_c_quits() -> None:
     pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
@@ -182,6 +189,7 @@ def test_many_blocks_scroll_and_ctrl_c_quits() -> None:
     del held
 
 
+@needs_terminals
 @pytest.mark.slow
 def test_orphans_are_shown_and_pruned(own_directory: str) -> None:
     pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
@@ -210,9 +218,9 @@ def shell(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=ANSWER,
-        env=environment(**changes),
+        env=environment(PYTHONIOENCODING="utf-8", **changes),
     )
 
 

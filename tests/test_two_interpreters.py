@@ -181,6 +181,33 @@ def test_arrays_have_the_name_as_well(name: str) -> None:
     array.close()
 
 
+def test_either_side_may_be_killed(name: str) -> None:
+    """Who has the memory open keeps it, whoever made it."""
+    script = """
+        block = SharedMemory(sys.argv[1] + "-theirs", create=True, size=10)
+        leave_alone(block)
+        block.buf[:5] = b"hello"
+        ours = attach(sys.argv[1] + "-ours")
+        say(bytes(ours.buf[:5]).decode())
+        hear()
+    """
+    ours = sa.SharedMemory(f"{name}-ours", create=True, size=10)
+    ours.buf[:5] = b"howdy"
+    with Shell(script, name) as other:
+        assert other.hear() == "howdy"
+        theirs = sa.SharedMemory(f"{name}-theirs")
+        other.process.kill()
+    assert bytes(theirs.buf[:5]) == b"hello"
+    assert bytes(sa.SharedMemory(f"{name}-ours").buf[:5]) == b"howdy"
+    for block in (ours, theirs):
+        block.close()
+    for left in ("ours", "theirs"):
+        try:
+            sa.SharedMemory(f"{name}-{left}").unlink()
+        except FileNotFoundError:
+            pass  # where memory goes with the last that has it open
+
+
 def test_names_are_not_free_to_cpython_while_we_hold_them(name: str) -> None:
     with sa.zeros(5, name=name):
         script = """

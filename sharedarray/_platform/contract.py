@@ -53,9 +53,6 @@ class Platform(Protocol):
     NEEDS_JANITOR: bool
     """Whether a block outlives its last holder's sudden death, so that somebody has to look."""
 
-    NAMES_MOVE: bool
-    """Whether `move` gives one block's name to another in one step; where not, it is never called."""
-
     RECORDS_DECIDE: bool
     """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
 
@@ -84,12 +81,12 @@ class Platform(Protocol):
     def draft(self, directory: str) -> Draft:
         """Start an empty file that nobody can see, or one with a scratch name."""
 
-    def draft_memory(self, directory: str, size: int, path: str | None) -> Draft:
+    def draft_memory(self, directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
         """Start a block of memory, to be published as `path`, or never, where that is None.
 
         Where memory has its name from its making on, it is made with its size, the name is taken from now on
-        (`FileExistsError`), and whoever opens it before it is published is told (`FileNotFoundError`). It may
-        also be empty, as `draft`'s.
+        (`FileExistsError`), and whoever opens it before it is published is told (`FileNotFoundError`); unless
+        it is to `replace` what has the name, and keeps it until then. It may also be empty, as `draft`'s.
         """
 
     def reserve(self, handle: int, size: int, start: int = 0) -> None:
@@ -219,14 +216,28 @@ class Platform(Protocol):
     def inode_of(self, path: str) -> int | None:
         """Inode that the name leads to, None when there is no such name."""
 
+    def ended(self, inode: int) -> bool:
+        """Whether it is known that nobody has the memory of this inode any more, or brings a reference to it.
+
+        False where the kernel tells it by names alone; then it may be about to get one.
+        """
+
     def pin(self, handle: int, path: str) -> None:
         """Give the open block one more name, which keeps exactly this block alive."""
 
-    def remove(self, path: str) -> bool:
-        """Remove a name; False when it was not there."""
+    def remove(self, path: str, inode: int | None = None) -> bool:
+        """Remove a name; False when it was not there.
+
+        Where a block may lose its name though somebody has started leaving it, as the kernel takes names
+        away with the last holder, a name that does not lead to `inode`, if given, is left alone as well.
+        """
 
     def move(self, source: str, target: str) -> None:
-        """Rename `source` to `target`, in the place of what had that name."""
+        """Give a block that is pinned, and perhaps not published, its name in the place of what has that.
+
+        In one step: whoever opens `target` meanwhile finds the one or the other. `source`, as `pin` made it,
+        is gone then.
+        """
 
     def make_private_directory(self, path: str) -> None:
         """Have a directory that only this user can enter; `PermissionError` when it is anything else."""

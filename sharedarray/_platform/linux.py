@@ -22,7 +22,6 @@ from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
-    NAMES_MOVE as NAMES_MOVE,
     RECORDS_DECIDE as RECORDS_DECIDE,
     STILL_MADE as STILL_MADE,
     Locks,
@@ -31,6 +30,7 @@ from sharedarray._platform.posix import (
     capacity as capacity,
     close as close,
     discard as discard,
+    ended as ended,
     inode_of as inode_of,
     leads_to as leads_to,
     make_private_directory as make_private_directory,
@@ -77,7 +77,7 @@ def draft(directory: str) -> Draft:
     return Draft(handle)
 
 
-def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+def draft_memory(directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
     found = draft(directory)
     if path is None:
         if found.scratch:

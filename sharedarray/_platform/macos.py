@@ -27,7 +27,6 @@ from collections.abc import Iterable
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
     NAME_LIMIT as NAME_LIMIT,
-    NAMES_MOVE as NAMES_MOVE,
     RECORDS_DECIDE as RECORDS_DECIDE,
     STILL_MADE as STILL_MADE,
     WRITABLE,
@@ -37,6 +36,7 @@ from sharedarray._platform.posix import (
     capacity as capacity,
     close as close,
     discard as discard,
+    ended as ended,
     inode_of as inode_of,
     leads_to as leads_to,
     make_private_directory as make_private_directory,
@@ -72,7 +72,7 @@ _ZEROS = memoryview(bytes(1 << 20))  # what reserves pages, a piece at a time
 draft = scratch_draft
 
 
-def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+def draft_memory(directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
     found = draft(directory)
     if path is None:
         os.unlink(str(found.scratch))

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 
 from sharedarray._platform.contract import Draft, Mode, Status
 
-NAMES_MOVE = True
 RECORDS_DECIDE = True
 STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
 NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds an inode to it
@@ -307,10 +306,14 @@ def inode_of(path: str) -> int | None:
         return None
 
 
+def ended(inode: int) -> bool:
+    return False
+
+
 move = os.replace
 
 
-def remove(path: str) -> bool:
+def remove(path: str, inode: int | None = None) -> bool:
     try:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -83,7 +83,6 @@ _kernel32: Any = ctypes.__dict__["WinDLL"]("kernel32", use_last_error=True)
 _last_error: Callable[[], int] = ctypes.__dict__.get("get_last_error", lambda: 0)
 
 NEEDS_JANITOR = False
-NAMES_MOVE = False
 RECORDS_DECIDE = False
 STILL_MADE = "a block that is still being made"
 NAME_LIMIT = 200  # bytes; file names have 255 characters at most, and a record's adds an inode to it
@@ -182,7 +181,7 @@ def name_problem(name: str) -> str | None:
 
 
 _OURS = "sharedarray."  # starts the names of kernel objects that are no blocks
-_GENERATIONS = 8  # blocks of one name at once: one that has it, and unlinked ones that are held
+_GENERATIONS = 16  # blocks of one name at once: one that has it, and unlinked ones that are held
 _NOTE_KINDS = ("t.", "s.")  # what the names of tokens start with
 
 
@@ -377,19 +376,36 @@ def _find(path: str, *, making: bool = False) -> _Section | None:
     """
     if _in_registry(path):
         return None
+    made: _Section | None = None
     with _naming():  # or one who only looks whether somebody holds it could be taken for a holder
         for name in _generations(_kernel_name(path)):
             section, state = _open_section(name, path)
             if section is None:
                 continue
             if state == _READY and (section.foreign or _exists(section.id)):
+                made, other = section, made
+            elif state == _MAKING and made is None:
+                made, other = section, None
+            else:
+                other = section
+            if other is not None:
+                _close_handle(other.handle)
+            if state == _READY and made is section:
                 return section
-            if state == _MAKING and making:
-                return section
-            _close_handle(section.handle)
-            if state == _MAKING:
-                raise FileNotFoundError(errno.ENOENT, STILL_MADE, path)
-    return None
+    if made is not None and not making:
+        _close_handle(made.handle)
+        if os.path.lexists(path):  # which it is to replace
+            return None
+        raise FileNotFoundError(errno.ENOENT, STILL_MADE, path)
+    return made
+
+
+def _find_whole(path: str) -> _Section | None:
+    """Open the section of the block at `path`, if it is published; None where it is not."""
+    try:
+        return _find(path)
+    except FileNotFoundError:
+        return None
 
 
 def _event_name(number: int, pid: int | None = None) -> str:
@@ -454,18 +470,15 @@ def draft(directory: str) -> Draft:
     return Draft(_open_file(scratch, disposition=win32con.CREATE_NEW, private=True), scratch)
 
 
-def draft_memory(directory: str, size: int, path: str | None) -> Draft:
+def draft_memory(directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
     _need_directory(directory)
     if not os.path.isdir(directory):
         raise FileNotFoundError(errno.ENOENT, "no such directory", directory)
     if path is None:
         return Draft(_make_unnamed(size))
     with _naming():
-        found = _find(path, making=True)
-        if found is not None:
-            _close_handle(found.handle)
-        if found is not None or os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "the name is taken", path)
+        if not replace:
+            _refuse_taken(path, making=True)
         for name in _generations(_kernel_name(path)):
             section = _make(name, path, size)
             if section is not None:
@@ -478,6 +491,14 @@ def draft_memory(directory: str, size: int, path: str | None) -> Draft:
         _close_handle(section.handle)
         raise
     return Draft(_number(section))
+
+
+def _refuse_taken(path: str, *, making: bool) -> None:
+    found = _find(path, making=True) if making else _find_whole(path)
+    if found is not None:
+        _close_handle(found.handle)
+    if found is not None or os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "the name is taken", path)
 
 
 def _make_unnamed(size: int) -> int:
@@ -529,18 +550,15 @@ def shrink(handle: int) -> None:
 
 
 def publish(draft: Draft, path: str) -> None:
-    if draft.handle >= _FIRST:
+    with _naming():
+        _refuse_taken(path, making=False)
+        if draft.handle < _FIRST:
+            os.rename(str(draft.scratch), path)
+            _paths[draft.handle] = path
+            return
         section = _sections[draft.handle]
         section.draft = None
         _set_state(section.handle, _READY)
-        return
-    with _naming():
-        found = _find(path, making=True)
-        if found is not None:
-            _close_handle(found.handle)
-            raise FileExistsError(errno.EEXIST, "the name is taken", path)
-        os.rename(str(draft.scratch), path)
-    _paths[draft.handle] = path
 
 
 def discard(draft: Draft) -> None:
@@ -613,7 +631,13 @@ def open(path: str, *, writable: bool) -> int:
     section = _find(path)
     if section is not None:
         return _number(section)
-    handle = _open_file(path, _READ_WRITE if writable else win32con.GENERIC_READ)
+    try:
+        handle = _open_file(path, _READ_WRITE if writable else win32con.GENERIC_READ)
+    except FileNotFoundError:
+        section = _find(path)  # which may have taken the name of a file just now
+        if section is None:
+            raise
+        return _number(section)
     if not _in_registry(path) and not _same_case(path):
         close(handle)
         raise FileNotFoundError(errno.ENOENT, "there is only another spelling", path)
@@ -998,6 +1022,10 @@ def inode_of(path: str) -> int | None:
     return _file_inode(path)
 
 
+def ended(inode: int) -> bool:
+    return not _exists(inode)
+
+
 def pin(handle: int, path: str) -> None:
     if handle < _FIRST:
         write_note(path, f"file {_paths[handle]}")
@@ -1079,10 +1107,49 @@ def _remove_token(path: str) -> bool:
 
 
 def move(source: str, target: str) -> None:
-    raise NotImplementedError  # NAMES_MOVE is False
+    text = read_note(source) or ""
+    kind, _, rest = text.partition(" ")
+    with _naming():
+        old = _find_whole(target)
+        try:
+            if kind == "file":
+                _move_file(rest, target)
+            else:
+                _show(rest.partition("\n")[2], target)
+                if old is None:
+                    _remove_file(target)
+            if old is not None and not old.foreign:
+                _set_state(old.handle, _UNLINKED)
+        finally:
+            if old is not None:
+                _close_handle(old.handle)
+        _remove_token(source)
 
 
-def remove(path: str) -> bool:
+def _show(name: str, path: str) -> None:
+    """Publish the section of this very name, which this process has made."""
+    section, _ = _open_section(name, path)
+    if section is None:
+        raise FileNotFoundError(errno.ENOENT, "it is gone", path)
+    for own in _sections.values():
+        if own.id == section.id:
+            own.draft = None
+    _set_state(section.handle, _READY)
+    _close_handle(section.handle)
+
+
+def _move_file(source: str, target: str) -> None:
+    try:
+        os.replace(source, target)
+    except PermissionError:  # a file that is mapped can be renamed, and not be replaced
+        _remove_file(target)
+        os.rename(source, target)
+    for handle, path in list(_paths.items()):
+        if path == source:
+            _paths[handle] = target
+
+
+def remove(path: str, inode: int | None = None) -> bool:
     if _is_token(path):
         return _remove_token(path)
     if not _in_registry(path):
@@ -1091,11 +1158,16 @@ def remove(path: str) -> bool:
                 section = _find(path)
             except FileNotFoundError:
                 return False
+            if section is not None and inode not in (None, section.id):
+                _close_handle(section.handle)
+                return False
             if section is not None:
                 if not section.foreign:  # CPython's memory goes with its last user, as CPython says
                     _set_state(section.handle, _UNLINKED)
                 _close_handle(section.handle)
                 return True
+            if inode is not None and _file_inode(path) != inode:
+                return False
     return _remove_file(path)
 
 
@@ -1224,7 +1296,9 @@ def remove_directory(path: str) -> None:
 def names(directory: str) -> list[str]:
     try:
         return [name for name in os.listdir(directory) if not name.endswith(".gone")]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
+        if os.path.isdir(directory):
+            raise
         return []
 
 

@@ -9,7 +9,7 @@ without a file is not counted. Of the contestants only the limit has any.)
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -24,8 +24,10 @@ def why_not() -> str | None:
     """Why memory cannot be measured here; None when it can."""
     if not os.path.exists("/proc/self/smaps_rollup"):
         return "this system does not tell the proportional set size of processes"
-    if importlib.util.find_spec("psutil") is None:
-        return f"psutil is not installed: {EXTRA}"
+    try:
+        importlib.import_module("psutil")
+    except ImportError as error:
+        return f"psutil cannot be used ({error}): {EXTRA}"
     return None
 
 

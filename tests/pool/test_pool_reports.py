@@ -12,7 +12,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import stat
 import time
 import xml.etree.ElementTree as ET
@@ -20,6 +19,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import link, needs_limits, needs_modes
 
 import sharedarray as sa
 from sharedarray.pool import reports
@@ -453,7 +453,8 @@ def test_save(tmp_path, kind):
     assert read(tmp_path / "run.svg") == read(tmp_path / "run.SVG") == SOME.to_svg()
     for suffix in (".json", ".json.gz"):
         assert json.loads(read(tmp_path / f"run{suffix}")) == SOME.to_chrome_trace()
-    assert len(list(tmp_path.iterdir())) == 5
+    one = os.path.samefile(tmp_path / "run.svg", tmp_path / "run.SVG")  # names that differ in case may be
+    assert len(list(tmp_path.iterdir())) == 5 - one
     packed = (tmp_path / "run.json.gz").read_bytes()
     SOME.save(tmp_path / "run.json.gz")
     assert (tmp_path / "run.json.gz").read_bytes() == packed
@@ -465,6 +466,7 @@ def test_save_into_the_working_directory(tmp_path, monkeypatch):
     assert read(tmp_path / "run.txt") == f"{SOME}\n"
 
 
+@needs_modes
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_save_respects_the_umask(tmp_path, mask):
     before = os.umask(mask)
@@ -477,11 +479,11 @@ def test_save_respects_the_umask(tmp_path, mask):
 
 def test_save_through_a_link_replaces_what_it_leads_to(tmp_path):
     (tmp_path / "there").mkdir()
-    real, link = tmp_path / "there" / "run.txt", tmp_path / "run.txt"
+    real, other = tmp_path / "there" / "run.txt", tmp_path / "run.txt"
     real.write_text("old")
-    link.symlink_to(real)
-    SOME.save(link)
-    assert link.is_symlink()
+    link(other, real)
+    SOME.save(other)
+    assert other.is_symlink()
     assert read(real) == f"{SOME}\n"
 
 
@@ -494,10 +496,13 @@ def test_save_knows_its_suffixes(tmp_path, name, found):
     assert not list(tmp_path.iterdir())
 
 
+@needs_limits
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_failed_save_leaves_what_was_there(tmp_path, suffix):
     """The device is full, so to speak, when half of the file is written."""
     path = tmp_path / f"run{suffix}"
+    import resource
+
     path.write_text("old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -514,7 +519,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, suffix):
 def test_a_save_that_cannot_take_its_name_leaves_nothing(tmp_path):
     path = tmp_path / "run.svg"
     path.mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises((IsADirectoryError, PermissionError)):
         SOME.save(path)
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileNotFoundError):

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import FORKS
 
 import sharedarray as sa
 from sharedarray.pool.tiling import Tiling
@@ -281,7 +282,10 @@ def test_dtypes_that_differ_between_blocks(pool):
     def halves(block):
         return block // 2 if block[0] < 5 else block / 2
 
-    with pytest.raises(TypeError, match=r"halves returned float64 for 5 to 10 .* int64 for the first block"):
+    whole = np.arange(1).dtype
+    with pytest.raises(
+        TypeError, match=rf"halves returned float64 for 5 to 10 .* {whole} for the first block"
+    ):
         pool.map_blocks(halves, np.arange(10), block_size=5)
     with pytest.raises(TypeError, match=r"halves returned float64 for 15 to 20"):
         pool.map_blocks(halves, np.arange(-10, 20), block_size=5)
@@ -319,7 +323,7 @@ def test_a_call_that_takes_too_long(first_method, tmp_path):
     with sa.Pool(2, first_method) as pool:
         out = sa.zeros(40)
         with pytest.raises(TimeoutError):
-            pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=1.5)
+            pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=1.5 if FORKS else 8)
         assert list(tmp_path.iterdir())
         assert pool.stats().running == 0
         with pytest.raises(TimeoutError):

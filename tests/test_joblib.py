@@ -257,6 +257,17 @@ def test_workers_are_kept_for_the_next_call() -> None:
     assert not set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
 
 
+def nested(i: int) -> list[int]:
+    with parallel_config(backend="sharedarray", n_jobs=2):
+        return list(Parallel()(delayed(pow)(i, j) for j in range(3)))
+
+
+@pytest.mark.slow
+def test_workers_with_workers_of_their_own_end() -> None:
+    assert Parallel()(delayed(nested)(i) for i in range(4)) == [[1, i, i * i] for i in range(4)]
+    end_idle_workers()  # which waits for them
+
+
 @pytest.mark.slow
 def test_workers_that_nobody_needs_end() -> None:
     with parallel_config(backend="sharedarray", n_jobs=2, idle_worker_timeout=0.05):

@@ -33,7 +33,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from multiprocessing import current_process
+from multiprocessing import current_process, util
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,6 +65,7 @@ IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
 _LARGE = 1 << 20  # bytes from which on an array is shared, where joblib does not say
 _NESTED = 2  # levels of nesting from which on this backend starts no processes
 _OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "preload", "retries")
+_FIRST = 10  # priority, among what multiprocessing does at a process's end, of ending the pool that waits
 _HEAVY = "sklearn"  # whose modules the fork server loads, if this process has
 _MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
 
@@ -231,6 +232,7 @@ class _Idle:
         self._lock = threading.Lock()
         self._pool: tuple[_Key, Pool] | None = None
         self._timer: threading.Timer | None = None
+        self._ends = False
 
     def take(self, key: _Key, make: Callable[[], Pool]) -> Pool:
         """A pool made like this."""
@@ -249,6 +251,11 @@ class _Idle:
         timer.daemon = True
         timer.name = "sharedarray-joblib-idle"
         with self._lock:
+            if not self._ends:
+                # A process of multiprocessing's waits for its children before it ends its threads, and so a
+                # worker would wait for workers of its own for ever.
+                util.Finalize(None, self.end, kwargs={"wait": True}, exitpriority=_FIRST)
+                self._ends = True
             before, self._pool = self._pool, (key, pool)
             self._stop_timer()
             self._timer = timer

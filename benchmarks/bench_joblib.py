@@ -27,7 +27,7 @@ from sharedarray.bench import memory
 pytest.importorskip("joblib")
 pytest.importorskip("sklearn")
 
-ROUNDS = 3
+ROUNDS = 1 if QUICK else 3
 LESS = 1.0  # times loky's memory that ours may take
 
 PROGRAM = """

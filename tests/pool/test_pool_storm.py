@@ -19,7 +19,7 @@ import sharedarray as sa
 pytestmark = pytest.mark.slow
 
 # Kills for each start method, and seconds between two of them on average: what starts slowly gets more time.
-KILLS = {"fork": 120, "forkserver": 120, "spawn": 40}
+KILLS = {"fork": 80, "forkserver": 80, "spawn": 40}
 PAUSE = {"fork": 0.025, "forkserver": 0.025, "spawn": 0.1}
 
 

@@ -19,15 +19,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, forget_janitor
+from helpers import ANSWER, blocks_are_files, forget_janitor
 
 import sharedarray as sa
 
 WHERE = "/dev/shm"
 
-pytestmark = pytest.mark.skipif(
-    not os.path.isdir(WHERE) or not os.access(WHERE, os.W_OK), reason="CPython's blocks are elsewhere here"
-)
+pytestmark = [
+    # Where they are none, test_two_interpreters.py has the same.
+    pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here"),
+    pytest.mark.skipif(
+        not os.path.isdir(WHERE) or not os.access(WHERE, os.W_OK),
+        reason="CPython's blocks are elsewhere here",
+    ),
+]
 
 
 def _interpreters() -> dict[str, str]:

@@ -95,11 +95,11 @@ class _Answers:
 
 def _timed(call: Any, seconds: float, warm: float) -> float:
     took = begin = time.perf_counter()
-    for _ in range(WARM_CALLS):
+    for number in range(WARM_CALLS):
         took = seconds_of(call, 1)
         if took > 2 * warm:
             return took
-        if time.perf_counter() - begin > warm:
+        if number and time.perf_counter() - begin > warm:  # one alone has met cold memory
             break
     return seconds_of(call, max(1, min(MOST_LOOPS, round(seconds / max(took, 1e-9)))))
 

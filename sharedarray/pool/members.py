@@ -28,8 +28,10 @@ from sharedarray.pool.messages import (
     HEADER,
     LAZY,
     OF_CALL,
+    PLAIN,
     ROOM,
     SHARES,
+    Buffer,
     Entry,
     Frame,
     Kind,
@@ -205,7 +207,7 @@ class Member:
         for _ in range(task.left):
             self._unclaim()
         if retired:
-            self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+            self.retire(retired)
         function = task.function
         if function is not None and function.number not in self.functions:
             self._teach(function)
@@ -237,6 +239,30 @@ class Member:
             encode(_TASK, flags, item, task.number, 0, 0, pickled.stream, entries, pickled.inline)
         )
         return 0
+
+    def retire(self, retired: Sequence[int]) -> None:
+        """Tell it, when the channel is flushed, of slots that there are no more."""
+        self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+
+    def start(self, number: int, stream: Buffer, shares: int) -> bool:
+        """Have it do a small call at once, for it has nothing to do; see `Channel.flush`.
+
+        The call is on its way already when `started` writes it down.
+        """
+        self._unclaim()
+        head = HEADER.pack(_TASK, PLAIN | shares, 0, 0, number, len(stream), 0, 0)
+        return self.channel.write(head + stream)
+
+    def started(self, task: Task) -> None:
+        """Take note of what `start` has sent."""
+        self.tasks.append(task)
+        pickled = task.pickled
+        if pickled is not None and pickled.blocks:
+            self._gets(pickled)
+        self.load = 1
+        self.given += 1
+        self.since = time.monotonic()
+        self.silent = False
 
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)
@@ -328,6 +354,14 @@ class Member:
         slot = self.room.pop(number, None)
         if slot is not None:
             self.put_back(slot)
+
+    def finished(self, task: Task, now: float) -> None:
+        """Take note of the answer to the only item that it has, which is the only one of its task."""
+        task.done = 1
+        self.tasks.popleft()
+        self.load = 0
+        self.since = now
+        self.silent = False
 
     def dropped(self, count: int) -> None:
         """Take note that it has come to what was taken back."""

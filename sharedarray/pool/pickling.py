@@ -52,6 +52,7 @@ __all__ = [
     "Copied",
     "Parcel",
     "Pickled",
+    "Short",
     "contiguous",
     "dump_call",
     "dump_result",
@@ -59,6 +60,7 @@ __all__ = [
     "load_call",
     "load_result",
     "loads",
+    "short_call",
     "simple",
 ]
 
@@ -341,7 +343,7 @@ class Pickled:
         return [contiguous(parcel.source) for parcel in self.parcels if parcel.source is not None]
 
 
-class _Short(Pickled):
+class Short(Pickled):
     """Numbers and text: short, and with nothing beside. They come by the thousand."""
 
     __slots__ = ()
@@ -360,7 +362,7 @@ class _Short(Pickled):
 
 def _marshalled(obj: Any) -> Pickled:
     stream = marshal.dumps(obj)
-    return _Short(stream) if len(stream) < OUT_OF_BAND else Pickled(stream, layout=PLAIN)
+    return Short(stream) if len(stream) < OUT_OF_BAND else Pickled(stream, layout=PLAIN)
 
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -618,6 +620,20 @@ def dump_call(
         before = now
     account = Account(_names(len(args), kwargs), parts)
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, account, PARTS)
+
+
+def short_call(function: Any, args: tuple[Any, ...]) -> tuple[str, bytes] | None:
+    """Return the name of a function and the stream that stands for a call of it, as `dump_call` makes it.
+
+    That is for calls with numbers and text of importable functions; None for others, and for long texts.
+    """
+    if not _SIMPLE.issuperset(map(type, args)):
+        return None
+    home = _home_of(function)
+    if home is None or home[0] is None:
+        return None
+    stream = marshal.dumps((*home, (), args))
+    return (home[1], stream) if len(stream) < OUT_OF_BAND else None
 
 
 def _plain_call(

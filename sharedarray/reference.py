@@ -33,6 +33,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -231,11 +232,20 @@ class Kept:
 
     def __enter__(self) -> None:
         global _keeping
-        _keeping = threading.get_ident(), self
+        _keeping = get_ident(), self
 
     def __exit__(self, *exception: object) -> None:
         global _keeping
         _keeping = None
+
+    def lend(self, key: _Key) -> Mapping | None:
+        """Return an attachment that is kept, None where there is none of use."""
+        mapping = self._kept.get(key)
+        if mapping is None or not segment.borrow(mapping):
+            return None
+        self._kept.move_to_end(key)
+        self._used.add(key)
+        return mapping
 
     def add(self, key: _Key, mapping: Mapping) -> None:
         """Keep an attachment."""
@@ -307,13 +317,14 @@ def _arrive(
     """The view that a reference with these attributes stands for, in this process."""
     with _arriving:
         key = (device, inode, mode)
-        mapping = _arrived.get(key)
-        keeping = _keeping
-        keeps = keeping is not None and mode != "c" and keeping[0] == threading.get_ident()
-        if mapping is None or not (segment.borrow if keeps else segment.unpark)(mapping):
-            mapping = _attached(name, directory, key, token)
-        if keeping is not None and keeps:
-            keeping[1].add(key, mapping)
+        keeping = None if _keeping is None or mode == "c" or _keeping[0] != get_ident() else _keeping[1]
+        mapping = None if keeping is None else keeping.lend(key)
+        if mapping is None:
+            mapping = _arrived.get(key)
+            if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
+                mapping = _attached(name, directory, key, token)
+            if keeping is not None:
+                keeping.add(key, mapping)
         if token is not None and directory is not None:
             registry.unpin(directory, token)
     try:

@@ -246,10 +246,9 @@ class Channel:
         """Wait until there is something to read, for as many seconds; say whether there is."""
         return self._reader.readable(timeout)
 
-    def look(self, glance: Glance) -> None:
-        """Look for something to read for a short time, without sleeping."""
-        if glance.worthwhile():
-            glance.look(self._reader.there)
+    def look(self, glance: Glance) -> bool:
+        """Look for something to read for a short time, without sleeping; say whether there is."""
+        return glance.worthwhile() and bool(glance.look(self._reader.there))
 
     def receive(self) -> list[Frame]:
         """Return all frames that one call to the kernel completes, which may be none.

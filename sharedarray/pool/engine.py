@@ -65,11 +65,11 @@ from sharedarray.pool import deaths, failures, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
-from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Buffer, Frame, Kind, encode
+from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
 from sharedarray.pool.pickling import (
+    Call,
     Parcel,
     Pickled,
-    Short,
     dump_call,
     dumps,
     load_result,
@@ -252,27 +252,21 @@ class Engine:
             When it must be over, in seconds of the monotonic clock.
         """
         again = self._retries if retries is None else retries
-        free = label is None and limit is None and deadline is None
-        short = None if kwargs or not free else short_call(function, args)
-        if short is not None:
-            started = self._start_at_once(*short, again)
+        short = None if kwargs or label is not None else short_call(function, args)
+        if short is not None and limit is None and deadline is None:
+            started = self._start_at_once(short, (function, args, kwargs), again)
             if started is not None:
                 return started
         if label is None:
             label = name_of(function)
-        pickled: Pickled
         try:
-            pickled = dump_call(function, args, kwargs) if short is None else Short(short[1])
+            pickled = dump_call(function, args, kwargs) if short is None else short.pickled()
         except Exception as reason:
             self._check_open()
             future = PoolFuture(self)
             future.set_exception(_unsendable(label, reason))
             return future
         kept = (function, args, kwargs) if pickled.shares or pickled.parcels else None
-        if free and short is None and pickled.plain and pickled.layout == PLAIN:
-            started = self._start_at_once(label, pickled.stream, again, pickled, kept)
-            if started is not None:
-                return started
         future = PoolFuture(self)
         task = Task(
             0,
@@ -294,20 +288,11 @@ class Engine:
             self._accept([task], pickled)
         return future
 
-    def _start_at_once(
-        self, label: str, stream: Buffer, retries: int, pickled: Pickled | None = None, kept: object = None
-    ) -> PoolFuture | None:
+    def _start_at_once(self, call: Call, what: tuple[Any, ...], retries: int) -> PoolFuture | None:
         """Have a worker that has nothing to do begin a small call; return None where there is none.
 
         What is to be written down about the call is written while the worker is at it. Nobody misses it:
         answers are entered under the lock.
-
-        Parameters
-        ----------
-        label, stream, retries
-            The function's name, and the call, in marshal's format.
-        pickled, kept
-            The call again, and what it refers to; None for a call with numbers and text.
         """
         with interrupts.deferred, self._lock:
             if self._queue or self._vacant or self._max_tasks is not None or not self._is_open():
@@ -317,29 +302,28 @@ class Engine:
                     break
             else:
                 return None
-            if self.ledger.result_size(label):
+            if self.ledger.result_size(call.label):
                 return None  # a slot is to be lent for it
             retired = self.store.gone(member.known) if member.known else ()
             if retired:
                 member.retire(retired)
             number = new_number()
-            blocks = () if pickled is None else pickled.blocks
             try:
-                sent = member.start(number, stream, SHARES if blocks else 0)
+                sent = member.start(number, call.stream, SHARES if call.blocks else 0)
             except OSError:
                 member.doomed, sent = True, False  # as in `_flush`
-            if pickled is None:
-                pickled = Short(stream)
-            future = PoolFuture(self)
-            task = Task(number, future, label, pickled=pickled, kept=kept, retries=retries, number=number)
+            future, pickled = PoolFuture(self), call.pickled()
+            kept = what if call.blocks else None
+            task = Task(
+                number, future, call.label, pickled=pickled, kept=kept, retries=retries, number=number
+            )
             future.begun(task)
-            member.started(task)
-            if blocks:
+            if not member.started(task):
                 self._follow(pickled)
             self._begun_at_once(member.since)
             if not sent:
                 self._attend_to(member)
-            self.ledger.called(number, label, pickled)
+            self.ledger.called(number, call.label, pickled)
             return future
 
     def _begun_at_once(self, now: float) -> None:
@@ -606,13 +590,18 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            began = time.perf_counter()
-            # The look is too short for anybody to want to break it off.
-            ready = glance.look(pipes.ready) if glance.worthwhile() and not self._crowded() else []
-            if not ready:
-                with interrupts.allowed:
-                    ready = pipes.wait(left)
-            glance.waited(time.perf_counter() - began)
+            ready = pipes.ready()
+            if ready:
+                glance.waited(0.0)  # it was there before the end of what had to be done after the asking
+            else:
+                began = time.perf_counter()
+                # The look is too short for anybody to want to break it off.
+                if glance.worthwhile() and not self._crowded():
+                    ready = glance.look(pipes.ready)
+                if not ready:
+                    with interrupts.allowed:
+                        ready = pipes.wait(left)
+                glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
 
@@ -1484,7 +1473,7 @@ class Engine:
                 return None
             now = self._active = time.monotonic()
             member.finished(task, now)
-            self.ledger.noted(task, frame, now, member.name, member.pid, failed=False)
+            self.ledger.finished(task, frame, now, member.name, member.pid, failed=False)
             task.release()
             if len(self._members) > 1:
                 self._even_out()
@@ -1591,7 +1580,7 @@ class Engine:
             settled.append((task.sink, index, [outcome]))
             if member.room:
                 member.clear_room(task.number)
-            self.ledger.noted(task, frame, member.since, member.name, member.pid, failed=failed)
+            self.ledger.finished(task, frame, member.since, member.name, member.pid, failed=failed)
             task.release()
             return
         self.ledger.answered(task, frame, failed=failed)

@@ -253,16 +253,20 @@ class Member:
         head = HEADER.pack(_TASK, PLAIN | shares, 0, 0, number, len(stream), 0, 0)
         return self.channel.write(head + stream)
 
-    def started(self, task: Task) -> None:
-        """Take note of what `start` has sent."""
+    def started(self, task: Task) -> bool:
+        """Take note of what `start` has sent; return whether it was given before all that this refers to."""
         self.tasks.append(task)
-        pickled = task.pickled
-        if pickled is not None and pickled.blocks:
-            self._gets(pickled)
         self.load = 1
         self.given += 1
         self.since = time.monotonic()
         self.silent = False
+        pickled = task.pickled
+        assert pickled is not None
+        for mapping in pickled.blocks:
+            if (mapping.device, mapping.inode) not in self.blocks:
+                self._gets(pickled)
+                return False
+        return True
 
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)

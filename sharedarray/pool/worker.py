@@ -57,7 +57,7 @@ from sharedarray.pool.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import Pickled, contiguous, dump_result, dumps, load_call, loads
+from sharedarray.pool.pickling import FORMAT, Pickled, contiguous, dump_result, dumps, load_call, loads
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 
 __all__ = ["Ends", "Setup", "main"]
@@ -347,7 +347,7 @@ class _Answers:
         began, ended
             When it was computed.
         """
-        data = _marshalled(value)
+        data = _marshalled(value, FORMAT)
         with self._lock:
             end = self._length + len(data)
             if end > self._size or not self._count:
@@ -509,7 +509,8 @@ class _Worker:
 
     def _wait(self) -> None:
         """Wait for a message; tidy up when there is none for a while."""
-        self._channel.look(self._glance)
+        if self._channel.look(self._glance):
+            return
         if not self._tidy and not self._channel.poll(_IDLE):
             gc.collect()
             self._attachments.settle()
@@ -671,7 +672,7 @@ class _Worker:
             if type(value) in _SMALL:
                 self._attachments.end()
                 self._attachments.settle()
-                stream = _marshalled(value)
+                stream = _marshalled(value, FORMAT)
                 self._answers.one(frame.task, began, monotonic_ns(), stream)
                 return
             outcome = _packed(value)

@@ -236,6 +236,16 @@ def inode(name: str, where: str | None = None) -> int | None:
     return found
 
 
+def memory_is_there(name: str) -> bool:
+    """Whether any process has the memory of a block of this name, where blocks are no files."""
+    platform = _platform()
+    path = f"{directory()}/{name}"
+    section, _ = platform._open_section(platform._kernel_name(path), path)
+    if section is not None:
+        platform._close_handle(section.handle)
+    return section is not None
+
+
 def janitors(where: str | None = None) -> list[int]:
     """Pids of the janitors of a directory."""
     wanted = registry(where).encode()

@@ -6,21 +6,22 @@ import contextlib
 import gc
 import os
 import random
-import signal
 import threading
 from concurrent.futures import Future, wait
 
 import numpy as np
 import pool_tasks
 import pytest
+from helpers import FORKS, SIGNALS, kill
 
 import sharedarray as sa
 
 pytestmark = pytest.mark.slow
 
-# Kills for each start method, and seconds between two of them on average: what starts slowly gets more time.
-KILLS = {"fork": 80, "forkserver": 80, "spawn": 40}
-PAUSE = {"fork": 0.025, "forkserver": 0.025, "spawn": 0.1}
+# Kills for each start method, and seconds between two of them on average: what starts slowly gets more time,
+# and most where nothing can be forked.
+KILLS = {"fork": 80, "forkserver": 80, "spawn": 40 if FORKS else 15}
+PAUSE = {"fork": 0.025, "forkserver": 0.025, "spawn": 0.1 if FORKS else 0.5}
 
 
 class Killer:
@@ -49,8 +50,8 @@ class Killer:
             pids = [pid for pid in self._pool._engine.pids() if pid not in self.killed]
             if pids:
                 victim = self._random.choice(pids)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError if SIGNALS else OSError):
+                    kill(victim)
                     self.killed.add(victim)
         self.over.set()
 

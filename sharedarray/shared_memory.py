@@ -163,8 +163,9 @@ class SharedMemory:
 
     @property
     def _name(self) -> str:
-        # Much code hands it to the resource tracker's `unregister`, against gh-82300.
-        return f"/{self._given}"
+        # Much code hands it to the resource tracker's `unregister`, against gh-82300. CPython has a slash
+        # before the names of files alone.
+        return f"/{self._given}" if platform.RECORDS_DECIDE else self._given
 
     @property
     def size(self) -> int:

@@ -544,14 +544,9 @@ def _make(
     keeper: registry.Process | None,
     replace: bool,
 ) -> Mapping:
-    called = name or _chance_name()
-    try:
-        # What persists is a file also where memory is none.
-        memory = platform.RECORDS_DECIDE or not persist
-        path = f"{directory}/{called}" if memory else None
-        draft = _draft(directory, content, path=path, replace=replace)
-    except FileExistsError:
-        raise _taken(called, directory, kind) from None
+    # What persists is a file also where memory is none.
+    memory = platform.RECORDS_DECIDE or not persist
+    draft, called = _draft_named(directory, content, name, kind=kind, memory=memory, replace=replace)
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
@@ -569,6 +564,22 @@ def _make(
             platform.remove(draft.scratch)
         raise
     return mapping
+
+
+def _draft_named(
+    directory: str, content: _Content, name: str | None, *, kind: str, memory: bool, replace: bool
+) -> tuple[Draft, str]:
+    """A draft and the name that it is to get, which memory may need, and so take, from now on."""
+    called = name or _chance_name()
+    for _ in range(_NAME_TRIES):
+        try:
+            path = f"{directory}/{called}" if memory else None
+            return _draft(directory, content, path=path, replace=replace), called
+        except FileExistsError:
+            if name is not None:
+                break
+            called = _chance_name()
+    raise _taken(called, directory, kind)
 
 
 def _publish(

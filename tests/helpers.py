@@ -175,6 +175,20 @@ def kill(pid: int) -> None:
     os.kill(pid, KILL)
 
 
+def crash_quietly() -> None:
+    """Have a crash of this process end it, and nobody be asked about it, neither a debugger nor a person."""
+    if not SIGNALS:
+        import ctypes
+
+        kernel: Any = ctypes.__dict__["WinDLL"]("kernel32")
+        kind = ctypes.__dict__["WINFUNCTYPE"](ctypes.c_long, ctypes.c_void_p)
+        _kept.append(kind(lambda found: 1))  # EXCEPTION_EXECUTE_HANDLER
+        kernel.SetUnhandledExceptionFilter(_kept[-1])
+
+
+_kept: list[Any] = []
+
+
 # -- waiting --------------------------------------------------------------------------------------------
 
 

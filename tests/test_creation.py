@@ -9,7 +9,7 @@ import pytest
 from helpers import blocks_are_files
 
 import sharedarray as sa
-from sharedarray import creation, header
+from sharedarray import creation, header, segment
 
 DTYPES = [
     "?",
@@ -235,6 +235,23 @@ def test_names() -> None:
         assert [block.name for block in sa.blocks()] == ["taken"]
     with sa.zeros(3, name="Größe 名 $(x)"), sa.attach("Größe 名 $(x)") as attached:
         assert attached.shape == (3,)
+
+
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_name_of_chance_that_is_taken_is_drawn_again(
+    monkeypatch: pytest.MonkeyPatch, persist: bool
+) -> None:
+    drawn = iter(["first", "first", "second"])
+    monkeypatch.setattr(segment, "_chance_name", lambda: next(drawn))
+    with sa.full(3, 1, persist=persist) as one, sa.full(3, 2, persist=persist) as two:
+        assert (one.name, two.name) == ("first", "second")
+        assert (sa.attach("first")[0], sa.attach("second")[0]) == (1, 2)
+        if persist:
+            one.unlink()
+            two.unlink()
+    monkeypatch.setattr(segment, "_chance_name", lambda: "first")
+    with sa.full(3, 1), pytest.raises(sa.BlockExistsError, match="'first' is taken"):
+        sa.full(3, 2)
 
 
 @pytest.mark.parametrize("shape", [-1, (2, -3), (1 << 62, 4), (1 << 40, 1 << 40), (1,) * 70])

@@ -331,9 +331,7 @@ def test_with_cpythons_this_is_a_segmentation_fault(view, goodbye):
     script = PATTERN.format(
         module="multiprocessing.shared_memory", view=LOOKS[view], goodbye=GOODBYES[goodbye]
     )
-    if not SIGNALS:  # where it is told to a debugger, or to who sits there
-        script = "import ctypes; ctypes.windll.kernel32.SetErrorMode(2)  # SEM_NOGPFAULTERRORBOX\n" + script
-    done = run(script, status=None)
+    done = run("import helpers; helpers.crash_quietly()\n" + script, status=None)
     assert done.returncode == (-signal.SIGSEGV if SIGNALS else 0xC0000005), done.stderr
 
 

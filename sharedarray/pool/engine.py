@@ -1366,8 +1366,12 @@ class Engine:
         self._members.append(member)  # before the start: a forked worker closes our end, which it finds here
         try:
             processes.start(process)
+            member.exit, member.exit_is_ours = links.end_of(process)
         except BaseException:
             self._members.remove(member)
+            self._kill(member)
+            if process.pid is not None:  # it runs, and nobody could be told of its end
+                process.join()
             member.close()
             raise
         finally:
@@ -1375,7 +1379,6 @@ class Engine:
             to_pool[1].close()
         member.since = time.monotonic()
         member.pid = process.pid or 0
-        member.exit, member.exit_is_ours = links.end_of(process)
         self._by_pipe[member.channel.fileno()] = member
         self._pipes.add(member.channel.fileno())
         self._watch_for(member.exit, lambda: self._mourn(member))

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import creation
 from sharedarray.array import ShapeLike, SharedArray
-from sharedarray.pool import blockwise, processes, threads
+from sharedarray.pool import blockwise, links, processes, threads
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.tasks import Gathering, PoolFuture, opened
 from sharedarray.pool.tiling import Axes, Sizes
@@ -55,7 +55,8 @@ class Pool(Executor):
     Parameters
     ----------
     max_workers : int, optional
-        How many processes at most; as many as this process may use processors when None.
+        How many processes at most; as many as this process may use processors when None. Windows can wait
+        for 250.
     mp_context : multiprocessing context or {'forkserver', 'spawn', 'fork'}, optional
         How processes are started. The default is a fork server of this package's own that has NumPy
         loaded, where there is one, and ``'spawn'`` elsewhere.
@@ -149,7 +150,7 @@ class Pool(Executor):
     ) -> None:
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
-        self._max_workers = _at_least(1, "max_workers", _processors() if max_workers is None else max_workers)
+        self._max_workers = _workers(max_workers)
         self._retries = _at_least(0, "retries", retries)
         if max_tasks_per_child is not None:
             max_tasks_per_child = _at_least(1, "max_tasks_per_child", max_tasks_per_child)
@@ -687,6 +688,16 @@ class Pool(Executor):
         timeline = self.timeline()
         shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
         return self.stats()._repr_html_() + shown
+
+
+def _workers(wanted: int | None) -> int:
+    most = links.MOST
+    count = _at_least(1, "max_workers", _processors() if wanted is None else wanted)
+    if most is None or count <= most:
+        return count
+    if wanted is None:
+        return most
+    raise ValueError(f"max_workers must be at most {most}, for so many this system can wait for, not {count}")
 
 
 def _processors() -> int:

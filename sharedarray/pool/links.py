@@ -21,9 +21,11 @@ from functools import partial
 from multiprocessing import connection, context, process
 from typing import Any, Protocol
 
-__all__ = ["PIPES", "Bell", "Line", "close", "end_of", "line", "over"]
+__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "line", "over"]
 
 PIPES = hasattr(select, "poll") and hasattr(os, "writev")
+# Workers of one pool at most: where there is no `poll`, 512 sockets can be waited for, two of each worker's.
+MOST = None if PIPES else 250
 
 
 class Line(Protocol):
@@ -192,11 +194,15 @@ def end_of(worker: process.BaseProcess) -> tuple[int, bool]:
     """Return a descriptor that can be read when a process has ended, and whether it is to be closed."""
     if not PIPES:
         bell = Bell()
-        _ends[bell.fileno()] = bell
         told = threading.Thread(
             target=_await, args=(worker.sentinel, bell), name="sharedarray-end", daemon=True
         )
-        told.start()
+        try:
+            told.start()
+        except BaseException:
+            bell.close()
+            raise
+        _ends[bell.fileno()] = bell
         return bell.fileno(), True
     if hasattr(os, "pidfd_open") and worker.pid is not None:
         with contextlib.suppress(OSError):

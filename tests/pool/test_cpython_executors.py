@@ -47,7 +47,7 @@ import pytest
 from helpers import HERE, ROOT, SIGNALS, environment, run
 
 import sharedarray as sa
-from sharedarray.pool import RemoteTraceback, processes
+from sharedarray.pool import RemoteTraceback, links, processes
 from sharedarray.pool.tasks import PoolFuture
 
 upstream = pytest.importorskip(
@@ -97,7 +97,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
         f"that, since its fork server has no threads; and {_PRIVATE}_mp_context"
     ),
     ("ProcessPoolExecutorTest", "test_python_finalization_error"): (
-        "has the executor's second thread fail to start; a pool has only one"
+        "has the executor's second thread fail to start; a pool has only one, or one more for each worker"
     ),
     ("ProcessPoolExecutorTest", "test_shutdown_no_wait_max_tasks_gh119592"): (
         "wants what is queued to fail when the executor is collected, where a pool does it first; and "
@@ -136,6 +136,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
         f"{_PRIVATE}_executor_manager_thread, _spawn_worker"
     ),
     ("ProcessPoolExecutorTest", "test_sysconf_permission_error"): _ITSELF,
+    ("ProcessPoolExecutorTest", "test_max_workers_too_large"): _ITSELF,
     ("ProcessPoolShutdownTest", "test_processes_terminate"): f"{_PRIVATE}_processes",
     ("ProcessPoolShutdownTest", "test_context_manager_shutdown"): _ITSELF,
     ("ProcessPoolShutdownTest", "test_del_shutdown"): _ITSELF,
@@ -350,13 +351,14 @@ _NO_THREADS = """
 
     import sharedarray as sa
 
-    here, start, allowed = os.getpid(), threading.Thread.start, ["sharedarray-pool"]
+    here, start = os.getpid(), threading.Thread.start
+    allowed = ["sharedarray-pool"] + ["sharedarray-end"] * int(sys.argv[2])  # these wait for workers' ends
 
     def limited(thread):
         if os.getpid() == here:
             if not allowed:
                 raise RuntimeError("can't create new thread at interpreter shutdown")
-            assert thread.name == allowed.pop()
+            allowed.remove(thread.name)
         start(thread)
 
     with mock.patch.object(threading.Thread, "start", limited):
@@ -375,7 +377,7 @@ _NO_THREADS = """
 @instead_of("ProcessPoolExecutorTest", "test_python_finalization_error")
 def one_thread_is_enough_and_none_is_an_error(test, original):
     # In a second interpreter, lest a failure of this keep the first one from ending.
-    done = run(_NO_THREADS, test.ctx, timeout=20)
+    done = run(_NO_THREADS, test.ctx, 0 if links.PIPES else 2, timeout=20)
     assert done.stdout.splitlines() == ["can't create new thread at interpreter shutdown", "[]"]
 
 
@@ -551,8 +553,20 @@ def a_worker_that_cannot_be_replaced_breaks_the_pool(test, original):
 @instead_of("ProcessPoolExecutorTest", "test_sysconf_permission_error")
 def the_systems_limits_need_not_be_known(test, original):
     method = test.get_context()
-    with mock.patch.object(os, "sysconf", side_effect=PermissionError), pool_of(1, method) as pool:
+    with (
+        mock.patch.object(os, "sysconf", side_effect=PermissionError, create=True),
+        pool_of(1, method) as pool,
+    ):
         goes_on(pool)
+
+
+@instead_of("ProcessPoolExecutorTest", "test_max_workers_too_large")
+def as_many_workers_as_can_be_waited_for(test, original):
+    if links.MOST is None:
+        raise unittest.SkipTest("any number of workers can be waited for here")
+    with pytest.raises(ValueError, match=f"at most {links.MOST}"):
+        sa.Pool(links.MOST + 1, test.get_context())
+    sa.Pool(links.MOST, test.get_context()).shutdown()
 
 
 @instead_of("ProcessPoolShutdownTest", "test_processes_terminate")
@@ -811,7 +825,7 @@ def test_every_test_of_process_pools_is_run_under_every_method():
             assert (test in ran) != differs
             assert (f"{test}__differs" in ran) == differs
     for mixin, found in of_mixin.items():
-        assert sorted(found) == sorted(methods), mixin
+        assert sorted(method for method in found if method in methods) == sorted(methods), mixin
     assert {"ProcessPoolExecutorTest", "ExecutorDeadlockTest", "ProcessPoolShutdownTest", "WaitTests"} <= set(
         of_mixin
     )

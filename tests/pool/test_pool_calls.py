@@ -20,7 +20,7 @@ from helpers import METHODS, many_starts
 
 import sharedarray as sa
 from sharedarray import NotPicklableError
-from sharedarray.pool import RemoteTraceback
+from sharedarray.pool import RemoteTraceback, links
 
 # -- calls ----------------------------------------------------------------------------------------------
 
@@ -199,6 +199,15 @@ def test_map_times_out(method, tmp_path):
         assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1, 10)
         assert pool_tasks.until(lambda: pool.stats().workers == 2, 10)
         assert pool.submit(abs, -1).result() == 1
+
+
+def test_more_workers_than_the_system_can_wait_for(monkeypatch):
+    monkeypatch.setattr(links, "MOST", 1)
+    with pytest.raises(ValueError, match="max_workers must be at most 1"):
+        sa.Pool(2)
+    for wanted in (1, None):
+        with sa.Pool(wanted) as pool:
+            assert pool.stats().max_workers == 1
 
 
 def test_wrong_arguments():

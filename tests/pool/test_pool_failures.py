@@ -12,6 +12,7 @@ import pytest
 from helpers import FORKS, METHODS, SIGNALS, kill, many_starts, needs_fork
 
 import sharedarray as sa
+from sharedarray.pool import links
 from sharedarray.pool.deaths import explain
 
 # Where it dies: the function, its arguments, and what the message must say.
@@ -48,6 +49,22 @@ def test_death_fails_only_its_own_task(method, where, tmp_path):
         release.touch()
         assert other.result() == "released"
         assert pool.submit(pool_tasks.add, 1).result() == 2
+
+
+def test_a_worker_whose_end_nobody_could_be_told_of_is_not_left(monkeypatch):
+    started = []
+
+    def fails(worker):
+        started.append(worker)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, sa.Pool(1) as pool:
+        patch.setattr(links, "end_of", fails)
+        with pytest.raises(sa.WorkerDied, match="could be started") as caught:
+            pool.submit(pool_tasks.add, 1).result()
+        assert repr(caught.value.__cause__) == repr(RuntimeError("can't start new thread"))
+    assert started
+    assert not any(worker.is_alive() for worker in started)
 
 
 def test_killed_from_outside(method, tmp_path):

@@ -6,6 +6,7 @@ how to go on; `wait_until` waits for something that another process does, and fa
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -20,7 +21,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,29 @@ def need_links() -> None:
 def kill(pid: int) -> None:
     """End a process at once, as the kernel would."""
     os.kill(pid, KILL)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Have another process stand still for a while."""
+    if SIGNALS:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return
+    import ctypes
+
+    import win32api
+
+    system: Any = ctypes.__dict__["WinDLL"]("ntdll")
+    process = win32api.OpenProcess(0x0800, False, pid)  # PROCESS_SUSPEND_RESUME
+    assert system.NtSuspendProcess(ctypes.c_void_p(int(process))) == 0
+    try:
+        yield
+    finally:
+        assert system.NtResumeProcess(ctypes.c_void_p(int(process))) == 0
 
 
 def crash_quietly() -> None:

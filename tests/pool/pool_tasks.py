@@ -365,12 +365,39 @@ def wait_if_path(value):
 
 
 def block_if_path(value):
-    """Return at once what is no path; read a byte from a pipe in native code that keeps the interpreter."""
-    if isinstance(value, str):
+    """Return at once what is no path; wait for `let_go` in native code that keeps the interpreter."""
+    if isinstance(value, str) and hasattr(os, "mkfifo"):
         pipe = os.open(value, os.O_RDONLY)
         ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
         os.close(pipe)
+    elif isinstance(value, str):
+        kernel, began, go = _events(value)
+        kernel.SetEvent(began)
+        kernel.WaitForSingleObject(go, -1)
     return value
+
+
+def prepare_to_block(path):
+    """Have what `block_if_path` waits for."""
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(path)
+
+
+def let_go(path):
+    """Wait until `block_if_path` waits, and end that."""
+    if hasattr(os, "mkfifo"):
+        with open(path, "wb") as end:  # opens when the worker has it open, too
+            end.write(b"x")
+    else:
+        kernel, began, go = _events(path)
+        assert kernel.WaitForSingleObject(began, 60_000) == 0
+        kernel.SetEvent(go)
+
+
+def _events(path):
+    kernel = ctypes.PyDLL("kernel32")  # whose calls keep the interpreter
+    names = [f"{path}.{word}".replace("\\", "/") for word in ("began", "go")]
+    return kernel, *(kernel.CreateEventW(None, True, False, name) for name in names)
 
 
 def fail_if_text(value):

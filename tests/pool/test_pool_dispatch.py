@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
 
 import pool_tasks
 import pytest
-from helpers import needs_signals, wait_until
+from helpers import wait_until
 
 import sharedarray as sa
 
@@ -50,18 +49,16 @@ def test_what_is_submitted_behind_a_slow_task_moves(two, tmp_path):
     assert slow.result() == str(release)
 
 
-@needs_signals
 def test_a_result_is_not_held_back_by_native_code_that_keeps_the_interpreter(tmp_path):
     """A worker sends small results many at a time; one that is done must arrive all the same."""
     pipe = str(tmp_path / "pipe")
-    os.mkfifo(pipe)
+    pool_tasks.prepare_to_block(pipe)
     with sa.Pool(1) as pool:
         list(pool.map(pool_tasks.block_if_path, range(2000)))
         results = pool.map(pool_tasks.block_if_path, [*range(20), pipe, *range(20, 40)])
         assert [next(results) for _ in range(20)] == list(range(20))
         futures = [pool.submit(pool_tasks.block_if_path, n) for n in (50, 51)]
-        with open(pipe, "wb") as end:  # opens when the worker has it open, too
-            end.write(b"x")
+        pool_tasks.let_go(pipe)
         assert next(results) == pipe
         assert list(results) == list(range(20, 40))
         assert [future.result() for future in futures] == [50, 51]

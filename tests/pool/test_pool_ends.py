@@ -12,12 +12,13 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS, ROOT, SIGNALS, alive, environment, needs_fork, needs_proc, needs_signals
+from helpers import FORKS, ROOT, SIGNALS, alive, environment, needs_fork, needs_proc, needs_signals, stopped
 
 import sharedarray as sa
 from sharedarray.pool.processes import default_method
@@ -158,18 +159,15 @@ def test_an_exception_out_of_the_with_block_waits_an_interrupt_does_not(method, 
     assert waiting.cancelled()
 
 
-@needs_signals
 def test_a_stopped_worker_delays_only_itself(method, tmp_path):
     with sa.Pool(2, method) as pool:
         held = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "pid", tmp_path / "release")
         assert pool_tasks.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         pid = int((tmp_path / "pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(pid):
+            (tmp_path / "release").touch()  # which it would see at once
             assert list(pool.map(pool_tasks.add, range(10))) == list(range(1, 11))
-        finally:
-            os.kill(pid, signal.SIGCONT)
-            (tmp_path / "release").touch()
+            assert not wait([held], 0.2).done
         assert held.result() == "released"
 
 

@@ -683,8 +683,7 @@ class _Worker:
     def _called(self, stream: Buffer, flags: int) -> object:
         if flags & SHARES:
             self._tidy = False
-            with self._attachments.kept:
-                function, args, kwargs = load_call(stream, (), PLAIN)
+            function, args, kwargs = load_call(stream, (), PLAIN, self._attachments.kept.view)
         else:
             function, args, kwargs = load_call(stream, (), PLAIN)
         return function(*args, **kwargs)

@@ -112,7 +112,7 @@ _AHEAD = 0.006
 # those count on that wait for each other.
 _SHORT = 0.0002
 # Seconds of work of independent items that a worker is given ahead, if it is several.
-_MUCH = 0.01
+_MUCH = 0.1
 # Items that a worker has at most, however short they are.
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.

@@ -232,10 +232,15 @@ def _warm_up(pool):
 
 
 @pytest.fixture
-def nobody_comes_by(monkeypatch):
-    """Nothing is read by a management thread that happens to come by."""
+def unwatched(two, monkeypatch):
+    """The pool of two, whose management thread does not happen to come by and read what is there."""
     monkeypatch.setattr(engine, "_COMING_BY", 1000.0)
-    monkeypatch.setattr(engine.Engine, "_look_by", lambda _: None)
+    _warm_up(two)
+    inner = two._engine
+    inner.wake()
+    wait_until(lambda: inner._at_once_seen == inner._at_once, "the last time that it comes by")
+    inner._comes_by = True
+    return two
 
 
 def _asked_by_callback(future):
@@ -274,15 +279,14 @@ def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
 
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "by nobody"])
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_who_asks_for_an_answer_needs_no_patience(two, nobody_comes_by, asked, size):
-    _warm_up(two)
+def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
     for _ in range(3):
-        assert ASKED[asked](two.submit(pool_tasks.make_full, size, 7))
+        assert ASKED[asked](unwatched.submit(pool_tasks.make_full, size, 7))
 
 
 @pytest.mark.parametrize("report", ["stats", "timeline", "copy_report"])
-def test_reports_know_what_was_answered_though_nobody_asked(two, nobody_comes_by, tmp_path, report):
-    _warm_up(two)
+def test_reports_know_what_was_answered_though_nobody_asked(unwatched, tmp_path, report):
+    two = unwatched
     before = two.stats().done
     future = two.submit(pool_tasks.touch, str(tmp_path / "there"))
     wait_until((tmp_path / "there").exists, "the task")

@@ -320,7 +320,7 @@ class Engine:
             block = call.block
             if block is not None and not member.finds(block):
                 return None  # it is not to be found by name, and its data has to travel
-            number = new_number()
+            number, submitted = new_number(), time.monotonic_ns()
             try:
                 sent = member.start(number, call.stream, 0 if block is None else SHARES)
             except OSError:
@@ -330,6 +330,7 @@ class Engine:
             task = Task(
                 number, future, call.label, pickled=pickled, kept=kept, retries=retries, number=number
             )
+            task.submitted = submitted
             future.begun(task)
             if not member.started(task):
                 self._follow(pickled)

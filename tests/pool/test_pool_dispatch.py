@@ -359,13 +359,14 @@ def test_small_calls_with_shared_arrays(two, arguments):
 
 
 def test_an_array_is_sent_as_it_is_now(two):
-    """The block may have lost its name a moment ago, and the array have got another shape."""
+    """The block may have lost its name a moment ago, and the array its right to be written to."""
     shared = sa.share([[1, 2, 3], [4, 5, 6]])
     assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
-    shared.shape = (3, 2)
+    shared.setflags(write=False)
     assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
     for _ in range(20):
         assert two.submit(pool_tasks.total, shared).result() == 21
+    shared.setflags(write=True)
     shared.unlink()
     two.submit(pool_tasks.fill, shared, 0).result()  # a copy of it
     assert shared.sum() == 21

@@ -264,11 +264,14 @@ ASKED = {
 }
 
 
+# A result of 1 MiB needs an answer of the pool's before it can be sent.
+SIZES = [1, pytest.param(1 << 20, marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("when", ["the first one", "of many"])
-@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize("size", SIZES)
 def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
-    """A result of 1 MiB needs an answer of the pool's before it can be sent."""
     if when == "of many":
         _warm_up(two)
     for _ in range(3):
@@ -278,7 +281,7 @@ def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
 
 
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "by nobody"])
-@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize("size", SIZES)
 def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
     for _ in range(3):
         assert ASKED[asked](unwatched.submit(pool_tasks.make_full, size, 7))

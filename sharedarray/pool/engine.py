@@ -19,6 +19,12 @@ until somebody waits for a result: he leaves the pipes out of what the managemen
 them himself (`help`), which saves the wake-up of one thread in every round trip. The management thread asks
 for the reading back when a worker has ended. Whoever reads does the same things with what he finds.
 
+**The short way.** A call with numbers, text and one shared array, to a worker that has nothing to do, is sent
+before anything is written down about it (`_start_at_once`), and its answer heard in one step (`_heard_one`).
+The management thread does not watch the pipes for it, for it would be woken while the caller is about to
+look: it comes by now and then, and watches when somebody learns of the answer in another way than by
+waiting for it.
+
 **One lock** guards the queue, the members and their state. It is never held while a process is started, while
 something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
 `submit`.
@@ -81,6 +87,7 @@ from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import Ends, Setup
+from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, mapping_of
 
 if TYPE_CHECKING:
@@ -105,7 +112,7 @@ _AHEAD = 0.006
 # those count on that wait for each other.
 _SHORT = 0.0002
 # Seconds of work of independent items that a worker is given ahead, if it is several.
-_MUCH = 0.01
+_MUCH = 0.1
 # Items that a worker has at most, however short they are.
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
@@ -260,7 +267,10 @@ class Engine:
         if label is None:
             label = name_of(function)
         try:
-            pickled = dump_call(function, args, kwargs) if short is None else short.pickled()
+            if short is not None and (short.block is None or has_name(short.block)):
+                pickled = short.pickled()
+            else:
+                pickled = dump_call(function, args, kwargs)
         except Exception as reason:
             self._check_open()
             future = PoolFuture(self)
@@ -307,16 +317,20 @@ class Engine:
             retired = self.store.gone(member.known) if member.known else ()
             if retired:
                 member.retire(retired)
-            number = new_number()
+            block = call.block
+            if block is not None and not member.finds(block):
+                return None  # it is not to be found by name, and its data has to travel
+            number, submitted = new_number(), time.monotonic_ns()
             try:
-                sent = member.start(number, call.stream, SHARES if call.blocks else 0)
+                sent = member.start(number, call.stream, 0 if block is None else SHARES)
             except OSError:
                 member.doomed, sent = True, False  # as in `_flush`
             future, pickled = PoolFuture(self), call.pickled()
-            kept = what if call.blocks else None
+            kept = None if block is None else what
             task = Task(
                 number, future, call.label, pickled=pickled, kept=kept, retries=retries, number=number
             )
+            task.submitted = submitted
             future.begun(task)
             if not member.started(task):
                 self._follow(pickled)

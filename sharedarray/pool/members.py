@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+from sharedarray import segment
 from sharedarray._platform import platform
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
@@ -40,10 +41,15 @@ from sharedarray.pool.messages import (
 from sharedarray.pool.pickling import Pickled
 from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
+from sharedarray.reference import has_name
+from sharedarray.segment import Mapping
 
 __all__ = ["Member"]
 
 _TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
+
+# Seconds for which a block that was there a moment ago is not looked for again.
+_MOMENT = 0.001
 
 # What is so for a worker that can be given something.
 _OPEN = {
@@ -243,6 +249,19 @@ class Member:
     def retire(self, retired: Sequence[int]) -> None:
         """Tell it, when the channel is flushed, of slots that there are no more."""
         self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+
+    def finds(self, mapping: Mapping) -> bool:
+        """Whether it will find a block: its name leads to it, or did a moment ago and it has it mapped."""
+        now = time.monotonic()
+        at, removals = mapping.seen
+        if (
+            now - at < _MOMENT
+            and removals == segment.removals
+            and (mapping.device, mapping.inode) in self.blocks
+        ):
+            return True
+        mapping.seen = now, segment.removals
+        return has_name(mapping)
 
     def start(self, number: int, stream: Buffer, shares: int) -> bool:
         """Have it do a small call at once, for it has nothing to do; see `Channel.flush`.

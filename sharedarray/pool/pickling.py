@@ -32,7 +32,7 @@ import marshal
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -121,7 +121,9 @@ class _LateAccount(Account):
         for value in values:
             if type(value) is tuple or type(value) is list:
                 shared, copied, reused = next(sizes)
-                pickled = _PACKED if type(value) is tuple and len(value) > 1 else _OVERHEAD
+                pickled = _OVERHEAD
+                if type(value) is tuple and type(value[0]) is bytes:
+                    pickled += len(value[0])
                 if type(value) is list and value[0] is not None:
                     pickled += len(value[0])
                 parts.append((shared, copied, pickled, reused))
@@ -638,21 +640,22 @@ class Call(NamedTuple):
         The function's name.
     stream
         What `dump_call` makes of it.
-    blocks, sizes
-        Of the shared array among the arguments, if there is one: its block, and what became of it.
+    block, size
+        Of the shared array among the arguments, if there is one: its block, of which it is still to be seen
+        whether it has its name, and its bytes.
     """
 
     label: str
     stream: bytes
-    blocks: tuple[Mapping, ...]
-    sizes: tuple[tuple[int, int, int], ...]
+    block: Mapping | None
+    size: int
 
     def pickled(self) -> Pickled:
         """Return what `dump_call` would have returned; there is time for it once the call is under way."""
-        if not self.blocks:
+        if self.block is None:
             return Short(self.stream)
-        account = _LateAccount(self.stream, self.sizes)
-        return Pickled(self.stream, (), self.blocks, False, account, PLAIN)
+        account = _LateAccount(self.stream, ((self.size, 0, 0),))
+        return Pickled(self.stream, (), (self.block,), False, account, PLAIN)
 
 
 def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
@@ -665,22 +668,22 @@ def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
     if home is None or home[0] is None:
         return None
     items: Any = args
-    blocks: tuple[Mapping, ...] = ()
-    sizes: tuple[tuple[int, int, int], ...] = ()
+    block: Mapping | None = None
+    size = 0
     if not _SIMPLE.issuperset(map(type, args)):
         items = values = list(args)
         for place, value in enumerate(args):
             kind = type(value)
             if kind in _SIMPLE:
                 continue
-            mapping = mapping_of(value) if kind is SharedArray and not blocks else None
-            packed = None if mapping is None else reference.pack_held(value, mapping)
+            mapping = mapping_of(value) if kind is SharedArray and block is None else None
+            packed = None if mapping is None else reference.pack_held(value, mapping, named=True)
             if mapping is None or packed is None:
                 return None
-            values[place] = packed
-            blocks, sizes = (mapping,), ((value.nbytes, 0, 0),)
+            values[place] = (packed,)
+            block, size = mapping, value.nbytes
     stream = marshal.dumps((*home, (), items), FORMAT)
-    return _new(Call, (home[1], stream, blocks, sizes)) if len(stream) < OUT_OF_BAND else None
+    return _new(Call, (home[1], stream, block, size)) if len(stream) < OUT_OF_BAND else None
 
 
 # For Call(...), which takes three times as long.
@@ -717,7 +720,8 @@ def _plain_call(
         mapping = mapping_of(value) if kind is SharedArray or kind is np.ndarray else None
         packed: Any
         if mapping is not None:
-            packed, size = reference.pack_held(value, mapping), (value.nbytes, 0, 0)
+            held, size = reference.pack_held(value, mapping), (value.nbytes, 0, 0)
+            packed = None if held is None else (held,)
             blocks.append(mapping)
         elif kind is np.ndarray:
             count = len(parcels)
@@ -749,8 +753,8 @@ def _plain_call(
     return Pickled(stream, parcels, blocks, data, _LateAccount(stream, sizes), PLAIN)
 
 
-# Bytes of a pickle that a number, or what is around a text, takes, and a packed array: roughly.
-_OVERHEAD, _PACKED = 5, 100
+# Bytes of a pickle that a number, or what is around a text, takes: roughly.
+_OVERHEAD = 5
 
 
 def _names(count: int, keywords: Iterable[str]) -> tuple[str, ...]:
@@ -766,9 +770,15 @@ _TAKEN = frozenset(("function", "arguments", "result"))
 
 
 def load_call(
-    stream: Buffer, buffers: Sequence[Buffer], layout: int = PARTS
+    stream: Buffer,
+    buffers: Sequence[Buffer],
+    layout: int = PARTS,
+    unpack: Callable[[bytes], Any] = reference.unpack,
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Return the function and the arguments that `dump_call` was given."""
+    """Return the function and the arguments that `dump_call` was given.
+
+    What stands for a shared array in a PLAIN layout is given to `unpack`.
+    """
     if layout == PLAIN:
         home, name, names, values = marshal.loads(stream)
         if type(values) is tuple:  # numbers and text alone
@@ -776,7 +786,8 @@ def load_call(
         rest = iter(buffers)
         for place, value in enumerate(values):
             if type(value) is tuple:
-                values[place] = values[value[0]] if len(value) == 1 else reference.unpack_held(*value)
+                first = value[0]
+                values[place] = values[first] if type(first) is int else unpack(first)
             elif type(value) is list:
                 values[place] = _unpack(rest, *value)
         function = _function(home, name)

@@ -84,7 +84,7 @@ _pack = HEADER.pack
 _SHORT_WAY = frozenset((PLAIN, PLAIN | SHARES))
 # Nanoseconds that a small answer is held back, to send many at a time: to a call of its own; to an item of a
 # row, after which others come anyway; to one of a row where nobody waits for each.
-_WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 3_000_000
+_WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 20_000_000
 # Seconds after which a second thread sends what is held back, since the item that came next turned out to be
 # a slow one; seconds without small answers after which that thread goes to sleep.
 _TOO_LONG = 0.004
@@ -333,7 +333,7 @@ class _Answers:
         with self._lock:
             self._write()
             self._row, self._rows_items = row, items
-        self._window = (_LAZY_WINDOW if lazy else _ROW_WINDOW) if self._holds else -1
+            self._window = (_LAZY_WINDOW if lazy else _ROW_WINDOW) if self._holds else -1
 
     def add(self, value: Any, behind: int, began: int, ended: int) -> None:
         """Send, soon, the result of an item of a row: a number or a short text.
@@ -451,7 +451,8 @@ class _Answers:
                 if seen:
                     quiet = time.monotonic()
                     with self._lock:
-                        if self._since == seen:
+                        lazy = self._count and monotonic_ns() - seen < self._window
+                        if self._since == seen and not lazy:
                             self._write()
             self._awake = False
 
@@ -683,8 +684,7 @@ class _Worker:
     def _called(self, stream: Buffer, flags: int) -> object:
         if flags & SHARES:
             self._tidy = False
-            with self._attachments.kept:
-                function, args, kwargs = load_call(stream, (), PLAIN)
+            function, args, kwargs = load_call(stream, (), PLAIN, self._attachments.kept.view)
         else:
             function, args, kwargs = load_call(stream, (), PLAIN)
         return function(*args, **kwargs)

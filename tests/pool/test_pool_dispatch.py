@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, as_completed, wait
 
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import many_starts, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import engine
@@ -277,6 +277,7 @@ def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
         assert future.result().sum() == 7 * size
 
 
+@many_starts
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "by nobody"])
 @pytest.mark.parametrize("size", SIZES)
 def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):

@@ -259,6 +259,7 @@ class Engine:
             When it must be over, in seconds of the monotonic clock.
         """
         again = self._retries if retries is None else retries
+        pickled: Pickled
         short = None if kwargs or label is not None else short_call(function, args)
         if short is not None and limit is None and deadline is None:
             started = self._start_at_once(short, (function, args, kwargs), again)
@@ -268,7 +269,7 @@ class Engine:
             label = name_of(function)
         try:
             if short is not None and (short.block is None or has_name(short.block)):
-                pickled = short.pickled()
+                pickled = short
             else:
                 pickled = dump_call(function, args, kwargs)
         except Exception as reason:
@@ -325,19 +326,16 @@ class Engine:
                 sent = member.start(number, call.stream, 0 if block is None else SHARES)
             except OSError:
                 member.doomed, sent = True, False  # as in `_flush`
-            future, pickled = PoolFuture(self), call.pickled()
-            kept = None if block is None else what
-            task = Task(
-                number, future, call.label, pickled=pickled, kept=kept, retries=retries, number=number
-            )
+            future, kept = PoolFuture(self), None if block is None else what
+            task = Task(number, future, call.label, pickled=call, kept=kept, retries=retries, number=number)
             task.submitted = submitted
             future.begun(task)
-            if not member.started(task):
-                self._follow(pickled)
+            if not member.started(task, block):
+                self._follow(call)
             self._begun_at_once(member.since)
             if not sent:
                 self._attend_to(member)
-            self.ledger.called(number, call.label, pickled)
+            self.ledger.called(number, call.label, call)
             return future
 
     def _begun_at_once(self, now: float) -> None:

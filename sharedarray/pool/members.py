@@ -272,20 +272,17 @@ class Member:
         head = HEADER.pack(_TASK, PLAIN | shares, 0, 0, number, len(stream), 0, 0)
         return self.channel.write(head + stream)
 
-    def started(self, task: Task) -> bool:
-        """Take note of what `start` has sent; return whether it was given before all that this refers to."""
+    def started(self, task: Task, block: Mapping | None) -> bool:
+        """Take note of what `start` has sent; return whether it knew the block of the array already."""
         self.tasks.append(task)
         self.load = 1
         self.given += 1
         self.since = time.monotonic()
         self.silent = False
-        pickled = task.pickled
-        assert pickled is not None
-        for mapping in pickled.blocks:
-            if (mapping.device, mapping.inode) not in self.blocks:
-                self._gets(pickled)
-                return False
-        return True
+        if block is None or (block.device, block.inode) in self.blocks:
+            return True
+        self.blocks.add((block.device, block.inode))
+        return False
 
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)

@@ -35,7 +35,7 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import cloudpickle
 import numpy as np
@@ -109,7 +109,7 @@ class _LateAccount(Account):
 
     __slots__ = ("_sizes", "_stream")
 
-    def __init__(self, stream: bytes, sizes: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self, stream: Buffer, sizes: Sequence[tuple[int, int, int]]) -> None:
         self.names = ()
         self._stream = stream
         self._sizes = sizes
@@ -631,31 +631,35 @@ def dump_call(
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, account, PARTS)
 
 
-class Call(NamedTuple):
-    """A small call, ready to be sent.
+class Call(Short):
+    """A small call, of which at most one argument is an array, a shared one.
 
     Attributes
     ----------
     label
         The function's name.
-    stream
-        What `dump_call` makes of it.
     block, size
-        Of the shared array among the arguments, if there is one: its block, of which it is still to be seen
-        whether it has its name, and its bytes.
+        The array's block, of which it is still to be seen whether it has its name, and its bytes; None and 0
+        where there is no array.
     """
 
-    label: str
-    stream: bytes
-    block: Mapping | None
-    size: int
+    __slots__ = ("block", "label", "size")
 
-    def pickled(self) -> Pickled:
-        """Return what `dump_call` would have returned; there is time for it once the call is under way."""
-        if self.block is None:
-            return Short(self.stream)
-        account = _LateAccount(self.stream, ((self.size, 0, 0),))
-        return Pickled(self.stream, (), (self.block,), False, account, PLAIN)
+    def __init__(self, label: str, stream: bytes, block: Mapping | None, size: int) -> None:
+        self.label = label
+        self.stream = stream
+        self.block = block
+        self.size = size
+
+    @property
+    def blocks(self) -> tuple[Mapping, ...]:  # type: ignore[override]
+        """The array's block."""
+        return () if self.block is None else (self.block,)
+
+    @property
+    def account(self) -> Account | None:  # type: ignore[override]
+        """What became of the array, if there is one."""
+        return None if self.block is None else _LateAccount(self.stream, ((self.size, 0, 0),))
 
 
 def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
@@ -683,11 +687,7 @@ def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
             values[place] = (packed,)
             block, size = mapping, value.nbytes
     stream = marshal.dumps((*home, (), items), FORMAT)
-    return _new(Call, (home[1], stream, block, size)) if len(stream) < OUT_OF_BAND else None
-
-
-# For Call(...), which takes three times as long.
-_new = tuple.__new__
+    return Call(home[1], stream, block, size) if len(stream) < OUT_OF_BAND else None
 
 
 def _plain_call(

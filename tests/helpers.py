@@ -340,7 +340,7 @@ class Puppet:
 
     def __init__(self, script: str, *arguments: object, **changes: str) -> None:
         head = "from helpers import say, hear, suicide\nimport os, sys\nimport sharedarray as sa\n"
-        self.process = subprocess.Popen(
+        self.process = self._start(
             [
                 sys.executable,
                 "-X",
@@ -358,6 +358,9 @@ class Puppet:
         self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         if not SIGNALS:  # where nobody can wait for a pipe with a timeout
             threading.Thread(target=self._listen, daemon=True).start()
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, **options)
 
     @property
     def pid(self) -> int:

@@ -22,7 +22,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from helpers import ANSWER, TERMINALS, Puppet, environment, wait_until
@@ -31,14 +31,20 @@ ATTENDED = hasattr(ctypes, "WinDLL") and importlib.util.find_spec("win32console"
 CONSOLES = TERMINALS or ATTENDED
 CTRL_C_STATUS = -signal.SIGINT if TERMINALS else 0xC000013A  # of a program that Ctrl-C has ended
 
+SCREENS = ATTENDED or (TERMINALS and importlib.util.find_spec("pyte") is not None)
+
 needs_consoles = pytest.mark.skipif(not CONSOLES, reason="a test cannot have a console here")
+needs_screens = pytest.mark.skipif(
+    not SCREENS,
+    reason="a test cannot read a screen here; with pyte it may: pip install 'numpy-sharedarray[test]'",
+)
 
 _ATTENDANT = textwrap.dedent(
     r"""
     import ctypes, json, re, sys
     import win32console, win32file
 
-    SPECIAL = {"\x1b[A": 38, "\x1b[B": 40, "\x1b[H": 36, "\x1b[F": 35, "\x1b[5~": 33, "\x1b[6~": 34, "\x1b[3~": 46}
+    SPECIAL = dict(zip("A B H F 5~ 6~ 3~".split(), [38, 40, 36, 35, 33, 34, 46]))
 
     def opened(name):
         handle = win32file.CreateFile(name, 0xC0000000, 3, None, 3, 0, None)
@@ -51,7 +57,7 @@ _ATTENDANT = textwrap.dedent(
             keyboard.WriteConsoleInput([record])
 
     def type_keys(text):
-        for special, char in re.findall(r"(\x1b\[[0-9;]*[A-Z~])|(.)", text, re.DOTALL):
+        for special, char in re.findall(r"\x1b\[([0-9;]*[A-Z~])|(.)", text, re.DOTALL):
             strike("\0" if special else char, SPECIAL[special] if special else ord(char.upper()))
 
     def resize(columns, lines):
@@ -69,8 +75,7 @@ _ATTENDANT = textwrap.dedent(
         return [screen.ReadConsoleOutputCharacter(width, place).rstrip() for place in at]
 
     def state():
-        cursor = screen.GetConsoleCursorInfo()
-        return [screen.GetConsoleMode(), keyboard.GetConsoleMode(), cursor[1]]
+        return [screen.GetConsoleMode(), screen.GetConsoleCursorInfo()[1]]
 
     def interrupt():
         win32console.GenerateConsoleCtrlEvent(win32console.CTRL_C_EVENT, 0)
@@ -146,12 +151,10 @@ class Console:
         self.raw = b""
         self._attendant: _Attendant | None = None
         if not TERMINALS:
-            # In the whole, the program waits for its size: what it draws before would be of another one.
             flag = subprocess.__dict__["CREATE_NO_WINDOW"]
             self.process = subprocess.Popen(command, env=env, creationflags=flag, **streams)
             self._attendant = _Attendant(self.process.pid)
             self._attendant("resize", columns, lines)
-            self._before = None
             return
         import pty
 
@@ -161,7 +164,11 @@ class Console:
         self._before = self._modes()
         everything = dict.fromkeys(("stdin", "stdout", "stderr"), self._theirs)
         self.process = subprocess.Popen(
-            command, env=env, start_new_session=True, preexec_fn=self._control, **{**everything, **streams}
+            command,
+            env=env,
+            start_new_session=True,
+            preexec_fn=self._control,  # noqa: PLW1509  (it takes no lock)
+            **{**everything, **streams},
         )
 
     @staticmethod
@@ -274,19 +281,14 @@ class Console:
     def restored(self) -> bool:
         """Whether the console is as it was before the program."""
         if self._attendant is not None:
-            state: list[Any] = self._attendant("state")
-            return state[2] == 1 and state == self._before
+            mode, cursor = self._attendant("state")
+            return cursor == 1 and not mode & 4  # it shows one, and writes escape sequences onto the screen
         return (
             self._modes() == self._before
             # Back from the other screen, and the cursor is seen again.
             and self.raw.rindex(b"\x1b[?1049l") > self.raw.rindex(b"\x1b[?1049h")
             and self.raw.rindex(b"\x1b[?25h") > self.raw.rindex(b"\x1b[?25l")
         )
-
-    def remember(self) -> None:
-        """Take how the console is now for how the program has found it, where that is seen later only."""
-        if self._attendant is not None:
-            self._before = self._attendant("state")
 
     def close(self) -> None:
         """End the program, if it has not ended, and give up the console."""
@@ -313,7 +315,7 @@ class Console:
 
 
 class AtConsole(Puppet):
-    """A puppet that is at a console, at which Ctrl-C is pressed; what it and its children say is read at last."""
+    """A puppet at a console, at which Ctrl-C is pressed; what is written to stderr is read in the end."""
 
     def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         self.console = Console(command, stderr=subprocess.PIPE, **options)

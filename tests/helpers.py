@@ -285,7 +285,8 @@ def _names(path: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a second interpreter that finds this package and these helpers."""
-    found = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "PYTHONUNBUFFERED": "1", **changes}
+    path = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH")]))
+    found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
         found.pop(variable, None)
     return found

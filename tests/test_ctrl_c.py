@@ -136,7 +136,9 @@ def test_it_breaks_off_the_wait_for_a_lock(tmp_path: Path, what: str, timeout: f
     script = f"""
         array = sa.attach("locked")
         def lock(timeout):
-            return array[:3].lock(timeout=timeout) if {what == "array"} else sa.lock_file(sys.argv[1], timeout=timeout)
+            if {what == "file"}:
+                return sa.lock_file(sys.argv[1], timeout=timeout)
+            return array[:3].lock(timeout=timeout)
         try:
             say()
             with lock({timeout}):
@@ -247,7 +249,7 @@ def test_load_hold_lets_go(tmp_path: Path) -> None:
 def test_the_demo_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     """It is at work in its workers when it is interrupted: the last of its ways to run has them."""
     picture = tmp_path / "picture.png"
-    words = ("-u", "-m", "sharedarray", "demo", "--workers", "2", "--output", str(picture))
+    words = ("-u", "-m", "sharedarray", "demo", "--size", "4", "--workers", "2", "--output", str(picture))
     for part in ("multiprocessing", "sharedarray.Pool"):
         with Console(**command(*words)) as console:  # type: ignore[arg-type]
             assert console.process.stderr is not None

@@ -57,6 +57,7 @@ from sharedarray._platform.posix import (
     shrink as shrink,
     status as status,
     sync as sync,
+    terminal as terminal,
     user as user,
     write as write,
     write_note as write_note,

@@ -276,6 +276,9 @@ class Platform(Protocol):
     def capacity(self, directory: str) -> int:
         """Bytes that all blocks in `directory` may have, taken or not."""
 
+    def memory(self) -> int:
+        """Bytes of memory that the machine has."""
+
     def memory_room(self) -> int | None:
         """Bytes that this process may still take before the kernel kills for it; None when unknown."""
 

@@ -382,6 +382,10 @@ def capacity(directory: str) -> int:
     return found.f_blocks * found.f_frsize
 
 
+def memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def around_fork(
     before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
 ) -> None:

@@ -1407,6 +1407,10 @@ def capacity(directory: str) -> int:
     return int(win32api.GlobalMemoryStatusEx()["TotalPageFile"])
 
 
+def memory() -> int:
+    return int(win32api.GlobalMemoryStatusEx()["TotalPhys"])
+
+
 def memory_room() -> int:
     """What may still be charged: free memory and page file."""
     return int(win32api.GlobalMemoryStatusEx()["AvailPageFile"])

@@ -34,7 +34,9 @@ def test_round_trip(race: Callable[..., Any], setting: str) -> None:
     Where the kernel lets the two processes of the bare worker run makes a difference of four: on one
     processor, which is then simply handed over, or on two, where a sleeping one has to be woken for each
     message. It changes its mind from time to time, so there are races with the processes held in place, too.
-    Processes and threads that rivals keep disturb so short a thing, so there is a race without any.
+    Processes and threads that rivals keep disturb so short a thing, so there is a race without any. A round
+    is long enough for the kernel to move two who work hand in hand to processors of their own, which takes it
+    some 20 ms after a rest; until then they do as on one processor.
     """
     where, names = SETTINGS[setting]
     with contextlib.ExitStack() as stack:
@@ -45,8 +47,8 @@ def test_round_trip(race: Callable[..., Any], setting: str) -> None:
                 f"one no-op task, {setting}",
                 asks,
                 baseline="limit",
-                rounds=31,
-                loops=200,
+                rounds=15,
+                loops=2000,
                 group=f"round trip, {setting}",
             )
 
@@ -55,9 +57,9 @@ def test_round_trip_in_programs_of_their_own(race: Callable[..., Any], everyone:
     """Everybody, each in an interpreter of its own, placed as the kernel likes."""
     race(
         "one no-op task, each in a program of its own",
-        everyone.asked("noop", seconds=0.02),
+        everyone.asked("noop", seconds=0.1),
         baseline="limit",
-        rounds=31,
+        rounds=15,
         budget=BUDGET,
         measured=True,
         missing=everyone.missing,

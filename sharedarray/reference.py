@@ -27,12 +27,14 @@ gets references to the same blocks again and again may keep their attachments (`
 
 from __future__ import annotations
 
+import marshal
 import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,7 +44,19 @@ from sharedarray._platform import Mode, platform
 from sharedarray.array import SharedArray, offset_of
 from sharedarray.segment import Mapping, mapping_of
 
-__all__ = ["Kept", "Reference", "pack_held", "reduce_for_transport", "reduce_held", "unpack_held"]
+__all__ = [
+    "Kept",
+    "Reference",
+    "has_name",
+    "pack_held",
+    "reduce_for_transport",
+    "reduce_held",
+    "unpack",
+    "unpack_held",
+]
+
+# Of marshal's streams: the one that does not look for objects that occur twice.
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +239,50 @@ class Kept:
         self._most = most
         self._kept: OrderedDict[_Key, Mapping] = OrderedDict()
         self._used: set[_Key] = set()  # since `settle`, or for longer
+        # What references of `pack_held` stand for: key, and what makes an array of the attachment.
+        self._views: dict[bytes, tuple[_Key, tuple[Any, ...], bool]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __enter__(self) -> None:
         global _keeping
-        _keeping = threading.get_ident(), self
+        _keeping = get_ident(), self
 
     def __exit__(self, *exception: object) -> None:
         global _keeping
         _keeping = None
+
+    def view(self, packed: bytes) -> np.ndarray[Any, Any]:
+        """Do as `unpack` in a ``with`` block, in half the time where the block is kept."""
+        known = self._views.get(packed)
+        if known is None:
+            known = self._learn(packed)
+        key, (shape, dtype, offset, strides), shared = known
+        with _arriving:
+            mapping = self.lend(key)
+        if mapping is None:
+            with self:
+                return unpack(packed)
+        view = _new_array(SharedArray, shape, dtype, memoryview(mapping), offset, strides)
+        return view if shared else np.asarray(view)
+
+    def _learn(self, packed: bytes) -> tuple[_Key, tuple[Any, ...], bool]:
+        _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
+        if len(self._views) >= _VIEWS:
+            self._views.clear()
+        known = (device, inode, mode), (shape, np.dtype(dtype), offset, strides), shared
+        self._views[packed] = known
+        return known
+
+    def lend(self, key: _Key) -> Mapping | None:
+        """Return an attachment that is kept, None where there is none of use."""
+        mapping = self._kept.get(key)
+        if mapping is None or not segment.borrow(mapping):
+            return None
+        self._kept.move_to_end(key)
+        self._used.add(key)
+        return mapping
 
     def add(self, key: _Key, mapping: Mapping) -> None:
         """Keep an attachment."""
@@ -286,6 +333,9 @@ def _references(kept: OrderedDict[_Key, Any] | dict[_Key, Any], key: _Key) -> in
     return 0 if value is None else sys.getrefcount(value)
 
 
+_new_array = np.ndarray.__new__
+# References whose meaning is remembered.
+_VIEWS = 1024
 # That number for a value that nobody else refers to: it depends on the interpreter.
 _NO_OTHERS = _references({(0, 0, "r"): object()}, (0, 0, "r"))
 
@@ -307,13 +357,14 @@ def _arrive(
     """The view that a reference with these attributes stands for, in this process."""
     with _arriving:
         key = (device, inode, mode)
-        mapping = _arrived.get(key)
-        keeping = _keeping
-        keeps = keeping is not None and mode != "c" and keeping[0] == threading.get_ident()
-        if mapping is None or not (segment.borrow if keeps else segment.unpark)(mapping):
-            mapping = _attached(name, directory, key, token)
-        if keeping is not None and keeps:
-            keeping[1].add(key, mapping)
+        keeping = None if _keeping is None or mode == "c" or _keeping[0] != get_ident() else _keeping[1]
+        mapping = None if keeping is None else keeping.lend(key)
+        if mapping is None:
+            mapping = _arrived.get(key)
+            if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
+                mapping = _attached(name, directory, key, token)
+            if keeping is not None:
+                keeping.add(key, mapping)
         if token is not None and directory is not None:
             registry.unpin(directory, token)
     try:
@@ -387,26 +438,43 @@ def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
     return _reduce(array, None)
 
 
-def pack_held(array: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...] | None:
-    """Do as `reduce_held`, for `unpack_held`: a plain tuple of text and numbers, which any pickler likes.
+def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = False) -> bytes | None:
+    """Do as `reduce_held`, for `unpack` and `Kept.view`: some hundred bytes that any pickler likes.
 
-    An array that is sent again and again remembers the tuple, for as long as it is as it was.
+    An array that is sent again and again remembers them, for as long as it is as it was.
+
+    Parameters
+    ----------
+    array, mapping
+        What is to be sent, and its attachment.
+    named
+        Whether the caller sees to it (`has_name`) that the block's name still leads to it.
     """
     marks = mapping, array.shape, array.strides, array.dtype, array.flags.writeable
-    known: tuple[Any, ...] | None = getattr(array, "_packed", None)
-    if known is None or known[0] != marks:
-        packed = _packed(array, mapping, None)
-        if packed is not None and type(array) is SharedArray:
-            array._packed = marks, packed
-        return packed
-    return known[1] if _can_be_sent(mapping) else None
+    known: tuple[Any, bytes] | None = getattr(array, "_packed", None)
+    if known is not None and known[0] == marks:
+        if mapping.left or mapping.plain or not (named or has_name(mapping)):
+            return None
+        return known[1]
+    fields = _packed(array, mapping, None)
+    if fields is None:
+        return None
+    try:
+        packed = marshal.dumps(fields, _FORMAT)
+    except ValueError:  # the dtype has fields
+        return None
+    if type(array) is SharedArray:
+        array._packed = marks, packed
+    return packed
 
 
 def _can_be_sent(mapping: Mapping) -> bool:
     """Say whether others can attach to what this process has attached, and see the same."""
-    if mapping.left or mapping.mode == "c" or mapping.plain:
-        return False
-    # An unlinked block has no name to attach by; its data still can travel.
+    return not (mapping.left or mapping.mode == "c" or mapping.plain) and has_name(mapping)
+
+
+def has_name(mapping: Mapping) -> bool:
+    """Say whether a block's name leads to it; of one that is unlinked, the data still can travel."""
     return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
 
 
@@ -432,8 +500,13 @@ def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -
     return None if packed is None else (unpack_held, packed)
 
 
-def unpack_held(*packed: Any) -> np.ndarray[Any, Any]:
+def unpack(packed: bytes) -> np.ndarray[Any, Any]:
     """Return the array that `pack_held` was given, or one of the same memory, in this process."""
+    return unpack_held(*marshal.loads(packed))
+
+
+def unpack_held(*packed: Any) -> np.ndarray[Any, Any]:
+    """Return the array that `reduce_held` was given, or one of the same memory, in this process."""
     name, directory, device, inode, offset, shape, strides, dtype, mode, token, shared = packed
     view = _arrive(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode, token)
     return view if shared else np.asarray(view)

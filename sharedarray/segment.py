@@ -282,6 +282,8 @@ class Mapping(mmap.mmap):
     followers : weak set or None
         Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
         any thread.
+    seen : tuple of float and int
+        When a sender last looked for the name, in seconds of the monotonic clock, and `removals` then.
     """
 
     name: str
@@ -298,6 +300,7 @@ class Mapping(mmap.mmap):
     borrowed: bool = False
     plain: bool = False
     followers: weakref.WeakSet[Follower] | None = None
+    seen: tuple[float, int] = (0.0, 0)
 
     @property
     def path(self) -> str:
@@ -953,6 +956,10 @@ def unlink(name: str) -> None:
     remove(registry.directory(), name, None)
 
 
+removals = 0
+"""How often this process has set about removing a block's name."""
+
+
 def remove(
     directory: str, name: str, inode: int | None, *, foreign: bool = False, successor: str | None = None
 ) -> None:
@@ -961,6 +968,8 @@ def remove(
     A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
     is a `successor`, a token, its block gets the name in the same moment.
     """
+    global removals
+    removals += 1
     path = f"{directory}/{name}"
     try:
         handle = _open(lambda: platform.open(path, writable=True))

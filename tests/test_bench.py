@@ -152,6 +152,7 @@ def test_who_is_not_installed_is_named_with_the_reason(monkeypatch):
     assert missing == {"ray": "no_such_package is not installed"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(memory.why_not() is not None, reason=str(memory.why_not()))
 def test_peak_memory_counts_a_copy_in_a_memory_file_and_one_in_a_process():
     size = 32 * MIB
@@ -364,6 +365,7 @@ def test_the_readme_shows_the_stored_figures(stored):
     assert "benchmarks/report/pickling.png" in readme
 
 
+@pytest.mark.slow
 @fonts_stay
 def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):
     pytest.importorskip("matplotlib")

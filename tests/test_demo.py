@@ -241,6 +241,7 @@ def assert_all_equal(printed: str) -> None:
 lingers = pytest.mark.lingers("child", "thread", "descriptor")
 
 
+@pytest.mark.slow
 @needs_extra
 @lingers
 def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -601,6 +601,7 @@ def copy(name: str, path: str) -> None:
             np.save(file, sa.attach(name))
 
 
+@pytest.mark.slow
 def test_a_copy_under_another_name_survives_every_sweep(own_directory):
     with sa.full(10, 8, name="x"):
         copy("x", f"{own_directory}/copy")
@@ -791,7 +792,7 @@ def work(me):
 """
 
 
-@pytest.mark.parametrize("what", ["leaving", "removing"])
+@pytest.mark.parametrize("what", [pytest.param("leaving", marks=pytest.mark.slow), "removing"])
 def test_a_fray_over_one_name(own_directory, what):
     rounds = 4000 if FORKS else 200
     told = zip(*together(FRAY, 4, rounds, what), strict=True)

@@ -34,6 +34,10 @@ _T = TypeVar("_T")
 _CHUNK = 1 << 16
 # The function behind signal.getsignal, without the making of an enum member: it is asked at each write.
 _getsignal = getattr(signal, "_signal", signal).getsignal
+_SIGPIPE, _DEADLY = int(getattr(signal, "SIGPIPE", 0)), int(signal.SIG_DFL)
+_SIZE, _unpack = HEADER.size, HEADER.unpack_from
+# For Frame(...), which takes three times as long.
+_new = tuple.__new__
 # Pieces in one vectored write: the smallest IOV_MAX that POSIX systems have in practice.
 _PIECES = 1024
 
@@ -125,6 +129,7 @@ class Channel:
         self._short: list[Buffer] = []  # frames, to be joined
         self._chunk = bytearray(_CHUNK)
         self._view = memoryview(self._chunk)
+        self._whole = [self._view]
         self._start = 0
         self._end = 0
         self._header: tuple[int, ...] | None = None
@@ -168,7 +173,16 @@ class Channel:
 
     def write(self, frames: bytes) -> bool:
         """Send whole frames that are small, or as much as the kernel takes of them; see `flush`."""
-        self._short.append(frames)
+        if self._short or self._unsent or (self._guarded and _getsignal(_SIGPIPE) == _DEADLY):
+            self._short.append(frames)
+            return self.flush()
+        try:
+            sent = self._write_out(frames)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(frames):
+            return True
+        self._unsent.append(memoryview(frames)[sent:])
         return self.flush()
 
     def add(self, frame: bytes) -> None:
@@ -199,17 +213,10 @@ class Channel:
         if not safe and self._deadly():
             self._gather()
             return not unsent
-        if self._short and not unsent:
-            # Nearly always: a few short frames, taken whole.
+        if self._short and not unsent and not safe:
             frames = self._short[0] if len(self._short) == 1 else b"".join(self._short)
             self._short.clear()
-            try:
-                sent = self._write_out(frames)
-            except BlockingIOError:
-                sent = 0
-            if sent == len(frames):
-                return True
-            unsent.append(memoryview(frames)[sent:])
+            return self.write(bytes(frames))
         self._gather()
         while unsent:
             try:
@@ -226,7 +233,7 @@ class Channel:
 
     def _deadly(self) -> bool:
         """Whether writing to a worker that died would end this program."""
-        return self._guarded and _getsignal(signal.SIGPIPE) == signal.SIG_DFL
+        return self._guarded and _getsignal(_SIGPIPE) == _DEADLY
 
     @property
     def unsent(self) -> bool:
@@ -239,13 +246,9 @@ class Channel:
         """Wait until there is something to read, for as many seconds; say whether there is."""
         return self._reader.readable(timeout)
 
-    def _readable(self) -> bool:
-        return self._reader.readable(0)
-
-    def look(self, glance: Glance) -> None:
-        """Look for something to read for a short time, without sleeping."""
-        if glance.worthwhile():
-            glance.look(self._readable)
+    def look(self, glance: Glance) -> bool:
+        """Look for something to read for a short time, without sleeping; say whether there is."""
+        return glance.worthwhile() and bool(glance.look(self._reader.there))
 
     def receive(self) -> list[Frame]:
         """Return all frames that one call to the kernel completes, which may be none.
@@ -258,8 +261,26 @@ class Channel:
             The other end is closed, and there is nothing left to read.
         """
         frames: list[Frame] = []
+        if self._start == self._end and self._header is None:
+            # Nearly always; and then it is one short frame as a whole, which is cut out here.
+            try:
+                count = self._read_in(self._whole)
+            except BlockingIOError:
+                return frames
+            if not count:
+                raise EOFError
+            if count >= _SIZE:
+                kind, flags, entries, item, task, length, began, ended = _unpack(self._chunk)
+                if _SIZE + length == count and not entries:
+                    stream = self._chunk[_SIZE:count]
+                    frames.append(_new(Frame, (kind, flags, item, task, began, ended, stream, (), ())))
+                    return frames
+            self._start, self._end = 0, count
+            read = True
+        else:
+            read = self._read()
         try:
-            while self._read():
+            while read:
                 if self._header is None:
                     self._cut_short_ones(frames)
                     if self._start == self._end:
@@ -269,6 +290,7 @@ class Channel:
                     self._cut_short_ones(frames)
                 if not self._filling:
                     break
+                read = self._read()
         except EOFError:
             if not frames:
                 raise  # otherwise first things first: the end is there again the next time
@@ -277,16 +299,13 @@ class Channel:
     def _cut_short_ones(self, frames: list[Frame]) -> None:
         """Cut out the frames without a table that are here as a whole, which is what nearly all are."""
         chunk, start, end = self._chunk, self._start, self._end
-        size, unpack, new = HEADER.size, HEADER.unpack_from, tuple.__new__
-        while end - start >= size:
-            kind, flags, count, item, task, length, began, ended = unpack(chunk, start)
-            stop = start + size + length
+        while end - start >= _SIZE:
+            kind, flags, count, item, task, length, began, ended = _unpack(chunk, start)
+            stop = start + _SIZE + length
             if count or stop > end:
                 break
-            # As Frame(...) would do, in a third of the time.
-            frames.append(
-                new(Frame, (kind, flags, item, task, began, ended, chunk[start + size : stop], (), ()))
-            )
+            stream = chunk[start + _SIZE : stop]
+            frames.append(_new(Frame, (kind, flags, item, task, began, ended, stream, (), ())))
             start = stop
         self._start = start
 

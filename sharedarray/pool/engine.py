@@ -19,6 +19,12 @@ until somebody waits for a result: he leaves the pipes out of what the managemen
 them himself (`help`), which saves the wake-up of one thread in every round trip. The management thread asks
 for the reading back when a worker has ended. Whoever reads does the same things with what he finds.
 
+**The short way.** A call with numbers, text and one shared array, to a worker that has nothing to do, is sent
+before anything is written down about it (`_start_at_once`), and its answer heard in one step (`_heard_one`).
+The management thread does not watch the pipes for it, for it would be woken while the caller is about to
+look: it comes by now and then, and watches when somebody learns of the answer in another way than by
+waiting for it.
+
 **One lock** guards the queue, the members and their state. It is never held while a process is started, while
 something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
 `submit`.
@@ -65,12 +71,23 @@ from sharedarray.pool import deaths, failures, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
-from sharedarray.pool.messages import HOLDS, STREAM, Frame, Kind, encode
-from sharedarray.pool.pickling import Parcel, Pickled, dump_call, dumps, load_result, loads, simple
+from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
+from sharedarray.pool.pickling import (
+    Call,
+    Parcel,
+    Pickled,
+    dump_call,
+    dumps,
+    load_result,
+    loads,
+    short_call,
+    simple,
+)
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import Ends, Setup
+from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, mapping_of
 
 if TYPE_CHECKING:
@@ -95,7 +112,7 @@ _AHEAD = 0.006
 # those count on that wait for each other.
 _SHORT = 0.0002
 # Seconds of work of independent items that a worker is given ahead, if it is several.
-_MUCH = 0.01
+_MUCH = 0.1
 # Items that a worker has at most, however short they are.
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
@@ -107,6 +124,8 @@ _COPIED_AHEAD = 256 << 20
 _STUCK, _WORTH_MOVING = 0.001, 0.0003
 # Seconds that a waiter looks for an answer before he sleeps, and how long a task may take to be looked for.
 _LOOK, _QUICK = 60e-6, 150e-6
+# Seconds after which the management thread comes by, while calls are begun at once.
+_COMING_BY = 0.05
 # Seconds between two looks of the management thread while many small tasks are under way.
 _NAP = 300e-6
 # Seconds without an answer after which a worker's outbox is looked into.
@@ -191,6 +210,11 @@ class Engine:
         # between asking and taking.
         self._reading: dict[str, int] = {}
         self._reading_free = threading.Event()
+        # Whether the management thread watches the pipes.
+        self._expecting = False
+        # Whether it comes by to look after calls that were begun at once, and how many it has seen.
+        self._comes_by = False
+        self._at_once = self._at_once_seen = 0
         self._wanted_back = False
         self._processors = _processors()
         self._glance = Glance(_LOOK if self._processors > 1 else 0)
@@ -234,22 +258,34 @@ class Engine:
         deadline
             When it must be over, in seconds of the monotonic clock.
         """
-        future = PoolFuture(self)
+        again = self._retries if retries is None else retries
+        pickled: Pickled
+        short = None if kwargs or label is not None else short_call(function, args)
+        if short is not None and limit is None and deadline is None:
+            started = self._start_at_once(short, (function, args, kwargs), again)
+            if started is not None:
+                return started
         if label is None:
             label = name_of(function)
         try:
-            pickled = dump_call(function, args, kwargs)
+            if short is not None and (short.block is None or has_name(short.block)):
+                pickled = short
+            else:
+                pickled = dump_call(function, args, kwargs)
         except Exception as reason:
             self._check_open()
+            future = PoolFuture(self)
             future.set_exception(_unsendable(label, reason))
             return future
+        kept = (function, args, kwargs) if pickled.shares or pickled.parcels else None
+        future = PoolFuture(self)
         task = Task(
             0,
             future,
             label,
             pickled=pickled,
-            kept=(function, args, kwargs) if pickled.shares or pickled.parcels else None,
-            retries=self._retries if retries is None else retries,
+            kept=kept,
+            retries=again,
             limit=limit,
             deadline=deadline,
         )
@@ -262,6 +298,68 @@ class Engine:
                 pickled.stow(self.store, private=task.retries > 0, within=self._eager)
             self._accept([task], pickled)
         return future
+
+    def _start_at_once(self, call: Call, what: tuple[Any, ...], retries: int) -> PoolFuture | None:
+        """Have a worker that has nothing to do begin a small call; return None where there is none.
+
+        What is to be written down about the call is written while the worker is at it. Nobody misses it:
+        answers are entered under the lock.
+        """
+        with interrupts.deferred, self._lock:
+            if self._queue or self._vacant or self._max_tasks is not None or not self._is_open():
+                return None
+            for member in self._members:
+                if member.open and not member.load:
+                    break
+            else:
+                return None
+            if self.ledger.result_size(call.label):
+                return None  # a slot is to be lent for it
+            retired = self.store.gone(member.known) if member.known else ()
+            if retired:
+                member.retire(retired)
+            block = call.block
+            if block is not None and not member.finds(block):
+                return None  # it is not to be found by name, and its data has to travel
+            number, submitted = new_number(), time.monotonic_ns()
+            try:
+                sent = member.start(number, call.stream, 0 if block is None else SHARES)
+            except OSError:
+                member.doomed, sent = True, False  # as in `_flush`
+            future, kept = PoolFuture(self), None if block is None else what
+            task = Task(number, future, call.label, pickled=call, kept=kept, retries=retries, number=number)
+            task.submitted = submitted
+            future.begun(task)
+            if not member.started(task, block):
+                self._follow(call)
+            self._begun_at_once(member.since)
+            if not sent:
+                self._attend_to(member)
+            self.ledger.called(number, call.label, call)
+            return future
+
+    def _begun_at_once(self, now: float) -> None:
+        """See to it that the answer to a call that was just begun is read, whatever becomes of its future.
+
+        As a rule the caller is about to wait for it, and to have the management thread stop watching the
+        pipes just in time would take longer than the call. So when such calls come one after the other that
+        thread rather comes by now and then, and watches for what nobody has read meanwhile. Who learns of an
+        answer in another way than by waiting for it says so (`expect`).
+        """
+        self._at_once += 1
+        if self._comes_by:
+            return
+        if now - self._active < _COMING_BY:
+            self._comes_by = True
+            self.wake()
+        else:
+            self._expect_answers()
+
+    def _look_by(self) -> None:
+        """Watch for what nobody reads; come again if calls have come meanwhile."""
+        self._expect_answers()
+        self._comes_by = self._comes_by and self._at_once != self._at_once_seen
+        self._at_once_seen = self._at_once
 
     def map(
         self,
@@ -298,13 +396,12 @@ class Engine:
             As for `submit`.
         """
         self._check_open()
-        again = self._retries if retries is None else retries
         shared = self.function_of(function, label, independent=independent)
         call = shared.number if part_of is None else part_of.call
         gathering = Gathering(self, len(calls), call=call)
         options: dict[str, Any] = {
             "function": shared,
-            "retries": again,
+            "retries": self._retries if retries is None else retries,
             "limit": limit,
             "deadline": deadline,
         }
@@ -498,18 +595,25 @@ class Engine:
         with self._lock:
             if self._ended:
                 return
-            outer.expect(pipes.fileno(), read=False, write=False)
+            if self._expecting:
+                outer.expect(pipes.fileno(), read=False, write=False)
+                self._expecting = False
         while not done() and not self._wanted_back and not self._over.is_set():
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            began = time.perf_counter()
-            # The look is too short for anybody to want to break it off.
-            ready = glance.look(pipes.ready) if glance.worthwhile() and not self._crowded() else []
-            if not ready:
-                with interrupts.allowed:
-                    ready = pipes.wait(left)
-            glance.waited(time.perf_counter() - began)
+            ready = pipes.ready()
+            if ready:
+                glance.waited(0.0)  # it was there before the end of what had to be done after the asking
+            else:
+                began = time.perf_counter()
+                # The look is too short for anybody to want to break it off.
+                if glance.worthwhile() and not self._crowded():
+                    ready = glance.look(pipes.ready)
+                if not ready:
+                    with interrupts.allowed:
+                        ready = pipes.wait(left)
+                glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
 
@@ -522,25 +626,67 @@ class Engine:
 
     def _stop_reading(self) -> None:
         """Give the pipes back to the management thread."""
-        try:
-            with self._lock:
-                if self._watch is not None and self._pipes is not None and not self._ended:
-                    self._watch.expect(self._pipes.fileno(), read=True, write=False)
-        finally:
+        with self._lock:
+            # Under the lock: who hands something out must know whether anybody reads.
             self._reading.pop("reader", None)
-            if self._wanted_back or self._over.is_set():
-                self._reading_free.set()
-        if self._wants_attention():
+            busy = self._expect_answers()
+        if self._wanted_back or self._ended:
+            self._reading_free.set()
+        if (
+            self._shutting
+            or (self._trim_at is None and self.store.dirty)
+            or ((busy or self._vacant or self._queue) and self._wants_attention())
+        ):
             self.wake()
 
+    def _expect_answers(self) -> bool:
+        """Have the management thread watch the pipes if workers may say something; say whether they may.
+
+        Under the lock. Nothing has to be done while somebody reads, who does this at the end.
+        """
+        for member in self._members:
+            if member.load or not member.open:
+                break
+        else:
+            return False
+        if not (self._expecting or "reader" in self._reading or self._ended):
+            assert self._watch is not None
+            assert self._pipes is not None
+            self._watch.expect(self._pipes.fileno(), read=True, write=False)
+            self._expecting = True
+        return True
+
     def _wants_attention(self) -> bool:
-        """Say whether the management thread has to do something that only it does."""
-        if self._shutting or (self.store.dirty and self._trim_at is None) or self._may_start():
-            return True
-        for member in self._members:  # noqa: SIM110  (any() takes three times as long, in each round trip)
-            if member.doomed:
-                return True
-        return False
+        """Say whether the management thread has to start a worker, or to end one."""
+        return self._may_start() or any(member.doomed for member in self._members)
+
+    def expect(self) -> None:
+        """Have the answers read from now on, though nobody may wait for one of them here."""
+        # No need for the lock to see this: one who reads hands over to one who does.
+        if self._expecting or "reader" in self._reading or self._is_copy():
+            return
+        with interrupts.deferred:
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._expect_answers()
+                finally:
+                    self._lock.release()
+            else:
+                self.wake()
+
+    def catch_up(self) -> None:
+        """Read what workers have said so far, for a report."""
+        me = threading.get_ident()
+        if self._pipes is None or self._expecting or self._is_copy():
+            return
+        with interrupts.deferred:
+            if "reader" in self._reading or self._reading.setdefault("reader", me) != me:
+                return
+            try:
+                if not self._ended:
+                    self._attend(self._pipes.ready())
+            finally:
+                self._stop_reading()
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -708,6 +854,7 @@ class Engine:
         """Return what is being done and was done."""
         from sharedarray.pool.reports import PoolStats
 
+        self.catch_up()
         with self._lock:
             loads = [member.load for member in self._members]
             queued = sum(task.left for task in self._queue) + sum(max(0, load - 1) for load in loads)
@@ -749,6 +896,14 @@ class Engine:
         self._functions_over.append(call)
         self.wake()
 
+    def _is_open(self) -> bool:
+        """Whether `_check_open` has nothing to say."""
+        return (
+            self._owner == os.getpid()
+            and self._broken is None
+            and not (self._shutting or self._forsaken or _exiting)
+        )
+
     def _is_copy(self) -> bool:
         return self._owner != os.getpid()
 
@@ -777,6 +932,7 @@ class Engine:
         self._pipes.add(self._nudge.fileno())
         self._watch_for(self._bell.fileno(), self._bell.hush)
         self._watch_for(self._pipes.fileno(), self._read)
+        self._expecting = True
         processes.make_ready(self._method)
         if self._method == "fork":
             # Before our thread is there: what a fork copies is then in the state that its caller left it in.
@@ -828,7 +984,7 @@ class Engine:
 
     def _wait(self) -> None:
         assert self._watch is not None
-        for descriptor, _, _ in self._watch.wait(self._patience()):
+        for descriptor, _ in self._watch.wait(self._patience()):
             handler = self._handlers.get(descriptor)
             if handler is not None:
                 handler()
@@ -837,6 +993,8 @@ class Engine:
         """Return for how many seconds there is nothing to do if nothing happens."""
         with self._lock:
             times = [at for at in (self._look_at, self._trim_at) if at is not None]
+            if self._comes_by:
+                times.append(time.monotonic() + _COMING_BY)
             for member in self._members:
                 if member.tasks:
                     times += _due(member.tasks[0], member.since)
@@ -914,6 +1072,7 @@ class Engine:
         with self._lock:
             for member in self._members:
                 self._look_after(member)
+            self._look_by()
             going_on = bool(self._members or self._queue) or not (self._shutting or self._broken)
         self._trim()
         return going_on
@@ -1088,7 +1247,7 @@ class Engine:
         fullest, free = None, False
         for member in self._members:
             if member.load < 2:
-                free = free or member.free
+                free = free or (member.open and not member.load)
             elif not member.going and (fullest is None or member.load > fullest.load):
                 fullest = member
         if fullest is None or not free:
@@ -1176,6 +1335,7 @@ class Engine:
         if expected and task.items is None:
             lent = self.store.take(expected)
         size = member.give(task, lent, self.store.gone(member.known) if member.known else ())
+        self._expect_answers()
         if size:
             self.ledger.sends_plain(task.call, size, task.left)
         if task.limit is not None or task.deadline is not None:
@@ -1183,6 +1343,7 @@ class Engine:
 
     def _stop(self, member: Member) -> None:
         member.leaving = True
+        self._expect_answers()
         with contextlib.suppress(OSError):
             member.channel.send(Kind.STOP)
 
@@ -1265,22 +1426,21 @@ class Engine:
         finally:
             self._stop_reading()
 
-    def _attend(self, ready: Iterable[tuple[int, bool, bool]]) -> None:
-        nudge = self._nudge
-        assert nudge is not None
-        for descriptor, _, _ in ready:
-            if descriptor == nudge.fileno():
-                nudge.hush()
-                continue
+    def _attend(self, ready: Iterable[tuple[int, object]]) -> None:
+        for descriptor, _ in ready:
             member = self._by_pipe.get(descriptor)
             if member is not None:
                 self._hear(member)
+            elif self._nudge is not None and descriptor == self._nudge.fileno():
+                self._nudge.hush()
 
     def _hear(self, member: Member) -> None:
         """Hear what a worker says."""
         try:
             frames = member.channel.receive()
-            settled = self._heard(member, frames)
+            settled = self._heard_one(member, frames[0]) if len(frames) == 1 else None
+            if settled is None:
+                settled = self._heard(member, frames)
             del frames
         except (EOFError, OSError):
             self._hang_up(member)
@@ -1305,6 +1465,31 @@ class Engine:
                     member.writing = False
                     self._unwatch(member.channel.out)
         self._wake_if_other()
+
+    def _heard_one(self, member: Member, frame: Frame) -> list[tuple[Sink, int, list[Any]]] | None:
+        """Act on the small answer to all that a worker had to do; return None for any other frame.
+
+        That is `_heard` in the short way: nothing is handed out, nothing lent comes back.
+        """
+        if frame.kind != _RESULT or frame.flags != PLAIN or frame.entries:
+            return None
+        try:
+            outcome = load_result(frame.stream, (), PLAIN)
+        except Exception:
+            return None
+        with self._lock:
+            if self._queue or self._max_tasks is not None or member.load != 1 or member.room:
+                return None
+            task = member.tasks[0]
+            if task.number != frame.task or task.count != 1:
+                return None
+            now = self._active = time.monotonic()
+            member.finished(task, now)
+            self.ledger.finished(task, frame, now, member.name, member.pid, failed=False)
+            task.release()
+            if len(self._members) > 1:
+                self._even_out()
+        return [(task.sink, task.first, [outcome])]
 
     def _heard(self, member: Member, frames: Sequence[Frame]) -> list[tuple[Sink, int, list[Any]]]:
         """Act on frames; return what is to be settled."""
@@ -1407,7 +1592,7 @@ class Engine:
             settled.append((task.sink, index, [outcome]))
             if member.room:
                 member.clear_room(task.number)
-            self.ledger.noted(task, frame, member.since, member.name, member.pid, failed=failed)
+            self.ledger.finished(task, frame, member.since, member.name, member.pid, failed=failed)
             task.release()
             return
         self.ledger.answered(task, frame, failed=failed)
@@ -1656,8 +1841,8 @@ _NOTHING = Setup({}, None, ())
 _LOST: Any = object()
 
 # As plain numbers, which compare in a third of the time of members of an enum.
-_ERROR, _RESULTS = int(Kind.ERROR), int(Kind.RESULTS)
-_ANSWERS = frozenset((int(Kind.RESULT), _ERROR, _RESULTS))
+_RESULT, _ERROR, _RESULTS = int(Kind.RESULT), int(Kind.ERROR), int(Kind.RESULTS)
+_ANSWERS = frozenset((_RESULT, _ERROR, _RESULTS))
 
 
 def _settle(settled: list[tuple[Sink, int, list[Any]]]) -> None:

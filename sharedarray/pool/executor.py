@@ -421,11 +421,10 @@ class Pool(Executor):
         CopyReport or None
             None where the call is long ago, or there was none.
         """
-        if future is None:
-            return self._engine.ledger.report()
-        if not isinstance(future, PoolFuture):
+        if future is not None and not isinstance(future, PoolFuture):
             raise TypeError(f"future must be one that a pool's submit returned, not {future!r}")
-        return self._engine.ledger.report(future.call)
+        self._engine.catch_up()
+        return self._engine.ledger.report(None if future is None else future.call)
 
     def timeline(self) -> Timeline:
         """Return which worker ran what when, of the last tasks: a picture in a notebook, JSON for a browser.
@@ -435,6 +434,7 @@ class Pool(Executor):
         Timeline
             ``save("run.json")`` writes what ``chrome://tracing`` and Perfetto show.
         """
+        self._engine.catch_up()
         return self._engine.ledger.timeline()
 
     def terminate_workers(self) -> None:

@@ -1,9 +1,6 @@
 """What a pool remembers of what was done: how long functions take, what was copied, who ran what when.
 
 Everything is bounded: a pool may live for weeks.
-
-Whoever waits for the result of a small task waits for the book-keeping too. So that of a small answer is put
-off (`noted`) until there is time, which is as soon as the next task is under way, or until somebody asks.
 """
 
 from __future__ import annotations
@@ -24,8 +21,6 @@ __all__ = ["Ledger"]
 
 # Functions whose duration is remembered, calls whose copies are, and spans.
 _FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
-# Answers whose book-keeping is put off at most.
-_NOTES = 64
 # Weight of the newest duration of a function.
 _NEWEST = 0.2
 # Calls, or rows of them, after which a duration is to be relied on: the first ones may differ.
@@ -35,7 +30,18 @@ _SEVERAL = 4
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    __slots__ = ("_account", "_entries", "_rows", "began", "call", "ended", "label", "tasks")
+    __slots__ = (
+        "_account",
+        "_entries",
+        "_rows",
+        "began",
+        "call",
+        "ended",
+        "label",
+        "received",
+        "results",
+        "tasks",
+    )
 
     def __init__(self, call: int, label: str, tasks: int) -> None:
         self.call = call
@@ -43,9 +49,10 @@ class _Calls:
         self.tasks = tasks
         self.began = time.monotonic()
         self.ended = 0.0
+        self.received = self.results = 0  # bytes of small results, and of how many tasks
         self._account: Account | None = None
-        self._entries: list[tuple[str, Copied, int]] = []
-        self._rows: dict[str, list[int]] = {}
+        self._entries: list[tuple[str, Copied, int]] | None = None
+        self._rows: dict[str, list[int]] | None = None
 
     def sends(self, account: Account) -> None:
         """Count what the arguments of a task become."""
@@ -58,11 +65,15 @@ class _Calls:
     def add(self, argument: str, copied: Copied, count: int = 1) -> None:
         """Count what became of one argument, or of the results, of so many tasks."""
         if self.tasks == 1:
+            if self._entries is None:
+                self._entries = []
             self._entries.append((argument, copied, count))  # few, and summed up if somebody asks
         else:
             self._sum_up(argument, copied, count)
 
     def _sum_up(self, argument: str, copied: Copied, count: int) -> None:
+        if self._rows is None:
+            self._rows = {}
         row = self._rows.setdefault(argument, [0, 0, 0, 0, 0])
         for place, amount in enumerate(copied):
             row[place] += amount
@@ -76,7 +87,10 @@ class _Calls:
                 self._sum_up(argument, part, 1)
         while self._entries:
             self._sum_up(*self._entries.pop(0))
-        return self._rows
+        if self.results:
+            self._sum_up("result", (0, 0, self.received, 0), self.results)
+            self.received = self.results = 0
+        return self._rows or {}
 
 
 class _Function:
@@ -125,13 +139,11 @@ class Ledger:
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
         self._lock = threading.Lock()
-        self._notes: deque[tuple[str, int, int, int, int, int, float, int, str, int, bool]] = deque()
 
     # How long functions take, and how large their results are
 
     def duration(self, label: str) -> float | None:
         """Return how many seconds a call of a function takes, None where that is not known."""
-        self.settle()
         function = self._functions.get(label)
         return None if function is None else function.seconds
 
@@ -155,7 +167,6 @@ class Ledger:
             self.failed += count
         else:
             self.done += count
-        self.settle()
         self._latest = seconds = (frame.ended - frame.began) * 1e-9 / count
         function = self._took(task.label, seconds)
         if frame.entries or function.result:
@@ -163,58 +174,38 @@ class Ledger:
         else:
             self._received(task.call, len(frame.stream), count)
 
-    def noted(self, task: Task, frame: Frame, heard: float, worker: str, pid: int, *, failed: bool) -> None:
-        """Do as `answered` and `over`, later, for the only answer to a task, when it needed no memory."""
-        self._latest = (frame.ended - frame.began) * 1e-9
-        self._notes.append(
-            (
-                task.label,
-                task.call,
-                task.number,
-                task.submitted,
-                frame.began,
-                frame.ended,
-                heard,
-                len(frame.stream),
-                worker,
-                pid,
-                failed,
-            )
-        )
-        if len(self._notes) >= _NOTES:
-            self.settle()
-
-    def settle(self) -> None:
-        """Do what was put off."""
-        if self._notes:
-            with self._lock:
-                while self._notes:
-                    self._enter(*self._notes.popleft())
-
-    def _enter(
-        self,
-        label: str,
-        call: int,
-        number: int,
-        submitted: int,
-        began: int,
-        ended: int,
-        heard: float,
-        size: int,
-        worker: str,
-        pid: int,
-        failed: bool,
+    def finished(
+        self, task: Task, frame: Frame, heard: float, worker: str, pid: int, *, failed: bool
     ) -> None:
+        """Do as `answered` and `over` for the only answer to a task, when it needed no memory.
+
+        All in one, for whoever waits for a small task waits for this too.
+        """
+        call, label, began, ended, size = task.call, task.label, frame.began, frame.ended, len(frame.stream)
         if failed:
             self.failed += 1
         else:
             self.done += 1
-        self._took(label, (ended - began) * 1e-9).result = 0
-        self._received(call, size, 1)
+        self._latest = seconds = (ended - began) * 1e-9
+        function = self._functions.get(label)
+        if function is None or seconds > function.seconds:
+            function = self._took(label, seconds)
+        else:  # the same
+            function.count += 1
+            function.seconds += _NEWEST * (seconds - function.seconds)
+        function.result = 0
+        self._totals[2] += size
         outcome = "raised" if failed else "done"
         self._spans_made += 1
-        self._spans.append((number, call, label, worker, pid, submitted, began, ended, outcome, 1))
-        self._ended(call, heard)
+        self._spans.append((task.number, call, label, worker, pid, task.submitted, began, ended, outcome, 1))
+        plain = self._plain
+        if call == plain.call:
+            plain.received, plain.ended = size, heard
+            return
+        made = self._calls.get(call)
+        if made is not None:
+            made.received, made.ended = made.received + size, heard
+            made.results += 1
 
     def _took(self, label: str, seconds: float) -> _Function:
         function = self._functions.get(label)
@@ -265,7 +256,6 @@ class Ledger:
 
     def called(self, call: int, label: str, pickled: Pickled) -> None:
         """Take note of a call of one task."""
-        self.settle()
         account = pickled.account
         if account is None:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
@@ -336,13 +326,11 @@ class Ledger:
 
     def totals(self) -> tuple[int, int, int]:
         """Return the bytes that were sent by reference, copied and pickled, of all calls."""
-        self.settle()
         shared, copied, pickled = self._totals
         return shared, copied, pickled
 
     def report(self, call: int | None = None) -> CopyReport | None:
         """Return what became of the arguments and results of a call, of the last one for None."""
-        self.settle()
         plain = self._plain
         with self._lock:
             if call is None:
@@ -389,7 +377,6 @@ class Ledger:
         """Return who ran what when."""
         from sharedarray.pool.reports import Span, Timeline
 
-        self.settle()
         spans = tuple(Span(*fields) for fields in list(self._spans))
         return Timeline(spans, self._spans_made - len(spans))
 

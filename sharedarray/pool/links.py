@@ -50,6 +50,9 @@ class Line(Protocol):
     def readable(self, timeout: float | None) -> bool:
         """Wait until there is something to read, for as many seconds; return whether there is."""
 
+    there: Callable[[], object]
+    """Say, without waiting, whether there is something to read."""
+
 
 class _Pipe:
     """One end of a pipe, which it owns."""
@@ -57,11 +60,13 @@ class _Pipe:
     def __init__(self, end: connection.Connection) -> None:
         self._end = end
         self._descriptor = end.fileno()
-        self._poll: Any = None
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLIN)
         # The kernel's calls themselves, because a round trip is measured in microseconds.
         self.write: Callable[[Any], int] = partial(os.write, self._descriptor)
         self.write_all: Callable[[Sequence[Any]], int] = partial(os.writev, self._descriptor)
         self.read_into: Callable[[list[memoryview]], int] = partial(os.readv, self._descriptor)
+        self.there: Callable[[], object] = partial(self._poll.poll, 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Pipe, (self._end,)
@@ -76,9 +81,6 @@ class _Pipe:
         os.set_blocking(self._descriptor, flag)
 
     def readable(self, timeout: float | None) -> bool:
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self._descriptor, select.POLLIN)
         return bool(self._poll.poll(None if timeout is None else timeout * 1000))
 
 
@@ -92,6 +94,7 @@ class _Socket:
         self.write: Callable[[Any], int] = end.send
         self.write_all: Callable[[Sequence[Any]], int] = partial(_send_all, end)
         self.read_into: Callable[[list[memoryview]], int] = partial(_receive, end)
+        self.there: Callable[[], object] = partial(self.readable, 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = context.get_spawning_popen()

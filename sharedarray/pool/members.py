@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+from sharedarray import segment
 from sharedarray._platform import platform
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
@@ -28,8 +29,10 @@ from sharedarray.pool.messages import (
     HEADER,
     LAZY,
     OF_CALL,
+    PLAIN,
     ROOM,
     SHARES,
+    Buffer,
     Entry,
     Frame,
     Kind,
@@ -38,10 +41,15 @@ from sharedarray.pool.messages import (
 from sharedarray.pool.pickling import Pickled
 from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
+from sharedarray.reference import has_name
+from sharedarray.segment import Mapping
 
 __all__ = ["Member"]
 
 _TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
+
+# Seconds for which a block that was there a moment ago is not looked for again.
+_MOMENT = 0.001
 
 # What is so for a worker that can be given something.
 _OPEN = {
@@ -205,7 +213,7 @@ class Member:
         for _ in range(task.left):
             self._unclaim()
         if retired:
-            self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+            self.retire(retired)
         function = task.function
         if function is not None and function.number not in self.functions:
             self._teach(function)
@@ -237,6 +245,44 @@ class Member:
             encode(_TASK, flags, item, task.number, 0, 0, pickled.stream, entries, pickled.inline)
         )
         return 0
+
+    def retire(self, retired: Sequence[int]) -> None:
+        """Tell it, when the channel is flushed, of slots that there are no more."""
+        self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+
+    def finds(self, mapping: Mapping) -> bool:
+        """Whether it will find a block: its name leads to it, or did a moment ago and it has it mapped."""
+        now = time.monotonic()
+        at, removals = mapping.seen
+        if (
+            now - at < _MOMENT
+            and removals == segment.removals
+            and (mapping.device, mapping.inode) in self.blocks
+        ):
+            return True
+        mapping.seen = now, segment.removals
+        return has_name(mapping)
+
+    def start(self, number: int, stream: Buffer, shares: int) -> bool:
+        """Have it do a small call at once, for it has nothing to do; see `Channel.flush`.
+
+        The call is on its way already when `started` writes it down.
+        """
+        self._unclaim()
+        head = HEADER.pack(_TASK, PLAIN | shares, 0, 0, number, len(stream), 0, 0)
+        return self.channel.write(head + stream)
+
+    def started(self, task: Task, block: Mapping | None) -> bool:
+        """Take note of what `start` has sent; return whether it knew the block of the array already."""
+        self.tasks.append(task)
+        self.load = 1
+        self.given += 1
+        self.since = time.monotonic()
+        self.silent = False
+        if block is None or (block.device, block.inode) in self.blocks:
+            return True
+        self.blocks.add((block.device, block.inode))
+        return False
 
     def _teach(self, function: Function) -> None:
         self.functions.add(function.number)
@@ -328,6 +374,14 @@ class Member:
         slot = self.room.pop(number, None)
         if slot is not None:
             self.put_back(slot)
+
+    def finished(self, task: Task, now: float) -> None:
+        """Take note of the answer to the only item that it has, which is the only one of its task."""
+        task.done = 1
+        self.tasks.popleft()
+        self.load = 0
+        self.since = now
+        self.silent = False
 
     def dropped(self, count: int) -> None:
         """Take note that it has come to what was taken back."""

@@ -34,6 +34,9 @@ class Helper(Protocol):
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
 
+    def expect(self) -> None:
+        """Hear that somebody will learn of an outcome without asking for it here."""
+
     def withdraw(self, task: Task, *, running: bool) -> bool:
         """Take a task back from a worker that has not begun it, or end the worker that has."""
 
@@ -173,8 +176,9 @@ class Task:
         retries: int = 0,
         limit: float | None = None,
         deadline: float | None = None,
+        number: int = 0,
     ) -> None:
-        self.number = next(_numbers)
+        self.number = number or next(_numbers)
         self.call = call
         self.sink = sink
         self.label = label
@@ -239,9 +243,8 @@ class Task:
 _numbers = itertools.count(1)
 
 
-def new_number() -> int:
-    """Return a number that no task and no call has."""
-    return next(_numbers)
+new_number: Callable[[], int] = _numbers.__next__
+"""Return a number that no task and no call has."""
 
 
 # Seconds that a killed worker has to be gone.
@@ -264,14 +267,14 @@ class PoolFuture(Future[Any]):
     when somebody asks for the condition, which the standard library does before all that it does with them.
     """
 
+    _own: threading.Condition | None = None
+    _task: Task | None = None
+    _call = 0
+    _state = "PENDING"
+    _result = _exception = None
+
     def __init__(self, engine: Helper | None = None) -> None:
         self._engine = engine
-        self._task: Task | None = None
-        self._call = 0
-        self._own: threading.Condition | None = None
-        self._state = "PENDING"
-        self._result = None
-        self._exception = None
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -283,12 +286,21 @@ class PoolFuture(Future[Any]):
                     self._waiters: list[Any] = []
                     self._done_callbacks: list[Any] = []
                     own = self._own = threading.Condition()
+            self._expected()
         return own
+
+    def _expected(self) -> None:
+        """Have somebody read the answer, for it is not only `result` that asks for it."""
+        if self._engine is not None and self._state not in _OVER:
+            self._engine.expect()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
         try:
-            timeout = self._helped(timeout)
+            if timeout is not None or self._engine is None:
+                timeout = self._helped(timeout)
+            elif self._state not in _OVER:
+                self._engine.help(self._is_over, None)
             if self._own is None and self._state == "FINISHED" and self._exception is None:
                 return self._result
             return super().result(timeout)
@@ -304,7 +316,7 @@ class PoolFuture(Future[Any]):
         if self._state in _OVER or engine is None:
             return timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        engine.help(self.done, deadline)
+        engine.help(self._is_over, deadline)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     @property
@@ -338,6 +350,11 @@ class PoolFuture(Future[Any]):
 
     def done(self) -> bool:
         """Whether the call is over or cancelled."""
+        if self._state not in _OVER:
+            self._expected()
+        return self._state in _OVER
+
+    def _is_over(self) -> bool:
         return self._state in _OVER
 
     def running(self) -> bool:
@@ -379,6 +396,10 @@ class PoolFuture(Future[Any]):
                 self.set_result(outcome)
         except InvalidStateError:
             pass
+
+    def begun(self, task: Task) -> None:
+        """Hear, before anybody else has it, that the call was handed out."""
+        self._task, self._call, self._state = task, task.call, "RUNNING"
 
     def cancel_items(self, index: int, count: int) -> None:
         """Become cancelled, though the call was handed out."""

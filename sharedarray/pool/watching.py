@@ -13,6 +13,8 @@ import select
 import selectors
 import threading
 import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from sharedarray.pool import links
@@ -35,10 +37,11 @@ class Watch(Protocol):
     def remove(self, descriptor: int) -> None:
         """Watch it no more. A descriptor that is not watched is no error."""
 
-    def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
-        """Wait for so many seconds; return descriptors with whether they can be read, and written to."""
+    def wait(self, timeout: float | None) -> Sequence[tuple[int, object]]:
+        """Wait for so many seconds; return the descriptors that are ready, each with what the system says."""
 
-    def ready(self) -> list[tuple[int, bool, bool]]:
+    @property
+    def ready(self) -> Callable[[], Sequence[tuple[int, object]]]:
         """Do as `wait`, without waiting."""
 
     def close(self) -> None:
@@ -50,6 +53,9 @@ class _Epoll:
         self._epoll = select.epoll()
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
+        self.wait = self._epoll.poll
+        # The kernel's call itself, because a round trip is measured in microseconds.
+        self.ready = partial(self._epoll.poll, 0)
 
     def add(self, descriptor: int, *, write: bool = False) -> None:
         self._epoll.register(descriptor, select.EPOLLOUT if write else select.EPOLLIN)
@@ -60,17 +66,6 @@ class _Epoll:
     def remove(self, descriptor: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
-
-    def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
-        return _told(self._epoll.poll(timeout))
-
-    def ready(self) -> list[tuple[int, bool, bool]]:
-        ready = self._epoll.poll(0)
-        return _told(ready) if ready else []
-
-
-def _told(ready: list[tuple[int, int]]) -> list[tuple[int, bool, bool]]:
-    return [(fd, bool(events & ~select.EPOLLOUT), bool(events & select.EPOLLOUT)) for fd, events in ready]
 
 
 class _Selector:
@@ -92,14 +87,10 @@ class _Selector:
         with contextlib.suppress(KeyError, ValueError, OSError):
             self._selector.unregister(descriptor)
 
-    def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
-        ready = self._selector.select(timeout)
-        return [
-            (key.fd, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
-            for key, events in ready
-        ]
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        return [(key.fd, events) for key, events in self._selector.select(timeout)]
 
-    def ready(self) -> list[tuple[int, bool, bool]]:
+    def ready(self) -> list[tuple[int, int]]:
         return self.wait(0)
 
 
@@ -147,10 +138,10 @@ class _Sockets:
         self._wanted.clear()
         self._bell.close()
 
-    def ready(self) -> list[tuple[int, bool, bool]]:
+    def ready(self) -> list[tuple[int, object]]:
         return self._select(0)
 
-    def wait(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
+    def wait(self, timeout: float | None) -> list[tuple[int, object]]:
         if threading.current_thread() is threading.main_thread():
             timeout = _INTERRUPTIBLE if timeout is None else min(timeout, _INTERRUPTIBLE)
         self._waiting += 1
@@ -164,7 +155,7 @@ class _Sockets:
             wanted = list(self._wanted.items())
         return {fd for fd, (read, _) in wanted if read}, {fd for fd, (_, write) in wanted if write}
 
-    def _select(self, timeout: float | None) -> list[tuple[int, bool, bool]]:
+    def _select(self, timeout: float | None) -> list[tuple[int, object]]:
         read, write = self._directly()
         within: dict[int, set[int]] = {}  # what is watched by others that are watched here
         for number in [number for number in read if number < 0]:
@@ -175,9 +166,8 @@ class _Sockets:
         readable, writable, _ = select.select({ear, *read}.union(*within.values()), write, write, timeout)
         if ear in readable:
             self._bell.hush()
-        found = [(number, True, False) for number, inner in within.items() if inner.intersection(readable)]
-        told = {*read.intersection(readable), *writable}
-        return found + [(fd, fd in readable, fd in writable) for fd in told]
+        found = {number for number, inner in within.items() if inner.intersection(readable)}
+        return [(number, None) for number in found.union(read.intersection(readable), writable)]
 
 
 # Seconds after which the main thread looks whether Ctrl-C has come.

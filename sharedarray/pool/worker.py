@@ -57,7 +57,7 @@ from sharedarray.pool.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import Pickled, contiguous, dump_result, dumps, load_call, loads
+from sharedarray.pool.pickling import FORMAT, Pickled, contiguous, dump_result, dumps, load_call, loads
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 
 __all__ = ["Ends", "Setup", "main"]
@@ -77,11 +77,14 @@ _TEXT = frozenset((str, bytes))
 _SHORT = 1024
 _marshalled = marshal.dumps
 # As plain numbers, which compare in a third of the time of members of an enum.
-_RUN = int(Kind.RUN)
-_CALLS = frozenset((int(Kind.TASK), _RUN))
+_TASK, _RUN, _RESULT = int(Kind.TASK), int(Kind.RUN), int(Kind.RESULT)
+_CALLS = frozenset((_TASK, _RUN))
+_pack = HEADER.pack
+# Flags of a small call that came alone.
+_SHORT_WAY = frozenset((PLAIN, PLAIN | SHARES))
 # Nanoseconds that a small answer is held back, to send many at a time: to a call of its own; to an item of a
 # row, after which others come anyway; to one of a row where nobody waits for each.
-_WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 3_000_000
+_WINDOW, _ROW_WINDOW, _LAZY_WINDOW = 50_000, 500_000, 20_000_000
 # Seconds after which a second thread sends what is held back, since the item that came next turned out to be
 # a slow one; seconds without small answers after which that thread goes to sleep.
 _TOO_LONG = 0.004
@@ -330,7 +333,7 @@ class _Answers:
         with self._lock:
             self._write()
             self._row, self._rows_items = row, items
-        self._window = (_LAZY_WINDOW if lazy else _ROW_WINDOW) if self._holds else -1
+            self._window = (_LAZY_WINDOW if lazy else _ROW_WINDOW) if self._holds else -1
 
     def add(self, value: Any, behind: int, began: int, ended: int) -> None:
         """Send, soon, the result of an item of a row: a number or a short text.
@@ -344,7 +347,7 @@ class _Answers:
         began, ended
             When it was computed.
         """
-        data = _marshalled(value)
+        data = _marshalled(value, FORMAT)
         with self._lock:
             end = self._length + len(data)
             if end > self._size or not self._count:
@@ -379,6 +382,14 @@ class _Answers:
                 self._wake()
         if not self._holds or ended - self._since > _WINDOW:
             self.flush()
+
+    def one(self, number: int, began: int, ended: int, stream: bytes) -> None:
+        """Send the small result of a call now: `send` in the short way."""
+        head = _pack(_RESULT, PLAIN, 0, 0, number, len(stream), began, ended)
+        with self._lock:
+            if self._length:
+                self._write()
+            self._channel.write(head + stream)
 
     def flush(self) -> None:
         """Send what is held back."""
@@ -440,7 +451,8 @@ class _Answers:
                 if seen:
                     quiet = time.monotonic()
                     with self._lock:
-                        if self._since == seen:
+                        lazy = self._count and monotonic_ns() - seen < self._window
+                        if self._since == seen and not lazy:
                             self._write()
             self._awake = False
 
@@ -486,14 +498,20 @@ class _Worker:
                 answers.flush()
                 began = time.perf_counter()
                 self._wait()
-                self._read()
+                frames = self._channel.receive()
                 glance.waited(time.perf_counter() - began)
+                if len(frames) == 1 and frames[0].kind == _TASK and frames[0].flags in _SHORT_WAY:
+                    self._small(frames.pop())
+                    continue
+                while frames:
+                    self._told(frames.pop(0))
 
     # Reading
 
     def _wait(self) -> None:
         """Wait for a message; tidy up when there is none for a while."""
-        self._channel.look(self._glance)
+        if self._channel.look(self._glance):
+            return
         if not self._tidy and not self._channel.poll(_IDLE):
             gc.collect()
             self._attachments.settle()
@@ -638,6 +656,38 @@ class _Worker:
         if not frame.flags & (AFRESH | SHARES):
             known.loaded, known.frame = loaded, None
         return loaded
+
+    def _small(self, frame: Frame) -> None:
+        """Do a call that came alone and small: what `_next` does with an item, in the short way."""
+        if frame.entries or self._held or not self._claim(False):
+            self._todo.append(_Item(frame))
+            return
+        began = monotonic_ns()
+        self._granted = None
+        self._attachments.begin()
+        try:
+            value: Any = self._called(frame.stream, frame.flags)
+        except BaseException as raised:
+            outcome = _failed(raised)
+        else:
+            if type(value) in _SMALL:
+                self._attachments.end()
+                self._attachments.settle()
+                stream = _marshalled(value, FORMAT)
+                self._answers.one(frame.task, began, monotonic_ns(), stream)
+                return
+            outcome = _packed(value)
+            del value
+        self._attachments.end()
+        self._send(frame.task, began, *outcome)
+
+    def _called(self, stream: Buffer, flags: int) -> object:
+        if flags & SHARES:
+            self._tidy = False
+            function, args, kwargs = load_call(stream, (), PLAIN, self._attachments.kept.view)
+        else:
+            function, args, kwargs = load_call(stream, (), PLAIN)
+        return function(*args, **kwargs)
 
     def _answer(self, item: _Item) -> None:
         """Do one item and send what came of it."""

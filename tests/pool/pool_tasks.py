@@ -52,6 +52,16 @@ def describe(array):
     return type(array).__name__, array.shape, array.strides, str(array.dtype), array.flags.writeable
 
 
+def describe_all(*values):
+    return [
+        (*describe(value), value.tolist()) if isinstance(value, np.ndarray) else value for value in values
+    ]
+
+
+def are_one(first, second):
+    return first is second
+
+
 class Trouble(Exception):
     """Not what its arguments say."""
 

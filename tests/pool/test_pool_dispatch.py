@@ -13,6 +13,7 @@ import pytest
 from helpers import needs_signals, wait_until
 
 import sharedarray as sa
+from sharedarray.pool import engine
 
 
 @pytest.fixture
@@ -219,3 +220,156 @@ def test_statistics_add_up(two):
     stats = two.stats()
     assert (stats.done, stats.failed, stats.queued, stats.busy) == (102, 1, 0, 0)
     assert (stats.workers, stats.max_workers, stats.died) == (2, 2, 0)
+
+
+# -- calls that a worker begins at once, and answers that nobody may be waiting for -----------------------
+
+
+def _warm_up(pool):
+    """Have calls come one after the other, each waited for."""
+    for n in range(20):
+        assert pool.submit(abs, -n).result() == n
+
+
+@pytest.fixture
+def unwatched(two, monkeypatch):
+    """The pool of two, whose management thread does not happen to come by and read what is there."""
+    monkeypatch.setattr(engine, "_COMING_BY", 1000.0)
+    _warm_up(two)
+    inner = two._engine
+    inner.wake()
+    wait_until(lambda: inner._at_once_seen == inner._at_once, "the last time that it comes by")
+    inner._comes_by = True
+    return two
+
+
+def _asked_by_callback(future):
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    return called.wait(10)
+
+
+def _asked_again_and_again(future):
+    return wait_until(future.done, "the answer")
+
+
+ASKED = {
+    "by nobody": lambda future: wait_until(lambda: future._state == "FINISHED", "the answer"),
+    "by a callback": _asked_by_callback,
+    "again and again": _asked_again_and_again,
+    "by wait": lambda future: not wait([future], 10).not_done,
+    "by as_completed": lambda future: list(as_completed([future], 10)) == [future],
+    "for its exception": lambda future: future.exception(10) is None,
+    "for a while": lambda future: future.result(10) is not None,
+}
+
+
+# A result of 1 MiB needs an answer of the pool's before it can be sent.
+SIZES = [1, pytest.param(1 << 20, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("when", ["the first one", "of many"])
+@pytest.mark.parametrize("size", SIZES)
+def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
+    if when == "of many":
+        _warm_up(two)
+    for _ in range(3):
+        future = two.submit(pool_tasks.make_full, size, 7)
+        assert ASKED[asked](future)
+        assert future.result().sum() == 7 * size
+
+
+@pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "by nobody"])
+@pytest.mark.parametrize("size", SIZES)
+def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
+    for _ in range(3):
+        assert ASKED[asked](unwatched.submit(pool_tasks.make_full, size, 7))
+
+
+@pytest.mark.parametrize("report", ["stats", "timeline", "copy_report"])
+def test_reports_know_what_was_answered_though_nobody_asked(unwatched, tmp_path, report):
+    two = unwatched
+    before = two.stats().done
+    future = two.submit(pool_tasks.touch, str(tmp_path / "there"))
+    wait_until((tmp_path / "there").exists, "the task")
+    if report == "stats":
+        wait_until(lambda: two.stats().done == before + 1, "its answer")
+    elif report == "timeline":
+        wait_until(lambda: two.timeline()[-1].label == "touch", "its answer")
+    else:
+        wait_until(lambda: "result" in {row.argument for row in two.copy_report(future).rows}, "it")
+    assert two.stats().busy == 0
+
+
+def test_a_pool_whose_answers_nobody_wants_goes_on(two, tmp_path):
+    """More calls than workers, and none is waited for."""
+    _warm_up(two)
+    for n in range(30):
+        two.submit(pool_tasks.touch, str(tmp_path / str(n)))
+    wait_until(lambda: len(list(tmp_path.glob("*"))) >= 30, "the tasks")
+    wait_until(lambda: two.stats().busy == 0, "the answers")
+    assert two.submit(abs, -1).result() == 1
+
+
+def test_threads_wait_while_others_only_send(two):
+    """Who reads the answers hands over to the next one, or to the management thread."""
+    ends, wrong = threading.Event(), []
+
+    def send():
+        while not ends.is_set():
+            if not _asked_by_callback(two.submit(abs, -3)):
+                wrong.append("no answer")
+                return
+
+    def ask(number):
+        found = [two.submit(pool_tasks.add, n, number).result() for n in range(300)]
+        wrong.extend(n for n in range(300) if found[n] != n + number)
+
+    threads = [threading.Thread(target=send), *(threading.Thread(target=ask, args=(n,)) for n in range(2))]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    ends.set()
+    threads[0].join()
+    assert wrong == []
+
+
+def _records():
+    return sa.share([(1, 2.0), (3, 4.0)], dtype=[("n", "i4"), ("x", "f8")])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda: (sa.share([1.0, 2.0]),),
+        lambda: (1, sa.share([1.0, 2.0]), "text", b"bytes", None),
+        lambda: (sa.share([1.0, 2.0]), sa.share([3, 4])),
+        lambda: (sa.share([[1, 2], [3, 4]])[:, 1],),
+        lambda: (_records(),),
+        lambda: (sa.share(5.0),),
+        lambda: (sa.share([]),),
+    ],
+)
+def test_small_calls_with_shared_arrays(two, arguments):
+    args = arguments()
+    for _ in range(3):
+        found = two.submit(pool_tasks.describe_all, *args).result()
+        assert found == pool_tasks.describe_all(*args)
+    twice = two.submit(pool_tasks.are_one, args[-1], args[-1]).result()
+    assert twice
+
+
+def test_an_array_is_sent_as_it_is_now(two):
+    """The block may have lost its name a moment ago, and the array its right to be written to."""
+    shared = sa.share([[1, 2, 3], [4, 5, 6]])
+    assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+    shared.setflags(write=False)
+    assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+    for _ in range(20):
+        assert two.submit(pool_tasks.total, shared).result() == 21
+    shared.setflags(write=True)
+    shared.unlink()
+    two.submit(pool_tasks.fill, shared, 0).result()  # a copy of it
+    assert shared.sum() == 21

@@ -29,9 +29,6 @@ import contextlib
 import json
 import os
 import re
-import select
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +37,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sharedarray as sa
+from sharedarray._platform import platform
 from sharedarray.display import age, human, plain
 
 __all__ = ["Look", "Screen", "Watch", "add_arguments", "run"]
@@ -47,7 +45,6 @@ __all__ = ["Look", "Screen", "Watch", "add_arguments", "run"]
 _EVERY = 1.0  # seconds between two looks
 _FASTEST, _SLOWEST = 0.1, 60.0
 _FALLBACK = (100, 30)  # columns and lines of a terminal that does not tell
-_ESCAPE_WAIT = 0.05  # seconds in which what belongs to a key that sends several bytes has come
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,15 +155,15 @@ class Watch:
 
 
 def _directory(blocks: Sequence[sa.BlockInfo]) -> str:
-    return os.path.dirname(blocks[0].path) if blocks else "/dev/shm"
+    return os.path.dirname(blocks[0].path) if blocks else platform.DEFAULT_DIRECTORY
 
 
 def _room(directory: str) -> tuple[int, int]:
     try:
-        found = shutil.disk_usage(directory)
+        free = platform.room(directory, memory=True)
+        return platform.capacity(directory) - free, free
     except OSError:
         return 0, 0  # there is none, and so there are no blocks
-    return found.used, found.free
 
 
 # -- what is shown, and what keys do --------------------------------------------------------------------
@@ -397,12 +394,8 @@ def run(args: argparse.Namespace) -> int:
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         return _refused("it needs a terminal; --once or --json prints one look")
     try:
-        import termios  # noqa: F401  (not on every platform)
-
         import rich  # noqa: F401  (of an extra that may be missing)
-    except ImportError as missing:
-        if missing.name != "rich":
-            return _refused("this system's terminals are not known; --once or --json prints one look")
+    except ImportError:
         return _refused(
             "it needs the package rich: pip install 'numpy-sharedarray[top]'; --once and --json do without"
         )
@@ -419,14 +412,18 @@ def _refused(why: str) -> int:
 
 
 def _live(watch: Watch, args: argparse.Namespace) -> int:
-    from rich.console import Console
+    from rich.console import Console  # of an extra that may be missing
+    from rich.control import Control
 
     screen = Screen(watch.look(), order=args.sort, interval=args.interval)
-    with _keyboard() as keys, Console().screen(hide_cursor=True) as drawn:
+    with platform.terminal() as typed, _whole_screen(Console()) as drawn:
+        keys = _one_by_one(typed)
         due = time.monotonic() + screen.interval
         while True:
             columns, lines = _size()
             drawn.console.size = (columns, lines)
+            if drawn.console.legacy_windows:
+                drawn.console.control(Control.home())
             drawn.update(_picture(screen, columns, lines))
             key = keys(max(0.0, due - time.monotonic()))
             wish = screen.key(key) if key else None
@@ -437,6 +434,21 @@ def _live(watch: Watch, args: argparse.Namespace) -> int:
                 due = time.monotonic() + screen.interval
             else:
                 due = min(due, time.monotonic() + screen.interval)
+
+
+@contextlib.contextmanager
+def _whole_screen(console: Any) -> Iterator[Any]:
+    """Have a screen to draw on, and in the end what was there before, where the terminal keeps that."""
+    with console.screen(hide_cursor=True) as drawn:
+        if not console.legacy_windows:
+            yield drawn
+            return
+        console.show_cursor(False)
+        try:
+            yield drawn
+        finally:
+            console.show_cursor(True)
+            console.print()
 
 
 def _size() -> tuple[int, int]:
@@ -508,53 +520,17 @@ _NAMES = {
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def _keyboard() -> Iterator[Callable[[float], str | None]]:
-    """Have every key come at once and unseen; given is a function that waits so many seconds for one.
-
-    It also returns, with None, when the terminal has a new size.
-    """
-    import termios
-    import tty
-
-    handle = sys.stdin.fileno()
-    before = termios.tcgetattr(handle)
-    wake, woken = os.pipe()
-    os.set_blocking(woken, False)
-    os.set_blocking(wake, False)
-    previous_handler = signal.signal(signal.SIGWINCH, lambda *_: None)  # so that the signal is written
-    previous = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+def _one_by_one(typed: Callable[[float], str | None]) -> Callable[[float], str | None]:
+    """Return what waits so many seconds for one key; None where none came."""
     pending: list[str] = []
 
     def key(seconds: float) -> str | None:
-        if pending:
-            return pending.pop(0)
-        ready, _, _ = select.select([handle, wake], [], [], seconds)
-        if wake in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(wake, 1024)
-        if handle not in ready:
-            return None
-        try:
-            data = os.read(handle, 1024)
-        except OSError:
-            data = b""
-        if not data:
-            return "q"  # the terminal has gone
-        if data == b"\x1b" and select.select([handle], [], [], _ESCAPE_WAIT)[0]:
-            data += os.read(handle, 1024)
-        pending.extend(_keys(data.decode(errors="replace")))
+        if not pending:
+            text = typed(seconds)
+            pending.extend(["q"] if text is None else _keys(text))  # the terminal has gone
         return pending.pop(0) if pending else None
 
-    try:
-        tty.setcbreak(handle)
-        yield key
-    finally:
-        termios.tcsetattr(handle, termios.TCSAFLUSH, before)
-        signal.set_wakeup_fd(previous)
-        signal.signal(signal.SIGWINCH, previous_handler)
-        os.close(wake)
-        os.close(woken)
+    return key
 
 
 def _keys(text: str) -> list[str]:

@@ -333,7 +333,8 @@ def _names(path: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a second interpreter that finds this package and these helpers."""
-    found = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "PYTHONUNBUFFERED": "1", **changes}
+    path = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH")]))
+    found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
         found.pop(variable, None)
     return found
@@ -388,7 +389,7 @@ class Puppet:
 
     def __init__(self, script: str, *arguments: object, **changes: str) -> None:
         head = "from helpers import say, hear, suicide\nimport os, sys\nimport sharedarray as sa\n"
-        self.process = subprocess.Popen(
+        self.process = self._start(
             [
                 sys.executable,
                 "-X",
@@ -406,6 +407,9 @@ class Puppet:
         self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         if not SIGNALS:  # where nobody can wait for a pipe with a timeout
             threading.Thread(target=self._listen, daemon=True).start()
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, **options)
 
     @property
     def pid(self) -> int:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import KILLED, alive, kill, needs_signals, wait_until
 
@@ -268,7 +269,7 @@ def test_the_command_measures_shows_stores_and_draws(tmp_path, capfd):
     ("words", "told"),
     [
         (["--size", "big"], "no size"),
-        (["--size", "0"], "no size"),
+        (["--size", "4B"], "'4B' is too small to be measured"),
         (["--against", "abacus"], "none of"),
         pytest.param(["--plot", "curves.gif"], "does not end in", marks=needs_pictures),
         (["--json", "/no/such/directory/x.json"], "no directory"),
@@ -292,6 +293,34 @@ def test_a_size_for_which_there_is_no_memory_is_left_out(monkeypatch, capsys):
     found = command.measure([MIB], ["limit"])
     assert found.races == []
     assert "1 MiB is left out" in capsys.readouterr().err
+
+
+def test_with_nothing_left_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "available", lambda: MIB)
+    assert main(["bench", "--size", "1MiB"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.splitlines()[-1]) == ("", "sharedarray bench: there is nothing to show")
+
+
+def test_the_table_says_who_has_no_figures_of_one_question():
+    argument, result = race_of({"limit": [1.0], "loky": [2.0]}), race_of({})
+    argument.group, result.group = "argument", "result"
+    argument.missing, result.missing = {"ray": "not there"}, {"loky": "it failed", "ray": "not there"}
+    shown = command.table(Results(machine.described(), [argument, result])).splitlines()
+    assert "nobody could be measured" in shown
+    assert shown[-2:] == ["ray took no part: not there", "result: loky took no part: it failed"]
+
+
+def test_what_all_workers_read_is_a_file_wherever_blocks_are():
+    with command._stored(KIB) as path:
+        assert np.load(path).tolist() == [1.0] * 128
+    assert not os.path.exists(path)
+
+
+def test_the_machine_tells_how_much_memory_it_has():
+    found = machine.described()
+    assert found["memory"] > 1 << 28
+    assert found["memory files"] > 1 << 20
 
 
 def test_without_matplotlib_a_picture_says_what_it_needs(monkeypatch, capsys):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import select
-import signal
-import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, Puppet, block_files, environment, kill_janitors, needs_terminals, wait_until
+from consoles import Console, needs_screens
+from helpers import ANSWER, Puppet, block_files, environment, kill_janitors, needs_janitor
 
 import sharedarray as sa
 from sharedarray import top
@@ -24,67 +21,17 @@ from sharedarray import top
 COMMAND = (sys.executable, "-m", "sharedarray", "top")
 
 
-class Terminal:
-    """A terminal in which the command runs: a pty, and an emulator that keeps its screen."""
+needs_rich = pytest.mark.skipif(
+    importlib.util.find_spec("rich") is None, reason="needs rich: pip install 'numpy-sharedarray[top]'"
+)
+
+
+class Terminal(Console):
+    """A console at which the command runs."""
 
     def __init__(self, *arguments: str, columns: int = 110, lines: int = 24) -> None:
-        pyte = pytest.importorskip("pyte", reason="needs pyte: pip install 'numpy-sharedarray[test]'")
-        import pty
-        import termios
-
-        self._ours, theirs = pty.openpty()
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self._set_size(columns, lines)
-        self.before = termios.tcgetattr(theirs)
-        self._theirs = theirs
-        self.raw = b""
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environment(TERM="xterm-256color", COLUMNS="40"),
-        )
-
-    def _set_size(self, columns: int, lines: int) -> None:
-        import fcntl
-        import termios
-
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def resize(self, columns: int, lines: int) -> None:
-        self._set_size(columns, lines)
-        self.screen.resize(lines, columns)
-        self.process.send_signal(signal.SIGWINCH)
-
-    def type(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
-
-    def rows(self) -> list[str]:
-        """What stands on the screen now."""
-        while select.select([self._ours], [], [], 0)[0]:
-            try:
-                data = os.read(self._ours, 1 << 16)
-            except OSError:
-                break
-            self.raw += data
-            self._stream.feed(data)
-        return [line.rstrip() for line in self.screen.display]
-
-    def shows(self, condition: Callable[[list[str]], Any], what: str) -> list[str]:
-        """Wait until the screen is as it should be."""
-        found: list[str] = []
-
-        def look() -> bool:
-            found[:] = self.rows()
-            return bool(condition(found))
-
-        try:
-            wait_until(look, what, 20.0, 0.02)
-        except AssertionError as late:
-            raise AssertionError(f"{late}; the screen:\n" + "\n".join(found)) from None
-        return found
+        env = environment(TERM="xterm-256color", COLUMNS="40")
+        super().__init__([*COMMAND, *arguments], columns=columns, lines=lines, env=env)
 
     def names(self, rows: list[str]) -> list[str]:
         """Names of the blocks, in the order of the lines."""
@@ -92,32 +39,13 @@ class Terminal:
 
     def ends(self, status: int = 0) -> None:
         """Wait for its end; the terminal must be as it was before."""
-        import termios
-
-        deadline = time.monotonic() + ANSWER
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self.rows()
-            time.sleep(0.01)
-        self.rows()
-        assert self.process.returncode == status, self.raw[-2000:]
-        assert termios.tcgetattr(self._theirs) == self.before
-        assert self.raw.rindex(b"\x1b[?1049l") > self.raw.rindex(b"\x1b[?1049h")  # back from the other screen
-        assert self.raw.rindex(b"\x1b[?25h") > self.raw.rindex(b"\x1b[?25l")  # and the cursor is seen again
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-        os.close(self._theirs)
+        assert self.ended() == status, self.raw[-2000:]
+        assert self.restored()
 
 
-@needs_terminals
+@needs_screens
+@needs_rich
 def test_it_draws_sorts_removes_resizes_and_quits() -> None:
-    pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
     held = [
         sa.zeros(size, name=name) for name, size in (("alpha", 1000), ("beta", 300_000), ("gamma", 20_000))
     ]
@@ -173,10 +101,10 @@ def test_it_draws_sorts_removes_resizes_and_quits() -> None:
     del held, more
 
 
-@needs_terminals
+@needs_screens
+@needs_rich
 @pytest.mark.slow
 def test_many_blocks_scroll_and_ctrl_c_quits() -> None:
-    pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
     held = [sa.zeros(10, name=f"block_{number:02}") for number in range(40)]
     with Terminal("--sort", "name", lines=12) as seen:
         seen.shows(lambda rows: seen.names(rows) == [f"block_{n:02}" for n in range(8)], "the first ones")
@@ -184,15 +112,16 @@ def test_many_blocks_scroll_and_ctrl_c_quits() -> None:
         seen.shows(lambda rows: seen.names(rows) == [f"block_{n:02}" for n in range(32, 40)], "the last ones")
         seen.type("\x1b[A" * 6)
         seen.shows(lambda rows: "block_33" in seen.names(rows), "those around the mark")
-        seen.process.send_signal(signal.SIGINT)
+        seen.interrupt()
         seen.ends(130)
     del held
 
 
-@needs_terminals
+@needs_screens
+@needs_rich
+@needs_janitor
 @pytest.mark.slow
 def test_orphans_are_shown_and_pruned(own_directory: str) -> None:
-    pytest.importorskip("rich", reason="needs rich: pip install 'numpy-sharedarray[top]'")
     held = sa.zeros(10, name="held")
     with Puppet("a = sa.zeros(9, name='left'); say(); hear()") as dead:
         dead.hear()

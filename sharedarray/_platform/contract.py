@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -275,6 +276,9 @@ class Platform(Protocol):
     def capacity(self, directory: str) -> int:
         """Bytes that all blocks in `directory` may have, taken or not."""
 
+    def memory(self) -> int:
+        """Bytes of memory that the machine has."""
+
     def memory_room(self) -> int | None:
         """Bytes that this process may still take before the kernel kills for it; None when unknown."""
 
@@ -282,3 +286,12 @@ class Platform(Protocol):
         self, before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
     ) -> None:
         """Have these called around every fork, where the system forks."""
+
+    def terminal(self) -> AbstractContextManager[Callable[[float], str | None]]:
+        """Have the terminal of the standard streams give every key at once and unseen, until it is left.
+
+        It obeys escape sequences meanwhile, if it can. Given is a function that waits so many seconds for
+        keys. It returns what was typed, as terminals send it: keys that are no characters as escape
+        sequences. That is empty when the time is over or the terminal has a new size, and None when the
+        terminal has gone.
+        """

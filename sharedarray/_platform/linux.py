@@ -35,6 +35,7 @@ from sharedarray._platform.posix import (
     leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
+    memory as memory,
     move as move,
     name_problem as name_problem,
     names as names,
@@ -51,6 +52,7 @@ from sharedarray._platform.posix import (
     shrink as shrink,
     status as status,
     sync as sync,
+    terminal as terminal,
     user as user,
     write as write,
     write_note as write_note,

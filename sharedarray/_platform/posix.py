@@ -21,6 +21,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from sharedarray._platform.contract import Draft, Mode, Status
 
@@ -381,7 +382,20 @@ def capacity(directory: str) -> int:
     return found.f_blocks * found.f_frsize
 
 
+def memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def around_fork(
     before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
 ) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
+# -- the terminal ---------------------------------------------------------------------------------------
+
+
+def terminal() -> AbstractContextManager[Callable[[float], str | None]]:
+    from sharedarray._platform import posix_terminal  # one command needs it, and it needs a terminal
+
+    return posix_terminal.terminal()

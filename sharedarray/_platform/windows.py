@@ -61,7 +61,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -1407,6 +1407,10 @@ def capacity(directory: str) -> int:
     return int(win32api.GlobalMemoryStatusEx()["TotalPageFile"])
 
 
+def memory() -> int:
+    return int(win32api.GlobalMemoryStatusEx()["TotalPhys"])
+
+
 def memory_room() -> int:
     """What may still be charged: free memory and page file."""
     return int(win32api.GlobalMemoryStatusEx()["AvailPageFile"])
@@ -1416,3 +1420,12 @@ def around_fork(
     before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
 ) -> None:
     pass  # there are no forks
+
+
+# -- the terminal ---------------------------------------------------------------------------------------
+
+
+def terminal() -> AbstractContextManager[Callable[[float], str | None]]:
+    from sharedarray._platform import windows_terminal  # one command needs it, and it needs a console
+
+    return windows_terminal.terminal()

@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
         for path in report.write(found, args.report):
             print(path)
         return 0
+    if not found.races:
+        print("sharedarray bench: there is nothing to show", file=sys.stderr)
+        return 2
     print(table(found))
     if args.json is not None:
         found.save(args.json)
@@ -149,7 +154,10 @@ def measure(sizes: Sequence[int], names: Sequence[str]) -> results.Results:
             file=sys.stderr,
         )
     races: list[Race] = []
+    if not fitting:
+        return results.measured_here(races)
     with contextlib.ExitStack() as stack:
+        path = stack.enter_context(_stored(fitting[-1]))
         told = stack.enter_context(_progress(len(names) + 2 * len(fitting) * len(names)))
         there: dict[str, Host] = {}
         missing: dict[str, str] = {}
@@ -158,9 +166,6 @@ def measure(sizes: Sequence[int], names: Sequence[str]) -> results.Results:
             started, failed = stack.enter_context(hosted([name]))
             there |= started
             missing |= failed
-        if not fitting:
-            return results.measured_here(races)
-        path = stack.enter_context(_stored(fitting[-1]))
         for size in fitting:
             for question in QUESTIONS:
                 race = _race(question, size, path, there, told)
@@ -193,9 +198,20 @@ def _race(question: str, size: int, path: str, there: dict[str, Host], told: Tel
 
 @contextlib.contextmanager
 def _stored(size: int) -> Iterator[str]:
-    """A file in which the workers of all find an array of so many bytes; see `tasks.stored`."""
-    with sa.ones(max(1, size // 8)) as array:
-        yield next(block.path for block in sa.blocks() if block.name == array.name)
+    """A file in which the workers of all find an array of so many bytes; see `tasks.stored`.
+
+    That is a block, and a file on disk where blocks have no paths. Who opens it has to end before it goes.
+    """
+    count = max(1, size // 8)
+    with sa.ones(count) as array:
+        path = next(block.path for block in sa.blocks() if block.name == array.name)
+        if os.path.exists(path):
+            yield path
+            return
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "stored.npy")
+        sa.ones(count, file=path).close()
+        yield path
 
 
 @contextlib.contextmanager
@@ -235,13 +251,25 @@ def table(found: results.Results) -> str:
         if races := found.group(question):
             parts.append(_table(f"{title[0].upper()}{title[1:]}; in brackets, times the limit", races))
     parts.append("\n".join(verdicts(found)))
-    if missing := found.missing():
-        parts.append("\n".join(f"{name} took no part: {why}" for name, why in missing.items()))
+    parts.append("\n".join(_left_out(found)))
     return "\n\n".join(part for part in parts if part)
+
+
+def _left_out(found: results.Results) -> Iterator[str]:
+    """Who has no figures, in all or of one question, and why."""
+    nowhere = found.missing()
+    for name, why in nowhere.items():
+        yield f"{name} took no part: {why}"
+    for question in QUESTIONS:
+        reasons = {name: why for race in found.group(question) for name, why in race.missing.items()}
+        for name in reasons.keys() - nowhere.keys() - set(found.contestants(question)):
+            yield f"{question}: {name} took no part: {reasons[name]}"
 
 
 def _table(title: str, races: Sequence[Race]) -> str:
     names = list(dict.fromkeys(name for race in races for name in race.figures))
+    if not names:
+        return f"{title}\nnobody could be measured"
     rows = [["", *names]]
     for race in races:
         cells = [race.shown(race.median(n)) if n in race.figures else "-" for n in names]
@@ -266,9 +294,11 @@ def _sizes(text: str) -> list[int]:
 def _size(text: str) -> int:
     """Bytes, a multiple of the eight of an element."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", text.lower())
-    size = int(float(match[1]) * _UNITS[match[2]]) // 8 * 8 if match else 0
-    if size < 8:
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 64KiB, 1MiB or 1GiB")
+    size = int(float(match[1]) * _UNITS[match[2]]) // 8 * 8
+    if size < 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small to be measured: an element has 8 bytes")
     return size
 
 

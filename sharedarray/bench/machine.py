@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sharedarray import registry
+from sharedarray._platform import platform as system
 
 PACKAGES = (
     "numpy",
@@ -36,8 +36,8 @@ def described() -> dict[str, Any]:
     return {
         "processor": processor(),
         "processors": processors(),
-        "memory": memory(),
-        "memory files": shutil.disk_usage(registry.directory()).total,
+        "memory": system.memory(),
+        "memory files": system.capacity(registry.directory()),
         "system": " ".join(platform.platform().split("-")[:2]),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -68,14 +68,6 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
-
-
-def memory() -> int:
-    """Bytes of memory, 0 when the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 def _version(package: str) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sharedarray import registry
+from sharedarray._platform import platform
 
 EXTRA = "pip install 'numpy-sharedarray[bench]'"
 
@@ -71,8 +72,8 @@ def peak(pid: int, done: Callable[[], bool]) -> int:
 
 
 def available() -> int:
-    """Bytes that may be taken without swapping, on the memory file system as well."""
-    free = shutil.disk_usage(registry.directory()).free
+    """Bytes that may be taken without swapping, by blocks as well."""
+    free = platform.room(registry.directory(), memory=True)
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         told = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

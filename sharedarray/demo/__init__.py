@@ -24,6 +24,7 @@ import argparse
 import importlib.util
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -211,7 +212,9 @@ def _compete(stages: list[Stage], shared: Array, workers: int) -> tuple[list[Out
 
     tally = contest.Tally()
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with multiprocessing.get_context(method).Pool(workers) as pickling:
+    # Its workers hear Ctrl-C too, and one that ends in the middle of a message has all others wait for ever.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context(method).Pool(workers, signal.signal, deaf) as pickling:
         pickling.map(_nothing, range(workers))
         record(
             "multiprocessing.Pool, pickled blocks",

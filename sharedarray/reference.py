@@ -357,7 +357,8 @@ def _arrive(
     """The view that a reference with these attributes stands for, in this process."""
     with _arriving:
         key = (device, inode, mode)
-        keeping = None if _keeping is None or mode == "c" or _keeping[0] != get_ident() else _keeping[1]
+        now = _keeping
+        keeping = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
         mapping = None if keeping is None else keeping.lend(key)
         if mapping is None:
             mapping = _arrived.get(key)

@@ -282,8 +282,6 @@ class Mapping(mmap.mmap):
     followers : weak set or None
         Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
         any thread.
-    seen : tuple of float and int
-        When a sender last looked for the name, in seconds of the monotonic clock, and `removals` then.
     """
 
     name: str
@@ -300,7 +298,6 @@ class Mapping(mmap.mmap):
     borrowed: bool = False
     plain: bool = False
     followers: weakref.WeakSet[Follower] | None = None
-    seen: tuple[float, int] = (0.0, 0)
 
     @property
     def path(self) -> str:
@@ -968,7 +965,7 @@ def unlink(name: str) -> None:
 
 
 removals = 0
-"""How often this process has set about removing a block's name."""
+"""Changes when this process sets about removing a block's name, and when it has done so."""
 
 
 def remove(
@@ -1015,6 +1012,7 @@ def remove(
                 platform.move(registry.token_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)
         finally:
+            removals += 1
             platform.release(handle)
     finally:
         _close(handle)

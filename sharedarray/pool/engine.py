@@ -580,6 +580,8 @@ class Engine:
             if reading.get("reader") == me:
                 # In a callback, while this very thread reads: it must not wait for itself.
                 self._read_until(done, deadline)
+                if self._wanted_back and threading.current_thread() is not self._thread:
+                    self._stop_reading()  # those further out find that they do not read any more
                 return
             try:
                 if reading.setdefault("reader", me) == me:
@@ -598,7 +600,8 @@ class Engine:
             if self._expecting:
                 outer.expect(pipes.fileno(), read=False, write=False)
                 self._expecting = False
-        while not done() and not self._wanted_back and not self._over.is_set():
+        me, reading = threading.get_ident(), self._reading
+        while not (done() or self._wanted_back or self._over.is_set()) and reading.get("reader") == me:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
@@ -686,7 +689,8 @@ class Engine:
                 if not self._ended:
                     self._attend(self._pipes.ready())
             finally:
-                self._stop_reading()
+                if self._reading.get("reader") == me:
+                    self._stop_reading()
 
     def nudge(self) -> None:
         """Have whoever reads answers for somebody look whether that is still wanted."""
@@ -1429,11 +1433,13 @@ class Engine:
         finally:
             self._stop_reading()
 
-    def _attend(self, ready: Iterable[tuple[int, object]]) -> None:
+    def _attend(self, ready: Sequence[tuple[int, object]]) -> None:
         for descriptor, _ in ready:
             member = self._by_pipe.get(descriptor)
             if member is not None:
                 self._hear(member)
+                if len(ready) > 1 and self._reading.get("reader") != threading.get_ident():
+                    return  # a callback has handed over
             elif self._nudge is not None and descriptor == self._nudge.fileno():
                 self._nudge.hush()
 

@@ -107,6 +107,10 @@ class Pool(Executor):
     most 128 MiB 0.4 s later, none after a minute of idleness or at the end of the pool (and never more than a
     quarter, or an eighth, of the file system); `stats` tells how much there is.
 
+    *Callbacks of futures* are called by a thread that waits for some result, or by the pool's own. They may
+    submit, and had better not wait: in the pool's own thread, what waits for a worker that dies, or is yet to
+    be started, waits for ever.
+
     *In which order.* Tasks begin in the order in which they were submitted. Those of a function that is known
     to take less than some 200 us are handed out in batches; what lies behind a slow one in such a batch is
     taken back and given to another worker.

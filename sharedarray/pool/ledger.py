@@ -87,10 +87,12 @@ class _Calls:
                 self._sum_up(argument, part, 1)
         while self._entries:
             self._sum_up(*self._entries.pop(0))
+        rows = {argument: list(row) for argument, row in (self._rows or {}).items()}
         if self.results:
-            self._sum_up("result", (0, 0, self.received, 0), self.results)
-            self.received = self.results = 0
-        return self._rows or {}
+            row = rows.setdefault("result", [0, 0, 0, 0, 0])
+            row[2] += self.received
+            row[4] += self.results
+        return rows
 
 
 class _Function:

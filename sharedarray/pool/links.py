@@ -96,7 +96,7 @@ class _Socket:
         self.write: Callable[[Any], int] = end.send
         self.write_all: Callable[[Sequence[Any]], int] = partial(_send_all, end)
         self.read_into: Callable[[list[memoryview]], int] = partial(_receive, end)
-        self.there: Callable[[], object] = partial(self.readable, 0)
+        self.there: Callable[[], object] = partial(_there, end)
 
     def __reduce__(self) -> tuple[Any, ...]:
         popen: Any = context.get_spawning_popen()
@@ -118,6 +118,10 @@ class _Socket:
 
     def readable(self, timeout: float | None) -> bool:
         return bool(select.select([self._end], [], [], timeout)[0])
+
+
+def _there(end: socket.socket) -> object:
+    return select.select([end], [], [], 0)[0]
 
 
 def _send_all(end: socket.socket, pieces: Sequence[Any]) -> int:

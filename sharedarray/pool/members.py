@@ -50,6 +50,7 @@ _TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
 
 # Seconds for which a block that was there a moment ago is not looked for again.
 _MOMENT = 0.001
+_NOTHING_FOUND: tuple[tuple[int, int], float, int] = (-1, -1), 0.0, 0
 
 # What is so for a worker that can be given something.
 _OPEN = {
@@ -174,6 +175,8 @@ class Member:
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()
+        # The block that was looked for last: which, when, and `segment.removals` then.
+        self._found = _NOTHING_FOUND
         # The C object's methods, which do without the Python object around it (see `forget_name`).
         self._claim: Callable[[bool], bool] = claims.acquire
         self._unclaim: Callable[[], None] = claims.release
@@ -251,17 +254,16 @@ class Member:
         self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
 
     def finds(self, mapping: Mapping) -> bool:
-        """Whether it will find a block: its name leads to it, or did a moment ago and it has it mapped."""
-        now = time.monotonic()
-        at, removals = mapping.seen
-        if (
-            now - at < _MOMENT
-            and removals == segment.removals
-            and (mapping.device, mapping.inode) in self.blocks
-        ):
+        """Whether it will find a block: by its name, or as one that it was given a moment ago."""
+        now, block = time.monotonic(), (mapping.device, mapping.inode)
+        known, at, removals = self._found
+        if known == block and now - at < _MOMENT and removals == segment.removals and block in self.blocks:
             return True
-        mapping.seen = now, segment.removals
-        return has_name(mapping)
+        self._found = block, now, segment.removals
+        if has_name(mapping):
+            return True
+        self._found = _NOTHING_FOUND
+        return False
 
     def start(self, number: int, stream: Buffer, shares: int) -> bool:
         """Have it do a small call at once, for it has nothing to do; see `Channel.flush`.

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from helpers import run
@@ -258,6 +259,16 @@ def test_what_is_watched_from_now_on_wakes_who_waits_already(make):
         timer.join()
         for thing in (outer, inner, source, target):
             thing.close()
+
+
+def test_a_link_goes_with_the_last_who_has_it():
+    """Nothing in it refers to itself: it is closed before the garbage collector would come to that."""
+    ends = line()
+    gone = [weakref.ref(end) for end in ends]
+    for end in ends:
+        end.close()
+    del ends, end
+    assert [end() for end in gone] == [None, None]
 
 
 def test_one_looks_for_what_came_quickly_the_last_time():

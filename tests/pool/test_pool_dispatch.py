@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, as_completed, wait
 
 import pool_tasks
 import pytest
-from helpers import many_starts, wait_until
+from helpers import kill, many_starts, run, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import engine
@@ -133,6 +133,37 @@ def test_callbacks_may_submit_and_wait(two):
     first.add_done_callback(again)
     first.result()
     wait_until(lambda: seen == [2], "the callback's own task")
+
+
+def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
+    """The thread that it runs in reads the answers, and has to leave that to the one that buries workers."""
+    started, begin, release = (tmp_path / name for name in ("started", "begin", "release"))
+    inner, main = two._engine, threading.get_ident()
+    dying = two.submit(pool_tasks.signal_and_wait, started)
+    victim = int(wait_until(lambda: started.exists() and started.read_text(), "the task that is to die"))
+    seen, waiting = [], threading.Event()
+
+    def others():
+        wait_until(lambda: inner._reading.get("reader") == main, "this thread to read the answers")
+        begin.touch()
+        assert waiting.wait(10)
+        kill(victim)
+        wait_until(lambda: inner._wanted_back or dying.done(), "its death to be noticed")
+        release.touch()
+
+    def waits(future):
+        later = two.submit(pool_tasks.wait_if_path, str(release))
+        waiting.set()
+        seen.append(later.result(timeout=20))
+
+    thread = threading.Thread(target=others)
+    first = two.submit(pool_tasks.wait_if_path, str(begin))
+    first.add_done_callback(waits)
+    thread.start()
+    assert first.result() == str(begin)
+    thread.join()
+    assert seen == [str(release)]
+    assert isinstance(dying.exception(), sa.WorkerDied)
 
 
 def test_a_timeout_of_result_leaves_the_task_alone(two, tmp_path):
@@ -371,3 +402,14 @@ def test_an_array_is_sent_as_it_is_now(two):
     shared.unlink()
     two.submit(pool_tasks.fill, shared, 0).result()  # a copy of it
     assert shared.sum() == 21
+
+
+def test_an_array_whose_name_another_process_removed_is_copied_each_time(two):
+    """Whatever its worker remembers, or has let go of."""
+    shared = sa.share([1, 2, 3])
+    for _ in range(5):
+        assert two.submit(pool_tasks.total, shared).result() == 6
+    run(f"import sharedarray as sa; sa.unlink({shared.name!r})")
+    for _ in range(30):
+        two.submit(pool_tasks.fill, shared, 0).result()
+    assert shared.tolist() == [1, 2, 3]

@@ -162,7 +162,16 @@ def test_it_breaks_off_the_wait_for_a_lock(tmp_path: Path, what: str, timeout: f
     del array
 
 
-@pytest.mark.parametrize("how", ["sa.share(source)", "pool.share(source)", "sa.full(source.shape, 7.0)"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "sa.share(source)",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("pool.share(source)", "sa.full(source.shape, 7.0)")
+        ),
+    ],
+)
 def test_it_breaks_off_filling_and_nothing_stays(how: str) -> None:
     script = f"""
         import time

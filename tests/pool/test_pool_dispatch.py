@@ -253,6 +253,14 @@ def test_statistics_add_up(two):
 # -- calls that a worker begins at once, and answers that nobody may be waiting for -----------------------
 
 
+@pytest.fixture
+def pair(tmp_path):
+    """A pool of two workers that are there."""
+    with sa.Pool(2) as pool:
+        assert len(set(pool.map(pool_tasks.meet_pid, [tmp_path / "meeting"] * 2, [2] * 2))) == 2
+        yield pool
+
+
 def _warm_up(pool):
     """Have calls come one after the other, each waited for."""
     for n in range(20):
@@ -260,15 +268,15 @@ def _warm_up(pool):
 
 
 @pytest.fixture
-def unwatched(two, monkeypatch):
+def unwatched(pair, monkeypatch):
     """The pool of two, whose management thread does not happen to come by and read what is there."""
     monkeypatch.setattr(engine, "_COMING_BY", 1000.0)
-    _warm_up(two)
-    inner = two._engine
+    _warm_up(pair)
+    inner = pair._engine
     inner.wake()
     wait_until(lambda: inner._at_once_seen == inner._at_once, "the last time that it comes by")
     inner._comes_by = True
-    return two
+    return pair
 
 
 def _asked_by_callback(future):
@@ -299,11 +307,11 @@ SIZES = [1, pytest.param(1 << 20, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("when", ["the first one", "of many"])
 @pytest.mark.parametrize("size", SIZES)
-def test_an_answer_comes_however_it_is_asked_for(two, asked, when, size):
+def test_an_answer_comes_however_it_is_asked_for(pair, asked, when, size):
     if when == "of many":
-        _warm_up(two)
+        _warm_up(pair)
     for _ in range(3):
-        future = two.submit(pool_tasks.make_full, size, 7)
+        future = pair.submit(pool_tasks.make_full, size, 7)
         assert ASKED[asked](future)
         assert future.result().sum() == 7 * size
 
@@ -318,41 +326,41 @@ def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
 
 @pytest.mark.parametrize("report", ["stats", "timeline", "copy_report"])
 def test_reports_know_what_was_answered_though_nobody_asked(unwatched, tmp_path, report):
-    two = unwatched
-    before = two.stats().done
-    future = two.submit(pool_tasks.touch, str(tmp_path / "there"))
+    pair = unwatched
+    before = pair.stats().done
+    future = pair.submit(pool_tasks.touch, str(tmp_path / "there"))
     wait_until((tmp_path / "there").exists, "the task")
     if report == "stats":
-        wait_until(lambda: two.stats().done == before + 1, "its answer")
+        wait_until(lambda: pair.stats().done == before + 1, "its answer")
     elif report == "timeline":
-        wait_until(lambda: two.timeline()[-1].label == "touch", "its answer")
+        wait_until(lambda: pair.timeline()[-1].label == "touch", "its answer")
     else:
-        wait_until(lambda: "result" in {row.argument for row in two.copy_report(future).rows}, "it")
-    assert two.stats().busy == 0
+        wait_until(lambda: "result" in {row.argument for row in pair.copy_report(future).rows}, "it")
+    assert pair.stats().busy == 0
 
 
-def test_a_pool_whose_answers_nobody_wants_goes_on(two, tmp_path):
+def test_a_pool_whose_answers_nobody_wants_goes_on(pair, tmp_path):
     """More calls than workers, and none is waited for."""
-    _warm_up(two)
+    _warm_up(pair)
     for n in range(30):
-        two.submit(pool_tasks.touch, str(tmp_path / str(n)))
+        pair.submit(pool_tasks.touch, str(tmp_path / str(n)))
     wait_until(lambda: len(list(tmp_path.glob("*"))) >= 30, "the tasks")
-    wait_until(lambda: two.stats().busy == 0, "the answers")
-    assert two.submit(abs, -1).result() == 1
+    wait_until(lambda: pair.stats().busy == 0, "the answers")
+    assert pair.submit(abs, -1).result() == 1
 
 
-def test_threads_wait_while_others_only_send(two):
+def test_threads_wait_while_others_only_send(pair):
     """Who reads the answers hands over to the next one, or to the management thread."""
     ends, wrong = threading.Event(), []
 
     def send():
         while not ends.is_set():
-            if not _asked_by_callback(two.submit(abs, -3)):
+            if not _asked_by_callback(pair.submit(abs, -3)):
                 wrong.append("no answer")
                 return
 
     def ask(number):
-        found = [two.submit(pool_tasks.add, n, number).result() for n in range(300)]
+        found = [pair.submit(pool_tasks.add, n, number).result() for n in range(300)]
         wrong.extend(n for n in range(300) if found[n] != n + number)
 
     threads = [threading.Thread(target=send), *(threading.Thread(target=ask, args=(n,)) for n in range(2))]
@@ -381,35 +389,35 @@ def _records():
         lambda: (sa.share([]),),
     ],
 )
-def test_small_calls_with_shared_arrays(two, arguments):
+def test_small_calls_with_shared_arrays(pair, arguments):
     args = arguments()
     for _ in range(3):
-        found = two.submit(pool_tasks.describe_all, *args).result()
+        found = pair.submit(pool_tasks.describe_all, *args).result()
         assert found == pool_tasks.describe_all(*args)
-    twice = two.submit(pool_tasks.are_one, args[-1], args[-1]).result()
+    twice = pair.submit(pool_tasks.are_one, args[-1], args[-1]).result()
     assert twice
 
 
-def test_an_array_is_sent_as_it_is_now(two):
+def test_an_array_is_sent_as_it_is_now(pair):
     """The block may have lost its name a moment ago, and the array its right to be written to."""
     shared = sa.share([[1, 2, 3], [4, 5, 6]])
-    assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+    assert pair.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
     shared.setflags(write=False)
-    assert two.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+    assert pair.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
     for _ in range(20):
-        assert two.submit(pool_tasks.total, shared).result() == 21
+        assert pair.submit(pool_tasks.total, shared).result() == 21
     shared.setflags(write=True)
     shared.unlink()
-    two.submit(pool_tasks.fill, shared, 0).result()  # a copy of it
+    pair.submit(pool_tasks.fill, shared, 0).result()  # a copy of it
     assert shared.sum() == 21
 
 
-def test_an_array_whose_name_another_process_removed_is_copied_each_time(two):
+def test_an_array_whose_name_another_process_removed_is_copied_each_time(pair):
     """Whatever its worker remembers, or has let go of."""
     shared = sa.share([1, 2, 3])
     for _ in range(5):
-        assert two.submit(pool_tasks.total, shared).result() == 6
+        assert pair.submit(pool_tasks.total, shared).result() == 6
     run(f"import sharedarray as sa; sa.unlink({shared.name!r})")
     for _ in range(30):
-        two.submit(pool_tasks.fill, shared, 0).result()
+        pair.submit(pool_tasks.fill, shared, 0).result()
     assert shared.tolist() == [1, 2, 3]

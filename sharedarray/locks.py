@@ -161,6 +161,7 @@ def _open_holds() -> list[Hold]:
 
 def _hold(handle: int, directory: str, path: str) -> Hold:
     """Make a hold of a handle on the file at `path`."""
+    _close_all_lost()  # or a process that is interrupted again and again would gather them
     status = platform.status(handle)
     key = marks.identity(status.device, status.inode, platform.born(handle))
     for _ in range(_TRIES):

@@ -111,7 +111,7 @@ def lead(what: str, tmp_path: Any, method: str = "forkserver", **options: Any) -
 
 @pytest.mark.parametrize(
     "method",
-    ["forkserver", *(pytest.param(other, marks=pytest.mark.slow) for other in ("spawn", "fork"))],
+    [pytest.param(method, marks=pytest.mark.slow) for method in ("forkserver", "spawn", "fork")],
 )
 def test_a_kernel_killed_in_mid_map_leaves_no_worker_and_no_block(method: str, tmp_path: Any) -> None:
     lead(

@@ -631,6 +631,7 @@ def test_a_copy_under_the_blocks_own_name_survives_every_sweep(own_directory):
     os.unlink(f"{own_directory}/x")
 
 
+@pytest.mark.slow
 @needs_files
 def test_a_copy_that_replaces_a_held_block_survives_its_last_holder(own_directory):
     """The record still names the old inode when somebody moves another file over the name."""
@@ -808,6 +809,7 @@ def test_a_fray_over_one_name(own_directory, what):
     assert nothing_left()
 
 
+@pytest.mark.slow
 def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
     """Who removes by name takes whatever has it then: only wholeness and tidiness can be asked for."""
     rounds = 1500 if FORKS else 100

@@ -239,6 +239,7 @@ def test_space_comes_back(small: Run):
     )
 
 
+@pytest.mark.slow
 def test_a_fill_that_raises_leaves_nothing(small: Run):
     small(
         """

@@ -312,6 +312,7 @@ def test_masked_arrays(pool):
 # Time, failure, reports
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_long(first_method, tmp_path):
     def slow(block):
         if block[0] == 0:

@@ -45,6 +45,7 @@ from sharedarray.array import SharedArray, offset_of
 from sharedarray.segment import Mapping, mapping_of
 
 __all__ = [
+    "FORMAT",
     "Kept",
     "Reference",
     "has_name",
@@ -55,8 +56,9 @@ __all__ = [
     "unpack_held",
 ]
 
-# Of marshal's streams: the one that does not look for objects that occur twice.
-_FORMAT = 2
+# Of marshal's streams: the one before it began to look for objects that occur twice, which takes as long as
+# all the rest.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +463,7 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
     if fields is None:
         return None
     try:
-        packed = marshal.dumps(fields, _FORMAT)
+        packed = marshal.dumps(fields, FORMAT)
     except ValueError:  # the dtype has fields
         return None
     if type(array) is SharedArray:

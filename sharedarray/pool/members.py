@@ -184,11 +184,6 @@ class Member:
         self._named: Semaphore | None = claims
 
     @property
-    def free(self) -> bool:
-        """Whether it has nothing to do."""
-        return self.open and not self.load
-
-    @property
     def begun(self) -> bool:
         """Whether it is at one of its items, as far as that can be known."""
         try:

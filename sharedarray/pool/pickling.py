@@ -45,10 +45,10 @@ from sharedarray.array import SharedArray
 from sharedarray.interrupts import deferred_in_finalizer
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
+from sharedarray.reference import FORMAT
 from sharedarray.segment import Mapping, mapping_of
 
 __all__ = [
-    "FORMAT",
     "Account",
     "Call",
     "Copied",
@@ -68,9 +68,6 @@ __all__ = [
 # Bytes of a buffer from which on it travels in recycled memory. Below it, the pipe is as quick: a loan of a
 # slot takes some 25 us on both sides, and so does copying this much into the stream and through the pipe.
 OUT_OF_BAND = 3 << 14
-# Of marshal's streams: the one before it began to look for objects that occur twice, which takes as long as
-# all the rest.
-FORMAT = 2
 
 _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 

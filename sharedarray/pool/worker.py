@@ -57,8 +57,9 @@ from sharedarray.pool.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import FORMAT, Pickled, contiguous, dump_result, dumps, load_call, loads
+from sharedarray.pool.pickling import Pickled, contiguous, dump_result, dumps, load_call, loads
 from sharedarray.pool.recycling import Shelf, length_of, offsets
+from sharedarray.reference import FORMAT
 
 __all__ = ["Ends", "Setup", "main"]
 

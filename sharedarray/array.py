@@ -110,7 +110,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     >>> b.close()
     """
 
-    _packed: tuple[Any, ...]  # see `sharedarray.reference.pack_held`
+    _packed: tuple[Any, bytes, Mapping] | None = None  # see `sharedarray.reference.pack_held`
+    _call: Any = None  # see `sharedarray.pool.pickling.short_call`
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
 

@@ -28,12 +28,12 @@ gets references to the same blocks again and again may keep their attachments (`
 from __future__ import annotations
 
 import marshal
-import sys
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
+from sys import getrefcount
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -50,6 +50,7 @@ __all__ = [
     "Reference",
     "has_name",
     "pack_held",
+    "packed_before",
     "reduce_for_transport",
     "reduce_held",
     "unpack",
@@ -222,6 +223,41 @@ def _reset_in_child() -> None:
 platform.around_fork(lambda: None, lambda: None, _reset_in_child)
 
 
+class _Attached:
+    """One attachment that is kept.
+
+    Attributes
+    ----------
+    mapping
+        The attachment.
+    key
+        Of what.
+    views
+        Arrays on it by their references: few, of which nobody gets one, but views of it.
+    kept
+        Whether it still is.
+    used
+        Whether somebody may have an array on it since `Kept.settle`, or for longer.
+    turn
+        The greater, the later it was wanted.
+    """
+
+    __slots__ = ("kept", "key", "mapping", "turn", "used", "views")
+
+    def __init__(self, key: _Key, mapping: Any) -> None:
+        self.key = key
+        self.mapping = mapping
+        self.views: dict[bytes, np.ndarray[Any, Any]] = {}
+        self.kept = True
+        self.used = False
+        self.turn = 0
+
+    def references(self) -> int:
+        """Count who refers to the attachment and to the arrays here."""
+        views = self.views
+        return getrefcount(self.mapping) + sum(map(getrefcount, views.values()))
+
+
 class Kept:
     """Attachments that do not end with the last array on them.
 
@@ -235,17 +271,24 @@ class Kept:
     ----------
     most : int
         How many are kept at most; those that were not used for longest go first.
+
+    Attributes
+    ----------
+    attached
+        The attachments.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[_Key, Mapping] = OrderedDict()
-        self._used: set[_Key] = set()  # since `settle`, or for longer
+        self.attached: dict[_Key, _Attached] = {}
+        self._used: list[_Attached] = []
+        # One that is used by a single array, and what that is a view of.
+        self._lent: tuple[_Attached, np.ndarray[Any, Any]] | None = None
+        self._turns = 0
         # What references of `pack_held` stand for: key, and what makes an array of the attachment.
-        self._views: dict[bytes, tuple[_Key, tuple[Any, ...], bool]] = {}
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        self._meanings: dict[bytes, tuple[_Key, tuple[Any, ...], bool]] = {}
+        # Those of which an array is in the views of an attachment.
+        self._views: dict[bytes, _Attached] = {}
 
     def __enter__(self) -> None:
         global _keeping
@@ -256,90 +299,156 @@ class Kept:
         _keeping = None
 
     def view(self, packed: bytes) -> np.ndarray[Any, Any]:
-        """Do as `unpack` in a ``with`` block, in half the time where the block is kept."""
-        known = self._views.get(packed)
-        if known is None:
-            known = self._learn(packed)
-        key, (shape, dtype, offset, strides), shared = known
-        with _arriving:
-            mapping = self.lend(key)
-        if mapping is None:
-            with self:
-                return unpack(packed)
-        view = _new_array(SharedArray, shape, dtype, memoryview(mapping), offset, strides)
-        return view if shared else np.asarray(view)
+        """Do as `unpack` in a ``with`` block, in a fraction of the time where the block is kept.
 
-    def _learn(self, packed: bytes) -> tuple[_Key, tuple[Any, ...], bool]:
-        _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
-        if len(self._views) >= _VIEWS:
-            self._views.clear()
-        known = (device, inode, mode), (shape, np.dtype(dtype), offset, strides), shared
-        self._views[packed] = known
+        It is to be called by one thread, the same that calls `settle`.
+        """
+        at = self._views.get(packed)
+        if at is not None and not at.used and self._lent is None:
+            # Without the lock: `_drop` first says that it is not kept and then asks whether it is used.
+            at.used = True
+            if at.kept and segment.borrow(at.mapping):
+                view = at.views[packed]
+                self._lent = at, view
+                self._turns = at.turn = self._turns + 1
+                return view.view()
+            at.used = False
+        with _arriving:
+            at = self._views.get(packed)
+            if at is not None and self._take(at):
+                return at.views[packed].view()
+            key, (shape, dtype, offset, strides), shared = self._meaning(packed)
+            mapping = self.lend(key)
+            if mapping is not None:
+                kind = SharedArray if shared else np.ndarray
+                view = _new_array(kind, shape, dtype, memoryview(mapping), offset, strides)
+                self._keep_view(packed, self.attached[key], view)
+                return view.view()
+        with self:
+            return unpack(packed)
+
+    def _meaning(self, packed: bytes) -> tuple[_Key, tuple[Any, ...], bool]:
+        known = self._meanings.get(packed)
+        if known is None:
+            _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
+            if len(self._meanings) >= _MEANINGS:
+                self._meanings.clear()
+            known = (device, inode, mode), (shape, np.dtype(dtype), offset, strides), shared
+            self._meanings[packed] = known
         return known
+
+    def _keep_view(self, packed: bytes, at: _Attached, view: np.ndarray[Any, Any]) -> None:
+        if len(at.views) >= _VIEWS:
+            oldest = next(iter(at.views))
+            del at.views[oldest], self._views[oldest]
+        at.views[packed] = view
+        self._views[packed] = at
 
     def lend(self, key: _Key) -> Mapping | None:
         """Return an attachment that is kept, None where there is none of use."""
-        mapping = self._kept.get(key)
-        if mapping is None or not segment.borrow(mapping):
-            return None
-        self._kept.move_to_end(key)
-        self._used.add(key)
-        return mapping
+        at = self.attached.get(key)
+        return at.mapping if at is not None and self._take(at) else None
+
+    def _take(self, at: _Attached) -> bool:
+        if not segment.borrow(at.mapping):
+            return False
+        if self._lent is not None and self._lent[0] is at:
+            self._lent = None
+            self._used.append(at)
+        self._use(at)
+        return True
+
+    def _use(self, at: _Attached) -> None:
+        self._turns = at.turn = self._turns + 1
+        if not at.used:
+            at.used = True
+            self._used.append(at)
 
     def add(self, key: _Key, mapping: Mapping) -> None:
         """Keep an attachment."""
-        kept = self._kept
-        kept[key] = mapping
-        kept.move_to_end(key)
-        self._used.add(key)
-        if len(kept) > self._most:
-            self._hold(*kept.popitem(last=False))
+        self._drop(key)
+        at = self.attached[key] = _Attached(key, mapping)
+        self._use(at)
+        if len(self.attached) > self._most:
+            self._drop(min(self.attached.values(), key=_turn).key)
 
     def settle(self) -> None:
         """Have a lease on those that an array needs, and on no others."""
-        if not self._used:
-            return
-        with _arriving:  # nobody gets one of them meanwhile
-            for key in list(self._used):
-                if _references(self._kept, key) > _NO_OTHERS:
-                    segment.unpark(self._kept[key])
-                    continue
-                self._used.discard(key)
-                mapping = self._kept.get(key)
-                if mapping is not None:
-                    segment.park(mapping)
+        lent = self._lent
+        if lent is not None:
+            self._lent = None
+            at = lent[0]
+            mapping = at.mapping
+            others = getrefcount(mapping) - _MAPPED - len(at.views)
+            # What else is on it, but for views of that one, has taken a lease.
+            if others or not mapping.parked or getrefcount(lent[1]) != _LENT:
+                self._used.append(at)
+            else:
+                mapping.borrowed = at.used = False
+        if self._used:
+            self._settle()
 
-    def _hold(self, key: _Key, mapping: Mapping) -> None:
-        """Have a lease on one that is kept no more, if an array may need it."""
-        if key in self._used:
-            self._used.discard(key)
-            segment.unpark(mapping)
+    def _settle(self) -> None:
+        with _arriving:  # nobody gets one of them meanwhile
+            used, self._used = self._used, []
+            for at in used:
+                if at.references() == _UNUSED + len(at.views) * _UNUSED_VIEW:
+                    at.used = False
+                    segment.park(at.mapping)
+                else:
+                    segment.unpark(at.mapping)
+                    self._used.append(at)
+
+    def _drop(self, key: _Key) -> None:
+        """Let go of an attachment, and have a lease on it if an array may need it."""
+        at = self.attached.pop(key, None)
+        if at is None:
+            return
+        for packed in at.views:
+            del self._views[packed]
+        at.kept = False
+        if at.used:
+            if at in self._used:
+                self._used.remove(at)
+            segment.unpark(at.mapping)
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Let go of blocks, by device and inode."""
         gone = set(blocks)
         with _arriving:
-            for key in [key for key in self._kept if key[:2] in gone]:
-                self._hold(key, self._kept.pop(key))
+            for key in [key for key in self.attached if key[:2] in gone]:
+                self._drop(key)
 
     def clear(self) -> None:
         """Let go of all."""
         with _arriving:
-            while self._kept:
-                self._hold(*self._kept.popitem())
+            for key in list(self.attached):
+                self._drop(key)
 
 
-def _references(kept: OrderedDict[_Key, Any] | dict[_Key, Any], key: _Key) -> int:
-    """Return how often a value in a dict is referred to, by the dict and this function too; 0 for none."""
-    value = kept.get(key)
-    return 0 if value is None else sys.getrefcount(value)
+def _unused() -> tuple[int, int, int, int]:
+    """Return what `_Attached.references` and `Kept.settle` count for an attachment that nobody uses.
+
+    It depends on the interpreter: `references` without a view here; how many more each view makes;
+    references to the attachment in `settle`, without a view; those to a view that was lent.
+    """
+    at = _Attached((0, 0, "r"), bytearray(8))
+    alone = at.references()
+    mapping = at.mapping
+    mapped = getrefcount(mapping)
+    del mapping
+    lent = at, np.ndarray(8, "u1", memoryview(at.mapping))
+    at.views[b""] = lent[1]
+    view_lent = getrefcount(lent[1])
+    del lent
+    return alone, at.references() - alone, mapped, view_lent
 
 
 _new_array = np.ndarray.__new__
-# References whose meaning is remembered.
-_VIEWS = 1024
-# That number for a value that nobody else refers to: it depends on the interpreter.
-_NO_OTHERS = _references({(0, 0, "r"): object()}, (0, 0, "r"))
+_turn = attrgetter("turn")
+# References whose meaning is remembered, and arrays on each attachment.
+_MEANINGS, _VIEWS = 1024, 4
+_UNUSED, _UNUSED_VIEW, _MAPPED, _LENT = _unused()
 
 _keeping: tuple[int, Kept] | None = None
 
@@ -453,12 +562,9 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
     named
         Whether the caller sees to it (`has_name`) that the block's name still leads to it.
     """
-    marks = mapping, array.shape, array.strides, array.dtype, array.flags.writeable
-    known: tuple[Any, bytes] | None = getattr(array, "_packed", None)
-    if known is not None and known[0] == marks:
-        if mapping.left or mapping.plain or not (named or has_name(mapping)):
-            return None
-        return known[1]
+    known = packed_before(array) if type(array) is SharedArray else None
+    if known is not None:
+        return known[0] if named or has_name(mapping) else None
     fields = _packed(array, mapping, None)
     if fields is None:
         return None
@@ -467,8 +573,21 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
     except ValueError:  # the dtype has fields
         return None
     if type(array) is SharedArray:
-        array._packed = marks, packed
+        array._packed = _marks(array), packed, mapping
     return packed
+
+
+def packed_before(array: SharedArray) -> tuple[bytes, Mapping] | None:
+    """Return what `pack_held` has made of an array that is still as it was, and its attachment."""
+    known = array._packed
+    if known is None or known[0] != _marks(array) or known[2].left or known[2].plain:
+        return None
+    return known[1:]
+
+
+def _marks(array: SharedArray) -> tuple[Any, ...]:
+    """What of an array can be changed in place, and changes what stands for it."""
+    return array.shape, array.strides, array.dtype, array.flags.writeable
 
 
 def _can_be_sent(mapping: Mapping) -> bool:

@@ -354,8 +354,10 @@ class Mapping(mmap.mmap):
 
 def park(mapping: Mapping) -> None:
     """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it."""
+    mapping.borrowed = False
+    if mapping.parked:
+        return
     with _guard:
-        mapping.borrowed = False
         if mapping.handle >= 0 and not mapping.left and not mapping.parked:
             mapping.parked = True
             platform.release(mapping.handle)
@@ -367,9 +369,8 @@ def borrow(mapping: Mapping) -> bool:
     The user says `park` or `unpark` before that one may give it up. Returned is False for an attachment that
     was left.
     """
-    with _guard:
-        mapping.borrowed = not mapping.left
-        return mapping.borrowed
+    mapping.borrowed = True
+    return not mapping.left
 
 
 def unpark(mapping: Mapping) -> bool:

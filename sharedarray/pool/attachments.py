@@ -51,7 +51,7 @@ class Attachments:
         """Hear that a task begins."""
         self._begun += 1
         self._running = True
-        if not self._awake and len(self.kept):
+        if not self._awake and self.kept.attached:
             self._wake()
 
     def end(self) -> None:
@@ -59,7 +59,8 @@ class Attachments:
         self._running = False
 
     def settle(self) -> None:
-        """Hold no block that no array in this process is on."""
+        """Hear that it is over, and hold no block that no array in this process is on."""
+        self._running = False
         self.kept.settle()
 
     def left(self, blocks: Iterable[tuple[int, int]]) -> None:

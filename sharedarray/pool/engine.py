@@ -318,10 +318,10 @@ class Engine:
             retired = self.store.gone(member.known) if member.known else ()
             if retired:
                 member.retire(retired)
-            block = call.block
-            if block is not None and not member.finds(block):
+            block, submitted = call.block, time.monotonic_ns()
+            if block is not None and not member.finds(block, submitted):
                 return None  # it is not to be found by name, and its data has to travel
-            number, submitted = new_number(), time.monotonic_ns()
+            number = new_number()
             try:
                 sent = member.start(number, call.stream, 0 if block is None else SHARES)
             except OSError:

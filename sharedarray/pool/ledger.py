@@ -5,7 +5,6 @@ Everything is bounded: a pool may live for weeks.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
@@ -30,29 +29,17 @@ _SEVERAL = 4
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    __slots__ = (
-        "_account",
-        "_entries",
-        "_rows",
-        "began",
-        "call",
-        "ended",
-        "label",
-        "received",
-        "results",
-        "tasks",
-    )
+    # What most are over without stays in the class: these come by the thousand.
+    ended = 0.0
+    received = results = 0  # bytes of small results, and of how many tasks
+    _account: Account | None = None
+    _entries: list[tuple[str, Copied, int]] | None = None
+    _rows: dict[str, list[int]] | None = None
 
-    def __init__(self, call: int, label: str, tasks: int) -> None:
-        self.call = call
+    def __init__(self, label: str, tasks: int) -> None:
         self.label = label
         self.tasks = tasks
         self.began = time.monotonic()
-        self.ended = 0.0
-        self.received = self.results = 0  # bytes of small results, and of how many tasks
-        self._account: Account | None = None
-        self._entries: list[tuple[str, Copied, int]] | None = None
-        self._rows: dict[str, list[int]] | None = None
 
     def sends(self, account: Account) -> None:
         """Count what the arguments of a task become."""
@@ -120,7 +107,7 @@ class _Plain:
 
     def report(self) -> _Calls:
         """Return it as if it had been counted."""
-        made = _Calls(self.call, self.label, 1)
+        made = _Calls(self.label, 1)
         made.began, made.ended = self.began, self.ended
         made.add("arguments", (0, 0, self.sent, 0))
         if self.received is not None:
@@ -140,7 +127,7 @@ class Ledger:
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
-        self._lock = threading.Lock()
+        self._newest = 0  # of `_calls`
 
     # How long functions take, and how large their results are
 
@@ -266,8 +253,12 @@ class Ledger:
             plain.call, plain.label, plain.sent, plain.received = call, label, size, None
             plain.began, plain.ended = time.monotonic(), 0.0
             return
-        self._begin(call, label, 1).sends(account)
-        self._total(account.total())
+        self._begin(call, label, 1)._account = account
+        shared, copied, pickle_size, _ = account.total()
+        totals = self._totals
+        totals[0] += shared
+        totals[1] += copied
+        totals[2] += pickle_size
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Take note of a call of many tasks, or of another part of one."""
@@ -280,11 +271,11 @@ class Ledger:
         self._count(made, "function", (0, copied, len(pickled.stream), 0))
 
     def _begin(self, call: int, label: str, tasks: int) -> _Calls:
-        made = _Calls(call, label, tasks)
-        with self._lock:
-            self._calls[call] = made
-            while len(self._calls) > _CALLS:
-                self._calls.popitem(last=False)
+        calls = self._calls
+        made = calls[call] = _Calls(label, tasks)
+        self._newest = call
+        if len(calls) > _CALLS:
+            calls.popitem(last=False)
         return made
 
     def more(self, call: int) -> None:
@@ -334,10 +325,9 @@ class Ledger:
     def report(self, call: int | None = None) -> CopyReport | None:
         """Return what became of the arguments and results of a call, of the last one for None."""
         plain = self._plain
-        with self._lock:
-            if call is None:
-                call = max(next(reversed(self._calls), 0), plain.call)
-            made = self._calls.get(call)
+        if call is None:
+            call = max(self._newest, plain.call)
+        made = self._calls.get(call)
         if made is None and call and plain.call == call:
             made = plain.report()
         if made is None:

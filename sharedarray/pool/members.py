@@ -48,9 +48,9 @@ __all__ = ["Member"]
 
 _TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
 
-# Seconds for which a block that was there a moment ago is not looked for again.
-_MOMENT = 0.001
-_NOTHING_FOUND: tuple[tuple[int, int], float, int] = (-1, -1), 0.0, 0
+# Nanoseconds for which a block that was there a moment ago is not looked for again.
+_MOMENT = 1_000_000
+_NOTHING_FOUND = (-1, -1), 0, 0
 
 # What is so for a worker that can be given something.
 _OPEN = {
@@ -248,9 +248,9 @@ class Member:
         """Tell it, when the channel is flushed, of slots that there are no more."""
         self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
 
-    def finds(self, mapping: Mapping) -> bool:
+    def finds(self, mapping: Mapping, now: int) -> bool:
         """Whether it will find a block: by its name, or as one that it was given a moment ago."""
-        now, block = time.monotonic(), (mapping.device, mapping.inode)
+        block = mapping.device, mapping.inode
         known, at, removals = self._found
         if known == block and now - at < _MOMENT and removals == segment.removals and block in self.blocks:
             return True

@@ -45,7 +45,7 @@ from sharedarray.array import SharedArray
 from sharedarray.interrupts import deferred_in_finalizer
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
-from sharedarray.reference import FORMAT
+from sharedarray.reference import FORMAT, packed_before
 from sharedarray.segment import Mapping, mapping_of
 
 __all__ = [
@@ -58,11 +58,13 @@ __all__ = [
     "dump_call",
     "dump_result",
     "dumps",
+    "function_at",
     "load_call",
     "load_result",
     "loads",
     "short_call",
     "simple",
+    "single_array",
 ]
 
 # Bytes of a buffer from which on it travels in recycled memory. Below it, the pipe is as quick: a loan of a
@@ -353,8 +355,9 @@ class Short(Pickled):
     """Numbers and text: short, and with nothing beside. They come by the thousand."""
 
     __slots__ = ()
-    parcels = blocks = ()
-    account = None
+    parcels = ()
+    blocks: Collection[Mapping] = ()
+    account: Account | None = None
     data = False
     plain = True
     layout = PLAIN
@@ -402,7 +405,7 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
     return (home, name) if module is not None and getattr(module, name, None) is function else None
 
 
-def _function(home: str | None, name: str) -> Any:
+def function_at(home: str | None, name: str) -> Any:
     """Return what `_home_of` was given."""
     if home is None:
         return None
@@ -629,7 +632,7 @@ def dump_call(
 
 
 class Call(Short):
-    """A small call, of which at most one argument is an array, a shared one.
+    """A small call, of which at most one argument is an array, a shared one. It is never changed.
 
     Attributes
     ----------
@@ -640,23 +643,17 @@ class Call(Short):
         where there is no array.
     """
 
-    __slots__ = ("block", "label", "size")
+    __slots__ = ("account", "block", "blocks", "label", "size")
 
     def __init__(self, label: str, stream: bytes, block: Mapping | None, size: int) -> None:
         self.label = label
         self.stream = stream
         self.block = block
         self.size = size
-
-    @property
-    def blocks(self) -> tuple[Mapping, ...]:  # type: ignore[override]
-        """The array's block."""
-        return () if self.block is None else (self.block,)
-
-    @property
-    def account(self) -> Account | None:  # type: ignore[override]
-        """What became of the array, if there is one."""
-        return None if self.block is None else _LateAccount(self.stream, ((self.size, 0, 0),))
+        if block is None:
+            self.blocks, self.account = (), None
+        else:
+            self.blocks, self.account = (block,), _LateAccount(stream, ((size, 0, 0),))
 
 
 def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
@@ -668,6 +665,8 @@ def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
     home = _home_of(function)
     if home is None or home[0] is None:
         return None
+    if len(args) == 1 and type(args[0]) is SharedArray:
+        return _call_of(home, args[0])
     items: Any = args
     block: Mapping | None = None
     size = 0
@@ -677,14 +676,37 @@ def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
             kind = type(value)
             if kind in _SIMPLE:
                 continue
-            mapping = mapping_of(value) if kind is SharedArray and block is None else None
-            packed = None if mapping is None else reference.pack_held(value, mapping, named=True)
-            if mapping is None or packed is None:
+            if kind is not SharedArray or block is not None:
                 return None
+            known = packed_before(value) or _pack_array(value)
+            if known is None:
+                return None
+            packed, block = known
             values[place] = (packed,)
-            block, size = mapping, value.nbytes
+            size = value.nbytes
     stream = marshal.dumps((*home, (), items), FORMAT)
     return Call(home[1], stream, block, size) if len(stream) < OUT_OF_BAND else None
+
+
+def _call_of(home: tuple[str | None, str], array: SharedArray) -> Call | None:
+    """Return the call of a function with this array alone, the one of the last time if it is the same."""
+    known = packed_before(array) or _pack_array(array)
+    if known is None:
+        return None
+    packed, block = known
+    last: tuple[bytes, tuple[str | None, str], Call] | None = array._call
+    if last is not None and last[0] is packed and last[1] == home:
+        return last[2]
+    call = Call(home[1], marshal.dumps((*home, (), [(packed,)]), FORMAT), block, array.nbytes)
+    array._call = packed, home, call
+    return call
+
+
+def _pack_array(array: SharedArray) -> tuple[bytes, Mapping] | None:
+    """Do as `packed_before` the first time."""
+    mapping = mapping_of(array)
+    packed = None if mapping is None else reference.pack_held(array, mapping, named=True)
+    return None if mapping is None or packed is None else (packed, mapping)
 
 
 def _plain_call(
@@ -771,7 +793,7 @@ def load_call(
     buffers: Sequence[Buffer],
     layout: int = PARTS,
     unpack: Callable[[bytes], Any] = reference.unpack,
-) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+) -> tuple[Any, Sequence[Any], dict[str, Any]]:
     """Return the function and the arguments that `dump_call` was given.
 
     What stands for a shared array in a PLAIN layout is given to `unpack`.
@@ -779,7 +801,7 @@ def load_call(
     if layout == PLAIN:
         home, name, names, values = marshal.loads(stream)
         if type(values) is tuple:  # numbers and text alone
-            return _function(home, name), values, {}
+            return function_at(home, name), values, {}
         rest = iter(buffers)
         for place, value in enumerate(values):
             if type(value) is tuple:
@@ -787,7 +809,9 @@ def load_call(
                 values[place] = values[first] if type(first) is int else unpack(first)
             elif type(value) is list:
                 values[place] = _unpack(rest, *value)
-        function = _function(home, name)
+        function = function_at(home, name)
+        if not names:
+            return function, values, {}
     elif layout == PARTS:
         unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=iter(buffers))
         function, count, names = unpickler.load()
@@ -795,7 +819,18 @@ def load_call(
     else:
         return loads(stream, buffers)  # type: ignore[no-any-return]
     count = len(values) - len(names)
-    return function, tuple(values[:count]), dict(zip(names, values[count:], strict=True))
+    return function, values[:count], dict(zip(names, values[count:], strict=True))
+
+
+def single_array(stream: Buffer) -> tuple[str | None, str, bytes] | None:
+    """Return the home and the name of a PLAIN call's function, and what stands for a shared array.
+
+    None is returned where that is not its only argument.
+    """
+    home, name, names, values = marshal.loads(stream)
+    if names or len(values) != 1 or type(values[0]) is not tuple:
+        return None
+    return home, name, values[0][0]
 
 
 def load_result(stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0) -> Any:

@@ -57,7 +57,16 @@ from sharedarray.pool.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import Pickled, contiguous, dump_result, dumps, load_call, loads
+from sharedarray.pool.pickling import (
+    Pickled,
+    contiguous,
+    dump_result,
+    dumps,
+    function_at,
+    load_call,
+    loads,
+    single_array,
+)
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 from sharedarray.reference import FORMAT
 
@@ -81,6 +90,8 @@ _marshalled = marshal.dumps
 _TASK, _RUN, _RESULT = int(Kind.TASK), int(Kind.RUN), int(Kind.RESULT)
 _CALLS = frozenset((_TASK, _RUN))
 _pack = HEADER.pack
+# Calls with one shared array that are known again.
+_CALLS_KNOWN = 256
 # Flags of a small call that came alone.
 _SHORT_WAY = frozenset((PLAIN, PLAIN | SHARES))
 # Nanoseconds that a small answer is held back, to send many at a time: to a call of its own; to an item of a
@@ -480,6 +491,8 @@ class _Worker:
         self._functions: dict[int, _Function] = {}
         self._held: dict[int, deque[object]] = {}
         self._attachments = Attachments()
+        self._view = self._attachments.kept.view
+        self._singles: dict[bytes, tuple[str | None, str, bytes]] = {}
         self._granted: Entry | None = None
         self._asking = False
         self._answers = _Answers(channel, box)
@@ -587,7 +600,7 @@ class _Worker:
         again = False
         known = self._functions.get(row.function)
         function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
-        attachments = self._attachments if function_shares or len(self._attachments.kept) else None
+        attachments = self._attachments if function_shares or self._attachments.kept.attached else None
         answers.of_row(number, len(args), lazy=bool(row.flags & LAZY))
         ended = monotonic_ns()
         while args:
@@ -672,23 +685,34 @@ class _Worker:
             outcome = _failed(raised)
         else:
             if type(value) in _SMALL:
-                self._attachments.end()
                 self._attachments.settle()
                 stream = _marshalled(value, FORMAT)
                 self._answers.one(frame.task, began, monotonic_ns(), stream)
                 return
             outcome = _packed(value)
             del value
-        self._attachments.end()
         self._send(frame.task, began, *outcome)
 
     def _called(self, stream: Buffer, flags: int) -> object:
         if flags & SHARES:
             self._tidy = False
-            function, args, kwargs = load_call(stream, (), PLAIN, self._attachments.kept.view)
+            stream = bytes(stream)
+            single = self._singles.get(stream) or self._single(stream)
+            if single is not None:
+                return function_at(single[0], single[1])(self._view(single[2]))
+            function, args, kwargs = load_call(stream, (), PLAIN, self._view)
         else:
             function, args, kwargs = load_call(stream, (), PLAIN)
         return function(*args, **kwargs)
+
+    def _single(self, stream: bytes) -> tuple[str | None, str, bytes] | None:
+        """Do as `single_array`, and remember what was found, for such calls come again."""
+        found = single_array(stream)
+        if found is not None:
+            if len(self._singles) >= _CALLS_KNOWN:
+                self._singles.clear()
+            self._singles[stream] = found
+        return found
 
     def _answer(self, item: _Item) -> None:
         """Do one item and send what came of it."""
@@ -715,7 +739,7 @@ class _Worker:
         function, args, kwargs = self._load(box.pop())
         return function(*args, **kwargs)
 
-    def _load(self, item: _Item) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    def _load(self, item: _Item) -> tuple[Any, Sequence[Any], dict[str, Any]]:
         if item.flags == PLAIN and not item.entries:
             return load_call(item.stream, (), PLAIN)
         stream, buffers = self._buffers(item.stream, item.entries, item.inline)

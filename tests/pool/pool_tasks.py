@@ -36,6 +36,10 @@ def fill(array, value):
     return os.getpid()
 
 
+def fill_with_ones(array):
+    array[...] = 1
+
+
 def total(array):
     return float(array.sum())
 
@@ -208,6 +212,19 @@ def signal_and_wait_for(started, release):
     return "released"
 
 
+meeting: list[Path] = []
+
+
+def agree_on(started, release):
+    """Have `wait_and_total` wait for a file, which has no room for it in its arguments."""
+    meeting[:] = started, release
+
+
+def wait_and_total(array):
+    signal_and_wait_for(*meeting)
+    return total(array)
+
+
 def die_the_first_time(path, how="SIGKILL"):
     """End the worker unless somebody was here before."""
     try:
@@ -330,6 +347,40 @@ def keep(value):
     """Keep a view of an argument beyond the task."""
     kept.append(value[::2] if isinstance(value, np.ndarray) else value)
     return checksum(kept[-1])
+
+
+def keep_itself(array):
+    kept.append(array)
+
+
+def keep_bytes(array):
+    kept.append(memoryview(array))
+
+
+def keep_plain(array):
+    kept.append(np.asarray(array)[::2])
+
+
+def keep_base(array):
+    kept.append(array.base)
+
+
+def keep_segment(array):
+    kept.append(array.segment)
+
+
+def keep_error(array):
+    try:
+        raise ValueError(array)
+    except ValueError as error:
+        kept.append(error)
+
+
+def change_the_handle(array):
+    """Change in place what an array object says of itself."""
+    array.shape = (2, -1)
+    array.flags.writeable = False
+    return array.shape
 
 
 def check_kept():

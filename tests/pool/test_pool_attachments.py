@@ -5,6 +5,7 @@ Where a process's mappings can be looked at, they are; elsewhere, whether anybod
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -171,6 +172,91 @@ def test_a_task_borrows_what_the_pools_process_holds(alone):
 
 def held_by_me(array):
     return leases(array.name)[0], array.closed
+
+
+KEEPERS = [
+    pool_tasks.keep_itself,
+    pool_tasks.keep_bytes,
+    pool_tasks.keep_plain,
+    pool_tasks.keep_base,
+    pool_tasks.keep_segment,
+    pool_tasks.keep_error,
+]
+
+
+@pytest.mark.parametrize("keep", KEEPERS, ids=lambda keep: keep.__name__)
+@pytest.mark.parametrize("again", [False, True], ids=["", "again"])
+def test_whatever_a_task_keeps_holds_the_block(alone, keep, again):
+    """However an array, the only argument, lives on, and whether the worker knows it already."""
+    a = sa.ones(1000)
+    name = a.name
+    for _ in range(3 if again else 0):
+        alone.submit(pool_tasks.total, a).result()
+    alone.submit(keep, a).result()
+    for _ in range(3):  # tasks that keep nothing do not make it less
+        assert alone.submit(pool_tasks.total, a).result() == 1000
+        assert alone.submit(leases, name).result() == [True]
+    del a
+    assert sa.exists(name)
+    alone.submit(pool_tasks.drop_kept).result()
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
+
+
+@pytest.mark.parametrize("kept", range(6))
+def test_one_of_many_views_of_a_block_is_kept(alone, kept):
+    """More of them than a worker has ready for one block."""
+    a = sa.share(np.arange(700.0))
+    name, views = a.name, [a[100 * n : 100 * n + 100] for n in range(6)]
+    expected = [view.sum() for view in views]
+    for _ in range(2):
+        assert [alone.submit(pool_tasks.total, view).result() for view in views] == expected
+    alone.submit(pool_tasks.keep_itself, views[kept]).result()
+    assert [alone.submit(pool_tasks.total, view).result() for view in views] == expected
+    assert alone.submit(leases, name).result() == [True]
+    checksum = pool_tasks.checksum(views[kept])
+    del a, views
+    assert sa.exists(name)
+    assert alone.submit(pool_tasks.check_kept).result() == [checksum]
+    alone.submit(pool_tasks.drop_kept).result()
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
+
+
+def test_more_arrays_than_a_worker_remembers_calls_of(alone):
+    a = sa.share(np.arange(600.0))
+    for _ in range(2):
+        for n in range(600):
+            assert alone.submit(pool_tasks.total, a[n : n + 1]).result() == n
+
+
+def test_a_task_that_changes_its_array_object_changes_no_other(alone):
+    a = sa.ones(1000)
+    for _ in range(3):
+        assert alone.submit(pool_tasks.change_the_handle, a).result() == (2, 500)
+        assert alone.submit(pool_tasks.describe, a).result() == pool_tasks.describe(a)
+    alone.submit(pool_tasks.fill, a, 2).result()
+    assert a.sum() == 2000
+
+
+def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path):
+    """Though the worker has the array ready, and lends it without a lease."""
+    a = sa.ones(1000)
+    name = a.name
+    release = tmp_path / "release"
+    for _ in range(3):
+        alone.submit(pool_tasks.total, a).result()
+    alone.submit(pool_tasks.agree_on, tmp_path / "started", release).result()
+    future = alone.submit(pool_tasks.wait_and_total, a)
+    try:
+        assert pool_tasks.until((tmp_path / "started").exists)
+        pid = alone._engine.pids()[0]
+        assert pool_tasks.until(lambda: pid in holders(name))
+        del a
+        gc.collect()
+    finally:
+        release.touch()
+    assert future.result() == 1000
+    del future
+    assert pool_tasks.until(lambda: gone(alone, name), 1)
 
 
 @needs_fork

@@ -412,6 +412,65 @@ def test_an_array_is_sent_as_it_is_now(pair):
     assert shared.sum() == 21
 
 
+def _reshaped(array):
+    array.shape = (3, 2)
+
+
+def _of_other_type(array):
+    array.dtype = "u8"
+
+
+def _read_only(array):
+    array.setflags(write=False)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the newest NumPy: it still can be done
+@pytest.mark.parametrize("change", [_reshaped, _of_other_type, _read_only])
+def test_a_call_is_made_anew_where_the_array_was_changed(pair, change):
+    shared = sa.share([[1, 2, 3], [4, 5, 6]])
+    for _ in range(2):
+        assert pair.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+    change(shared)
+    for _ in range(2):
+        assert pair.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
+        assert pair.submit(pool_tasks.total, shared).result() == 21
+
+
+def test_an_array_that_was_closed_is_copied(pair):
+    """Its block is gone, its data is not while there is a view of it."""
+    shared = sa.share([1, 2, 3])
+    for _ in range(2):
+        pair.submit(pool_tasks.fill_with_ones, shared).result()
+    assert shared.tolist() == [1, 1, 1]
+    shared[:] = 2
+    shared.close()
+    for _ in range(2):
+        pair.submit(pool_tasks.fill_with_ones, shared).result()
+        assert pair.submit(pool_tasks.total, shared).result() == 6
+    assert shared.tolist() == [2, 2, 2]
+
+
+def test_pools_share_what_an_array_remembers_of_calls(pair, first_method):
+    shared = sa.share([1, 2, 3])
+    with sa.Pool(1, first_method) as other:
+        for _ in range(3):
+            for pool in (pair, other):
+                assert pool.submit(pool_tasks.total, shared).result() == 6
+                assert pool.submit(len, shared).result() == 3
+                assert pool.copy_report().shared_bytes == shared.nbytes
+
+
+def test_calls_with_arrays_are_reported_for_long(pair):
+    """Not only the newest one, as of calls with numbers."""
+    shared = sa.zeros(1000)
+    futures = [pair.submit(pool_tasks.total, shared) for _ in range(5)]
+    wait(futures)
+    for future in futures:
+        report = pair.copy_report(future)
+        assert report is not None
+        assert (report.label, report.shared_bytes) == ("total", 8000)
+
+
 def test_an_array_whose_name_another_process_removed_is_copied_each_time(pair):
     """Whatever its worker remembers, or has let go of."""
     shared = sa.share([1, 2, 3])

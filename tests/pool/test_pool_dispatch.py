@@ -436,9 +436,11 @@ def test_a_call_is_made_anew_where_the_array_was_changed(pair, change):
         assert pair.submit(pool_tasks.total, shared).result() == 21
 
 
-def test_an_array_that_was_closed_is_copied(pair):
-    """Its block is gone, its data is not while there is a view of it."""
+@pytest.mark.parametrize("held", [False, True])
+def test_an_array_that_was_closed_is_copied(pair, held):
+    """Its block may be gone, its data is not while there is a view of it."""
     shared = sa.share([1, 2, 3])
+    other = sa.attach(shared.name) if held else None
     for _ in range(2):
         pair.submit(pool_tasks.fill_with_ones, shared).result()
     assert shared.tolist() == [1, 1, 1]
@@ -448,6 +450,7 @@ def test_an_array_that_was_closed_is_copied(pair):
         pair.submit(pool_tasks.fill_with_ones, shared).result()
         assert pair.submit(pool_tasks.total, shared).result() == 6
     assert shared.tolist() == [2, 2, 2]
+    del other
 
 
 def test_pools_share_what_an_array_remembers_of_calls(pair, first_method):

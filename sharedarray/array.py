@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
 from operator import index
@@ -31,7 +33,7 @@ from sharedarray.segment import Mapping, Segment, mapping_of
 if TYPE_CHECKING:
     from sharedarray.reference import Reference
 
-__all__ = ["ShapeLike", "SharedArray", "attach", "make", "open"]
+__all__ = ["Living", "ShapeLike", "SharedArray", "attach", "make", "open"]
 
 ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
@@ -679,3 +681,39 @@ def _other_ways(mapping: Mapping) -> str | None:
     if record is not None and record.kind == "list":
         return f"it is a list: sharedarray.ShareableList(name={mapping.name!r})"
     return f"for its plain bytes, sharedarray.SharedMemory({mapping.name!r})"
+
+
+# -- arrays that somebody else has ----------------------------------------------------------------------
+
+
+class _Alive(weakref.ref[SharedArray]):
+    """A reference that is equal to itself alone, for a set."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Living:
+    """Arrays for as long as they live, which are closed by who made them for others.
+
+    No Python runs when one goes, as it does in `weakref.WeakValueDictionary`: an array's memory is freed just
+    before, which takes long, and if Ctrl-C came meanwhile, it would be raised there, and be ignored.
+    """
+
+    def __init__(self) -> None:
+        self._alive: set[_Alive] = set()
+        self._closing = threading.Lock()
+
+    def add(self, array: SharedArray) -> SharedArray:
+        """Have one more."""
+        self._alive.add(_Alive(array, self._alive.discard))
+        return array
+
+    def close(self) -> None:
+        """Close all."""
+        with self._closing:
+            for reference in self._alive.copy():
+                array = reference()
+                if array is not None:
+                    array.close()

@@ -9,8 +9,9 @@ several threads or processes rely on, that would leave them waiting for ever; so
             wait()
         ...
 
-What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `deferred_in_finalizer` has it
-raised a moment later.
+What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `finalize` has it raised a
+moment later. Only what comes as the finalizer begins is lost: so what is called after much memory was freed
+should be no Python at all (see `array.Living`).
 
 Only the main thread is ever interrupted; in others, these do nothing. What a program has set for Ctrl-C stays
 in force; where that is nothing of Python's, it is left alone.
@@ -24,13 +25,14 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from signal import SIGINT
 from threading import get_ident
 from types import CodeType
 from typing import Any
 
-__all__ = ["allowed", "deferred", "deferred_in_finalizer"]
+__all__ = ["allowed", "deferred", "finalize"]
 
 _INTERRUPT = int(SIGINT)
 # Seconds in which a finalizer is likely to return.
@@ -105,13 +107,18 @@ def _later(finalizer: CodeType) -> None:
     threading.Thread(target=_interrupt_after, args=(finalizer,), daemon=True).start()
 
 
+# What `weakref` calls when something is gone, which may be right after the finalizer.
+_WEAK: tuple[Any, ...] = weakref.WeakValueDictionary(), weakref.WeakKeyDictionary(), weakref.WeakSet()
+_REMOVALS = frozenset(weak._remove.__code__ for weak in _WEAK)
+
+
 def _interrupt_after(finalizer: CodeType) -> None:
     """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored."""
     inside = True
     while inside:
         time.sleep(_MOMENT)
         frame = None if _main is None else sys._current_frames().get(_main)
-        while frame is not None and frame.f_code is not finalizer:
+        while frame is not None and frame.f_code is not finalizer and frame.f_code not in _REMOVALS:
             frame = frame.f_back
         inside = frame is not None
         del frame
@@ -133,7 +140,7 @@ class _Deferred:
     def __exit__(self, *exception: object) -> None:
         if _open and get_ident() == _main:
             _open.pop()
-            finalizer = sys._getframe(1).f_code if self._later else None
+            finalizer = sys._getframe(2).f_code if self._later else None
             if not _open:
                 _restore(finalizer)
             elif _open[-1]:
@@ -154,7 +161,24 @@ class _Allowed:
             _open[-1] = False
 
 
-deferred, allowed, deferred_in_finalizer = _Deferred(later=False), _Allowed(), _Deferred(later=True)
+deferred, allowed, _finalizing = _Deferred(later=False), _Allowed(), _Deferred(later=True)
+
+
+def finalize(function: Callable[..., object], *args: Any) -> None:
+    """Do what a finalizer, or a callback of a weak reference, has to do, in a deferred block.
+
+    It is to be called from there. Ctrl-C comes when that has returned.
+    """
+    done = False
+    try:
+        with _finalizing:
+            function(*args)
+            done = True
+    except KeyboardInterrupt:  # in the first or last steps of the block
+        _later(sys._getframe(1).f_code)
+        if not done:
+            with _finalizing:
+                function(*args)
 
 
 def _in_fork() -> None:

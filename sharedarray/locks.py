@@ -116,8 +116,7 @@ class Hold:
         # In a forked child this may run before the child knows that it is one.
         if self.handle >= 0 and self._pid == os.getpid():
             held = self.thread != _IDLE
-            with interrupts.deferred_in_finalizer:
-                self.close()
+            interrupts.finalize(self.close)
             if held:
                 warnings.warn(
                     "a lock was dropped while it was held: its bytes are free, and marked as not finished",
@@ -142,8 +141,7 @@ def _close(handle: int) -> None:
 def _close_lost(handle: int, pid: int, reference: object) -> None:
     """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
     if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():
-        with interrupts.deferred_in_finalizer:
-            _close(handle)
+        interrupts.finalize(_close, handle)
 
 
 def _close_all_lost() -> bool:

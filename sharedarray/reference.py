@@ -385,6 +385,7 @@ class Kept:
                 self._used.append(at)
             else:
                 mapping.borrowed = at.used = False
+            del lent, mapping  # or `_settle` would count them
         if self._used:
             self._settle()
 
@@ -392,9 +393,13 @@ class Kept:
         with _arriving:  # nobody gets one of them meanwhile
             used, self._used = self._used, []
             for at in used:
+                if not at.kept:
+                    continue  # `_drop` took a lease, which ends with the last array
                 if at.references() == _UNUSED + len(at.views) * _UNUSED_VIEW:
                     at.used = False
-                    segment.park(at.mapping)
+                    if not segment.park(at.mapping):
+                        self._drop(at.key)
+                        at.mapping.leave()
                 else:
                     segment.unpark(at.mapping)
                     self._used.append(at)

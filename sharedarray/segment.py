@@ -191,6 +191,7 @@ def _before_fork() -> None:
                 if not mapping.lease_apart:
                     platform.hold_apart(handle)
                     mapping.lease_apart = True
+                    mapping.parked = False
                 _child_leases[handle] = platform.hold_again(handle)
             except OSError:
                 continue  # no descriptor is free: in the child this block counts as closed
@@ -215,6 +216,7 @@ def _after_fork_in_child() -> None:
         own = _child_leases.pop(handle, None)
         if mapping is not None and own is not None:
             mapping.handle = own
+            mapping.parked = mapping.borrowed = False
             _handles[own] = reference
         elif mapping is not None:
             mapping.left = True
@@ -320,22 +322,11 @@ class Mapping(mmap.mmap):
                 self.handle = -1
                 _handles[handle] = None
         if handle >= 0:
-            self._give_up(handle)
+            _give_up(_where(self), handle, parked=self.parked)
         for hear in on_leave:
             hear(self)
         for follower in self.followers or ():
             follower.left(self)
-
-    def _give_up(self, handle: int) -> None:
-        try:
-            free = not self.parked and platform.leave(handle)
-            if free and self.writable_handle and self.directory is not None and platform.alone(handle):
-                registry.depart(self.directory, self.name, handle, self.inode)
-                platform.release(handle)
-        finally:
-            with _guard:
-                _handles.pop(handle, None)
-                platform.close(handle)
 
     def close(self) -> None:
         """Refused: the bytes go with their last view."""
@@ -348,19 +339,56 @@ class Mapping(mmap.mmap):
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
         if not self.left:
-            with interrupts.deferred_in_finalizer:
-                self._leave()
+            interrupts.finalize(self._leave)
 
 
-def park(mapping: Mapping) -> None:
-    """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it."""
+_Where: TypeAlias = tuple[str, str, int] | None
+
+
+def _where(mapping: Mapping) -> _Where:
+    """Return directory, name and inode of a block, None if it is not for us to remove."""
+    if mapping.directory is None or not mapping.writable_handle:
+        return None
+    return mapping.directory, mapping.name, mapping.inode
+
+
+def _watch(mapping: Mapping) -> None:
+    """Have a mapping among those that this process holds."""
+    _handles[mapping.handle] = weakref.ref(mapping, partial(_give_up_lost, _where(mapping)))
+
+
+def _give_up(where: _Where, handle: int, *, parked: bool = False) -> None:
+    """Give up the lease of a handle and close that; remove the block if it was the last one on it."""
+    try:
+        if not parked and platform.leave(handle) and where is not None and platform.alone(handle):
+            directory, name, inode = where
+            registry.depart(directory, name, handle, inode)
+            platform.release(handle)
+    finally:
+        _close(handle)
+
+
+def _give_up_lost(where: _Where, reference: weakref.ref[Mapping]) -> None:
+    """Give up a lease whose mapping is gone: Ctrl-C came as the mapping's finalizer began."""
+    for handle, known in _handles.copy().items():
+        if known is reference:
+            interrupts.finalize(_give_up, where, handle)
+
+
+def park(mapping: Mapping) -> bool:
+    """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it.
+
+    Returned is False where nobody else has one, so that it is for us to leave the attachment.
+    """
     mapping.borrowed = False
     if mapping.parked:
-        return
+        return True
     with _guard:
         if mapping.handle >= 0 and not mapping.left and not mapping.parked:
+            if platform.leave(mapping.handle):
+                return False
             mapping.parked = True
-            platform.release(mapping.handle)
+    return True
 
 
 def borrow(mapping: Mapping) -> bool:
@@ -408,7 +436,7 @@ def _finish(
         mapping.handle = -1
     else:
         mapping.handle = handle
-        _handles[handle] = weakref.ref(mapping)
+        _watch(mapping)
     mapping.left = False
     return mapping
 
@@ -613,6 +641,7 @@ def _publish(
                 registry.drop_record(directory, mapping.name, inode)
                 if choose:
                     mapping.name = _chance_name()
+                    _watch(mapping)
                 elif not freed(directory, mapping.name):
                     raise _taken(mapping.name, directory, kind) from None
             else:
@@ -854,6 +883,7 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
         raise
     if not writable:
         mapping.writable_handle = False
+        _watch(mapping)
     janitor.ensure(directory, strict=False)
     return mapping
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from collections.abc import Callable
 import pytest
 from helpers import wait_until
 
-from sharedarray.interrupts import allowed, deferred, deferred_in_finalizer
+from sharedarray import interrupts
+from sharedarray.interrupts import allowed, deferred, finalize
 
 
 @pytest.fixture(autouse=True)
@@ -197,8 +199,7 @@ def test_other_threads_change_nothing():
 def test_in_a_finalizer_it_comes_a_moment_later():
     class Dropped:
         def __del__(self):
-            with deferred_in_finalizer:
-                interrupt()
+            finalize(interrupt)
             time.sleep(0.05)  # longer than it takes until it would come
             self.steps.append("whole")
 
@@ -213,6 +214,56 @@ def test_in_a_finalizer_it_comes_a_moment_later():
 
     broken_off(run)
     assert steps == ["whole"]
+
+
+def interrupted_at(step: int | None) -> tuple[list[str], int]:
+    """Run a finalizer with Ctrl-C at one step of its block's beginning or end.
+
+    Returned is what it did, and how many steps there were until then, or in all.
+    """
+    did, steps = [], 0
+
+    def trace(frame, event, _):
+        nonlocal steps
+        if frame.f_code.co_filename != interrupts.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code is not finalize.__code__:
+            if steps == step:
+                interrupt()  # which may raise in the frame, and then ends the tracing
+            steps += 1
+        return trace
+
+    class Dropped:
+        def __del__(self):
+            sys.settrace(trace)
+            finalize(did.append, "all")
+            sys.settrace(None)
+
+    kept = [Dropped()]
+
+    def run():
+        kept.clear()
+        if step is not None:
+            wait_until(lambda: False, "Ctrl-C", 10)
+
+    if step is None:
+        run()
+    else:
+        broken_off(run)
+    return did, steps
+
+
+def test_a_finalizer_is_whole_wherever_it_comes():
+    """It is raised once, and what is to be done is done once."""
+    did, steps = interrupted_at(None)
+    assert did == ["all"]
+    assert steps > 50
+    for step in range(steps):
+        did, reached = interrupted_at(step)
+        assert did == ["all"], step
+        assert reached >= step
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

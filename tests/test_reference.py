@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
@@ -25,7 +26,8 @@ from helpers import PROC, many_starts, needs_files, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import reference, registry
+from sharedarray.segment import Mapping, mapping_of
 
 DATA = np.arange(24.0).reshape(4, 6)
 RECORDS = np.array([(1, 2.5), (3, 4.5)], dtype=[("x", "<i4"), ("y", "<f8")])
@@ -277,6 +279,91 @@ def test_threads_that_load_at_once() -> None:
             thread.join()
         assert not failed
         assert tokens() == 0
+
+
+# -- attachments that are kept ----------------------------------------------------------------------------
+
+
+def packed(array: sa.SharedArray) -> bytes:
+    packed = reference.pack_held(array, attachment(array))
+    assert packed is not None
+    return packed
+
+
+def attachment(array: np.ndarray[Any, Any]) -> Mapping:
+    mapping = mapping_of(array)
+    assert mapping is not None
+    return mapping
+
+
+def is_parked(mapping: weakref.ref[Mapping]) -> bool:
+    there = mapping()
+    assert there is not None
+    return there.parked
+
+
+def test_what_is_kept_has_a_lease_only_while_it_is_used() -> None:
+    kept = reference.Kept(2)
+    with sa.share(DATA) as array:
+        sent = packed(array)
+        mapping = weakref.ref(attachment(kept.view(sent)))
+        for _ in range(3):
+            kept.settle()
+            assert is_parked(mapping)
+            view = kept.view(sent)
+            kept.settle()
+            assert not is_parked(mapping)
+            np.testing.assert_array_equal(view, DATA)
+            view = view[1:2]  # however little of it
+            kept.settle()
+            assert not is_parked(mapping)
+            del view
+        kept.settle()
+        assert is_parked(mapping)
+        kept.clear()
+        assert mapping() is None
+
+
+def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
+    """Its owner is gone, and nobody says `forget`, for instance because the one that would is gone too."""
+    kept = reference.Kept(2)
+    array = sa.share(DATA)
+    name, sent = array.name, packed(array)
+    kept.view(sent)
+    kept.settle()
+    view = kept.view(sent)
+    kept.settle()
+    array.close()
+    assert sa.exists(name)
+    del view
+    kept.settle()
+    assert not sa.exists(name)
+    assert not kept.attached
+
+
+def test_what_is_dropped_while_it_is_used_ends_with_the_last_array() -> None:
+    kept = reference.Kept(2)
+    with sa.share(DATA) as array:
+        sent = packed(array)
+        for _ in range(2):
+            kept.view(sent)
+            kept.settle()
+        stash = kept.view(sent)
+        thread = threading.Thread(target=kept.clear)
+        thread.start()
+        thread.join()
+        mapping = weakref.ref(attachment(stash))
+        assert not is_parked(mapping)
+        kept.settle()
+        kept.view(sent)  # is kept again, on the same attachment
+        kept.settle()
+        assert not is_parked(mapping)
+        np.testing.assert_array_equal(stash, DATA)
+        del stash
+        kept.settle()
+        assert is_parked(mapping)
+        kept.clear()
+        assert mapping() is None
 
 
 # -- on their way -----------------------------------------------------------------------------------------

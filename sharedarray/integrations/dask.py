@@ -21,7 +21,6 @@ domain, the blocks of `map_blocks` are written to the output itself; elsewhere t
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 import uuid
@@ -590,8 +589,7 @@ class DaskPool(Executor):
         self._engine = _Engine(client, retries)
         self._open = True
         self._running: set[_Future] = set()
-        self._blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
-        self._numbers = itertools.count()
+        self._made = arrays.Living()
 
     @property
     def client(self) -> distributed.Client:
@@ -764,8 +762,7 @@ class DaskPool(Executor):
         return self._own(creation.full(shape, fill_value, dtype, order))
 
     def _own(self, array: SharedArray) -> SharedArray:
-        self._blocks[next(self._numbers)] = array
-        return array
+        return self._made.add(array)
 
     # The end
 
@@ -791,8 +788,7 @@ class DaskPool(Executor):
                 except CancelledError:
                     pass
             self._engine.replicas.clear()
-            for array in list(self._blocks.values()):
-                array.close()
+            self._made.close()
 
     def __exit__(
         self,

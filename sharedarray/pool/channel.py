@@ -38,7 +38,7 @@ _SIGPIPE, _DEADLY = int(getattr(signal, "SIGPIPE", 0)), int(signal.SIG_DFL)
 _SIZE, _unpack = HEADER.size, HEADER.unpack_from
 # For Frame(...), which takes three times as long.
 _new = tuple.__new__
-# Pieces in one vectored write: the smallest IOV_MAX that POSIX systems have in practice.
+# Pieces in one vectored call: the smallest IOV_MAX that POSIX systems have in practice.
 _PIECES = 1024
 
 
@@ -311,19 +311,23 @@ class Channel:
 
     def _read(self) -> bool:
         """Read once; return False when there is nothing to read now."""
-        target = self._filling[-1] if self._filling else self._room()
+        filling = self._filling
+        targets = filling[: -_PIECES - 1 : -1] if filling else [self._room()]
         try:
-            count = self._read_in([target])
+            count = self._read_in(targets)
         except BlockingIOError:
             return False
         if count == 0:
             raise EOFError
-        if not self._filling:
+        if not filling:
             self._end += count
-        elif count == len(target):
-            self._filling.pop()
-        else:
-            self._filling[-1] = target[count:]
+            return True
+        for target in targets:
+            if count < len(target):
+                filling[-1] = target[count:]
+                break
+            count -= len(target)
+            filling.pop()
         return True
 
     def _room(self) -> memoryview:

@@ -6,7 +6,6 @@ import copy
 import itertools
 import operator
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import creation
-from sharedarray.array import ShapeLike, SharedArray
+from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.pool import blockwise, links, processes, threads
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.tasks import Gathering, PoolFuture, opened
@@ -167,9 +166,7 @@ class Pool(Executor):
         if isinstance(preload, str):
             raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
         # Not to be found from the engine, whose thread would keep the pool from being collected.
-        blocks: weakref.WeakValueDictionary[int, SharedArray] = weakref.WeakValueDictionary()
-        self._blocks = blocks
-        self._numbers = itertools.count()
+        self._made = made = Living()
         self._options: dict[str, Any] = {}
         self._original: Pool | None = None
         self._engine = Engine(
@@ -180,7 +177,7 @@ class Pool(Executor):
             ),
             max_tasks=max_tasks_per_child,
             retries=self._retries,
-            at_end=lambda: _close_all(blocks),
+            at_end=made.close,
         )
         weakref.finalize(self, self._engine.forsake).atexit = False
 
@@ -647,8 +644,7 @@ class Pool(Executor):
         return self._own(creation.share(array_like, dtype, order, progress=progress))
 
     def _own(self, array: SharedArray) -> SharedArray:
-        self._blocks[next(self._numbers)] = array
-        return array
+        return self._made.add(array)
 
     # The end
 
@@ -777,12 +773,3 @@ def _as_they_come(
     finally:
         came.end()
         engine.forget(came, running=late)
-
-
-_closing = threading.Lock()
-
-
-def _close_all(blocks: weakref.WeakValueDictionary[int, SharedArray]) -> None:
-    with _closing:
-        for array in list(blocks.values()):
-            array.close()

@@ -42,7 +42,7 @@ import numpy as np
 
 from sharedarray import reference
 from sharedarray.array import SharedArray
-from sharedarray.interrupts import deferred_in_finalizer
+from sharedarray.interrupts import finalize
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 from sharedarray.reference import FORMAT, packed_before
@@ -151,8 +151,7 @@ class _Loan:
         self.slot = slot
 
     def __del__(self) -> None:
-        with deferred_in_finalizer:
-            self.store.put_back(self.slot)
+        finalize(self.store.put_back, self.slot)
 
 
 class Parcel:

@@ -42,7 +42,7 @@ import numpy as np
 
 from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
-from sharedarray.interrupts import deferred_in_finalizer
+from sharedarray.interrupts import finalize
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 
 __all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put", "unnamed"]
@@ -131,11 +131,13 @@ class Loan(np.ndarray[Any, Any]):
 
     def __del__(self) -> None:
         if self._handle >= 0:
-            with deferred_in_finalizer:
-                handle, self._handle = self._handle, -1
-                platform.close(handle)
-                if self._at_end is not None:
-                    self._at_end()
+            finalize(self._give_back)
+
+    def _give_back(self) -> None:
+        handle, self._handle = self._handle, -1
+        platform.close(handle)
+        if self._at_end is not None:
+            self._at_end()
 
 
 def _borrow(path: str) -> int:

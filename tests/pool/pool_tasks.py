@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import time
+import warnings
 import zlib
 from pathlib import Path
 
@@ -378,7 +379,9 @@ def keep_error(array):
 
 def change_the_handle(array):
     """Change in place what an array object says of itself."""
-    array.shape = (2, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        array.shape = (2, -1)
     array.flags.writeable = False
     return array.shape
 

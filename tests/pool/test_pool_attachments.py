@@ -237,8 +237,9 @@ def test_a_task_that_changes_its_array_object_changes_no_other(alone):
     assert a.sum() == 2000
 
 
-def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path):
-    """Though the worker has the array ready, and lends it without a lease."""
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path, dropped):
+    """Though the worker has the array ready, and lends it without a lease; and not any longer."""
     a = sa.ones(1000)
     name = a.name
     release = tmp_path / "release"
@@ -250,13 +251,17 @@ def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path):
         assert pool_tasks.until((tmp_path / "started").exists)
         pid = alone._engine.pids()[0]
         assert pool_tasks.until(lambda: pid in holders(name))
-        del a
-        gc.collect()
+        if dropped:
+            del a
+            gc.collect()
     finally:
         release.touch()
     assert future.result() == 1000
     del future
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    if dropped:
+        assert pool_tasks.until(lambda: gone(alone, name), 1)
+    else:
+        assert pool_tasks.until(lambda: pid not in holders(name), 1)
 
 
 @needs_fork
@@ -265,6 +270,8 @@ def test_a_fork_of_a_task_holds_what_the_task_borrowed(alone, tmp_path):
     name = a.name
     alone.submit(pool_tasks.total, a).result()
     alone.submit(pool_tasks.fork_with, a, answer).result()
+    pid = alone._engine.pids()[0]
+    assert pool_tasks.until(lambda: pid not in holders(name), 1)
     del a
     alone.submit(pool_tasks.let_children_go).result()
     assert pool_tasks.until(answer.exists)

@@ -110,6 +110,7 @@ def test_any_size_arrives_whole(ends, stream, sizes):
     ours.send(Kind.TASK, SHARES, 3, 5, stream=body, entries=inline(*sizes), inline=pieces)
     ours.send(Kind.STOP)
     while ours.unsent:
+        select.select([], [ours._out], [], 60)  # asking without a pause would keep the reader from reading
         ours.flush()
     reader.join()
     first, second, third = received

@@ -256,6 +256,7 @@ def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @needs_extra
 @lingers
+@pytest.mark.slow
 def test_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = tmp_path / "own.npy", tmp_path / "own.png"
     np.save(file, terrain(150, 90).astype(">i2"))

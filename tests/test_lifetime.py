@@ -337,6 +337,7 @@ def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
     assert janitors() == [pid]
 
 
+@pytest.mark.slow
 def test_a_holder_that_dies_right_after_its_first_block(own_directory):
     for number in range(6):
         run(
@@ -489,6 +490,7 @@ def test_waiting_for_any_child_never_sees_the_janitor(own_directory):
 # -- persist, close, unlink -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_persistent_block_outlives_everybody_and_is_no_work_for_a_janitor(own_directory):
     with holder("sa.full(10, 4, persist=True, name='x')") as creator:
         creator.kill()
@@ -616,6 +618,7 @@ def test_a_copy_under_another_name_survives_every_sweep(own_directory):
     os.unlink(f"{own_directory}/copy")
 
 
+@pytest.mark.slow
 def test_a_copy_under_the_blocks_own_name_survives_every_sweep(own_directory):
     with holder("sa.full(10, 8, name='x')") as creator:
         copy("x", f"{own_directory}/.kept")
@@ -1021,6 +1024,7 @@ def test_a_child_that_closed_but_still_looks_does_not_hold_for_its_killed_parent
 
 
 @needs_fork
+@pytest.mark.slow
 def test_fork_while_other_threads_make_attach_and_leave(own_directory):
     said = answer(
         """
@@ -1426,7 +1430,7 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
     os.unlink(f"{own_directory}/copy")
 
 
-@pytest.mark.parametrize("janitor_too", [False, True])
+@pytest.mark.parametrize("janitor_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_name_of_a_killed_process_is_free_at_once(own_directory, janitor_too):
     """Whoever starts again after a crash needs not wait for the janitor, alive or not."""
     for _ in range(5):

@@ -593,7 +593,13 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "first", ["package first", pytest.param("sharedarray first", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(("dask", "distributed")) else name
+        for name in PACKAGES
+    ],
+)
 def test_other_packages_pass_references(package: str, first: str, tmp_path: Path) -> None:
     pytest.importorskip(package.partition(".")[0])
     script = tmp_path / "program.py"

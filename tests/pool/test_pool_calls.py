@@ -501,14 +501,16 @@ def test_max_tasks_per_child(method):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_per_worker(method, threads):
+def test_threads_per_worker(method, threads, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     with sa.Pool(1, method, threads_per_worker=threads) as pool:
         found, variable = pool.submit(pool_tasks.thread_limits).result()
     assert variable == str(threads)
     assert all(count <= threads for count in found)
 
 
-def test_threads_of_each_library(method):
+def test_threads_of_each_library(method, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     with sa.Pool(1, method, threads_per_worker={"OMP_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 2}) as pool:
         assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         assert pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "2"

@@ -386,11 +386,15 @@ class Kept:
             else:
                 mapping.borrowed = at.used = False
             del lent, mapping  # or `_settle` would count them
-        if self._used:
+        if self._used or _woken:
             self._settle()
 
     def _settle(self) -> None:
         with _arriving:  # nobody gets one of them meanwhile
+            while _woken:
+                at = self.attached.get(_woken.pop())
+                if at is not None:
+                    self._use(at)
             used, self._used = self._used, []
             for at in used:
                 if not at.kept:
@@ -456,6 +460,8 @@ _MEANINGS, _VIEWS = 1024, 4
 _UNUSED, _UNUSED_VIEW, _MAPPED, _LENT = _unused()
 
 _keeping: tuple[int, Kept] | None = None
+# What was parked, and has a lease again for an array that came in another way.
+_woken: list[_Key] = []
 
 
 def _arrive(
@@ -478,6 +484,8 @@ def _arrive(
         mapping = None if keeping is None else keeping.lend(key)
         if mapping is None:
             mapping = _arrived.get(key)
+            if mapping is not None and mapping.parked and keeping is None:
+                _woken.append(key)
             if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
                 mapping = _attached(name, directory, key, token)
             if keeping is not None:

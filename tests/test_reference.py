@@ -324,6 +324,24 @@ def test_what_is_kept_has_a_lease_only_while_it_is_used() -> None:
         assert mapping() is None
 
 
+def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() -> None:
+    kept = reference.Kept(2)
+    with sa.share(DATA) as array:
+        sent = packed(array)
+        mapping = weakref.ref(attachment(kept.view(sent)))
+        kept.settle()
+        view = array[1:].reference().attach()
+        assert attachment(view) is mapping()
+        for _ in range(2):
+            kept.settle()
+            assert not is_parked(mapping)
+        np.testing.assert_array_equal(view, DATA[1:])
+        del view
+        kept.settle()
+        assert is_parked(mapping)
+        kept.clear()
+
+
 def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
     """Its owner is gone, and nobody says `forget`, for instance because the one that would is gone too."""
     kept = reference.Kept(2)

@@ -38,7 +38,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedarray import integrations as _integrations, picklers as _picklers
+from sharedarray import integrations as _integrations, interrupts as _interrupts, picklers as _picklers
 from sharedarray.array import (
     SharedArray,
     attach,
@@ -145,7 +145,8 @@ _integrations.install()
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = getattr(import_module(_LAZY[name]), name)
+        with _interrupts.deferred:  # Ctrl-C would be ignored in some of what Python does at an import
+            value = getattr(import_module(_LAZY[name]), name)
     elif name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from helpers import wait_until
+from helpers import run, wait_until
 
 from sharedarray import interrupts
 from sharedarray.interrupts import allowed, deferred, finalize
@@ -291,3 +291,27 @@ def test_a_fork_in_the_block_can_be_interrupted():
         thread.start()
         thread.join()
     assert codes == [0, 0, 0]
+
+
+def test_what_is_imported_late_is_imported_as_a_whole():
+    """Python's own callbacks at an import would have it ignored, and then `Pool` waits for its tasks."""
+    run("""
+        import signal
+        import sys
+        import sharedarray
+
+        class Meanwhile:
+            def find_spec(self, name, path, target=None):
+                if name == "sharedarray.pool.engine":
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Meanwhile())
+        assert "sharedarray.pool" not in sys.modules
+        try:
+            sharedarray.Pool
+        except KeyboardInterrupt:
+            assert "Pool" in vars(sys.modules["sharedarray.pool"])
+        else:
+            raise AssertionError("not interrupted")
+        sharedarray.Pool(1).shutdown()
+    """)

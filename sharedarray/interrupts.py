@@ -10,8 +10,9 @@ several threads or processes rely on, that would leave them waiting for ever; so
         ...
 
 What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `finalize` has it raised a
-moment later. Only what comes as the finalizer begins is lost: so what is called after much memory was freed
-should be no Python at all (see `array.Living`).
+moment later. What comes as the finalizer begins breaks that off: then a weak reference's callback, which is
+called next, does its work, and says that it was `missed`. What needs no Python at all is safer still (see
+`array.Living`).
 
 Only the main thread is ever interrupted; in others, these do nothing. What a program has set for Ctrl-C stays
 in force; where that is nothing of Python's, it is left alone.
@@ -27,12 +28,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from signal import SIGINT
+from signal import SIGINT, valid_signals
 from threading import get_ident
 from types import CodeType
 from typing import Any
 
-__all__ = ["allowed", "deferred", "finalize"]
+__all__ = ["allowed", "deferred", "finalize", "missed"]
 
 _INTERRUPT = int(SIGINT)
 # Seconds in which a finalizer is likely to return.
@@ -179,6 +180,16 @@ def finalize(function: Callable[..., object], *args: Any) -> None:
         if not done:
             with _finalizing:
                 function(*args)
+
+
+def missed() -> None:
+    """Have Ctrl-C come again, which has broken off a finalizer as it began; to be called by who noticed.
+
+    Nothing else does, unless another signal has a handler in Python as well.
+    """
+    others = (number for number in valid_signals() if number != SIGINT)
+    if get_ident() == _main and not any(callable(_signal.getsignal(number)) for number in others):
+        _later(sys._getframe(1).f_code)
 
 
 def _in_fork() -> None:

@@ -141,6 +141,7 @@ def _close(handle: int) -> None:
 def _close_lost(handle: int, pid: int, reference: object) -> None:
     """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
     if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():
+        interrupts.missed()
         interrupts.finalize(_close, handle)
 
 

@@ -372,6 +372,7 @@ def _give_up_lost(where: _Where, reference: weakref.ref[Mapping]) -> None:
     """Give up a lease whose mapping is gone: Ctrl-C came as the mapping's finalizer began."""
     for handle, known in _handles.copy().items():
         if known is reference:
+            interrupts.missed()
             interrupts.finalize(_give_up, where, handle)
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import pytest
 from helpers import run, wait_until
 
+import sharedarray as sa
 from sharedarray import interrupts
 from sharedarray.interrupts import allowed, deferred, finalize
+from sharedarray.segment import Mapping
 
 
 @pytest.fixture(autouse=True)
@@ -264,6 +266,44 @@ def test_a_finalizer_is_whole_wherever_it_comes():
         assert did == ["all"], step
         assert reached >= step
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_what_breaks_off_the_finalizer_of_an_attachment_as_it_begins(monkeypatch, others):
+    """The block goes all the same, and Ctrl-C comes, unless it may have been another signal."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: None)  # pytest's would keep all that is there
+    a = sa.ones(1000)
+    name = a.name
+    came = []
+
+    def trace(frame, event, _):
+        if frame.f_code is Mapping.__del__.__code__:
+            came.append(event)
+            interrupt()
+
+    def run():
+        nonlocal a
+        sys.settrace(trace)
+        try:
+            del a
+        finally:
+            sys.settrace(None)
+        wait_until(lambda: False, "Ctrl-C", 0.3 if others else 10)
+
+    ours = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    handled = [number for number in before if callable(before[number]) and number not in ours]
+    for number in handled:  # pytest's limit of time, for instance
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, (lambda *_: None) if others else signal.SIG_DFL)
+    try:
+        with pytest.raises(AssertionError if others else KeyboardInterrupt):
+            run()
+    finally:
+        for number in (signal.SIGTERM, *handled):
+            signal.signal(number, before[number])
+    assert came == ["call"]
+    assert not sa.exists(name)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -31,15 +31,17 @@ from collections.abc import Callable
 from signal import SIGINT, valid_signals
 from threading import get_ident
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["allowed", "deferred", "finalize", "missed"]
+__all__ = ["allowed", "deferred", "finalize", "finalizer", "missed"]
 
 _INTERRUPT = int(SIGINT)
-# Seconds in which a finalizer is likely to return.
-_MOMENT = 0.001
+# Seconds in which a finalizer is likely to return; the longest that we wait after one that was broken off.
+_MOMENT, _LONGEST = 0.001, 0.25
+_wait, _missed_at = _MOMENT, 0.0
 
 Handler = Callable[[int, Any], Any]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 # Of the main thread, which alone changes these: for each deferred block that it is in, from the outermost,
@@ -78,7 +80,7 @@ def _swap() -> None:
         _handler = handler
 
 
-def _restore(finalizer: CodeType | None = None) -> None:
+def _restore(*, later: bool = False) -> None:
     global _handler, _caught
     handler, _handler = _handler, None
     if handler is None:
@@ -87,39 +89,40 @@ def _restore(finalizer: CodeType | None = None) -> None:
         _signal.signal(_INTERRUPT, handler)
     if _caught is not None:
         caught, _caught = _caught, None
-        if finalizer is not None:
-            _later(finalizer)
+        if later:
+            _later()
         else:
             handler(*caught)
 
 
-def _raise_caught(finalizer: CodeType | None = None) -> None:
+def _raise_caught(*, later: bool = False) -> None:
     """Break off a wait, or the rest of one, by what came before it was allowed."""
     global _caught
     if _caught is not None:
         caught, _caught = _caught, None
-        if finalizer is not None:
-            _later(finalizer)
+        if later:
+            _later()
         else:
             _catch(*caught)
 
 
-def _later(finalizer: CodeType) -> None:
-    threading.Thread(target=_interrupt_after, args=(finalizer,), daemon=True).start()
-
-
-# What `weakref` calls when something is gone, which may be right after the finalizer.
+# Where Python ignores exceptions: the finalizers, and what `weakref` calls when something is gone, which may
+# be right after one.
 _WEAK: tuple[Any, ...] = weakref.WeakValueDictionary(), weakref.WeakKeyDictionary(), weakref.WeakSet()
-_REMOVALS = frozenset(weak._remove.__code__ for weak in _WEAK)
+_finalizers: set[CodeType] = {weak._remove.__code__ for weak in _WEAK}
 
 
-def _interrupt_after(finalizer: CodeType) -> None:
+def _later(moment: float = _MOMENT) -> None:
+    threading.Thread(target=_interrupt_after, args=(moment,), daemon=True).start()
+
+
+def _interrupt_after(moment: float) -> None:
     """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored."""
     inside = True
     while inside:
-        time.sleep(_MOMENT)
+        time.sleep(moment)
         frame = None if _main is None else sys._current_frames().get(_main)
-        while frame is not None and frame.f_code is not finalizer and frame.f_code not in _REMOVALS:
+        while frame is not None and frame.f_code not in _finalizers:
             frame = frame.f_back
         inside = frame is not None
         del frame
@@ -141,11 +144,10 @@ class _Deferred:
     def __exit__(self, *exception: object) -> None:
         if _open and get_ident() == _main:
             _open.pop()
-            finalizer = sys._getframe(2).f_code if self._later else None
             if not _open:
-                _restore(finalizer)
+                _restore(later=self._later)
             elif _open[-1]:
-                _raise_caught(finalizer)
+                _raise_caught(later=self._later)
 
 
 class _Allowed:
@@ -165,31 +167,39 @@ class _Allowed:
 deferred, allowed, _finalizing = _Deferred(later=False), _Allowed(), _Deferred(later=True)
 
 
-def finalize(function: Callable[..., object], *args: Any) -> None:
-    """Do what a finalizer, or a callback of a weak reference, has to do, in a deferred block.
+def finalizer(function: _F) -> _F:
+    """Note that a function is a finalizer, or a callback of a weak reference."""
+    _finalizers.add(function.__code__)
+    return function
 
-    It is to be called from there. Ctrl-C comes when that has returned.
-    """
+
+def finalize(function: Callable[..., object], *args: Any) -> None:
+    """Do what a `finalizer` has to do, in a deferred block; Ctrl-C comes when that has returned."""
     done = False
     try:
         with _finalizing:
             function(*args)
             done = True
     except KeyboardInterrupt:  # in the first or last steps of the block
-        _later(sys._getframe(1).f_code)
+        _later()
         if not done:
             with _finalizing:
                 function(*args)
 
 
 def missed() -> None:
-    """Have Ctrl-C come again, which has broken off a finalizer as it began; to be called by who noticed.
+    """Have Ctrl-C come again, which has broken off a `finalizer` as it began; to be called by who noticed.
 
-    Nothing else does, unless another signal has a handler in Python as well.
+    Nothing else does, unless another signal has a handler in Python as well. Where much is freed one by one,
+    it may be the next one's turn, so that we wait a little longer each time.
     """
+    global _wait, _missed_at
+    now = time.monotonic()
+    _wait = min(2 * _wait, _LONGEST) if now - _missed_at < 4 * _LONGEST else _MOMENT
+    _missed_at = now
     others = (number for number in valid_signals() if number != SIGINT)
     if get_ident() == _main and not any(callable(_signal.getsignal(number)) for number in others):
-        _later(sys._getframe(1).f_code)
+        _later(_wait)
 
 
 def _in_fork() -> None:

@@ -112,6 +112,7 @@ class Hold:
                     self.thread = _IDLE
                 _close(handle)
 
+    @interrupts.finalizer
     def __del__(self) -> None:
         # In a forked child this may run before the child knows that it is one.
         if self.handle >= 0 and self._pid == os.getpid():
@@ -138,6 +139,7 @@ def _close(handle: int) -> None:
         table.give_back(at)
 
 
+@interrupts.finalizer
 def _close_lost(handle: int, pid: int, reference: object) -> None:
     """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
     if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():

@@ -336,6 +336,7 @@ class Mapping(mmap.mmap):
         """Refused: other processes have the block mapped at its size."""
         raise BufferError(f"a shared block keeps its size of {len(self)} bytes")
 
+    @interrupts.finalizer
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
         if not self.left:
@@ -368,6 +369,7 @@ def _give_up(where: _Where, handle: int, *, parked: bool = False) -> None:
         _close(handle)
 
 
+@interrupts.finalizer
 def _give_up_lost(where: _Where, reference: weakref.ref[Mapping]) -> None:
     """Give up a lease whose mapping is gone: Ctrl-C came as the mapping's finalizer began."""
     for handle, known in _handles.copy().items():

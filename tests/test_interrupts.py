@@ -14,7 +14,7 @@ from helpers import run, wait_until
 
 import sharedarray as sa
 from sharedarray import interrupts
-from sharedarray.interrupts import allowed, deferred, finalize
+from sharedarray.interrupts import allowed, deferred, finalize, finalizer
 from sharedarray.segment import Mapping
 
 
@@ -200,6 +200,7 @@ def test_other_threads_change_nothing():
 
 def test_in_a_finalizer_it_comes_a_moment_later():
     class Dropped:
+        @finalizer
         def __del__(self):
             finalize(interrupt)
             time.sleep(0.05)  # longer than it takes until it would come
@@ -237,6 +238,7 @@ def interrupted_at(step: int | None) -> tuple[list[str], int]:
         return trace
 
     class Dropped:
+        @finalizer
         def __del__(self):
             sys.settrace(trace)
             finalize(did.append, "all")

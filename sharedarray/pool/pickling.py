@@ -42,7 +42,7 @@ import numpy as np
 
 from sharedarray import reference
 from sharedarray.array import SharedArray
-from sharedarray.interrupts import finalize
+from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
 from sharedarray.reference import FORMAT, packed_before
@@ -150,6 +150,7 @@ class _Loan:
         self.store = store
         self.slot = slot
 
+    @finalizer
     def __del__(self) -> None:
         finalize(self.store.put_back, self.slot)
 

@@ -42,7 +42,7 @@ import numpy as np
 
 from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
-from sharedarray.interrupts import finalize
+from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 
 __all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put", "unnamed"]
@@ -129,6 +129,7 @@ class Loan(np.ndarray[Any, Any]):
         loan._handle = handle
         return loan
 
+    @finalizer
     def __del__(self) -> None:
         if self._handle >= 0:
             finalize(self._give_back)

@@ -10,9 +10,8 @@ several threads or processes rely on, that would leave them waiting for ever; so
         ...
 
 What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `finalize` has it raised a
-moment later. What comes as the finalizer begins breaks that off: then a weak reference's callback, which is
-called next, does its work, and says that it was `missed`. What needs no Python at all is safer still (see
-`array.Living`).
+moment later. Only what comes as the finalizer begins is lost: so what takes long, such as to free memory, is
+best done within one, and what is called after it should be no Python at all (see `array.Living`).
 
 Only the main thread is ever interrupted; in others, these do nothing. What a program has set for Ctrl-C stays
 in force; where that is nothing of Python's, it is left alone.
@@ -28,17 +27,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from signal import SIGINT, valid_signals
+from signal import SIGINT
 from threading import get_ident
 from types import CodeType
 from typing import Any, TypeVar
 
-__all__ = ["allowed", "deferred", "finalize", "finalizer", "missed"]
+__all__ = ["allowed", "deferred", "finalize", "finalizer"]
 
 _INTERRUPT = int(SIGINT)
-# Seconds in which a finalizer is likely to return; the longest that we wait after one that was broken off.
-_MOMENT, _LONGEST = 0.001, 0.25
-_wait, _missed_at = _MOMENT, 0.0
+# Seconds in which a finalizer is likely to return.
+_MOMENT = 0.001
 
 Handler = Callable[[int, Any], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -112,15 +110,18 @@ _WEAK: tuple[Any, ...] = weakref.WeakValueDictionary(), weakref.WeakKeyDictionar
 _finalizers: set[CodeType] = {weak._remove.__code__ for weak in _WEAK}
 
 
-def _later(moment: float = _MOMENT) -> None:
-    threading.Thread(target=_interrupt_after, args=(moment,), daemon=True).start()
+def _later() -> None:
+    try:
+        _thread.start_new_thread(_interrupt_after, ())
+    except RuntimeError:  # the interpreter is at its end
+        pass
 
 
-def _interrupt_after(moment: float) -> None:
+def _interrupt_after() -> None:
     """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored."""
     inside = True
     while inside:
-        time.sleep(moment)
+        time.sleep(_MOMENT)
         frame = None if _main is None else sys._current_frames().get(_main)
         while frame is not None and frame.f_code not in _finalizers:
             frame = frame.f_back
@@ -175,31 +176,21 @@ def finalizer(function: _F) -> _F:
 
 def finalize(function: Callable[..., object], *args: Any) -> None:
     """Do what a `finalizer` has to do, in a deferred block; Ctrl-C comes when that has returned."""
-    done = False
+    begun = False
     try:
         with _finalizing:
+            begun = True
             function(*args)
-            done = True
-    except KeyboardInterrupt:  # in the first or last steps of the block
+    except BaseException as error:
+        # Of Ctrl-C, in the first or last steps of the block; or of the function itself.
+        if begun and not isinstance(error, KeyboardInterrupt):
+            raise
+        if _open:
+            _open[-1] = True  # that was to break off a wait, and will be
         _later()
-        if not done:
+        if not begun:
             with _finalizing:
                 function(*args)
-
-
-def missed() -> None:
-    """Have Ctrl-C come again, which has broken off a `finalizer` as it began; to be called by who noticed.
-
-    Nothing else does, unless another signal has a handler in Python as well. Where much is freed one by one,
-    it may be the next one's turn, so that we wait a little longer each time.
-    """
-    global _wait, _missed_at
-    now = time.monotonic()
-    _wait = min(2 * _wait, _LONGEST) if now - _missed_at < 4 * _LONGEST else _MOMENT
-    _missed_at = now
-    others = (number for number in valid_signals() if number != SIGINT)
-    if get_ident() == _main and not any(callable(_signal.getsignal(number)) for number in others):
-        _later(_wait)
 
 
 def _in_fork() -> None:

@@ -105,7 +105,8 @@ class Hold:
         """Free what is locked; a mark that was not taken away stays."""
         with interrupts.deferred:
             handle, self.handle = self.handle, -1
-            if handle >= 0:
+            found = _holds.get(handle)
+            if found is not None and found[0]() is self:  # and not closed as lost, in a collection
                 if self.thread != _IDLE:
                     # A child of another thread's fork may not have closed its copy yet.
                     _unlock(handle, self.start, self.end - self.start)
@@ -143,7 +144,6 @@ def _close(handle: int) -> None:
 def _close_lost(handle: int, pid: int, reference: object) -> None:
     """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
     if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():
-        interrupts.missed()
         interrupts.finalize(_close, handle)
 
 

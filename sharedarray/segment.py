@@ -32,6 +32,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from sys import getrefcount
 from typing import Protocol, Self, TypeAlias, TypeVar
 
 from sharedarray import errors, interrupts, janitor, marks, registry
@@ -322,11 +323,20 @@ class Mapping(mmap.mmap):
                 self.handle = -1
                 _handles[handle] = None
         if handle >= 0:
-            _give_up(_where(self), handle, parked=self.parked)
+            self._give_up(handle)
         for hear in on_leave:
             hear(self)
         for follower in self.followers or ():
             follower.left(self)
+
+    def _give_up(self, handle: int) -> None:
+        try:
+            free = not self.parked and platform.leave(handle)
+            if free and self.writable_handle and self.directory is not None and platform.alone(handle):
+                registry.depart(self.directory, self.name, handle, self.inode)
+                platform.release(handle)
+        finally:
+            _close(handle)
 
     def close(self) -> None:
         """Refused: the bytes go with their last view."""
@@ -340,42 +350,30 @@ class Mapping(mmap.mmap):
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
         if not self.left:
-            interrupts.finalize(self._leave)
+            interrupts.finalize(self._end)
+
+    def _end(self) -> None:
+        self._leave()
+        # Nobody gets a mapping that was left. Who has it still uses the bytes: the rest of a reference cycle,
+        # or a thread that was just faster. Else they go here, which may take long, not after the finalizer.
+        if getrefcount(self) == _ALONE:
+            mmap.mmap.close(self)
 
 
-_Where: TypeAlias = tuple[str, str, int] | None
+class _Ending:
+    """Counts references to itself as `Mapping` does in its finalizer, where nobody else has one."""
+
+    alone = 0
+
+    def __del__(self) -> None:
+        interrupts.finalize(self._end)
+
+    def _end(self) -> None:
+        _Ending.alone = getrefcount(self)
 
 
-def _where(mapping: Mapping) -> _Where:
-    """Return directory, name and inode of a block, None if it is not for us to remove."""
-    if mapping.directory is None or not mapping.writable_handle:
-        return None
-    return mapping.directory, mapping.name, mapping.inode
-
-
-def _watch(mapping: Mapping) -> None:
-    """Have a mapping among those that this process holds."""
-    _handles[mapping.handle] = weakref.ref(mapping, partial(_give_up_lost, _where(mapping)))
-
-
-def _give_up(where: _Where, handle: int, *, parked: bool = False) -> None:
-    """Give up the lease of a handle and close that; remove the block if it was the last one on it."""
-    try:
-        if not parked and platform.leave(handle) and where is not None and platform.alone(handle):
-            directory, name, inode = where
-            registry.depart(directory, name, handle, inode)
-            platform.release(handle)
-    finally:
-        _close(handle)
-
-
-@interrupts.finalizer
-def _give_up_lost(where: _Where, reference: weakref.ref[Mapping]) -> None:
-    """Give up a lease whose mapping is gone: Ctrl-C came as the mapping's finalizer began."""
-    for handle, known in _handles.copy().items():
-        if known is reference:
-            interrupts.missed()
-            interrupts.finalize(_give_up, where, handle)
+_Ending()
+_ALONE = _Ending.alone
 
 
 def park(mapping: Mapping) -> bool:
@@ -439,7 +437,7 @@ def _finish(
         mapping.handle = -1
     else:
         mapping.handle = handle
-        _watch(mapping)
+        _handles[handle] = weakref.ref(mapping)
     mapping.left = False
     return mapping
 
@@ -644,7 +642,6 @@ def _publish(
                 registry.drop_record(directory, mapping.name, inode)
                 if choose:
                     mapping.name = _chance_name()
-                    _watch(mapping)
                 elif not freed(directory, mapping.name):
                     raise _taken(mapping.name, directory, kind) from None
             else:
@@ -886,7 +883,6 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
         raise
     if not writable:
         mapping.writable_handle = False
-        _watch(mapping)
     janitor.ensure(directory, strict=False)
     return mapping
 

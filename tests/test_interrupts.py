@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -9,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from helpers import run, wait_until
 
 import sharedarray as sa
-from sharedarray import interrupts
+from sharedarray import interrupts, segment
 from sharedarray.interrupts import allowed, deferred, finalize, finalizer
-from sharedarray.segment import Mapping
+from sharedarray.segment import mapping_of
 
 
 @pytest.fixture(autouse=True)
@@ -270,42 +272,35 @@ def test_a_finalizer_is_whole_wherever_it_comes():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("others", [False, True])
-def test_what_breaks_off_the_finalizer_of_an_attachment_as_it_begins(monkeypatch, others):
-    """The block goes all the same, and Ctrl-C comes, unless it may have been another signal."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda error: None)  # pytest's would keep all that is there
-    a = sa.ones(1000)
+def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):
+    """What a collection ends may still be read by the rest of its cycle."""
+    ended = []
+
+    class Mmap:
+        mmap = type("mmap", (), {"close": staticmethod(lambda mapping: ended.append(mapping.name))})
+
+    class Reader:
+        @finalizer
+        def __del__(self):
+            read.append(bytes(self.bytes[-8:]))
+
+    monkeypatch.setattr(segment, "mmap", Mmap)
+    a = sa.ones(4)
     name = a.name
-    came = []
-
-    def trace(frame, event, _):
-        if frame.f_code is Mapping.__del__.__code__:
-            came.append(event)
-            interrupt()
-
-    def run():
-        nonlocal a
-        sys.settrace(trace)
-        try:
-            del a
-        finally:
-            sys.settrace(None)
-        wait_until(lambda: False, "Ctrl-C", 0.3 if others else 10)
-
-    ours = signal.SIGINT, signal.SIGTERM
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    handled = [number for number in before if callable(before[number]) and number not in ours]
-    for number in handled:  # pytest's limit of time, for instance
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, (lambda *_: None) if others else signal.SIG_DFL)
-    try:
-        with pytest.raises(AssertionError if others else KeyboardInterrupt):
-            run()
-    finally:
-        for number in (signal.SIGTERM, *handled):
-            signal.signal(number, before[number])
-    assert came == ["call"]
-    assert not sa.exists(name)
+    view = a[1:]
+    del a
+    assert ended == []
+    del view
+    assert ended == [name]
+    read = []
+    a = sa.ones(4)
+    reader = Reader()
+    reader.me, reader.mapping, reader.bytes = reader, mapping_of(a), memoryview(mapping_of(a))
+    del a, reader
+    gc.collect()
+    assert read == [np.ones(1).tobytes()]
+    assert ended == [name]
+    assert sa.blocks() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

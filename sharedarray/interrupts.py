@@ -176,15 +176,15 @@ def finalizer(function: _F) -> _F:
 
 def finalize(function: Callable[..., object], *args: Any) -> None:
     """Do what a `finalizer` has to do, in a deferred block; Ctrl-C comes when that has returned."""
-    begun = False
+    begun = done = False
     try:
         with _finalizing:
             begun = True
             function(*args)
-    except BaseException as error:
-        # Of Ctrl-C, in the first or last steps of the block; or of the function itself.
-        if begun and not isinstance(error, KeyboardInterrupt):
-            raise
+            done = True
+    except BaseException:
+        if begun and not done:
+            raise  # the function's own; else it is of Ctrl-C in the first or last steps of the block
         if _open:
             _open[-1] = True  # that was to break off a wait, and will be
         _later()

@@ -221,8 +221,14 @@ def test_in_a_finalizer_it_comes_a_moment_later():
     assert steps == ["whole"]
 
 
-def interrupted_at(step: int | None) -> tuple[list[str], int]:
-    """Run a finalizer with Ctrl-C at one step of its block's beginning or end.
+class Stop(BaseException):
+    """What a handler of a program's own may raise."""
+
+
+def interrupted_at(
+    step: int | None, raised: type[BaseException] = KeyboardInterrupt, *, waiting: bool = False
+) -> tuple[list[str], int]:
+    """Run a finalizer, maybe in a wait, with Ctrl-C at one step of its block's beginning or end.
 
     Returned is what it did, and how many steps there were until then, or in all.
     """
@@ -253,23 +259,36 @@ def interrupted_at(step: int | None) -> tuple[list[str], int]:
         if step is not None:
             wait_until(lambda: False, "Ctrl-C", 10)
 
+    def wait():
+        with deferred, allowed:
+            run()
+
     if step is None:
-        run()
+        (wait if waiting else run)()
     else:
-        broken_off(run)
+        with pytest.raises(raised):
+            (wait if waiting else run)()
     return did, steps
 
 
-def test_a_finalizer_is_whole_wherever_it_comes():
+@pytest.mark.parametrize("waiting", [False, True])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, Stop])
+def test_a_finalizer_is_whole_wherever_it_comes(raised, waiting):
     """It is raised once, and what is to be done is done once."""
-    did, steps = interrupted_at(None)
+
+    def handler(number, frame):
+        raise raised
+
+    did, steps = interrupted_at(None, waiting=waiting)
     assert did == ["all"]
-    assert steps > 50
+    assert steps > 30
+    signal.signal(signal.SIGINT, handler)
     for step in range(steps):
-        did, reached = interrupted_at(step)
+        did, reached = interrupted_at(step, raised, waiting=waiting)
         assert did == ["all"], step
         assert reached >= step
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):

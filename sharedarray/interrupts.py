@@ -111,21 +111,31 @@ _finalizers: set[CodeType] = {weak._remove.__code__ for weak in _WEAK}
 
 
 def _later() -> None:
+    frame, place = sys._getframe(1), None
+    while frame.f_back is not None:
+        if frame.f_code in _finalizers:
+            place = id(frame.f_back), frame.f_back.f_lasti
+        frame = frame.f_back
     try:
-        _thread.start_new_thread(_interrupt_after, ())
+        _thread.start_new_thread(_interrupt_after, (place,))
     except RuntimeError:  # the interpreter is at its end
         pass
 
 
-def _interrupt_after() -> None:
-    """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored."""
+def _interrupt_after(place: tuple[int, int] | None) -> None:
+    """Interrupt the main thread as soon as it has left a finalizer, in which it would be ignored.
+
+    `place` is the frame and the instruction that the finalizer interrupts: one that drops many things may be
+    between two of their finalizers.
+    """
     inside = True
     while inside:
         time.sleep(_MOMENT)
         frame = None if _main is None else sys._current_frames().get(_main)
+        inside = frame is not None and (id(frame), frame.f_lasti) == place
         while frame is not None and frame.f_code not in _finalizers:
             frame = frame.f_back
-        inside = frame is not None
+        inside = inside or frame is not None
         del frame
     _thread.interrupt_main()
 

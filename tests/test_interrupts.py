@@ -322,6 +322,27 @@ def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):
     assert sa.blocks() == []
 
 
+def test_it_comes_when_all_of_a_list_are_gone(monkeypatch):
+    """And not in the finalizer of one of them, where it would be ignored, and keep its block."""
+    arrays = [sa.ones(1 << 17) for _ in range(100)]
+    left = []
+
+    def hear(mapping):
+        left.append(mapping.name)
+        if len(left) == 2:
+            interrupt()
+
+    monkeypatch.setattr(segment, "on_leave", [*segment.on_leave, hear])
+
+    def run():
+        arrays.clear()
+        wait_until(lambda: False, "Ctrl-C", 10)
+
+    broken_off(run)
+    assert len(left) == 100
+    assert sa.blocks() == []
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_in_the_block_can_be_interrupted():
     codes = []

@@ -706,7 +706,7 @@ class Living:
         self._closing = threading.Lock()
 
     def add(self, array: SharedArray) -> SharedArray:
-        """Have one more."""
+        """Have one more, and return it."""
         self._alive.add(_Alive(array, self._alive.discard))
         return array
 

@@ -594,6 +594,17 @@ def test_a_lock_that_is_dropped_is_free_and_warns(array: sa.SharedArray) -> None
     assert not told(array.lock(timeout=0))  # and one that is not held is dropped in silence
 
 
+def test_a_held_lock_that_a_collection_ends_is_closed_once(array: sa.SharedArray) -> None:
+    """Though the collector calls what is to be called for the lost before the finalizer."""
+    cycle: list[Any] = [array[1].lock()]
+    cycle[0].acquire()
+    cycle.append(cycle)
+    del cycle
+    with pytest.warns(ResourceWarning, match="dropped while it was held"):
+        gc.collect()
+    assert told(array.lock(timeout=0))
+
+
 # Where a writer dies, by the step at which it does; and whether the next one has to be told. The steps are
 # replaced by ones that kill.
 def _die(*_: object, **__: object) -> None:

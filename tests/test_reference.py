@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PROC, many_starts, needs_files, needs_free_files
+from helpers import PROC, many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
@@ -339,6 +339,51 @@ def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() 
         del view
         kept.settle()
         assert is_parked(mapping)
+        kept.clear()
+
+
+def test_what_is_lent_gets_a_lease_meanwhile_and_keeps_it_no_longer() -> None:
+    """By a second way to the same block, while the first array, which needs none, is used."""
+    kept = reference.Kept(2)
+    with sa.share(DATA) as array:
+        sent = packed(array)
+        mapping = weakref.ref(attachment(kept.view(sent)))
+        for _ in range(2):  # until one is ready to be lent
+            kept.settle()
+            kept.view(sent)
+        kept.settle()
+        view = kept.view(sent)
+        assert is_parked(mapping)
+        other = array.reference().attach()
+        assert not is_parked(mapping)
+        np.testing.assert_array_equal(view, other)
+        del view, other
+        kept.settle()
+        assert is_parked(mapping)
+        kept.clear()
+
+
+@needs_fork
+def test_a_forked_child_has_a_lease_of_its_own_on_what_was_lent() -> None:
+    """It gives that up as any process does; each child, for the first fork changes how leases are held."""
+    kept = reference.Kept(2)
+    with sa.share(DATA) as array:
+        sent = packed(array)
+        for _ in range(2):  # until one is ready to be lent
+            kept.view(sent)
+            kept.settle()
+        for _ in range(2):
+            view = kept.view(sent)
+            mapping = attachment(view)
+            pid = os.fork()
+            if not pid:
+                os._exit(mapping.parked or mapping.left or view.closed)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            del mapping, view
+            kept.settle()
+            (at,) = kept.attached.values()
+            assert at.mapping.parked
+            del at
         kept.clear()
 
 

@@ -733,7 +733,7 @@ class DaskPool(Executor):
         What is written to it later is seen on this host only.
         """
         self._check_open()
-        array = self._own(creation.share(array_like, dtype, order))
+        array = self._made.add(creation.share(array_like, dtype, order))
         mapping = mapping_of(array)
         assert mapping is not None
         _spread(self._client, self._engine.replicas.of(mapping))
@@ -741,15 +741,15 @@ class DaskPool(Executor):
 
     def empty(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
         """Make a shared array, here, and close it when the pool ends."""
-        return self._own(creation.empty(shape, dtype, order))
+        return self._made.add(creation.empty(shape, dtype, order))
 
     def zeros(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
         """Make a shared array of zeros, here, and close it when the pool ends."""
-        return self._own(creation.zeros(shape, dtype, order))
+        return self._made.add(creation.zeros(shape, dtype, order))
 
     def ones(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
         """Make a shared array of ones, here, and close it when the pool ends."""
-        return self._own(creation.ones(shape, dtype, order))
+        return self._made.add(creation.ones(shape, dtype, order))
 
     def full(
         self,
@@ -759,10 +759,7 @@ class DaskPool(Executor):
         order: creation.Order = "C",
     ) -> SharedArray:
         """Make a shared array of one value, here, and close it when the pool ends."""
-        return self._own(creation.full(shape, fill_value, dtype, order))
-
-    def _own(self, array: SharedArray) -> SharedArray:
-        return self._made.add(array)
+        return self._made.add(creation.full(shape, fill_value, dtype, order))
 
     # The end
 

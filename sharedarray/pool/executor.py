@@ -596,7 +596,7 @@ class Pool(Executor):
         progress: Progress = None,
     ) -> SharedArray:
         """Make a shared array as `sharedarray.empty` does, and close it when the pool ends."""
-        return self._own(creation.empty(shape, dtype, order, progress=progress))
+        return self._made.add(creation.empty(shape, dtype, order, progress=progress))
 
     def zeros(
         self,
@@ -607,7 +607,7 @@ class Pool(Executor):
         progress: Progress = None,
     ) -> SharedArray:
         """Make a shared array as `sharedarray.zeros` does, and close it when the pool ends."""
-        return self._own(creation.zeros(shape, dtype, order, progress=progress))
+        return self._made.add(creation.zeros(shape, dtype, order, progress=progress))
 
     def ones(
         self,
@@ -618,7 +618,7 @@ class Pool(Executor):
         progress: Progress = None,
     ) -> SharedArray:
         """Make a shared array as `sharedarray.ones` does, and close it when the pool ends."""
-        return self._own(creation.ones(shape, dtype, order, progress=progress))
+        return self._made.add(creation.ones(shape, dtype, order, progress=progress))
 
     def full(
         self,
@@ -630,7 +630,7 @@ class Pool(Executor):
         progress: Progress = None,
     ) -> SharedArray:
         """Make a shared array as `sharedarray.full` does, and close it when the pool ends."""
-        return self._own(creation.full(shape, fill_value, dtype, order, progress=progress))
+        return self._made.add(creation.full(shape, fill_value, dtype, order, progress=progress))
 
     def share(
         self,
@@ -641,10 +641,7 @@ class Pool(Executor):
         progress: Progress = None,
     ) -> SharedArray:
         """Copy data into shared memory as `sharedarray.share` does, and close it when the pool ends."""
-        return self._own(creation.share(array_like, dtype, order, progress=progress))
-
-    def _own(self, array: SharedArray) -> SharedArray:
-        return self._made.add(array)
+        return self._made.add(creation.share(array_like, dtype, order, progress=progress))
 
     # The end
 

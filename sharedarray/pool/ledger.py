@@ -237,9 +237,23 @@ class Ledger:
         if frame.entries:
             last = frame.entries[-1]
             function.result = max(last.offset + last.length, OUT_OF_BAND)
-        row = self._calls.get(task.call)
-        if row is not None:
-            self._count(row, "result", (0, copied, pickled, 0))
+        made = self._calls.get(task.call)
+        if made is None and frame.entries and task.pickled is not None and task.pickled.account is None:
+            made = self._note(task.call, self._plain_one(task, len(task.pickled.stream)))
+        if made is not None:
+            made.add("result", (0, copied, pickled, 0))
+        self._total((0, copied, pickled, 0))
+
+    def _plain_one(self, task: Task, size: int) -> _Calls:
+        """Return a small call as one of those that can be asked for, since its result is large."""
+        plain = self._plain
+        if plain.call == task.call:
+            plain.call = 0
+            return plain.report()
+        made = _Calls(task.label, 1)
+        made.began = task.submitted * 1e-9
+        made.add("arguments", (0, 0, size, 0))
+        return made
 
     # What was copied
 
@@ -271,9 +285,13 @@ class Ledger:
         self._count(made, "function", (0, copied, len(pickled.stream), 0))
 
     def _begin(self, call: int, label: str, tasks: int) -> _Calls:
+        return self._note(call, _Calls(label, tasks))
+
+    def _note(self, call: int, made: _Calls) -> _Calls:
         calls = self._calls
-        made = calls[call] = _Calls(label, tasks)
-        self._newest = call
+        calls[call] = made
+        if call > self._newest:
+            self._newest = call
         if len(calls) > _CALLS:
             calls.popitem(last=False)
         return made

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
+from pathlib import Path
 
 import pool_tasks
 import pytest
-from helpers import kill, many_starts, run, wait_until
+from helpers import PROC, kill, many_starts, run, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import engine
@@ -483,3 +485,28 @@ def test_an_array_whose_name_another_process_removed_is_copied_each_time(pair):
     for _ in range(30):
         pair.submit(pool_tasks.fill, shared, 0).result()
     assert shared.tolist() == [1, 2, 3]
+
+
+def wakings(pids: list[int]) -> int:
+    """How often the threads of these processes have woken up, but for the one that asks."""
+    found = 0
+    for pid in pids:
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            if int(status.parent.name) != threading.get_native_id():
+                found += int(status.read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
+    return found
+
+
+@pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")
+@pytest.mark.parametrize("busy", [False, True])
+def test_nobody_looks_again_and_again(busy):
+    """Neither the pool nor a worker: who waits is woken by what he waits for."""
+    with sa.Pool(2) as pool:
+        assert list(pool.map(pool_tasks.add, range(1000))) == list(range(1, 1001))
+        futures = [pool.submit(time.sleep, 1.5) for _ in range(2)] if busy else []
+        pids = [os.getpid(), *pool._engine.pids()]
+        time.sleep(0.5)  # in which what is looked at while there are many small tasks ends
+        before = wakings(pids)
+        time.sleep(0.5)
+        assert wakings(pids) - before <= 3
+        assert not any(future.done() for future in futures)

@@ -828,11 +828,24 @@ def test_an_array_for_many_tasks_is_copied_once(pool):
 
 
 def test_a_report_of_a_large_result(pool):
+    """Also of a call with nothing but numbers, and whichever call is the newest."""
+    before = pool.stats().copied_bytes
     future = pool.submit(pool_tasks.make_full, 1 << 18, 2.0)
     size = future.result().nbytes
-    report = pool.copy_report(future)
-    if report.rows[0].argument != "arguments":  # a small call's result is not looked at
-        assert row(report, "result").copied == size
+    reports = pool.copy_report(future), pool.copy_report()
+    assert reports[0].seconds == reports[1].seconds  # it is over
+    for report in reports:
+        assert (report.call, report.label, report.tasks) == (future.call, "make_full", 1)
+        assert [entry.argument for entry in report.rows] == ["arguments", "result"]
+        assert 0 < row(report, "arguments").pickled < 1000
+        assert row(report, "result").copied == report.copied_bytes == size
+        assert 0 < report.seconds < 60
+    futures = [pool.submit(pool_tasks.make_full, 1 << 18, 2.0), pool.submit(pool_tasks.add, 1)]
+    assert futures[1].result() == 2
+    futures[0].result()
+    assert row(pool.copy_report(futures[0]), "result").copied == size
+    assert pool.copy_report().label == "add"
+    assert pool.stats().copied_bytes - before == 2 * size
 
 
 def test_a_report_of_what_is_pickled(pool):

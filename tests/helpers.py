@@ -524,3 +524,38 @@ def forget_janitor(path: str) -> None:
     connection = janitor._state.connections.pop(path, None)
     if connection is not None:
         connection.close()
+
+
+# -- memory ---------------------------------------------------------------------------------------------
+
+
+def memory_group(limit: int) -> Path | None:
+    """A fresh control group with a memory limit, of either version; None if not permitted."""
+    groups = Path("/sys/fs/cgroup")
+    for root, file in ((groups / "memory", "memory.limit_in_bytes"), (groups, "memory.max")):
+        group = root / f"sharedarray-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / file).write_text(str(limit))
+        except OSError:
+            group.rmdir()
+            continue
+        return group
+    return None
+
+
+def unnamed_memory() -> int:
+    """Bytes of the files without a name that this process has open: of a pool, recycled memory and outboxes."""
+    found: dict[tuple[int, int], int] = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{entry}")
+            status = os.stat(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if link.startswith(directory()) and status.st_nlink == 0:
+            found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(found.values())

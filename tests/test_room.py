@@ -7,17 +7,15 @@ Every test is a script of its own, so that a SIGBUS would be seen as what it is.
 from __future__ import annotations
 
 import errno
-import os
 import pickle
 import shutil
 import signal
 import subprocess
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, janitors, needs_proc, run, wait_until
+from helpers import JANITOR_ENDS, block_files, janitors, memory_group, needs_proc, run, wait_until
 
 import sharedarray as sa
 from sharedarray._platform import platform
@@ -390,26 +388,9 @@ def test_a_container_sees_its_own_group_as_the_root(files: dict[str, str]):
     assert platform.memory_room() == 1_000_000
 
 
-def _memory_group() -> Path | None:
-    """A fresh control group with a memory limit of 96 MB, of either version; None if not permitted."""
-    for root, limit in ((V1, "memory.limit_in_bytes"), (V2, "memory.max")):
-        group = Path(root) / f"sharedarray-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / limit).write_text(str(96 * MB))
-        except OSError:
-            group.rmdir()
-            continue
-        return group
-    return None
-
-
 @needs_proc
 def test_a_real_memory_limit_is_an_error_and_not_a_kill(own_directory: str):
-    group = _memory_group()
+    group = memory_group(96 * MB)
     if group is None:
         pytest.skip("no memory control group is writable here")
     try:

@@ -101,6 +101,36 @@ def test_shutdown_without_waiting(method, tmp_path):
     pool.shutdown()
 
 
+def test_submit_while_another_thread_shuts_down(first_method):
+    """It is refused, or the task is done, and nothing in between."""
+    for waits in (True, False):
+        pool = sa.Pool(2, first_method)
+        pool.submit(os.getpid).result()
+        begun = threading.Barrier(4)
+        futures, refused = [[], [], []], []
+
+        def submit(mine, pool=pool, begun=begun, refused=refused):
+            begun.wait()
+            try:
+                while True:
+                    mine.append(pool.submit(pool_tasks.add, len(mine)))
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=submit, args=(mine,)) for mine in futures]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        assert pool_tasks.until(lambda futures=futures: all(futures))
+        pool.shutdown(wait=waits)
+        for thread in threads:
+            thread.join()
+        assert ["after shutdown" in said for said in refused] == [True] * 3
+        for mine in futures:
+            assert [future.result(60) for future in mine] == list(range(1, len(mine) + 1))
+        pool.shutdown()
+
+
 def test_shutdown_that_cancels(method, tmp_path):
     pool = sa.Pool(1, method)
     release = tmp_path / "release"

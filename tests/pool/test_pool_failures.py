@@ -9,7 +9,17 @@ from concurrent.futures import BrokenExecutor
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS, METHODS, SIGNALS, kill, many_starts, needs_fork
+from helpers import (
+    FORKS,
+    METHODS,
+    SIGNALS,
+    kill,
+    many_starts,
+    memory_group,
+    needs_fork,
+    needs_proc,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray.pool import links
@@ -49,6 +59,25 @@ def test_death_fails_only_its_own_task(method, where, tmp_path):
         release.touch()
         assert other.result() == "released"
         assert pool.submit(pool_tasks.add, 1).result() == 2
+
+
+@needs_proc
+def test_a_worker_that_the_kernel_ends_for_its_memory(first_method):
+    """A real one of these deaths, in a control group of its own."""
+    group = memory_group(96 << 20)
+    if group is None:
+        pytest.skip("no memory control group is writable here")
+    try:
+        with sa.Pool(2, first_method) as pool:
+            dead = pool.submit(pool_tasks.use_up_memory, group)
+            others = [pool.submit(pool_tasks.add, n) for n in range(10)]
+            with pytest.raises(sa.WorkerDied, match=r"use_up_memory died.*SIGKILL.*out-of-memory"):
+                dead.result()
+            assert [future.result() for future in others] == list(range(1, 11))
+            assert pool.submit(pool_tasks.add, 1).result() == 2
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
 
 
 def test_a_worker_whose_end_nobody_could_be_told_of_is_not_left(monkeypatch):

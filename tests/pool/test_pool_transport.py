@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import many_starts, needs_files, needs_fork, needs_proc, wait_until
+from helpers import many_starts, needs_files, needs_fork, needs_proc, unnamed_memory, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import pickling
@@ -253,37 +253,21 @@ def test_a_result_outlives_its_pool():
 
 @needs_proc
 def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
-    before = _memory_of_pool()
+    before = unnamed_memory()
     with sa.Pool(2) as pool:
         results = list(pool.map(pool_tasks.make_full, [1_500_000] * 24, range(24)))  # 288 MB
         stats = pool.stats()
         assert stats.recycled_in_use >= 24 * 12_000_000
-        assert _memory_of_pool() >= 24 * 12_000_000
+        assert unnamed_memory() >= 24 * 12_000_000
         assert stats.recycled_idle_limit < 24 * 12_000_000 < stats.recycled_limit
         del results
         gc.collect()
-        wait_until(
-            lambda: _memory_of_pool() <= stats.recycled_idle_limit, "memory to be trimmed", timeout=1.0
-        )
+        wait_until(lambda: unnamed_memory() <= stats.recycled_idle_limit, "memory to be trimmed", timeout=1.0)
         stats = pool.stats()
         assert stats.recycled_in_use == 0
         assert stats.recycled_bytes <= stats.recycled_idle_limit
         assert pool.submit(pool_tasks.make_full, 10, 1).result().sum() == 10  # it goes on
-    assert _memory_of_pool() == before
-
-
-def _memory_of_pool() -> int:
-    """Bytes that files without a name have which this process has open: recycled memory and outboxes."""
-    found: dict[tuple[int, int], int] = {}
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            link = os.readlink(f"/proc/self/fd/{entry}")
-            status = os.stat(f"/proc/self/fd/{entry}")
-        except OSError:
-            continue
-        if link.startswith(os.environ["SHAREDARRAY_DIR"]) and status.st_nlink == 0:
-            found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return sum(found.values())
+    assert unnamed_memory() == before
 
 
 @pytest.mark.parametrize("way", ["frame", "sparse", "masked", "bytes", "nested"])

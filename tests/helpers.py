@@ -548,7 +548,7 @@ def memory_group(limit: int) -> Path | None:
 
 
 def unnamed_memory() -> int:
-    """Bytes of the files without a name that this process has open: of a pool, recycled memory and outboxes."""
+    """Bytes of the nameless files that this process has open: of a pool, recycled memory and outboxes."""
     found: dict[tuple[int, int], int] = {}
     for entry in os.listdir("/proc/self/fd"):
         try:

@@ -360,7 +360,7 @@ class Store:
             self._drop(slot)
 
     def trim(self, idle: float) -> float | None:
-        """Free what an idle pool does not keep.
+        """Free what a pool does not keep: when idle, and also at work, where results end when they like.
 
         Parameters
         ----------
@@ -376,6 +376,10 @@ class Store:
             if not self._slots:
                 return None
             if idle < TRIM_AFTER:
+                limit = self.limits[0]
+                # The kernel is asked only where the answer may matter, for this may come by very often.
+                if sum(slot.size for slot in self._slots if not (slot.busy or slot.lent)) > limit:
+                    self._retire(lambda free, count: free > limit)
                 return TRIM_AFTER - idle
             limit = 0 if idle >= FREE_AFTER else self.limits[1]
             self._retire(lambda free, count: free > limit)

@@ -38,6 +38,8 @@ _PER_WORKER = 8
 # Bytes of the inputs in one block: no fewer, or handing the block out costs more than computing it; and no
 # more than this, whatever the cache.
 _SMALLEST, _LARGEST = 16 << 10, 8 << 20
+# Where Linux describes a processor's caches.
+_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 # What a processor's outermost cache is taken for where nobody tells.
 _USUAL_CACHE = 16 << 20
 
@@ -302,10 +304,9 @@ def outer_cache() -> int:
     Source: ``Documentation/ABI/testing/sysfs-devices-system-cpu`` of the kernel.
     """
     sizes = []
-    folder = "/sys/devices/system/cpu/cpu0/cache"
-    for entry in os.listdir(folder) if os.path.isdir(folder) else ():
+    for entry in os.listdir(_CACHES) if os.path.isdir(_CACHES) else ():
         try:
-            with open(f"{folder}/{entry}/size", encoding="ascii") as file:
+            with open(f"{_CACHES}/{entry}/size", encoding="ascii") as file:
                 text = file.read().strip()
             sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
         except (OSError, ValueError):

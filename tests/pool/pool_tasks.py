@@ -402,6 +402,16 @@ def drop_kept():
     kept.clear()
 
 
+def give_kept():
+    return kept
+
+
+def replace_kept(value, at):
+    """Keep something in place of what was kept before, and return it."""
+    kept[at:] = [value, *kept[at + 1 :]]
+    return value
+
+
 def checksum(value):
     """A number that depends on every byte."""
     return zlib.crc32(

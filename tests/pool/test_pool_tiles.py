@@ -12,6 +12,7 @@ import pytest
 from helpers import FORKS
 
 import sharedarray as sa
+from sharedarray.pool import tiling
 from sharedarray.pool.tiling import Tiling
 
 RNG = np.random.default_rng(11)
@@ -62,6 +63,28 @@ def test_blocks_are_enough_for_the_workers_and_fit_the_cache():
         tiles = Tiling.of([huge], (0, 1), workers=workers)
         assert np.prod(tiles.sizes) * 8 <= 8 << 20
         assert tiles.sizes[1] <= 4 * tiles.sizes[0] <= 16 * tiles.sizes[1]  # about square
+
+
+@pytest.mark.parametrize(
+    ("cache", "workers", "expected"), [(1, 2, 16), (2048, 2, 512), (2048, 4, 256), (1 << 20, 2, 8192)]
+)
+def test_all_workers_blocks_fit_the_cache_together(monkeypatch, cache, workers, expected):
+    """In KiB: the cache, and a block of a far larger input. Half of the cache is for what is made."""
+    monkeypatch.setattr(tiling, "outer_cache", lambda: cache << 10)
+    huge = np.broadcast_to(np.uint8(0), 1 << 36)
+    (size,) = Tiling.of([huge], 0, workers=workers).sizes
+    assert expected / 1.01 < size / 1024 <= expected
+
+
+def test_the_cache_is_as_large_as_the_kernel_says(monkeypatch, tmp_path):
+    for entry, size in {"index0": "32K", "index3": "33M", "uevent": None}.items():
+        (tmp_path / entry).mkdir()
+        if size:
+            (tmp_path / entry / "size").write_text(f"{size}\n")
+    monkeypatch.setattr(tiling, "_CACHES", str(tmp_path))
+    assert tiling.outer_cache.__wrapped__() == 33 << 20
+    monkeypatch.setattr(tiling, "_CACHES", str(tmp_path / "none"))
+    assert tiling.outer_cache.__wrapped__() == 16 << 20
 
 
 def test_a_halo_does_not_outgrow_its_block():

@@ -16,7 +16,7 @@ import pytest
 from helpers import many_starts, needs_files, needs_fork, needs_proc, unnamed_memory, wait_until
 
 import sharedarray as sa
-from sharedarray.pool import pickling
+from sharedarray.pool import pickling, recycling
 from sharedarray.pool.messages import PLAIN
 from sharedarray.pool.pickling import OUT_OF_BAND
 
@@ -154,6 +154,24 @@ def test_views_that_a_worker_keeps_keep_their_values():
         wait_until(lambda: pool.stats().recycled_in_use == 0, "the kept slots to be free")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_anything_that_a_worker_keeps_keeps_its_values(seed):
+    """Of any dtype and layout, in nested containers, while slots recycle and others are let go."""
+    rng = random.Random(seed)
+    kept: list[object] = []
+    with sa.Pool(1) as pool:
+        for _ in range(60):
+            value = something(rng)
+            if rng.random() < 0.4:
+                at = rng.randrange(len(kept) + 1) if len(kept) < 12 else rng.randrange(12)
+                kept[at:] = [value, *kept[at + 1 :]]
+                assert same(value, pool.submit(pool_tasks.replace_kept, value, at).result())
+            else:
+                assert same(value, pool.submit(pool_tasks.identity, value).result())
+        assert len(kept) > 5
+        assert same(kept, pool.submit(pool_tasks.give_kept).result())
+
+
 @needs_fork
 @pytest.mark.lingers("child")
 def test_a_view_in_a_process_that_a_task_forked_keeps_its_values(tmp_path):
@@ -268,6 +286,55 @@ def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
         assert stats.recycled_bytes <= stats.recycled_idle_limit
         assert pool.submit(pool_tasks.make_full, 10, 1).result().sum() == 10  # it goes on
     assert unnamed_memory() == before
+
+
+def test_memory_is_bounded_while_there_is_work_too(monkeypatch, tmp_path):
+    """Not only when something new is needed: results may go while the tasks need none of their memory."""
+    monkeypatch.setattr(recycling, "BUSY_LIMIT", 32 << 20)
+    with sa.Pool(2) as pool:
+        results = list(pool.map(pool_tasks.make_full, [1_500_000] * 8, range(8)))  # 96 MB
+        working = pool.submit(pool_tasks.wait_if_path, str(tmp_path / "go on"))
+        try:
+            limit = pool.stats().recycled_limit
+            assert limit <= 32 << 20
+            del results
+            gc.collect()
+            wait_until(lambda: pool.stats().recycled_bytes <= limit, "memory to be trimmed", timeout=1.0)
+            assert not working.done()
+        finally:
+            (tmp_path / "go on").touch()
+        working.result()
+
+
+def test_what_is_needed_anew_takes_the_place_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(recycling, "BUSY_LIMIT", 32 << 20)
+    with sa.Pool(1) as pool:
+        sizes = [
+            300_000,
+            1_300_000,
+            2_000_000,
+            2_800_000,
+            500_000,
+            3_500_000,
+        ]  # too far apart for one another
+        for n, size in enumerate(sizes):
+            assert pool.submit(pool_tasks.total, np.full(size, float(n))).result() == n * size
+            stats = pool.stats()
+            assert stats.recycled_free <= stats.recycled_limit
+
+
+def test_a_pool_without_work_keeps_no_memory_after_a_while(monkeypatch):
+    monkeypatch.setattr(recycling, "FREE_AFTER", 2 * recycling.TRIM_AFTER)
+    with sa.Pool(1) as pool:
+        result = pool.submit(pool_tasks.make_full, LARGE, 7).result()
+        assert pool.submit(pool_tasks.total, result).result() == 7 * LARGE
+        wait_until(lambda: pool.stats().recycled_blocks == 1, "all to be free that is not in use")
+        assert pool.stats().recycled_free == 0
+        assert (result == 7).all()
+        del result
+        gc.collect()
+        wait_until(lambda: pool.stats().recycled_blocks == 0, "the last block to be free")
+        assert pool.submit(pool_tasks.total, np.ones(LARGE)).result() == LARGE
 
 
 @pytest.mark.parametrize("way", ["frame", "sparse", "masked", "bytes", "nested"])

@@ -511,13 +511,17 @@ def _sweep_block(
 
 
 def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | None, swept: Swept) -> None:
-    """Forget a block whose name leads elsewhere, unless its maker is just about to publish it."""
+    """Forget a block whose name leads elsewhere, unless its maker is just about to publish it.
+
+    Whether it does is asked once more at the end: a maker may publish and die since its name was tried, and
+    the block would stay for ever, as something that is not ours.
+    """
     if (
         record is None
         or not alive(record.pid, record.started)
         or (not record.persist and platform.ended(inode))
         or time.time() - record.created > ORPHAN_RECORD
-    ):
+    ) and platform.inode_of(f"{directory}/{name}") != inode:
         drop_record(directory, name, inode)
     else:
         swept.work += 1

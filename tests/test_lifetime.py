@@ -47,7 +47,7 @@ from helpers import (
 )
 
 import sharedarray as sa
-from sharedarray import segment
+from sharedarray import registry as rooms, segment
 from sharedarray._platform import platform
 
 HOLDS = """
@@ -273,6 +273,28 @@ def test_the_janitor_and_every_holder_are_killed_then_prune(own_directory):
         creator.kill()
     assert not janitors()
     assert inode("x") is not None  # nobody is there to notice, so that the next line proves something
+    assert sa.prune() == ["x"]
+    assert gone("x")
+
+
+@needs_janitor
+def test_a_maker_that_publishes_and_dies_while_it_is_looked_for(own_directory, monkeypatch):
+    """A sweep that finds a record, no block, and then no maker either, has missed what was in between."""
+    path = Path(own_directory, "x")
+    alive = rooms.alive
+    with holder("sa.ones(10, name='x')") as maker:
+        assert kill_janitors() == 1
+        path.rename(path.with_name("not yet"))
+
+        def publish_and_die(pid: int, started: int) -> bool:
+            if pid == maker.pid and not path.exists():
+                path.with_name("not yet").rename(path)
+                maker.kill()
+            return alive(pid, started)
+
+        monkeypatch.setattr(rooms, "alive", publish_and_die)
+        assert sa.prune() == []
+        assert maker.process.poll() == KILLED
     assert sa.prune() == ["x"]
     assert gone("x")
 

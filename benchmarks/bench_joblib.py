@@ -136,7 +136,7 @@ def test_memory_and_time(race: Callable[..., Any], what: str) -> None:
         "the same: time, workers started and all",
         {name: functools.partial(next, taken[name]) for name in seconds},
         baseline="loky",
-        rounds=len(seconds["loky"]) - 1,
+        rounds=len(seconds["loky"]),
         unit="s",
         measured=True,
         group=f"joblib, {what}, time",

@@ -62,7 +62,7 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
         made = Race(title, baseline, unit, missing=dict(missing or {}), notes=dict(notes or {}))
         made.group, made.size = group or request.node.originalname, size
         if QUICK:
-            rounds, loops = 2, min(loops, 2)
+            rounds, loops = min(rounds, 2), min(loops, 2)
         made.run(
             contestants,
             rounds=rounds,

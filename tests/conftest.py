@@ -181,9 +181,9 @@ def _descriptors() -> dict[object, str]:
     kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
     server = sys.modules.get("multiprocessing.forkserver")
     kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
-    for name, module in list(sys.modules.items()):
-        if name.endswith("resource_tracker"):
-            kept.add(getattr(getattr(module, "_resource_tracker", None), "_fd", None))  # type: ignore[arg-type]
+    for package in ("multiprocessing", "loky.backend", "joblib.externals.loky.backend"):
+        tracker = sys.modules.get(f"{package}.resource_tracker")
+        kept.add(getattr(getattr(tracker, "_resource_tracker", None), "_fd", None))  # type: ignore[arg-type]
     found: dict[object, str] = {}
     for handle in os.listdir("/proc/self/fd"):
         try:

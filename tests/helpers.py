@@ -17,15 +17,12 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -51,29 +48,6 @@ METHODS = multiprocessing.get_all_start_methods()
 TERMINALS = importlib.util.find_spec("termios") is not None  # whether a test can be a terminal
 LIMITS = importlib.util.find_spec("resource") is not None  # whether a process can limit what it may use
 
-needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
-needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
-needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
-needs_users = pytest.mark.skipif(not USERS, reason="a process cannot act as another user here")
-needs_root = pytest.mark.skipif(
-    not USERS or os.geteuid() != 0, reason="only root can act as another user, where there are any"
-)
-needs_terminals = pytest.mark.skipif(not TERMINALS, reason="a test cannot be a terminal here")
-needs_limits = pytest.mark.skipif(not LIMITS, reason="a process cannot limit itself here")
-
-
-# For tests of what can differ from one start method to another. New interpreters take the longest: these are
-# slow tests where there are other ways.
-EACH_METHOD = [
-    pytest.param(method, marks=pytest.mark.slow) if method == "spawn" and FORKS else method
-    for method in METHODS
-]
-
-
-def many_starts(test: Any) -> Any:
-    """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
-    return test if FORKS else pytest.mark.slow(test)
-
 
 def _platform() -> Any:
     from sharedarray._platform import platform  # not above: some programs must do without the library
@@ -91,26 +65,13 @@ def blocks_are_files() -> bool:
     return bool(_platform().RECORDS_DECIDE)
 
 
-def needs_janitor(test: Any) -> Any:
-    """Skip where there is no janitor, as the kernel frees blocks itself."""
-    return pytest.mark.skipif(not janitor_needed(), reason="the kernel frees blocks here: no janitor")(test)
-
-
-def needs_files(test: Any) -> Any:
-    """Skip where blocks are memory of the kernel's without a path."""
-    return pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here")(test)
-
-
 def files_have_modes() -> bool:
     """Whether files have modes that say who may use them."""
+    import tempfile  # not above: most who import this do without, and it takes a while
+
     with tempfile.NamedTemporaryFile() as file:
         os.chmod(file.name, 0o640)
         return os.stat(file.name).st_mode & 0o777 == 0o640
-
-
-def needs_modes(test: Any) -> Any:
-    """Skip where files have no modes that say who may use them."""
-    return pytest.mark.skipif(not files_have_modes(), reason="files have access lists here, no modes")(test)
 
 
 def open_to_all(path: str) -> None:
@@ -133,42 +94,6 @@ def open_handles() -> int:
     found = ctypes.c_uint32()
     kernel.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(found))
     return found.value
-
-
-def _open_files_are_free() -> bool:
-    with tempfile.TemporaryDirectory() as directory:
-        first, second = Path(directory, "first"), Path(directory, "second")
-        second.touch()
-        with open(first, "wb"):
-            try:
-                os.replace(second, first)
-            except OSError:
-                return False
-    return True
-
-
-def needs_free_files(test: Any) -> Any:
-    """Skip where a file that somebody has open cannot be replaced, renamed or opened at will."""
-    return pytest.mark.skipif(
-        not _open_files_are_free(), reason="a file that is open stays where it is here"
-    )(test)
-
-
-def link(path: Path, target: Path) -> None:
-    """Make a symbolic link, or skip the test where links lead nowhere."""
-    try:
-        path.symlink_to(target)
-    except OSError as error:
-        pytest.skip(f"no symbolic links here: {error}")
-    if not path.exists():
-        path.unlink(missing_ok=True)
-        pytest.skip("symbolic links lead nowhere here")
-
-
-def need_links() -> None:
-    """Skip the test where links lead nowhere."""
-    with tempfile.TemporaryDirectory() as directory:
-        link(Path(directory, "link"), Path(directory))
 
 
 def kill(pid: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import USERS, blocks_are_files, needs_files
+from helpers import USERS, blocks_are_files
+from needs import needs_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa

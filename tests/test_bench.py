@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import KILLED, alive, kill, needs_signals, wait_until
+from helpers import KILLED, alive, kill, wait_until
+from needs import needs_signals
 
 import sharedarray as sa
 from sharedarray.bench import command, contestants, hosts, machine, memory, results, summary

@@ -24,12 +24,10 @@ from helpers import (
     files_have_modes,
     inode,
     kill_janitors,
-    link,
-    needs_signals,
-    needs_terminals,
     run,
     wait_until,
 )
+from needs import link, needs_signals, needs_terminals
 
 import sharedarray as sa
 from sharedarray import cli

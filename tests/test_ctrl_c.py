@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from consoles import CTRL_C_STATUS, AtConsole, Console, needs_consoles
 from helpers import ANSWER, alive, block_files, environment, nothing_left, wait_until
+from needs import few
 
 import sharedarray as sa
 from sharedarray import demo
@@ -128,7 +129,7 @@ def test_it_ends_the_program_whenever_it_comes() -> None:
 # -- locks and creation ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [None, 1000])
+@pytest.mark.parametrize("timeout", few([None, 1000]))
 @pytest.mark.parametrize("what", ["array", "file"])
 def test_it_breaks_off_the_wait_for_a_lock(tmp_path: Path, what: str, timeout: float | None) -> None:
     path = tmp_path / "file"

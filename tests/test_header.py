@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import directory, needs_files
+from helpers import directory
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from needs import needs_files
 
 import sharedarray as sa
 from sharedarray import header

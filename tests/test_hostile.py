@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import block_files, directory, inode, link, need_links, needs_root, notes, run
+from helpers import block_files, directory, inode, notes, run
 from hypothesis import given, settings, strategies as st
+from needs import link, need_links, needs_root
 
 import sharedarray as sa
 from sharedarray._platform import platform

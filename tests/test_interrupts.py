@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import run, wait_until
+from needs import few
 
 import sharedarray as sa
 from sharedarray import interrupts, segment
@@ -273,7 +274,7 @@ def interrupted_at(
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-@pytest.mark.parametrize("raised", [KeyboardInterrupt, Stop])
+@pytest.mark.parametrize("raised", few([KeyboardInterrupt, Stop]))
 def test_a_finalizer_is_whole_wherever_it_comes(raised, waiting):
     """It is raised once, and what is to be done is done once."""
 

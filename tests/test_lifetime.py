@@ -31,13 +31,6 @@ from helpers import (
     janitors,
     kill,
     kill_janitors,
-    link,
-    needs_files,
-    needs_fork,
-    needs_janitor,
-    needs_limits,
-    needs_modes,
-    needs_users,
     notes,
     nothing_left,
     open_to_all,
@@ -45,6 +38,7 @@ from helpers import (
     run,
     wait_until,
 )
+from needs import link, needs_files, needs_fork, needs_janitor, needs_limits, needs_modes, needs_users
 
 import sharedarray as sa
 from sharedarray import registry as rooms, segment

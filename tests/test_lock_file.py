@@ -29,12 +29,6 @@ from helpers import (
     environment,
     janitor_needed,
     kill,
-    link,
-    many_starts,
-    needs_files,
-    needs_fork,
-    needs_free_files,
-    needs_signals,
     nothing_left,
     registry,
     run,
@@ -52,6 +46,7 @@ from lock_helpers import (
     told,
     waiters,
 )
+from needs import link, many_starts, needs_files, needs_fork, needs_free_files, needs_signals
 
 import sharedarray as sa
 from sharedarray import marks

@@ -33,11 +33,6 @@ from helpers import (
     environment,
     inode,
     kill,
-    link,
-    many_starts,
-    needs_fork,
-    needs_janitor,
-    needs_signals,
     registry,
     run,
     suicide,
@@ -56,6 +51,7 @@ from lock_helpers import (
     told,
     waiters,
 )
+from needs import link, many_starts, needs_fork, needs_janitor, needs_signals
 
 import sharedarray as sa
 from sharedarray import locks, marks

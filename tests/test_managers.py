@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
-    EACH_METHOD,
     GONE,
     METHODS,
     Puppet,
@@ -26,13 +25,11 @@ from helpers import (
     inode,
     kill,
     kill_janitors,
-    needs_files,
-    needs_fork,
-    needs_signals,
     nothing_left,
     run,
     wait_until,
 )
+from needs import EACH_METHOD, needs_files, needs_fork, needs_signals
 
 import sharedarray as sa
 from sharedarray import registry

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import PROC, TABLE, needs_fork, registry, suicide, wait_until
+from helpers import PROC, TABLE, registry, suicide, wait_until
 from lock_helpers import child, descriptors, end, killed, start, waiters
+from needs import needs_fork
 
 import sharedarray as sa
 from sharedarray import marks

@@ -19,12 +19,11 @@ from helpers import (
     block_files,
     blocks_are_files,
     janitors,
-    needs_modes,
-    needs_root,
     nothing_left,
     run,
     wait_until,
 )
+from needs import needs_modes, needs_root
 
 import sharedarray as sa
 from sharedarray import objects

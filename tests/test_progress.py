@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tqdm.std
-from helpers import ANSWER, environment, needs_terminals, run
+from helpers import ANSWER, environment, run
+from needs import needs_terminals
 
 import sharedarray as sa
 from sharedarray import header, progress, segment

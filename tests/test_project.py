@@ -11,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import needs_files
+from helpers import answer
+from needs import needs_files
 
 import sharedarray
 
@@ -84,3 +85,13 @@ def test_the_version_is_the_installed_one() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "sharedarray" / "py.typed").read_bytes() == b""
+
+
+def test_second_interpreters_of_the_tests_do_without_pytest() -> None:
+    """It would take them as long to import as all else."""
+    script = (
+        "import sys; sys.path.append(sys.argv[1]); import helpers, pool_tasks; helpers.say(list(sys.modules))"
+    )
+    loaded = answer(script, Path(__file__).parent / "pool")
+    assert "sharedarray" in loaded
+    assert not {"pytest", "_pytest"} & set(loaded)

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PROC, many_starts, needs_files, needs_fork, needs_free_files
+from helpers import PROC
+from needs import many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa

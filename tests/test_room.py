@@ -15,7 +15,8 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, janitors, memory_group, needs_proc, run, wait_until
+from helpers import JANITOR_ENDS, block_files, janitors, memory_group, run, wait_until
+from needs import needs_proc
 
 import sharedarray as sa
 from sharedarray._platform import platform

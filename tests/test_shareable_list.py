@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Puppet, block_files, many_starts, nothing_left
+from helpers import Puppet, block_files, nothing_left
 from hypothesis import example, given, settings, strategies as st
+from needs import many_starts
 
 import sharedarray as sa
 from sharedarray import shareable

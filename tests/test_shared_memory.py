@@ -41,15 +41,12 @@ from helpers import (
     inode,
     janitor_needed,
     kill_janitors,
-    link,
     memory_is_there,
-    needs_files,
-    needs_fork,
-    needs_proc,
     nothing_left,
     run,
     wait_until,
 )
+from needs import link, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
 from sharedarray import family, reference, registry, segment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,20 +202,32 @@ def test_exist_ok_does_not_take_over_what_the_dead_have_left(own_directory: str)
 # -- replace --------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def other() -> Iterator[Puppet]:
+    """Another process, which opens the block of the name x, says what is in it, and closes it."""
+    script = """
+    while True:
+        hear(); theirs = sa.attach('x'); say()
+        hear(); say(float(theirs[0, 0]))
+        hear(); theirs.close(); say()
+    """
+    with Puppet(script) as puppet:
+        yield puppet
+
+
 @everywhere
-def test_replace_makes_a_new_one(make: Callable[..., sa.SharedArray]) -> None:
+def test_replace_makes_a_new_one(make: Callable[..., sa.SharedArray], other: Puppet) -> None:
     fresh = np.array(make())
     old = make(name="x", replace=True)
     old[:] = -5
-    with Puppet("theirs = sa.attach('x'); say(); hear(); say(float(theirs[0, 0])); hear()") as other:
-        other.hear()
-        new = make(name="x", replace=True)
-        assert np.array_equal(new, fresh)
-        assert np.array_equal(sa.attach("x"), fresh)
-        assert (old == -5).all()  # whoever holds the old one keeps it
-        assert other.ask() == -5
-        old.close()
-        other.end()
+    other.ask()
+    new = make(name="x", replace=True)
+    assert np.array_equal(new, fresh)
+    assert np.array_equal(sa.attach("x"), fresh)
+    assert (old == -5).all()  # whoever holds the old one keeps it
+    assert other.ask() == -5
+    old.close()
+    other.ask()
     assert np.array_equal(sa.attach("x"), fresh)  # the old one's end is not the new one's
     new.close()
     assert nothing_left()

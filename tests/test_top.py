@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from consoles import Console, needs_screens
-from helpers import ANSWER, Puppet, block_files, environment, kill_janitors, needs_janitor
+from helpers import ANSWER, Puppet, block_files, environment, kill_janitors
+from needs import needs_janitor
 
 import sharedarray as sa
 from sharedarray import top

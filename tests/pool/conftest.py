@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import EACH_METHOD, wait_until
+from helpers import wait_until
+from needs import EACH_METHOD
 
 import sharedarray as sa
 from sharedarray.pool.processes import default_method

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import PROC, memory_is_there, needs_fork
+from helpers import PROC, memory_is_there
+from needs import needs_fork
 
 import sharedarray as sa
 from sharedarray import segment

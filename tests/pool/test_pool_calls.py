@@ -16,7 +16,8 @@ import types
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, many_starts
+from helpers import METHODS
+from needs import many_starts
 
 import sharedarray as sa
 from sharedarray import NotPicklableError

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pool_tasks
 import pytest
-from helpers import PROC, kill, many_starts, run, wait_until
+from helpers import PROC, kill, run, wait_until
+from needs import few, many_starts
 
 import sharedarray as sa
 from sharedarray.pool import engine
@@ -498,7 +499,7 @@ def wakings(pids: list[int]) -> int:
 
 
 @pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", few([True, False]))
 def test_nobody_looks_again_and_again(busy):
     """Neither the pool nor a worker: who waits is woken by what he waits for."""
     with sa.Pool(2) as pool:

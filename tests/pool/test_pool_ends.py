@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS, ROOT, SIGNALS, alive, environment, needs_fork, needs_proc, needs_signals, stopped
+from helpers import FORKS, ROOT, SIGNALS, alive, environment, stopped
+from needs import few, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
 from sharedarray.pool.processes import default_method
@@ -261,7 +262,7 @@ def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
 # -- the interpreter's end ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise SystemExit"])
+@pytest.mark.parametrize("end", few(["", "sys.exit(0)", "raise SystemExit"]))
 def test_exit_with_work_pending_finishes_it(method, tmp_path, end):
     path = script(
         tmp_path,
@@ -314,7 +315,7 @@ WAYS = {
 # Every way with the default method; how a thing is interrupted and how a worker is started meet in two only.
 DEFAULT = default_method()
 INTERRUPTED = [(DEFAULT, way) for way in WAYS] + [
-    (method, way)
+    pytest.param(method, way, marks=pytest.mark.slow)
     for method in multiprocessing.get_all_start_methods()
     if method != DEFAULT
     for way in ("map", "exit")
@@ -481,7 +482,7 @@ def test_ctrl_c_while_workers_start(first_method, tmp_path):
 # -- the parent's death ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["busy", "idle"])
+@pytest.mark.parametrize("what", few(["busy", "idle"]))
 def test_workers_end_with_a_killed_parent(method, tmp_path, what):
     path = script(
         tmp_path,

@@ -9,17 +9,8 @@ from concurrent.futures import BrokenExecutor
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import (
-    FORKS,
-    METHODS,
-    SIGNALS,
-    kill,
-    many_starts,
-    memory_group,
-    needs_fork,
-    needs_proc,
-    wait_until,
-)
+from helpers import FORKS, METHODS, SIGNALS, kill, memory_group, wait_until
+from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
 from sharedarray.pool import links

@@ -19,7 +19,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import link, needs_limits, needs_modes
+from needs import link, needs_limits, needs_modes
 
 import sharedarray as sa
 from sharedarray.pool import reports
@@ -372,7 +372,7 @@ def test_names_are_escaped(name):
 
 
 @pytest.mark.parametrize("labels", [("add", "blur"), tuple(f"{n}{'&' * 300}" for n in range(100))])
-@pytest.mark.parametrize(("workers", "failing"), [(2, 0.001), (300, 1.0)])
+@pytest.mark.parametrize(("workers", "failing"), [(300, 1.0), pytest.param(2, 0.001, marks=pytest.mark.slow)])
 def test_the_svg_stays_small(labels, workers, failing):
     timeline = many(12_000, workers=workers, labels=labels, failing=failing)
     svg = timeline.to_svg()

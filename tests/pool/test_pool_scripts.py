@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import METHODS, ROOT, environment
+from needs import few
 
 UNGUARDED = """
 import os, sys
@@ -129,7 +130,7 @@ def test_importing_the_package_does_not_import_the_pool():
     assert run(["-c", code], cwd=Path(os.sep)) == "[]\n"
 
 
-@pytest.mark.parametrize("flags", [["-W", "error"], ["-X", "dev"], ["-O"]])
+@pytest.mark.parametrize("flags", few([["-W", "error"], ["-X", "dev"], ["-O"]]))
 def test_with_flags_of_the_interpreter(flags, tmp_path):
     (tmp_path / "script.py").write_text(UNGUARDED.replace("assert all", "all"))
     assert run([*flags, str(tmp_path / "script.py")]) == EXPECTED

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import many_starts, needs_files, needs_fork, needs_proc, unnamed_memory, wait_until
+from helpers import unnamed_memory, wait_until
+from needs import many_starts, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
 from sharedarray.pool import pickling, recycling

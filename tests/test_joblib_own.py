@@ -51,7 +51,9 @@ VALUES: dict[str, list[Any]] = {
     "inner_backend": [*OURS, "threading"],
     "context": [joblib.parallel_config],  # of which parallel_backend is the former name
 }
-OF_THE_MACHINE = (-1, -2)  # values of n_jobs that stand for others here, which are tested as well
+# Values of n_jobs that are left out for others, which are tested as well: those that stand for another here,
+# and 4 workers, which two processors cannot do more with than with 2.
+FOR_OTHERS = (-1, -2, 4)
 
 # Tests without such a parameter that use whatever backend is the default, or name loky for any.
 BY_DEFAULT = {
@@ -140,7 +142,7 @@ def _exchanged(function: Any) -> Callable[..., None]:
         if mark.name == "parametrize":
             parameter, values = mark.args
             if parameter == "n_jobs":
-                values = [value for value in values if value not in OF_THE_MACHINE]
+                values = [value for value in values if value not in FOR_OTHERS] or values
             mark = pytest.mark.parametrize(parameter, VALUES.get(parameter, values)).mark
             marks.append(mark)
         elif mark.name == "skipif":

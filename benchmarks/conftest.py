@@ -163,11 +163,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Keep what a report is made of, and nothing that tells whose machine it was."""
     directory = config.getoption("--report")
+    described = machine.described()
     if config.getoption("--keep") and directory is not None and (directory / "results.json").exists():
+        stored = json.loads((directory / "results.json").read_text())
         run = {test["fullname"] for test in output_json["benchmarks"]}
-        stored = json.loads((directory / "results.json").read_text())["benchmarks"]
-        output_json["benchmarks"][:0] = [test for test in stored if test["fullname"] not in run]
-    output_json["machine_info"] = machine.described()
+        kept = [test for test in stored["benchmarks"] if test["fullname"] not in run]
+        output_json["benchmarks"][:0] = kept
+        since = stored["machine_info"]["date"].split(" ")[0]
+        if kept and since != described["date"]:
+            described["date"] = f"{since} to {described['date']}"  # of what is kept, and of what was run now
+    output_json["machine_info"] = described
     output_json["commit_info"] = {}
     for test in output_json["benchmarks"]:
         test["stats"].pop("data", None)

@@ -74,7 +74,7 @@ from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
 from sharedarray.pool.pickling import (
     Call,
-    Parcel,
+    Known,
     Pickled,
     dump_call,
     dumps,
@@ -294,8 +294,7 @@ class Engine:
         with interrupts.deferred:
             if not pickled.plain:
                 self._check_open()
-                # Now, if there is room for it, so that the caller may change his arrays; else when sent.
-                pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+                self._copy_now(task, pickled)
             self._accept([task], pickled)
         return future
 
@@ -407,7 +406,7 @@ class Engine:
         }
         self.ledger.called_many(call, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
-        known: dict[int, Parcel] = {}
+        known: Known = {}
         start = 0
         groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, simple)
         if simple(itertools.chain.from_iterable(calls)):  # in one go, at a quarter of the price
@@ -448,7 +447,7 @@ class Engine:
         sink: Gathering,
         index: int,
         args: tuple[Any, ...],
-        known: dict[int, Parcel] | None,
+        known: Known | None,
         options: dict[str, Any],
         names: Sequence[str] | None = None,
     ) -> Task | None:
@@ -517,9 +516,13 @@ class Engine:
         task = self._item(function, sink, 0, args, None, options)
         if task is not None and task.pickled is not None:
             with interrupts.deferred:
-                if not task.pickled.stowed:
-                    task.pickled.stow(self.store, private=task.retries > 0, within=self._eager)
+                self._copy_now(task, task.pickled)
                 self._accept([task])
+
+    def _copy_now(self, task: Task, pickled: Pickled) -> None:
+        """Copy the arguments, unless they are too large, so that the caller may change his arrays."""
+        if not pickled.stow(self.store, private=task.retries > 0, within=self._eager):
+            pickled.set_aside(self.store, within=_EAGER)
 
     @property
     def _eager(self) -> int:
@@ -571,8 +574,17 @@ class Engine:
             Whether what the caller waits for is there.
         deadline
             In seconds of the monotonic clock; None to wait as long as it takes.
+
+        Raises
+        ------
+        SharedArrayError
+            This is a fork of the pool's process, and what is waited for is not there.
         """
-        if self._pipes is None or self._thread is None or self._is_copy():
+        if self._pipes is None or self._thread is None:
+            return
+        if self._is_copy():
+            if not done():
+                self.check_owner()  # for nothing will come
             return
         me = threading.get_ident()
         reading = self._reading
@@ -835,9 +847,9 @@ class Engine:
         self.wake()
 
     def join(self) -> None:
-        """Wait for the end, unless the management thread itself is asking."""
+        """Wait for the end, unless the management thread itself is asking, or a fork, which has none."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread() and not self._is_copy():
             # Not Thread.join alone: before Python 3.13, one that Ctrl-C broke off takes the thread for ended.
             self._over.wait()
             thread.join()
@@ -911,7 +923,8 @@ class Engine:
     def _is_copy(self) -> bool:
         return self._owner != os.getpid()
 
-    def _check_open(self) -> None:
+    def check_owner(self) -> None:
+        """Raise in a fork of the pool's process."""
         if self._is_copy():
             raise errors.SharedArrayError(
                 "this pool belongs to another process, from which this one was forked",
@@ -920,6 +933,9 @@ class Engine:
                 cause="fork copies the memory of a pool but not its thread, and workers have one parent only",
                 next_step="make a pool of its own in the forked process",
             )
+
+    def _check_open(self) -> None:
+        self.check_owner()
         if self._broken is not None:
             raise self._broken()
         if self._shutting or self._forsaken:

@@ -104,7 +104,8 @@ class Pool(Executor):
     writable, that frees its memory when it is collected. A piece of recycled memory is not used again while
     anything looks at it, in whichever process. While the pool works, at most 1 GiB of it waits for use, at
     most 128 MiB 0.4 s later, none after a minute of idleness or at the end of the pool (and never more than a
-    quarter, or an eighth, of the file system); `stats` tells how much there is.
+    quarter, or an eighth, of the file system); `stats` tells how much there is. It is 96 pieces at most, so
+    that there are descriptors left for others: with so many results in use at a time, more go by the pipe.
 
     *Callbacks of futures* are called by a thread that waits for some result, or by the pool's own. They may
     submit, and had better not wait: in the pool's own thread, what waits for a worker that dies, or is yet to
@@ -121,8 +122,14 @@ class Pool(Executor):
     *Names.* A worker's process is called ``sharedarray-worker-1`` and so on: `logging` has this as
     ``processName``, and what a worker warns of begins with it.
 
-    *Forks and nesting.* A pool works in the process that made it; in a fork of that, its methods raise
-    `SharedArrayError`. A task may make a pool of its own, any thread may use one, and there may be many.
+    *Forks and nesting.* A pool works in the process that made it. In a fork of that, giving it work, waiting
+    for what was not there yet and killing its workers raise `SharedArrayError`, and `shutdown` does nothing.
+    A task may make a pool of its own, any thread may use one, and there may be many. A daemonic process of
+    multiprocessing can have none, for it may have no children.
+
+    *Ctrl-C* is not for workers. It breaks off a wait: for ``future.result()``, of which the task goes on; for
+    what `map` and its like give, and for `map_blocks`, whose tasks end, those that run as well. The pool goes
+    on, for the next cell of a notebook. Where it leaves the pool's ``with`` block, all ends at once.
 
     *The end.* A program that ends with work pending finishes it first, as executors do. A `submit` after
     `shutdown` raises `RuntimeError`.
@@ -192,8 +199,8 @@ class Pool(Executor):
             Any function, importable or not.
         *args, **kwargs
             Its arguments. Shared arrays go by reference; of anything else, the task gets a private, writable
-            copy, which is made now, so you may change what you gave. (The exception is data for which the
-            recycled memory has no room, more than 1 GiB of it: that is copied when a worker is free.)
+            copy, which is made now, so you may change what you gave. (The exception is what would make more
+            than 1 GiB of data that waits: that is copied when a worker is free.)
 
         Returns
         -------
@@ -445,6 +452,7 @@ class Pool(Executor):
 
     def kill_workers(self) -> None:
         """End all workers and the pool at once: what waits is cancelled, what ran fails with `WorkerDied`."""
+        self._engine.check_owner()
         self._engine.abort()
         self._engine.join()
 

@@ -31,6 +31,7 @@ import io
 import marshal
 import pickle
 import sys
+import weakref
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -44,7 +45,7 @@ from sharedarray import reference
 from sharedarray.array import SharedArray
 from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
-from sharedarray.pool.recycling import Slot, Source, Store, length_of, offsets
+from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, offsets
 from sharedarray.reference import FORMAT, packed_before
 from sharedarray.segment import Mapping, mapping_of
 
@@ -52,6 +53,7 @@ __all__ = [
     "Account",
     "Call",
     "Copied",
+    "Known",
     "Parcel",
     "Pickled",
     "contiguous",
@@ -209,6 +211,11 @@ def _filled(store: Store, sources: Sequence[Source], within: int | None) -> _Loa
     return _Loan(store, slot)
 
 
+# The arrays of a call that other tasks of it got, by their ids: which each is, and its parcel.
+Known: TypeAlias = dict[int, tuple["weakref.ref[np.ndarray[Any, Any]]", Parcel]]
+_NOBODY: tuple[Callable[[], None], None] = (lambda: None), None
+
+
 class Pickled:
     """A pickle and what was left out of it.
 
@@ -232,6 +239,7 @@ class Pickled:
     """
 
     __slots__ = (
+        "_aside",
         "_entries",
         "_inline",
         "_loan",
@@ -263,6 +271,7 @@ class Pickled:
         self._entries: list[Entry] | None = None
         self._inline: list[Buffer] = []
         self._loan: _Loan | None = None
+        self._aside: Aside | None = None
 
     @property
     def shares(self) -> bool:
@@ -329,7 +338,19 @@ class Pickled:
             for parcel in ours:
                 parcel.source = None
         self._entries = entries
+        self._aside = None
         return True
+
+    def set_aside(self, store: Store, *, within: int) -> None:
+        """Copy what found no slot into this process's own memory, unless that is more than ``within`` bytes.
+
+        So what is sent later is what it was when it was given.
+        """
+        ours = [(parcel, parcel.source) for parcel in self.parcels if parcel.source is not None]
+        self._aside = store.set_aside(sum(parcel.length for parcel, _ in ours), within=within)
+        if self._aside is not None:
+            for parcel, source in ours:
+                parcel.source = source.copy() if isinstance(source, np.ndarray) else bytes(source)
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -460,7 +481,7 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
         else:
             order, laid = "F", array.T
         mark = pickle.PickleBuffer(bytearray())
-        tally.next = tally.parcel(id(array), laid)
+        tally.next = tally.parcel(array, laid)
         text = array.dtype.str
         dtype = text if array.dtype.names is None and np.dtype(text) == array.dtype else array.dtype
         return _over, (mark, dtype, laid.shape, order)
@@ -473,7 +494,7 @@ class _Tally:
     would hold that until the next collection.
     """
 
-    def __init__(self, known: dict[int, Parcel] | None, many: bool) -> None:
+    def __init__(self, known: Known | None, many: bool) -> None:
         self.parcels: list[Parcel] = []
         self.shared = 0
         self.blocks: set[Mapping] = set()
@@ -483,9 +504,9 @@ class _Tally:
         self.next: Parcel | None = None
         self.reused = 0
 
-    def parcel(self, key: int, array: np.ndarray[Any, Any]) -> Parcel:
-        """The parcel for an array."""
-        found = _parcel(self.known, key, array)
+    def parcel(self, array: np.ndarray[Any, Any], laid: np.ndarray[Any, Any]) -> Parcel:
+        """The parcel for an array, and for how its bytes are laid out."""
+        found = _parcel(self.known, array, laid)
         if found.many:
             self.reused += found.length
         else:
@@ -509,15 +530,17 @@ class _Tally:
         return False
 
 
-def _parcel(known: dict[int, Parcel] | None, key: int, array: np.ndarray[Any, Any]) -> Parcel:
+def _parcel(known: Known | None, array: np.ndarray[Any, Any], laid: np.ndarray[Any, Any]) -> Parcel:
     """The parcel for an array; the same one for an array that another task got, which then goes to many."""
-    found = None if known is None else known.get(key)
-    if found is not None:
+    if known is None:
+        return Parcel(laid)
+    of, found = known.get(id(array), _NOBODY)
+    # An array that is made while something is pickled may have gone, and another one have its number.
+    if found is not None and of() is array:
         found.many = True
         return found
-    made = Parcel(array)
-    if known is not None:
-        known[key] = made
+    made = Parcel(laid)
+    known[id(array)] = weakref.ref(array), made
     return made
 
 
@@ -563,7 +586,7 @@ def dump_result(value: Any) -> Pickled:
     return dumps(value)
 
 
-def _pack(value: Any, parcels: list[Parcel], known: dict[int, Parcel] | None) -> list[Any] | None:
+def _pack(value: Any, parcels: list[Parcel], known: Known | None) -> list[Any] | None:
     """What stands for a plain array, or a scalar of NumPy's, in a stream of marshal's; None for others.
 
     A small array itself is the first item: marshal reads its memory, without a copy before. A large one is
@@ -579,7 +602,7 @@ def _pack(value: Any, parcels: list[Parcel], known: dict[int, Parcel] | None) ->
     order, laid = ("C", value) if flags.c_contiguous or not flags.f_contiguous else ("F", value.T)
     if value.nbytes < OUT_OF_BAND:
         return [np.ascontiguousarray(laid).reshape(laid.shape), dtype.char, laid.shape, order]
-    parcels.append(_parcel(known, id(value), laid))
+    parcels.append(_parcel(known, value, laid))
     return [None, dtype.char, laid.shape, order]
 
 
@@ -595,7 +618,7 @@ def _unpack(
 
 
 def dump_call(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: dict[int, Parcel] | None = None
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Known | None = None
 ) -> Pickled:
     """Pickle a call.
 
@@ -714,7 +737,7 @@ def _plain_call(
     name: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    known: dict[int, Parcel] | None,
+    known: Known | None,
 ) -> Pickled | None:
     """Tell a call whose arguments are arrays, numbers and text; None where there are others.
 

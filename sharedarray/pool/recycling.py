@@ -35,6 +35,7 @@ import contextlib
 import mmap
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -45,7 +46,19 @@ from sharedarray._platform import platform
 from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 
-__all__ = ["ALIGNMENT", "Loan", "Shelf", "Slot", "Source", "Store", "length_of", "offsets", "put", "unnamed"]
+__all__ = [
+    "ALIGNMENT",
+    "Aside",
+    "Loan",
+    "Shelf",
+    "Slot",
+    "Source",
+    "Store",
+    "length_of",
+    "offsets",
+    "put",
+    "unnamed",
+]
 
 # Bytes: where a buffer starts in a slot. A cache line, and more than any dtype asks for.
 ALIGNMENT = 64
@@ -241,6 +254,20 @@ class Slot:
         return Loan.over(self.mapping, handle, ended).data
 
 
+class Aside:
+    """Stands for bytes in this process's own memory: they count for as long as this lives."""
+
+    __slots__ = ("_over", "_size")
+
+    def __init__(self, over: deque[int], size: int) -> None:
+        self._over = over
+        self._size = size
+
+    @finalizer
+    def __del__(self) -> None:
+        finalize(self._over.append, self._size)
+
+
 class Store:
     """All the recycled memory of a pool.
 
@@ -258,6 +285,8 @@ class Store:
         self._closed = False
         self._limits: tuple[int, int] | None = None
         self._retired: set[int] = set()
+        self._aside = 0
+        self._aside_over: deque[int] = deque()
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -305,6 +334,30 @@ class Store:
             best.busy = True
             best.used = time.monotonic()
             return best
+
+    def set_aside(self, size: int, *, within: int) -> Aside | None:
+        """Count bytes that are copied though there is no slot for them.
+
+        Parameters
+        ----------
+        size
+            Bytes.
+        within
+            Bytes that these and all slots in use may have together.
+
+        Returns
+        -------
+        Aside or None
+            To be kept with the copy; None when it would be too much.
+        """
+        with self._lock:
+            while self._aside_over:
+                self._aside -= self._aside_over.popleft()
+            used = sum(slot.size for slot in self._slots if slot.busy or slot.lent)
+            if self._closed or size + self._aside + used > within:
+                return None
+            self._aside += size
+            return Aside(self._aside_over, size)
 
     @staticmethod
     def _free(slot: Slot) -> bool:

@@ -402,6 +402,16 @@ def drop_kept():
     kept.clear()
 
 
+class Remade:
+    """Is pickled by an array of the moment, in Fortran's order, and rebuilt from that."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __reduce__(self):
+        return Remade, (np.array(self.array, order="F")[:, 1:],)
+
+
 def give_kept():
     return kept
 

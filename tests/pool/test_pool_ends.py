@@ -238,24 +238,41 @@ def test_a_pool_in_a_daemonic_process_says_so():
 @needs_fork
 def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
     with sa.Pool(1, method) as pool:
-        assert pool.submit(pool_tasks.add, 1).result() == 2
+        done = pool.submit(pool_tasks.add, 1)
+        assert done.result() == 2
+        going = pool.submit(pool_tasks.wait_if_path, str(tmp_path / "go on"))
+        results = pool.map(pool_tasks.add, range(3))
         pid = os.fork()
         if not pid:
             code = 1
             try:
                 pool.shutdown()
                 said = []
-                for value in (1, np.ones(1 << 18), sa.ones(10)):
+                for call in (
+                    lambda: pool.submit(pool_tasks.add, 1),
+                    lambda: pool.submit(pool_tasks.add, np.ones(1 << 18)),
+                    lambda: pool.submit(pool_tasks.add, sa.ones(10)),
+                    lambda: pool.map(pool_tasks.add, [1]),
+                    going.result,
+                    lambda: going.result(timeout=60),
+                    going.exception,
+                    lambda: next(results),
+                    pool.kill_workers,
+                    pool.terminate_workers,
+                ):
                     try:
-                        pool.submit(pool_tasks.add, value)
+                        call()
                     except sa.SharedArrayError as error:
                         said.append("another process" in str(error))
-                if said == [True] * 3:
+                if said == [True] * 10 and done.result() == 2 and pool.stats().max_workers == 1:
                     with sa.Pool(1, method) as own:
                         code = 0 if own.submit(pool_tasks.add, 1).result() == 2 else 3
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0
+        (tmp_path / "go on").touch()
+        assert going.result() == str(tmp_path / "go on")
+        assert list(results) == [1, 2, 3]
         assert pool.submit(pool_tasks.add, 1).result() == 2
 
 

@@ -8,6 +8,9 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from helpers import unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool import pickling, recycling
+from sharedarray.pool import engine, pickling, recycling
 from sharedarray.pool.messages import PLAIN
 from sharedarray.pool.pickling import OUT_OF_BAND
 
@@ -204,6 +207,31 @@ def test_one_array_for_many_tasks_is_copied_once_and_afresh_in_the_next_call(poo
         array += 1  # in place: the next call must see it
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("way", ["map", "starmap", "submit"])
+def test_arrays_of_the_moment_are_not_taken_for_one_another(pool, order, way):
+    """The next one may be at the same place in memory as one of the item before that has gone."""
+    rng = np.random.default_rng(3)
+    values: list[object] = []
+    for n in range(24):
+        data = np.asarray(rng.random((120, 300)), order=order)
+        if n % 2:
+            values.append(np.ma.masked_array(data, np.asarray(data < rng.random(), order=order)))
+        else:
+            values.append(pool_tasks.Remade(data))
+    if way == "submit":
+        got = [future.result() for future in [pool.submit(pool_tasks.identity, value) for value in values]]
+    elif way == "starmap":
+        got = list(pool.starmap(pool_tasks.identity, [(value,) for value in values]))
+    else:
+        got = list(pool.map(pool_tasks.identity, values))
+    for sent, came in zip(values, got, strict=True):
+        if isinstance(sent, pool_tasks.Remade):
+            assert np.array_equal(came.array, sent.array[:, 2:])  # a column less each way
+        else:
+            assert same(sent, came)
+
+
 def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
     array = np.zeros(LARGE)
 
@@ -236,6 +264,65 @@ def test_arguments_may_be_changed_as_soon_as_they_are_submitted(pool):
         array[:] = n
         futures.append(pool.submit(pool_tasks.total, array))
     assert [future.result() for future in futures] == [n * LARGE for n in range(20)]
+
+
+def held_up(pool: sa.Pool, go_on: Path) -> Future[Any]:
+    """Have the one worker of a pool wait for a file."""
+    future = pool.submit(pool_tasks.wait_if_path, str(go_on))
+    wait_until(future.running, "the worker is at it")
+    return future
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_however_many_wait_they_were_copied_when_they_were_given(tmp_path, retries):
+    """Of more arguments than there are blocks of recycled memory."""
+    array = np.zeros(LARGE)
+    with sa.Pool(1, retries=retries) as pool:
+        first = held_up(pool, tmp_path / "go on")
+        futures = []
+        for n in range(200):
+            array[:] = n
+            futures.append(pool.submit(pool_tasks.total, array))
+            array[:] = -1
+        assert pool.stats().recycled_blocks < 200  # or this proves nothing
+        (tmp_path / "go on").touch()
+        first.result()
+        assert [future.result() for future in futures] == [n * LARGE for n in range(200)]
+
+
+def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
+    """What would be too much is read when a worker is free, as `submit` says."""
+    monkeypatch.setattr(engine, "_EAGER", 3 * LARGE * 8)
+    monkeypatch.setattr(recycling, "_MOST", 1)
+    array = np.zeros(LARGE)
+    with sa.Pool(1) as pool:
+        for _ in range(2):  # what was counted is so no more when it is sent
+            (tmp_path / "go on").unlink(missing_ok=True)
+            first = held_up(pool, tmp_path / "go on")
+            futures = []
+            for n in range(4):
+                array[:] = n
+                futures.append(pool.submit(pool_tasks.total, array))
+            array[:] = -1
+            (tmp_path / "go on").touch()
+            first.result()
+            totals = [future.result() for future in futures]
+            assert totals[:2] == [0, LARGE]
+            assert totals[3] == -LARGE
+
+
+def test_lazy_arguments_may_be_one_array_with_other_data(monkeypatch):
+    monkeypatch.setattr(recycling, "_MOST", 2)
+    array = np.zeros(LARGE)
+
+    def frames() -> Iterator[np.ndarray]:
+        for n in range(40):
+            array[:] = n
+            yield array
+
+    with sa.Pool(2) as pool:
+        assert sorted(pool.imap_unordered(pool_tasks.total, frames())) == [n * LARGE for n in range(40)]
+        assert list(pool.map(pool_tasks.total, frames(), buffersize=8)) == [n * LARGE for n in range(40)]
 
 
 def test_results_are_normal_arrays_that_free_their_memory(pool):

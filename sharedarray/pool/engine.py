@@ -745,7 +745,7 @@ class Engine:
             mine = task in back
             self._queue.extendleft(other for other in reversed(back) if other is not task)
             if not mine:
-                if running and member.tasks and member.tasks[0] is task:
+                if running and member.tasks and member.tasks[-1] is task:
                     self._condemn(member, _cancelled)
                     mine = True
                 self._hand_out()
@@ -796,7 +796,7 @@ class Engine:
                 back = member.take_back(member.load)
                 gone += [task for task in back if task.sink is sink]
                 self._queue.extendleft(task for task in reversed(back) if task.sink is not sink)
-                if running and member.tasks and member.tasks[0].sink is sink:
+                if running and member.tasks and member.tasks[-1].sink is sink:
                     self._condemn(member, _cancelled)
         self._hand_out()
         return gone
@@ -812,6 +812,11 @@ class Engine:
         task.release()
 
     def _condemn(self, member: Member, sentence: Callable[[], BaseException]) -> None:
+        """Have a worker end for what it is at: the last of its tasks, for all that could be was taken back.
+
+        Those before that are done, though their answers may not have been read; and it begins nothing more,
+        or its death would be another one's.
+        """
         member.sentence = sentence
         member.doomed = True
 
@@ -1134,7 +1139,11 @@ class Engine:
                     if not member.begun:
                         member.since = now  # the machine is busy: the task's time has not begun
                     if any(at <= now for at in _due(member.tasks[0], member.since)):
-                        self._condemn(member, _timed_out(member.tasks[0]))
+                        self._queue.extendleft(reversed(member.take_back(member.load)))
+                        if member.load == 1:
+                            self._condemn(member, _timed_out(member.tasks[0]))
+                        else:
+                            member.since = now  # it is at the next one: the answer has not been read
                 if member.hung_up and not member.ended and member.hung_up_at + _PATIENCE <= now:
                     member.doomed = True
         for member in self._members:

@@ -32,6 +32,10 @@ def identity(value):
     return value
 
 
+def pid_of(value):
+    return os.getpid()
+
+
 def fill(array, value):
     array[...] = value
     return os.getpid()
@@ -453,6 +457,13 @@ def wait_if_path(value):
     if isinstance(value, str):
         while not Path(value).exists():
             time.sleep(0.001)
+    return value
+
+
+def meet_if_paths(value):
+    """Return at once what is no pair of paths; else make the first and wait for the second."""
+    if isinstance(value, tuple):
+        signal_and_wait_for(*value)
     return value
 
 

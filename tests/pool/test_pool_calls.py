@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import itertools
 import multiprocessing
@@ -188,15 +189,29 @@ def test_many_threads_submit(pool):
     assert sorted(results) == sorted(100 * n + k + 1 for n in range(6) for k in range(50))
 
 
+LAZY = {
+    "map": lambda pool, *args: pool.map(pool_tasks.signal_and_wait_for, *args, timeout=0.05),
+    "starmap": lambda pool, *args: pool.starmap(
+        pool_tasks.signal_and_wait_for, zip(*args, strict=True), timeout=0.05
+    ),
+    "imap_unordered": lambda pool, *args: pool.imap_unordered(
+        pool_tasks.signal_and_wait_for, *args, timeout=0.05
+    ),
+    "buffersize": lambda pool, *args: pool.map(
+        pool_tasks.signal_and_wait_for, *args, timeout=0.05, buffersize=4
+    ),
+}
+
+
 @many_starts
-def test_map_times_out(method, tmp_path):
+@pytest.mark.parametrize("way", LAZY)
+def test_map_times_out(method, tmp_path, way):
     """What runs too long is ended, its worker replaced at once, and nothing else is lost."""
     with sa.Pool(2, method) as pool:
         before = set(pool.map(pool_tasks.meet_pid, [tmp_path / "meet"] * 2, [2, 2]))
         never = tmp_path / "never"
-        results = pool.map(pool_tasks.signal_and_wait_for, [tmp_path / "started"], [never], timeout=0.05)
         with pytest.raises(TimeoutError):
-            next(results)
+            next(iter(LAZY[way](pool, [tmp_path / "started"], [never])))
         assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1, 10)
         assert pool_tasks.until(lambda: pool.stats().workers == 2, 10)
         assert pool.submit(abs, -1).result() == 1
@@ -263,6 +278,37 @@ def test_plain_arrays_arrive_private_and_writable(pool, size, dtype):
         result[...] = result[0]
 
 
+@pytest.mark.parametrize("size", [10, 50_000])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_what_is_read_only_here_is_writable_there(pool, size, retries):
+    """And private: one array for many tasks as well."""
+    array = np.arange(float(size))
+    array.flags.writeable = False
+    masked = np.ma.masked_array(array, array % 2 == 0)
+
+    def change(*values):
+        for value in values:
+            value[0] += 1
+        return [value[0] for value in values]
+
+    retrying = pool.options(retries=retries)
+    assert retrying.submit(pool_tasks.writable, array, array[::-1], array[::2]).result() == [True] * 3
+    assert retrying.submit(lambda values: pool_tasks.writable(*values), [array, array]).result() == [True] * 2
+    assert retrying.submit(pool_tasks.writable, masked.data, masked.mask, masked).result() == [True] * 3
+    assert list(retrying.map(change, [array] * 8)) == [[1.0]] * 8
+    assert list(retrying.map(change, [array] * 8, [array[::-1]] * 8)) == [[1.0, float(size)]] * 8
+    assert array[0] == 0
+
+
+def test_workers_are_replaced_within_a_map():
+    """After so many items, whatever batches they came in."""
+    with sa.Pool(3, max_tasks_per_child=100) as pool:
+        counts = collections.Counter(pool.map(pool_tasks.pid_of, range(2500)))
+    assert max(counts.values()) <= 100
+    assert sum(counts.values()) == 2500
+    assert len(counts) >= 25
+
+
 def test_shared_arrays_are_the_same_memory(pool):
     array = sa.zeros((6, 8))
     pid = pool.submit(pool_tasks.fill, array[2:4, ::-3], 7).result()
@@ -294,8 +340,12 @@ def test_what_cannot_be_referenced_travels_as_data(pool):
 
 
 def test_a_shared_result_belongs_to_the_caller(pool):
+    before = pool.stats()
     result = pool.submit(pool_tasks.ones, (100, 100)).result()
     assert isinstance(result, sa.SharedArray)
+    after = pool.stats()
+    assert after.shared_bytes - before.shared_bytes == result.nbytes
+    assert after.copied_bytes == before.copied_bytes
     name = result.name
     assert result.sum() == 10_000
     assert sa.exists(name)

@@ -82,6 +82,15 @@ def test_chunksize_changes_nothing(two, chunksize):
     assert sorted(two.imap_unordered(abs, range(-50, 0), chunksize=chunksize)) == list(range(1, 51))
 
 
+@pytest.mark.parametrize("chunksize", [1, 1000])
+def test_small_tasks_go_in_batches(two, chunksize):
+    """Once it is known how small they are, and whatever the caller thinks of that."""
+    list(two.map(abs, range(1000)))
+    before = len(two.timeline())
+    assert list(two.map(abs, range(10_000), chunksize=chunksize)) == list(range(10_000))
+    assert len(two.timeline()) - before < 1000  # answers, each of which is of one batch or of a part of one
+
+
 def test_many_small_tasks_in_every_way(two):
     assert [f.result() for f in [two.submit(abs, -n) for n in range(20_000)]] == list(range(20_000))
     assert list(two.map(abs, range(-50_000, 0))) == list(range(50_000, 0, -1))
@@ -496,6 +505,52 @@ def wakings(pids: list[int]) -> int:
             if int(status.parent.name) != threading.get_native_id():
                 found += int(status.read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
     return found
+
+
+@pytest.mark.parametrize("way", ["cancel", "forget", "limit"])
+def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
+    """Its worker has just begun that, and nobody has read the answer of the one that is to be ended."""
+    first, second = [
+        (str(tmp_path / f"{name} begun"), str(tmp_path / f"{name} may end")) for name in ("first", "second")
+    ]
+    with sa.Pool(1) as pool:
+        engine = pool._engine
+        assert pool.submit(pool_tasks.meet_if_paths, 1).result() == 1
+        with engine._lock:
+            engine._lock = threading.RLock()  # type: ignore[assignment]
+        try:
+            with engine._lock:  # whoever reads an answer needs it, and so does what is called here
+                if way == "forget":
+                    results = pool.map(pool_tasks.meet_if_paths, [first])
+                else:
+                    limited = pool.options(timeout=0.01) if way == "limit" else pool
+                    one = limited.submit(pool_tasks.meet_if_paths, first)
+                two = pool.submit(pool_tasks.meet_if_paths, second)
+                (member,) = engine._members
+                if member.load == 1:  # as for a function that is known as quick
+                    engine._give(member, engine._queue.popleft())
+                    engine._flush(member)
+                assert member.load == 2
+                wait_until(Path(first[0]).exists, "the first one has begun")
+                Path(first[1]).touch()
+                wait_until(Path(second[0]).exists, "the second one has begun")
+                assert member.load == 2
+                if way == "cancel":
+                    assert not one.cancel(running=True)
+                elif way == "forget":
+                    engine.forget(member.tasks[0].sink, running=True)
+                else:
+                    time.sleep(0.02)  # its limit
+                    engine._check_times()
+        finally:
+            Path(first[1]).touch()
+            Path(second[1]).touch()
+        assert two.result() == second
+        if way == "forget":
+            results.close()
+        else:
+            assert one.result() == first
+        assert pool.stats().died == 0
 
 
 @pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")

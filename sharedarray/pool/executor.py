@@ -206,7 +206,8 @@ class Pool(Executor):
         -------
         concurrent.futures.Future
             Its result, or the exception that ``fn`` raised, with the worker's traceback; `WorkerDied` if the
-            worker died; a `pickle.PicklingError` if something cannot be sent.
+            worker died; a `pickle.PicklingError` if something cannot be sent. Its ``cancel(running=True)``
+            cancels a call that has begun as well: the worker that runs it is ended and replaced.
 
         Raises
         ------

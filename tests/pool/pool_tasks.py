@@ -188,27 +188,39 @@ def use_up_memory(group):
         taken.append(np.ones(1 << 20))
 
 
-def die_while_sending():
-    return SlowToPickle()
+def die_while_sending(moment):
+    """End the worker as it asks for room for a large result, as half of that is copied, or in the pickle."""
+    from sharedarray.pool import recycling, worker
+
+    def ask(answers, number, size):
+        answers._answers.send(worker.Kind.NEED, task=number, began=size)
+        _kill_self(KILL)
+
+    def copy_half(target, source):
+        target[: len(target) // 2] = bytes(len(target) // 2)
+        _kill_self(KILL)
+
+    def write_half(handle, offset, source):
+        recycling.platform.write(handle, offset, [memoryview(bytes(source.nbytes // 2))])
+        _kill_self(KILL)
+
+    if moment == "asking":
+        worker._Worker._ask = ask
+    elif moment == "copying":
+        recycling.put, recycling._write = copy_half, write_half
+    else:
+        return DiesWhilePickled()
+    return np.ones(1 << 20)
 
 
-class SlowToPickle:
-    """Ends the worker when half of the result is on its way."""
-
+class DiesWhilePickled:
     def __reduce__(self):
-        return bytes, (_Dying(1 << 24),)
+        return bytes, (b"x" * (1 << 24), KillerOnPickling())
 
 
-class _Dying:
-    def __init__(self, size):
-        self.size = size
-
+class KillerOnPickling:
     def __reduce__(self):
-        import threading
-
-        # The pipe takes some 200 KB; the rest waits for the pool, which reads slower than this kills.
-        threading.Thread(target=_kill_self, args=(KILL,)).start()
-        return bytes, (b"x" * self.size,)
+        _kill_self(KILL)
 
 
 def signal_and_wait(path):

@@ -13,11 +13,12 @@ import threading
 import time
 import traceback
 import types
+from pathlib import Path
 
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS
+from helpers import METHODS, answer
 from needs import many_starts
 
 import sharedarray as sa
@@ -558,6 +559,28 @@ def test_threads_per_worker(method, threads, monkeypatch):
         found, variable = pool.submit(pool_tasks.thread_limits).result()
     assert variable == str(threads)
     assert all(count <= threads for count in found)
+
+
+def test_libraries_find_their_limit_when_they_are_loaded(method):
+    """In a program in whose environment none is: here, the tests' own would be enough."""
+    script = """
+        import os, sys
+        for name in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
+            del os.environ[name]
+        sys.path.append(sys.argv[1])
+        import sharedarray as sa, pool_tasks
+        from helpers import say
+        found = []
+        for threads in (None, 1):
+            with sa.Pool(1, sys.argv[2], threads_per_worker=threads) as pool:
+                found.append(sorted(pool.submit(pool_tasks.thread_limits).result()[0]))
+        say(found)
+    """
+    without, limited = answer(script, Path(__file__).parent, method)
+    if not without:
+        pytest.skip("no library of this NumPy can be asked for its threads")
+    assert limited == [1]
+    assert max(without) > 1 or os.cpu_count() == 1  # or this proves nothing
 
 
 def test_threads_of_each_library(method, monkeypatch):

@@ -24,7 +24,10 @@ DEATHS = {
     "terminated": (pool_tasks.die, ("SIGTERM",), r"SIGTERM.*asked it to end"),
     "exits": (pool_tasks.die, ("exit",), r"exit code 7.*os\._exit"),
     "loading": (pool_tasks.identity, (pool_tasks.KillerOnArrival(),), r"identity died.*SIGKILL"),
-    "sending": (pool_tasks.die_while_sending, (), r"die_while_sending died.*SIGKILL"),
+    **{
+        moment: (pool_tasks.die_while_sending, (moment,), r"die_while_sending died.*SIGKILL")
+        for moment in ("pickling", "asking", "copying")
+    },
 }
 
 
@@ -50,6 +53,8 @@ def test_death_fails_only_its_own_task(method, where, tmp_path):
         release.touch()
         assert other.result() == "released"
         assert pool.submit(pool_tasks.add, 1).result() == 2
+        # Also what was lent for a result, half of which was there.
+        assert pool_tasks.until(lambda: not pool.stats().recycled_in_use)
 
 
 @needs_proc

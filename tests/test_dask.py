@@ -22,7 +22,7 @@ distributed = pytest.importorskip("distributed")
 import dask.array as da  # noqa: E402
 
 from sharedarray.integrations import transport  # noqa: E402
-from sharedarray.integrations.dask import DaskPool, from_array, share  # noqa: E402
+from sharedarray.integrations.dask import DaskPool, _given_often, from_array, share  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -215,6 +215,26 @@ def _sleep(seconds: float) -> None:
     import time
 
     time.sleep(seconds)
+
+
+class Bringing:
+    """A function that is pickled by an array of the moment."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __reduce__(self) -> Any:
+        return Bringing, (self.array + 0,)
+
+    def __call__(self, n: int) -> Any:
+        return n
+
+
+def test_arrays_that_are_given_often_stay_for_as_long_as_their_ids_count() -> None:
+    ((key, (array, copy)),) = _given_often(Bringing(np.arange(300_000.0)), [(1,), (2,)]).items()
+    assert id(array) == key
+    assert np.array_equal(array, copy)
+    assert mapping_of(copy) is not None
 
 
 def test_what_nobody_waits_for_is_done_all_the_same(client: Any, tmp_path: Path) -> None:

@@ -312,10 +312,10 @@ class _Packing:
     replicas
         The pool's.
     shared
-        Plain arrays that several tasks get, as shared ones, by id.
+        Plain arrays that several tasks get, with shared ones in their place, by id.
     """
 
-    def __init__(self, replicas: _Replicas, shared: dict[int, SharedArray]) -> None:
+    def __init__(self, replicas: _Replicas, shared: dict[int, tuple[Array, SharedArray]]) -> None:
         self._replicas = replicas
         self._shared = shared
         self.futures: list[_Theirs] = []
@@ -326,7 +326,7 @@ class _Packing:
         return _Order(*pack(obj, self._stand_in))
 
     def _stand_in(self, array: Array) -> Any:
-        array = self._shared.get(id(array), array)
+        array = self._shared.get(id(array), (array, array))[1]
         mapping = mapping_of(array)
         if mapping is None or reference.reduce_held(array) is None:
             return array if travels_apart(array) else None
@@ -524,8 +524,13 @@ class _Engine:
         came.end()
 
 
-def _given_often(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> dict[int, SharedArray]:
-    """Shared copies of the large plain arrays that go to several tasks."""
+def _given_often(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+) -> dict[int, tuple[Array, SharedArray]]:
+    """The large plain arrays that go to several tasks, each with a shared copy, by id.
+
+    They are kept, also those that were made while the function was pickled, so that no other gets an id.
+    """
     found: dict[int, Array] = {}
     times: Counter[int] = Counter()
 
@@ -542,7 +547,7 @@ def _given_often(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]])
                 times[id(value)] -= 1
     if len(calls) > 1:
         pack(function, look)
-    return {key: creation.share(array) for key, array in found.items() if times[key] > 1}
+    return {key: (array, creation.share(array)) for key, array in found.items() if times[key] > 1}
 
 
 # -- the pool -------------------------------------------------------------------------------------------

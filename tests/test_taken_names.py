@@ -206,12 +206,14 @@ def test_exist_ok_does_not_take_over_what_the_dead_have_left(own_directory: str)
 def other() -> Iterator[Puppet]:
     """Another process, which opens the block of the name x, says what is in it, and closes it."""
     script = """
+    say()
     while True:
         hear(); theirs = sa.attach('x'); say()
         hear(); say(float(theirs[0, 0]))
         hear(); theirs.close(); say()
     """
     with Puppet(script) as puppet:
+        puppet.hear()  # it is there, and is what it will be, before a test looks at which processes there are
         yield puppet
 
 

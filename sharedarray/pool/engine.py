@@ -1140,10 +1140,8 @@ class Engine:
                         member.since = now  # the machine is busy: the task's time has not begun
                     if any(at <= now for at in _due(member.tasks[0], member.since)):
                         self._queue.extendleft(reversed(member.take_back(member.load)))
-                        if member.load == 1:
+                        if member.load == 1:  # else it is at the next one, and the answer has not been read
                             self._condemn(member, _timed_out(member.tasks[0]))
-                        else:
-                            member.since = now  # it is at the next one: the answer has not been read
                 if member.hung_up and not member.ended and member.hung_up_at + _PATIENCE <= now:
                     member.doomed = True
         for member in self._members:

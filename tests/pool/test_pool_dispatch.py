@@ -507,7 +507,7 @@ def wakings(pids: list[int]) -> int:
     return found
 
 
-@pytest.mark.parametrize("way", ["cancel", "forget", "limit"])
+@pytest.mark.parametrize("way", ["cancel", "forget", "limit", "deadline"])
 def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
     """Its worker has just begun that, and nobody has read the answer of the one that is to be ended."""
     first, second = [
@@ -520,8 +520,9 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
             engine._lock = threading.RLock()  # type: ignore[assignment]
         try:
             with engine._lock:  # whoever reads an answer needs it, and so does what is called here
-                if way == "forget":
-                    results = pool.map(pool_tasks.meet_if_paths, [first])
+                if way in ("forget", "deadline"):
+                    until = 0.01 if way == "deadline" else None
+                    results = pool.map(pool_tasks.meet_if_paths, [first], timeout=until)
                 else:
                     limited = pool.options(timeout=0.01) if way == "limit" else pool
                     one = limited.submit(pool_tasks.meet_if_paths, first)
@@ -541,12 +542,14 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                     engine.forget(member.tasks[0].sink, running=True)
                 else:
                     time.sleep(0.02)  # its limit
+                    since = member.since
                     engine._check_times()
+                    assert member.since == since  # or nobody would look for an answer that is held back
         finally:
             Path(first[1]).touch()
             Path(second[1]).touch()
         assert two.result() == second
-        if way == "forget":
+        if way in ("forget", "deadline"):
             results.close()
         else:
             assert one.result() == first

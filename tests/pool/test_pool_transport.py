@@ -397,14 +397,8 @@ def test_memory_is_bounded_while_there_is_work_too(monkeypatch, tmp_path):
 def test_what_is_needed_anew_takes_the_place_of_what_is_free(monkeypatch):
     monkeypatch.setattr(recycling, "BUSY_LIMIT", 32 << 20)
     with sa.Pool(1) as pool:
-        sizes = [
-            300_000,
-            1_300_000,
-            2_000_000,
-            2_800_000,
-            500_000,
-            3_500_000,
-        ]  # too far apart for one another
+        # None of them has room in what one before has left.
+        sizes = [300_000, 1_300_000, 2_000_000, 2_800_000, 3_500_000]
         for n, size in enumerate(sizes):
             assert pool.submit(pool_tasks.total, np.full(size, float(n))).result() == n * size
             stats = pool.stats()

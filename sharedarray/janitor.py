@@ -31,6 +31,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sharedarray import registry
+from sharedarray import damage, registry
 from sharedarray._platform import platform
 
 if TYPE_CHECKING:
@@ -205,6 +206,10 @@ def _start(directory: str) -> _Connection:
             starting = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # a janitor that ends removes its files, and the registry
             continue
+        except OSError:
+            if not _is_file(lock_path) and damage.set_aside(lock_path):
+                continue
+            raise
         try:
             os.fchmod(starting, 0o600)  # whatever the umask
             alive = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -236,6 +241,14 @@ def _start(directory: str) -> _Connection:
         time.sleep(0.01)  # a janitor is just ending, and has nothing that we could wait on
 
 
+def _is_file(path: str) -> bool:
+    """Return whether a path leads to a regular file, or to nothing."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
+
+
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Have what is started here not hear SIGINT until it says so."""
@@ -255,7 +268,7 @@ def _launch(folder: str, alive: int) -> _Connection:
         raise FileNotFoundError("no Python interpreter is known that could run the janitor")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with _short_path(folder) as path:
-            platform.remove(f"{folder}/janitor.sock")
+            damage.set_aside(f"{folder}/janitor.sock")
             listener.bind(path)
             os.chmod(path, 0o600)  # whatever the umask
         listener.listen(_BACKLOG)
@@ -438,7 +451,7 @@ class _Janitor:
         """Sweep, say whether there is work left, and plan the next look."""
         try:
             swept = registry.sweep(self.directory)
-        except OSError:  # not readable just now, or not ours any more
+        except Exception:  # not readable just now, not ours any more, or damaged in an unknown way
             work = platform.inode_of(self.folder) is not None
         else:
             work = swept.work > 0
@@ -472,7 +485,7 @@ class _Janitor:
         if not platform.lock(self.alive, _STARTING, 1, shared=False, wait=False):
             return True  # somebody is starting the next one, and wants these files
         if self._reachable():
-            platform.remove(f"{self.folder}/janitor.sock")
+            damage.set_aside(f"{self.folder}/janitor.sock")
             if platform.inode_of(lock_path) == platform.status(self.alive).inode:
                 platform.remove(lock_path)
             platform.remove_directory(self.folder)

@@ -37,6 +37,11 @@ is a mark that stays. Claims have an open file of their own: the mapping's is ke
 Nobody has to tidy up. The last process to leave removes the table when there is no mark; the janitor does it
 for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
 one user's, as the registry is, and outlive no reboot.
+
+Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
+bounds the number of slots, and the next process that edits marks corrects that number. A table whose size or
+kind is wrong is set aside, and the next lock makes another. A table that is cut off while a process has it
+mapped ends that process by SIGBUS, as with every mapped file.
 """
 
 from __future__ import annotations
@@ -50,7 +55,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sharedarray import interrupts
+from sharedarray import damage, interrupts
 from sharedarray._platform import platform
 
 __all__ = ["COUNT", "NAME", "Table", "identity", "prepare", "sweep", "table"]
@@ -66,6 +71,8 @@ _each_slot = struct.Struct(f"4Q{_PATH_BYTES}x").iter_unpack
 _PAGE = 4096  # bytes by which the table grows
 _MANY = 1024  # slots from which on marks are not divided any more: their bytes are told of once more instead
 _MOST = 1 << 20  # slots
+_MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
+_WORD = (1 << 64) - 1  # the greatest number in a word
 _PATIENCE = 1000  # looks at a mark that is just being written
 
 
@@ -89,6 +96,15 @@ def _read(words: memoryview, at: int) -> tuple[int, int, int]:
         if key == 0 or check == key ^ start ^ end:
             break
     return key, start, end  # or what somebody has damaged, as it is
+
+
+class _DamagedError(Exception):
+    """What stands in the table's place cannot be one."""
+
+    def __init__(self, found: str, inode: int | None) -> None:
+        super().__init__(found)
+        self.found = found
+        self.inode = inode
 
 
 class Table:
@@ -126,6 +142,8 @@ class Table:
                 found = cls.find(folder)
             except FileNotFoundError:
                 _make(folder, path)
+            except _DamagedError as error:
+                _set_aside(path, error)
             else:
                 return found
 
@@ -134,8 +152,11 @@ class Table:
         """Open the table of a registry; `FileNotFoundError` where there is none."""
         path = f"{folder}/{NAME}"
         while True:
-            handle = platform.open(path, writable=True)
+            handle = _open(path)
             try:
+                problem = _problem(handle)
+                if problem is not None:
+                    raise _DamagedError(problem, platform.status(handle).inode)
                 platform.hold(handle)  # whoever removes it is alone on it
                 if platform.status(handle).links:
                     return cls(path, handle)
@@ -162,7 +183,9 @@ class Table:
         """Map it as long as it is by now."""
         handle = platform.open_again(self._handle)  # or the mapping would share what carries the claims
         try:
-            size = platform.status(handle).size
+            size = min(platform.status(handle).size // _PAGE * _PAGE, _MOST_BYTES)
+            if not size:
+                raise OSError(errno.EIO, "the table of marks has been cut off", self.path)
             self._bytes = memoryview(platform.map(mmap.mmap, handle, size, "r+"))
             self.words = self._bytes.cast("Q")
         finally:
@@ -174,9 +197,25 @@ class Table:
         with interrupts.deferred, self._lock:  # the wait as well: nobody holds this for more than a moment
             platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
             try:
+                self._correct()
                 yield
             finally:
                 platform.unlock(self._handle, _EDITING, 1)
+
+    def _correct(self) -> None:
+        """Correct the number of slots, while editing."""
+        count = self.words[COUNT]
+        if count > self._slots:
+            self._map()
+            if count > self._slots:
+                damage.report(
+                    self.path,
+                    f"it counts {count} slots and has {self._slots}",
+                    "a lock may not tell that its last holder was killed",
+                )
+                self.words[COUNT] = self._slots
+        elif count < len(self.claimed):
+            self.words[COUNT] = self._slots
 
     # -- slots ----------------------------------------------------------------------------------------
 
@@ -244,9 +283,16 @@ class Table:
         """Whether somebody left a mark on any of these bytes, for one who holds them and has none there."""
         edits = self.words[_EDITS]
         found = self._over(key, start, end)
-        if edits & 1 or self.words[_EDITS] != edits:  # somebody is at it, or died there
+        count = self.words[COUNT]
+        if (
+            edits & 1
+            or self.words[_EDITS] != edits  # somebody is at it, or died there
+            or count > self._slots
+            or count < len(self.claimed)  # the count is damaged
+        ):
             with self._editing():
-                self.words[_EDITS] += self.words[_EDITS] & 1
+                edits = self.words[_EDITS]
+                self.words[_EDITS] = (edits + (edits & 1)) & _WORD
                 found = self._over(key, start, end)
         return bool(found)
 
@@ -267,13 +313,14 @@ class Table:
         odd = self.words[_EDITS] | 1
         self.words[_EDITS] = odd
         yield
-        self.words[_EDITS] = odd + 1
+        self.words[_EDITS] = (odd + 1) & _WORD
 
     def _over(self, key: int, start: int, end: int) -> list[int]:
         """The slots with marks that have any of these bytes."""
         count = self.words[COUNT]
         if count > self._slots:
             self._map()
+            count = min(count, self._slots)
         found = []
         at = 0
         for there, low, high, _ in _each_slot(self._bytes[_SLOT : (count + 1) * _SLOT]):
@@ -302,15 +349,15 @@ class Table:
         with self._editing():
             top = 0
             for number in range(1, self.words[COUNT] + 1):
-                if number > self._slots:
-                    self._map()
                 at = number * _STRIDE
                 if not platform.lock(self._handle, number, 1, shared=False, wait=False):
                     top = number
                     continue
-                key = self.words[at]
-                if key and _gone(self._named(at), key):
-                    self.words[at] = 0
+                key, start, end, check = self.words[at : at + 4]
+                if key:
+                    leads = _leads(self._named(at), key)
+                    if leads is False or (leads is None and check != key ^ start ^ end):
+                        self.words[at] = 0
                 if self.words[at]:
                     top = number
                 platform.unlock(self._handle, number, 1)
@@ -332,19 +379,49 @@ def _make(folder: str, path: str) -> None:
         platform.discard(draft)
 
 
-def _gone(path: str, key: int) -> bool:
-    """Whether a path certainly does not lead to the file of this key any more."""
+def _open(path: str) -> int:
+    try:
+        return platform.open(path, writable=True)
+    except damage.NOT_A_FILE as error:
+        raise _DamagedError(str(error.strerror), platform.inode_of(path)) from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise
+        raise _DamagedError(str(error.strerror), platform.inode_of(path)) from None
+
+
+def _problem(handle: int) -> str | None:
+    """Return what keeps an open file from being a table, None if nothing does."""
+    status = platform.status(handle)
+    if not status.regular:
+        return "no regular file"
+    if status.links and (status.size % _PAGE or not _PAGE <= status.size <= _MOST_BYTES):
+        return f"a file of {status.size} bytes"
+    return platform.others(handle)
+
+
+def _set_aside(path: str, error: _DamagedError) -> None:
+    """Free the table's name for the next one, or raise what keeps this process from it."""
+    damage.report(path, error.found, "it is set aside; a lock may not tell that its last holder was killed")
+    if platform.inode_of(path) == error.inode and not damage.set_aside(path):
+        raise PermissionError(errno.EPERM, f"the table of marks is {error.found}", path)
+
+
+def _leads(path: str, key: int) -> bool | None:
+    """Return whether a path leads to the file of this key, None if that cannot be known."""
     if not path:
+        return None
+    if "\0" in path or not os.path.isabs(path):
         return False
     try:
         handle = platform.open(path, writable=False)
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
         return False
+    except OSError:
+        return None
     try:
         status = platform.status(handle)
-        return identity(status.device, status.inode, platform.born(handle)) != key
+        return identity(status.device, status.inode, platform.born(handle)) == key
     finally:
         platform.close(handle)
 
@@ -355,6 +432,9 @@ def sweep(folder: str) -> None:
         try:
             found = Table.find(folder)
         except FileNotFoundError:
+            return
+        except _DamagedError as error:
+            _set_aside(f"{folder}/{NAME}", error)
             return
         try:
             found.tidy()
@@ -405,8 +485,8 @@ def _leave_all() -> None:
     with _guard:
         while _tables:
             folder, found = _tables.popitem()
-            found.close()
             try:
+                found.close()
                 sweep(folder)
                 platform.remove_directory(folder)
             except OSError:

@@ -16,6 +16,7 @@ enter::
         n.4711.5e0b17aa                        a note that is about to replace another
         locks.1                                which bytes are being written, see `sharedarray.marks`
         janitor.lock, janitor.sock             see `sharedarray.janitor`
+        damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
 
 Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED LIFE``: the version,
 what the bytes are (``array``, ``bytes``, ``memory``, ``list``, ``object``), the maker's pid and the tick at
@@ -49,12 +50,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from sharedarray import errors, marks
+from sharedarray import damage, errors, marks
 from sharedarray._platform import platform
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 _VERSION = "1"
+_PIDS = 1 << 32  # above every system's process ids
 _LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
 
 
@@ -135,7 +137,7 @@ class Token:
             if kind not in ("t", "s"):
                 return None
             return cls(int(inode), int(pid), int(started), int(grace) / 1000, kind == "t", file)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
 
@@ -222,7 +224,7 @@ def here() -> int:
 
 def alive(pid: int, started: int) -> bool:
     """Whether the process with this pid still is the one that started then."""
-    return platform.process_started(pid) == started
+    return 0 < pid < _PIDS and platform.process_started(pid) == started
 
 
 def keeps(process: Process) -> bool:
@@ -254,26 +256,44 @@ def write_record(
         except FileNotFoundError:
             continue  # the janitor removed the empty registry in between
         except FileExistsError:
-            platform.remove(path)  # of a block long gone, whose inode has come round again
+            _discard(path)  # of a block long gone, whose inode has come round again
         else:
             return
 
 
 def read_record(directory: str, name: str, inode: int) -> Record | None:
     """The record of this very block, None when it is not one of ours."""
-    text = platform.read_note(_record_path(directory, name, inode))
+    text = _read(_record_path(directory, name, inode))
     if text is None:
         return None
     try:
         open_registry(directory)
-    except errors.NotOursError:
+    except OSError:
         return None  # somebody else's notes decide nothing over our files
     return Record.parse(text)
 
 
 def drop_record(directory: str, name: str, inode: int) -> None:
     """Forget a block."""
-    platform.remove(_record_path(directory, name, inode))
+    _discard(_record_path(directory, name, inode))
+
+
+def _read(path: str) -> str | None:
+    """Return the text of a note; None if there is none, or something else that cannot be read."""
+    try:
+        return platform.read_note(path)
+    except (OSError, ValueError) as error:
+        damage.report(path, str(error), "it is ignored")
+        return None
+
+
+def _discard(path: str) -> None:
+    """Remove a file of the registry, or whatever else has its name."""
+    try:
+        platform.remove(path)
+    except OSError as error:
+        if not damage.set_aside(path):
+            damage.report(path, str(error), "it cannot be removed, and is ignored")
 
 
 def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
@@ -305,8 +325,8 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
     folder = registry_of(directory)
     for file in platform.names(folder):
         name, at, inode = file[2:].rpartition("@")
-        if file.startswith("b.") and at and inode.isdigit():
-            text = platform.read_note(f"{folder}/{file}")
+        if file.startswith("b.") and at and inode.isascii() and inode.isdigit():
+            text = _read(f"{folder}/{file}")
             if text is not None:
                 found.append((name, int(inode), Record.parse(text)))
     return found
@@ -338,7 +358,7 @@ def token_path(directory: str, token: str) -> str:
 
 def unpin(directory: str, token: str) -> None:
     """The reference has arrived, and its receiver holds a lease."""
-    platform.remove(token_path(directory, token))
+    _discard(token_path(directory, token))
 
 
 def tokens(directory: str) -> list[Token]:
@@ -419,7 +439,11 @@ def sweep(directory: str) -> Swept:
     swept.work += sum(waiting.values())
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
-    marks.sweep(registry_of(directory))
+    folder = registry_of(directory)
+    try:
+        marks.sweep(folder)
+    except OSError as error:
+        damage.report(f"{folder}/{marks.NAME}", str(error), "it is ignored")
     return swept
 
 
@@ -457,33 +481,56 @@ def _expire_tokens(directory: str) -> dict[int, int]:
         token = Token.parse(file)
         if token is None:
             if _is_litter(file, files):
-                platform.remove(f"{folder}/{file}")
+                _discard(f"{folder}/{file}")
             continue
         if not (token.once and alive(token.pid, token.started)):
             note = f"{folder}/d.{file}"
-            text = platform.read_note(note)
-            if text is None and token.grace > 0:
-                try:
-                    platform.write_note(note, f"{now:.3f}")
-                except FileExistsError:
-                    pass  # another sweep saw it first
-            elif text is None or now - float(text) >= token.grace:
-                platform.remove(f"{folder}/{file}")
-                platform.remove(note)
+            if token.grace <= 0 or now - _first_seen(note, now) >= token.grace:
+                _discard(f"{folder}/{file}")
+                _discard(note)
                 continue
         waiting[token.inode] = waiting.get(token.inode, 0) + 1
     return waiting
+
+
+def _first_seen(note: str, now: float) -> float:
+    """Return the time in a ``d.`` note, which is written if there is none, or none that can be read."""
+    text = _read(note)
+    if text is not None:
+        try:
+            seen = float(text)
+        except ValueError:
+            seen = -1.0
+        if 0 <= seen <= now + GRACE:
+            return seen
+        damage.report(note, f"{text[:40]!r} in place of a time", "the time starts anew")
+        _discard(note)
+    try:
+        platform.write_note(note, f"{now:.3f}")
+    except FileExistsError:
+        if _read(note) is None:  # what is there is no note; else another sweep has written it just now
+            _discard(note)
+    return now
 
 
 def _is_litter(file: str, files: set[str]) -> bool:
     """Whether this is a note that has lost its token, or one cut off while it was being replaced."""
     if file.startswith("n."):
         pid = file.split(".")[1]
-        return not pid.isdigit() or platform.process_started(int(pid)) is None
+        return not (pid.isascii() and pid.isdigit()) or platform.process_started(int(pid)) is None
     return file.startswith("d.") and file[2:] not in files
 
 
 def _sweep_block(
+    directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
+) -> None:
+    try:
+        _sweep_one(directory, name, inode, record, on_their_way, swept)
+    except OSError as error:  # the others are swept all the same
+        damage.report(f"{directory}/{name}", str(error), "it is not swept")
+
+
+def _sweep_one(
     directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
 ) -> None:
     path = f"{directory}/{name}"
@@ -496,9 +543,16 @@ def _sweep_block(
         _drop_orphan_record(directory, name, inode, record, swept)
         return
     try:
-        if platform.status(handle).inode != inode:
+        status = platform.status(handle)
+        if status.inode != inode:
             _drop_orphan_record(directory, name, inode, record, swept)
-        elif record is not None and record.owned:
+        elif record is None or not status.regular:
+            damage.report(
+                _record_path(directory, name, inode),
+                "no record of this version",
+                f"{path} stays until you remove it and this record",
+            )
+        elif record.owned:
             if _remove_held(directory, name, handle, inode):
                 swept.removed.append(name)
         elif not platform.alone(handle):

@@ -35,7 +35,7 @@ from functools import lru_cache, partial
 from sys import getrefcount
 from typing import Protocol, Self, TypeAlias, TypeVar
 
-from sharedarray import errors, interrupts, janitor, marks, registry
+from sharedarray import damage, errors, interrupts, janitor, marks, registry
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray.progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
 
@@ -232,7 +232,10 @@ def leave_all() -> None:
     for reference in _handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None:
-            mapping.leave()
+            try:
+                mapping.leave()
+            except OSError as error:  # the others are left all the same
+                damage.report(mapping.path, str(error), "it could not be given up in order")
 
 
 platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)

@@ -62,6 +62,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ from sharedarray.pool.pickling import (
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
-from sharedarray.pool.worker import Ends, Setup
+from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, mapping_of
 
@@ -105,6 +106,11 @@ _EARLY_DEATHS, _LATER_DEATHS, _LATER_SECONDS = 3, 30, 60.0
 _HANDOVERS = 10
 # Seconds until a worker that hung up is ended, and until the exit code of one that ended is given up.
 _PATIENCE = 5.0
+# Seconds until a worker that was stopped is killed. It ends itself before, unless native code keeps the
+# interpreter from running.
+_STOPPED = ENDS_WITHIN + 2.0
+# Among what multiprocessing does at the end of a process: before its own, which are at most 20.
+_FIRST = 100
 # Seconds of work that a worker is given ahead: several times what it takes to hand out more.
 _AHEAD = 0.006
 # Seconds that a task may take at most to have others waiting behind it. The pause between two tasks is some
@@ -952,6 +958,7 @@ class Engine:
 
     def _start(self) -> None:
         _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
+        _end_with_process()
         self._watch, self._pipes = watch(), watch()
         self._bell, self._nudge = links.Bell(), links.Bell()
         self._pipes.add(self._nudge.fileno())
@@ -1025,8 +1032,12 @@ class Engine:
                     times += _due(member.tasks[0], member.since)
                     if not member.silent:
                         times.append(member.since + _SILENCE)
-                if member.hung_up and not member.ended:
+                if member.killed or member.ended:
+                    continue
+                if member.hung_up:
                     times.append(member.hung_up_at + _PATIENCE)
+                if member.leaving:
+                    times.append(member.stopped_at + _STOPPED)
             if self._queue and self._queue[0].deadline is not None:
                 times.append(self._queue[0].deadline)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -1143,6 +1154,8 @@ class Engine:
                         if member.load == 1:  # else it is at the next one, and the answer has not been read
                             self._condemn(member, _timed_out(member.tasks[0]))
                 if member.hung_up and not member.ended and member.hung_up_at + _PATIENCE <= now:
+                    member.doomed = True
+                if member.leaving and not member.ended and member.stopped_at + _STOPPED <= now:
                     member.doomed = True
         for member in self._members:
             if member.tasks and not member.silent and member.since + _SILENCE <= now:
@@ -1370,6 +1383,8 @@ class Engine:
 
     def _stop(self, member: Member) -> None:
         member.leaving = True
+        member.stopped_at = time.monotonic()
+        self._wake_if_other()  # which kills one that does not end
         self._expect_answers()
         with contextlib.suppress(OSError):
             member.channel.send(Kind.STOP)
@@ -1966,10 +1981,11 @@ def _timed_out(task: Task) -> Callable[[], TimeoutError]:
     return made
 
 
-# The end of the interpreter, and forks. These two names are the only state of this module.
+# The end of the interpreter, and forks. These three names are the only state of this module.
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _exiting = False
+_finalized = 0  # the process in which multiprocessing ends the pools
 
 
 def _at_exit() -> None:
@@ -1982,6 +1998,17 @@ def _at_exit() -> None:
     except BaseException:  # Ctrl-C, by somebody who did not want to wait
         _end(engines, abort=True)
         raise
+
+
+def _end_with_process() -> None:
+    """End the pools of a process that multiprocessing has started before it waits for their workers.
+
+    In such a process that comes before the threads are joined.
+    """
+    global _finalized
+    if _finalized != os.getpid():
+        _finalized = os.getpid()
+        util.Finalize(None, _at_exit, exitpriority=_FIRST)
 
 
 def _end(engines: Iterable[Engine], *, abort: bool) -> None:

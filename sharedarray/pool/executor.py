@@ -124,8 +124,12 @@ class Pool(Executor):
 
     *Forks and nesting.* A pool works in the process that made it. In a fork of that, giving it work, waiting
     for what was not there yet and killing its workers raise `SharedArrayError`, and `shutdown` does nothing.
-    A task may make a pool of its own, any thread may use one, and there may be many. A daemonic process of
-    multiprocessing can have none, for it may have no children.
+    A task may make a pool of its own, any thread may use one, and there may be many. So may the workers of
+    joblib, Dask, torch and multiprocessing, the daemonic ones as well: workers end with their parent.
+
+    *What a task leaves behind* (threads, executors, pools, processes of multiprocessing) ends with its
+    worker, as it would with a program. A worker that was stopped has 5 seconds for that. Then it ends
+    at once, and sends SIGTERM to the processes of multiprocessing that it would wait for.
 
     *Ctrl-C* is not for workers. It breaks off a wait: for ``future.result()``, of which the task goes on; for
     what `map` and its like give, and for `map_blocks`, whose tasks end, those that run as well. The pool goes

@@ -100,6 +100,8 @@ class Member:
         When it began the first of its items, as far as the pool can tell: seconds of the monotonic clock.
     hung_up_at
         When it closed its end.
+    stopped_at
+        When it was told to stop.
     silent
         Nothing has come from it for a while, and its outbox was looked into.
     open
@@ -159,6 +161,7 @@ class Member:
         self.given = 0
         self.since = 0.0
         self.hung_up_at = 0.0
+        self.stopped_at = 0.0
         self.silent = False
         self.ready = False
         self.leaving = False

@@ -39,7 +39,6 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from sharedarray import errors
 from sharedarray.pool import threads
 
 __all__ = ["WorkerProcess", "block_signals", "default_method", "make_ready", "method_of", "start"]
@@ -83,7 +82,9 @@ class WorkerProcess(process.BaseProcess):
     _start_method = None
 
     def __init__(self, method: str, name: str, ends: Any, setup: Any) -> None:
-        super().__init__(name=name)
+        # Never daemonic, though the maker may be: the end of a daemonic process does not wait for its
+        # children, so a worker watches for it, and tasks may start processes.
+        super().__init__(name=name, daemon=False)
         self.method = method
         self.environment: dict[str, str] = setup.threads
         self.can_limit_loaded = threads.can_limit_loaded()
@@ -94,6 +95,24 @@ class WorkerProcess(process.BaseProcess):
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # multiprocessing's name for it
         return _WAYS[process_obj.method](process_obj)
+
+    def start(self) -> None:
+        """Start the process, in a daemonic process too.
+
+        multiprocessing forbids daemonic processes to have children, since SIGTERM ends them without a word
+        and would leave the children behind. A worker does not stay behind: it ends with its parent, however
+        that ends. Workers of multiprocessing.Pool, Dask's nanny and torch's DataLoader are daemonic.
+        """
+        if not process.current_process().daemon:
+            super().start()
+            return
+        if self.__dict__.get("_popen") is not None:
+            raise AssertionError("cannot start a process twice")
+        popen = self._Popen(self)
+        self.__dict__.update(_popen=popen, _sentinel=popen.sentinel)
+        children = getattr(process, "_children", None)
+        if isinstance(children, set):
+            children.add(self)
 
     def run(self) -> None:
         """Serve the pool; runs in the child."""
@@ -110,15 +129,6 @@ class WorkerProcess(process.BaseProcess):
 
 def start(worker: WorkerProcess) -> None:
     """Start a worker; once more where the fork server died at this very moment."""
-    daemon = process.current_process().daemon
-    if daemon:
-        raise errors.SharedArrayError(
-            "a pool cannot be started in a daemonic process",
-            name=process.current_process().name,
-            cause="multiprocessing ends daemonic processes without a word and forbids them children; the "
-            "workers of multiprocessing.Pool are daemonic",
-            next_step="use a process that is not daemonic, such as a worker of this package's Pool",
-        )
     with _starting, _no_interrupt():
         worker.start()
     worker.forget()
@@ -183,6 +193,8 @@ def _orders(popen: Any, child: WorkerProcess) -> memoryview:
     preparation = spawn.get_preparation_data(child.name)
     for key in _MAIN:
         preparation.pop(key, None)
+    if preparation.get("start_method") not in multiprocessing.get_all_start_methods():
+        preparation.pop("start_method", None)  # of a library that is not loaded there, as loky
     preparation = {"sharedarray_preset": _Preset(child.environment), **preparation}
     file = io.BytesIO()
     context.set_spawning_popen(popen)

@@ -22,6 +22,7 @@ import mmap
 import os
 import select
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -29,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import current_process, parent_process
+from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Semaphore
 from time import monotonic_ns
@@ -70,7 +71,11 @@ from sharedarray.pool.pickling import (
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 from sharedarray.reference import FORMAT
 
-__all__ = ["Ends", "Setup", "main"]
+__all__ = ["ENDS_WITHIN", "Ends", "Setup", "main"]
+
+# Seconds that a worker may take to end when the pool has stopped it. The end of threads and executors that
+# tasks have left takes some 10 ms where they are idle; shutting the pool down waits for it.
+ENDS_WITHIN = 5.0
 
 # Seconds without a message after which a worker counts as idle and may take the time to collect cycles.
 # Long enough to not do it between the tasks of one call, short enough for the promise of one second.
@@ -184,6 +189,7 @@ def main(ends: Ends, setup: Setup | PackedSetup) -> None:
             _Worker(channel, ends, box).serve()
     except (EOFError, ConnectionError):
         os._exit(_ORPHANED)  # the pool is gone: there is nobody left for whom to end in order
+    _end()
 
 
 # Before the first task
@@ -277,6 +283,32 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
         return False
     channel.send(Kind.READY)
     return True
+
+
+# After the last task
+
+
+def _end() -> None:
+    """End the threads and executors that tasks have left, as a program does at its end.
+
+    multiprocessing waits for the children of a process first, and tells executors to end theirs only after
+    that, which would take for ever. What does not end in `ENDS_WITHIN` seconds is given up.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    with contextlib.suppress(RuntimeError):  # no more threads: the pool kills this process if need be
+        threading.Thread(target=_end_late, name="sharedarray-end", daemon=True).start()
+    getattr(threading, "_shutdown", int)()
+
+
+def _end_late() -> None:
+    """End this process if it is still there after some time, with the processes that it would wait for."""
+    time.sleep(ENDS_WITHIN)
+    for child in active_children():
+        with contextlib.suppress(Exception):
+            child.terminate()
+    os._exit(0)
 
 
 # Tasks

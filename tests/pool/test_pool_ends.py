@@ -228,13 +228,6 @@ def test_a_pool_in_a_worker(method):
         assert pool.submit(pool_tasks.nested, method).result() == [1, 2, 3, 4]
 
 
-def test_a_pool_in_a_daemonic_process_says_so():
-    with multiprocessing.get_context("spawn").Pool(1) as daemons:
-        with pytest.raises(sa.WorkerDied, match="could be started") as caught:
-            daemons.apply(pool_tasks.nested, ("spawn",))
-        assert "daemonic" in str(caught.value.__cause__)
-
-
 @needs_fork
 def test_in_a_fork_the_pool_is_a_copy_that_says_so(method, tmp_path):
     with sa.Pool(1, method) as pool:

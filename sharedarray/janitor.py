@@ -23,7 +23,13 @@ record first and looks at its connection then (`ensure`), so one of the two alwa
 
 The janitor must not hurt its starter. It runs a fresh interpreter (``-I -S``), detached twice in a session
 of its own, with no descriptor but its own two, default signals and ``/`` as its directory, and it
-imports neither NumPy nor the package's ``__init__``.
+imports neither NumPy nor the package's ``__init__``. If no interpreter is known (`sharedarray.interpreter`),
+or none starts within `_START_PATIENCE` seconds, there is no janitor; a warning says so once.
+
+Detached twice, the janitor is a child of the process that adopts orphans. If that is a holder (process 1 of a
+container, or a subreaper), the first message to this holder carries the janitor's pid. The holder then reaps
+the janitor in a thread that ends with it: the janitor never stays a zombie, and ``os.wait()`` does not see it
+later.
 """
 
 from __future__ import annotations
@@ -36,18 +42,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sharedarray import damage, registry
+from sharedarray import damage, errors, registry
 from sharedarray._platform import platform
 
 if TYPE_CHECKING:
     import socket  # and where it is used: most of what a process imports us for needs no janitor
+    import subprocess
 
 LOOK_AGAIN = 2.0  # seconds after a broken connection during which leases may still be on their way out
 SLOW_LOOK = 1.5  # seconds between looks while anything is left, or more if the looks themselves take long
+_FIRST_GAP = 0.2  # seconds between the first two looks; each gap is twice the one before, up to SLOW_LOOK
 LINGER = 1.0  # seconds for which a janitor with nothing left waits for the next block
 _LOOK_GAP = 0.02  # seconds between two looks at least, however many connections break
 _IDLE_SHARE = 50  # times as long as a look takes, until the next slow one
@@ -55,9 +63,14 @@ _FRESH = 0.05  # seconds for which a connection that stood is believed to stand
 _UNANSWERED = 3  # connections in a row that ended without an answer, after which we stop starting janitors
 _RETRY = 5.0  # seconds until a start that failed is tried again
 _PATIENCE = 5.0  # seconds to wait for a janitor that is ending, and for an answer
+_START_PATIENCE = 8.0  # seconds that an interpreter may take to start; about 0.03 on a machine that is free
+_ADOPTION = 5.0  # seconds in which the kernel gives an orphan its new parent; microseconds in practice
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))  # known before the program changes its directory
 _TIDY = 30.0  # seconds between two sweeps by a maker of blocks, where the kernel frees them and leaves a note
 _BACKLOG = 512  # connections that wait while the janitor looks
 _ALIVE, _STARTING = 0, 1  # bytes of janitor.lock
+
+_WELCOME = 16  # bytes that the janitor's first message has at most
 
 _BOOT = (
     "import sys, types\n"
@@ -96,8 +109,9 @@ class _Connection:
         """Whether the janitor at the other end is, or is about to be, there."""
         self.looked = time.monotonic()
         try:
-            while self._socket.recv(16):
+            while said := self._socket.recv(_WELCOME):
                 self.answered = True
+                _hear_welcome(said)
         except BlockingIOError:
             return True
         except OSError:
@@ -108,11 +122,13 @@ class _Connection:
         """Wait for the janitor's first byte; False when it ended instead."""
         self._socket.settimeout(_PATIENCE)
         try:
-            self.answered = bool(self._socket.recv(16))
+            said = self._socket.recv(_WELCOME)
         except OSError:
-            pass
+            said = b""
         finally:
             self._socket.setblocking(False)
+        self.answered = bool(said)
+        _hear_welcome(said)
         return self.answered
 
     def close(self) -> None:
@@ -129,6 +145,8 @@ class _State:
         self.unanswered: dict[str, int] = {}  # connections in a row that ended without an answer
         self.for_child: dict[str, _Connection] = {}
         self.tidied: dict[str, float] = {}  # when directories that need no janitor were swept
+        self.adopted: set[int] = set()  # janitors that are children of this process
+        self.unwatched: set[int] = set()  # those of them that no thread waits for
 
 
 _state = _State()
@@ -159,6 +177,7 @@ def ensure(directory: str, *, strict: bool = True) -> None:
                 _state.connections[directory] = connection
                 return
             connection.close()
+            _reap_unwatched()
             unanswered = 0 if connection.answered else _state.unanswered.get(directory, 0) + 1
             _state.unanswered[directory] = unanswered
         if time.monotonic() - _state.failed.get(directory, float("-inf")) < _RETRY:
@@ -168,7 +187,8 @@ def ensure(directory: str, *, strict: bool = True) -> None:
                 _state.unanswered[directory] = 0
                 raise ChildProcessError("it ends as soon as it is started")
             _state.connections[directory] = _connect(directory)
-        except (OSError, ImportError) as error:  # a process may not be allowed to read its own library
+        # A process may not be allowed to read its own library.
+        except (OSError, ImportError, errors.UnsupportedError) as error:
             _fall_back(directory, error)
 
 
@@ -261,11 +281,10 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _launch(folder: str, alive: int) -> _Connection:
     import socket
-    import subprocess
 
-    executable = sys.executable or getattr(sys, "_base_executable", None)
-    if not executable:
-        raise FileNotFoundError("no Python interpreter is known that could run the janitor")
+    from sharedarray import interpreter  # here: only what starts a janitor needs it
+
+    program = interpreter.python()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with _short_path(folder) as path:
             damage.set_aside(f"{folder}/janitor.sock")
@@ -273,42 +292,133 @@ def _launch(folder: str, alive: int) -> _Connection:
             os.chmod(path, 0o600)  # whatever the umask
         listener.listen(_BACKLOG)
         connection = _Connection(folder)
-        package = os.path.dirname(os.path.abspath(__file__))
-        files = [str(alive), str(listener.fileno())]
+        files = (alive, listener.fileno())
+        words = [_PACKAGE, folder, *map(str, files), "sharedarray-janitor"]
         try:
-            # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
-            with _interrupts_blocked():
-                detaching = subprocess.Popen(
-                    [executable, "-I", "-S", "-c", _BOOT, package, folder, *files, "sharedarray-janitor"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(alive, listener.fileno()),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            code = detaching.wait()
+            code = _run([program, "-I", "-S", *interpreter.flags(), "-c", _BOOT, *words], files)
+            if code:
+                raise ChildProcessError(f"{program} ended with {code}")
+            if platform.adopts_orphans():
+                connection.covered()  # its first message says whether it is a child of this process
         except BaseException:
             connection.close()
             raise
-        if code:
-            connection.close()
-            raise ChildProcessError(f"{executable} ended with {code}")
     return connection
 
 
-def _fall_back(directory: str, error: OSError | ImportError) -> None:
+def _run(command: list[str], files: tuple[int, ...]) -> int:
+    """Return the status of a program in a session of its own; kill it if it does not end in time."""
+    import subprocess
+
+    # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
+    with _interrupts_blocked():
+        program = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=files,
+            cwd="/",
+            start_new_session=True,
+        )
+    try:
+        return _status(program, _START_PATIENCE)
+    except BaseException as error:
+        try:
+            os.killpg(program.pid, signal.SIGKILL)
+        except OSError:
+            pass  # it has just ended
+        program.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError(f"{command[0]} did not end within {_START_PATIENCE:g} s") from None
+        raise
+
+
+def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
+    """Wait for the end of a child without looking from time to time, which would take up to twice as long."""
+    try:
+        handle = os.pidfd_open(program.pid)
+    except (AttributeError, OSError):  # a kernel before 5.3, or another system
+        return program.wait(seconds)
+    try:
+        ends = select.poll()
+        ends.register(handle, select.POLLIN)
+        return program.wait(seconds if not ends.poll(seconds * 1000) else None)
+    finally:
+        os.close(handle)
+
+
+def _fall_back(directory: str, error: OSError | ImportError | errors.UnsupportedError) -> None:
     _state.failed[directory] = time.monotonic()
-    warnings.warn(
-        f"sharedarray could not start its janitor for {directory} ({error}): blocks of processes that are "
-        "killed stay until somebody next makes a block or runs `sharedarray prune`",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    if directory not in _warned:
+        _warned.add(directory)
+        warnings.warn(
+            f"sharedarray could not start its janitor for {directory} ({error}): blocks of processes that "
+            "are killed stay until a process next makes a block there, ends, or runs `sharedarray prune`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    _sweep_quietly(directory)
+
+
+# Directories whose missing janitor a warning has named; in a forked child, its parent has said so.
+_warned: set[str] = set()
+
+
+def sweep_unwatched() -> None:
+    """Sweep the directories that have no janitor, as this process ends."""
+    for directory in _state.failed.keys() - _state.connections.keys():
+        _sweep_quietly(directory)
+
+
+def _sweep_quietly(directory: str) -> None:
     try:
         registry.sweep(directory)
     except OSError:
         pass  # the registry is not ours, which whoever makes a block is told
+
+
+# -- a janitor that is a child of a holder --------------------------------------------------------------
+
+
+def _hear_welcome(said: bytes) -> None:
+    """Reap the janitor when it ends, if its first message says that it is a child of this process."""
+    pid = said[1:].strip()
+    if pid.isdigit() and int(pid) not in _state.adopted:
+        _state.adopted.add(int(pid))
+        try:
+            _start_thread(_reap, int(pid))
+        except RuntimeError:  # there can be no more threads
+            _state.unwatched.add(int(pid))
+
+
+def _start_thread(function: Callable[[int], None], pid: int) -> None:
+    """Start a real thread that takes no signal, though gevent may have replaced threads."""
+    import _thread
+
+    gevent = sys.modules.get("gevent.monkey")
+    start = gevent.get_original("_thread", "start_new_thread") if gevent else _thread.start_new_thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        start(function, (pid,))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _reap(pid: int, flags: int = 0) -> None:
+    """Take the status of a janitor that has ended; wait until it ends, unless the flags say otherwise."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | flags) is not None
+    except ChildProcessError:
+        ended = True  # os.wait() in another thread was faster
+    if ended:
+        _state.adopted.discard(pid)
+        _state.unwatched.discard(pid)
+
+
+def _reap_unwatched() -> None:
+    for pid in tuple(_state.unwatched):
+        _reap(pid, os.WNOHANG)
 
 
 @contextmanager
@@ -363,6 +473,7 @@ def main(folder: str, alive: int, listening: int) -> None:
     import resource  # which not every system has
     import socket
 
+    starter = os.getpid()
     if os.fork():
         os._exit(0)  # the starter waits for this process and never hears of the janitor
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
@@ -373,6 +484,9 @@ def main(folder: str, alive: int, listening: int) -> None:
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each process that holds blocks
+    deadline = time.monotonic() + _ADOPTION
+    while os.getppid() == starter and time.monotonic() < deadline:
+        time.sleep(0.001)  # until it has ended, nobody can be told who reaps us
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()
 
 
@@ -389,6 +503,7 @@ class _Janitor:
         self.poll.register(listener, select.POLLIN)
         self.last_break = float("-inf")  # when a connection last broke
         self.last_look = float("-inf")
+        self.gap = _FIRST_GAP  # seconds until the next slow look
         self.next_look: float | None = time.monotonic()
         self.idle_since: float | None = None  # since when nothing is left
 
@@ -424,7 +539,7 @@ class _Janitor:
                 return
             client.setblocking(False)
             try:
-                client.send(b"+")
+                client.send(b"+%d" % os.getpid() if platform.peer(client) == os.getppid() else b"+")
             except OSError:
                 pass  # it died already, which the poll tells next
             self.clients[client.fileno()] = client
@@ -460,7 +575,8 @@ class _Janitor:
         if since < LOOK_AGAIN:
             self.next_look = now + took + max(_LOOK_GAP, since / 2)
         else:
-            self.next_look = now + max(SLOW_LOOK, _IDLE_SHARE * took) if work else None
+            self.next_look = now + max(self.gap, _IDLE_SHARE * took) if work else None
+            self.gap = min(2 * self.gap, SLOW_LOOK)
         if work:
             self.idle_since = None
         elif self.idle_since is None:

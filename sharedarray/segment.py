@@ -239,6 +239,7 @@ def leave_all() -> None:
 
 
 platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+atexit.register(janitor.sweep_unwatched)  # called after the next
 atexit.register(leave_all)
 
 

@@ -25,7 +25,10 @@ import mmap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import socket
 
 Mode: TypeAlias = Literal["r", "r+", "c"]
 
@@ -263,6 +266,15 @@ class Platform(Protocol):
 
     def process_space(self) -> int:
         """A number for the space in which pids are counted; other containers have others."""
+
+    def runs(self, program: str) -> bool:
+        """Return whether this process runs the program at this path."""
+
+    def adopts_orphans(self) -> bool:
+        """Return whether processes whose parents have ended become children of this process."""
+
+    def peer(self, connection: socket.socket) -> int:
+        """Return the pid of the process that connected a local socket; 0 if it cannot be seen."""
 
     def await_end(self, pid: int, started: int) -> None:
         """Wait until the process of this pid that started then has ended."""

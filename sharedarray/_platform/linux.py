@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
@@ -57,6 +58,9 @@ from sharedarray._platform.posix import (
     write as write,
     write_note as write_note,
 )
+
+if TYPE_CHECKING:
+    import socket
 
 NEEDS_JANITOR = True
 DEFAULT_DIRECTORY = "/dev/shm"
@@ -211,6 +215,36 @@ def process_space() -> int:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+def runs(program: str) -> bool:
+    try:
+        return os.path.samefile(program, "/proc/self/exe")
+    except OSError:
+        return False
+
+
+_PR_GET_CHILD_SUBREAPER = 37  # <linux/prctl.h>
+
+
+def adopts_orphans() -> bool:
+    if os.getpid() == 1:
+        return True
+    import ctypes  # NumPy has imported it already
+
+    found = ctypes.c_int(0)
+    prctl = ctypes.CDLL(None).prctl
+    return prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) == 0 and bool(found.value)
+
+
+_UCRED = struct.Struct("3i")  # ``struct ucred``: pid, uid, gid
+
+
+def peer(connection: socket.socket) -> int:
+    import socket  # and not above: most of what a process imports us for needs no janitor
+
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[0])
 
 
 _GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for

@@ -23,6 +23,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.posix import (
@@ -63,6 +64,9 @@ from sharedarray._platform.posix import (
     write as write,
     write_note as write_note,
 )
+
+if TYPE_CHECKING:
+    import socket
 
 NEEDS_JANITOR = True
 DEFAULT_DIRECTORY = os.path.realpath(tempfile.gettempdir())
@@ -160,6 +164,18 @@ def process_started(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1000)
     except psutil.Error:
         return None
+
+
+def runs(program: str) -> bool:
+    return False
+
+
+def adopts_orphans() -> bool:
+    return False  # launchd adopts every orphan
+
+
+def peer(connection: socket.socket) -> int:
+    return 0
 
 
 def process_space() -> int:

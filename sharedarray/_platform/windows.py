@@ -65,7 +65,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pywintypes
 import win32api
@@ -77,6 +77,9 @@ import win32security
 import winerror
 
 from sharedarray._platform.contract import Draft, Mode, Status
+
+if TYPE_CHECKING:
+    import socket
 
 _msvcrt: Any = importlib.import_module("msvcrt")  # which a type checker on another system does not know
 _kernel32: Any = ctypes.__dict__["WinDLL"]("kernel32", use_last_error=True)
@@ -1365,6 +1368,18 @@ def process_started(pid: int) -> int | None:
     except pywintypes.error:
         return None
     return int(created.timestamp() * 1_000_000)
+
+
+def runs(program: str) -> bool:
+    return False
+
+
+def adopts_orphans() -> bool:
+    return False
+
+
+def peer(connection: socket.socket) -> int:
+    return 0
 
 
 def process_space() -> int:

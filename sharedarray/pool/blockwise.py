@@ -231,9 +231,8 @@ class _Call:
         self._came: Gathering | None = None
         self.shared = tuple([array if _is_shared(array) else None for array in plan.arrays])
 
-    @contextlib.contextmanager
-    def done(self, job: _Compute, numbers: range) -> Iterator[Iterator[Any]]:
-        """Have blocks done, and give their results in order; leave nothing running behind an exception.
+    def done(self, job: _Compute, numbers: range) -> _Done:
+        """Have blocks done; what is returned gives their results in order, in its ``with`` block.
 
         Where they are written to shared memory, and nothing but that becomes of them, each worker has a part
         of its own: to write to a page for the first time costs a process as much as many a function.
@@ -265,19 +264,37 @@ class _Call:
                 if array is not None:
                     self._engine.ledger.shares(came.call, str(at), array.nbytes)
         self._came = came
-        try:
-            yield came.in_order(self._deadline)
-        except BaseException as raised:
-            came.end()
-            late = self._deadline is not None and time.monotonic() >= self._deadline
-            if isinstance(raised, Exception) and not late:
-                self._engine.forget(came)
-                came.rest()
-            else:  # Ctrl-C as well: what runs writes into memory that the caller may use for something else
-                self._engine.forget(came, running=True)
-                with contextlib.suppress(TimeoutError):
-                    came.rest(time.monotonic() + _PATIENCE)
-            raise
+        return _Done(self._engine, came, self._deadline)
+
+
+class _Done:
+    """The results of blocks, in order; at the end of its ``with`` block nothing runs behind an exception.
+
+    A class and no generator, for `contextlib` sets attributes of the exceptions that pass through one, which
+    some do not allow.
+    """
+
+    def __init__(self, engine: Engine, came: Gathering, deadline: float | None) -> None:
+        self._engine = engine
+        self._came = came
+        self._deadline = deadline
+
+    def __enter__(self) -> Iterator[Any]:
+        return self._came.in_order(self._deadline)
+
+    def __exit__(self, kind: type[BaseException] | None, raised: object, traceback: object) -> None:
+        if kind is None:
+            return
+        came = self._came
+        came.end()
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        if (issubclass(kind, Exception) or came.failed) and not late:
+            self._engine.forget(came)
+            came.rest()
+        else:  # Ctrl-C as well: what runs writes into memory that the caller may use for something else
+            self._engine.forget(came, running=True)
+            with contextlib.suppress(TimeoutError):
+                came.rest(time.monotonic() + _PATIENCE)
 
 
 def map_blocks(
@@ -310,7 +327,7 @@ def map_blocks(
             first.append(next(heads))
             casting = "safe"
             out = work = _like(first[0], tiling)
-            stack.enter_context(_closed_after_errors(out))
+            stack.enter_context(_ClosedAfterErrors(out))
         elif _undisturbed(out, plan, again):
             work = out
         elif _is_shared(out):
@@ -369,15 +386,18 @@ def reduce_blocks(
     return so_far
 
 
-@contextlib.contextmanager
-def _closed_after_errors(array: Array) -> Iterator[None]:
-    """Free the memory of an output that nobody will get, though a traceback may hold the array."""
-    try:
-        yield
-    except BaseException:
-        if isinstance(array, SharedArray):
-            array.close()
-        raise
+class _ClosedAfterErrors:
+    """Frees the memory of an output that nobody will get, though a traceback may hold the array."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, raised: object, traceback: object) -> None:
+        if kind is not None and isinstance(self._array, SharedArray):
+            self._array.close()
 
 
 def _is_shared(array: Array) -> bool:

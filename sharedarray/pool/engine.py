@@ -144,9 +144,12 @@ _EAGER = BUSY_LIMIT
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return what to call a function in messages."""
-    inner = getattr(function, "func", function)  # functools.partial
-    name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None)
-    return name if isinstance(name, str) else type(inner).__qualname__
+    try:
+        inner = getattr(function, "func", function)  # functools.partial
+        name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None)
+    except Exception:  # an attribute of the user's
+        inner = name = function
+    return name if type(name) is str else type.__dict__["__qualname__"].__get__(type(inner))
 
 
 class Engine:
@@ -266,7 +269,10 @@ class Engine:
         """
         again = self._retries if retries is None else retries
         pickled: Pickled
-        short = None if kwargs or label is not None else short_call(function, args)
+        try:
+            short = None if kwargs or label is not None else short_call(function, args)
+        except Exception:  # the hash of a class is its metaclass's; pickling will tell
+            short = None
         if short is not None and limit is None and deadline is None:
             started = self._start_at_once(short, (function, args, kwargs), again)
             if started is not None:
@@ -1563,8 +1569,12 @@ class Engine:
     def _has_ended(self, member: Member, outcome: Raised) -> bool:
         """Whether what an answer refers to could not be attached because its worker died with it."""
         missing: BaseException | None = outcome.exception
-        while missing is not None and not isinstance(missing, errors.BlockNotFoundError):
-            missing = missing.__cause__
+        seen: set[int] = set()  # for exceptions may be each other's cause
+        while missing is not None and not issubclass(type(missing), errors.BlockNotFoundError):
+            seen.add(id(missing))
+            missing = failures.cause_of(missing)
+            if id(missing) in seen:
+                missing = None
         # The kernel lets go of a process's blocks a moment before it says that the process has ended.
         return missing is not None and links.over(member.exit, _MOMENT)
 
@@ -1670,7 +1680,7 @@ class Engine:
             what = "exception" if frame.kind == _ERROR else "result"
             error = errors.NotPicklableError(
                 f"the {what} of a task arrived but could not be loaded",
-                found=f"{type(raised).__name__}: {raised}",
+                found=failures.described(raised),
                 expected="an object that pickle can read back in this process",
                 next_step="see the cause of this exception",
             )
@@ -1700,11 +1710,15 @@ class Engine:
         return load_result(stream, buffers, frame.flags)
 
     def _refused(self, frame: Frame) -> None:
-        raised = failures.rebuild(loads(frame.stream, frame.inline))
+        try:
+            raised = failures.rebuild(loads(frame.stream, frame.inline))
+        except BaseException as broken:
+            failures.forget_frames(broken)
+            raised = broken
         self._break(
             "the initializer raised an exception, so the pool has no workers",
             raised,
-            found=f"{type(raised).__name__}: {raised}",
+            found=failures.described(raised),
             next_step="mend the initializer (its exception is the cause of this one) and make a new pool",
         )
 
@@ -1907,16 +1921,27 @@ def _settle(settled: list[tuple[Sink, int, list[Any]]]) -> None:
 
 
 def _shared_bytes(value: Any) -> int:
-    """Return how many bytes of a result are shared arrays, as far as that is easy to see."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes if mapping_of(value) is not None else 0
-    if isinstance(value, dict):
+    """Return how many bytes of a result are shared arrays, as far as that is easy to see.
+
+    No method of the value is called, for this happens under the engine's lock.
+    """
+    kind = type(value)
+    if issubclass(kind, np.ndarray):
+        value = (value,)
+    elif kind is dict:
         value = value.values()
-    elif not isinstance(value, list | tuple):
+    elif kind is not list and kind is not tuple:
         return 0
-    return sum(
-        [part.nbytes for part in value if isinstance(part, np.ndarray) and mapping_of(part) is not None]
-    )
+    arrays = [part for part in value if issubclass(type(part), np.ndarray)]
+    return sum([_size_of.__get__(array) for array in arrays if _is_shared(array)])
+
+
+_size_of: Any = np.ndarray.__dict__["nbytes"]
+_base_of: Any = np.ndarray.__dict__["base"]
+
+
+def _is_shared(array: np.ndarray[Any, Any]) -> bool:
+    return mapping_of(_base_of.__get__(array)) is not None
 
 
 def _processors() -> int:
@@ -1937,7 +1962,7 @@ def _unsendable(label: str, reason: Exception) -> errors.NotPicklableError:
     error = errors.NotPicklableError(
         f"the call of {label} cannot be sent to a worker",
         name=label,
-        found=f"{type(reason).__name__}: {reason}",
+        found=failures.described(reason),
         expected="a function and arguments that pickle or cloudpickle can write",
         cause="open files, locks, sockets, generators and the like belong to one process",
         next_step="open such things in the function itself, or in an initializer of the pool",

@@ -22,7 +22,7 @@ from sharedarray import creation
 from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.pool import blockwise, links, processes, threads
 from sharedarray.pool.engine import Engine
-from sharedarray.pool.tasks import Gathering, PoolFuture, opened
+from sharedarray.pool.tasks import Gathering, PoolFuture
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
 from sharedarray.progress import Progress, bar, watched
@@ -293,19 +293,20 @@ class Pool(Executor):
                 came.append(one)
                 engine.add(function, one, args, **{**self._options, "deadline": deadline})
 
+        one: Gathering | None = None
         try:
             start(size)
             yield None  # see _begun
             while came:
                 box = [came[0].take_any_outcome(deadline)]
-                came.popleft()
+                one = came.popleft()
                 start(1)
-                yield opened(box.pop())
+                yield one.opened(box.pop())
         except TimeoutError:
             late = deadline is not None and time.monotonic() >= deadline
             raise
         except KeyboardInterrupt:
-            late = True
+            late = one is None or not one.failed
             raise
         finally:
             for one in came:
@@ -753,7 +754,8 @@ def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterato
         late = deadline is not None and time.monotonic() >= deadline
         raise
     except KeyboardInterrupt:
-        late = True  # in a notebook the pool goes on, and the next cell needs the workers
+        # In a notebook the pool goes on, and the next cell needs the workers. A task's own ends no worker.
+        late = not came.failed
         raise
     finally:
         came.end()
@@ -773,12 +775,13 @@ def _as_they_come(
         while ahead:
             box = [came.take_any_outcome(deadline)]
             ahead += start(1) - 1
-            yield opened(box.pop())
+            yield came.opened(box.pop())
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
         raise
     except KeyboardInterrupt:
-        late = True  # in a notebook the pool goes on, and the next cell needs the workers
+        # In a notebook the pool goes on, and the next cell needs the workers. A task's own ends no worker.
+        late = not came.failed
         raise
     finally:
         came.end()

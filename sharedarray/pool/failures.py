@@ -8,21 +8,72 @@ printed traceback shows: what the worker saw, then the exceptions in their order
 Exceptions that do not survive a round trip through pickle (a constructor that wants other arguments than
 ``args`` is the usual reason) are found out in the worker, where there is still something to tell, and a
 `NotPicklableError` with type, text and traceback takes their place.
+
+An exception is an object of the user's: each of its methods may raise anything, and its class may define
+``__cause__`` or refuse to set attributes (a frozen dataclass does). So its fields are read and set by the
+descriptors of `BaseException`, and whatever its methods raise is caught here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from sharedarray import errors
 from sharedarray.pool.pickling import Pickled, dumps, loads
 
-__all__ = ["Failure", "RemoteTraceback", "forget_frames", "pack", "rebuild"]
+__all__ = [
+    "Failure",
+    "RemoteTraceback",
+    "cause_of",
+    "class_of",
+    "described",
+    "forget_frames",
+    "pack",
+    "rebuild",
+    "traceback_of",
+]
 
 # A chain of causes longer than this is a loop or a runaway; the text has all of it anyway.
 _CHAIN = 32
+
+_fields: Any = BaseException.__dict__
+_cause, _context = _fields["__cause__"], _fields["__context__"]
+_suppress, _traceback = _fields["__suppress_context__"], _fields["__traceback__"]
+_members: Any = BaseExceptionGroup.__dict__["exceptions"]
+
+
+def cause_of(exception: BaseException) -> BaseException | None:
+    """Return the cause of an exception, whatever its class makes of ``__cause__``."""
+    cause: BaseException | None = _cause.__get__(exception)
+    return cause
+
+
+def traceback_of(exception: BaseException) -> TracebackType | None:
+    """Return the traceback of an exception, whatever its class makes of ``__traceback__``."""
+    found: TracebackType | None = _traceback.__get__(exception)
+    return found
+
+
+def class_of(value: object) -> str:
+    """Return module and name of an object's class, for messages."""
+    kind = type(value)
+    try:
+        return f"{kind.__module__}.{kind.__qualname__}"
+    except BaseException:  # its metaclass is the user's
+        return type.__repr__(kind)
+
+
+def described(exception: BaseException) -> str:
+    """Return the name of an exception's class and its text, for messages."""
+    kind = class_of(exception).rpartition(".")[2]
+    try:
+        return f"{kind}: {exception}"
+    except BaseException as broken:  # its __str__
+        return f"{kind} (its __str__ raised {class_of(broken).rpartition('.')[2]})"
 
 
 class RemoteTraceback(Exception):
@@ -74,25 +125,26 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
     skip
         The innermost entry of its traceback that is the pool's own; what follows it is shown.
     """
-    own = exception.__traceback__
+    own = traceback_of(exception)
     try:
         if skip is not None and skip.tb_next is not None:
-            exception.__traceback__ = skip.tb_next
+            _traceback.__set__(exception, skip.tb_next)
         return _packed(exception)
     finally:
-        exception.__traceback__ = own
+        _traceback.__set__(exception, own)
 
 
 def _packed(exception: BaseException) -> Pickled:
     try:
         text = "".join(traceback.format_exception(exception))
-    except Exception as broken:  # a __str__ that raises, say
-        text = f"{type(exception).__qualname__} (its traceback cannot be shown: {broken!r})\n"
+    except BaseException as broken:  # an attribute that raises, say
+        lines = traceback.format_tb(traceback_of(exception))
+        text = "".join(lines) + f"{described(exception)} (not all can be shown: {described(broken)})\n"
     links = _links(exception)
     try:
         pickled = dumps(Failure(links, text))
         loads(pickled.stream, pickled.pieces())
-    except Exception as reason:
+    except BaseException as reason:
         links = tuple(_replace(link, reason, text if i == 0 else None) for i, link in enumerate(links))
         pickled = dumps(Failure(links, text))
     return pickled
@@ -103,40 +155,48 @@ def _links(exception: BaseException) -> tuple[Link, ...]:
     places = {id(exception): 0}
     links: list[Link] = []
     for current in found:  # grows while it is walked
-        for other in (current.__cause__, current.__context__):
+        cause, context = cause_of(current), _context.__get__(current)
+        for other in (cause, context):
             if other is not None and id(other) not in places and len(found) < _CHAIN:
                 places[id(other)] = len(found)
                 found.append(other)
         links.append(
             Link(
                 current,
-                places.get(id(current.__cause__)),
-                places.get(id(current.__context__)),
-                current.__suppress_context__,
-                tuple(note for note in getattr(current, "__notes__", ()) if isinstance(note, str)),
+                places.get(id(cause)),
+                places.get(id(context)),
+                _suppress.__get__(current),
+                _notes_of(current),
             )
         )
     return tuple(links)
 
 
-def _replace(link: Link, reason: Exception, text: str | None) -> Link:
+def _notes_of(exception: BaseException) -> tuple[str, ...]:
+    try:
+        return tuple([note for note in getattr(exception, "__notes__", ()) if type(note) is str])
+    except BaseException:  # an attribute of the user's
+        return ()
+
+
+def _replace(link: Link, reason: BaseException, text: str | None) -> Link:
     """Put a stand-in for an exception that cannot travel; one that can stays as it is."""
     try:
         pickled = dumps(link.exception)
         loads(pickled.stream, pickled.pieces())
-    except Exception as own:
+    except BaseException as own:
         reason = own
     else:
         return link
-    kind = type(link.exception)
+    kind = class_of(link.exception)
     try:
         shown = str(link.exception)
-    except Exception:
+    except BaseException:
         shown = "<its text cannot be shown>"
     stand_in = errors.NotPicklableError(
-        f"a task raised {kind.__module__}.{kind.__qualname__}: {shown}, which cannot be sent to the caller",
-        name=kind.__qualname__,
-        found=f"{type(reason).__name__}: {reason}",
+        f"a task raised {kind}: {shown}, which cannot be sent to the caller",
+        name=kind.rpartition(".")[2],
+        found=described(reason),
         expected="an exception that pickle can write and read back",
         cause="its constructor needs other arguments than the ones in its args, or it holds something "
         "that cannot be pickled",
@@ -152,19 +212,21 @@ def rebuild(failure: Failure) -> BaseException:
     for link in failure.chain:
         exception = link.exception
         if link.context is not None:
-            exception.__context__ = exceptions[link.context]
+            _context.__set__(exception, exceptions[link.context])
         if link.cause is not None:
-            exception.__cause__ = exceptions[link.cause]
-        exception.__suppress_context__ = link.suppress
-        if link.notes and not getattr(exception, "__notes__", None):
-            for note in link.notes:
-                exception.add_note(note)
+            _cause.__set__(exception, exceptions[link.cause])
+        _suppress.__set__(exception, link.suppress)
+        if link.notes:
+            with contextlib.suppress(BaseException):  # a class that refuses them
+                if not getattr(exception, "__notes__", None):
+                    for note in link.notes:
+                        exception.add_note(note)
     # The first exception of the chain of causes has no cause of its own: there the text is hung.
     first, seen = exceptions[0], {id(exceptions[0])}
-    while first.__cause__ is not None and id(first.__cause__) not in seen:
-        first = first.__cause__
+    while (cause := cause_of(first)) is not None and id(cause) not in seen:
+        first = cause
         seen.add(id(first))
-    first.__cause__ = RemoteTraceback(failure.text)
+    _cause.__set__(first, RemoteTraceback(failure.text))
     return exceptions[0]
 
 
@@ -177,8 +239,8 @@ def forget_frames(exception: BaseException) -> None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        current.__traceback__ = None
-        pending += [other for other in (current.__cause__, current.__context__) if other is not None]
-        if isinstance(current, BaseExceptionGroup):
-            pending += current.exceptions
+        traceback.clear_frames(traceback_of(current))
+        _traceback.__set__(current, None)
+        pending += [other for other in (cause_of(current), _context.__get__(current)) if other is not None]
+        if issubclass(type(current), BaseExceptionGroup):
+            pending += _members.__get__(current)

@@ -407,7 +407,10 @@ def contiguous(source: Source) -> Buffer:
 
 def simple(values: Iterable[Any]) -> bool:
     """Say whether these are numbers, text and the like, which need no care and can be shared by tasks."""
-    return _SIMPLE.issuperset(map(type, values))
+    try:
+        return _SIMPLE.issuperset(map(type, values))
+    except Exception:  # the hash of a class is its metaclass's
+        return False
 
 
 def _home_of(function: Any) -> tuple[str | None, str] | None:

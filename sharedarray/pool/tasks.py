@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from sharedarray.pool.pickling import Pickled
 
-__all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number", "opened"]
+__all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number"]
 
 
 class Helper(Protocol):
@@ -427,7 +427,14 @@ class Gathering:
         Whether they are taken in their order.
     call
         The number of the call.
+
+    Attributes
+    ----------
+    failed
+        Whether an exception of a task was raised by the one that takes the outcomes.
     """
+
+    failed = False
 
     def __init__(self, engine: Helper, count: int = 0, *, ordered: bool = True, call: int = 0) -> None:
         self.call = call
@@ -460,7 +467,7 @@ class Gathering:
             run.reverse()
             while run:
                 if type(run[-1]) is Raised:
-                    opened(run.pop())
+                    self.opened(run.pop())
                 yield run.pop()
 
     def take_any_outcome(self, deadline: float | None = None) -> Any:
@@ -468,6 +475,18 @@ class Gathering:
         if not self._came:
             self._wait(lambda: bool(self._came), deadline)
         return self._came.popleft()
+
+    def opened(self, outcome: Any) -> Any:
+        """Return a value, or raise the exception that came in place of one."""
+        if type(outcome) is not Raised:
+            return outcome
+        self.failed = True
+        exception = outcome.exception
+        del outcome
+        try:
+            raise exception
+        finally:
+            del exception  # or its frame would hold it
 
     def _wait(self, there: Callable[[], bool], deadline: float | None) -> None:
         self._engine.help(there, deadline)
@@ -527,15 +546,3 @@ class Gathering:
     def cancel_items(self, index: int, count: int) -> None:
         """Hear that these will not be done."""
         self.put(index, [Raised(CancelledError()) for _ in range(count)])
-
-
-def opened(outcome: Any) -> Any:
-    """Return a value, or raise the exception that came in place of one."""
-    if type(outcome) is not Raised:
-        return outcome
-    exception = outcome.exception
-    del outcome
-    try:
-        raise exception
-    finally:
-        del exception  # or its frame would hold it

@@ -402,6 +402,9 @@ class _Answers:
             if end > self._size or not self._count:
                 self._write()
                 start, end = 0, len(data)
+                if end > self._size:  # an integer of thousands of digits
+                    self._send_row(self._rows_items - behind - 1, 1, data, began, ended)
+                    return
                 self._words[1] = self._row
                 self._words[2] = self._index = self._rows_items - behind - 1
                 self._began = self._since = began
@@ -454,13 +457,17 @@ class _Answers:
             return
         if self._count:
             count, self._count = self._count, 0
-            stream = outbox.row_of(self._index, count, self._space[: self._length])
-            head = HEADER.pack(Kind.RESULTS, 0, 0, count, self._row, len(stream), self._began, self._ended)
-            self._channel.write(head + stream)
+            self._send_row(self._index, count, self._space[: self._length], self._began, self._ended)
         else:
             self._channel.write(bytes(self._space[: self._length]))
         self._words[3] += 1
         self._words[0] = self._length = 0
+
+    def _send_row(self, index: int, count: int, data: bytes | memoryview, began: int, ended: int) -> None:
+        """Send so many results of the row, from ``index`` on."""
+        stream = outbox.row_of(index, count, data)
+        head = HEADER.pack(Kind.RESULTS, 0, 0, count, self._row, len(stream), began, ended)
+        self._channel.write(head + stream)
 
     def send(
         self,
@@ -648,7 +655,7 @@ class _Worker:
             if not claim(False):
                 self._drop()
                 return
-            began = ended
+            began, left = ended, len(args) - 1
             if attachments is not None:
                 attachments.begin()
             try:
@@ -657,6 +664,7 @@ class _Worker:
                     again = self._again(row.function)
                 value = function(*args.pop())
             except BaseException as raised:
+                del args[left:]  # its own are still there if the function could not be loaded
                 self._attachments.end()
                 if function_shares:
                     function = None
@@ -665,11 +673,15 @@ class _Worker:
                 if attachments is not None:
                     attachments.end()
                 ended = monotonic_ns()
-                kind = type(value)
                 if function_shares and (not args or not self._left()):
                     function = None  # before the last answer: what it refers to is free when that is there
                     self._attachments.settle()
-                if kind in _SMALL or (kind in _TEXT and len(value) < _SHORT):
+                kind = type(value)
+                try:
+                    small = kind in _SMALL or (kind in _TEXT and len(value) < _SHORT)
+                except BaseException:  # the hash of a class is its metaclass's
+                    small = False
+                if small:
                     if not args:
                         self._todo.popleft()
                     answers.add(value, len(args), began, ended)
@@ -723,7 +735,11 @@ class _Worker:
         except BaseException as raised:
             outcome = _failed(raised)
         else:
-            if type(value) in _SMALL:
+            try:
+                small = type(value) in _SMALL
+            except BaseException:  # as in `_row`
+                small = False
+            if small:
                 self._attachments.settle()
                 stream = _marshalled(value, FORMAT)
                 self._answers.one(frame.task, began, monotonic_ns(), stream)
@@ -810,22 +826,33 @@ class _Worker:
         """Send an answer, and keep what has to live until the pool has it."""
         ended = monotonic_ns()
         self._attachments.settle()
-        if answer.blocks:
-            self._held.setdefault(number, deque()).append(value)
         flags = answer.layout | HOLDS if answer.blocks else answer.layout
         if answer.stowed:
+            self._hold(number, answer, value)
             if answer.blocks or len(answer.stream) >= _SHORT or not self._todo:
                 self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
             else:
                 self._answers.later(kind, flags, number, began, ended, answer.stream)
             return
-        sources = answer.sources()
-        entries, inline = self._place(number, sources)
+        try:
+            sources = answer.sources()
+            entries, inline = self._place(number, sources)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as reason:  # no memory for a copy, or a dtype that cannot be copied as bytes
+            self._send(number, began, *_failed(_unsendable(value, reason)))
+            return
+        self._hold(number, answer, value)
         stream = answer.stream
         if len(sources) > len(answer.parcels):
             stream = b""
             entries[-1] = entries[-1]._replace(flags=STREAM)
         self._answers.send(kind, flags, 0, number, began, ended, stream, entries, inline)
+
+    def _hold(self, number: int, answer: Pickled, value: object) -> None:
+        """Keep a value whose answer refers to shared blocks until the pool has said TAKEN."""
+        if answer.blocks:
+            self._held.setdefault(number, deque()).append(value)
 
     def _place(self, number: int, sources: Sequence[Any]) -> tuple[list[Entry], list[Buffer]]:
         """Copy the buffers of an answer into a slot, if there is one to be had."""
@@ -869,7 +896,7 @@ def _failed(raised: BaseException) -> tuple[Kind, Pickled, object]:
 
 def _ours(raised: BaseException) -> Any:
     """Return the last entry of the traceback that is this file's, for what comes before it tells nothing."""
-    found, entry = None, raised.__traceback__
+    found, entry = None, failures.traceback_of(raised)
     while entry is not None and entry.tb_frame.f_code.co_filename == __file__:
         found, entry = entry, entry.tb_next
     return found
@@ -877,8 +904,8 @@ def _ours(raised: BaseException) -> Any:
 
 def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
     error = errors.NotPicklableError(
-        f"the task returned a {type(result).__module__}.{type(result).__qualname__} that cannot be sent back",
-        found=f"{type(reason).__name__}: {reason}",
+        f"the task returned a {failures.class_of(result)} that cannot be sent back",
+        found=failures.described(reason),
         expected="a result that pickle or cloudpickle can write",
         cause="open files, locks, generators and the like belong to one process",
         next_step="return the data that the caller needs from it",

@@ -289,9 +289,16 @@ def _to_preload() -> tuple[str, ...]:
     """
     heavy = _HEAVY in sys.modules
     if heavy not in _preload:
-        names = [name for name in list(sys.modules) if name.startswith(f"{_HEAVY}.") and ".tests" not in name]
+        names = [name for name in list(sys.modules) if _is_preloaded(name)]
         _preload[heavy] = (__name__, *sorted(names))
     return _preload[heavy]
+
+
+def _is_preloaded(name: str) -> bool:
+    """Return whether the fork server loads a module: one of scikit-learn's that is not made at run time."""
+    found = getattr(sys.modules.get(name), "__spec__", None)
+    is_importable = getattr(found, "name", None) == name
+    return is_importable and name.startswith(f"{_HEAVY}.") and ".tests" not in name
 
 
 _idle = _Idle()

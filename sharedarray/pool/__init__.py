@@ -11,11 +11,13 @@ pickling       tasks and results as pickles; shared arrays by reference
 failures       exceptions on their way home
 deaths         what an exit code says
 threads        how many threads numeric libraries may use in a worker
+seeds          random numbers that differ between workers
 progress       progress bars
 outbox         small answers that a worker has not sent yet, where its death cannot take them
 attachments    what a worker keeps mapped between tasks
 tasks          what is asked of a pool, and where the outcome goes
 worker         what runs in each process of a pool
+forkserver     a process that forks itself for each worker
 processes      how these are started, and what they inherit
 members        one worker, seen from the pool
 reports        what a pool tells of itself: copies, times, counts

@@ -1109,7 +1109,8 @@ class Engine:
                 self._add_member()
             except Exception as reason:
                 if not self._members:
-                    self._break("no worker process could be started", reason)
+                    found = f"{type(reason).__name__}: {reason}"
+                    self._break("no worker process could be started", reason, found=found)
                 break
         with self._lock:
             for member in self._members:

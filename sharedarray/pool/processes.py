@@ -7,10 +7,11 @@ are as they are for any other process of that module. Three things differ, and t
 - **The main module stays at home.** multiprocessing imports the script again in each child, which is what
   makes ``if __name__ == "__main__"`` necessary. Here it is left out of what the child is told to prepare;
   functions of the main module travel by value instead (see `pickling`).
-- **The fork server is our own**, with NumPy and the worker loaded once. The one that
-  `multiprocessing.set_forkserver_preload` configures is not touched. All pools of a process share it, but for
-  those that want other modules loaded besides: these have servers of their own. It ends
-  with the last process that holds the pipe to it, and a fork of this process starts one for itself.
+- **The fork server is our own** (`forkserver`), with NumPy and the worker loaded once. multiprocessing's fork
+  server is not touched. The pools of a process share ours. Pools that want other modules loaded have servers
+  of their own. So have workers that start after a change of the environment variables that an interpreter or
+  a numeric library reads only once. A server ends when this process has ended; a fork of this process starts
+  a server for itself.
 - **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
   that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
   unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that
@@ -18,8 +19,11 @@ are as they are for any other process of that module. Three things differ, and t
   result would never hear of it (tried: one Ctrl-C in three was lost while workers started). Where there are
   no signals to block, a child has a process group of its own, which Ctrl-C does not reach.
 
-What a new interpreter needs before anything else, the limits of thread numbers in the environment, rides on
-the preparation data, which is unpickled before the first import of this package in the child.
+What a new interpreter needs before anything else, such as the limits of thread numbers in the environment,
+rides on the preparation data, which is unpickled before the first import of this package in the child.
+
+What a worker inherits is the caller's, as of the worker's start: the environment, removed variables included,
+the working directory, ``sys.path``, ``sys.argv`` and the use of bytecode files.
 """
 
 from __future__ import annotations
@@ -33,21 +37,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import context, process, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from sharedarray.pool import threads
+from sharedarray.pool import forkserver, threads
 
 __all__ = ["WorkerProcess", "block_signals", "default_method", "make_ready", "method_of", "start"]
 
-# What a child that is not forked from us would do with the main module.
-_MAIN = ("init_main_from_name", "init_main_from_path")
-
 # Loaded by the fork server before its first fork, in this order.
-_PRELOAD = ("numpy", "sharedarray.pool.worker", "threadpoolctl")
+_PRELOAD = ("numpy", "sharedarray.pool.worker")
+# Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
+# server that started with other values is of no use for a new worker.
+_READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)
+# Fork servers that wait for the next worker. Each has some 30 MB of its own.
+_SERVERS = 4
+# How often, and after how many seconds each, a start looks whether a fork server that was closed has ended.
+_LOOKS, _LOOK = 20, 0.005
 
 
 def default_method() -> str:
@@ -179,23 +188,51 @@ def _after_fork_in_parent() -> None:
 
 
 class _Preset:
-    """Sets environment variables in the child when the preparation data are unpickled, before any import."""
+    """What is called in the child when the preparation data are unpickled."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
-        self._code = f"import os; os.environ.update({variables!r})"
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._call = function, args
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return exec, (self._code,)
+        return self._call
 
 
-def _orders(popen: Any, child: WorkerProcess) -> memoryview:
-    """Return what a new interpreter reads first: how to prepare itself, and the process object."""
-    preparation = spawn.get_preparation_data(child.name)
-    for key in _MAIN:
-        preparation.pop(key, None)
-    if preparation.get("start_method") not in multiprocessing.get_all_start_methods():
-        preparation.pop("start_method", None)  # of a library that is not loaded there, as loky
-    preparation = {"sharedarray_preset": _Preset(child.environment), **preparation}
+def _new_interpreter(variables: dict[str, str]) -> _Preset:
+    """Return what a new interpreter does before any import of this package."""
+    bytecode = sys.dont_write_bytecode, sys.pycache_prefix
+    return _Preset(
+        exec,
+        f"import os, sys; os.environ.update({variables!a}); "
+        f"sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}",
+    )
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """Return what `multiprocessing.spawn.prepare` does in a child, without the main module.
+
+    `multiprocessing.spawn.get_preparation_data` fails if the main module has no ``__spec__``, as under pdb,
+    and if the working directory was removed.
+    """
+    found: dict[str, Any] = {
+        "log_to_stderr": getattr(util, "_log_to_stderr", False),
+        "authkey": process.current_process().authkey,
+        "name": name,
+        "sys_path": forkserver.spawn_path(),
+        "sys_argv": getattr(sys, "argv", [""]),
+        "orig_dir": getattr(process, "ORIGINAL_DIR", None),
+        "start_method": multiprocessing.get_start_method(allow_none=True),
+    }
+    if found["start_method"] not in multiprocessing.get_all_start_methods():
+        del found["start_method"]  # none was chosen, or that of a library that is not loaded there, as loky
+    logger = getattr(util, "_logger", None)
+    if logger is not None:
+        found["log_level"] = logger.getEffectiveLevel()
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _orders(popen: Any, child: WorkerProcess, preset: _Preset) -> memoryview:
+    """Return what a child that is not forked from us reads first: how to prepare itself, and its object."""
+    preparation = {"sharedarray_preset": preset, **_preparation(child.name)}
     file = io.BytesIO()
     context.set_spawning_popen(popen)
     try:
@@ -230,7 +267,12 @@ class _AskedOnce:
         if flag == 0 and self.returncode is None:
             self._until_ended()
         with self._asking:
-            code: int | None = super().poll()  # type: ignore[misc]
+            if self.returncode is None:
+                self.returncode = self._status()
+            return self.returncode
+
+    def _status(self) -> int | None:
+        code: int | None = super().poll()  # type: ignore[misc]
         return code
 
     def _until_ended(self) -> None:
@@ -287,7 +329,7 @@ if "fork" not in multiprocessing.get_all_start_methods():
             self.finalizer = util.Finalize(self, os.close, (reading,))
             with open(writing, "wb") as pipe:
                 try:
-                    pipe.write(_orders(self, process_obj))
+                    pipe.write(_orders(self, process_obj, _new_interpreter(process_obj.environment)))
                 except BaseException:
                     self.kill()
                     raise
@@ -353,7 +395,7 @@ if "fork" in multiprocessing.get_all_start_methods():
     _WAYS["fork"] = _Fork
 
 if "forkserver" in multiprocessing.get_all_start_methods():
-    from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix
+    from multiprocessing import popen_spawn_posix
 
     class _Spawn(_OurChild, popen_spawn_posix.Popen):
         """A new interpreter, told what to do over a pipe."""
@@ -361,7 +403,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         def _launch(self, process_obj: WorkerProcess) -> None:
             tracker = resource_tracker.getfd()
             assert tracker is not None
-            orders = _orders(self, process_obj)
+            orders = _orders(self, process_obj, _new_interpreter(process_obj.environment))
             status, child_status = os.pipe()
             child_orders, to_child = os.pipe()
             # The child's ends of both pipes, the tracker's, and what the process object brings along.
@@ -377,56 +419,126 @@ if "forkserver" in multiprocessing.get_all_start_methods():
             with open(to_child, "wb", closefd=False) as pipe:
                 pipe.write(orders)
 
-    class _ForkServed(_AskedOnce, popen_forkserver.Popen):
-        """A copy of our fork server."""
+    class _ForkServed(_AskedOnce, popen_fork.Popen):
+        """A copy of our fork server, whose child it is."""
+
+        method = "forkserver"
+        DupFd = forkserver.Inherited
+
+        def __init__(self, process_obj: WorkerProcess) -> None:
+            self._fds: list[int] = []
+            super().__init__(process_obj)
+
+        def duplicate_for_child(self, fd: int) -> int:
+            """Give the worker a descriptor; called as the process object is pickled."""
+            self._fds.append(fd)
+            return len(self._fds) - 1
 
         def _launch(self, process_obj: WorkerProcess) -> None:
-            # Without threadpoolctl, limits work only for libraries that are not loaded yet.
-            preload = process_obj.can_limit_loaded or not process_obj.environment
-            modules = (*_PRELOAD, *process_obj.preload) if preload else ()
-            orders = _orders(self, process_obj)
+            here, directory = _working_directory(self)
             try:
-                self._ask(_server(modules), orders)
-            except (EOFError, ConnectionError):
-                # The server was killed between the question whether it lives and the request.
-                if self.finalizer is not None:
-                    self.finalizer()
-                self._ask(_server(modules), orders)
+                preset = _Preset(
+                    forkserver.settle,
+                    {**os.environ, **process_obj.environment},
+                    directory,
+                    (sys.dont_write_bytecode, sys.pycache_prefix),
+                )
+                orders = _orders(self, process_obj, preset)
+                try:
+                    self._ask(_server(process_obj), orders)
+                except (EOFError, ConnectionError):
+                    # The server was killed between the question whether it lives and the request.
+                    if self.finalizer is not None:
+                        self.finalizer()
+                    server = _server(process_obj)
+                    try:
+                        self._ask(server, orders)
+                    except (EOFError, ConnectionError):
+                        if self.finalizer is not None:
+                            self.finalizer()
+                        raise server.failure() from None
+            finally:
+                if here is not None:
+                    os.close(here)
 
         def _ask(self, server: forkserver.ForkServer, orders: memoryview) -> None:
-            status, to_child = server.connect_to_new_process(self._fds)
+            tracker = resource_tracker.getfd()
+            assert tracker is not None
+            status, to_child = server.fork([tracker, *self._fds])
             # Kept open for as long as this object lives: the child sees by it that we do.
             alive = os.dup(to_child)
             self.finalizer = util.Finalize(self, _close_all, (status, alive))
             self.sentinel = status
             with open(to_child, "wb") as pipe:
                 pipe.write(orders)
-            self.pid = forkserver.read_signed(status)
+            self.pid = forkserver.read_number(status)
+
+        def _status(self) -> int | None:
+            if not wait([self.sentinel], 0):
+                return None
+            try:
+                return forkserver.read_number(self.sentinel)
+            except (OSError, EOFError):
+                return _UNKNOWN
+
+    # The exit code of a worker whose fork server was killed: multiprocessing's fork server has the same.
+    _UNKNOWN = 255
+
+    def _working_directory(popen: _ForkServed) -> tuple[int | None, forkserver.Inherited | str | None]:
+        """Return this process's working directory, for a worker: open, and as it is handed over.
+
+        It is handed over open, because it may have been removed, and its path may lead elsewhere by now.
+        """
+        try:
+            here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # it may not be read
+            with contextlib.suppress(OSError):
+                return None, os.getcwd()
+            return None, None
+        return here, forkserver.Inherited(popen.duplicate_for_child(here))
 
     _WAYS["spawn"] = _Spawn
     _WAYS["forkserver"] = _ForkServed
 
-    # The fork servers, by the modules that they load in advance. This is their only home, and it is
-    # emptied in a fork of this process, whose parent goes on with them.
-    _servers: dict[tuple[str, ...], forkserver.ForkServer] = {}
+    # The fork servers, the one that was used last at the end. This is their only home, and it is emptied in a
+    # fork of this process, whose parent goes on with them.
+    _servers: dict[tuple[Any, ...], forkserver.ForkServer] = {}
+    _closed: list[forkserver.ForkServer] = []  # those that end when their workers have
 
-    def _server(modules: tuple[str, ...]) -> forkserver.ForkServer:
-        server = _servers.get(modules)
+    def _server(worker: WorkerProcess) -> forkserver.ForkServer:
+        """Return the fork server for a worker, with what it must have read and loaded."""
+        fixed = {name: value for name, value in os.environ.items() if name.startswith(_READ_ONCE)}
+        extra: dict[str, str] = {}
+        modules = *_PRELOAD, *worker.preload
+        if worker.can_limit_loaded:  # the worker does that
+            modules = "threadpoolctl", *modules
+            for name in worker.environment:
+                fixed.pop(name, None)
+        else:
+            extra = worker.environment
+        key = modules, *sorted({**fixed, **extra}.items()), *forkserver.interpreter_flags()
+        server = _servers.pop(key, None)
+        _closed[:] = [closed for closed in _closed if not closed.reaped()]
         if server is None:
-            server = _servers[modules] = forkserver.ForkServer()
-            server.set_forkserver_preload(list(modules))
+            server = forkserver.ForkServer(modules, extra)
+        _servers[key] = server
+        while len(_servers) > _SERVERS:
+            oldest = _servers.pop(next(iter(_servers)))
+            oldest.close()
+            _closed.append(oldest)
+            for _ in range(_LOOKS):  # a server without workers ends at once, and is no zombie then
+                if oldest.reaped():
+                    break
+                time.sleep(_LOOK)
         return server
 
     def _after_fork_in_child() -> None:
         global _starting
         _starting = threading.RLock()
         for server in _servers.values():
-            # A copy of this descriptor would keep the parent's server alive for as long as we are.
-            alive = getattr(server, "_forkserver_alive_fd", None)
-            if isinstance(alive, int):
-                with contextlib.suppress(OSError):
-                    os.close(alive)
+            server.close()  # or the parent's server would live for as long as we do
         _servers.clear()
+        _closed.clear()
 
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child

@@ -38,7 +38,7 @@ from typing import Any
 
 from sharedarray import errors
 from sharedarray._platform import platform
-from sharedarray.pool import failures, outbox, threads
+from sharedarray.pool import failures, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.links import PIPES, Line
@@ -266,9 +266,10 @@ def _box(ends: Ends) -> mmap.mmap | None:
 
 
 def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
-    """Limit threads and run the initializer; tell the pool how that went, and return whether it went well."""
+    """Limit threads, seed random numbers, run the initializer; tell the pool, and return if it went well."""
     try:
         threads.limit(setup.threads)
+        seeds.reseed()
         if isinstance(setup, PackedSetup):
             initializer, initargs = loads(setup.stream, setup.buffers)
         else:

@@ -1,0 +1,353 @@
+"""What a worker has from the caller, as of the worker's start: environment, modules and so on."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import METHODS, ROOT, environment
+from needs import needs_fork
+
+import sharedarray as sa
+from sharedarray.pool import seeds, threads
+
+needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
+
+
+def program(tmp_path: Path, code: str, *args: str, flags=(), **variables: str):
+    """Run a program, from a directory of its own; return what it wrote to each stream."""
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(code))
+    done = subprocess.run(
+        [sys.executable, *flags, str(path), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(PYTHONPATH=str(ROOT), **variables),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+# -- random numbers -------------------------------------------------------------------------------------
+
+
+def draw():
+    return int(np.random.randint(1 << 62)), random.random()
+
+
+def draw_once(pool):
+    return pool.submit(draw).result()
+
+
+@pytest.mark.lingers("descriptor")  # the pipe to a fork server that has loaded numpy.random
+def test_workers_draw_different_numbers(method):
+    np.random.rand()
+    state = np.random.get_state()[1].tolist(), random.getstate()
+    options = {"preload": ["numpy.random"]} if method == "forkserver" else {}
+    draws = []
+    for _ in range(2):
+        with sa.Pool(1, method, max_tasks_per_child=1, **options) as pool:
+            draws += [draw_once(pool), draw_once(pool)]
+    for kind in zip(*draws, strict=True):
+        assert len(set(kind)) == 4
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == state
+
+
+def seed():
+    np.random.seed(5)
+    random.seed(5)
+
+
+@pytest.mark.lingers("descriptor")
+def test_the_seed_of_an_initializer_stays(method):
+    options = {"preload": ["numpy.random"]} if method == "forkserver" else {}
+    before = np.random.get_state(), random.getstate()
+    seed()
+    expected = draw()
+    np.random.set_state(before[0])
+    random.setstate(before[1])
+    with sa.Pool(1, method, initializer=seed, **options) as pool:
+        assert draw_once(pool) == expected
+
+
+@needs_fork
+def test_another_bit_generator_is_seeded_as_well():
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
+    try:
+        with sa.Pool(1, "fork", max_tasks_per_child=1) as pool:
+            assert len({draw_once(pool)[0] for _ in range(3)}) == 3
+    finally:
+        np.random.set_bit_generator(before)
+
+
+def test_only_loaded_generators_are_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(seed=lambda: seeded.append("torch")))
+    monkeypatch.delitem(sys.modules, "numpy.random")
+    seeds.reseed()
+    assert seeded == ["torch"]
+    assert "numpy.random" not in sys.modules
+
+
+# -- the environment ------------------------------------------------------------------------------------
+
+
+def look():
+    shell = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getenv('SA_NEW'))"], capture_output=True
+    )
+    return {
+        "variables": {name: value for name, value in os.environ.items() if name.startswith("SA_")},
+        "below": shell.stdout.split(),
+        "hour": time.localtime(0).tm_hour,
+        "directory": os.getcwd(),
+        "path": sys.path[-1],
+    }
+
+
+def test_a_worker_starts_in_the_present_environment(method, monkeypatch, tmp_path):
+    monkeypatch.setenv("SA_OLD", "old")
+    monkeypatch.setenv("SA_GONE", "here")
+    with sa.Pool(1, method, max_tasks_per_child=1) as pool:
+        before = pool.submit(look).result()
+        # The next worker may have been started already; the one after that is not.
+        monkeypatch.setenv("SA_OLD", "\udcff changed")
+        monkeypatch.setenv("SA_NEW", "new")
+        monkeypatch.delenv("SA_GONE")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        sys.path.append("at the end")
+        if hasattr(time, "tzset"):
+            monkeypatch.setenv("TZ", "XYZ-5")
+            time.tzset()
+        try:
+            pool.submit(look).result()
+            after, expected = pool.submit(look).result(), look()
+        finally:
+            sys.path.remove("at the end")
+            monkeypatch.undo()
+            if hasattr(time, "tzset"):
+                time.tzset()
+    assert before["variables"] == {"SA_OLD": "old", "SA_GONE": "here"}
+    assert after["variables"] == {"SA_OLD": "\udcff changed", "SA_NEW": "new"}
+    assert after == expected
+
+
+@needs_server
+@pytest.mark.lingers("descriptor")
+def test_what_a_loaded_module_sets_stays_unless_the_caller_sets_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SA_REMOVED", "here")
+    (tmp_path / "sa_sets_a_variable.py").write_text(
+        "import os\nos.environ['SA_SET'] = os.environ['SA_ALSO'] = 'module'\ndel os.environ['SA_REMOVED']\n"
+    )
+
+    def seen():
+        with sa.Pool(1, preload=["sa_sets_a_variable"]) as pool:
+            return [pool.submit(os.getenv, f"SA_{name}").result() for name in ("SET", "ALSO", "REMOVED")]
+
+    assert seen() == ["module", "module", None]
+    monkeypatch.setenv("SA_SET", "caller")
+    monkeypatch.setenv("SA_REMOVED", "again")
+    assert seen() == ["caller", "module", "again"]
+
+
+@needs_server
+@pytest.mark.lingers("descriptor")
+def test_variables_that_are_read_once_are_read_again(monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore::BytesWarning")
+    with sa.Pool(1) as pool:
+        assert "ignore::BytesWarning" in pool.submit(eval, "__import__('sys').warnoptions").result()
+    monkeypatch.delenv("PYTHONWARNINGS")
+    with sa.Pool(1) as pool:
+        assert "ignore::BytesWarning" not in pool.submit(eval, "__import__('sys').warnoptions").result()
+
+
+@pytest.mark.lingers("descriptor")
+def test_fork_servers_are_few(monkeypatch):
+    if "forkserver" not in METHODS:
+        pytest.skip("there is no fork server here")
+    from sharedarray.pool import processes
+
+    monkeypatch.setattr(processes, "_servers", {})
+    monkeypatch.setattr(processes, "_SERVERS", 1)
+    pools = []
+    for language in ("de", "fr"):
+        monkeypatch.setenv("LANGUAGE", language)
+        pools.append(sa.Pool(1))
+        assert pools[-1].submit(abs, -1).result() == 1
+    (server,) = processes._servers.values()
+    assert (
+        pools[0].submit(os.getenv, "LANGUAGE").result() == "de"
+    )  # its server is closed, and serves it still
+    for pool in pools:
+        pool.shutdown()
+    server.close()
+    processes._closed.append(server)
+    for closed in processes._closed:
+        assert closed._program.wait(10) == 0
+    processes._closed.clear()
+
+
+def test_warning_filters_of_the_command_line(tmp_path, method):
+    code = """
+        import sys, warnings
+        import sharedarray as sa
+
+        def warn():
+            warnings.warn("from a task", UserWarning)
+
+        with sa.Pool(1, sys.argv[1]) as pool:
+            print(pool.submit(warn).exception())
+    """
+    out, _ = program(tmp_path, code, method, flags=["-W", "error::UserWarning"])
+    assert out == "from a task\n"
+    out, errors = program(tmp_path, code, method, flags=["-W", "ignore"])
+    assert (out, errors) == ("None\n", "")
+
+
+# -- the working directory, and modules in advance ------------------------------------------------------
+
+
+@needs_fork
+def test_the_working_directory_was_removed(tmp_path, method):
+    code = """
+        import os, sys
+        import sharedarray as sa
+
+        def where():
+            try:
+                return os.getcwd()
+            except FileNotFoundError:
+                return os.stat(".").st_ino
+
+        with sa.Pool(1, sys.argv[1]) as pool:
+            assert pool.submit(where).result() == os.getcwd()
+        os.mkdir("directory")
+        os.chdir("directory")
+        os.rmdir("../directory")
+        with sa.Pool(1, sys.argv[1]) as pool:
+            print(pool.submit(where).result() == where())
+    """
+    os.chdir(tmp_path)
+    try:
+        assert program(tmp_path, code, method) == ("True\n", "")
+    finally:
+        os.chdir(ROOT)
+
+
+@needs_server
+def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
+    (tmp_path / "beside.py").write_text("import os\npid = os.getpid()\n")
+    (tmp_path / "broken.py").write_text("raise ValueError('this is broken')\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
+    code = """
+        import os
+        import sharedarray as sa
+        from sharedarray.pool import threads
+
+        threads.can_limit_loaded = lambda: False
+        def pid():
+            import beside, numpy
+            return beside.pid, os.getpid(), os.environ["OPENBLAS_NUM_THREADS"]
+
+        with sa.Pool(1, preload=["beside", "no_such_module", "broken", "ends"]) as pool:
+            loaded, own, limit = pool.submit(pid).result()
+            print(loaded != own, limit)
+    """
+    out, errors = program(tmp_path, code, OPENBLAS_NUM_THREADS="7")
+    assert out == "True 1\n"
+    lines = errors.splitlines()
+    assert len(lines) == 3
+    assert "no_such_module" in lines[0]
+    assert "could not load broken" in lines[1]
+    assert "this is broken" in lines[1]
+    assert "could not load ends" in lines[2]
+
+
+@needs_server
+def test_a_fork_server_that_dies_says_what_it_was_loading(tmp_path):
+    (tmp_path / "crashes.py").write_text("import os\nos._exit(7)\n")
+    code = """
+        import sharedarray as sa
+
+        with sa.Pool(1, preload=["crashes"]) as pool:
+            print(pool.submit(abs, -1).exception())
+    """
+    out, _ = program(tmp_path, code)
+    assert "while it loaded crashes (exit code 7)" in out
+
+
+@needs_server
+@pytest.mark.lingers("descriptor")
+def test_without_threadpoolctl_limits_are_set_before_libraries_are_loaded(monkeypatch):
+    monkeypatch.setattr(threads, "can_limit_loaded", lambda: False)
+    with sa.Pool(1, threads_per_worker={"MKL_NUM_THREADS": 3}) as pool:
+        assert pool.submit(eval, "'numpy' in __import__('sys').modules").result()
+        assert pool.submit(os.getenv, "MKL_NUM_THREADS").result() == "3"
+
+
+@pytest.mark.parametrize("kind", ["long", "missing", "a file"])
+def test_a_temporary_directory_is_not_needed(tmp_path, kind, first_method):
+    directory = tmp_path / ("x" * 120 if kind == "long" else "directory")
+    if kind == "long":
+        directory.mkdir()
+    elif kind == "a file":
+        directory.write_text("")
+    code = """
+        import sys
+        import sharedarray as sa
+
+        with sa.Pool(1, sys.argv[1]) as pool:
+            print(pool.submit(abs, -1).result())
+    """
+    assert program(tmp_path, code, first_method, TMPDIR=str(directory)) == ("1\n", "")
+
+
+def test_under_pdb(tmp_path, method):
+    (tmp_path / "job.py").write_text(
+        textwrap.dedent(
+            """
+            import sys
+            import sharedarray as sa
+
+            def double(x):
+                return 2 * x
+
+            with sa.Pool(1, sys.argv[1]) as pool:
+                print("answer", pool.submit(double, 2).result())
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pdb", "-c", "continue", "-c", "quit", "job.py", method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+    )
+    assert "answer 4" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_main_module_may_be_anything(tmp_path, method):
+    code = """
+        import sys
+        import sharedarray as sa
+
+        sys.modules["__main__"] = object()
+        with sa.Pool(1, sys.argv[1]) as pool:
+            print(pool.submit(abs, -1).result())
+    """
+    assert program(tmp_path, code, method) == ("1\n", "")

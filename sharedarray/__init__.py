@@ -13,10 +13,12 @@ marks                  which bytes are being written, and which were left half-w
 registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
 segment                named bytes with a lease
+dtypes                 the text that stands for a dtype, and what no header holds
 header                 the NPY page: pure encode and decode
 display                what arrays, blocks and pools look like in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
+subclasses             how instances of ndarray subclasses travel
 creation               NumPy's creation functions, and `share`
 reference              the handle that stands for a view while it travels
 picklers               registration with the picklers that carry tasks
@@ -65,6 +67,7 @@ from sharedarray.errors import (
     HeaderError,
     InvalidNameError,
     LockTimeout,
+    MaskedArrayError,
     MissingExtraError,
     NotOursError,
     NotPicklableError,
@@ -95,6 +98,7 @@ __all__ = [
     "InvalidNameError",
     "Lock",
     "LockTimeout",
+    "MaskedArrayError",
     "MissingExtraError",
     "NotOursError",
     "NotPicklableError",

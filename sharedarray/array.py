@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import errors, header, registry, segment
+from sharedarray import dtypes, errors, header, registry, segment
 from sharedarray._platform import Mode, platform
 from sharedarray.locks import ArrayLock, EmptyLock, Lock
 from sharedarray.progress import Progress
@@ -33,7 +34,7 @@ from sharedarray.segment import Mapping, Segment, mapping_of
 if TYPE_CHECKING:
     from sharedarray.reference import Reference
 
-__all__ = ["Living", "ShapeLike", "SharedArray", "attach", "make", "open"]
+__all__ = ["Living", "ShapeLike", "SharedArray", "address_of", "attach", "make", "on_subclass", "open"]
 
 ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
@@ -46,6 +47,14 @@ _SHOWN_HOLDERS = 8  # pids that a notebook shows
 
 _first_byte = c_char.from_buffer
 _getitem = np.ndarray.__getitem__  # super() takes as long as the slice
+
+
+_of_subclasses: list[Callable[[type[Any]], None]] = []
+
+
+def on_subclass(call: Callable[[type[Any]], None]) -> None:
+    """Call a function with each subclass of `SharedArray` that is defined from now on."""
+    _of_subclasses.append(call)
 
 
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
@@ -112,8 +121,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     >>> b.close()
     """
 
-    _packed: tuple[Any, bytes, Mapping] | None = None  # see `sharedarray.reference.pack_held`
-    _call: Any = None  # see `sharedarray.pool.pickling.short_call`
+    # Slots, not attributes: `numpy.ma` copies an array's attributes into what is made of it, which would hold
+    # the block. Both are unset until the array is sent.
+    __slots__ = ("__dict__", "_call", "_packed")
+    _packed: tuple[Any, bytes, Mapping]  # see `sharedarray.reference.pack_held`
+    _call: Any  # see `sharedarray.pool.pickling.short_call`
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
 
@@ -142,6 +154,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             replace=replace,
         )
         return made if type(made) is cls else made.view(cls)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for told in _of_subclasses:
+            told(cls)
 
     # -- the block ------------------------------------------------------------------------------------
 
@@ -461,7 +478,8 @@ def make(
     """Make a block with the header for this array, and attach to it.
 
     `data` is the array's bytes in memory order; `fill(write, offset)` writes them instead. Without either
-    they are zero. `exist_ok`, `replace` and `progress` are those of `sharedarray.empty`.
+    they are zero. `exist_ok`, `replace` and `progress` are those of `sharedarray.empty`. Metadata of the
+    dtype stays with the array, and with references to it; the block has no place for it.
     """
     if replace and (exist_ok or file is not None):
         raise ValueError(
@@ -494,9 +512,20 @@ def make(
         )
         return over(mapping, layout)
 
+    if (name is not None or file is not None) and dtypes.has_metadata(dtype):
+        warnings.warn(
+            "an NPY header stores no metadata of a dtype: attach() and open() will give the dtype without it",
+            UserWarning,
+            stacklevel=3,
+        )
     if exist_ok and not (name is None and file is None):
-        return _found_or_made(create, layout, name=name, persist=persist, file=file)
-    return create()
+        made = _found_or_made(create, layout, name=name, persist=persist, file=file)
+    else:
+        made = create()
+    # A header tells nothing of metadata, nor of records' scalar class or alignment.
+    if dtype.metadata or dtype.names is not None:
+        made = np.ndarray.view(made, dtype)  # type: ignore[assignment]
+    return made
 
 
 def _found_or_made(
@@ -584,7 +613,15 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
 
 def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
     """Byte in the block at which the view's first element is."""
-    return int(view.__array_interface__["data"][0]) - (mapping.address or _find_address(mapping))
+    return address_of(view) - (mapping.address or _find_address(mapping))
+
+
+def address_of(view: np.ndarray[Any, Any]) -> int:
+    """Return the address of an array's first element in this process, whatever its dtype.
+
+    The array interface has no word for the types of other packages.
+    """
+    return int(view.ctypes.data)
 
 
 def _find_address(mapping: Mapping) -> int:
@@ -597,7 +634,7 @@ def _address(view: np.ndarray[Any, Any]) -> int:
     try:
         return addressof(_first_byte(view))  # type: ignore[arg-type]  # a third of what the array interface takes
     except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
-        return int(view.__array_interface__["data"][0])
+        return address_of(view)
 
 
 def attach(name: str, mode: Mode = "r+") -> SharedArray:

@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import header
+from sharedarray import errors, header
 from sharedarray.array import ShapeLike, SharedArray, as_shape, make
 from sharedarray.progress import Progress
 from sharedarray.segment import Write
+from sharedarray.subclasses import is_masked
 
 __all__ = [
     "empty",
@@ -26,6 +27,7 @@ __all__ = [
     "full_like",
     "ones",
     "ones_like",
+    "refuse_masked",
     "share",
     "zeros",
     "zeros_like",
@@ -59,7 +61,8 @@ def empty(
     shape : int or tuple of int
         Lengths of the axes.
     dtype : dtype_like, default float
-        Type of the elements; any but ``object``.
+        Type of the elements; any but ``object`` and those of other packages. Its metadata, as h5py's enums
+        have, stays with this array and what it is sent as; `attach` by name finds a dtype without it.
     order : {'C', 'F'}
         Whether the last or the first axis varies fastest.
     name : str, optional
@@ -215,6 +218,7 @@ def full(
     >>> sa.full((2, 2), 7).tolist()
     [[7, 7], [7, 7]]
     """
+    refuse_masked(fill_value, "fill an array with")
     chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
     return _full(
         as_shape(shape),
@@ -341,6 +345,7 @@ def full_like(
     progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
+    refuse_masked(fill_value, "fill an array with")
     like, chosen, lengths = _like(a, dtype, shape)
     return _full(
         lengths,
@@ -389,6 +394,8 @@ def share(
 
     Raises
     ------
+    MaskedArrayError
+        The data are a masked array, or have one among them, whose mask would be lost (a `TypeError`).
     BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
         As for `empty`; nothing is left behind.
 
@@ -400,6 +407,7 @@ def share(
     >>> int(sa.attach("frames_of_share").sum())
     15
     """
+    refuse_masked(array_like, "share")
     source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
     source = source.view(np.ndarray)
     chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
@@ -436,6 +444,28 @@ def share(
         replace=replace,
         progress=progress,
     )
+
+
+_NUMBERS = frozenset((bool, int, float, complex, str, bytes))
+
+
+def refuse_masked(values: object, doing: str) -> None:
+    """Raise `MaskedArrayError` for a masked array, and for a list or tuple with one in it.
+
+    ``numpy.asarray`` drops the mask of either without a word.
+    """
+    if is_masked(values):
+        raise errors.MaskedArrayError(
+            f"cannot {doing} a masked array: its mask would be lost",
+            found=f"a {type(values).__qualname__}",
+            expected="an array without a mask",
+            next_step="use its .filled(value); or two arrays, its .data and numpy.ma.getmaskarray of it, "
+            "which numpy.ma.array(data, mask=mask, copy=False) puts together",
+        )
+    # What begins with a number has no arrays in it.
+    if isinstance(values, list | tuple) and values and type(values[0]) not in _NUMBERS:
+        for each in values:
+            refuse_masked(each, doing)
 
 
 # -- filling --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
     ├── UnsupportedError        NotImplementedError   what this system has no way to do
     ├── HeaderError             ValueError         the bytes are no NPY page, or no list, that fits the block
     ├── UnsupportedDTypeError   TypeError, ValueError   a dtype whose elements are no plain bytes
+    ├── MaskedArrayError        TypeError, ValueError   a masked array where its mask would be lost
     ├── BlockClosedError        ValueError         used after ``close()``
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
     ├── LockTimeout             TimeoutError       a lock was not free in time
@@ -39,6 +40,7 @@ __all__ = [
     "HeaderError",
     "InvalidNameError",
     "LockTimeout",
+    "MaskedArrayError",
     "MissingExtraError",
     "NotOursError",
     "NotPicklableError",
@@ -153,6 +155,10 @@ class UnsupportedDTypeError(SharedArrayError, TypeError, ValueError):
 
     Also a `ValueError`, because `numpy.save` and `numpy.frombuffer` refuse such dtypes with one.
     """
+
+
+class MaskedArrayError(SharedArrayError, TypeError, ValueError):
+    """A masked array was given for plain elements, which would lose its mask."""
 
 
 class BlockClosedError(SharedArrayError, ValueError):

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from sharedarray import errors
+from sharedarray.dtypes import bare, short
 
 __all__ = ["PAGE", "Layout", "check_dtype", "decode", "encode"]
 
@@ -108,8 +109,9 @@ def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @lru_cache(_CACHED)
 def _descr_of(dtype: np.dtype[Any]) -> Any:
-    """NPY's description of a dtype, known to give it back."""
-    if dtype.names is None and not dtype.metadata and np.dtype(dtype.str) == dtype:
+    """Return NPY's description of a dtype but for metadata, known to give it back."""
+    dtype = bare(dtype)
+    if isinstance(short(dtype), str):
         return dtype.str  # as NumPy has it; 1.26 would warn of the empty metadata that pickle gives dates
     found: str | None = None
     try:

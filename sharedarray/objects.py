@@ -30,6 +30,7 @@ when that one is gone.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import struct
@@ -44,6 +45,7 @@ from sharedarray.array import SharedArray, over
 from sharedarray.header import PAGE
 from sharedarray.progress import Progress
 from sharedarray.segment import Mapping, mapping_of
+from sharedarray.subclasses import PLAIN, reduce_subclass
 
 __all__ = ["get", "put"]
 
@@ -213,11 +215,8 @@ def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
 
 def _reduced(array: np.ndarray[Any, Any]) -> Any:
     """Have an array offer its buffer: NumPy's do so only if they are contiguous, and not of dates."""
-    if type(array) is np.ma.MaskedArray and not array.dtype.hasobject:
-        fill = getattr(array, "_fill_value", None)  # None where nobody has chosen one
-        return _masked, (array.data, array.mask, fill, array.hardmask)
-    if type(array) not in (np.ndarray, np.memmap, SharedArray):
-        return NotImplemented  # somebody's subclass has its own way
+    if type(array) not in PLAIN:
+        return NotImplemented if type(array) in copyreg.dispatch_table else reduce_subclass(array)
     plain = np.asarray(array)
     if plain.dtype.hasobject or plain.dtype.kind == "T":
         return plain.__reduce_ex__(_PROTOCOL)
@@ -234,10 +233,6 @@ def _reduced(array: np.ndarray[Any, Any]) -> Any:
 
 def _as_before(data: np.ndarray[Any, Any], dtype: np.dtype[Any], shape: Any, order: Any) -> Any:
     return data.view(dtype).reshape(shape, order=order)
-
-
-def _masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
-    return np.ma.MaskedArray(data, mask, fill_value=fill_value, hard_mask=hard)
 
 
 # -- getting --------------------------------------------------------------------------------------------

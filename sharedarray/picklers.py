@@ -11,12 +11,17 @@ multiprocessing.reduction           Pool, Queue, Pipe, Process arguments, manage
 loky.backend.reduction              loky
 joblib.externals.loky…reduction     joblib
 joblib.pool                         joblib's multiprocessing backend
+numpy.ma                            nothing: its class of masked arrays goes into the tables above
 ==================================  ==================================================================
 
 Others are told of by `when_imported`, as Dask is (`sharedarray.integrations`).
 
 multiprocessing's table also takes plain ndarrays whose memory is a block's, such as
-``numpy.broadcast_to(shared, …)``: memory decides how an array travels, not its class.
+``numpy.broadcast_to(shared, …)``.
+
+A table is asked for exactly the class of an object. So it gets those subclasses of ndarray by which programs
+look at shared memory: NumPy's own, and each subclass of `SharedArray` when it is defined. Instances of other
+subclasses travel as their own ``__reduce__`` says, with their data.
 """
 
 from __future__ import annotations
@@ -27,12 +32,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray.array import SharedArray
-from sharedarray.reference import reduce_for_transport
+from sharedarray.array import SharedArray, on_subclass
+from sharedarray.reference import reduce_for_transport, reduce_subclass_for_transport
 from sharedarray.segment import mapping_of
 
 __all__ = ["install", "when_imported"]
@@ -44,13 +49,35 @@ def _reduce_plain(array: np.ndarray[Any, Any]) -> Any:
     return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
+Register: TypeAlias = Callable[[type[Any], Callable[[Any], Any]], object]
+
+# The classes that go into each table besides `SharedArray`, and what adds one to each table that is there.
+_subclasses: list[type[Any]] = [np.matrix, np.recarray]
+_tables: list[Register] = []
+
+
+def _add_subclass(kind: type[Any]) -> None:
+    """Register a subclass of ndarray with the tables that are there and those to come."""
+    _subclasses.append(kind)
+    for register in _tables:
+        register(kind, reduce_subclass_for_transport)
+
+
+def _fill(register: Register) -> None:
+    register(SharedArray, reduce_for_transport)
+    for kind in _subclasses:
+        register(kind, reduce_subclass_for_transport)
+
+
 def _multiprocessing(module: ModuleType) -> None:
-    module.ForkingPickler.register(SharedArray, reduce_for_transport)
     module.ForkingPickler.register(np.ndarray, _reduce_plain)
+    _fill(module.ForkingPickler.register)
+    _tables.append(module.ForkingPickler.register)
 
 
 def _loky(module: ModuleType) -> None:
-    module.register(SharedArray, reduce_for_transport)
+    _fill(module.register)
+    _tables.append(module.register)
 
 
 def _joblib_pool(module: ModuleType) -> None:
@@ -59,9 +86,13 @@ def _joblib_pool(module: ModuleType) -> None:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.register(SharedArray, reduce_for_transport)
+            _fill(self.register)
 
     module.CustomizablePickler = CustomizablePickler  # type: ignore[attr-defined]
+
+
+def _numpy_ma(module: ModuleType) -> None:
+    _add_subclass(module.MaskedArray)
 
 
 _WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
@@ -69,6 +100,7 @@ _WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
     "loky.backend.reduction": _loky,
     "joblib.externals.loky.backend.reduction": _loky,
     "joblib.pool": _joblib_pool,
+    "numpy.ma": _numpy_ma,
 }
 
 
@@ -126,5 +158,6 @@ def install() -> None:
     """Register with every pickler that is there, and with the others when they come."""
     for name, register in list(_WAITED_FOR.items()):
         when_imported(name, register)
+    on_subclass(_add_subclass)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

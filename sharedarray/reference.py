@@ -16,6 +16,9 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
   whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a pickler
   may pickle without sending, a grace period after the pickling.
 
+An instance of an ndarray subclass travels as `subclasses` says: its memory as a reference, its class and
+attributes beside it.
+
 Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
 whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private. An array that a
 program has laid over the bytes of a `SharedMemory` is an array like any other here, as it is with CPython's.
@@ -33,6 +36,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
+from pickle import DEFAULT_PROTOCOL
 from sys import getrefcount
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -42,7 +46,9 @@ import numpy as np
 from sharedarray import errors, registry, segment
 from sharedarray._platform import Mode, platform
 from sharedarray.array import SharedArray, offset_of
+from sharedarray.dtypes import short
 from sharedarray.segment import Mapping, mapping_of
+from sharedarray.subclasses import reduce_subclass
 
 __all__ = [
     "FORMAT",
@@ -53,6 +59,7 @@ __all__ = [
     "packed_before",
     "reduce_for_transport",
     "reduce_held",
+    "reduce_subclass_for_transport",
     "unpack",
     "unpack_held",
 ]
@@ -175,7 +182,7 @@ class Reference:
             self.offset,
             self.shape,
             self.strides,
-            _short(self.dtype),
+            short(self.dtype),
             self.mode,
         )
 
@@ -199,13 +206,6 @@ def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
         view.dtype,
         mode if mode == "c" or view.flags.writeable else "r",
     )
-
-
-def _short(dtype: np.dtype[Any]) -> str | np.dtype[Any]:
-    """A dtype without fields as a string, which pickles in a tenth of the bytes."""
-    if dtype.isbuiltin == 1 or (dtype.names is None and dtype == np.dtype(dtype.str)):
-        return dtype.str
-    return dtype
 
 
 # -- attachments that references share ------------------------------------------------------------------
@@ -552,6 +552,17 @@ def reduce_for_transport(array: np.ndarray[Any, Any], *, once: bool = True) -> t
     return np.asarray(array).__reduce__()  # type: ignore[return-value]
 
 
+def reduce_subclass_for_transport(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | str:
+    """Reduce an instance of a subclass for a pickler that carries tasks.
+
+    In memory of a block, its memory is a `SharedArray` in the pickle, which `reduce_for_transport` then
+    reduces; in other memory, the class does as it always does.
+    """
+    if mapping_of(array) is None and not isinstance(array, SharedArray):
+        return array.__reduce_ex__(DEFAULT_PROTOCOL)
+    return reduce_subclass(array)
+
+
 def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
     """Reduce an array for a sender that holds it until the receiver has loaded it.
 
@@ -592,7 +603,7 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
 
 def packed_before(array: SharedArray) -> tuple[bytes, Mapping] | None:
     """Return what `pack_held` has made of an array that is still as it was, and its attachment."""
-    known = array._packed
+    known: tuple[Any, bytes, Mapping] | None = getattr(array, "_packed", None)
     if known is None or known[0] != _marks(array) or known[2].left or known[2].plain:
         return None
     return known[1:]
@@ -626,7 +637,7 @@ def _packed(
         except (OSError, errors.BlockClosedError):
             return None
     shared = isinstance(array, SharedArray)
-    return name, directory, device, inode, offset, shape, strides, _short(dtype), mode, token, shared
+    return name, directory, device, inode, offset, shape, strides, short(dtype), mode, token, shared
 
 
 def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:

@@ -189,6 +189,7 @@ BUILTINS = {
     "NotOursError": PermissionError,
     "HeaderError": ValueError,
     "UnsupportedDTypeError": TypeError,
+    "MaskedArrayError": TypeError,
     "UnsupportedError": NotImplementedError,
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,

@@ -43,6 +43,7 @@ from sharedarray.pool.engine import name_of
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.progress import Progress, bar, watched
 from sharedarray.segment import Mapping, mapping_of
+from sharedarray.subclasses import PLAIN
 
 try:
     import distributed
@@ -272,10 +273,18 @@ class _Order:
         return unpack(self.stream, [each.of(blocks) if type(each) is _View else each for each in self.found])
 
 
+class _Results(list[Any]):
+    """The results of some calls, which Dask pickles.
+
+    In a plain list, Dask would send each in its own way for the class, and of an instance of a subclass of
+    ndarray only the data.
+    """
+
+
 def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> list[Any]:
     """Do some calls, in a worker."""
     call = function.opened(blocks)
-    return [call(*args, **kwargs) for args, kwargs in calls.opened(blocks)]
+    return _Results(call(*args, **kwargs) for args, kwargs in calls.opened(blocks))
 
 
 class _Replicas:
@@ -325,7 +334,7 @@ class _Packing:
         """Pack one thing."""
         return _Order(*pack(obj, self._stand_in))
 
-    def _stand_in(self, array: Array) -> Any:
+    def _stand_in(self, array: Array, _: bool) -> Any:
         array = self._shared.get(id(array), (array, array))[1]
         mapping = mapping_of(array)
         if mapping is None or reference.reduce_held(array) is None:
@@ -534,7 +543,7 @@ def _given_often(
     found: dict[int, Array] = {}
     times: Counter[int] = Counter()
 
-    def look(array: Array) -> Any:
+    def look(array: Array, part: bool = False) -> Any:
         if array.nbytes >= _LARGE and mapping_of(array) is None and travels_apart(array):
             found[id(array)] = array
             times[id(array)] += 2
@@ -542,7 +551,7 @@ def _given_often(
 
     for args in calls:
         for value in args:
-            if isinstance(value, np.ndarray):
+            if type(value) in PLAIN:
                 look(value)
                 times[id(value)] -= 1
     if len(calls) > 1:

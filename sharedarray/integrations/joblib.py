@@ -40,7 +40,7 @@ import numpy as np
 
 from sharedarray import creation, errors, reference
 from sharedarray._platform import platform
-from sharedarray.array import SharedArray
+from sharedarray.array import SharedArray, address_of
 from sharedarray.integrations.packing import APART, pack, unpack
 from sharedarray.pool import Pool
 from sharedarray.pool.threads import VARIABLES
@@ -93,8 +93,8 @@ class _Shared:
         self._known: dict[int, tuple[weakref.ref[Array], SharedArray]] = {}
         self._lock = threading.Lock()
 
-    def stand_in(self, array: Array) -> tuple[Array | _File, Any] | None:
-        """What travels instead of an array, and how the worker maps it; see `packing`."""
+    def stand_in(self, array: Array, part: bool) -> tuple[Array | _File, Any] | None:
+        """Return what travels in place of an array, and how the worker maps it; see `packing`."""
         if reference.reduce_held(array) is not None:
             return array, None
         if array.dtype.hasobject:
@@ -102,9 +102,7 @@ class _Shared:
         file = _File.behind(array)
         if file is not None:
             return file, None
-        if type(array) not in (np.ndarray, np.memmap):
-            return None  # somebody's subclass has its own way
-        if self._limit is not None and array.nbytes >= self._limit and array.nbytes:
+        if self._limit is not None and array.nbytes >= self._limit and array.nbytes and not part:
             shared = self._of(array)
             if shared is not None:
                 return shared, self._mode
@@ -131,10 +129,6 @@ class _Shared:
 
             self._known[key] = weakref.ref(array, forget), shared
             return shared
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _is_map(array: Any) -> bool:
@@ -174,14 +168,14 @@ class _File:
             base = getattr(base, "base", None)
         if base is None or base.filename is None or base.mode == "c" or not array.size:
             return None
-        start = _address(base)
-        low = high = _address(array)
+        start = address_of(base)
+        low = high = address_of(array)
         for length, stride in zip(array.shape, array.strides, strict=True):
             low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
         if low < start or high + array.itemsize > start + base.nbytes:
             return None
         mode = "r+" if base.mode in ("r+", "w+") and array.flags.writeable else "r"
-        offset = base.offset + _address(array) - start
+        offset = base.offset + address_of(array) - start
         like = array.shape, array.strides, array.dtype
         return cls(os.path.abspath(base.filename), mode, offset, like, (base.offset, base.nbytes))
 

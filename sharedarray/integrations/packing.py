@@ -7,7 +7,8 @@
     obj ◀─ unpickle ── stream, [array, array]
 
 The stream names each array by its number (a persistent id), so the arrays may travel in any way: as
-references, in recycled memory, as the future of another system. Functions and classes that the receiver
+references, in recycled memory, as the future of another system. Of an instance of a subclass, the plain array
+of its memory does so (see `subclasses`). Functions and classes that the receiver
 cannot import are in the stream by value.
 
 Dask's process scheduler pickles each task and each result to bytes before its pool sees them, so a pool could
@@ -29,15 +30,24 @@ from typing import Any, ClassVar, TypeAlias
 import cloudpickle
 import numpy as np
 
-from sharedarray.array import SharedArray
+from sharedarray import reference
 from sharedarray.segment import mapping_of
+from sharedarray.subclasses import PLAIN, parts_of, reduce_subclass
 
 __all__ = ["APART", "Parcel", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
 
 APART = 1 << 15  # bytes from which on an array is beside the pickle: what a pool takes out of band
 
-StandIn: TypeAlias = Callable[[np.ndarray[Any, Any]], Any]
-"""What is told for an array in its place; None has it stay in the stream."""
+StandIn: TypeAlias = Callable[[np.ndarray[Any, Any], bool], Any]
+"""Returns what is sent in place of an array; None leaves it in the stream.
+
+The second argument tells whether the array is the memory or the mask of a subclass's instance, for which a
+program expects what it gets of a pickle: memory that may be written.
+"""
+
+
+# The functions by which this library reduces subclasses of ndarray for other picklers.
+_REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_transport)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -53,14 +63,25 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._stand_in = stand_in
         self._numbers: dict[int, int] = {}
         self._seen: list[Any] = []  # so that no other array gets the id of one of these
+        self._parts: dict[int, Any] = {}  # arrays that are parts of a subclass's instance, by id
         self.found: list[Any] = []
 
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, np.ndarray) and type(obj) not in PLAIN:
+            if self.dispatch_table.get(type(obj), _REDUCERS[0]) not in _REDUCERS:
+                return NotImplemented  # the program has said how
+            reduced = reduce_subclass(obj)
+            if isinstance(reduced, tuple):
+                self._parts.update((id(part), part) for part in parts_of(reduced))
+            return reduced
+        return super().reducer_override(obj)
+
     def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, np.ndarray):
+        if type(obj) not in PLAIN:
             return None
         number = self._numbers.get(id(obj))
         if number is None:
-            instead = self._stand_in(obj)
+            instead = self._stand_in(obj, id(obj) in self._parts)
             if instead is None:
                 return None
             number = self._numbers[id(obj)] = len(self.found)
@@ -101,7 +122,7 @@ def unpack(stream: Any, found: Sequence[Any]) -> Any:
 
 def travels_apart(array: np.ndarray[Any, Any]) -> bool:
     """Whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
-    if array.dtype.hasobject or type(array) not in (np.ndarray, np.memmap, SharedArray):
+    if array.dtype.hasobject:
         return False
     return array.nbytes >= APART or mapping_of(array) is not None
 
@@ -116,7 +137,7 @@ class Parcel:
 
 def dumps(value: object) -> Parcel:
     """Pickle a task or result of Dask's, but for its arrays."""
-    return Parcel(*pack(value, lambda array: array if travels_apart(array) else None))
+    return Parcel(*pack(value, lambda array, _: array if travels_apart(array) else None))
 
 
 def loads(parcel: Parcel) -> Any:

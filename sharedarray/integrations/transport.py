@@ -60,6 +60,7 @@ from sharedarray import array as arrays, creation, errors, reference, registry, 
 from sharedarray._platform import platform
 from sharedarray.array import SharedArray
 from sharedarray.segment import Mapping, mapping_of
+from sharedarray.subclasses import PLAIN, reduce_subclass
 
 __all__ = ["PREFIX", "Lost", "domain", "register"]
 
@@ -445,6 +446,10 @@ def _reduced(obj: Any) -> Any:
         return _reduce(obj)
     if type(obj) is np.ndarray and not _wire.storing and _is_of_replica(obj):
         return obj.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # no copy of it is anybody else's
+    if not isinstance(obj, np.ndarray) or type(obj) in PLAIN or _wire.storing:
+        return NotImplemented
+    if isinstance(obj, SharedArray) or mapping_of(obj) is not None:
+        return reduce_subclass(obj)  # its memory, a `SharedArray`, comes here again
     return NotImplemented
 
 

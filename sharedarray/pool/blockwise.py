@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sharedarray import creation, reference
-from sharedarray.array import SharedArray
+from sharedarray import creation, errors, reference
+from sharedarray.array import SharedArray, address_of
 from sharedarray.pool.engine import name_of
 from sharedarray.pool.tiling import Axes, Block, Sizes, Tiling
 from sharedarray.progress import Progress, bar
 from sharedarray.segment import mapping_of
+from sharedarray.subclasses import PLAIN, is_masked
 
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
@@ -53,9 +54,17 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The inputs, and how they are cut."""
+    """The inputs, and how they are cut.
 
-    arrays: tuple[Array, ...]
+    Attributes
+    ----------
+    inputs
+        Arrays, and numbers and the like as they were given.
+    tiling
+        The blocks.
+    """
+
+    inputs: tuple[Array | _Scalar, ...]
     tiling: Tiling
 
     @classmethod
@@ -69,8 +78,40 @@ class Plan:
         workers: int,
     ) -> Plan:
         """Choose blocks for arrays; see `Tiling.of`."""
-        arrays = tuple([array if isinstance(array, np.ndarray) else np.asarray(array) for array in given])
-        return cls(arrays, Tiling.of(arrays, axis, block_size, overlap, workers=workers))
+        inputs = tuple([_input(each) for each in given])
+        # To the tiling, a number is an array without axes.
+        arrays = [_NO_AXES if isinstance(each, _Scalar) else each for each in inputs]
+        return cls(inputs, Tiling.of(arrays, axis, block_size, overlap, workers=workers))
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The inputs that are arrays."""
+        return [each for each in self.inputs if not isinstance(each, _Scalar)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scalar:
+    """An input that is no array, such as a number.
+
+    The function gets it as it was given: NumPy does not let a Python number decide the dtype of a result, as
+    an array without axes would.
+    """
+
+    value: Any
+
+
+_NO_AXES: Array = np.empty(())
+
+
+def _input(given: Any) -> Array | _Scalar:
+    """Return an array of what was given, or what was given if that is a single value."""
+    if isinstance(given, np.ndarray):
+        return given
+    if isinstance(given, np.generic | bool | int | float | complex):
+        return _Scalar(given)
+    creation.refuse_masked(given, "cut into blocks")
+    array = np.asarray(given)
+    return array if array.ndim or hasattr(given, "__array__") else _Scalar(given)
 
 
 # In a worker
@@ -86,31 +127,44 @@ class _Compute:
         The user's function.
     tiling
         The blocks.
-    arrays
-        The inputs that are shared; None for those whose blocks come with each task.
+    inputs
+        The inputs that are shared or no arrays; None for those whose blocks come with each task.
+    keeps
+        The class of the output, which keeps what results of this class have besides their elements.
     """
 
     func: Callable[..., Any]
     tiling: Tiling
-    arrays: tuple[Array | None, ...]
+    inputs: tuple[Array | _Scalar | None, ...]
+    keeps: type[Array]
 
-    def views(self, block: Block, pieces: Sequence[Array]) -> list[Array]:
+    def views(self, block: Block, pieces: Sequence[Array]) -> list[Any]:
         """Return what the function is called with."""
         rest = iter(pieces)
-        return [next(rest) if array is None else self.tiling.cut(array, block) for array in self.arrays]
+        return [
+            next(rest)
+            if each is None
+            else each.value
+            if isinstance(each, _Scalar)
+            else self.tiling.cut(each, block)
+            for each in self.inputs
+        ]
 
     def __call__(self, *given: Any) -> Any:
         """Do the block whose number comes last, after the blocks of the inputs that are not shared."""
         block = self.tiling[given[-1]]
         return self.computed(block, self.views(block, given[:-1]))
 
-    def computed(self, block: Block, views: Sequence[Array]) -> Array:
+    def computed(self, block: Block, views: Sequence[Any]) -> Array:
         """Return the result for a block, without its halo."""
-        result = np.asanyarray(self.func(*views))
-        if isinstance(result, np.ma.MaskedArray):
+        found = self.func(*views)
+        creation.refuse_masked(found, f"put blocks together when {name_of(self.func)} returns")
+        result = np.asanyarray(found)
+        kind = type(result)
+        if not (_is_bare(kind) or issubclass(self.keeps, kind)):
             raise TypeError(
-                f"{name_of(self.func)} returned a masked array, whose mask would be lost: return its "
-                ".filled(), or the data and the mask in one array"
+                f"{name_of(self.func)} returned a {kind.__qualname__}, of which only the elements would be "
+                "kept: return numpy.asarray of it, in the unit that you want, or give an out= of that class"
             )
         inner = self.tiling.inner(result, block)
         if inner is None:
@@ -118,7 +172,7 @@ class _Compute:
             one = len(axes) == 1
             raise ValueError(
                 f"{name_of(self.func)} returned an array of shape {result.shape} for blocks of shape "
-                f"{', '.join(str(view.shape) for view in views)}: it must have length "
+                f"{', '.join(str(np.shape(view)) for view in views)}: it must have length "
                 f"{given[0] if one else given} along {'axis' if one else 'axes'} {axes[0] if one else axes}, "
                 "as the blocks have. To make one value of each block, use reduce_blocks"
             )
@@ -150,20 +204,28 @@ class _Write(_Compute):
         else:
             _put(self.func, self.tiling, block, self.computed(block, views), target, self.casting)
 
-    def _straight(self, views: Sequence[Array], target: Array) -> bool:
+    def _straight(self, views: Sequence[Any], target: Array) -> bool:
         """Whether the function is a ufunc that can write into the output itself."""
         func = self.func
         if type(func) is not np.ufunc or func.nout != 1 or func.signature is not None:
             return False
-        if len(views) != func.nin or any(type(view) not in _PLAIN for view in views):
+        if len(views) != func.nin or type(target) not in _PLAIN:
+            return False
+        if any(type(view) not in _PLAIN and not isinstance(view, _NUMBERS) for view in views):
             return False
         try:
-            return bool(np.broadcast_shapes(*[view.shape for view in views]) == target.shape)
+            return bool(np.broadcast_shapes(*map(np.shape, views)) == target.shape)
         except ValueError:  # they do not fit: the function tells of it
             return False
 
 
 _PLAIN = frozenset((np.ndarray, SharedArray))
+_NUMBERS = (bool, int, float, complex, np.number, np.bool_)
+
+
+def _is_bare(kind: type[Array]) -> bool:
+    """Return whether arrays of a class are their elements, and nothing that a block could not add to."""
+    return kind in PLAIN or kind.__module__.partition(".")[0] == np.__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +291,9 @@ class _Call:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = {**options, "deadline": self._deadline}
         self._came: Gathering | None = None
-        self.shared = tuple([array if _is_shared(array) else None for array in plan.arrays])
+        self.told = tuple(
+            [each if isinstance(each, _Scalar) or _is_shared(each) else None for each in plan.inputs]
+        )
 
     def done(self, job: _Compute, numbers: range) -> _Done:
         """Have blocks done; what is returned gives their results in order, in its ``with`` block.
@@ -238,7 +302,8 @@ class _Call:
         of its own: to write to a page for the first time costs a process as much as many a function.
         """
         tiling = self.plan.tiling
-        plain = [array for array, shared in zip(self.plan.arrays, self.shared, strict=True) if shared is None]
+        inputs = zip(self.plan.inputs, self.told, strict=True)
+        plain = [each for each, told in inputs if told is None and not isinstance(each, _Scalar)]
         calls: list[tuple[Any, ...]] = [(number,) for number in numbers]
         if plain:
             # What goes whole to every block is one object for all, so it is copied once.
@@ -247,7 +312,7 @@ class _Call:
                 (*[tiling.cut(array, tiling[number]) if parts else array for array, parts in cut], number)
                 for number in numbers
             ]
-        names = [str(at) for at, shared in enumerate(self.shared) if shared is None]
+        names = [str(at) for at, told in enumerate(self.told) if told is None]
         came = self._engine.map(
             job,
             calls,
@@ -260,9 +325,9 @@ class _Call:
         )
         del calls
         if self._came is None:
-            for at, array in enumerate(self.shared):
-                if array is not None:
-                    self._engine.ledger.shares(came.call, str(at), array.nbytes)
+            for at, told in enumerate(self.told):
+                if isinstance(told, np.ndarray):
+                    self._engine.ledger.shares(came.call, str(at), told.nbytes)
         self._came = came
         return _Done(self._engine, came, self._deadline)
 
@@ -316,32 +381,35 @@ def map_blocks(
     with contextlib.ExitStack() as stack:
         shown = bar(progress, len(tiling))
         stack.callback(shown.close)
-        compute = _Compute(func, tiling, call.shared)
+        compute = _Compute(func, tiling, call.told, np.ndarray if out is None else type(out))
         begun = 0
         heads: Iterator[Any] = iter(())
         first: list[Array] = []
         casting: Casting = "same_kind"
+        kind: type[Array] = np.ndarray
         if out is None:
             begun = min(engine.workers, len(tiling))
             heads = stack.enter_context(call.done(compute, range(begun)))
             first.append(next(heads))
             casting = "safe"
+            kind = type(first[0])
             out = work = _like(first[0], tiling)
             stack.enter_context(_ClosedAfterErrors(out))
         elif _undisturbed(out, plan, again):
             work = out
-        elif _is_shared(out):
-            work = creation.empty(out.shape, out.dtype)
-            stack.callback(work.close)
+        elif _is_shared(out) and type(out) in _PLAIN:
+            work = _made(out.shape, out.dtype)
+            if isinstance(work, SharedArray):
+                stack.callback(work.close)
         else:
-            work = np.empty(out.shape, out.dtype)
+            work = np.empty_like(out)
 
         def put(number: int, result: Array) -> None:
             block = tiling[number]
             _put(func, tiling, block, np.asanyarray(result), tiling.target(work, block), casting)
 
         writing = _is_shared(work) and engine.writes
-        job = _Write(func, tiling, call.shared, work, casting) if writing else compute
+        job = _Write(func, tiling, call.told, compute.keeps, work, casting) if writing else compute
         rest = range(begun, len(tiling))
         results = stack.enter_context(call.done(job, rest)) if rest else iter(())
         # Popped, so that the memory of a result is free as soon as it is copied.
@@ -359,7 +427,7 @@ def map_blocks(
             shown.update()
         if work is not out:
             np.copyto(out, work)
-    return out
+    return out if kind in PLAIN else out.view(kind)
 
 
 def reduce_blocks(
@@ -377,7 +445,8 @@ def reduce_blocks(
     with contextlib.ExitStack() as stack:
         shown = bar(progress, len(blocks))
         stack.callback(shown.close)
-        results = stack.enter_context(call.done(_Reduce(func, plan.tiling, call.shared), blocks))
+        reduce = _Reduce(func, plan.tiling, call.told, np.ndarray)
+        results = stack.enter_context(call.done(reduce, blocks))
         so_far: T = next(results)
         shown.update()
         for result in results:
@@ -407,15 +476,25 @@ def _is_shared(array: Array) -> bool:
 
 def _like(result: Array, tiling: Tiling) -> Array:
     """Return the output of which a block is like this one, in shared memory where that is possible."""
-    shape = tiling.whole(result.shape)
-    return np.empty(shape, result.dtype) if result.dtype.hasobject else creation.empty(shape, result.dtype)
+    return _made(tiling.whole(result.shape), result.dtype)
+
+
+def _made(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array in shared memory, or in private memory if no block can hold the dtype."""
+    try:
+        return creation.empty(shape, dtype)
+    except errors.UnsupportedDTypeError:
+        return np.empty(shape, dtype)
 
 
 def _check_output(out: Array, tiling: Tiling) -> None:
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an array, not {out!r}")
-    if isinstance(out, np.ma.MaskedArray):
-        raise TypeError("out must not be a masked array, whose mask would be left as it is; give its .data")
+    if is_masked(out):
+        raise errors.MaskedArrayError(
+            "out must not be a masked array, whose mask would be left as it is",
+            next_step="give its .data",
+        )
     if not tiling.fits(out.shape):
         one = len(tiling.axes) == 1
         lengths, axes = (tiling.lengths[0], tiling.axes[0]) if one else (tiling.lengths, tiling.axes)
@@ -443,7 +522,7 @@ def _view_of(array: Array) -> object:
     held = None if array.dtype.hasobject else reference.reduce_held(array)
     if held is not None:
         return held[1][:-1]  # whatever the class
-    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
+    return address_of(array), array.shape, array.strides, array.dtype
 
 
 def _may_overlap(out: Array, array: Array) -> bool:

@@ -2,10 +2,11 @@
 
 Plain pickle, with four things added, in this order of precedence:
 
-1. An array whose memory lies in a shared block, and any view of one, is sent as a reference to it. The
-   sender keeps the array alive until the receiver has loaded it, so the reference needs no token of its own:
-   the pool keeps a task's arguments until the answer is in, and a worker keeps a result until it is told
-   TAKEN.
+1. A plain array or `SharedArray` whose memory lies in a shared block, and any view of one, is sent as a
+   reference to it. So is the memory of a subclass's instance, with the class and the attributes beside it
+   (see `subclasses`). The sender keeps the array alive until the receiver has loaded it, so the reference
+   needs no token of its own: the pool keeps a task's arguments until the answer is in, and a worker keeps a
+   result until it is told TAKEN.
 2. A large plain array, contiguous or not, stays out of the pickle, and so does whatever else offers its
    buffers under protocol 5. They are copied once, into recycled memory (see `recycling`).
 3. Functions and classes that the receiver cannot import (those of a script, a notebook, an interactive
@@ -43,11 +44,13 @@ import numpy as np
 
 from sharedarray import reference
 from sharedarray.array import SharedArray
+from sharedarray.dtypes import NATIVE, short
 from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, offsets
 from sharedarray.reference import FORMAT, packed_before
 from sharedarray.segment import Mapping, mapping_of
+from sharedarray.subclasses import PLAIN as PLAIN_CLASSES, reduce_subclass
 
 __all__ = [
     "Account",
@@ -440,6 +443,10 @@ def function_at(home: str | None, name: str) -> Any:
 _BY_VALUE: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 
 
+# The functions by which this library reduces subclasses of ndarray for other picklers.
+_REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_transport)
+
+
 class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
     # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
     dispatch_table: ClassVar[Any] = ChainMap(
@@ -459,6 +466,12 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _array(self, array: np.ndarray[Any, Any]) -> Any:
         tally = self.tally
+        kind = type(array)
+        if kind not in PLAIN_CLASSES and not _is_ours(array):
+            tally.data = True
+            if self.dispatch_table.get(kind, _REDUCERS[0]) not in _REDUCERS:
+                return NotImplemented  # the program has said how
+            return reduce_subclass(array)
         held = reference.reduce_held(array)
         if held is not None:
             mapping = mapping_of(array)
@@ -467,12 +480,6 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
             tally.shared += array.nbytes
             return held
         tally.data = True
-        kind = type(array)
-        if kind is np.ma.MaskedArray and not array.dtype.hasobject:
-            fill = getattr(array, "_fill_value", None)  # None where nobody has chosen one
-            return _masked, (array.data, array.mask, fill, array.hardmask)  # type: ignore[attr-defined]
-        if kind is not np.ndarray and kind is not np.memmap and not _is_ours(array):
-            return NotImplemented  # somebody else's subclass has its own way
         if array.dtype.hasobject or array.nbytes < OUT_OF_BAND:
             plain = np.asarray(array)
             # One that is read-only would arrive as such, and one that is not contiguous in native byte order.
@@ -485,9 +492,7 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
             order, laid = "F", array.T
         mark = pickle.PickleBuffer(bytearray())
         tally.next = tally.parcel(array, laid)
-        text = array.dtype.str
-        dtype = text if array.dtype.names is None and np.dtype(text) == array.dtype else array.dtype
-        return _over, (mark, dtype, laid.shape, order)
+        return _over, (mark, short(array.dtype), laid.shape, order)
 
 
 class _Tally:
@@ -556,10 +561,6 @@ def _over(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.nda
     return array if order == "C" else array.T
 
 
-def _masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
-    return np.ma.MaskedArray(data, mask, fill_value=fill_value, hard_mask=hard)
-
-
 def dumps(obj: Any, *, many: bool = False) -> Pickled:
     """Pickle ``obj`` for another process of the pool.
 
@@ -595,9 +596,8 @@ def _pack(value: Any, parcels: list[Parcel], known: Known | None) -> list[Any] |
     A small array itself is the first item: marshal reads its memory, without a copy before. A large one is
     added to `parcels`.
     """
-    dtype = value.dtype
-    # Types in native order, without fields, units, lengths or metadata are one object each.
-    if dtype.hasobject or np.dtype(dtype.char) is not dtype:
+    dtype: np.dtype[Any] = value.dtype
+    if dtype.hasobject or NATIVE.get(dtype.char) is not dtype:
         return None
     if isinstance(value, np.generic):
         return [value, dtype.char, None, "C"]
@@ -720,7 +720,7 @@ def _call_of(home: tuple[str | None, str], array: SharedArray) -> Call | None:
     if known is None:
         return None
     packed, block = known
-    last: tuple[bytes, tuple[str | None, str], Call] | None = array._call
+    last: tuple[bytes, tuple[str | None, str], Call] | None = getattr(array, "_call", None)
     if last is not None and last[0] is packed and last[1] == home:
         return last[2]
     call = Call(home[1], marshal.dumps((*home, (), [(packed,)]), FORMAT), block, array.nbytes)

@@ -22,8 +22,10 @@ attribute may lead back to the array.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +40,11 @@ _Attributes: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 
 # Classes that add nothing to the array of their memory: it alone travels.
 PLAIN = frozenset((np.ndarray, np.memmap, SharedArray))
+
+# cloudpickle would send a class by value, and so another class, whose module is not loaded. NumPy makes
+# `numpy.recarray` and does not load the module that it names for it; NumPy 1 has no such module.
+with contextlib.suppress(ImportError):
+    import_module("numpy.rec")
 
 _PROTOCOL = 5
 _REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")

@@ -21,6 +21,7 @@ domain, the blocks of `map_blocks` are written to the output itself; elsewhere t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -89,7 +90,7 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     Raises
     ------
     TypeError
-        The client is an asynchronous one.
+        The client is an asynchronous one, or the array a masked one.
 
     Notes
     -----
@@ -149,6 +150,7 @@ def _check(client: Any) -> None:
 
 
 def _task_of(client: distributed.Client, array: ArrayLike) -> _Theirs:
+    creation.refuse_masked(array, "share")
     given = array if isinstance(array, np.ndarray) else np.asarray(array)
     shared = given if reference.reduce_held(given) is not None else creation.share(given)
     return client.submit(_kept, _Whole(shared), key=f"{PREFIX}{uuid.uuid4().hex}", pure=False)
@@ -212,6 +214,7 @@ def from_array(array: SharedArray, chunks: Any = "auto", **options: Any) -> Any:
     """
     import dask.array
 
+    creation.refuse_masked(array, "make a dask.array of")
     options = {"name": f"shared-{uuid.uuid4().hex}", "asarray": False, **options}
     return dask.array.from_array(
         _Source(array), chunks, meta=np.empty((0,) * array.ndim, array.dtype), **options
@@ -254,7 +257,7 @@ class _View:
 
 
 class _Order:
-    """A function or some arguments, packed.
+    """A function, some arguments or some results, packed.
 
     Attributes
     ----------
@@ -272,19 +275,20 @@ class _Order:
         """What was packed."""
         return unpack(self.stream, [each.of(blocks) if type(each) is _View else each for each in self.found])
 
+    def __sizeof__(self) -> int:
+        """Return the bytes of what was packed, by which Dask limits what a worker keeps in memory."""
+        return len(self.stream) + sum([each.nbytes for each in self.found if isinstance(each, np.ndarray)])
 
-class _Results(list[Any]):
-    """The results of some calls, which Dask pickles.
 
-    In a plain list, Dask would send each in its own way for the class, and of an instance of a subclass of
+def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> _Order:
+    """Do some calls, in a worker, and pack their results.
+
+    Dask itself would send each result in its own way for the class, and of an instance of a subclass of
     ndarray only the data.
     """
-
-
-def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> list[Any]:
-    """Do some calls, in a worker."""
     call = function.opened(blocks)
-    return _Results(call(*args, **kwargs) for args, kwargs in calls.opened(blocks))
+    results = [call(*args, **kwargs) for args, kwargs in calls.opened(blocks)]
+    return _Order(*pack(results, lambda array, _: array if travels_apart(array) else None))
 
 
 class _Replicas:
@@ -372,7 +376,7 @@ class _Future(Future[Any]):
                 return
             self.theirs = None
             try:
-                value = take(theirs.result())
+                value = take(theirs.result().opened(()))
             except BaseException as error:
                 self.set_exception(_translated(error))
             else:
@@ -556,7 +560,12 @@ def _given_often(
                 times[id(value)] -= 1
     if len(calls) > 1:
         pack(function, look)
-    return {key: (array, creation.share(array)) for key, array in found.items() if times[key] > 1}
+    shared = {}
+    for key, array in found.items():
+        if times[key] > 1:
+            with contextlib.suppress(errors.UnsupportedDTypeError):  # goes with each task
+                shared[key] = array, creation.share(array)
+    return shared
 
 
 # -- the pool -------------------------------------------------------------------------------------------

@@ -574,6 +574,13 @@ def _as_plain_data(module: ModuleType) -> None:
 
     @module.dask_serialize.register(np.ndarray)  # type: ignore[untyped-decorator]
     def serialize(array: Array, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
+        if type(array) not in PLAIN and mapping_of(array) is not None:
+            # Dask would send the bare data; with this header it unpickles the instance.
+            pickled: list[Any] = [b""]
+            pickled[0] = sys.modules["distributed.protocol.pickle"].dumps(
+                array, buffer_callback=lambda each: pickled.append(each.raw())
+            )
+            return {"pickle": True}, pickled
         header, frames = dumps(array, context)
         if "writeable" in header and not _wire.storing and _is_of_replica(array):
             header["writeable"] = [True]  # it is a copy where it arrives

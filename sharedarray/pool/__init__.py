@@ -3,6 +3,7 @@
 The rooms of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
+credits        how many items a worker may begin
 messages       the frames on the pipes between the pool and a worker, byte for byte
 channel        one end of these pipes; why it cannot deadlock
 watching       waiting for many descriptors at once

@@ -53,7 +53,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
-import multiprocessing
 import os
 import sys
 import threading
@@ -70,6 +69,7 @@ import numpy as np
 from sharedarray import errors, interrupts
 from sharedarray.pool import deaths, failures, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.credits import new_counter
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
@@ -1401,14 +1401,14 @@ class Engine:
     def _add_member(self) -> None:
         assert self._pipes is not None
         to_worker, to_pool = links.line(), links.line()
-        claims = multiprocessing.get_context(self._method).Semaphore(0)
+        counter = new_counter(self._method)
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < self._processors - 1
         self._vacant = max(0, self._vacant - 1)
         taken = {member.place for member in self._members if not member.going}
         place = next(place for place in itertools.count() if place not in taken)
         box = outbox.make()
-        ends = Ends(to_worker[0], to_pool[1], claims, os.getpid(), box, look)
+        ends = Ends(to_worker[0], to_pool[1], counter, os.getpid(), box, look)
         self._started += 1
         if self._gone:
             self._gone -= 1
@@ -1419,7 +1419,7 @@ class Engine:
         member = Member(
             process,
             Channel(to_pool[0], to_worker[1], blocking=False),
-            claims,
+            counter,
             box,
             self.store.put_back,
             place,

@@ -17,13 +17,13 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from sharedarray import segment
 from sharedarray._platform import platform
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
+from sharedarray.pool.credits import Credits, counter_of
 from sharedarray.pool.messages import (
     AFRESH,
     HEADER,
@@ -142,7 +142,7 @@ class Member:
         self,
         process: processes.WorkerProcess,
         channel: Channel,
-        claims: Semaphore,
+        counter: Credits,
         box: int,
         put_back: Callable[[Slot], None],
         place: int,
@@ -180,11 +180,8 @@ class Member:
         self.blocks: set[tuple[int, int]] = set()
         # The block that was looked for last: which, when, and `segment.removals` then.
         self._found = _NOTHING_FOUND
-        # The C object's methods, which do without the Python object around it (see `forget_name`).
-        self._claim: Callable[[bool], bool] = claims.acquire
-        self._unclaim: Callable[[], None] = claims.release
-        self._unclaimed: Callable[[], int] = claims._semlock._get_value  # type: ignore[attr-defined]
-        self._named: Semaphore | None = claims
+        self._claim, self._unclaim, self._unclaimed = counter_of(counter)  # see `forget_name`
+        self._named: Credits | None = counter
 
     @property
     def begun(self) -> bool:

@@ -1,7 +1,7 @@
 """The worker's side: what runs in each process of a pool.
 
 One thread reads frames, runs what they ask for, answers, and reads again (`messages` has the drawing). Before
-each item it takes one from its semaphore; where that is at 0, the pool has taken back all that is left.
+each item it takes a credit (`credits`); if there is none, the pool has revoked all that is left.
 
 What it must never do is hold on to a task when it is done: the pool promises that memory is free within a
 second of the caller's last reference, and an idle worker that still had the last arguments, the last result
@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
-from multiprocessing.synchronize import Semaphore
 from time import monotonic_ns
 from typing import Any
 
@@ -41,6 +40,7 @@ from sharedarray._platform import platform
 from sharedarray.pool import failures, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool.credits import Credits
 from sharedarray.pool.links import PIPES, Line
 from sharedarray.pool.messages import (
     AFRESH,
@@ -116,7 +116,7 @@ class Ends:
     ----------
     reader, writer
         Ends of the two pipes.
-    claims
+    credits
         How many items it has been given and has not begun.
     pool
         The process id of the pool.
@@ -128,7 +128,7 @@ class Ends:
 
     reader: Line
     writer: Line
-    claims: Semaphore
+    credits: Credits
     pool: int
     outbox: int
     look: bool
@@ -531,8 +531,8 @@ class _Worker:
 
     def __init__(self, channel: Channel, ends: Ends, box: mmap.mmap | None) -> None:
         self._channel = channel
-        self._claim = ends.claims.acquire
-        self._unclaimed = ends.claims.get_value
+        self._claim = ends.credits.acquire
+        self._unclaimed = ends.credits.get_value
         self._shelf = Shelf(ends.pool)
         self._todo: deque[_Item] = deque()
         self._functions: dict[int, _Function] = {}

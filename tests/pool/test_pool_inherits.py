@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -9,15 +10,17 @@ import sys
 import textwrap
 import time
 import types
+from multiprocessing import synchronize
 from pathlib import Path
 
 import numpy as np
+import pool_tasks
 import pytest
 from helpers import METHODS, ROOT, environment
-from needs import needs_fork
+from needs import needs_fork, needs_root
 
 import sharedarray as sa
-from sharedarray.pool import seeds, threads
+from sharedarray.pool import credits, seeds, threads  # noqa: A004
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -351,3 +354,52 @@ def test_the_main_module_may_be_anything(tmp_path, method):
             print(pool.submit(abs, -1).result())
     """
     assert program(tmp_path, code, method) == ("1\n", "")
+
+
+# -- a machine without semaphores -----------------------------------------------------------------------
+
+
+@needs_fork
+def test_credits_need_no_semaphores(monkeypatch, method, tmp_path):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(synchronize.Semaphore, "__init__", refuse)
+    counter = credits.new_counter(method)
+    assert not counter.acquire(False)
+    for _ in range(4000):  # as many items as a worker has at most
+        counter.release()
+    assert counter.get_value() == 4000
+    assert sum(counter.acquire(False) for _ in range(5000)) == 4000
+    with sa.Pool(2, method, retries=1) as pool:
+        assert list(pool.map(pool_tasks.add, range(5000))) == list(range(1, 5001))
+        assert pool.submit(pool_tasks.die_the_first_time, tmp_path / "died").result()
+        # What waits behind a slow item is revoked, and another worker does it.
+        slow, gate = tmp_path / "slow", tmp_path / "gate"
+        waiting = pool.submit(pool_tasks.touch_after, slow, gate)
+        assert [future.result() for future in [pool.submit(abs, -n) for n in range(50)]] == list(range(50))
+        gate.touch()
+        waiting.result()
+
+
+@pytest.mark.slow
+@needs_root
+def test_where_dev_shm_is_read_only(tmp_path, method):
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    (tmp_path / "job.py").write_text(
+        "import sys, numpy as np, sharedarray as sa\n"
+        "with sa.Pool(2, sys.argv[1]) as pool:\n"
+        "    print(pool.submit(np.sum, sa.ones(3)).result(), sum(pool.map(abs, range(9))))\n"
+    )
+    setting = f'mount -t tmpfs tmpfs {memory} && mount -t tmpfs -o ro tmpfs /dev/shm && exec "$0" "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", setting, sys.executable, str(tmp_path / "job.py"), method],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(PYTHONPATH=str(ROOT), SHAREDARRAY_DIR=str(memory)),
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("there are no mount namespaces here")
+    assert done.stdout == "3.0 36\n", done.stderr

@@ -1,8 +1,8 @@
 """The command ``sharedarray``: see, copy, load and remove blocks from a shell.
 
-It uses the public names, and of the rest only how a size, a time, a text and progress are shown. What it was
-asked for goes to stdout; warnings, questions and errors go to stderr, an error as one paragraph without a
-traceback. Exit codes:
+It uses the public names, and of the rest only how a size, a time, a text and progress are shown, and how a
+file is opened. What it was asked for goes to stdout; warnings, questions and errors go to stderr, an error as
+one paragraph without a traceback. Exit codes:
 
 ====  ==============================================================================================
 0     done
@@ -37,6 +37,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import sharedarray as sa
+from sharedarray._platform import platform
 from sharedarray.display import age, human, plain
 from sharedarray.progress import IN_BYTES, Bar, bar
 
@@ -280,7 +281,9 @@ def _cp(args: argparse.Namespace) -> int:
         assert array.segment is not None
         data = array.segment.buf
         _check_target(args.file, target, args.force)
-        handle, temporary = tempfile.mkstemp(".tmp", ".sharedarray-", os.path.dirname(target))
+        handle, temporary = platform.opened(
+            tempfile.mkstemp, ".tmp", ".sharedarray-", os.path.dirname(target)
+        )
         try:
             try:
                 _write(
@@ -430,7 +433,7 @@ def _publish(temporary: str, target: str, shown: str, *, force: bool) -> None:
             except FileExistsError:
                 raise
             except OSError:  # a file system without links: take the name first, then replace it
-                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                os.close(platform.opened(os.open, target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         raise _taken(shown) from None
     os.replace(temporary, target)
@@ -627,6 +630,6 @@ def _drop_broken_output() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        nowhere = platform.opened(os.open, os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

@@ -13,6 +13,7 @@
     ├── MaskedArrayError        TypeError, ValueError   a masked array where its mask would be lost
     ├── BlockClosedError        ValueError         used after ``close()``
     ├── OutOfSharedMemoryError  OSError (ENOSPC)   the pages asked for are not there
+    ├── LimitError              OSError            no more descriptors or memory maps may be had
     ├── LockTimeout             TimeoutError       a lock was not free in time
     ├── DeadlockError           RuntimeError       a thread would wait for a lock that it holds itself
     ├── WorkerDied              BrokenProcessPool     a worker process ended under a task
@@ -39,6 +40,7 @@ __all__ = [
     "DeadlockError",
     "HeaderError",
     "InvalidNameError",
+    "LimitError",
     "LockTimeout",
     "MaskedArrayError",
     "MissingExtraError",
@@ -184,6 +186,23 @@ class OutOfSharedMemoryError(SharedArrayError, OSError):
         super().__init__(message, **details)
         self.needed = needed
         self.available = available
+
+
+class LimitError(SharedArrayError, OSError):
+    """A limit of the process or the machine is reached: open descriptors, memory maps, address space.
+
+    Its ``errno`` is the system's: ``EMFILE``, ``ENFILE`` or ``ENOMEM``.
+    """
+
+    _errno = errno.EMFILE
+
+    def __init__(self, message: str, *, number: int = errno.EMFILE, **details: str | None) -> None:
+        self._errno = number
+        super().__init__(message, **details)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (kind, message, details), state = super().__reduce__()
+        return rebuild, (kind, message, {**details, "number": self._errno}), state
 
 
 class LockTimeout(SharedArrayError, TimeoutError):

@@ -93,7 +93,7 @@ class _Connection:
     def __init__(self, folder: str) -> None:
         import socket
 
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = platform.opened(socket.socket, socket.AF_UNIX, socket.SOCK_STREAM)
         self.answered = False
         try:
             self._socket.settimeout(_PATIENCE)
@@ -223,7 +223,8 @@ def _start(directory: str) -> _Connection:
         folder = registry.open_registry(directory)
         lock_path = f"{folder}/janitor.lock"
         try:
-            starting = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            starting = platform.opened(os.open, lock_path, flags, 0o600)
         except FileNotFoundError:  # a janitor that ends removes its files, and the registry
             continue
         except OSError:
@@ -232,7 +233,7 @@ def _start(directory: str) -> _Connection:
             raise
         try:
             os.fchmod(starting, 0o600)  # whatever the umask
-            alive = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            alive = platform.opened(os.open, lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             os.close(starting)
             continue
@@ -285,7 +286,7 @@ def _launch(folder: str, alive: int) -> _Connection:
     from sharedarray import interpreter  # here: only what starts a janitor needs it
 
     program = interpreter.python()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+    with platform.opened(socket.socket, socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with _short_path(folder) as path:
             damage.set_aside(f"{folder}/janitor.sock")
             listener.bind(path)
@@ -311,7 +312,7 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
     import subprocess
 
     # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
-    with _interrupts_blocked():
+    with _interrupts_blocked(), platform.standard_streams():
         program = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -337,7 +338,7 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
 def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
     """Wait for the end of a child without looking from time to time, which would take up to twice as long."""
     try:
-        handle = os.pidfd_open(program.pid)
+        handle = platform.opened(os.pidfd_open, program.pid)
     except (AttributeError, OSError):  # a kernel before 5.3, or another system
         return program.wait(seconds)
     try:
@@ -424,7 +425,7 @@ def _reap_unwatched() -> None:
 @contextmanager
 def _short_path(folder: str) -> Iterator[str]:
     """A path of the socket that fits its 107 bytes, however long the directory's is."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = platform.opened(os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield (
             f"/proc/self/fd/{handle}/janitor.sock"
@@ -531,7 +532,7 @@ class _Janitor:
     def _welcome(self) -> None:
         while True:
             try:
-                client, _ = self.listener.accept()
+                client, _ = platform.opened(self.listener.accept)
             except BlockingIOError:
                 return  # nobody else waits
             except OSError:

@@ -210,7 +210,7 @@ def _open_file(file: Any) -> Hold:
             except FileNotFoundError:
                 if not isinstance(file, str):
                     raise
-                with open(file, "ab"):
+                with open(file, "ab", opener=platform.opener):
                     pass
         try:
             return _hold(handle, registry.directory(), platform.path_behind(handle))

@@ -187,7 +187,8 @@ class SharedMemoryManager(managers.BaseManager):
             raise TypeError("initializer must be a callable")
         # Where nothing of the user's runs in that process, nothing there needs the arrays of this one.
         leave = initializer is None and not self._registry  # type: ignore[attr-defined]
-        super().start(_begin, (registry.me(), leave, initializer, initargs))
+        with platform.standard_streams():
+            super().start(_begin, (registry.me(), leave, initializer, initargs))
 
     def get_server(self) -> Server:
         """The server, for this process to run: ``manager.get_server().serve_forever()``.
@@ -303,7 +304,9 @@ class SharedMemoryManager(managers.BaseManager):
                 if ended
                 else "the manager can make nothing yet: call start(), or connect() to one that runs"
             )
-        with self._Client(self._address, authkey=self._authkey) as connection:  # type: ignore[attr-defined]
+        with platform.standard_streams():
+            connection = self._Client(self._address, authkey=self._authkey)  # type: ignore[attr-defined]
+        with connection:
             yield connection
 
 

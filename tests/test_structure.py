@@ -105,6 +105,60 @@ def test_the_platform_is_looked_at_in_one_place() -> None:
     assert looks == {"sharedarray._platform"}
 
 
+# Calls that open a descriptor. All go through `platform.opened`, which keeps it off the standard streams.
+OPENS = re.compile(
+    r"(os|socket|select|tempfile)\.(open|pipe2?|dup|memfd_create|pidfd_open|eventfd|openpty|forkpty|socket"
+    r"|socketpair|create_connection|create_server|epoll|kqueue|mkstemp|TemporaryFile|NamedTemporaryFile)"
+    r"|open|io\.open|Path\.open|.*\.accept|.*\.(read|write)_(text|bytes)"
+)
+# Calls of other libraries that open some, or start a process: within `with platform.standard_streams()`.
+STARTS = re.compile(
+    r"subprocess\.\w+|(.*\.)?(Pipe|_?Client)|selectors\.\w+|multiprocessing\..*\.(Semaphore|Lock|Queue)"
+    r"|super\(\)\.start|.*\.ensure_running|worker\.start"
+)
+
+
+def opening_calls(module: str) -> list[str]:
+    """The calls in a module that open a descriptor unguarded."""
+    tree = ast.parse(source(module))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    own |= {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    found = []
+
+    def visit(node: ast.AST, guarded: bool) -> None:
+        if isinstance(node, ast.With):
+            guarded = guarded or any("standard_streams()" in ast.unparse(item) for item in node.items)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {keyword.arg for keyword in node.keywords}
+            fine = guarded or called in own or keywords & {"opener", "fileno"}
+            if (OPENS.fullmatch(called) or STARTS.fullmatch(called)) and not fine:
+                found.append(f"{called} in line {node.lineno}")
+        for child in ast.iter_child_nodes(node):
+            visit(child, guarded)
+
+    visit(tree, False)
+    return found
+
+
+# What opens descriptors for the others, and programs of their own that measure other libraries.
+OPENERS = ("sharedarray._platform.descriptors", "sharedarray._platform.windows")
+PROGRAMS = ("bench", "demo")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) not in PROGRAMS])
+def test_descriptors_are_opened_through_one_function(module: str) -> None:
+    found = [] if module in OPENERS else opening_calls(module)
+    if module == "sharedarray.pool.processes":
+        found = [call for call in found if not call.startswith("super().start")]  # called by `start`, guarded
+    assert found == []
+
+
 PUBLIC = [
     *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
@@ -193,6 +247,7 @@ BUILTINS = {
     "UnsupportedError": NotImplementedError,
     "BlockClosedError": ValueError,
     "OutOfSharedMemoryError": OSError,
+    "LimitError": OSError,
     "LockTimeout": TimeoutError,
     "DeadlockError": RuntimeError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,

@@ -25,10 +25,13 @@ import mmap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import socket
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Mode: TypeAlias = Literal["r", "r+", "c"]
 
@@ -81,6 +84,28 @@ class Platform(Protocol):
 
     def name_problem(self, name: str) -> str | None:
         """What keeps this system from having a block of this name; None where nothing does."""
+
+    def opened(self, opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+        """Call what opens a descriptor, a socket, a poller, or a tuple of these; return what it opened.
+
+        Nothing that it returns has the descriptor of a standard stream. A program may run with these closed;
+        the kernel then gives their numbers to the next files, and whatever any library prints goes there.
+        """
+
+    def opener(self, path: str, flags: int) -> int:
+        """Open a file likewise, as the ``opener`` of Python's `open`."""
+
+    def need_descriptors(self, count: int) -> None:
+        """Raise `LimitError` if this process cannot open so many descriptors now."""
+
+    def standard_streams(self) -> AbstractContextManager[None]:
+        """Open the null device as each standard stream that is closed, until the block ends.
+
+        For calls of other libraries that open descriptors or start processes: these inherit the null device.
+        """
+
+    def keep_standard_streams(self) -> None:
+        """Open the null device as each standard stream that is closed, for good: in a process of our own."""
 
     def draft(self, directory: str) -> Draft:
         """Start an empty file that nobody can see, or one with a scratch name."""

@@ -20,6 +20,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sharedarray._platform.contract import Draft
+from sharedarray._platform.descriptors import (
+    keep_standard_streams as keep_standard_streams,
+    need_descriptors as need_descriptors,
+    opened as opened,
+    opener as opener,
+    standard_streams as standard_streams,
+)
 from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
@@ -74,7 +81,7 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 def draft(directory: str) -> Draft:
     try:
-        handle = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        handle = opened(os.open, directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
             raise
@@ -123,7 +130,7 @@ _flock = struct.Struct("h6xqq8x").pack
 
 def open_again(handle: int) -> int:
     # Through /proc, because the name may be gone or lead to another block by now.
-    return os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+    return opened(os.open, f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def open_to_lock(file: str | int) -> int:
@@ -187,7 +194,7 @@ unlock = _locks.unlock
 
 def _file(path: str) -> bytes | None:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = opened(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -252,7 +259,7 @@ _GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 can
 
 def await_end(pid: int, started: int) -> None:
     try:
-        handle = os.pidfd_open(pid)
+        handle = opened(os.pidfd_open, pid)
     except ProcessLookupError:
         return
     except OSError:

@@ -26,6 +26,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sharedarray._platform.contract import Draft
+from sharedarray._platform.descriptors import (
+    keep_standard_streams as keep_standard_streams,
+    need_descriptors as need_descriptors,
+    opened as opened,
+    opener as opener,
+    standard_streams as standard_streams,
+)
 from sharedarray._platform.posix import (
     NAME_LIMIT as NAME_LIMIT,
     RECORDS_DECIDE as RECORDS_DECIDE,
@@ -115,7 +122,7 @@ def _flock(kind: int, start: int, length: int) -> bytes:
 
 
 def open_again(handle: int) -> int:
-    again = os.open(_path(handle), WRITABLE)
+    again = opened(os.open, _path(handle), WRITABLE)
     if os.fstat(again).st_ino != os.fstat(handle).st_ino:
         os.close(again)
         raise FileNotFoundError(errno.ENOENT, "the block has no name any more")

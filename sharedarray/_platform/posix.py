@@ -23,7 +23,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from sharedarray._platform import descriptors, limits
 from sharedarray._platform.contract import Draft, Mode, Status
+from sharedarray._platform.descriptors import opened, standard_streams
 
 RECORDS_DECIDE = True
 STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
@@ -65,7 +67,7 @@ def name_problem(name: str) -> str | None:
 def scratch_draft(directory: str) -> Draft:
     """A draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
-    handle = os.open(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+    handle = opened(os.open, scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
     os.fchmod(handle, 0o600)  # whatever the umask
     return Draft(handle, scratch)
 
@@ -87,7 +89,7 @@ def read(handle: int, count: int) -> bytes:
 
 
 def open_path_of(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    return opened(os.open, path, os.O_RDWR | os.O_CLOEXEC)
 
 
 def shrink(handle: int) -> None:
@@ -101,7 +103,7 @@ def discard(draft: Draft) -> None:
 
 
 def open(path: str, *, writable: bool) -> int:
-    return os.open(path, WRITABLE if writable else READABLE)
+    return opened(os.open, path, WRITABLE if writable else READABLE)
 
 
 close = os.close
@@ -111,7 +113,7 @@ def open_as_permitted(path: str) -> int:
     refusal = None
     for access in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
         try:
-            return os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            return opened(os.open, path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
@@ -148,22 +150,34 @@ _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 _BOTH = mmap.PROT_READ | mmap.PROT_WRITE
+_KEEPS_DESCRIPTOR = sys.version_info < (3, 13)  # whether a mapping has a descriptor, the lowest that is free
 
 
-if sys.version_info >= (3, 13):
+def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
+    try:
+        # A handle that was opened long ago, as those of pages that are ready, tells nothing of the streams.
+        if _KEEPS_DESCRIPTOR and (descriptors.streams_closed or ready):
+            with standard_streams():
+                return _map(cls, handle, size, mode, ready)
+        return _map(cls, handle, size, mode, ready)
+    except OSError as error:
+        raise limits.maps(error) from None
 
-    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
+
+if sys.version_info < (3, 13):
+
+    def _map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, ready: bool) -> mmap.mmap:
+        if ready and mode == "r+":
+            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
+        return cls(handle, size, access=_ACCESS[mode])
+
+else:
+
+    def _map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, ready: bool) -> mmap.mmap:
         # Without trackfd=False the mapping would keep a second descriptor of its own.
         if ready and mode == "r+":
             return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH, trackfd=False)
         return cls(handle, size, access=_ACCESS[mode], trackfd=False)
-
-else:
-
-    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
-        if ready and mode == "r+":
-            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
-        return cls(handle, size, access=_ACCESS[mode])
 
 
 def sync(mapping: mmap.mmap) -> None:
@@ -214,7 +228,7 @@ class Locks:
         self._use_no_more = pack(fcntl.F_UNLCK, 0, 1)
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
-        handle = os.open(path, WRITABLE if writable else READABLE)
+        handle = opened(os.open, path, WRITABLE if writable else READABLE)
         try:
             try:
                 fcntl.fcntl(handle, self._try, self._take_lease)

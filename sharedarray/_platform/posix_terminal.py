@@ -11,6 +11,8 @@ import termios
 import tty
 from collections.abc import Callable, Iterator
 
+from sharedarray._platform.descriptors import opened
+
 _ESCAPE_WAIT = 0.05  # seconds in which what belongs to a key that sends several bytes has come
 
 
@@ -19,7 +21,7 @@ def terminal() -> Iterator[Callable[[float], str | None]]:
     """Keep the contract's `terminal`. That the size is a new one comes as a signal, which ends the wait."""
     handle = sys.stdin.fileno()
     before = termios.tcgetattr(handle)
-    wake, woken = os.pipe()
+    wake, woken = opened(os.pipe)
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
     previous_handler = signal.signal(signal.SIGWINCH, lambda *_: None)  # so that the signal is written

@@ -65,7 +65,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import pywintypes
 import win32api
@@ -80,6 +80,9 @@ from sharedarray._platform.contract import Draft, Mode, Status
 
 if TYPE_CHECKING:
     import socket
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _msvcrt: Any = importlib.import_module("msvcrt")  # which a type checker on another system does not know
 _kernel32: Any = ctypes.__dict__["WinDLL"]("kernel32", use_last_error=True)
@@ -124,6 +127,27 @@ def _translating(path: str = "") -> Iterator[None]:
 
 
 # -- who we are -----------------------------------------------------------------------------------------
+
+
+def opened(opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+    # No handle of the system's is a standard stream's by its number.
+    return opener(*arguments, **keywords)
+
+
+def opener(path: str, flags: int) -> int:
+    return os.open(path, flags | int(os.__dict__["O_NOINHERIT"]), 0o666)
+
+
+def need_descriptors(count: int) -> None:
+    pass  # the system has no such limit
+
+
+def standard_streams() -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def keep_standard_streams() -> None:
+    pass
 
 
 def setting(name: str) -> str | None:

@@ -84,7 +84,7 @@ def domain() -> str:
     global _boot
     if not _boot:
         try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii", opener=platform.opener) as file:
                 _boot = file.read().strip()
         except OSError:
             import uuid

@@ -15,8 +15,10 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from multiprocessing import connection
 from typing import Any, Protocol
+
+from sharedarray._platform import platform
+from sharedarray.pool import links
 
 __all__ = ["Credits", "counter_of", "new_counter"]
 
@@ -43,7 +45,8 @@ class Credits(Protocol):
 def new_counter(method: str) -> Credits:
     """Return a new counter at 0, for a worker that is started by this method."""
     try:
-        return multiprocessing.get_context(method).Semaphore(0)
+        with platform.standard_streams():
+            return platform.opened(multiprocessing.get_context(method).Semaphore, 0)
     except ImportError:  # this Python was built without semaphores
         return _Tokens()
     except OSError as error:
@@ -71,7 +74,7 @@ class _Tokens:
     """
 
     def __init__(self, ends: tuple[Any, Any] | None = None) -> None:
-        self._ends = connection.Pipe(duplex=False) if ends is None else ends
+        self._ends = links.ends() if ends is None else ends
         self._reading, self._writing = (end.fileno() for end in self._ends)
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)

@@ -35,6 +35,7 @@ from multiprocessing import resource_tracker, spawn, util
 from typing import Any
 
 from sharedarray import errors
+from sharedarray._platform import platform
 
 __all__ = ["ForkServer", "Inherited", "main", "read_number", "settle"]
 
@@ -104,8 +105,8 @@ class ForkServer:
             The server was ended at this moment.
         """
         self._run()
-        status, child_status = os.pipe()
-        child_orders, orders = os.pipe()
+        status, child_status = platform.opened(os.pipe)
+        child_orders, orders = platform.opened(os.pipe)
         try:
             sent = [child_orders, child_status, *descriptors]
             with _as_socket(self._control) as control:
@@ -152,7 +153,7 @@ class ForkServer:
             if not self.reaped():
                 return
             self.close()
-        ours, theirs = socket.socketpair()
+        ours, theirs = platform.opened(socket.socketpair)
         with ours:
             with theirs:
                 self._program = self._start(theirs.fileno())
@@ -308,6 +309,7 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     modules
         What to load.
     """
+    platform.keep_standard_streams()
     old = {}
     for name in _GROUP_SIGNALS:
         old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -359,7 +361,7 @@ class _Server:
         self._control = control
         self._handlers = handlers
         self._status: dict[int, int] = {}  # by pid, the pipe for the exit code
-        self._wake, self._waker = os.pipe()
+        self._wake, self._waker = platform.opened(os.pipe)
         os.set_blocking(self._wake, False)
         os.set_blocking(self._waker, False)
         self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _nothing)
@@ -462,7 +464,7 @@ class _Server:
             with contextlib.suppress(AttributeError):  # without that, a worker starts a tracker of its own
                 resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             _clear_exit_functions()
-            code = spawn._main(orders, os.dup(orders))
+            code = spawn._main(orders, platform.opened(os.dup, orders))
             _run_exit_functions()
         except BaseException:
             sys.excepthook(*sys.exc_info())

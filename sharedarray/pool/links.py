@@ -21,7 +21,9 @@ from functools import partial
 from multiprocessing import connection, context, process
 from typing import Any, Protocol
 
-__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "line", "over"]
+from sharedarray._platform import platform
+
+__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "ends", "line", "over"]
 
 PIPES = hasattr(select, "poll") and hasattr(os, "writev")
 # Workers of one pool at most: where there is no `poll`, 512 sockets can be waited for, two of each worker's.
@@ -148,12 +150,18 @@ def _shared(data: bytes) -> _Socket:
     return _Socket(kind.fromshare(data))
 
 
+def ends() -> tuple[connection.Connection, connection.Connection]:
+    """Return a pipe that may be handed to a worker: the end to read from, and the end to write to."""
+    reader, writer = platform.opened(os.pipe)
+    return connection.Connection(reader, writable=False), connection.Connection(writer, readable=False)
+
+
 def line() -> tuple[Line, Line]:
     """Return a link in one direction: the end to read from, and the end to write to."""
     if PIPES:
-        reader, writer = connection.Pipe(duplex=False)
+        reader, writer = ends()
         return _Pipe(reader), _Pipe(writer)
-    there, here = socket.socketpair()
+    there, here = platform.opened(socket.socketpair)
     return _Socket(there), _Socket(here)
 
 
@@ -164,7 +172,7 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._ear, self._rope = socket.socketpair()
+        self._ear, self._rope = platform.opened(socket.socketpair)
         self._ear.setblocking(False)
         self._rope.setblocking(False)
 
@@ -210,7 +218,7 @@ def end_of(worker: process.BaseProcess) -> tuple[int, bool]:
         return bell.fileno(), True
     if hasattr(os, "pidfd_open") and worker.pid is not None:
         with contextlib.suppress(OSError):
-            return os.pidfd_open(worker.pid), True
+            return platform.opened(os.pidfd_open, worker.pid), True
     return worker.sentinel, False
 
 

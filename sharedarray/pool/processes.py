@@ -44,10 +44,28 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from sharedarray._platform import platform
 from sharedarray.pool import forkserver, threads
 
-__all__ = ["WorkerProcess", "block_signals", "default_method", "make_ready", "method_of", "start"]
+__all__ = [
+    "WorkerProcess",
+    "block_signals",
+    "default_method",
+    "make_ready",
+    "method_of",
+    "start",
+]
 
+# Descriptors that the start of a worker may need at once, with that of the fork server and of the tracker.
+_DESCRIPTORS = 16
+# What a new interpreter does first. Its parent may have files of its own in place of standard streams, which
+# it does not inherit. Without the null device there, the next files that it opens would have these numbers.
+_OPEN_STREAMS = """\
+import os
+while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+    os.set_inheritable(descriptor, True)
+os.close(descriptor)
+"""
 # Loaded by the fork server before its first fork, in this order.
 _PRELOAD = ("numpy", "sharedarray.pool.worker")
 # Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
@@ -138,7 +156,9 @@ class WorkerProcess(process.BaseProcess):
 
 def start(worker: WorkerProcess) -> None:
     """Start a worker; once more where the fork server died at this very moment."""
-    with _starting, _no_interrupt():
+    # multiprocessing opens pipes and sockets, and starts processes that inherit the standard streams.
+    with _starting, _no_interrupt(), platform.standard_streams():
+        platform.need_descriptors(_DESCRIPTORS)  # multiprocessing leaves some open if it finds no more
         worker.start()
     worker.forget()
 
@@ -148,7 +168,8 @@ def make_ready(method: str) -> None:
     if method != "fork" and hasattr(os, "fork"):  # elsewhere there is no such process
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
-            ensure()
+            with platform.standard_streams():
+                ensure()
 
 
 def block_signals() -> None:
@@ -309,7 +330,7 @@ if "fork" not in multiprocessing.get_all_start_methods():
 
         def __init__(self, process_obj: WorkerProcess) -> None:
             handles: Any = importlib.import_module("msvcrt")  # where handles are what processes share
-            reading, writing = os.pipe()
+            reading, writing = platform.opened(os.pipe)
             try:
                 command = spawn.get_command_line(
                     parent_pid=os.getpid(), pipe_handle=handles.get_osfhandle(reading)
@@ -327,7 +348,7 @@ if "fork" not in multiprocessing.get_all_start_methods():
             self.returncode: int | None = None
             # The end that the child copies stays open for as long as it may not have done so.
             self.finalizer = util.Finalize(self, os.close, (reading,))
-            with open(writing, "wb") as pipe:
+            with os.fdopen(writing, "wb") as pipe:
                 try:
                     pipe.write(_orders(self, process_obj, _new_interpreter(process_obj.environment)))
                 except BaseException:
@@ -401,22 +422,35 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         """A new interpreter, told what to do over a pipe."""
 
         def _launch(self, process_obj: WorkerProcess) -> None:
-            tracker = resource_tracker.getfd()
-            assert tracker is not None
+            running = resource_tracker.getfd()
+            assert running is not None
             orders = _orders(self, process_obj, _new_interpreter(process_obj.environment))
-            status, child_status = os.pipe()
-            child_orders, to_child = os.pipe()
-            # The child's ends of both pipes, the tracker's, and what the process object brings along.
-            self._fds += [tracker, child_orders, child_status]
-            self.finalizer = util.Finalize(self, _close_all, (status, to_child))
-            self.sentinel = status
+            ours: list[int] = []
+            theirs: list[int] = []
             try:
+                tracker = platform.opened(os.dup, running)  # which may be as low as a standard stream's
+                theirs.append(tracker)
+                status, child_status = platform.opened(os.pipe)
+                ours.append(status)
+                theirs.append(child_status)
+                child_orders, to_child = platform.opened(os.pipe)
+                ours.append(to_child)
+                theirs.append(child_orders)
+                self._fds += theirs  # beside what the process object brings along
                 command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_orders)
+                if "-c" in command:  # not in a frozen program
+                    code = command.index("-c") + 1
+                    command[code] = _OPEN_STREAMS + command[code]
                 self.pid = util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, self._fds)
+            except BaseException:
+                _close_all(*ours)
+                raise
             finally:
-                _close_all(child_orders, child_status)
+                _close_all(*theirs)
+            self.finalizer = util.Finalize(self, _close_all, ours)
+            self.sentinel = status
             # Our end stays open for as long as this object lives: the child sees by it that we do.
-            with open(to_child, "wb", closefd=False) as pipe:
+            with os.fdopen(to_child, "wb", closefd=False) as pipe:
                 pipe.write(orders)
 
     class _ForkServed(_AskedOnce, popen_fork.Popen):
@@ -466,10 +500,10 @@ if "forkserver" in multiprocessing.get_all_start_methods():
             assert tracker is not None
             status, to_child = server.fork([tracker, *self._fds])
             # Kept open for as long as this object lives: the child sees by it that we do.
-            alive = os.dup(to_child)
+            alive = platform.opened(os.dup, to_child)
             self.finalizer = util.Finalize(self, _close_all, (status, alive))
             self.sentinel = status
-            with open(to_child, "wb") as pipe:
+            with os.fdopen(to_child, "wb") as pipe:
                 pipe.write(orders)
             self.pid = forkserver.read_number(status)
 
@@ -490,7 +524,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         It is handed over open, because it may have been removed, and its path may lead elsewhere by now.
         """
         try:
-            here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            here = platform.opened(os.open, ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:  # it may not be read
             with contextlib.suppress(OSError):
                 return None, os.getcwd()

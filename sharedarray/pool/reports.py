@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
+from sharedarray._platform import platform
 from sharedarray.display import human
 from sharedarray.pool.pickling import OUT_OF_BAND
 
@@ -349,9 +350,9 @@ def _write(target: str, data: bytes) -> None:
 
     temporary = os.path.join(os.path.dirname(target), f".sharedarray-{secrets.token_hex(8)}.tmp")
     # Not by tempfile, whose files only their owner may read: the kernel applies the umask to this one.
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    handle = platform.opened(os.open, temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.replace(temporary, target)
     except BaseException:

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from sharedarray._platform import platform
+
 __all__ = ["Axes", "Block", "Sizes", "Span", "Tiling"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -306,7 +308,7 @@ def outer_cache() -> int:
     sizes = []
     for entry in os.listdir(_CACHES) if os.path.isdir(_CACHES) else ():
         try:
-            with open(f"{_CACHES}/{entry}/size", encoding="ascii") as file:
+            with open(f"{_CACHES}/{entry}/size", encoding="ascii", opener=platform.opener) as file:
                 text = file.read().strip()
             sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
         except (OSError, ValueError):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+from sharedarray._platform import platform
 from sharedarray.pool import links
 
 __all__ = ["Watch", "watch"]
@@ -50,7 +51,7 @@ class Watch(Protocol):
 
 class _Epoll:
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = platform.opened(select.epoll)
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
         self.wait = self._epoll.poll
@@ -70,7 +71,8 @@ class _Epoll:
 
 class _Selector:
     def __init__(self) -> None:
-        self._selector: Any = selectors.DefaultSelector()
+        with platform.standard_streams():
+            self._selector: Any = selectors.DefaultSelector()
         self.fileno = self._selector.fileno
         self.close = self._selector.close
 

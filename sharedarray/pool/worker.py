@@ -243,7 +243,7 @@ def _watch_parent(channel: Channel) -> None:
         if hasattr(os, "pidfd_open") and parent.pid is not None:
             # The pipe behind the sentinel is also open in processes that the parent forks; this one is exact.
             with contextlib.suppress(OSError):
-                poll.register(os.pidfd_open(parent.pid), select.POLLIN)
+                poll.register(platform.opened(os.pidfd_open, parent.pid), select.POLLIN)
 
     _watch(poll.poll)
 

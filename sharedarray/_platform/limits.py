@@ -1,0 +1,76 @@
+"""Errors that name the limit which a process has met as it maps memory, on POSIX systems."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sharedarray import errors
+from sharedarray._platform.descriptors import EXHAUSTED, exhausted, opened
+
+__all__ = ["maps"]
+
+_PIECE = 4096  # bytes read at a time: where no memory can be mapped, a large buffer is not to be had
+_MAPS_NEAR = 64  # memory maps below the limit at which it counts as reached: one call may need several
+
+
+def maps(error: OSError) -> OSError:
+    """Return the error of a call that maps memory, or a `LimitError` if it has met a limit."""
+    if error.errno != errno.ENOMEM:
+        return exhausted(error) if error.errno in EXHAUSTED else error
+    most, used = _number("/proc/sys/vm/max_map_count"), _lines("/proc/self/maps")
+    if most is None or used is None or used + _MAPS_NEAR < most:
+        return _address_space(error)
+    return errors.LimitError(
+        "this process has as many memory maps as it may have",
+        number=errno.ENOMEM,
+        found=f"{used} in use, the limit vm.max_map_count is {most}",
+        expected="a free one",
+        cause="each shared array is a memory map, besides those of libraries and threads",
+        next_step="drop or close arrays, put many small ones into one large array, or have the administrator "
+        "raise the limit: sysctl vm.max_map_count",
+    )
+
+
+def _address_space(error: OSError) -> OSError:
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        return error
+    if limit == resource.RLIM_INFINITY:
+        return error
+    return errors.LimitError(
+        "this process has no address space left to map a block",
+        number=errno.ENOMEM,
+        found=f"the limit RLIMIT_AS, {limit} bytes",
+        expected="address space for the whole block",
+        cause="the limit counts every mapped byte, of libraries and threads too, used or not",
+        next_step="drop arrays, or raise the limit: `ulimit -v` before the program starts",
+    )
+
+
+def _number(path: str) -> int | None:
+    try:
+        handle = opened(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(handle, _PIECE))
+        finally:
+            os.close(handle)
+    except (OSError, ValueError):
+        return None
+
+
+def _lines(path: str) -> int | None:
+    try:
+        handle = opened(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lines = 0
+            while piece := os.read(handle, _PIECE):
+                lines += piece.count(b"\n")
+            return lines
+        finally:
+            os.close(handle)
+    except OSError:
+        return None

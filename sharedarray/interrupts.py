@@ -9,6 +9,9 @@ several threads or processes rely on, that would leave them waiting for ever; so
             wait()
         ...
 
+What a user has written (a callback, a ``__setstate__``) and the library calls within such a block, is called
+by `call_user`, so that Ctrl-C breaks it off as it does outside.
+
 What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `finalize` has it raised a
 moment later. Only what comes as the finalizer begins is lost: so what takes long, such as to free memory, is
 best done within one, and what is called after it should be no Python at all (see `array.Living`).
@@ -32,7 +35,7 @@ from threading import get_ident
 from types import CodeType
 from typing import Any, TypeVar
 
-__all__ = ["allowed", "deferred", "finalize", "finalizer"]
+__all__ = ["allowed", "call_user", "deferred", "finalize", "finalizer", "is_main"]
 
 _INTERRUPT = int(SIGINT)
 # Seconds in which a finalizer is likely to return.
@@ -40,6 +43,7 @@ _MOMENT = 0.001
 
 Handler = Callable[[int, Any], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 # Of the main thread, which alone changes these: for each deferred block that it is in, from the outermost,
@@ -176,6 +180,34 @@ class _Allowed:
 
 
 deferred, allowed, _finalizing = _Deferred(later=False), _Allowed(), _Deferred(later=True)
+
+
+def is_main() -> bool:
+    """Return whether this is the thread that is interrupted."""
+    return get_ident() == _main
+
+
+def call_user(function: Callable[..., _T], *args: Any) -> _T:
+    """Return what a function of the user's returns; Ctrl-C breaks it off also within a deferred block.
+
+    It is called in any case: what came before its beginning is raised when it is done.
+    """
+    early: BaseException | None = None
+    while True:
+        begun = False
+        try:
+            with allowed:
+                begun = True
+                found = function(*args)
+        except BaseException as raised:
+            if begun:
+                raise
+            early = raised
+        else:
+            break
+    if early is not None:
+        raise early
+    return found
 
 
 def finalizer(function: _F) -> _F:

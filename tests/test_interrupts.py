@@ -18,7 +18,7 @@ from needs import few
 
 import sharedarray as sa
 from sharedarray import interrupts, segment
-from sharedarray.interrupts import allowed, deferred, finalize, finalizer
+from sharedarray.interrupts import allowed, call_user, deferred, finalize, finalizer
 from sharedarray.segment import mapping_of
 
 
@@ -141,6 +141,39 @@ def test_what_came_before_is_raised_where_it_is_allowed():
     broken_off(run)
     with allowed:  # outside of such a block it does nothing
         broken_off(interrupt)
+
+
+def test_it_breaks_off_what_a_user_has_written():
+    steps = []
+
+    def callback(step):
+        steps.append(step)
+        interrupt()
+        steps.append("not reached")
+
+    def run():
+        with deferred:
+            with pytest.raises(KeyboardInterrupt):
+                call_user(callback, "first")
+            interrupt()
+            steps.append("whole")
+
+    broken_off(run)
+    assert steps == ["first", "whole"]
+    broken_off(lambda: call_user(callback, "outside"))
+
+
+def test_what_a_user_has_written_is_called_though_it_came_before():
+    steps = []
+
+    def run():
+        with deferred:
+            interrupt()
+            call_user(steps.append, "called")
+            steps.append("not reached")
+
+    broken_off(run)
+    assert steps == ["called"]
 
 
 def test_an_exception_of_the_block_is_not_lost():

@@ -209,9 +209,11 @@ class Pool(Executor):
         Returns
         -------
         concurrent.futures.Future
-            Its result, or the exception that ``fn`` raised, with the worker's traceback; `WorkerDied` if the
-            worker died; a `pickle.PicklingError` if something cannot be sent. Its ``cancel(running=True)``
-            cancels a call that has begun as well: the worker that runs it is ended and replaced.
+            Its result, or the exception that ``fn`` raised, with the worker's traceback. A `StopIteration` or
+            `StopAsyncIteration` is the cause of a `RuntimeError`, for by itself it would end a loop in the
+            caller. `WorkerDied` if the worker died; a `pickle.PicklingError` if something cannot be sent. Its
+            ``cancel(running=True)`` cancels a call that has begun as well: the worker that runs it is ended
+            and replaced.
 
         Raises
         ------

@@ -227,7 +227,20 @@ def rebuild(failure: Failure) -> BaseException:
         first = cause
         seen.add(id(first))
     _cause.__set__(first, RemoteTraceback(failure.text))
-    return exceptions[0]
+    return _outside_iteration(exceptions[0])
+
+
+def _outside_iteration(exception: BaseException) -> BaseException:
+    """Return a `RuntimeError` in place of what only says that an iterator is exhausted, as PEP 479 has it.
+
+    Out of ``result()`` it would end whichever loop over an iterator surrounds the call, without a word; and
+    an asyncio future refuses it, so that who awaits one would wait for ever.
+    """
+    if not isinstance(exception, StopIteration | StopAsyncIteration):
+        return exception
+    error = RuntimeError(f"the task raised {type(exception).__name__}")
+    error.__cause__ = exception
+    return error
 
 
 def forget_frames(exception: BaseException) -> None:

@@ -12,6 +12,7 @@ is most of what a small task costs.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
@@ -20,9 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Protocol
 
+from sharedarray import interrupts
 from sharedarray.pool.pickling import Pickled
 
 __all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number"]
+
+
+_logger = logging.getLogger("concurrent.futures")  # which says what callbacks raise
 
 
 class Helper(Protocol):
@@ -271,7 +276,8 @@ class PoolFuture(Future[Any]):
     _task: Task | None = None
     _call = 0
     _state = "PENDING"
-    _result = _exception = None
+    _result: Any = None
+    _exception: BaseException | None = None
 
     def __init__(self, engine: Helper | None = None) -> None:
         self._engine = engine
@@ -396,6 +402,25 @@ class PoolFuture(Future[Any]):
                 self.set_result(outcome)
         except InvalidStateError:
             pass
+
+    def _invoke_callbacks(self) -> None:
+        """Call the callbacks, all of them; see `concurrent.futures.Future.add_done_callback`.
+
+        The thread that reads the answers does this. What a callback raises is logged, as the standard library
+        does with an `Exception`, so that it neither ends the pool's own thread nor comes out of the wait for
+        another future. Only what a signal's handler raises goes on to the main thread, at the end.
+        """
+        raised: list[BaseException] = []
+        for callback in self._done_callbacks:
+            try:
+                interrupts.call_user(callback, self)
+            except BaseException as error:
+                if isinstance(error, Exception) or error is self._exception or not interrupts.is_main():
+                    _logger.exception("exception calling callback for %r", self)
+                else:
+                    raised.append(error)
+        if raised:
+            raise raised[0]
 
     def begun(self, task: Task) -> None:
         """Hear, before anybody else has it, that the call was handed out."""

@@ -43,6 +43,7 @@ from sharedarray._platform import platform
 from sharedarray.array import SharedArray, address_of
 from sharedarray.integrations.packing import APART, pack, unpack
 from sharedarray.pool import Pool
+from sharedarray.pool.functions import CALL
 from sharedarray.pool.threads import VARIABLES
 from sharedarray.segment import mapping_of
 
@@ -404,7 +405,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         """Have a worker run a batch."""
         assert self._pool is not None
         try:
-            stream, found = pack(func, self._shared.stand_in)
+            stream, found = pack(func, self._shared.stand_in, CALL)
         except Exception as error:
             # From here it might come out of joblib's own machinery, in a thread where nobody hears it.
             future: Future[Any] = Future()

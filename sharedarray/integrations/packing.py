@@ -31,6 +31,7 @@ import cloudpickle
 import numpy as np
 
 from sharedarray import reference
+from sharedarray.pool.functions import COPY, CodePickler
 from sharedarray.segment import mapping_of
 from sharedarray.subclasses import PLAIN, parts_of, reduce_subclass
 
@@ -50,7 +51,7 @@ program expects what it gets of a pickle: memory that may be written.
 _REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_transport)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(CodePickler):
     # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
     dispatch_table: ClassVar[Any] = ChainMap(
         ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
@@ -58,8 +59,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         copyreg.dispatch_table,
     )
 
-    def __init__(self, file: io.BytesIO, stand_in: StandIn) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+    def __init__(self, file: io.BytesIO, stand_in: StandIn, purpose: str) -> None:
+        super().__init__(file, purpose)
         self._stand_in = stand_in
         self._numbers: dict[int, int] = {}
         self._seen: list[Any] = []  # so that no other array gets the id of one of these
@@ -99,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
         return self._found[pid]
 
 
-def pack(obj: object, stand_in: StandIn) -> tuple[bytes, list[Any]]:
+def pack(obj: object, stand_in: StandIn, purpose: str = COPY) -> tuple[bytes, list[Any]]:
     """Pickle an object, with something instead of each array that `stand_in` gives something for.
 
     Returns
@@ -110,7 +111,7 @@ def pack(obj: object, stand_in: StandIn) -> tuple[bytes, list[Any]]:
         What `stand_in` gave, once for each array.
     """
     file = io.BytesIO()
-    pickler = _Pickler(file, stand_in)
+    pickler = _Pickler(file, stand_in, purpose)
     pickler.dump(obj)
     return file.getvalue(), pickler.found
 

@@ -8,6 +8,7 @@ messages       the frames on the pipes between the pool and a worker, byte for b
 channel        one end of these pipes; why it cannot deadlock
 watching       waiting for many descriptors at once
 recycling      memory that large arguments and results travel through, again and again
+functions      functions and classes of the main module, and the ``__main__`` of a worker
 pickling       tasks and results as pickles; shared arrays by reference
 failures       exceptions on their way home
 deaths         what an exit code says

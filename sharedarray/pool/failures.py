@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from sharedarray import errors
+from sharedarray.pool.functions import RESULT
 from sharedarray.pool.pickling import Pickled, dumps, loads
 
 __all__ = [
@@ -142,11 +143,11 @@ def _packed(exception: BaseException) -> Pickled:
         text = "".join(lines) + f"{described(exception)} (not all can be shown: {described(broken)})\n"
     links = _links(exception)
     try:
-        pickled = dumps(Failure(links, text))
+        pickled = dumps(Failure(links, text), purpose=RESULT)
         loads(pickled.stream, pickled.pieces())
     except BaseException as reason:
         links = tuple(_replace(link, reason, text if i == 0 else None) for i, link in enumerate(links))
-        pickled = dumps(Failure(links, text))
+        pickled = dumps(Failure(links, text), purpose=RESULT)
     return pickled
 
 
@@ -182,7 +183,7 @@ def _notes_of(exception: BaseException) -> tuple[str, ...]:
 def _replace(link: Link, reason: BaseException, text: str | None) -> Link:
     """Put a stand-in for an exception that cannot travel; one that can stays as it is."""
     try:
-        pickled = dumps(link.exception)
+        pickled = dumps(link.exception, purpose=RESULT)
         loads(pickled.stream, pickled.pieces())
     except BaseException as own:
         reason = own

@@ -46,6 +46,7 @@ from sharedarray import reference
 from sharedarray.array import SharedArray
 from sharedarray.dtypes import NATIVE, short
 from sharedarray.interrupts import finalize, finalizer
+from sharedarray.pool import functions
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, offsets
 from sharedarray.reference import FORMAT, packed_before
@@ -425,7 +426,7 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
         ufunc: str = function.__name__ if kind is np.ufunc else ""
         return ("numpy", ufunc) if ufunc and getattr(np, ufunc, None) is function else None
     home: str | None = function.__module__
-    if home is None or home == "__main__" or _BY_VALUE:
+    if home is None or functions.is_carried(home) or _BY_VALUE:
         return None
     module = sys.modules.get(home)
     name: str = function.__qualname__
@@ -447,7 +448,7 @@ _BY_VALUE: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 _REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_transport)
 
 
-class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _TaskPickler(functions.CodePickler):
     # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
     dispatch_table: ClassVar[Any] = ChainMap(
         ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
@@ -455,8 +456,8 @@ class _TaskPickler(cloudpickle.Pickler):  # type: ignore[misc]
         copyreg.dispatch_table,
     )
 
-    def __init__(self, file: io.BytesIO, tally: _Tally) -> None:
-        super().__init__(file, protocol=_PROTOCOL, buffer_callback=tally.take)
+    def __init__(self, file: io.BytesIO, tally: _Tally, purpose: str = functions.CALL) -> None:
+        super().__init__(file, purpose, buffer_callback=tally.take)
         self.tally = tally
 
     def reducer_override(self, obj: Any) -> Any:
@@ -561,7 +562,7 @@ def _over(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.nda
     return array if order == "C" else array.T
 
 
-def dumps(obj: Any, *, many: bool = False) -> Pickled:
+def dumps(obj: Any, *, many: bool = False, purpose: str = functions.CALL) -> Pickled:
     """Pickle ``obj`` for another process of the pool.
 
     Whoever calls this keeps ``obj`` alive until the other side has loaded it: for the shared blocks that it
@@ -569,7 +570,7 @@ def dumps(obj: Any, *, many: bool = False) -> Pickled:
     """
     file = io.BytesIO()
     tally = _Tally(None, many)
-    _TaskPickler(file, tally).dump(obj)
+    _TaskPickler(file, tally, purpose).dump(obj)
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data)
 
 
@@ -587,7 +588,7 @@ def dump_result(value: Any) -> Pickled:
                 if parcels
                 else _marshalled(packed)
             )
-    return dumps(value)
+    return dumps(value, purpose=functions.RESULT)
 
 
 def _pack(value: Any, parcels: list[Parcel], known: Known | None) -> list[Any] | None:

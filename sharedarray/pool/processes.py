@@ -45,7 +45,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from sharedarray._platform import platform
-from sharedarray.pool import forkserver, threads
+from sharedarray.pool import forkserver, functions, threads
 
 __all__ = [
     "WorkerProcess",
@@ -118,6 +118,7 @@ class WorkerProcess(process.BaseProcess):
         self.preload: tuple[str, ...] = setup.preload
         self._ends: Any = ends
         self._setup: Any = setup
+        self._inherited = functions.before_fork(setup.initializer) if method == "fork" else None
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # multiprocessing's name for it
@@ -145,13 +146,13 @@ class WorkerProcess(process.BaseProcess):
         """Serve the pool; runs in the child."""
         from sharedarray.pool import worker  # here, for the worker's side imports what this side never needs
 
-        ends, setup = self._ends, self._setup
-        self._ends = self._setup = None
-        worker.main(ends, setup)
+        ends, setup, inherited = self._ends, self._setup, self._inherited
+        self._ends = self._setup = self._inherited = None
+        worker.main(ends, setup, inherited)
 
     def forget(self) -> None:
         """Drop what only the child needed."""
-        self._ends = self._setup = None
+        self._ends = self._setup = self._inherited = None
 
 
 def start(worker: WorkerProcess) -> None:

@@ -37,7 +37,7 @@ from typing import Any
 
 from sharedarray import errors
 from sharedarray._platform import platform
-from sharedarray.pool import failures, outbox, seeds, threads
+from sharedarray.pool import failures, functions, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import Credits
@@ -175,8 +175,9 @@ class PackedSetup:
     buffers: list[bytearray]
 
 
-def main(ends: Ends, setup: Setup | PackedSetup) -> None:
-    """Serve a pool until it says STOP."""
+def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited | None) -> None:
+    """Serve a pool until it says STOP; ``inherited`` is None in a worker that was not forked from it."""
+    functions.begin_worker(inherited)
     _calm_signals()
     _name_warnings()
     channel = Channel(ends.reader, ends.writer, blocking=True)
@@ -276,6 +277,7 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
             initializer, initargs = setup.initializer, setup.initargs
         if initializer is not None:
             initializer(*initargs)
+        functions.release()
     except BaseException as raised:
         refusal = failures.pack(raised, raised.__traceback__)
         pieces = refusal.pieces()
@@ -333,11 +335,13 @@ class _Item:
 class _Function:
     """The function of a call: loaded, or to be loaded for each item."""
 
-    __slots__ = ("frame", "loaded")
+    __slots__ = ("frame", "keeps", "loaded", "version")
 
     def __init__(self, frame: Frame) -> None:
-        self.frame: Frame | None = frame
+        self.frame = frame
         self.loaded: Any = None
+        self.version = -1  # of what had arrived when it was loaded
+        self.keeps = not frame.flags & (AFRESH | SHARES)
 
 
 class _Answers:
@@ -646,7 +650,7 @@ class _Worker:
         function: Any = None
         again = False
         known = self._functions.get(row.function)
-        function_shares = known is not None and known.frame is not None and known.frame.flags & SHARES
+        function_shares = known is not None and known.frame.flags & SHARES
         attachments = self._attachments if function_shares or self._attachments.kept.attached else None
         answers.of_row(number, len(args), lazy=bool(row.flags & LAZY))
         ended = monotonic_ns()
@@ -669,6 +673,7 @@ class _Worker:
                 self._attachments.end()
                 if function_shares:
                     function = None
+                    functions.release()
                 outcome = _failed(raised)
             else:
                 if attachments is not None:
@@ -676,6 +681,7 @@ class _Worker:
                 ended = monotonic_ns()
                 if function_shares and (not args or not self._left()):
                     function = None  # before the last answer: what it refers to is free when that is there
+                    functions.release()
                     self._attachments.settle()
                 kind = type(value)
                 try:
@@ -705,7 +711,7 @@ class _Worker:
 
     def _again(self, number: int) -> bool:
         known = self._functions.get(number)
-        return known is None or (known.frame is not None and bool(known.frame.flags & AFRESH))
+        return known is None or bool(known.frame.flags & AFRESH)
 
     def _function(self, number: int) -> Any:
         """Return the function of a call: the same one for all items, unless it brings data along.
@@ -713,14 +719,15 @@ class _Worker:
         One that refers to shared arrays is loaded for each row of items, so that it does not keep them.
         """
         known = self._functions[number]
-        if known.frame is None:
+        if known.version == functions.version():
             return known.loaded
         frame = known.frame
+        known.loaded = None
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
         with self._attachments.kept:
             loaded = loads(stream, buffers)
-        if not frame.flags & (AFRESH | SHARES):
-            known.loaded, known.frame = loaded, None
+        if known.keeps:
+            known.loaded, known.version = loaded, functions.version()
         return loaded
 
     def _small(self, frame: Frame) -> None:
@@ -789,6 +796,7 @@ class _Worker:
             return _failed(raised)
         finally:
             self._attachments.end()
+            functions.release()
         return _packed(value)
 
     def _call(self, box: list[_Item]) -> object:

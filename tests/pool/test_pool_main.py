@@ -1,0 +1,406 @@
+"""One ``__main__`` for each worker: what functions, classes and globals of a script are to each other there.
+
+The programs are scripts, since only their functions are the main module's. One program asks many things, so
+that not each of them costs a start; a test looks at one answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from helpers import ROOT, environment
+from needs import EACH_METHOD
+
+
+def run(arguments: list[str], **options: Any) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(PYTHONPATH=str(ROOT)),
+        **options,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def answers(text: str) -> dict[str, Any]:
+    """Return what a program printed: lines of a name, a tab, and a value."""
+    return {
+        name: ast.literal_eval(value)
+        for name, _, value in (line.partition("\t") for line in text.splitlines())
+    }
+
+
+PROGRAM = """
+import functools
+import pickle
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import sharedarray as sa
+
+RATE = 1
+LATE = None
+memo = {}
+names = ["a"]
+table = np.zeros(3)
+large = np.zeros(50_000)
+settings = {"scale": 1}
+count = 0
+gone = 5
+shared = sa.zeros(4)
+
+
+def begin(value):
+    global LATE, only_there, large
+    LATE, only_there = value, value + 1
+    memo["begun"] = True
+    large = np.full(3, value)
+    Model.begun = value
+
+
+def late():
+    return LATE
+
+
+def there():
+    return only_there
+
+
+def through():
+    return there() + late()
+
+
+def read_large():
+    return large.tolist()
+
+
+def read_begun():
+    return Model.begun
+
+
+def counting():
+    global count
+    count += 1
+    return count
+
+
+def remember(key):
+    memo[key] = key
+    return sorted(map(str, memo))
+
+
+def read():
+    return RATE, settings["scale"], len(names), float(table.sum())
+
+
+def helper():
+    return RATE * 10
+
+
+def call_helper():
+    return helper()
+
+
+def missing():
+    return gone
+
+
+def default(x, seen=[]):
+    seen.append(x)
+    return len(seen)
+
+
+def counter():
+    n = 0
+
+    def inner():
+        nonlocal n
+        n += 1
+        return n
+
+    return inner
+
+
+class Model:
+    begun = None
+    factor = 2
+    made = 0
+
+    def __init__(self):
+        self.n = 0
+        Model.made += 1
+
+    def run(self):
+        self.n += 1
+        return self.n
+
+    def __call__(self, x):
+        return x * self.factor + LATE
+
+    def late(self):
+        return LATE
+
+    @classmethod
+    def other(cls):
+        return cls.factor
+
+
+class Child(Model):
+    def __init__(self):
+        super().__init__()
+        self.parent = Model()
+
+
+@dataclass
+class Point:
+    x: int
+
+
+def same_class(point):
+    return type(point) is Point and isinstance(point, Point) and pickle.loads(pickle.dumps(point)) == point
+
+
+def make(x):
+    return Point(x)
+
+
+def apply(function, *args):
+    return function(*args)
+
+
+HANDLERS = {helper: "helper", Point: "Point"}
+
+
+def handler(key):
+    return HANDLERS[key]
+
+
+def main_name():
+    return __name__, sys.modules["__main__"].__dict__["main_name"] is main_name
+
+
+def of_block(block):
+    return block * 0 + LATE + RATE
+
+
+def of_shared():
+    return shared.tolist()
+
+
+def holds_shared():
+    return "shared" in sys.modules["__main__"].__dict__
+
+
+def tell(name, *values):
+    print(name, repr(list(values)), sep="\\t")
+
+
+def ask(call, *args, **kwargs):
+    try:
+        return pool.submit(call, *args, **kwargs).result()
+    except Exception as error:
+        return type(error).__name__
+
+
+with sa.Pool(1, sys.argv[1], initializer=begin, initargs=(42,)) as pool:
+    tell("late", ask(late), ask(there), ask(through))
+    given = functools.partial(apply, there)
+    tell("passed", ask(apply, late), ask(apply, there), ask(given), ask(lambda: only_there))
+    tell("mapped", *pool.map(lambda x: x + only_there, [0, 1]), *pool.map(Model(), [0, 1]))
+    tell("unordered", *pool.imap_unordered(lambda x: LATE, [0]), *pool.starmap(apply, [(there,)]))
+    tell("bound", ask(Model().late), ask(Model.other), ask(Child().late))
+    reduced = pool.reduce_blocks(of_block, np.maximum, np.ones(1))
+    tell("blocks", pool.map_blocks(of_block, np.ones(2)).tolist(), float(reduced[0]))
+    tell("large", ask(read_large))
+    tell("class attribute", ask(read_begun), ask(Model().__call__, 1), Model.begun)
+    tell("counted", *[ask(counting) for _ in range(3)], count, *pool.map(lambda _: counting(), [0, 1]))
+    tell("remembered", ask(remember, 1), ask(remember, 2), memo)
+    tell("own default", *[ask(default, 1) for _ in range(3)])
+    tell("nonlocal", *[ask(inner) for inner in [counter()] for _ in range(3)])
+    tell("self", *[ask(model.run) for model in [Model()] for _ in range(3)])
+    made = ask(make, 2)
+    tell("one class", ask(same_class, Point(1)), type(made) is Point, made == Point(2))
+    tell("a base class", *ask(lambda c: [isinstance(c, Model), isinstance(c.parent, Model)], Child()))
+    tell("by identity", ask(handler, helper), ask(handler, Point))
+    tell("a function as a result", ask(lambda: helper) is helper, ask(lambda: Point) is Point)
+    tell("main", *ask(main_name))
+    first = ask(of_shared), ask(holds_shared)
+    mapped = [float(value) for value in pool.map(lambda _: shared[0], [0])]
+    tell("shared", *first, mapped, ask(holds_shared))
+    first = ask(read)
+    RATE, settings["scale"], table[0] = 2, 7, 5
+    names.append("b")
+    tell("changed", first, ask(read))
+    first = ask(call_helper), ask(Child().other)
+    RATE = 3
+    second = ask(call_helper)
+    Model.factor = 9
+    exec("def helper(): return -1")
+    tell("redefined", first, second, ask(call_helper), ask(Child().other), ask(handler, Point))
+    first = ask(missing)
+    del gone
+    tell("deleted", first, ask(missing))
+    RATE = 10
+    futures = []
+    for RATE in range(40):
+        futures.append((RATE, pool.submit(call_helper), pool.submit(lambda: RATE)))
+    tell("as submitted", all(one.result() == -1 and two.result() == rate for rate, one, two in futures))
+    RATE = 1
+    early = pool.map(lambda x: (x, RATE), range(300))
+    RATE = 2
+    after = pool.map(lambda x: (x, RATE), range(300))
+    tell("maps side by side", {rate for _, rate in early}, {rate for _, rate in after})
+    Model.factor = 20
+    model = ask(lambda model: setattr(Model, "factor", 1) or model, Model())
+    tell("class of the caller", model.factor, Model.factor)
+"""
+
+RIGHT: dict[str, list[Any]] = {
+    "late": [42, 43, 85],
+    "passed": [42, 43, 43, 43],
+    "mapped": [43, 44, 42, 44],
+    "unordered": [42, 43],
+    "bound": [42, 2, 42],
+    "blocks": [[43.0, 43.0], 43.0],
+    "large": [[42, 42, 42]],
+    "class attribute": [42, 44, None],
+    "counted": [1, 2, 3, 0, 4, 5],
+    "remembered": [["1", "begun"], ["1", "2", "begun"], {}],
+    "own default": [1, 1, 1],
+    "nonlocal": [1, 1, 1],
+    "self": [1, 1, 1],
+    "one class": [True, True, True],
+    "a base class": [True, True],
+    "by identity": ["helper", "Point"],
+    "a function as a result": [True, True],
+    "main": ["__main__", True],
+    "shared": [[0.0] * 4, False, [0.0], False],
+    "changed": [(1, 1, 1, 0.0), (2, 7, 2, 5.0)],
+    "redefined": [(20, 2), 30, -1, 9, "Point"],
+    "deleted": [5, "NameError"],
+    "as submitted": [True],
+    "maps side by side": [{1}, {2}],
+    "class of the caller": [20, 20],
+}
+
+
+@pytest.fixture(scope="module", params=EACH_METHOD)
+def answered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    script = tmp_path_factory.mktemp("main") / "script.py"
+    script.write_text(PROGRAM)
+    return answers(run([str(script), request.param]))
+
+
+@pytest.mark.parametrize("what", RIGHT)
+def test_main_is_one_module(what: str, answered: dict[str, Any]) -> None:
+    found = answered[what]
+    if what == "shared" and found[1] is True:
+        found = [*found[:1], False, found[2], False]  # a fork has the caller's own
+    assert found == RIGHT[what]
+
+
+SHORT = """
+import sys
+import sharedarray as sa
+
+def begin(value):
+    global DATA
+    DATA = value
+
+def work(i):
+    return DATA[i]
+
+with sa.Pool(1, initializer=begin, initargs=([10, 20],)) as pool:
+    print(list(pool.map(work, range(2))), pool.submit(work, 1).result())
+"""
+
+
+@pytest.mark.parametrize("way", ["-", "-c", "-m"])
+def test_from_wherever_the_main_module_comes(way, tmp_path):
+    (tmp_path / "program.py").write_text(SHORT)
+    arguments: dict[str, tuple[list[str], dict[str, Any]]] = {
+        "-": (["-"], {"input": SHORT}),
+        "-c": (["-c", SHORT], {}),
+        "-m": (["-m", "program"], {}),
+    }
+    given, options = arguments[way]
+    assert run(given, cwd=tmp_path, **options) == "[10, 20] 20\n"
+
+
+def test_in_a_child_of_multiprocessing(tmp_path):
+    """There the main module is called ``__mp_main__`` and was imported from the script."""
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing
+            import sharedarray as sa
+
+            def begin(value):
+                global DATA
+                DATA = value
+
+            class Work:
+                def __call__(self, i):
+                    return DATA[i]
+
+            def work(i):
+                return Work()(i), Work()
+
+            def child(queue):
+                with sa.Pool(1, initializer=begin, initargs=([10, 20],)) as pool:
+                    value, made = pool.submit(work, 1).result()
+                    queue.put([value, type(made) is Work, *pool.map(Work(), range(2))])
+
+            if __name__ == "__main__":
+                context = multiprocessing.get_context("spawn")
+                queue = context.Queue()
+                process = context.Process(target=child, args=(queue,))
+                process.start()
+                print(queue.get(timeout=50))
+                process.join()
+            """
+        )
+    )
+    assert run([str(tmp_path / "script.py")]) == "[20, True, 10, 20]\n"
+
+
+def test_joblibs_batches_see_what_the_initializer_set(tmp_path):
+    pytest.importorskip("joblib")
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """
+            import joblib
+            import sharedarray
+
+            def begin(value):
+                global DATA
+                DATA = value
+
+            class Work:
+                def __init__(self, i):
+                    self.i = i
+
+                def value(self):
+                    return DATA[self.i]
+
+            def work(each):
+                return each.value() if isinstance(each, Work) else None
+
+            with joblib.parallel_config(
+                backend="sharedarray", n_jobs=2, initializer=begin, initargs=([10, 20],)
+            ):
+                print(joblib.Parallel()(joblib.delayed(work)(Work(i)) for i in range(2)))
+            """
+        )
+    )
+    assert run([str(tmp_path / "script.py")]) == "[10, 20]\n"

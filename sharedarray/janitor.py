@@ -14,7 +14,8 @@ time to time (`SLOW_LOOK`) while anything is left, because a forked child may ke
 When nothing is left it ends.
 
 Two bytes of ``janitor.lock`` decide between two: `_ALIVE` is locked through an open file that the janitor
-inherits, from before it starts until it ends; `_STARTING` by whoever starts one. The starter also binds
+inherits, from before it starts until it ends; `_STARTING` by whoever starts one. (Its other bytes are locked
+by the holders, see `registry.appear`.) The starter also binds
 and listens, so that it can connect at once and needs no wait: if it dies before the janitor runs, its
 broken connection is the first thing that the janitor sees.
 
@@ -144,6 +145,7 @@ class _State:
         self.failed: dict[str, float] = {}  # directories where no janitor could be started, and when
         self.unanswered: dict[str, int] = {}  # connections in a row that ended without an answer
         self.for_child: dict[str, _Connection] = {}
+        self.present: dict[str, int] = {}  # handles that show other pid namespaces that this process lives
         self.tidied: dict[str, float] = {}  # when directories that need no janitor were swept
         self.adopted: set[int] = set()  # janitors that are children of this process
         self.unwatched: set[int] = set()  # those of them that no thread waits for
@@ -190,6 +192,18 @@ def ensure(directory: str, *, strict: bool = True) -> None:
         # A process may not be allowed to read its own library.
         except (OSError, ImportError, errors.UnsupportedError) as error:
             _fall_back(directory, error)
+        _appear(directory)
+
+
+def _appear(directory: str) -> None:
+    """Show processes of other pid namespaces that this process lives."""
+    handle = _state.present.pop(directory, None)
+    if handle is not None:
+        platform.close(handle)
+    try:
+        _state.present[directory] = registry.appear(directory)
+    except OSError:
+        pass  # then a reference that this process sends there has its grace period from now on
 
 
 def _tidy(directory: str) -> None:
@@ -221,7 +235,7 @@ def _start(directory: str) -> _Connection:
     deadline = time.monotonic() + _PATIENCE
     while True:
         folder = registry.open_registry(directory)
-        lock_path = f"{folder}/janitor.lock"
+        lock_path = f"{folder}/{registry.LOCK_FILE}"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             starting = platform.opened(os.open, lock_path, flags, 0o600)
@@ -463,7 +477,11 @@ def after_fork_in_child() -> None:
     inherited, _state = _state, _State()
     for connection in inherited.connections.values():
         connection.close()
+    for handle in inherited.present.values():
+        platform.close(handle)
     _state.connections = inherited.for_child
+    for directory in _state.connections:
+        _appear(directory)
 
 
 # -- the janitor's side ---------------------------------------------------------------------------------
@@ -598,7 +616,7 @@ class _Janitor:
         self.idle_since = None
         if self._look(time.monotonic()) and self._reachable():
             return False
-        lock_path = f"{self.folder}/janitor.lock"
+        lock_path = f"{self.folder}/{registry.LOCK_FILE}"
         if not platform.lock(self.alive, _STARTING, 1, shared=False, wait=False):
             return True  # somebody is starting the next one, and wants these files
         if self._reachable():

@@ -39,7 +39,7 @@ class BlockInfo:
     size : int
         Bytes of the block, header included.
     created : datetime.datetime
-        When it was made, in UTC.
+        When it was made, in UTC, by the clock as it is set now.
     creator : int
         Pid of the process that made it.
     creator_alive : bool
@@ -167,9 +167,9 @@ def blocks() -> BlockList:
                     dtype=None if layout is None else layout.dtype,
                     order=None if layout is None else layout.order,
                     size=status.size,
-                    created=datetime.fromtimestamp(record.created, UTC),
+                    created=datetime.fromtimestamp(record.moment.created_as_set(), UTC),
                     creator=record.pid,
-                    creator_alive=registry.alive(record.pid, record.started),
+                    creator_alive=record.maker_alive(directory),
                     persistent=record.persist,
                     held=held,
                     holders=holders.get(status[:2], ()),

@@ -6,11 +6,11 @@ enter::
     /dev/shm/frames                            a block
     /dev/shm/.sharedarray-1000/                the registry (mode 0700)
         b.frames@8123                          its record: name and inode, so that it fits this block alone
-        t.8123.4711.90210.60000.6f1c9a2e       a reference on its way: one more name of that block, so that
-                                               it stays; inode, sender's pid and start, milliseconds that it
-                                               may outlive the sender, and a word of chance
-        d.t.8123.4711.90210.60000.6f1c9a2e     when that sender was first seen dead
-        s.8123.4711.90210.60000.any            the same for a pickle that may be loaded never or often (Dask
+        t.8123.4711.90210.77.60000.6f1c9a2e    a reference on its way: one more name of that block, so that
+                                               it stays; inode, sender's pid, start and pid namespace,
+                                               milliseconds that it may outlive the sender, a random word
+        d.t.8123.4711.90210.77.60000.6f1c9a2e  when that sender was first seen dead
+        s.8123.4711.90210.77.60000.any         the same for a pickle that may be loaded never or often (Dask
                                                also pickles to look at the length): one for each sender,
                                                taken away by the first load, counted from when first seen
         n.4711.5e0b17aa                        a note that is about to replace another
@@ -18,9 +18,10 @@ enter::
         janitor.lock, janitor.sock             see `sharedarray.janitor`
         damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
 
-Records and the ``d.`` files are notes. A record's text is ``1 KIND PID STARTED CREATED LIFE``: the version,
-what the bytes are (``array``, ``bytes``, ``memory``, ``list``, ``object``), the maker's pid and the tick at
-which that process started, the time in seconds since 1970, and how long the block lives:
+Records and the ``d.`` files are notes. A record's text is
+``1 KIND PID STARTED CREATED LIFE SPACE CLOCK UPTIME``: the version, what the bytes are (``array``, ``bytes``,
+``memory``, ``list``, ``object``), the maker's pid and the tick at which that process started, the time in
+seconds since 1970, and how long the block lives:
 
 ====================  ==============================================================================
 ``0``                 as long as somebody holds it
@@ -29,8 +30,13 @@ which that process started, the time in seconds since 1970, and how long the blo
 ``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, whoever holds it
 ====================  ==============================================================================
 
-SPACE tells whose pids these are, for containers may share the directory and not their pids. Who cannot see
-such a process takes it to be alive.
+SPACE tells whose pids these are, for containers may share the directory and not their pids. A keeper in
+another pid namespace counts as alive. Any other process of another pid namespace is alive while it has its
+byte of ``janitor.lock`` locked (`appear`), as the kernel tells.
+
+CLOCK is the number of a clock that no change of the time of day moves, and UPTIME the seconds on it. Ages are
+differences on that clock. The text of a ``d.`` file is ``CREATED CLOCK UPTIME``. A record of an older version
+ends with LIFE.
 
 A block without a record, or with another inode than the recorded one, is not ours to remove: it is
 somebody's copy. A record is written before its block has a name, so a name without a record is never one
@@ -48,7 +54,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from sharedarray import damage, errors, marks
 from sharedarray._platform import platform
@@ -57,6 +63,10 @@ ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing i
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 _VERSION = "1"
 _PIDS = 1 << 32  # above every system's process ids
+_PID_BITS = 22  # of a pid on Linux
+_SPACES = (1 << 32) - 1  # the inode of a pid namespace has 32 bits
+LOCK_FILE = "janitor.lock"
+_SET = 1.0  # seconds by which the time of day must differ to count as set; NTP corrects less bit by bit
 _LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
 
 
@@ -64,12 +74,58 @@ Process: TypeAlias = tuple[int, int]
 """A process, beyond the reuse of its pid: pid, and the tick at which it started."""
 
 
+class Moment(NamedTuple):
+    """A moment: seconds since 1970, and the seconds on a clock that nobody sets, with its number."""
+
+    created: float
+    clock: int = 0
+    uptime: float = 0.0
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Return this moment."""
+        return cls(time.time(), *platform.uptime())
+
+    @classmethod
+    def parse(cls, text: str) -> Moment:
+        """Return the moment in a text; `ValueError` if there is none."""
+        created, *steady = text.split(" ")
+        clock, uptime = steady or ("0", "0")
+        found = cls(float(created), int(clock), float(uptime))
+        if not (0 <= found.created < _LAST_TIME and 0 <= found.uptime < _LAST_TIME and found.clock >= 0):
+            raise ValueError(f"{text[:40]!r} is no moment")
+        return found
+
+    def encode(self) -> str:
+        """Return the moment as a text."""
+        return f"{self.created:.3f} {self.clock} {self.uptime:.3f}"
+
+    def age(self) -> float:
+        """Return the seconds since then, by the steady clock if this process has the same one."""
+        now = Moment.now()
+        return max(0.0, now.created - self._created_as_set(now))
+
+    def created_as_set(self) -> float:
+        """Return when this was in seconds since 1970, by the time of day as it is set now.
+
+        Unless that was set meanwhile, the answer is always the same.
+        """
+        found = self._created_as_set(Moment.now())
+        return found if abs(found - self.created) > _SET else self.created
+
+    def _created_as_set(self, now: Moment) -> float:
+        if self.clock and now.clock == self.clock:
+            return min(max(0.0, now.created - (now.uptime - self.uptime)), _LAST_TIME - 1)
+        return self.created
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks.
 
     `keeper` is a process besides the maker that keeps the block without holding it; where the block is
-    `owned`, it alone decides, and the block goes with it. `space` is where these two processes are.
+    `owned`, it alone decides, and the block goes with it. `space` is where these two processes are. `clock`
+    and `uptime` are those of a `Moment`.
     """
 
     kind: str
@@ -80,30 +136,44 @@ class Record:
     keeper: Process | None = None
     owned: bool = False
     space: int = 0
+    clock: int = 0
+    uptime: float = 0.0
 
     def encode(self) -> str:
         """The text of the note."""
         life = str(int(self.persist))
         if self.keeper is not None:
             life = f"{'o' if self.owned else 'k'}{self.keeper[0]}.{self.keeper[1]}.{self.space}"
-        return f"{_VERSION} {self.kind} {self.pid} {self.started} {self.created:.3f} {life}"
+        made = f"{self.created:.3f} {life} {self.space} {self.clock} {self.uptime:.3f}"
+        return f"{_VERSION} {self.kind} {self.pid} {self.started} {made}"
 
     @classmethod
     def parse(cls, text: str) -> Record | None:
         """The record in a note, None when it is damaged or of a newer version."""
         try:
-            version, kind, pid, started, created, life = text.split(" ")
-            if version != _VERSION or not 0 <= float(created) < _LAST_TIME:
+            version, kind, pid, started, created, life, *more = text.split(" ")
+            if version != _VERSION or len(more) not in (0, 3):
                 return None
+            space = int(more[0]) if more else 0
+            made = Moment.parse(" ".join((created, *more[1:])))
+            maker = int(pid), int(started)
             if life in ("0", "1"):
-                return cls(kind, int(pid), int(started), float(created), life == "1")
+                return cls(kind, *maker, made.created, life == "1", None, False, space, *made[1:])
             if life[:1] not in ("k", "o"):
                 return None
             keeper, since, space = map(int, life[1:].split("."))
-            maker = int(pid), int(started)
-            return cls(kind, *maker, float(created), False, (keeper, since), life[0] == "o", space)
-        except ValueError:
+            return cls(kind, *maker, made.created, False, (keeper, since), life[0] == "o", space, *made[1:])
+        except (ValueError, OverflowError):
             return None
+
+    @property
+    def moment(self) -> Moment:
+        """When the block was made."""
+        return Moment(self.created, self.clock, self.uptime)
+
+    def maker_alive(self, directory: str) -> bool:
+        """Return whether the block's maker lives."""
+        return alive(self.pid, self.started, self.space, directory)
 
     def kept_by(self) -> Process | None:
         """The process that keeps the block, if nobody holds it; None when no such process lives."""
@@ -125,6 +195,7 @@ class Token:
     inode: int
     pid: int
     started: int
+    space: int
     grace: float
     once: bool
     file: str
@@ -133,10 +204,11 @@ class Token:
     def parse(cls, file: str) -> Token | None:
         """The token that a file's name stands for, None when it stands for none."""
         try:
-            kind, inode, pid, started, grace, _ = file.split(".")
-            if kind not in ("t", "s"):
+            kind, inode, pid, started, *space, grace, _ = file.split(".")
+            if kind not in ("t", "s") or len(space) > 1:
                 return None
-            return cls(int(inode), int(pid), int(started), int(grace) / 1000, kind == "t", file)
+            sender = int(pid), int(started), int(space[0]) if space else 0
+            return cls(int(inode), *sender, int(grace) / 1000, kind == "t", file)
         except (ValueError, OverflowError):
             return None
 
@@ -222,9 +294,55 @@ def here() -> int:
     return _here
 
 
-def alive(pid: int, started: int) -> bool:
-    """Whether the process with this pid still is the one that started then."""
-    return 0 < pid < _PIDS and platform.process_started(pid) == started
+def alive(pid: int, started: int, space: int = 0, directory: str | None = None) -> bool:
+    """Return whether the process with this pid still is the one that started then.
+
+    Parameters
+    ----------
+    space
+        The process's pid namespace; 0 for this process's.
+    directory
+        A directory of blocks in which the process has appeared, if it is in another pid namespace. Without
+        it, such a process counts as alive.
+    """
+    if not 0 < pid < _PIDS:
+        return False
+    if space in (0, here()):
+        return platform.process_started(pid) == started
+    return directory is None or _appears(directory, pid, space)
+
+
+def appear(directory: str) -> int:
+    """Lock this process's byte of ``janitor.lock``, so that other pid namespaces know that it lives.
+
+    Returns
+    -------
+    int
+        The handle that has the lock.
+    """
+    handle = platform.open(f"{registry_of(directory)}/{LOCK_FILE}", writable=True)
+    try:
+        platform.lock(handle, _byte_of(me()[0], here()), 1, shared=True, wait=True)
+    except BaseException:
+        platform.close(handle)
+        raise
+    return handle
+
+
+def _appears(directory: str, pid: int, space: int) -> bool:
+    try:
+        handle = platform.open(f"{registry_of(directory)}/{LOCK_FILE}", writable=True)
+    except OSError:
+        return False  # no process of this user holds a block
+    try:
+        return platform.locked(handle, _byte_of(pid, space), 1)
+    finally:
+        platform.close(handle)
+
+
+def _byte_of(pid: int, space: int) -> int:
+    """Return the byte of ``janitor.lock`` that a process locks, behind those of the janitor."""
+    return (1 + (space & _SPACES)) << _PID_BITS | (pid & (1 << _PID_BITS) - 1)
 
 
 def keeps(process: Process) -> bool:
@@ -246,8 +364,8 @@ def write_record(
 ) -> None:
     """Write the record of a block that is about to get its name."""
     pid, started = me()
-    space = 0 if keeper is None else here()
-    text = Record(kind, pid, started, time.time(), persist, keeper, space=space).encode()
+    created, clock, uptime = Moment.now()
+    text = Record(kind, pid, started, created, persist, keeper, False, here(), clock, uptime).encode()
     path = _record_path(directory, name, inode)
     while True:
         open_registry(directory)
@@ -341,7 +459,7 @@ def pin(directory: str, handle: int, inode: int, *, once: bool) -> str:
     `once` says that the reference is loaded exactly once, unless its way is cut off.
     """
     pid, started = me()
-    sender = f"{inode}.{pid}.{started}.{grace() * 1000:.0f}"
+    sender = f"{inode}.{pid}.{started}.{here()}.{grace() * 1000:.0f}"
     token = f"t.{sender}.{os.urandom(6).hex()}" if once else f"s.{sender}.any"
     try:
         platform.pin(handle, f"{registry_of(directory)}/{token}")
@@ -474,7 +592,6 @@ def _trusted(directory: str) -> bool:
 def _expire_tokens(directory: str) -> dict[int, int]:
     """End the references whose grace period is over; count the others by inode."""
     folder = registry_of(directory)
-    now = time.time()
     waiting: dict[int, int] = {}
     files = set(platform.names(folder))
     for file in files:
@@ -483,9 +600,9 @@ def _expire_tokens(directory: str) -> dict[int, int]:
             if _is_litter(file, files):
                 _discard(f"{folder}/{file}")
             continue
-        if not (token.once and alive(token.pid, token.started)):
+        if not (token.once and alive(token.pid, token.started, token.space, directory)):
             note = f"{folder}/d.{file}"
-            if token.grace <= 0 or now - _first_seen(note, now) >= token.grace:
+            if token.grace <= 0 or _first_seen(note).age() >= token.grace:
                 _discard(f"{folder}/{file}")
                 _discard(note)
                 continue
@@ -493,20 +610,18 @@ def _expire_tokens(directory: str) -> dict[int, int]:
     return waiting
 
 
-def _first_seen(note: str, now: float) -> float:
+def _first_seen(note: str) -> Moment:
     """Return the time in a ``d.`` note, which is written if there is none, or none that can be read."""
     text = _read(note)
     if text is not None:
         try:
-            seen = float(text)
-        except ValueError:
-            seen = -1.0
-        if 0 <= seen <= now + GRACE:
-            return seen
-        damage.report(note, f"{text[:40]!r} in place of a time", "the time starts anew")
-        _discard(note)
+            return Moment.parse(text)
+        except (ValueError, OverflowError):
+            damage.report(note, f"{text[:40]!r} in place of a time", "the time starts anew")
+            _discard(note)
+    now = Moment.now()
     try:
-        platform.write_note(note, f"{now:.3f}")
+        platform.write_note(note, now.encode())
     except FileExistsError:
         if _read(note) is None:  # what is there is no note; else another sweep has written it just now
             _discard(note)
@@ -516,7 +631,7 @@ def _first_seen(note: str, now: float) -> float:
 def _is_litter(file: str, files: set[str]) -> bool:
     """Whether this is a note that has lost its token, or one cut off while it was being replaced."""
     if file.startswith("n."):
-        pid = file.split(".")[1]
+        pid = file.split(".")[1]  # another pid namespace's writer notices the loss, and writes once more
         return not (pid.isascii() and pid.isdigit()) or platform.process_started(int(pid)) is None
     return file.startswith("d.") and file[2:] not in files
 
@@ -572,9 +687,9 @@ def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | 
     """
     if (
         record is None
-        or not alive(record.pid, record.started)
+        or not record.maker_alive(directory)
         or (not record.persist and platform.ended(inode))
-        or time.time() - record.created > ORPHAN_RECORD
+        or record.moment.age() > ORPHAN_RECORD
     ) and platform.inode_of(f"{directory}/{name}") != inode:
         drop_record(directory, name, inode)
     else:

@@ -179,6 +179,7 @@ def _descriptors() -> dict[object, str]:
         # What the library itself has open.
         return {handle: f"handle {handle}" for handle in sharedarray.segment._handles}
     kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
+    kept |= set(sharedarray.janitor._state.present.values())
     server = sys.modules.get("multiprocessing.forkserver")
     kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
     for package in ("multiprocessing", "loky.backend", "joblib.externals.loky.backend"):

@@ -449,6 +449,9 @@ def forget_janitor(path: str) -> None:
     connection = janitor._state.connections.pop(path, None)
     if connection is not None:
         connection.close()
+    handle = janitor._state.present.pop(path, None)
+    if handle is not None:
+        _platform().close(handle)
 
 
 # -- memory ---------------------------------------------------------------------------------------------

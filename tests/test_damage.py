@@ -359,7 +359,7 @@ def test_a_damaged_time_of_a_reference_starts_anew(own_directory: str, text: str
             )  # unless the janitor was faster
             assert records.sweep(own_directory).work >= 1
         wait_until(lambda: (platform.read_note(note) or text) != text, "a new time is there")
-        assert float(str(platform.read_note(note))) > 0
+        assert records.Moment.parse(str(platform.read_note(note))).created > 0
         os.unlink(records.token_path(own_directory, token))
         records.sweep(own_directory)
         array.unlink()

@@ -280,11 +280,11 @@ def test_a_maker_that_publishes_and_dies_while_it_is_looked_for(own_directory, m
         assert kill_janitors() == 1
         path.rename(path.with_name("not yet"))
 
-        def publish_and_die(pid: int, started: int) -> bool:
+        def publish_and_die(pid: int, started: int, *place: Any) -> bool:
             if pid == maker.pid and not path.exists():
                 path.with_name("not yet").rename(path)
                 maker.kill()
-            return alive(pid, started)
+            return alive(pid, started, *place)
 
         monkeypatch.setattr(rooms, "alive", publish_and_die)
         assert sa.prune() == []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import answer, janitors, run, wait_until
+from helpers import answer, block_files, environment, inode, janitors, notes, run, wait_until
 from needs import few, needs_janitor, needs_proc
 
 import sharedarray as sa
-from sharedarray import interpreter, janitor
+from sharedarray import interpreter, janitor, registry
 
 
 def can_unshare(*options: str) -> bool:
@@ -226,3 +229,141 @@ def test_the_janitor_writes_bytecode_where_its_starter_does(own_directory, tmp_p
     assert list(copy.rglob("*.pyc")) == []
     if way == "prefix":
         assert list((tmp_path / "cache").rglob("janitor.*.pyc"))
+
+
+# -- pid namespaces that share a directory --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def apart(script: str, **changes: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a script as process 1 of a pid namespace; it ends when its standard input does."""
+    options = ("--pid", "--fork", "--kill-child", "--mount-proc")
+    if not can_unshare(*options):
+        pytest.skip("pid namespaces are not permitted here")
+    process = subprocess.Popen(
+        ["unshare", *options, sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(**changes),
+        cwd="/",
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.communicate(timeout=60)
+
+
+@needs_janitor
+def test_a_reference_from_another_pid_namespace_lives_while_its_sender_does(own_directory):
+    """The sender's pid tells nothing here; the kernel tells by a lock that the sender lives."""
+    script = """
+        import sys
+        from multiprocessing.reduction import ForkingPickler
+        import sharedarray as sa
+        a = sa.full(3, 5, name="sent")
+        sent = ForkingPickler.dumps(a)
+        a.close()
+        print(bytes(sent).hex(), flush=True)
+        sys.stdin.read()
+        """
+    with sa.zeros(3, name="mine"):  # so that the janitor is one of this side
+        with apart(script, SHAREDARRAY_GRACE="0.01") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            for _ in range(2):
+                registry.sweep(own_directory)
+                assert not [name for name in notes() if name.startswith("d.")]  # it is not seen as dead
+            (block,) = (block for block in sa.blocks() if block.name == "sent")
+            assert (block.references, block.held, block.creator_alive) == (1, False, True)
+        wait_until(lambda: registry.sweep(own_directory) and block_files() == {"mine"}, "it expires now")
+
+
+@needs_janitor
+def test_a_fork_shows_that_it_lives_and_its_parent_can_be_dead(own_directory):
+    """A forked child has a lock of its own, and keeps none of its parent's."""
+    script = """
+        import os, sys
+        import sharedarray as sa
+        a = sa.full(3, 5)
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            os._exit(0) if sys.argv[1] == "parent" else os.waitpid(pid, 0)
+        sys.stdin.read()
+        """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), "parent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
+    with sa.zeros(3):
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert process.wait(60) == 0
+        elsewhere = registry.here()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "here", lambda: elsewhere + 1)
+            wait_until(
+                lambda: registry.alive(child, 0, elsewhere, own_directory), "the child has its own lock"
+            )
+            assert not registry.alive(process.pid, 0, elsewhere, own_directory)
+            assert registry.alive(os.getpid(), 0, elsewhere, own_directory)
+        process.communicate(timeout=60)
+
+
+@needs_janitor
+def test_a_block_that_is_being_made_in_another_pid_namespace_keeps_its_record(own_directory, monkeypatch):
+    with sa.zeros(3), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(registry, "_me", (os.getpid(), 1))
+        elsewhere.setattr(registry, "_here", registry.here() + 1)
+        registry.write_record(own_directory, "made", 7, kind="array", persist=False)
+        lock = registry.appear(own_directory)
+        elsewhere.undo()
+        try:
+            registry.sweep(own_directory)
+            assert registry.read_record(own_directory, "made", 7) is not None
+        finally:
+            os.close(lock)
+        registry.sweep(own_directory)
+        assert registry.read_record(own_directory, "made", 7) is None
+
+
+# -- clocks that are set --------------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+@pytest.mark.skipif(not registry.platform.uptime()[0], reason="processes have no steady clock in common here")
+@pytest.mark.parametrize("step", [-HOUR, HOUR])
+def test_ages_do_not_follow_the_time_of_day(own_directory, monkeypatch, step):
+    """A reference expires by the clock that nobody sets, and a block's time follows the clock."""
+    clock, uptime = registry.platform.uptime()
+    now = registry.time.time()
+    times = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(registry, "time", times)
+    with sa.zeros(3, name="waits", persist=True) as a:
+        token = f"t.{inode('waits')}.999999999.1.{registry.here()}.60000.ab"
+        os.link(f"{own_directory}/waits", registry.token_path(own_directory, token))
+        registry._expire_tokens(own_directory)
+        now += step
+        assert registry._expire_tokens(own_directory)
+        (block,) = sa.blocks()
+        assert abs(block.created.timestamp() - now) < HOUR / 2
+        monkeypatch.setattr(registry.platform, "uptime", lambda: (clock, uptime + 61))
+        assert not registry._expire_tokens(own_directory)
+        a.unlink()
+
+
+def test_a_moment_of_another_clock_is_told_by_the_time_of_day(monkeypatch):
+    monkeypatch.setattr(registry.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(registry.platform, "uptime", lambda: (5, 70.0))
+    assert registry.Moment(900.0, 5, 20.0).age() == 50
+    assert registry.Moment(900.0, 6, 20.0).age() == 100
+    assert registry.Moment(900.0).age() == 100
+    assert registry.Moment(2000.0).age() == 0
+    for text in ("", "x", "-1", "1 2", "1 2 3 4", "nan 1 1", "1 1 nan", "1 -1 1"):
+        with pytest.raises(ValueError):  # noqa: PT011
+            registry.Moment.parse(text)

@@ -791,14 +791,16 @@ def test_attach_says_how_to_open_what_is_no_array(block, own_directory):
 
 def test_a_record_says_how_long_the_block_lives():
     texts = {
-        Record("bytes", 7, 8, 9.5, False): "1 bytes 7 8 9.500 0",
-        Record("array", 7, 8, 9.5, True): "1 array 7 8 9.500 1",
-        Record("memory", 7, 8, 9.5, False, (10, 11), space=12): "1 memory 7 8 9.500 k10.11.12",
-        Record("list", 7, 8, 9.5, False, (10, 11), True): "1 list 7 8 9.500 o10.11.0",
+        Record("bytes", 7, 8, 9.5, False): "1 bytes 7 8 9.500 0 0 0 0.000",
+        Record("array", 7, 8, 9.5, True): "1 array 7 8 9.500 1 0 0 0.000",
+        Record("memory", 7, 8, 9.5, False, (10, 11), space=12): "1 memory 7 8 9.500 k10.11.12 12 0 0.000",
+        Record("list", 7, 8, 9.5, False, (10, 11), True): "1 list 7 8 9.500 o10.11.0 0 0 0.000",
     }
     for record, text in texts.items():
         assert record.encode() == text
         assert Record.parse(text) == record
+    # Of an older version, which tells no pid namespace and no steady clock.
+    assert Record.parse("1 array 7 8 9.500 1") == Record("array", 7, 8, 9.5, True)
     for life in ("2", "", "k", "k1", "k1.2", "k1.2.", "k1.2.3.4", "kx.1.2", "x1.2.3", "o1.y.2", "K1.2.3"):
         assert Record.parse(f"1 memory 7 8 9.500 {life}") is None, life
 

@@ -239,6 +239,9 @@ class Platform(Protocol):
         `open_to_lock`, or of a file.
         """
 
+    def locked(self, handle: int, start: int, length: int) -> bool:
+        """Return whether any other handle has a lock on these bytes. Takes nothing."""
+
     def unlock(self, handle: int, start: int, length: int) -> None:
         """Unlock these bytes, as they were locked."""
 
@@ -300,6 +303,12 @@ class Platform(Protocol):
 
     def peer(self, connection: socket.socket) -> int:
         """Return the pid of the process that connected a local socket; 0 if it cannot be seen."""
+
+    def uptime(self) -> tuple[int, float]:
+        """Return a clock's number, and the seconds on it: no change of the time of day moves this clock.
+
+        All processes that tell the same number have the same clock; 0 stands for no clock.
+        """
 
     def await_end(self, pid: int, started: int) -> None:
         """Wait until the process of this pid that started then has ended."""

@@ -160,6 +160,7 @@ held = _locks.held
 use = _locks.use
 used = _locks.used
 lock = _locks.lock
+locked = _locks.locked
 unlock = _locks.unlock
 
 
@@ -171,6 +172,10 @@ def process_started(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1000)
     except psutil.Error:
         return None
+
+
+def uptime() -> tuple[int, float]:
+    return 0, 0.0
 
 
 def runs(program: str) -> bool:

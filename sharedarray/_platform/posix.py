@@ -307,6 +307,10 @@ class Locks:
             raise
         return True
 
+    def locked(self, handle: int, start: int, length: int) -> bool:
+        asked = _fcntl(handle, self._ask, self._pack(_EXCLUSIVE, start, length))
+        return bool(asked[self._type] != self._free)
+
     def unlock(self, handle: int, start: int, length: int) -> None:
         _fcntl(handle, self._try, self._pack(_NONE, start, length))
 
@@ -373,9 +377,16 @@ def write_note(path: str, text: str, *, replace: bool = False) -> None:
     if not replace:
         os.symlink(text, path)
         return
-    fresh = f"{os.path.dirname(path)}/n.{os.getpid()}.{os.urandom(4).hex()}"
-    os.symlink(text, fresh)
-    os.rename(fresh, path)
+    for last in (False, True):
+        fresh = f"{os.path.dirname(path)}/n.{os.getpid()}.{os.urandom(4).hex()}"
+        os.symlink(text, fresh)
+        try:
+            os.rename(fresh, path)
+        except FileNotFoundError:  # a sweep in another pid namespace has taken it for litter
+            if last:
+                raise
+        else:
+            return
 
 
 def read_note(path: str) -> str | None:

@@ -1006,6 +1006,13 @@ def lock(handle: int, start: int, length: int, shared: bool, wait: bool) -> bool
     return wait
 
 
+def locked(handle: int, start: int, length: int) -> bool:
+    if not lock(handle, start, length, shared=False, wait=False):
+        return True
+    unlock(handle, start, length)
+    return False
+
+
 def unlock(handle: int, start: int, length: int) -> None:
     _unlock_at(_locked_by(handle), _SHIFT + start, length)
 
@@ -1392,6 +1399,10 @@ def process_started(pid: int) -> int | None:
     except pywintypes.error:
         return None
     return int(created.timestamp() * 1_000_000)
+
+
+def uptime() -> tuple[int, float]:
+    return 0, 0.0
 
 
 def runs(program: str) -> bool:

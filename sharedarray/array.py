@@ -178,7 +178,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def segment(self) -> Segment | None:
         """The block below, None where the memory is not shared."""
         mapping = mapping_of(self)
-        return None if mapping is None else Segment(mapping)
+        return None if mapping is None else Segment(mapping, _grip_of(self))
 
     @property
     def closed(self) -> bool:
@@ -274,11 +274,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         length = self.nbytes
         if length and self.flags.forc:  # in one piece
             low = _address(self) - (mapping.address or _find_address(mapping))
-            return ArrayLock(mapping, low, length, shared, timeout, id(mapping))
+            return ArrayLock(mapping, low, length, shared, timeout, id(mapping), self.base)
         low, high = self._span(mapping)
         if low == high:
             return EmptyLock(mapping, low, 0, shared, timeout)
-        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping))
+        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping), self.base)
 
     def reference(self) -> Reference:
         """A small handle on this view, which every pickler sends as it is.
@@ -604,7 +604,7 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
         SharedArray,
         layout.shape,
         layout.dtype,
-        memoryview(mapping),  # which keeps the mapping open: NumPy alone would not
+        np.frombuffer(mapping, np.uint8),  # which keeps the mapping open: `ndarray` alone would not
         layout.offset,
         None,
         layout.order,
@@ -718,6 +718,27 @@ def _other_ways(mapping: Mapping) -> str | None:
     if record is not None and record.kind == "list":
         return f"it is a list: sharedarray.ShareableList(name={mapping.name!r})"
     return f"for its plain bytes, sharedarray.SharedMemory({mapping.name!r})"
+
+
+# -- grips ----------------------------------------------------------------------------------------------
+
+
+class Grip(np.ndarray[Any, Any]):
+    """All bytes of an attachment: the arrays that arrived as references refer to it; see `reference`."""
+
+
+def _grip_of(array: np.ndarray[Any, Any]) -> Grip | None:
+    """Return the grip that an array has its memory from, None if it has none."""
+    view: Any = array
+    while view is not None and type(view) is not Grip:
+        view = view.obj if type(view) is memoryview else getattr(view, "base", None)
+    return view
+
+
+def bytes_behind(array: np.ndarray[Any, Any], mapping: Mapping) -> np.ndarray[Any, Any]:
+    """Return all bytes of an array's attachment, in use for as long as the array is."""
+    grip = _grip_of(array)
+    return np.frombuffer(mapping, np.uint8) if grip is None else grip
 
 
 # -- arrays that somebody else has ----------------------------------------------------------------------

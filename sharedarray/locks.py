@@ -284,11 +284,19 @@ class Lock:
     """
 
     __slots__ = (
-        "_end", "_file", "_hold", "_idle", "_length", "_more", "_start", "abandoned", "shared", "timeout",
+        "_end", "_file", "_hold", "_idle", "_length", "_memory", "_more", "_start", "abandoned", "shared",
+        "timeout",
     )  # fmt: skip
 
     def __init__(
-        self, file: Any, start: int, length: int, shared: bool, timeout: float | None, idle: int = 0
+        self,
+        file: Any,
+        start: int,
+        length: int,
+        shared: bool,
+        timeout: float | None,
+        idle: int = 0,
+        memory: object = None,
     ) -> None:
         if timeout is not None and not timeout >= 0:  # NaN is none either
             raise ValueError(f"timeout is in seconds, at least 0, or None; not {timeout!r}")
@@ -297,6 +305,7 @@ class Lock:
         self._length = length
         self._end = start + length
         self._idle = idle  # where in `_idle` there may be a hold for it, 0 for nowhere
+        self._memory = memory  # of the array, which is in use for as long as the lock is there
         self._hold: Hold | None = None
         self._more: list[Hold] | None = [] if shared else None  # in place of it, since there may be several
         self.shared = shared

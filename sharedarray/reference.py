@@ -26,6 +26,11 @@ program has laid over the bytes of a `SharedMemory` is an array like any other h
 References that arrive share one attachment per block and mode in the receiving process, so that a
 thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
 gets references to the same blocks again and again may keep their attachments (`Kept`).
+
+A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
+array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
+grip tells whether it lives. (The number of references to an attachment would not: free-threaded builds,
+specialised bytecode, tracers and debuggers count in ways of their own.)
 """
 
 from __future__ import annotations
@@ -37,7 +42,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from pickle import DEFAULT_PROTOCOL
-from sys import getrefcount
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -45,7 +49,7 @@ import numpy as np
 
 from sharedarray import errors, registry, segment
 from sharedarray._platform import Mode, platform
-from sharedarray.array import SharedArray, offset_of
+from sharedarray.array import Grip, SharedArray, offset_of
 from sharedarray.dtypes import short
 from sharedarray.segment import Mapping, mapping_of
 from sharedarray.subclasses import reduce_subclass
@@ -232,8 +236,10 @@ class _Attached:
         The attachment.
     key
         Of what.
-    views
-        Arrays on it by their references: few, of which nobody gets one, but views of it.
+    whole
+        An array of all bytes.
+    grip
+        A weak reference to the grip of the array that `Kept.view` made last; other arrays have the mapping's.
     kept
         Whether it still is.
     used
@@ -242,20 +248,21 @@ class _Attached:
         The greater, the later it was wanted.
     """
 
-    __slots__ = ("kept", "key", "mapping", "turn", "used", "views")
+    __slots__ = ("grip", "kept", "key", "mapping", "turn", "used", "whole")
 
-    def __init__(self, key: _Key, mapping: Any) -> None:
+    def __init__(self, key: _Key, mapping: Mapping) -> None:
         self.key = key
         self.mapping = mapping
-        self.views: dict[bytes, np.ndarray[Any, Any]] = {}
+        self.whole = np.frombuffer(mapping, np.uint8)
+        self.grip: weakref.ref[Grip] | None = None
         self.kept = True
         self.used = False
         self.turn = 0
 
-    def references(self) -> int:
-        """Count who refers to the attachment and to the arrays here."""
-        views = self.views
-        return getrefcount(self.mapping) + sum(map(getrefcount, views.values()))
+    def in_use(self) -> bool:
+        """Return whether an array of this process has its memory from the attachment."""
+        own = self.grip
+        return (own is not None and own() is not None) or _grip_of(self.mapping) is not None
 
 
 class Kept:
@@ -282,13 +289,11 @@ class Kept:
         self._most = most
         self.attached: dict[_Key, _Attached] = {}
         self._used: list[_Attached] = []
-        # One that is used by a single array, and what that is a view of.
-        self._lent: tuple[_Attached, np.ndarray[Any, Any]] | None = None
+        # One that is used by a single array, and by its views.
+        self._lent: _Attached | None = None
         self._turns = 0
         # What references of `pack_held` stand for: key, and what makes an array of the attachment.
-        self._meanings: dict[bytes, tuple[_Key, tuple[Any, ...], bool]] = {}
-        # Those of which an array is in the views of an attachment.
-        self._views: dict[bytes, _Attached] = {}
+        self._meanings: dict[bytes, tuple[Any, ...]] = {}
 
     def __enter__(self) -> None:
         global _keeping
@@ -303,46 +308,36 @@ class Kept:
 
         It is to be called by one thread, the same that calls `settle`.
         """
-        at = self._views.get(packed)
-        if at is not None and not at.used and self._lent is None:
-            # Without the lock: `_drop` first says that it is not kept and then asks whether it is used.
-            at.used = True
-            if at.kept and segment.borrow(at.mapping):
-                view = at.views[packed]
-                self._lent = at, view
-                self._turns = at.turn = self._turns + 1
-                return view.view()
-            at.used = False
+        known = self._meanings.get(packed)
+        if known is not None and self._lent is None:
+            key, kind, shape, dtype, offset, strides = known
+            at = self.attached.get(key)
+            if at is not None and not at.used:
+                # Without the lock: `_drop` first says that it is not kept and then asks whether it is used.
+                at.used = True
+                if at.kept and segment.borrow(at.mapping):
+                    grip: Any = at.whole.view(Grip)
+                    at.grip = weakref.ref(grip)
+                    self._lent = at
+                    self._turns = at.turn = self._turns + 1
+                    return _new_array(kind, shape, dtype, grip, offset, strides)
+                at.used = False
         with _arriving:
-            at = self._views.get(packed)
-            if at is not None and self._take(at):
-                return at.views[packed].view()
-            key, (shape, dtype, offset, strides), shared = self._meaning(packed)
-            mapping = self.lend(key)
-            if mapping is not None:
-                kind = SharedArray if shared else np.ndarray
-                view = _new_array(kind, shape, dtype, memoryview(mapping), offset, strides)
-                self._keep_view(packed, self.attached[key], view)
-                return view.view()
+            key, kind, shape, dtype, offset, strides = known or self._meaning(packed)
+            found = self.lend(key)
+            if found is not None:
+                return _new_array(kind, shape, dtype, _gripped(found), offset, strides)
         with self:
             return unpack(packed)
 
-    def _meaning(self, packed: bytes) -> tuple[_Key, tuple[Any, ...], bool]:
-        known = self._meanings.get(packed)
-        if known is None:
-            _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
-            if len(self._meanings) >= _MEANINGS:
-                self._meanings.clear()
-            known = (device, inode, mode), (shape, np.dtype(dtype), offset, strides), shared
-            self._meanings[packed] = known
+    def _meaning(self, packed: bytes) -> tuple[Any, ...]:
+        _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
+        if len(self._meanings) >= _MEANINGS:
+            self._meanings.clear()
+        kind = SharedArray if shared else np.ndarray
+        known = (device, inode, mode), kind, shape, np.dtype(dtype), offset, strides
+        self._meanings[packed] = known
         return known
-
-    def _keep_view(self, packed: bytes, at: _Attached, view: np.ndarray[Any, Any]) -> None:
-        if len(at.views) >= _VIEWS:
-            oldest = next(iter(at.views))
-            del at.views[oldest], self._views[oldest]
-        at.views[packed] = view
-        self._views[packed] = at
 
     def lend(self, key: _Key) -> Mapping | None:
         """Return an attachment that is kept, None where there is none of use."""
@@ -352,7 +347,7 @@ class Kept:
     def _take(self, at: _Attached) -> bool:
         if not segment.borrow(at.mapping):
             return False
-        if self._lent is not None and self._lent[0] is at:
+        if self._lent is at:
             self._lent = None
             self._used.append(at)
         self._use(at)
@@ -377,15 +372,10 @@ class Kept:
         lent = self._lent
         if lent is not None:
             self._lent = None
-            at = lent[0]
-            mapping = at.mapping
-            others = getrefcount(mapping) - _MAPPED - len(at.views)
-            # What else is on it, but for views of that one, has taken a lease.
-            if others or not mapping.parked or getrefcount(lent[1]) != _LENT:
-                self._used.append(at)
+            if lent.in_use() or not lent.mapping.parked:
+                self._used.append(lent)
             else:
-                mapping.borrowed = at.used = False
-            del lent, mapping  # or `_settle` would count them
+                lent.mapping.borrowed = lent.used = False
         if self._used or _woken:
             self._settle()
 
@@ -399,23 +389,23 @@ class Kept:
             for at in used:
                 if not at.kept:
                     continue  # `_drop` took a lease, which ends with the last array
-                if at.references() == _UNUSED + len(at.views) * _UNUSED_VIEW:
-                    at.used = False
-                    if not segment.park(at.mapping):
-                        self._drop(at.key)
-                        at.mapping.leave()
-                else:
+                if at.in_use():
                     segment.unpark(at.mapping)
                     self._used.append(at)
+                    continue
+                at.used = False
+                if not segment.park(at.mapping):
+                    self._drop(at.key)
+                    at.mapping.leave()
 
     def _drop(self, key: _Key) -> None:
         """Let go of an attachment, and have a lease on it if an array may need it."""
         at = self.attached.pop(key, None)
         if at is None:
             return
-        for packed in at.views:
-            del self._views[packed]
         at.kept = False
+        if at.grip is not None:
+            at.mapping.grips = (*at.mapping.grips, at.grip)
         if at.used:
             if at in self._used:
                 self._used.remove(at)
@@ -435,29 +425,26 @@ class Kept:
                 self._drop(key)
 
 
-def _unused() -> tuple[int, int, int, int]:
-    """Return what `_Attached.references` and `Kept.settle` count for an attachment that nobody uses.
+def _gripped(mapping: Mapping) -> Any:
+    """Return the grip of an attachment, with `_arriving` held."""
+    grip = _grip_of(mapping)
+    if grip is None:
+        grip = np.frombuffer(mapping, np.uint8).view(Grip)
+        mapping.grips = (weakref.ref(grip),)
+    return grip
 
-    It depends on the interpreter: `references` without a view here; how many more each view makes;
-    references to the attachment in `settle`, without a view; those to a view that was lent.
-    """
-    at = _Attached((0, 0, "r"), bytearray(8))
-    alone = at.references()
-    mapping = at.mapping
-    mapped = getrefcount(mapping)
-    del mapping
-    lent = at, np.ndarray(8, "u1", memoryview(at.mapping))
-    at.views[b""] = lent[1]
-    view_lent = getrefcount(lent[1])
-    del lent
-    return alone, at.references() - alone, mapped, view_lent
+
+def _grip_of(mapping: Mapping) -> Any:
+    for known in mapping.grips:
+        grip = known()
+        if grip is not None:
+            return grip
+    return None
 
 
 _new_array = np.ndarray.__new__
 _turn = attrgetter("turn")
-# References whose meaning is remembered, and arrays on each attachment.
-_MEANINGS, _VIEWS = 1024, 4
-_UNUSED, _UNUSED_VIEW, _MAPPED, _LENT = _unused()
+_MEANINGS = 1024  # references whose meaning is remembered
 
 _keeping: tuple[int, Kept] | None = None
 # What was parked, and has a lease again for an array that came in another way.
@@ -477,23 +464,29 @@ def _arrive(
     token: str | None,
 ) -> SharedArray:
     """The view that a reference with these attributes stands for, in this process."""
-    with _arriving:
-        key = (device, inode, mode)
-        now = _keeping
-        keeping = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
-        mapping = None if keeping is None else keeping.lend(key)
-        if mapping is None:
-            mapping = _arrived.get(key)
-            if mapping is not None and mapping.parked and keeping is None:
-                _woken.append(key)
-            if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
-                mapping = _attached(name, directory, key, token)
-            if keeping is not None:
-                keeping.add(key, mapping)
-        if token is not None and directory is not None:
-            registry.unpin(directory, token)
+    while True:
+        with _arriving:
+            key = (device, inode, mode)
+            now = _keeping
+            keeping = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
+            mapping = None if keeping is None else keeping.lend(key)
+            if mapping is None:
+                mapping = _arrived.get(key)
+                if mapping is not None and mapping.parked and keeping is None:
+                    _woken.append(key)
+                if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
+                    mapping = _attached(name, directory, key, token)
+                if keeping is not None:
+                    keeping.add(key, mapping)
+            try:
+                grip = _gripped(mapping)
+            except ValueError:  # its last array went in another thread, and all of it just now
+                continue
+            if token is not None and directory is not None:
+                registry.unpin(directory, token)
+        break
     try:
-        return np.ndarray.__new__(SharedArray, shape, dtype, memoryview(mapping), offset, strides)
+        return _new_array(SharedArray, shape, dtype, grip, offset, strides)
     except (ValueError, TypeError) as error:
         raise errors.HeaderError(
             f"a reference to {name!r} does not fit the block",

@@ -31,9 +31,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from sys import getrefcount
-from typing import Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from sharedarray import damage, errors, interrupts, janitor, marks, registry
 from sharedarray._platform import Draft, Mode, platform
@@ -284,11 +285,13 @@ class Mapping(mmap.mmap):
     parked, borrowed : bool
         Whether there is no lease for the time being; and whether the bytes are used all the same, for as long
         as someone else has one. See `park` and `borrow`.
+    grips : tuple of weak references
+        To what the arrays that arrived as references have their bytes from; see `sharedarray.reference`.
     plain : bool
         Whether arrays over the bytes travel as data, as those over any other memory do.
-    followers : weak set or None
-        Who has its method ``left`` called with the mapping when the lease is given up, at any moment and in
-        any thread.
+    followers : dict or None
+        Weak references to objects, by id, whose method ``left`` is called with the mapping when the lease is
+        given up, at any moment and in any thread; see `follow`.
     """
 
     name: str
@@ -304,7 +307,8 @@ class Mapping(mmap.mmap):
     parked: bool = False
     borrowed: bool = False
     plain: bool = False
-    followers: weakref.WeakSet[Follower] | None = None
+    grips: tuple[weakref.ref[Any], ...] = ()
+    followers: dict[int, weakref.ref[Follower]] | None = None
 
     @property
     def path(self) -> str:
@@ -330,8 +334,10 @@ class Mapping(mmap.mmap):
             self._give_up(handle)
         for hear in on_leave:
             hear(self)
-        for follower in self.followers or ():
-            follower.left(self)
+        for reference in list((self.followers or {}).values()):  # other threads may add some meanwhile
+            follower = reference()
+            if follower is not None:
+                follower.left(self)
 
     def _give_up(self, handle: int) -> None:
         try:
@@ -358,14 +364,16 @@ class Mapping(mmap.mmap):
 
     def _end(self) -> None:
         self._leave()
-        # Nobody gets a mapping that was left. Who has it still uses the bytes: the rest of a reference cycle,
-        # or a thread that was just faster. Else they go here, which may take long, not after the finalizer.
-        if getrefcount(self) == _ALONE:
-            mmap.mmap.close(self)
+        # The pages are best freed here, which may take long, not right after the finalizer, as they are
+        # otherwise. The number of references saves no more than that: every view exports the bytes, so
+        # `close` refuses while the rest of a reference cycle, or a thread that was just faster, has one.
+        if getrefcount(self) <= _ALONE:
+            with suppress(BufferError):
+                mmap.mmap.close(self)
 
 
 class _Ending:
-    """Counts references to itself as `Mapping` does in its finalizer, where nobody else has one."""
+    """Counts references to itself as `Mapping` does in its finalizer, if there are no others."""
 
     alone = 0
 
@@ -378,6 +386,22 @@ class _Ending:
 
 _Ending()
 _ALONE = _Ending.alone
+
+
+def follow(mapping: Mapping, follower: Follower) -> None:
+    """Call a method of an object, while that lives, when the lease of an attachment is given up."""
+    followers = mapping.followers
+    if followers is None:
+        followers = mapping.__dict__.setdefault("followers", {})  # in one step, beside other threads
+    known = followers.get(id(follower))
+    if known is not None and known() is follower:
+        return
+    for key, reference in list(followers.items()):
+        if reference() is None:
+            followers.pop(key, None)
+    followers[id(follower)] = weakref.ref(follower)
+    if mapping.left:  # by another thread, before it could know of this one
+        follower.left(mapping)
 
 
 def park(mapping: Mapping) -> bool:
@@ -1083,10 +1107,11 @@ class Segment:
     >>> other.close()
     """
 
-    __slots__ = ("_mapping",)
+    __slots__ = ("_bytes", "_mapping")
 
-    def __init__(self, mapping: Mapping) -> None:
+    def __init__(self, mapping: Mapping, grip: Any = None) -> None:
         self._mapping = mapping
+        self._bytes = mapping if grip is None else grip
 
     @classmethod
     def create(cls, size: int, name: str | None = None, *, persist: bool = False) -> Self:
@@ -1153,7 +1178,7 @@ class Segment:
         """The bytes, as a memoryview that stays valid after `close()`."""
         if self._mapping.left:
             raise errors.BlockClosedError(f"the segment {self.name!r} is closed", name=self.name)
-        return memoryview(self._mapping)
+        return memoryview(self._bytes)
 
     @property
     def closed(self) -> bool:

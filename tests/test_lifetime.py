@@ -6,12 +6,14 @@ Real processes, real SIGKILL. Whatever a test does to a process, it first hears 
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -1481,3 +1483,32 @@ def test_blocks_are_private_whatever_the_umask(own_directory, tmp_path, umask):
         assert os.stat(tmp_path / "mine.npy").st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
+
+
+class Follower:
+    """Hears that a lease is given up; meanwhile another thread follows too."""
+
+    def __init__(self, others: list[Follower]) -> None:
+        self.others, self.heard = others, 0
+
+    def left(self, mapping: segment.Mapping) -> None:
+        self.heard += 1
+        if len(self.others) < 8:
+            self.others.append(Follower(self.others))
+            thread = threading.Thread(target=segment.follow, args=(mapping, self.others[-1]))
+            thread.start()
+            thread.join(10)
+
+
+def test_each_follower_hears_once_that_an_attachment_ends_also_beside_others_that_follow():
+    with sa.zeros(3) as array:
+        mapping = segment.mapping_of(array)
+        followers: list[Follower] = []
+        for _ in range(500):
+            segment.follow(mapping, Follower(followers))
+        gc.collect()
+        followers += [Follower(followers) for _ in range(5)]
+        for follower in [*followers, *followers]:
+            segment.follow(mapping, follower)
+        assert len(mapping.followers) == 5
+    assert [follower.heard for follower in followers] == [1] * 8

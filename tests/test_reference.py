@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PROC
+from helpers import PROC, run
 from needs import many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
@@ -705,3 +705,55 @@ def test_what_is_stored_outlives_every_block(tmp_path: Path) -> None:
     np.testing.assert_array_equal(joblib.load(tmp_path / "model.joblib")["model"], DATA)
     np.testing.assert_array_equal(pickle.loads((tmp_path / "model.pickle").read_bytes())["model"], DATA[1:])
     np.testing.assert_array_equal(pickle.loads(buffer.getvalue()), DATA)
+
+
+TRACED = """
+import sys
+
+def trace(frame, event, argument):
+    frame.f_locals  # which may refer to every local variable once more, as a debugger's window does
+    return trace
+
+if {when!r} in ("import", "always"):
+    sys.settrace(trace)
+import numpy as np
+import sharedarray as sa
+from sharedarray.reference import Kept, pack_held
+from sharedarray.segment import mapping_of
+sys.settrace(trace if {when!r} in ("calls", "always") else None)
+
+def main():
+    array, kept = sa.share(np.arange(1000.0)), Kept(8)
+    packed = pack_held(array, mapping_of(array))
+    for turn in range(3):
+        for keep in (lambda x: x, lambda x: x[::2], memoryview, lambda x: x.base, lambda x: x.segment,
+                     lambda x: x.segment.buf, lambda x: x.lock(), lambda x: np.asarray(x).T):
+            views = [kept.view(packed) for _ in range(1 + turn)]
+            mapping = mapping_of(views[0])
+            left = keep(views[-1])
+            del views
+            for _ in range(2):
+                kept.settle()
+                assert not mapping.parked, "the block was given up though something is on it"
+            if turn:
+                kept.clear()  # as a long task does
+                kept.view(packed)
+                kept.settle()
+                assert not mapping.parked, "it was given up after all were let go"
+            del left
+            kept.view(packed)
+            kept.settle()
+            assert mapping_of(kept.view(packed)).parked, "it is held though nothing is on it"
+            kept.settle()
+    kept.clear()
+
+main()
+print("in order")
+"""
+
+
+@pytest.mark.parametrize(
+    "when", ["never", "import", *(pytest.param(when, marks=pytest.mark.slow) for when in ("calls", "always"))]
+)
+def test_what_is_used_is_known_whatever_counts_references(when):
+    assert run(TRACED.replace("{when!r}", repr(when))).stdout.strip() == "in order"

@@ -250,7 +250,9 @@ class _View:
         assert mapping is not None
         shape, strides, dtype = self.like
         start = arrays.offset_of(block, mapping) + self.start
-        made = np.ndarray.__new__(SharedArray, shape, dtype, memoryview(mapping), start, strides)
+        made = np.ndarray.__new__(
+            SharedArray, shape, dtype, arrays.bytes_behind(block, mapping), start, strides
+        )
         if not (self.writable and block.flags.writeable):
             made.flags.writeable = False
         return made
@@ -314,7 +316,7 @@ class _Replicas:
 
 
 def _bytes_of(mapping: Mapping) -> SharedArray:
-    return np.ndarray.__new__(SharedArray, len(mapping), np.uint8, memoryview(mapping))
+    return np.ndarray.__new__(SharedArray, len(mapping), np.uint8, np.frombuffer(mapping, np.uint8))
 
 
 class _Packing:

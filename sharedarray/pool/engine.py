@@ -89,7 +89,7 @@ from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
-from sharedarray.segment import Mapping, mapping_of
+from sharedarray.segment import Mapping, follow, mapping_of
 
 if TYPE_CHECKING:
     from sharedarray.pool.reports import PoolStats
@@ -494,12 +494,7 @@ class Engine:
 
     def _follow(self, pickled: Pickled) -> None:
         for mapping in pickled.blocks:
-            if mapping.followers is None:
-                mapping.followers = weakref.WeakSet()
-            if self not in mapping.followers:
-                mapping.followers.add(self)
-                if mapping.left:  # by another thread, before it could know of us
-                    self.left(mapping)
+            follow(mapping, self)
 
     def left(self, mapping: Mapping) -> None:
         """Hear, at any moment, that this process has given up a block that workers were given."""

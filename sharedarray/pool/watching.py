@@ -132,7 +132,10 @@ class _Sockets:
         self._changed()
 
     def _changed(self) -> None:
-        for other in list(self._made.values()):
+        for reference in self._made.valuerefs():  # a list, while other threads make some
+            other = reference()
+            if other is None:
+                continue
             if other._waiting and (other is self or self._number in other._wanted):
                 other._bell.ring()
 

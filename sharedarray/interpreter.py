@@ -15,11 +15,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from sharedarray import errors
 from sharedarray._platform import platform
 
-__all__ = ["flags", "python"]
+__all__ = ["flags", "python", "undebugged"]
 
 _INTERPRETER = re.compile(
     r"\.?(python|pypy|graalpy)w?[0-9.]*(t|d|dm|m)?([-_.](dbg|debug|intel64|real|wrapped|orig|bin|exe))*",
@@ -80,3 +82,15 @@ def flags() -> list[str]:
         return ["-X", f"pycache_prefix={os.path.abspath(sys.pycache_prefix)}"]
     except OSError:  # it is relative to a working directory that was removed
         return ["-B"]
+
+
+def undebugged() -> AbstractContextManager[Any]:
+    """Return a context in which this thread starts helper processes without a debugger.
+
+    debugpy and PyCharm put a debugger into each Python that a program starts. In a helper it is of no use. It
+    takes a second to start, and keeps the helper waiting while no editor is connected.
+    """
+    patches = sys.modules.get("_pydev_bundle.pydev_monkey")
+    skip = getattr(patches, "skip_subprocess_arg_patch", None)
+    found: AbstractContextManager[Any] = nullcontext() if skip is None else skip()
+    return found

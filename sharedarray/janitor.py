@@ -325,8 +325,10 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
     """Return the status of a program in a session of its own; kill it if it does not end in time."""
     import subprocess
 
+    from sharedarray import interpreter
+
     # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
-    with _interrupts_blocked(), platform.standard_streams():
+    with _interrupts_blocked(), platform.standard_streams(), interpreter.undebugged():
         program = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

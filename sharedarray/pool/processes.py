@@ -44,6 +44,7 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from sharedarray import interpreter
 from sharedarray._platform import platform
 from sharedarray.pool import forkserver, functions, threads
 
@@ -169,7 +170,7 @@ def make_ready(method: str) -> None:
     if method != "fork" and hasattr(os, "fork"):  # elsewhere there is no such process
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
-            with platform.standard_streams():
+            with platform.standard_streams(), interpreter.undebugged():
                 ensure()
 
 

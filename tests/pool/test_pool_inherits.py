@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import types
@@ -16,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, ROOT, environment
-from needs import needs_fork, needs_root
+from helpers import JANITOR_ENDS, METHODS, ROOT, environment, janitor_needed, janitors, wait_until
+from needs import needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
-from sharedarray.pool import credits, seeds, threads  # noqa: A004
+from sharedarray.pool import credits, processes, seeds, threads  # noqa: A004
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -180,8 +184,6 @@ def test_variables_that_are_read_once_are_read_again(monkeypatch):
 def test_fork_servers_are_few(monkeypatch):
     if "forkserver" not in METHODS:
         pytest.skip("there is no fork server here")
-    from sharedarray.pool import processes
-
     monkeypatch.setattr(processes, "_servers", {})
     monkeypatch.setattr(processes, "_SERVERS", 1)
     pools = []
@@ -354,6 +356,57 @@ def test_the_main_module_may_be_anything(tmp_path, method):
             print(pool.submit(abs, -1).result())
     """
     assert program(tmp_path, code, method) == ("1\n", "")
+
+
+@needs_fork
+def test_helper_processes_start_without_a_debugger(monkeypatch, own_directory):
+    """A debugger of editors, as it looks to the library: a module that can leave one start alone."""
+    left_alone = []
+
+    @contextlib.contextmanager
+    def skip():
+        left_alone.append("begins")
+        yield
+        left_alone.append("ends")
+
+    patches = types.SimpleNamespace(skip_subprocess_arg_patch=skip)
+    monkeypatch.setitem(sys.modules, "_pydev_bundle.pydev_monkey", patches)
+    sa.ones(3).close()
+    assert left_alone == (["begins", "ends"] if janitor_needed() else [])
+    left_alone.clear()
+    processes.make_ready("spawn")
+    assert left_alone == ["begins", "ends"]
+
+
+@pytest.mark.slow
+@needs_proc
+def test_under_debugpy(tmp_path, method):
+    pytest.importorskip("debugpy")
+    memory = Path(tempfile.mkdtemp(prefix="sa-test-debugpy-", dir=os.environ["SHAREDARRAY_DIR"]))
+    (tmp_path / "job.py").write_text(
+        "import sys, sharedarray as sa\n"
+        "from helpers import janitors\n"
+        "kept = sa.ones(3)\n"
+        "with sa.Pool(1, sys.argv[1]) as pool:\n"
+        "    print('answer', pool.submit(sum, [1, 2]).result())\n"
+        "print(*['pydevd' in open(f'/proc/{pid}/cmdline').read() for pid in janitors(sys.argv[2])])\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "debugpy", "--listen", f"127.0.0.1:{port}", "job.py", method, str(memory)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(SHAREDARRAY_DIR=str(memory)),
+        )
+        assert done.stdout.splitlines()[-2:] == ["answer 3", "False"], done.stderr
+    finally:
+        wait_until(lambda: not janitors(str(memory)), "the janitor ends", JANITOR_ENDS)
+        shutil.rmtree(memory)
 
 
 # -- a machine without semaphores -----------------------------------------------------------------------

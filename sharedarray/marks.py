@@ -168,7 +168,8 @@ class Table:
     def close(self) -> None:
         """Give up the claims; a slot that is filled stays as a mark."""
         self.closed = True
-        platform.close(self._handle)
+        handle, self._handle = self._handle, -1
+        platform.close(handle)
 
     def disown(self) -> None:
         """Close a table in a forked child: its claims and marks are the parent's."""

@@ -18,6 +18,7 @@ progress       progress bars
 outbox         small answers that a worker has not sent yet, where its death cannot take them
 attachments    what a worker keeps mapped between tasks
 tasks          what is asked of a pool, and where the outcome goes
+forks          copies of a worker or a pool, which must not act as it
 worker         what runs in each process of a pool
 forkserver     a process that forks itself for each worker
 processes      how these are started, and what they inherit

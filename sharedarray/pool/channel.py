@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sharedarray.pool.links import Line
 from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
@@ -146,12 +146,24 @@ class Channel:
         """The descriptor that is written to."""
         return self._out
 
-    def close(self) -> None:
-        """Close both pipes and drop what was not sent. Idempotent."""
+    def close(self, refuse: Callable[..., Any] | None = None) -> None:
+        """Close both pipes and drop what was not sent. Idempotent.
+
+        Parameters
+        ----------
+        refuse
+            Called in place of the kernel by every later call that reads or writes: what it raises says more
+            than that the pipe is closed.
+        """
         self._unsent.clear()
         self._short.clear()
         self._reader.close()
         self._writer.close()
+        self._in = self._out = -1
+        self._write_out, self._write_all = refuse or self._writer.write, refuse or self._writer.write_all
+        self._read_in = refuse or self._reader.read_into
+        if refuse is not None:
+            self.poll = self.look = refuse  # type: ignore[method-assign]
 
     # Sending
 

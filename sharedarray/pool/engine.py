@@ -62,12 +62,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from multiprocessing import util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from sharedarray import errors, interrupts
-from sharedarray.pool import deaths, failures, links, outbox, processes
+from sharedarray.pool import deaths, failures, forks, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter
 from sharedarray.pool.ledger import Ledger
@@ -192,6 +192,7 @@ class Engine:
         self._retries = retries
         self._at_end = at_end
         self._owner = os.getpid()
+        self._copied = False  # whether this is a fork of that process
         self._lock = threading.Lock()
         self._queue: deque[Task] = deque()
         self._members: list[Member] = []
@@ -638,6 +639,8 @@ class Engine:
                 glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
+        if self._copied and not done():
+            self.check_owner()  # a callback of this very thread has forked
 
     def _crowded(self) -> bool:
         """Whether looking would take a processor from a worker that has something to do on it."""
@@ -935,6 +938,10 @@ class Engine:
     def _is_copy(self) -> bool:
         return self._owner != os.getpid()
 
+    def _refuse(self, *_: object) -> NoReturn:
+        self.check_owner()
+        raise AssertionError("only a fork of the pool's process asks")
+
     def check_owner(self) -> None:
         """Raise in a fork of the pool's process."""
         if self._is_copy():
@@ -1005,7 +1012,11 @@ class Engine:
         try:
             while self._tend():
                 self._wait()
+                if self._copied:
+                    forks.end_copy()  # a callback of this thread has forked
         except BaseException as broken:
+            if self._copied:
+                forks.end_copy()
             self._break("the pool's management thread failed", broken)
         finally:
             try:
@@ -1882,12 +1893,21 @@ class Engine:
 
     def close_copy(self) -> None:
         """Close this process's copies of the descriptors that belong to its parent."""
+        self._copied = True
         self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
-        for member in self._members:
-            member.close()
+        # A callback may have forked, or an argument as it was pickled. Then a thread of ours goes on there,
+        # and must neither touch the parent's workers nor wait for them.
+        members, self._members = self._members, []
+        self._queue.clear()
+        self._by_pipe.clear()
+        self._handlers.clear()
+        self._reading.clear()
+        for member in members:
+            member.disown(self._refuse)
             if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
                     links.close(member.exit)
+                member.exit = -1
         self._close_all()
         self.store.close_copy()
 

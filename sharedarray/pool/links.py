@@ -12,6 +12,7 @@ A `Line` is one end of a link in one direction. Its descriptor is what `watching
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -37,7 +38,7 @@ class Line(Protocol):
         """Return the descriptor."""
 
     def close(self) -> None:
-        """Close this end. Idempotent."""
+        """Close this end. Idempotent. Later calls are errors; the number may be another file's by then."""
 
     def block(self, flag: bool) -> None:
         """Say whether to wait where nothing can be read or written at once."""
@@ -80,11 +81,19 @@ class _Pipe:
 
     def close(self) -> None:
         self._end.close()
+        self._descriptor = -1
+        self._poll = select.poll()
+        self.write = partial(os.write, -1)
+        self.write_all = partial(os.writev, -1)
+        self.read_into = partial(os.readv, -1)
+        self.there = partial(os.readv, -1, [])
 
     def block(self, flag: bool) -> None:
         os.set_blocking(self._descriptor, flag)
 
     def readable(self, timeout: float | None) -> bool:
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "the pipe is closed")
         return bool(self._poll.poll(None if timeout is None else timeout * 1000))
 
 
@@ -111,6 +120,7 @@ class _Socket:
 
     def close(self) -> None:
         self._end.close()
+        self._descriptor = -1
 
     def block(self, flag: bool) -> None:
         self._end.setblocking(flag)

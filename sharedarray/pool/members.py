@@ -395,6 +395,18 @@ class Member:
             platform.close(self.outbox)
             self.outbox = -1
 
+    def disown(self, refuse: Callable[..., Any]) -> None:
+        """Close its pipes and its outbox in a fork of the pool's process, where it is no worker of ours.
+
+        Parameters
+        ----------
+        refuse
+            Raises the error that says so, in place of each use of the pipes and of the counter.
+        """
+        self.close()
+        self.channel.close(refuse)
+        self._claim = self._unclaim = self._unclaimed = refuse
+
     def estate(self) -> tuple[Task | None, list[Task]]:
         """Return, of a worker that is dead, the item that it had begun, and all that it had not."""
         unclaimed = 0

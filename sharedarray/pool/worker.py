@@ -33,11 +33,11 @@ from functools import partial
 from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from time import monotonic_ns
-from typing import Any
+from typing import Any, NoReturn
 
 from sharedarray import errors
 from sharedarray._platform import platform
-from sharedarray.pool import failures, functions, outbox, seeds, threads
+from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import Credits
@@ -175,8 +175,14 @@ class PackedSetup:
     buffers: list[bytearray]
 
 
+# Whether this process is a fork of a worker, and not the worker. One that serves a pool of its own is not.
+_is_copy = False
+
+
 def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited | None) -> None:
     """Serve a pool until it says STOP; ``inherited`` is None in a worker that was not forked from it."""
+    global _is_copy
+    _is_copy = False
     functions.begin_worker(inherited)
     _calm_signals()
     _name_warnings()
@@ -224,9 +230,20 @@ def _name_warnings() -> None:
 
 
 def _close_in_forks(channel: Channel) -> None:
-    """See to it that a process that a task forks does not keep this worker's pipes open."""
+    """Ensure that a process which a task forks neither keeps this worker's pipes open nor writes to them."""
+
+    def close() -> None:
+        global _is_copy
+        _is_copy = True
+        channel.close(_end_copy)
+
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=channel.close)
+        os.register_at_fork(after_in_child=close)
+
+
+def _end_copy(*_: object) -> NoReturn:
+    """End a fork of this worker that has come as far as to read from the pool or to write to it."""
+    forks.end_copy()
 
 
 def _watch_parent(channel: Channel) -> None:
@@ -279,6 +296,8 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
             initializer(*initargs)
         functions.release()
     except BaseException as raised:
+        if _is_copy:
+            forks.end_copy(raised)
         refusal = failures.pack(raised, raised.__traceback__)
         pieces = refusal.pieces()
         entries = [Entry(0, 0, 0, 0, 0, len(piece)) for piece in pieces]
@@ -344,6 +363,16 @@ class _Function:
         self.keeps = not frame.flags & (AFRESH | SHARES)
 
 
+class _EndsCopy:
+    """In place of a lock in a fork of the worker."""
+
+    def __enter__(self) -> None:
+        forks.end_copy()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class _Answers:
     """Answers on their way to the pool: small ones together, so long as none waits for a slow item.
 
@@ -379,6 +408,13 @@ class _Answers:
         self._keeper: threading.Thread | None = None
         self._awake = False
         self._work = threading.Semaphore(0)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._refuse)
+
+    def _refuse(self) -> None:
+        """End a fork of this worker that answers: the outbox is the worker's."""
+        self._acquire = _end_copy
+        self._lock = _EndsCopy()  # type: ignore[assignment]
 
     def of_row(self, row: int, items: int, *, lazy: bool) -> None:
         """Say that what is added from now on are results of a row of so many items."""
@@ -833,6 +869,8 @@ class _Worker:
 
     def _send(self, number: int, began: int, kind: Kind, answer: Pickled, value: object) -> None:
         """Send an answer, and keep what has to live until the pool has it."""
+        if _is_copy:
+            forks.end_copy()  # it was forked as the answer was pickled
         ended = monotonic_ns()
         self._attachments.settle()
         flags = answer.layout | HOLDS if answer.blocks else answer.layout
@@ -889,6 +927,8 @@ class _Worker:
 
 def _packed(value: object) -> tuple[Kind, Pickled, object]:
     """Return the answer that a value makes."""
+    if _is_copy:
+        forks.end_copy()
     try:
         return Kind.RESULT, dump_result(value), value
     except Exception as reason:
@@ -898,6 +938,8 @@ def _packed(value: object) -> tuple[Kind, Pickled, object]:
 
 
 def _failed(raised: BaseException) -> tuple[Kind, Pickled, object]:
+    if _is_copy:
+        forks.end_copy(raised)
     answer = failures.pack(raised, _ours(raised))
     failures.forget_frames(raised)
     return Kind.ERROR, answer, raised if answer.shares else None

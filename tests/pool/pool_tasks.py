@@ -8,6 +8,7 @@ import faulthandler
 import gc
 import os
 import signal
+import threading
 import time
 import warnings
 import zlib
@@ -564,3 +565,87 @@ _children: list[int] = []
 def let_children_go():
     while _children:
         os.close(_children.pop())
+
+
+# -- forks that return ------------------------------------------------------------------------------------
+
+
+class ChildError(Exception):
+    pass
+
+
+def child_status(pid):
+    """The exit status of a forked process, when that has ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fork_and_return(kind, array=None):
+    """Fork; return the child's exit status in the parent, and something else in the child."""
+    pid = os.fork()
+    if pid:
+        return child_status(pid)
+    if kind == "exit":
+        raise SystemExit(7)
+    if kind == "raise":
+        raise ChildError("of the child")
+    if kind == "shared":
+        return sa.share(array)
+    return {"number": 99, "text": "of the child", "array": np.full(1 << 18, 99.0), "long": b"x" * 100_000}[
+        kind
+    ]
+
+
+def fork_at(number, value):
+    """Return the value; fork before, if it is that one."""
+    if value != number:
+        return value
+    pid = os.fork()
+    return child_status(pid) * 1000 + value if pid else -1
+
+
+def fork_at_block(number, block):
+    if block[0] == number:
+        pid = os.fork()
+        if not pid:
+            return block * 0 - 1
+        child_status(pid)
+    return block * 2
+
+
+class ForksAsItIsPickled:
+    """Its pickle is the exit status of the child of a fork, which goes on with the pickling too."""
+
+    def __reduce__(self):
+        pid = os.fork()
+        return int, (child_status(pid) if pid else 99,)
+
+
+def forks_as_it_is_pickled():
+    return ForksAsItIsPickled()
+
+
+def fork_in_a_thread():
+    found = []
+
+    def work():
+        pid = os.fork()
+        if pid:
+            found.append(child_status(pid))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return found
+
+
+_of_initializer = []
+
+
+def fork_as_initializer():
+    pid = os.fork()
+    if pid:
+        _of_initializer.append(child_status(pid))
+
+
+def of_initializer():
+    return _of_initializer

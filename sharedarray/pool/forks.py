@@ -1,0 +1,44 @@
+"""Processes that a fork in the middle of the pool's work leaves: copies that must not act as what they copy.
+
+A task may fork, and so may an initializer, a ``__reduce__`` or a done-callback. What the fork's child does is
+its own affair until it returns from there. Then it is in the middle of the worker's loop, or of the pool's,
+with the same pipes, counters and memory, and would send a second answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from multiprocessing import current_process
+from typing import NoReturn
+
+__all__ = ["end_copy"]
+
+
+def end_copy(raised: BaseException | None = None) -> NoReturn:
+    """End this process, a copy that has returned from the function that forked it, and say so.
+
+    Parameters
+    ----------
+    raised
+        What it raised in place of returning. `SystemExit` ends it as it ends a program.
+    """
+    with contextlib.suppress(Exception):
+        if isinstance(raised, SystemExit):
+            code = raised.code
+            if code is not None and not isinstance(code, int):
+                print(code, file=sys.stderr)
+                code = 1
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code or 0)
+        text = "" if raised is None else "".join(traceback.format_exception(raised))
+        found = "what it returned is dropped" if raised is None else "what it raised is dropped"
+        text += (
+            f"sharedarray: process {os.getpid()} was forked within {current_process().name} and has returned "
+            f"from the function that forked it; it ends here, and {found}. Next step: call os._exit() in it\n"
+        )
+        os.write(2, text.encode(errors="replace"))  # sys.stderr may hold what the parent is about to print
+    os._exit(1)

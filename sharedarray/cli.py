@@ -117,11 +117,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     ls.add_argument("--json", action="store_true", help="a list of objects, with exact bytes and ISO times")
 
     info = command("info", _info, "tell everything about one block, and how to attach to it")
-    info.add_argument("name", metavar="NAME")
+    info.add_argument("name", metavar="NAME", type=_name)
     info.add_argument("--json", action="store_true", help="one object")
 
     rm = command("rm", _rm, "remove blocks; processes that hold one keep its memory until they let go")
-    rm.add_argument("names", metavar="NAME", nargs="+")
+    rm.add_argument("names", metavar="NAME", nargs="+", type=_name)
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
     rm.add_argument("-n", "--dry-run", action="store_true", help="only show what would be removed")
 
@@ -130,7 +130,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     cp = command("cp", _cp, "copy an array into an .npy file, which appears whole or not at all")
     cp.epilog = "What others write meanwhile may be in the copy or not. Only its owner can read the file."
-    cp.add_argument("name", metavar="NAME")
+    cp.add_argument("name", metavar="NAME", type=_name)
     cp.add_argument("file", metavar="FILE.npy")
     cp.add_argument("-f", "--force", action="store_true", help="replace the file if there is one")
     _add_progress(cp)
@@ -138,7 +138,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     load = command("load", _load, "copy an .npy file into a block")
     load.epilog = "The block stays until 'sharedarray rm NAME' or the next boot, unless --hold is given."
     load.add_argument("file", metavar="FILE.npy")
-    load.add_argument("--name", required=True, help="name to attach by")
+    load.add_argument("--name", required=True, type=_name, help="name to attach by")
     _add_progress(load)
     stay = load.add_mutually_exclusive_group()
     stay.add_argument("--persist", action="store_true", help="have it outlive its holders (the default)")
@@ -201,6 +201,14 @@ def _ls(args: argparse.Namespace) -> int:
             total += f"; {_count(orphans, 'orphan')}, which 'sharedarray prune' removes"
         print(total)
     return 0
+
+
+def _name(word: str) -> str:
+    """Return a block's name from the command line, where terminals send UTF-8 whatever the locale says."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        return word
 
 
 def _info(args: argparse.Namespace) -> int:

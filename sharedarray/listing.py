@@ -161,7 +161,7 @@ def blocks() -> BlockList:
             (
                 BlockInfo(
                     name=name,
-                    path=f"{directory}/{name}",
+                    path=registry.path_of(directory, name),
                     kind=record.kind,
                     shape=None if layout is None else layout.shape,
                     dtype=None if layout is None else layout.dtype,
@@ -186,7 +186,7 @@ def blocks() -> BlockList:
 def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | None, bool] | None:
     """Status, layout and whether somebody holds it; None when the name leads elsewhere."""
     try:
-        handle = platform.open(f"{directory}/{name}", writable=True)
+        handle = platform.open(registry.path_of(directory, name), writable=True)
     except OSError:
         return None
     try:

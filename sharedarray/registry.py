@@ -52,6 +52,7 @@ leads to; then removal. Only the name of a block whose owner is dead goes withou
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
@@ -244,8 +245,35 @@ def registry_of(directory: str) -> str:
     return f"{directory}/.sharedarray-{platform.user()}"
 
 
+# A block's file is named in UTF-8 in every program, whatever encoding its locale asks for. Python encodes and
+# decodes paths by the locale; where that is no UTF-8, a name goes through a str that Python encodes to UTF-8.
+if sys.getfilesystemencoding() == "utf-8":
+
+    def path_of(directory: str, name: str) -> str:
+        """Return the path of the block of this name."""
+        return f"{directory}/{name}"
+
+    def _file_of(name: str) -> str:
+        return name
+
+    def _name_of(file: str) -> str:
+        return file
+
+else:
+
+    def path_of(directory: str, name: str) -> str:
+        """Return the path of the block of this name."""
+        return f"{directory}/{_file_of(name)}"
+
+    def _file_of(name: str) -> str:
+        return os.fsdecode(name.encode())
+
+    def _name_of(file: str) -> str:
+        return os.fsencode(file).decode(errors="surrogateescape")
+
+
 def _record_path(directory: str, name: str, inode: int) -> str:
-    return f"{registry_of(directory)}/b.{name}@{inode}"
+    return f"{registry_of(directory)}/b.{_file_of(name)}@{inode}"
 
 
 def open_registry(directory: str) -> str:
@@ -446,7 +474,7 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
         if file.startswith("b.") and at and inode.isascii() and inode.isdigit():
             text = _read(f"{folder}/{file}")
             if text is not None:
-                found.append((name, int(inode), Record.parse(text)))
+                found.append((_name_of(name), int(inode), Record.parse(text)))
     return found
 
 
@@ -504,7 +532,7 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
     record = read_record(directory, name, inode)
     if record is None or record.persist:
         return False
-    path = f"{directory}/{name}"
+    path = path_of(directory, name)
     if record.kept_by() is not None and platform.inode_of(path) == inode:
         return False
     platform.start_leaving(handle)
@@ -526,7 +554,7 @@ def disown(directory: str, name: str, inode: int) -> bool:
     if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
         return False
     try:
-        handle = platform.open(f"{directory}/{name}", writable=True)
+        handle = platform.open(path_of(directory, name), writable=True)
     except OSError:
         drop_record(directory, name, inode)
         return False
@@ -540,7 +568,7 @@ def _remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
     """Remove the name of a block, whoever holds it; its record goes in any case."""
     platform.start_leaving(handle)
     try:
-        path = f"{directory}/{name}"
+        path = path_of(directory, name)
         removed = platform.inode_of(path) == inode and platform.remove(path, inode)
         drop_record(directory, name, inode)
         return removed
@@ -648,7 +676,7 @@ def _sweep_block(
 def _sweep_one(
     directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
 ) -> None:
-    path = f"{directory}/{name}"
+    path = path_of(directory, name)
     if record is not None and record.kept_by() is not None and platform.inode_of(path) == inode:
         swept.work += 1
         return
@@ -690,7 +718,7 @@ def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | 
         or not record.maker_alive(directory)
         or (not record.persist and platform.ended(inode))
         or record.moment.age() > ORPHAN_RECORD
-    ) and platform.inode_of(f"{directory}/{name}") != inode:
+    ) and platform.inode_of(path_of(directory, name)) != inode:
         drop_record(directory, name, inode)
     else:
         swept.work += 1

@@ -313,7 +313,7 @@ class Mapping(mmap.mmap):
     @property
     def path(self) -> str:
         """Path of the block or file."""
-        return self.name if self.directory is None else f"{self.directory}/{self.name}"
+        return self.name if self.directory is None else registry.path_of(self.directory, self.name)
 
     def leave(self) -> None:
         """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
@@ -571,7 +571,7 @@ def create(
         raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
     directory = registry.directory()
     if name is not None:
-        path = f"{directory}/{check_name(name)}"
+        path = registry.path_of(directory, check_name(name))
         # Before the pages are filled, not after; publishing decides again.
         if not replace and platform.inode_of(path) is not None and not freed(directory, name):
             raise _taken(name, directory, kind)
@@ -631,7 +631,7 @@ def _draft_named(
     called = name or _chance_name()
     for _ in range(_NAME_TRIES):
         try:
-            path = f"{directory}/{called}" if memory else None
+            path = registry.path_of(directory, called) if memory else None
             return _draft(directory, content, path=path, replace=replace), called
         except FileExistsError:
             if name is not None:
@@ -706,7 +706,7 @@ def freed(directory: str, name: str) -> bool:
         return True
     except (errors.SharedArrayError, OSError):
         return False  # not one of ours
-    return platform.inode_of(f"{directory}/{name}") is None
+    return platform.inode_of(registry.path_of(directory, name)) is None
 
 
 def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
@@ -733,7 +733,7 @@ def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
 
 def _held_here(directory: str, name: str) -> bool:
     """Whether this process holds the block of that name."""
-    inode = platform.inode_of(f"{directory}/{name}")
+    inode = platform.inode_of(registry.path_of(directory, name))
     for reference in _handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None and (mapping.directory, mapping.inode) == (directory, inode):
@@ -868,7 +868,7 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     check_name(name)
     if directory is None:
         directory = registry.directory()
-    path = path or f"{directory}/{name}"
+    path = path or registry.path_of(directory, name)
     with interrupts.deferred:
         while True:
             mapping = _attach(name, mode, directory, path)
@@ -999,7 +999,7 @@ def exists(name: str) -> bool:
     """Whether `name` leads to something that can be attached to."""
     check_name(name)
     try:
-        handle = _open(lambda: platform.open(f"{registry.directory()}/{name}", writable=False))
+        handle = _open(lambda: platform.open(registry.path_of(registry.directory(), name), writable=False))
     except OSError:
         return False
     try:
@@ -1036,7 +1036,7 @@ def remove(
     """
     global removals
     removals += 1
-    path = f"{directory}/{name}"
+    path = registry.path_of(directory, name)
     try:
         handle = _open(lambda: platform.open(path, writable=True))
     except FileNotFoundError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -367,3 +369,79 @@ def test_a_moment_of_another_clock_is_told_by_the_time_of_day(monkeypatch):
     for text in ("", "x", "-1", "1 2", "1 2 3 4", "nan 1 1", "1 1 nan", "1 -1 1"):
         with pytest.raises(ValueError):  # noqa: PT011
             registry.Moment.parse(text)
+
+
+# -- locales --------------------------------------------------------------------------------------------
+
+LOCALES = r"""
+    import os, sys
+    import sharedarray as sa
+    from helpers import hear, say
+    name = "gr\u00f6\u00dfe\u4e2d"
+    made = sa.full(3, 7, name=name, persist=True)
+    held = sa.put([1], name=name + "2")
+    files = sorted(os.listdir(os.fsencode(os.environ["SHAREDARRAY_DIR"])))
+    files = [file.hex() for file in files if not file.startswith(b".")]
+    say([sys.getfilesystemencoding(), made.name == name, files])
+    hear()
+    assert sorted(b.name for b in sa.blocks()) == [name, name + "2", name + "3"]
+    assert all(os.path.exists(b.path) for b in sa.blocks())
+    assert sa.attach(name + "3").tolist() == [3]
+    assert sa.exists(name + "3") and not sa.exists(name + "4")
+    sa.unlink(name + "3")
+    with sa.attach(name).lock(timeout=10):
+        pass
+    assert sa.attach(sa.attach(name)[1:].reference().name).sum() == 21
+    os.kill(os.getpid(), 9)
+"""
+
+
+def latin1(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a program in a Latin-1 locale; skip if there is none and none can be made."""
+    tool = shutil.which("localedef")
+    where = tmp_path / "locales"
+    where.mkdir()
+    if tool is not None:
+        target = str(where / "de_DE.ISO-8859-1")
+        subprocess.run([tool, "-i", "de_DE", "-f", "ISO-8859-1", target], capture_output=True)
+    return {"LC_ALL": "de_DE.ISO-8859-1", "LOCPATH": str(where)}
+
+
+@needs_janitor
+@pytest.mark.parametrize("locale", few(["C", "Latin-1"]))
+def test_a_name_is_the_same_in_every_locale(own_directory, tmp_path, locale):
+    """Files are named in UTF-8, so that programs of different locales find each other's blocks."""
+    changes = {"LC_ALL": "C"} if locale == "C" else latin1(tmp_path)
+    changes |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    name = "größe中"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(LOCALES)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(**changes),
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        encoding, same, files = json.loads(process.stdout.readline())
+        if encoding == "utf-8":
+            process.kill()
+            sa.unlink(name)
+            pytest.skip("there is no such locale here, and none can be made")
+        assert same
+        assert files == [name.encode().hex(), f"{name}2".encode().hex()]
+        assert sa.attach(name).tolist() == [7, 7, 7]
+        assert sa.get(name + "2") == [1]
+        third = sa.full(1, 3, name=name + "3")
+        process.communicate("0\n", timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert third.tolist() == [3]
+    wait_until(lambda: block_files() == {name}, "the janitor, in that locale too, frees what is not held")
+    done = subprocess.run(
+        [sys.executable, "-m", "sharedarray", "rm", "-y", name],
+        env=environment(**changes),
+        timeout=60,
+        cwd="/",
+    )
+    assert done.returncode == 0
+    assert block_files() == set()

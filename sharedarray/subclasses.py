@@ -23,6 +23,7 @@ attribute may lead back to the array.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -50,6 +51,8 @@ _PROTOCOL = 5
 _REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")
 # Attributes of a masked array that travel in another way: the class of its data, with the data; and its mask.
 _OF_MASKED = "_baseclass", "_mask"
+# Attributes of `numpy.memmap`.
+_OF_MAP = "_mmap", "filename", "offset", "mode"
 # What `SharedArray` remembers of how it was sent.
 _REMEMBERED = SharedArray.__slots__
 
@@ -91,6 +94,10 @@ def reduce_subclass(array: Array) -> tuple[Any, ...] | str:
         if not _inherits(kind, masked, (*_REDUCTION, "__getstate__")):
             return _reduce_own(array)
         attributes = _attributes(array, _OF_MASKED)
+        copied = attributes[0].get(
+            "_optinfo"
+        )  # what NumPy copied of the attributes of an array it was made of
+        attributes[0]["_optinfo"] = attributes[0]["_basedict"] = _without_file(copied or {})
         if array.dtype.hasobject:
             return _with_attributes(array, attributes)
         mask = array._mask  # type: ignore[attr-defined]
@@ -122,9 +129,16 @@ def _attributes(array: Array, without: tuple[str, ...] = ()) -> _Attributes:
     state: Any = object.__getstate__(array)
     named, slots = state if isinstance(state, tuple) else (state, None)
     return (
-        {name: value for name, value in (named or {}).items() if name not in without},
+        {name: value for name, value in _without_file(named or {}).items() if name not in without},
         {name: value for name, value in (slots or {}).items() if name not in _REMEMBERED},
     )
+
+
+def _without_file(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes without those that `numpy.ma` has copied from a map of a file, which stays here."""
+    if type(attributes.get("_mmap")) is not mmap.mmap:
+        return attributes
+    return {name: value for name, value in attributes.items() if name not in _OF_MAP}
 
 
 def _restore(array: Any, attributes: _Attributes) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import array_classes
 import numpy as np
 import pytest
 from helpers import nothing_left, run, wait_until
@@ -415,3 +416,48 @@ def test_a_missing_dask_is_one_clear_line() -> None:
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.endswith("needs dask and distributed: pip install 'numpy-sharedarray[dask]'")
+
+
+# -- classes --------------------------------------------------------------------------------------------
+
+
+def test_classes_and_masks_on_a_cluster() -> None:
+    names = ["masked", "masked, hard", "recarray", "matrix", "its own reduction", "an attribute", "a slot"]
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        DaskPool(client) as pool,
+    ):
+        for size in (8, 50_000):
+            for name in names:
+                for hold in (array_classes.in_block, array_classes.private):
+                    sent = array_classes.CASES[name](size, hold)
+                    assert array_classes.facts(pool.submit(array_classes.identity, sent).result()) == (
+                        array_classes.facts(sent)
+                    )
+                    found = list(pool.map(array_classes.identity, [[sent], [sent]]))[1][0]
+                    assert array_classes.facts(found) == array_classes.facts(sent)
+                sent = array_classes.CASES[name](size, array_classes.in_block)
+                there = client.submit(array_classes.facts_there, sent, pure=False).result()
+                assert there == array_classes.facts(sent)
+        sent = array_classes.masked(sa.share(np.arange(8.0)), np.arange(8) > 3)
+        pool.submit(array_classes.overwrite, sent).result()
+        assert sent.data.tolist() == [0] * 8
+        recarray = array_classes.CASES["recarray"](8, array_classes.in_block)
+        assert type(client.submit(array_classes.identity, recarray, pure=False).result()) is np.recarray
+        sent[:4] = np.arange(4)
+        filled = pool.map_blocks(lambda block: block.filled(-1), sent, block_size=3)
+        assert filled.tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+        for refused in (
+            lambda: share(client, sent),
+            lambda: from_array(sent),
+            lambda: pool.share(sent),
+            lambda: pool.map_blocks(np.negative, sent, block_size=3),
+        ):
+            with pytest.raises(sa.MaskedArrayError):
+                refused()
+        halves = pool.map_blocks(np.multiply, np.ones(8, "f4"), 0.5)
+        assert halves.dtype == np.float32
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        data = np.ones(MB).astype(ml_dtypes.float8_e5m2)
+        assert [found.dtype for found in pool.map(np.copy, [data, data])] == [data.dtype] * 2

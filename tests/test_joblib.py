@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import array_classes
 import numpy as np
 import pytest
 from helpers import KILL, SIGNALS, Puppet, alive, answer, janitors, nothing_left, run, wait_until
@@ -195,6 +196,35 @@ def test_objects_that_no_block_can_hold_are_pickled() -> None:
     ragged = np.zeros(40_000, [("a", "f8"), ("b", "O")])
     masked = np.ma.array(np.ones(200_000), mask=False)
     assert Parallel()(delayed(len)(a) for a in (words, ragged, masked)) == [200_000, 40_000, 200_000]
+
+
+def test_masked_arrays_and_other_subclasses() -> None:
+    """What a subclass adds arrives; memory in a block by reference, other memory as a copy to be written."""
+    for size in (8, MB):
+        for hold in (array_classes.in_block, array_classes.private):
+            for name in ("masked", "masked, hard", "recarray", "its own reduction", "an attribute"):
+                sent = array_classes.CASES[name](size, hold)
+                for found in Parallel()(delayed(array_classes.identity)(each) for each in (sent, sent)):
+                    assert array_classes.facts(found) == array_classes.facts(sent)
+                    assert array_classes.is_in_block(found) == array_classes.is_in_block(sent)
+                assert (
+                    Parallel()(delayed(array_classes.is_writable)(each) for each in (sent, sent))
+                    == [True] * 2
+                )
+
+
+def test_a_masked_array_over_a_map_of_a_file(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "data", "f8", "w+", shape=(8,))
+    mapped[:] = np.arange(8)
+    sent = array_classes.masked(mapped, np.arange(8) > 3)
+    assert Parallel()(delayed(np.ma.sum)(each) for each in (sent, sent)) == [6, 6]
+
+
+def test_large_arrays_that_no_block_can_hold_go_with_the_batch() -> None:
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    sent = np.ones(MB).astype(dtype)
+    for found in Parallel()(delayed(np.copy)(each) for each in (sent, sent)):
+        assert (found.dtype, found.tobytes()) == (sent.dtype, sent.tobytes())
 
 
 # -- what happens ---------------------------------------------------------------------------------------

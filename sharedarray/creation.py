@@ -379,7 +379,8 @@ def share(
     Parameters
     ----------
     array_like : array_like
-        The data.
+        The data. Of an instance of a subclass of ndarray, such as a quantity, these are the elements alone. A
+        masked array is an error.
     dtype : dtype_like, optional
         Type of the elements, converted as `numpy.array` does; the data's own when None.
     order : {'K', 'A', 'C', 'F'}

@@ -107,6 +107,12 @@ class Pool(Executor):
     quarter, or an eighth, of the file system); `stats` tells how much there is. It is 96 pieces at most, so
     that there are descriptors left for others: with so many results in use at a time, more go by the pipe.
 
+    *Subclasses of ndarray.* Masked arrays, record arrays, quantities and other instances arrive with their
+    class, mask and attributes. Their memory travels as a plain array does. If it is a block's, a worker's
+    write into it is seen here; a mask or an attribute in private memory is the worker's own copy. A class
+    that has a ``__reduce__`` decides itself what it sends. A dtype keeps its metadata, and dtypes of other
+    packages (ml_dtypes) and `numpy.dtypes.StringDType` travel like NumPy's own.
+
     *Callbacks of futures* are called by a thread that waits for some result, or by the pool's own. They may
     submit, and had better not wait: in the pool's own thread, what waits for a worker that dies, or is yet to
     be started, waits for ever.
@@ -490,12 +496,15 @@ class Pool(Executor):
             with `functools.partial` or a closure.
         *arrays : array_like
             Of one length along ``axis``; those that have length 1 there, or not so many axes, go whole to
-            every block. A `SharedArray`, or a view of one, is used where it is: what ``func`` writes into its
-            block is in the array. Of anything else, each block is a copy.
+            every block. Numbers and other single values go to ``func`` as they are, so they promote as in
+            NumPy: ``float32`` data times ``2.0`` stay ``float32``. Blocks have the class of their array. A
+            `SharedArray`, or a view of one, is used where it is: what ``func`` writes into its block is in the
+            array. Of anything else, each block is a copy.
         out : ndarray, optional
             Where the result goes; may be one of ``arrays``, or overlap them. Workers write into a shared
             array themselves; anything else is filled by the calling process. When None, a `SharedArray` is
-            made, its dtype and shape learnt from the first block (a plain array for Python objects).
+            made, its dtype and shape learnt from the first block (a plain array for Python objects, and for
+            dtypes that no block can hold).
         axis : int or tuple of int, default 0
             The axis along which the arrays are cut; several for tiles. They count as NumPy's do, for each
             array; so -1 is the last axis of each.
@@ -515,7 +524,8 @@ class Pool(Executor):
         Returns
         -------
         ndarray
-            ``out``, or a new `SharedArray` that frees its memory with the last reference.
+            ``out``, or a new `SharedArray` that frees its memory with the last reference; if ``func`` returns
+            a `numpy.matrix` or `numpy.recarray`, that array viewed as this class.
 
         Raises
         ------
@@ -523,7 +533,9 @@ class Pool(Executor):
             The arrays, ``out``, or a result of ``func`` do not fit.
         TypeError
             A result of ``func`` cannot be cast to the dtype of ``out`` (as ``casting='same_kind'`` has it),
-            or to that of the first block without loss.
+            or to that of the first block without loss. Or it is an instance of a subclass of ndarray of which
+            only the elements would be kept: a masked array (`MaskedArrayError`), or a quantity that is put
+            into an ``out`` of another class.
         TimeoutError
             Time is up.
         WorkerDied

@@ -498,8 +498,8 @@ class Pool(Executor):
             Of one length along ``axis``; those that have length 1 there, or not so many axes, go whole to
             every block. Numbers and other single values go to ``func`` as they are, so they promote as in
             NumPy: ``float32`` data times ``2.0`` stay ``float32``. Blocks have the class of their array. A
-            `SharedArray`, or a view of one, is used where it is: what ``func`` writes into its block is in the
-            array. Of anything else, each block is a copy.
+            `SharedArray`, or a view of one, is used where it is: what ``func`` writes into its block is in
+            the array. Of anything else, each block is a copy.
         out : ndarray, optional
             Where the result goes; may be one of ``arrays``, or overlap them. Workers write into a shared
             array themselves; anything else is filled by the calling process. When None, a `SharedArray` is

@@ -322,6 +322,9 @@ class Platform(Protocol):
     def capacity(self, directory: str) -> int:
         """Bytes that all blocks in `directory` may have, taken or not."""
 
+    def processors(self) -> int:
+        """Return how many processors this process may use: by its affinity and by quotas; at least 1."""
+
     def memory(self) -> int:
         """Bytes of memory that the machine has."""
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import select
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ from sharedarray._platform.posix import (
     write as write,
     write_note as write_note,
 )
+from sharedarray._platform.processors import processors as permitted
 
 if TYPE_CHECKING:
     import socket
@@ -317,6 +319,32 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
 
 
+# -- processors -----------------------------------------------------------------------------------------
+
+
+def processors() -> int:
+    """Return how many processors the affinity and the quotas of all control groups above us leave.
+
+    A quota of 1.5 processors counts as 2. A number that the user set by ``-X cpu_count`` goes unchanged.
+    """
+    count = permitted()
+    if count != len(os.sched_getaffinity(0)):
+        return count
+    found = (_quota(*group) for group in _control_groups("cpu"))
+    return max(1, min([count, *(math.ceil(quota) for quota in found if quota is not None)]))
+
+
+def _quota(version: int, folder: str) -> float | None:
+    """Return the processors that a control group may use, None for "no limit" or no such group."""
+    if version == 2:
+        words = (_file(f"{folder}/cpu.max") or b"").split()
+    else:
+        words = [(_file(f"{folder}/cpu.cfs_{name}_us") or b"").strip() for name in ("quota", "period")]
+    if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
+        return None  # "max", or -1
+    return int(words[0]) / int(words[1])
+
+
 # -- room -----------------------------------------------------------------------------------------------
 
 _CGROUP_REFRESH = 5.0  # seconds for which the list of limited control groups is believed
@@ -356,24 +384,30 @@ def _limited_groups() -> list[tuple[str, str, str]]:
 
 
 def _groups() -> list[tuple[str, str, str]]:
-    """Every memory control group from ours to the root, of both versions (``cgroups(7)``)."""
+    """Return the files of every memory control group from ours to the root, of both versions."""
     groups = []
+    for version, folder in _control_groups("memory"):
+        files = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+        limit, usage = (f"{folder}/memory.{file}" for file in files)
+        groups.append((limit, usage, f"{folder}/memory.stat"))
+    return groups
+
+
+def _control_groups(controller: str) -> Iterator[tuple[int, str]]:
+    """Give every control group from ours to the root: version and directory (``cgroups(7)``)."""
     for line in (_file("/proc/self/cgroup") or b"").decode(errors="replace").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-            files = ("memory.max", "memory.current", "memory.stat")
-        elif "memory" in controllers.split(","):
-            roots = ["/sys/fs/cgroup/memory"]
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+            version, roots = 2, ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        elif controller in controllers.split(","):
+            names = dict.fromkeys((controller, controllers))
+            version, roots = 1, [f"/sys/fs/cgroup/{name}" for name in names]
         else:
             continue
         steps = [step for step in path.split("/") if step not in ("", "..")]
         for root in roots:
             for depth in range(len(steps), -1, -1):
-                folder = "/".join([root, *steps[:depth]])
-                groups.append((f"{folder}/{files[0]}", f"{folder}/{files[1]}", f"{folder}/{files[2]}"))
-    return groups
+                yield version, "/".join([root, *steps[:depth]])
 
 
 def _number(path: str) -> int | None:

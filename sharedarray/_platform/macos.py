@@ -71,6 +71,7 @@ from sharedarray._platform.posix import (
     write as write,
     write_note as write_note,
 )
+from sharedarray._platform.processors import processors as processors
 
 if TYPE_CHECKING:
     import socket

@@ -77,6 +77,7 @@ import win32security
 import winerror
 
 from sharedarray._platform.contract import Draft, Mode, Status
+from sharedarray._platform.processors import processors as processors
 
 if TYPE_CHECKING:
     import socket

@@ -67,6 +67,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from sharedarray import errors, interrupts
+from sharedarray._platform import platform
 from sharedarray.pool import deaths, failures, forks, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter
@@ -226,7 +227,7 @@ class Engine:
         self._comes_by = False
         self._at_once = self._at_once_seen = 0
         self._wanted_back = False
-        self._processors = _processors()
+        self._processors = platform.processors()
         self._glance = Glance(_LOOK if self._processors > 1 else 0)
         # When the management thread has to look at something: at a worker that may be stuck, at idle memory.
         self._look_at: float | None = None
@@ -1958,12 +1959,6 @@ _base_of: Any = np.ndarray.__dict__["base"]
 
 def _is_shared(array: np.ndarray[Any, Any]) -> bool:
     return mapping_of(_base_of.__get__(array)) is not None
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _due(task: Task, since: float) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
-import os
 import time
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import creation
+from sharedarray._platform import platform
 from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.pool import blockwise, links, processes, threads
 from sharedarray.pool.engine import Engine
@@ -54,8 +54,9 @@ class Pool(Executor):
     Parameters
     ----------
     max_workers : int, optional
-        How many processes at most; as many as this process may use processors when None. Windows can wait
-        for 250.
+        How many processes at most. When None, as many as this process may use processors: by its affinity and
+        by the CPU quotas of all control groups above it (``cpu.max``, ``cpu.cfs_quota_us``), rounded up.
+        Windows can wait for 250.
     mp_context : multiprocessing context or {'forkserver', 'spawn', 'fork'}, optional
         How processes are started. The default is a fork server of this package's own that has NumPy
         loaded, where there is one, and ``'spawn'`` elsewhere.
@@ -73,8 +74,9 @@ class Pool(Executor):
         How often a task is run again when its worker died. A task that is run again must not mind having
         been run in part before.
     preload : sequence of str, optional
-        Modules that are loaded once, in a fork server of this pool's kind, so that its workers share their
-        memory and need not load them. They must not start threads. Ignored for other start methods.
+        Modules that a fork server of this pool's kind loads once, so that its workers share their memory and
+        need not load them. They are found by the caller's ``sys.path``, and must not start threads. A module
+        that cannot be loaded is named on standard error and left out. Ignored for other start methods.
 
     Raises
     ------
@@ -140,6 +142,20 @@ class Pool(Executor):
     *Ctrl-C* is not for workers. It breaks off a wait: for ``future.result()``, of which the task goes on; for
     what `map` and its like give, and for `map_blocks`, whose tasks end, those that run as well. The pool goes
     on, for the next cell of a notebook. Where it leaves the pool's ``with`` block, all ends at once.
+
+    *What workers inherit.* A worker starts with the caller's environment, working directory, ``sys.path``
+    and options ``-W`` and ``-X`` as they are at that moment, however it is started. What the fork server has
+    loaded read its variables when it was loaded; a change of variables of Python, the locale or thread
+    numbers starts another fork server. Umask, limits (`resource.setrlimit`), niceness (`os.nice`) and CPU
+    affinity are those of the caller when the worker starts, or when its fork server started. The recursion
+    limit, `numpy.errstate` and `numpy.seterr`, the warning filters that the program has set, the precision of
+    `decimal`, NumPy's print options and the handlers of `logging` are a copy of the caller's with ``'fork'``,
+    and the defaults otherwise: set them in the initializer.
+
+    *Random numbers.* Each worker seeds the global generators of `random`, `numpy.random` and torch from the
+    operating system before the initializer, if they are loaded; a seed that the initializer sets stays. A
+    generator that a module or you have made is copied with its state, and its copies draw equal numbers: give
+    each task a generator of its own, from ``rng.spawn(n)``.
 
     *The end.* A program that ends with work pending finishes it first, as executors do. A `submit` after
     `shutdown` raises `RuntimeError`.
@@ -717,21 +733,12 @@ class Pool(Executor):
 
 def _workers(wanted: int | None) -> int:
     most = links.MOST
-    count = _at_least(1, "max_workers", _processors() if wanted is None else wanted)
+    count = _at_least(1, "max_workers", platform.processors() if wanted is None else wanted)
     if most is None or count <= most:
         return count
     if wanted is None:
         return most
     raise ValueError(f"max_workers must be at most {most}, for so many this system can wait for, not {count}")
-
-
-def _processors() -> int:
-    count = getattr(os, "process_cpu_count", None)
-    if count is not None:
-        return count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _at_least(least: int, name: str, given: object) -> int:

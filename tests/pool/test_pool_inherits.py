@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -407,6 +408,16 @@ def test_under_debugpy(tmp_path, method):
     finally:
         wait_until(lambda: not janitors(str(memory)), "the janitor ends", JANITOR_ENDS)
         shutil.rmtree(memory)
+
+
+def test_the_readmes_recipe_for_logging_works_as_printed(tmp_path, method):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(import logging\n.*?)```", readme, re.DOTALL)
+    out, errors = program(
+        tmp_path, "import sharedarray as sa\n" + recipe.replace("Pool(2, ", f"Pool(1, {method!r}, ")
+    )
+    assert out == "".join(f"sharedarray-worker-1: number {number}\n" for number in range(3))
+    assert errors == ""
 
 
 # -- a machine without semaphores -----------------------------------------------------------------------

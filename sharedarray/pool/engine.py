@@ -34,6 +34,10 @@ us; then as much as takes some milliseconds, so that small tasks travel many in 
 for the next one. A worker that has nothing to do gets the second half of what another one has not begun
 (`Member.take_back`), so nothing waits behind a slow item while there is somebody to run it.
 
+**Callbacks of futures** are called by the management thread, one after the other, when all that came with
+their outcome is settled and no lock is held. One may wait for whatever the pool has to do: if it takes long,
+a second thread (`_watch_callbacks`) manages the pool until they are done.
+
 **Ctrl-C** breaks a caller off where he waits, and nowhere else (see `sharedarray.interrupts`). Nothing is
 lost by it: what he has submitted goes on.
 
@@ -137,6 +141,9 @@ _COMING_BY = 0.05
 _NAP = 300e-6
 # Seconds without an answer after which a worker's outbox is looked into.
 _SILENCE = 0.02
+# Seconds that callbacks may take before another thread manages the pool, and how many times that without any
+# until that thread ends.
+_LONG_CALLBACK, _QUIET = 0.02, 5
 # Seconds between a process's letting go of its files and its end.
 _MOMENT = 0.5
 # Bytes of arguments that are copied before there is a worker for them.
@@ -203,8 +210,21 @@ class Engine:
         self._last_ready: float | None = None
         self._vacant = 0  # places of workers that died, to be filled at once
         self._gone = 0  # workers that ended and were not replaced
+        # The management thread, and all of the pool's threads that may not have ended.
         self._thread: threading.Thread | None = None
+        self._manager = 0  # its ident, while it is not in a callback
+        self._threads: list[threading.Thread] = []
+        # Settled futures whose callbacks are to be called; the thread that does it, since when, and the one
+        # that manages the pool if this takes long.
+        self._callbacks: deque[PoolFuture] = deque()
+        self._caller: threading.Thread | None = None
+        self._calling = 0.0
+        self._deputy: threading.Thread | None = None
+        # The thread that did so and has called all callbacks; set when it manages the pool again.
+        self._back: threading.Thread | None = None
+        self._handed = threading.Event()
         self._over = threading.Event()
+        self._finished = False
         self._ended = False
         self._shutting = False
         self._cancelling = False
@@ -221,6 +241,8 @@ class Engine:
         # between asking and taking.
         self._reading: dict[str, int] = {}
         self._reading_free = threading.Event()
+        # Whether the one who reads is waiting, so that what it is interrupted by may read as well.
+        self._pausing = False
         # Whether the management thread watches the pipes.
         self._expecting = False
         # Whether it comes by to look after calls that were begun at once, and how many it has seen.
@@ -598,11 +620,8 @@ class Engine:
         me = threading.get_ident()
         reading = self._reading
         with interrupts.deferred:
-            if reading.get("reader") == me:
-                # In a callback, while this very thread reads: it must not wait for itself.
-                self._read_until(done, deadline)
-                if self._wanted_back and threading.current_thread() is not self._thread:
-                    self._stop_reading()  # those further out find that they do not read any more
+            if me == self._manager or reading.get("reader") == me:
+                self._read_within(done, deadline)
                 return
             try:
                 if reading.setdefault("reader", me) == me:
@@ -610,6 +629,32 @@ class Engine:
             finally:
                 if reading.get("reader") == me:
                     self._stop_reading()
+
+    def _read_within(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Read answers in what has interrupted this very thread as it reads: a signal handler, a finalizer.
+
+        Raises
+        ------
+        DeadlockError
+            It is in the middle of an answer, and would wait for itself.
+        """
+        if done():
+            return
+        if not self._pausing or threading.get_ident() == self._manager:
+            raise errors.DeadlockError(
+                "a thread that reads the answers of a pool's workers would wait for one of them",
+                cause="a method that pickle calls as it loads a result, or a finalizer, waits for another",
+                next_step="wait for it outside of such methods, in a callback of the future for instance",
+            )
+        self._pausing = False
+        try:
+            self._read_until(done, deadline)
+        finally:
+            self._pausing = True
+            if self._wanted_back and threading.current_thread() is not self._thread:
+                self._stop_reading()  # those further out find that they do not read any more
+            if self._nudge is not None:
+                self._nudge.ring()  # what they wait for may have come
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         pipes, outer, glance = self._pipes, self._watch, self._glance
@@ -635,8 +680,12 @@ class Engine:
                 if glance.worthwhile() and not self._crowded():
                     ready = glance.look(pipes.ready)
                 if not ready:
-                    with interrupts.allowed:
-                        ready = pipes.wait(left)
+                    self._pausing = True
+                    try:
+                        with interrupts.allowed:
+                            ready = pipes.wait(left)
+                    finally:
+                        self._pausing = False
                 glance.waited(time.perf_counter() - began)
             self._attend(ready)
             del ready
@@ -771,10 +820,17 @@ class Engine:
 
     def may_wait(self) -> bool:
         """Whether this thread may wait for what others have to do, for none of it is its own to do."""
-        return (
-            threading.current_thread() is not self._thread
-            and self._reading.get("reader") != threading.get_ident()
-        )
+        return self._reading.get("reader") != threading.get_ident()
+
+    def call_later(self, future: PoolFuture) -> bool:
+        """Have the callbacks of a future called if this thread settles it for others; return whether so."""
+        current = threading.current_thread()
+        if current is not self._thread and self._reading.get("reader") != current.ident:
+            return False
+        self._callbacks.append(future)
+        if len(self._callbacks) == 1 and self._caller is None:
+            self._wake_if_other()
+        return True
 
     def is_first(self, task: Task) -> bool:
         """Whether a task is the one that its worker is at."""
@@ -863,11 +919,12 @@ class Engine:
         self.wake()
 
     def join(self) -> None:
-        """Wait for the end, unless the management thread itself is asking, or a fork, which has none."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread() and not self._is_copy():
-            # Not Thread.join alone: before Python 3.13, one that Ctrl-C broke off takes the thread for ended.
-            self._over.wait()
+        """Wait for the end, unless a callback is asking, or a fork, which has no such thread."""
+        if self._thread is None or self._is_copy() or threading.current_thread() in self._threads:
+            return
+        # Not Thread.join alone: before Python 3.13, one that Ctrl-C broke off takes the thread for ended.
+        self._over.wait()
+        for thread in list(self._threads):
             thread.join()
 
     def wake(self) -> None:
@@ -980,11 +1037,13 @@ class Engine:
             for _ in range(self.workers):
                 self._add_member()
         self._thread = threading.Thread(target=self._run, name="sharedarray-pool", daemon=True)
+        self._threads.append(self._thread)
         self._thread.start()
 
     def _undo_start(self) -> None:
         """Leave nothing of a start that failed, since no thread or descriptor was to be had."""
         self._thread = None
+        self._threads.clear()
         for member in self._members:
             self._kill(member)
             self._exit_code(member)
@@ -1010,22 +1069,128 @@ class Engine:
 
     def _run(self) -> None:
         processes.block_signals()
+        while not self._manage() and self._come_back():
+            pass
+
+    def _manage(self) -> bool:
+        """Do what is the management thread's; return whether that was to the end of the pool.
+
+        Otherwise another thread does it by now.
+        """
+        managing = True
+        self._manager = threading.get_ident()
         try:
-            while self._tend():
-                self._wait()
-                if self._copied:
-                    forks.end_copy()  # a callback of this thread has forked
+            while managing and self._tend():
+                managing = self._call_back()
+                if managing:
+                    self._wait()
+                    if self._copied:
+                        forks.end_copy()  # what this thread has loaded has forked
+                    managing = self._call_back() and not self._hand_back()
         except BaseException as broken:
             if self._copied:
                 forks.end_copy()
             self._break("the pool's management thread failed", broken)
-        finally:
-            try:
+        if managing:
+            self._end()
+        return managing
+
+    def _end(self) -> None:
+        try:
+            if not self._finished:
+                self._finished = True
                 self._finish()
-            finally:
-                self._over.set()
+        finally:
+            if self._call_back():
+                with self._lock:
+                    self._over.set()
+                    self._handed.set()
                 self.nudge()
                 self._close_pipes()
+
+    def _come_back(self) -> bool:
+        """Manage the pool again, after callbacks that took long; return False at the pool's end."""
+        current = threading.current_thread()
+        with self._lock:
+            if self._over.is_set():
+                return False
+            self._back = current
+            self._handed.clear()
+        self.wake()
+        self._handed.wait()
+        return self._thread is current
+
+    def _hand_back(self) -> bool:
+        """Let the thread that managed the pool before do so again; return whether there is such a thread."""
+        if self._back is None:
+            return False
+        with self._lock:
+            self._deputy, self._thread, self._back = self._thread, self._back, None
+            self._manager = 0
+            self._handed.set()
+        return True
+
+    def _call_back(self) -> bool:
+        """Call the callbacks of what is settled; return whether this thread still manages the pool.
+
+        One after the other, as the standard library does, and in one thread at a time. Where this is taking
+        long, another thread has become the management thread, and this one has nothing else to do.
+        """
+        if not self._callbacks:
+            return True
+        current = threading.current_thread()
+        with self._lock:
+            if self._caller is not None:
+                return True  # the other thread
+            self._caller = current
+            self._manager = 0
+            self._calling = time.monotonic()
+            watched = self._deputy is not None
+        if not watched:
+            self._appoint()
+        while True:
+            with self._lock:
+                if not self._callbacks:
+                    self._caller = None
+                    if self._thread is not current:
+                        return False
+                    self._manager = threading.get_ident()
+                    return True
+                future = self._callbacks.popleft()
+            future.call_back()
+            if self._copied:
+                forks.end_copy()  # a callback has forked
+            del future
+
+    def _appoint(self) -> None:
+        """Start the thread that manages the pool if callbacks take long."""
+        deputy = threading.Thread(target=self._watch_callbacks, name="sharedarray-pool", daemon=True)
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), deputy]
+        self._deputy = deputy
+        try:
+            deputy.start()
+        except BaseException:  # there are too many threads, or the interpreter is at its end
+            self._deputy = None
+            self._threads = [thread for thread in self._threads if thread is not deputy]
+
+    def _watch_callbacks(self) -> None:
+        """Manage the pool as soon as callbacks take long; end if there are none for a while."""
+        processes.block_signals()
+        quiet = 0
+        while not self._over.wait(_LONG_CALLBACK):
+            with self._lock:
+                if self._caller is None:
+                    quiet += 1
+                    if quiet > _QUIET:
+                        self._deputy = None
+                        return
+                    continue
+                quiet = 0
+                if self._caller is not self._thread or time.monotonic() - self._calling < _LONG_CALLBACK:
+                    continue
+                self._thread, self._deputy = threading.current_thread(), None
+            if self._manage():
+                return
 
     def _wait(self) -> None:
         assert self._watch is not None
@@ -1053,6 +1218,8 @@ class Engine:
                     times.append(member.stopped_at + _STOPPED)
             if self._queue and self._queue[0].deadline is not None:
                 times.append(self._queue[0].deadline)
+        if self._callbacks and self._caller is None:
+            return 0.0
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _finish(self) -> None:
@@ -1462,7 +1629,11 @@ class Engine:
                 self._attend(self._pipes.wait(0))
             finally:
                 self._stop_reading()
-            if self.ledger.quick(_QUICK) and sum([member.load for member in self._members]) > 1:
+            if (
+                not self._callbacks
+                and self.ledger.quick(_QUICK)
+                and sum([member.load for member in self._members]) > 1
+            ):
                 # Many small tasks are under way and nobody waits for one of them here: rather many answers
                 # at a time than a wake-up, and a fight for the interpreter, for each.
                 time.sleep(_NAP)
@@ -1896,6 +2067,8 @@ class Engine:
         """Close this process's copies of the descriptors that belong to its parent."""
         self._copied = True
         self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
+        self._callbacks.clear()
+        self._manager = 0
         # A callback may have forked, or an argument as it was pickled. Then a thread of ours goes on there,
         # and must neither touch the parent's workers nor wait for them.
         members, self._members = self._members, []

@@ -115,9 +115,9 @@ class Pool(Executor):
     that has a ``__reduce__`` decides itself what it sends. A dtype keeps its metadata, and dtypes of other
     packages (ml_dtypes) and `numpy.dtypes.StringDType` travel like NumPy's own.
 
-    *Callbacks of futures* are called by a thread that waits for some result, or by the pool's own. They may
-    submit, and had better not wait: in the pool's own thread, what waits for a worker that dies, or is yet to
-    be started, waits for ever.
+    *Callbacks of futures* are called by a thread of the pool's own, one after the other. They may submit and
+    wait, also for what a worker does that is yet to be started. One that takes long keeps other callbacks
+    waiting and nothing else; what it raises is logged. The pool ends when all have returned.
 
     *In which order.* Tasks begin in the order in which they were submitted. Those of a function that is known
     to take less than some 200 us are handed out in batches; what lies behind a slow one in such a batch is

@@ -51,6 +51,9 @@ class Helper(Protocol):
     def is_first(self, task: Task) -> bool:
         """Whether a task is the one that its worker is at."""
 
+    def call_later(self, future: PoolFuture) -> bool:
+        """Have the callbacks of a future called if this thread settles it for others; return whether so."""
+
 
 class Raised:
     """An exception among values."""
@@ -275,6 +278,7 @@ class PoolFuture(Future[Any]):
     _own: threading.Condition | None = None
     _task: Task | None = None
     _call = 0
+    _settling = False
     _state = "PENDING"
     _result: Any = None
     _exception: BaseException | None = None
@@ -383,9 +387,17 @@ class PoolFuture(Future[Any]):
         """Whether it was not cancelled."""
         return self._state not in _CANCELLED
 
+    def _invoke_callbacks(self) -> None:
+        """Call the callbacks, now if the caller has cancelled; else when all that has come is settled."""
+        if not self._done_callbacks:
+            return
+        if not (self._settling and self._engine is not None and self._engine.call_later(self)):
+            self.call_back()
+
     def put(self, index: int, outcomes: list[Any]) -> None:
         """Settle the future, unless it was cancelled while it still waited."""
         self._task = None
+        self._settling = True
         outcome = outcomes[0]
         if self._own is None and type(outcome) is not Raised:
             with _first:
@@ -403,12 +415,11 @@ class PoolFuture(Future[Any]):
         except InvalidStateError:
             pass
 
-    def _invoke_callbacks(self) -> None:
+    def call_back(self) -> None:
         """Call the callbacks, all of them; see `concurrent.futures.Future.add_done_callback`.
 
-        The thread that reads the answers does this. What a callback raises is logged, as the standard library
-        does with an `Exception`, so that it neither ends the pool's own thread nor comes out of the wait for
-        another future. Only what a signal's handler raises goes on to the main thread, at the end.
+        What a callback raises is logged, as the standard library does with an `Exception`, so that it does
+        not end the pool's own thread. Only what a signal's handler raises goes on to the main thread.
         """
         raised: list[BaseException] = []
         for callback in self._done_callbacks:
@@ -429,6 +440,7 @@ class PoolFuture(Future[Any]):
     def cancel_items(self, index: int, count: int) -> None:
         """Become cancelled, though the call was handed out."""
         self._task = None
+        self._settling = True
         with self._condition:
             if self._state == "RUNNING":
                 self._state = "PENDING"

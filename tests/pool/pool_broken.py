@@ -267,3 +267,21 @@ class Sometimes:
 
     def __call__(self, item):
         return self.function(item) if item == 2 else item
+
+
+awaited = None  # a future, in the process of the pool
+
+
+def await_it():
+    return awaited.result() if awaited else None
+
+
+class Waiting:
+    """Waits for a future as it is loaded."""
+
+    def __reduce__(self):
+        return await_it, ()
+
+
+def return_waiting():
+    return Waiting()

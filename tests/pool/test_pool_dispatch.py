@@ -148,7 +148,7 @@ def test_callbacks_may_submit_and_wait(two):
 
 
 def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
-    """The thread that it runs in reads the answers, and has to leave that to the one that buries workers."""
+    """The thread that reads the answers has to leave that to the one that buries workers."""
     started, begin, release = (tmp_path / name for name in ("started", "begin", "release"))
     inner, main = two._engine, threading.get_ident()
     dying = two.submit(pool_tasks.signal_and_wait, started)
@@ -162,6 +162,7 @@ def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
         kill(victim)
         wait_until(lambda: inner._wanted_back or dying.done(), "its death to be noticed")
         release.touch()
+        wait_until(lambda: seen, "the callback to go on")
 
     def waits(future):
         later = two.submit(pool_tasks.wait_if_path, str(release))

@@ -427,29 +427,26 @@ class _Gathering:
         """Yield the results as they are there."""
         from concurrent.futures import as_completed
 
-        parts = self.left()
-        self._parts.clear()
+        parts = self._parts
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            for part in as_completed(parts, left):
-                parts.remove(part)  # type: ignore[arg-type]
-                values = part.result()
-                del part
-                values.reverse()
-                while values:
-                    yield values.pop()
-        finally:
-            for part in parts:
-                part.cancel()
+        for part in as_completed(self.left(), left):
+            parts.remove(part)  # type: ignore[arg-type]
+            values = part.result()
+            del part
+            values.reverse()
+            while values:
+                yield values.pop()
 
     def left(self) -> list[_Future]:
         """The parts that have not been taken."""
         return [part for part in self._parts if part is not None]
 
     def end(self) -> None:
-        """Cancel what is not over."""
-        for part in self.left():
-            part.cancel()
+        """Cancel what is not over, without waiting for the cluster: finalizers call this, in any thread."""
+        theirs = [part.theirs for part in self.left() if Future.cancel(part) and part.theirs is not None]
+        if theirs:
+            client = theirs[0].client
+            client.loop.add_callback(client.cancel, theirs, asynchronous=True)
 
     def rest(self, deadline: float | None = None) -> None:
         """Nothing to wait for: what still runs writes to nothing that the caller has."""
@@ -704,7 +701,7 @@ class DaskPool(Executor):
         shown = bar(progress, len(collected))
         came = self._engine.map(fn, collected, chunksize=chunksize)
         self._watch(*came.left())
-        return watched(_until_dropped(came, take(came, deadline)), shown)
+        return watched(_Results(came, take(came, deadline)), shown)
 
     # Numeric calls
 
@@ -824,13 +821,22 @@ class DaskPool(Executor):
         return f"<{type(self).__name__} on {self._client!r}>"
 
 
-def _until_dropped(came: _Gathering, results: Iterator[T]) -> Iterator[T]:
-    """Cancel what nobody will take."""
+class _Results(Iterator[T]):
+    """The results of a map; cancels the others when it is closed or dropped, also before the first one."""
 
-    def passed() -> Iterator[T]:
+    def __init__(self, came: _Gathering, results: Iterator[T]) -> None:
+        self._results = results
+        self._end = weakref.finalize(self, came.end)
+        self._end.atexit = False
+
+    def __next__(self) -> T:
         try:
-            yield from results
-        finally:
-            came.end()
+            return next(self._results)
+        except BaseException:  # the last one was taken, one failed, or the time is over
+            self._end()
+            raise
 
-    return passed()
+    def close(self) -> None:
+        """Cancel what has not begun."""
+        self._results = iter(())
+        self._end()

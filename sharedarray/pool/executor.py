@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
 import time
 import weakref
@@ -262,9 +261,9 @@ class Pool(Executor):
         fn : callable
             Takes as many arguments as there are iterables. It is sent to each worker once.
         *iterables : iterable
-            Consumed at once. Large plain arrays among the items are copied when they are sent, one that is
-            there several times once for all: leave them unchanged until the results are there. The next call
-            copies them afresh.
+            Consumed at once; what they raise comes from this call, and nothing is called then. Large plain
+            arrays among the items are copied when they are sent, one that is there several times once for
+            all: leave them unchanged until the results are there. The next call copies them afresh.
         timeout : float, optional
             Seconds from now until the last result must be there. What is still running then is ended: its
             worker is killed and replaced.
@@ -272,8 +271,9 @@ class Pool(Executor):
             Ignored, but for being checked: calls are handed out in groups that take some milliseconds, and
             taken back from a worker that turns out to be slow.
         buffersize : int, optional
-            How many calls may be under way, or done and not yet taken; the iterables are consumed as results
-            are, so they may be endless. For all of them when None.
+            How many calls may be under way, or done and not yet taken. The iterables are consumed as results
+            are, so they may be endless; what they raise comes behind the results of all calls before it. For
+            all calls when None.
         progress : bool or dict, optional
             Show a progress bar; a dict is handed to tqdm (extra ``progress``). When None, there is one in
             notebooks and terminals where it takes longer than a second and tqdm is installed.
@@ -309,23 +309,25 @@ class Pool(Executor):
         function = engine.function_of(fn)
         engine.ledger.called_many(function.number, function.label, function.pickled, 0)
         came: deque[Gathering] = deque()
+        options = {**self._options, "deadline": deadline}
         late = False
 
-        def start(count: int) -> None:
-            for args in itertools.islice(calls, count):
-                one = Gathering(engine, ordered=False, call=function.number)
-                came.append(one)
-                engine.add(function, one, args, **{**self._options, "deadline": deadline})
+        def add(args: tuple[Any, ...]) -> None:
+            one = Gathering(engine, ordered=False, call=function.number)
+            engine.add(function, one, args, **options)
+            came.append(one)
 
+        feed = _Feed(calls, add)
         one: Gathering | None = None
         try:
-            start(size)
+            feed.start(size)
             yield None  # see _begun
             while came:
                 box = [came[0].take_any_outcome(deadline)]
                 one = came.popleft()
-                start(1)
+                feed.start(1)
                 yield one.opened(box.pop())
+            feed.check()
         except TimeoutError:
             late = deadline is not None and time.monotonic() >= deadline
             raise
@@ -359,7 +361,8 @@ class Pool(Executor):
         """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
 
         The iterables are consumed as the calls are done, a few ahead, so they may be endless, and yield the
-        same array again with other data in it. Otherwise as `map`.
+        same array again with other data in it. What they raise comes behind the results of all calls before
+        it. Otherwise as `map`.
         """
         _at_least(1, "chunksize", chunksize)
         shown = bar(progress, _total(iterables))
@@ -370,16 +373,9 @@ class Pool(Executor):
         engine.ledger.called_many(function.number, function.label, function.pickled, 0)
         came = Gathering(engine, ordered=False, call=function.number)
         options = {**self._options, "deadline": deadline}
-
-        def start(count: int) -> int:
-            started = 0
-            for args in itertools.islice(calls, count):
-                engine.add(function, came, args, **options)
-                started += 1
-            return started
-
-        ahead = start(self._max_workers * _AHEAD)
-        return watched(_begun(_as_they_come(engine, start, came, ahead, deadline)), shown)
+        feed = _Feed(calls, lambda args: engine.add(function, came, args, **options))
+        ahead = self._max_workers * _AHEAD
+        return watched(_begun(_as_they_come(engine, feed, came, ahead, deadline)), shown)
 
     def _in_order(
         self,
@@ -765,6 +761,60 @@ def _begun(results: Iterator[T]) -> Iterator[T]:
     return results
 
 
+class _Feed:
+    """Begins calls, some ahead of the results that are taken, with what an iterator gives.
+
+    An exception of the iterator loses no result of what came before it: it is kept until these are taken.
+
+    Parameters
+    ----------
+    calls
+        Arguments of one call after the other.
+    add
+        Begins a call.
+    """
+
+    def __init__(self, calls: Iterator[tuple[Any, ...]], add: Callable[[tuple[Any, ...]], None]) -> None:
+        self._calls = calls
+        self._add = add
+        self._begun = False
+        self._raised: Exception | None = None
+
+    def start(self, count: int) -> int:
+        """Begin so many calls if there are as many; return how many were begun."""
+        started = 0
+        while started < count:
+            try:
+                args = next(self._calls)
+            except StopIteration:
+                break
+            except Exception as raised:
+                self._end(raised)
+                break
+            try:
+                self._add(args)
+            except Exception as raised:  # the pool was shut down
+                if not self._begun:
+                    raise
+                self._end(raised)
+                break
+            self._begun = True
+            started += 1
+        return started
+
+    def _end(self, raised: Exception) -> None:
+        self._calls, self._raised = iter(()), raised
+
+    def check(self) -> None:
+        """Raise what the iterator raised."""
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # or its frame would hold it
+
+
 def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterator[Any]:
     """Yield results in order, and hold on to none of them."""
     late = False
@@ -785,18 +835,20 @@ def _results(engine: Engine, came: Gathering, deadline: float | None) -> Iterato
 
 def _as_they_come(
     engine: Engine,
-    start: Callable[[int], int],
+    feed: _Feed,
     came: Gathering,
     ahead: int,
     deadline: float | None,
 ) -> Iterator[Any]:
     late = False
     try:
+        ahead = feed.start(ahead)
         yield None  # see _begun
         while ahead:
             box = [came.take_any_outcome(deadline)]
-            ahead += start(1) - 1
+            ahead += feed.start(1) - 1
             yield came.opened(box.pop())
+        feed.check()
     except TimeoutError:
         late = deadline is not None and time.monotonic() >= deadline
         raise

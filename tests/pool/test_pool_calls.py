@@ -617,3 +617,36 @@ def test_progress_without_tqdm(pool, monkeypatch):
         pool.map(pool_tasks.add, [1], progress=True)
     with pytest.raises(ImportError):
         pool.map_blocks(np.sin, np.ones(3), progress=True)
+
+
+# -- iterables that raise -------------------------------------------------------------------------------
+
+
+def counting(stop, error):
+    yield from range(stop)
+    raise error
+
+
+@pytest.mark.parametrize("stop", [0, 3, 20])
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda pool, numbers: pool.map(pool_tasks.add, numbers, buffersize=4),
+        lambda pool, numbers: pool.imap_unordered(pool_tasks.add, numbers),
+    ],
+    ids=["buffersize", "unordered"],
+)
+def test_an_iterable_that_raises_loses_no_result_before_it(pool, way, stop):
+    came = []
+    with pytest.raises(OSError, match="the file ends here"):  # noqa: PT012
+        for result in way(pool, counting(stop, OSError("the file ends here"))):
+            came.append(result)  # noqa: PERF402
+    assert sorted(came) == list(range(1, stop + 1))
+
+
+@pytest.mark.parametrize("way", ["map", "starmap"])
+def test_an_iterable_that_is_consumed_at_once_raises_at_once(pool, way):
+    before = pool.stats().done
+    with pytest.raises(OSError, match="the file ends here"):
+        getattr(pool, way)(pool_tasks.add, ((n,) for n in counting(3, OSError("the file ends here"))))
+    assert pool.stats().done == before

@@ -75,6 +75,7 @@ from sharedarray._platform import platform
 from sharedarray.pool import deaths, failures, forks, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter
+from sharedarray.pool.functions import FunctionCache, Snapshot
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
@@ -84,6 +85,7 @@ from sharedarray.pool.pickling import (
     Pickled,
     dump_call,
     dumps,
+    is_importable,
     load_result,
     loads,
     short_call,
@@ -255,6 +257,7 @@ class Engine:
         self._look_at: float | None = None
         self._trim_at: float | None = None
         self._active = time.monotonic()
+        self._cache = FunctionCache()
         # Calls that are over, whose function the workers may forget.
         self._functions_over: deque[int] = deque()
         # Shared blocks that this process has given up and workers may have kept attached.
@@ -304,10 +307,13 @@ class Engine:
         if label is None:
             label = name_of(function)
         try:
+            sent_once: Function | None = None
             if short is not None and (short.block is None or has_name(short.block)):
                 pickled = short
             else:
-                pickled = dump_call(function, args, kwargs)
+                if short is None and not is_importable(function):
+                    sent_once = self._cache.get(function, self._send_once)
+                pickled = dump_call(None if sent_once is not None else function, args, kwargs)
         except Exception as reason:
             self._check_open()
             future = PoolFuture(self)
@@ -320,6 +326,7 @@ class Engine:
             future,
             label,
             pickled=pickled,
+            function=sent_once,
             kept=kept,
             retries=again,
             limit=limit,
@@ -512,9 +519,20 @@ class Engine:
         except Exception as reason:
             raise _unsendable(label, reason) from reason
         self._follow(pickled)
+        return self._made_of(pickled, function, label, independent=independent)
+
+    def _made_of(
+        self, pickled: Pickled, function: Callable[..., Any], label: str, *, independent: bool = False
+    ) -> Function:
         made = Function(new_number(), label, pickled, function, independent=independent)
         weakref.finalize(made, self._over_with, made.number).atexit = False
         return made
+
+    def _send_once(self, function: Callable[..., Any], snapshot: Snapshot) -> Function | None:
+        """Return a function that workers keep; None if it depends on what may change unseen, or is large."""
+        pickled = dumps(function, snapshot=snapshot)
+        snapshot.fixed &= pickled.plain and not pickled.data and not pickled.blocks
+        return self._made_of(pickled, function, name_of(function)) if snapshot.fixed else None
 
     def _follow(self, pickled: Pickled) -> None:
         for mapping in pickled.blocks:

@@ -31,16 +31,19 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dis
 import functools
 import hashlib
 import io
 import itertools
+import operator
 import os
 import pickle
+import re
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeAlias
 
@@ -56,7 +59,9 @@ __all__ = [
     "COPY",
     "RESULT",
     "CodePickler",
+    "FunctionCache",
     "Inherited",
+    "Snapshot",
     "before_fork",
     "begin_worker",
     "is_carried",
@@ -81,6 +86,10 @@ _LARGE_ARRAY = 4096
 _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 # Longer texts are hashed like other values.
 _SHORT_TEXT = 64
+# Objects that a function without defaults, closure and attributes is made of: itself, its code, None.
+_PARTS_OF_SIMPLE = 3
+# Items of a tuple, and of a list, a dict or a set, up to which they are compared one by one.
+_MOST_ITEMS = 100
 # Entries of the worker's tables after which those of dead objects are dropped.
 _MOST_TOKENS = 4096
 
@@ -97,8 +106,7 @@ def is_carried(name: str | None) -> bool:
 
 def _space_of(namespace: dict[str, Any]) -> str | None:
     """Return the name of the carried module that has this namespace; None for any other namespace."""
-    main = sys.modules.get(_MAIN)
-    if main is not None and main.__dict__ is namespace:
+    if getattr(sys.modules.get(_MAIN), "__dict__", None) is namespace:
         return _MAIN
     name = namespace.get("__name__")
     if name == _MAIN_OF_CHILD:
@@ -111,7 +119,7 @@ def _space_of(namespace: dict[str, Any]) -> str | None:
 def _namespace(space: str) -> dict[str, Any]:
     """Return the namespace of a carried module in this process; make the module if there is none."""
     module = sys.modules.get(space)
-    if module is None:
+    if not isinstance(module, types.ModuleType):
         module = sys.modules[space] = types.ModuleType(space)
         module.__dict__["__builtins__"] = builtins
     return module.__dict__
@@ -125,6 +133,9 @@ class _Space(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return _namespace, (self["name"],)
+
+
+_SPACES: dict[str, _Space] = {}
 
 
 def _name_in(namespace: dict[str, Any] | None, obj: Any) -> str | None:
@@ -162,28 +173,157 @@ def _version_of(value: Any) -> tuple[Any, bool]:
             return (kind.__name__, repr(value)), False  # 1, 1.0 and True differ, and so do 0.0 and -0.0
         if len(value) <= _SHORT_TEXT:
             return (kind.__name__, value), False
+    elif kind is types.ModuleType and not is_carried(value.__name__):
+        return ("module", value.__name__), False
+    elif kind is types.FunctionType and _space_of(value.__globals__) is not None:
+        known = _version_of_function(value)
+        if known is not None:
+            return known, False
+    elif isinstance(value, type) and is_carried(value.__module__):
+        return _version_of_class(value)
+    return _version_by_pickle(value)
+
+
+def _version_by_pickle(value: Any) -> tuple[Any, bool]:
     file = io.BytesIO()
     pickler = _VersionPickler(file, value)
     pickler.dump(value)
-    made: Any = hashlib.blake2b(file.getbuffer(), digest_size=16).digest()
-    shares = pickler.shares
-    if pickler.attributes is not None:
-        versions = {name: _version_of(each) for name, each in pickler.attributes.items()}
-        shares |= any(each for _, each in versions.values())
-        made = made, {name: each for name, (each, _) in versions.items()}
-    return made, shares
+    made = hashlib.blake2b(file.getbuffer(), digest_size=16).digest()
+    if pickler.attributes is None:
+        return made, pickler.shares
+    return _with_attributes(made, pickler.attributes, shares=pickler.shares)
 
 
-def _is_constant(value: Any) -> bool:
+def _with_attributes(made: Any, attributes: dict[str, Any], *, shares: bool) -> tuple[Any, bool]:
+    """Return the version of a class, in which attributes that programs assign have versions of their own."""
+    versions = {}
+    for name, value in attributes.items():
+        versions[name], one_shares = _version_of(value)
+        shares |= one_shares
+    return (made, versions), shares
+
+
+def _version_of_class(each: type) -> tuple[Any, bool]:
+    parts: list[Any] = [each.__bases__, each.__name__]
+    attributes: dict[str, Any] = {}
+    for name, value in vars(each).items():
+        kind = type(value)
+        if kind in _DESCRIPTORS or name in _OF_CLASSES:
+            continue
+        if kind is types.FunctionType:
+            constant = _add_parts(value, parts)
+        elif kind is staticmethod or kind is classmethod:
+            parts.append(value)
+            constant = _is_constant(value.__func__, parts)
+        elif kind is property:
+            parts.append(value)
+            constant = all(_is_constant(one, parts) for one in (value.fget, value.fset, value.fdel))
+        elif _is_data(name, value):
+            attributes[name] = value
+            continue
+        else:
+            constant = False
+        if not constant:
+            return _version_by_pickle(each)
+        parts.append(name)
+    known = _versions.get(each)
+    if known is None or not _are_same(known[0], parts):
+        known = _versions[each] = [_held(part) for part in parts], f"version {next(_numbers)}"
+    return _with_attributes(known[1], attributes, shares=False)
+
+
+_DESCRIPTORS = frozenset((types.GetSetDescriptorType, types.MemberDescriptorType))
+# What `class` statements and `dataclass` set, which nothing changes; and what copyreg remembers.
+_OF_CLASSES = frozenset(
+    (
+        "__annotations__",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__hash__",
+        "__match_args__",
+        "__module__",
+        "__qualname__",
+        "__slotnames__",
+        "__slots__",
+        "__static_attributes__",
+        "__weakref__",
+    )
+)
+
+
+# The objects that a function or class was made of, and its version.
+_versions: weakref.WeakKeyDictionary[Any, tuple[list[Any], str]] = weakref.WeakKeyDictionary()
+
+
+def _version_of_function(function: types.FunctionType) -> str | None:
+    """Return a function's version; None if a call may change what it brings along.
+
+    Nothing that it is made of can change in place, so it has changed if one of these is another object.
+    """
+    known = _versions.get(function)
+    if (
+        known is not None
+        and len(known[0]) == _PARTS_OF_SIMPLE
+        and known[0][1] is function.__code__
+        and function.__defaults__ is None
+        and not (function.__closure__ or function.__kwdefaults__ or function.__dict__)
+    ):
+        return known[1]
+    parts: list[Any] = []
+    if not _add_parts(function, parts):
+        return None
+    if known is None or not _are_same(known[0], parts):
+        known = _versions[function] = [_held(part) for part in parts], f"version {next(_numbers)}"
+    return known[1]
+
+
+def _add_parts(function: types.FunctionType, parts: list[Any]) -> bool:
+    """Add the objects that a function is made of, without its globals; return if all are constant."""
+    if any(part is function for part in parts):
+        return True  # it refers to itself
+    code = function.__code__
+    parts += function, code, function.__defaults__
+    if _assigned(code):
+        return False
+    values = [*(function.__kwdefaults__ or {}).values(), *function.__dict__.values()]
+    values += map(_content, function.__closure__ or ())
+    parts += values
+    return all(_is_constant(value, parts) for value in (*(function.__defaults__ or ()), *values))
+
+
+def _are_same(held: list[Any], parts: list[Any]) -> bool:
+    if len(held) != len(parts):
+        return False
+    for each, part in zip(held, parts, strict=True):
+        if part is not (each() if type(each) is weakref.ref else each):
+            return False
+    return True
+
+
+def _held(part: Any) -> Any:
+    """Return what keeps the id of an object from being given to another one: a function's not, it may end."""
+    return weakref.ref(part) if isinstance(part, (type, types.FunctionType)) else part
+
+
+def _is_constant(value: Any, parts: list[Any]) -> bool:
     """Return whether a default or the content of a cell cannot be changed in place."""
     kind = type(value)
     if kind is tuple or kind is frozenset:
-        return all(map(_is_constant, value))
-    return kind in _CONSTANT or isinstance(value, (type, np.generic, np.dtype))
+        return len(value) <= _MOST_ITEMS and all(_is_constant(each, parts) for each in value)
+    if kind is types.FunctionType:
+        return _is_elsewhere(value) or _add_parts(value, parts)
+    return kind in _CONSTANT or (isinstance(value, (type, np.generic, np.dtype)) and kind is not np.void)
+
+
+def _is_elsewhere(function: types.FunctionType) -> bool:
+    """Return whether a function is not a part of what refers to it, since a module has it by its name."""
+    return _name_in(getattr(sys.modules.get(function.__module__), "__dict__", None), function) is not None
 
 
 _CONSTANT = _SCALARS | {
-    types.FunctionType,
     types.BuiltinFunctionType,
     types.ModuleType,
     functools._lru_cache_wrapper,
@@ -193,19 +333,197 @@ _CONSTANT = _SCALARS | {
 }
 
 
+@functools.lru_cache(maxsize=1024)
+def _assigned(code: types.CodeType) -> bool:
+    """Return whether code assigns variables of the functions around it."""
+    steps = dis.get_instructions(code) if code.co_freevars else ()
+    return any(
+        step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars for step in steps
+    ) or any(
+        set(inner.co_freevars) & set(code.co_freevars) and _assigned(inner)
+        for inner in code.co_consts
+        if isinstance(inner, types.CodeType)
+    )
+
+
+class _Empty:
+    """Stands for the content of a cell that has none."""
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # empty
-        return None
+    except ValueError:
+        return _Empty
 
 
-def _changes_in_place(function: types.FunctionType) -> bool:
-    """Return whether a call may change what a function brings along."""
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    values += map(_content, function.__closure__ or ())
-    values += function.__dict__.values()
-    return not all(map(_is_constant, values))
+# -- functions that are sent once ----------------------------------------------------------------------------
+
+
+class Snapshot:
+    """The objects that the pickle of a function was made of: while they are the same, so is the pickle.
+
+    Functions and classes are held weakly. Other objects are held, so that no other one gets the id of one.
+
+    Attributes
+    ----------
+    fixed
+        Whether objects that may change in place are all small containers of objects that cannot.
+    made
+        What the pool has made of the pickle.
+    """
+
+    def __init__(self) -> None:
+        self.fixed = True
+        self.made: Any = None
+        self._functions: list[tuple[Any, str | None, dict[str, Any], tuple[str, ...], list[int]]] = []
+        self._classes: list[tuple[Any, list[int]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._kept: list[Any] = []
+        self._alive: list[Any] = []
+        self._modules = 0
+
+    def add_function(self, function: types.FunctionType) -> None:
+        """Note a function that is pickled by value."""
+        names, made = _names_of(function.__code__), _version_of_function(function)
+        values = list(map(function.__globals__.get, names))
+        self.fixed &= made is not None
+        self._functions.append(
+            (weakref.ref(function), made, function.__globals__, names, list(map(id, values)))
+        )
+        for value in (*values, *(function.__defaults__ or ()), *map(_content, function.__closure__ or ())):
+            self.add(value)
+
+    def add_class(self, each: type) -> None:
+        """Note a class that is pickled by value."""
+        self._classes.append((weakref.ref(each), _ids_of(each)))
+        for value in (each.__bases__, *vars(each).values()):
+            self.add(value)
+
+    def add(self, value: Any) -> None:
+        """Note an object that is reached."""
+        kind = type(value)
+        if not self.fixed or kind in _DESCRIPTORS:
+            return
+        if kind in _SCALARS or issubclass(kind, _NUMPY):
+            self._kept.append(value)
+            self.fixed = (kind is not str and kind is not bytes) or len(value) < _LONG_TEXT
+        elif kind in _WEAKLY or isinstance(value, type):
+            self._alive.append(weakref.ref(value))
+        elif kind is types.ModuleType:
+            self._kept.append(value)
+            if hasattr(value, "__path__"):
+                self._modules = len(sys.modules)  # cloudpickle names the submodules that are there
+        elif kind in (tuple, frozenset, list, dict, set):
+            self._kept.append(value)
+            if kind in (list, dict, set):
+                self._containers.append((value, kind(value)))
+            self.fixed = len(value) <= _MOST_ITEMS and len(self._containers) <= _MOST_CONTAINERS
+            for each in value.values() if kind is dict else value:
+                self.add(each)
+        elif kind is functools.partial:
+            for each in (value.func, value.args, value.keywords, vars(value)):
+                self.add(each)
+        elif kind in _IMMUTABLE or (
+            kind is types.BuiltinFunctionType and isinstance(value.__self__, types.ModuleType)
+        ):
+            self._kept.append(value)
+        else:
+            self.fixed = False
+
+    def is_current(self) -> bool:
+        """Return whether all objects are the same and in their places."""
+        for ref, made, namespace, names, ids in self._functions:
+            function = ref()
+            if function is None or _version_of_function(function) is not made:
+                return False
+            if names and [id(namespace.get(name)) for name in names] != ids:
+                return False
+        for container, then in self._containers:
+            if len(container) != len(then) or not all(map(operator.is_, container, then)):
+                return False
+            if type(container) is dict and not all(map(operator.is_, container.values(), then.values())):
+                return False
+        for ref, ids in self._classes:
+            each = ref()
+            if each is None or _ids_of(each) != ids:
+                return False
+        for ref in self._alive:
+            if ref() is None:
+                return False
+        return not self._modules or self._modules == len(sys.modules)
+
+
+def _ids_of(each: type) -> list[int]:
+    return [id(each.__bases__), *map(id, vars(each).values())]
+
+
+# Objects that are held weakly, since they hold much else; those that cannot change, or only visibly so.
+_WEAKLY = frozenset((types.FunctionType, functools._lru_cache_wrapper))
+_IMMUTABLE = frozenset(
+    (
+        types.CodeType,
+        re.Pattern,
+        range,
+        slice,
+        type(...),
+        type(NotImplemented),
+        staticmethod,
+        classmethod,
+        property,
+    )
+)
+_NUMPY = np.number, np.bool_, np.character, np.datetime64, np.dtype, np.ufunc
+# Containers that are compared for one function, and characters or bytes of a text that may be held for it.
+_MOST_CONTAINERS, _LONG_TEXT = 20, 1 << 16
+
+
+class FunctionCache:
+    """The functions that a pool sends once to each worker, with a `Snapshot` of each.
+
+    A function is sent once if it is submitted for the second time and has not changed. One that is submitted
+    for the first time, as a lambda in a loop always is, travels with its call.
+    """
+
+    # Functions, and bytes of a pickle, that workers keep.
+    SIZE, LARGEST = 128, 1 << 20
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Snapshot | None]] = {}  # by id of the function
+
+    def get(self, function: Any, make: Callable[[Any, Snapshot], Any]) -> Any:
+        """Return what ``make`` has made of a function; None if the function travels with its call."""
+        if type(function) not in _CACHED:
+            return None
+        ref, snapshot = self._known.get(id(function), _UNKNOWN)
+        if ref is None or ref() is not function:
+            self._note(function, None)
+            return None
+        if snapshot is not None and snapshot.is_current():
+            return snapshot.made
+        if snapshot is not None and not snapshot.fixed:
+            return None
+        snapshot = Snapshot()
+        snapshot.add(function)
+        snapshot.made = make(function, snapshot)
+        self._note(function, snapshot)
+        return snapshot.made
+
+    def _note(self, function: Any, snapshot: Snapshot | None) -> None:
+        key, known = id(function), self._known
+        known.pop(key, None)
+        while len(known) >= self.SIZE:
+            known.pop(next(iter(known)), None)
+
+        def gone(ref: weakref.ref[Any]) -> None:
+            if known.get(key, _UNKNOWN)[0] is ref:
+                known.pop(key, None)
+
+        known[key] = weakref.ref(function, gone), snapshot
+
+
+_UNKNOWN: tuple[Any, None] = (None, None)
+_CACHED = frozenset((types.FunctionType, functools._lru_cache_wrapper, functools.partial))
 
 
 # -- pickling ------------------------------------------------------------------------------------------------
@@ -225,7 +543,10 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, purpose: str, **options: Any) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, **options)
         self._purpose = purpose
+        self._shares_main = purpose != COPY
         self._attached: set[tuple[str, str]] = set()
+        self.snapshot: Snapshot | None = None
+        self._versions: dict[int, tuple[Any, bool]] = {}  # those found so far, by id
         self.globals: list[tuple[str, str, Any]] = []  # modules, names and versions
         self.versions: list[tuple[str, Any]] = []  # tokens and versions of functions and classes
 
@@ -244,49 +565,60 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _function(self, function: types.FunctionType) -> Any:
         if not is_carried(function.__module__) and _cloudpickle._should_pickle_by_reference(function):
             return NotImplemented
+        if self.snapshot is not None:
+            self.snapshot.add_function(function)
         if function.__code__ is _DISPATCHER:
             return _reduce_dispatcher(self, function)
         namespace = function.__globals__
-        space = None if self._purpose == COPY else _space_of(namespace)
+        space = _space_of(namespace) if self._shares_main else None
         if space is None:
             return self._dynamic_function_reduce(function)
         name = _name_in(namespace, function)
         if name is not None and (known := self._known(function, space)) is not None:
             return known
-        self.globals_ref.setdefault(id(namespace), _Space(space))
-        _, args, (state, slots), *_ = self._dynamic_function_reduce(function)
-        named = slots["__globals__"]
-        slots["__globals__"] = {}
         token = made = None
         if name is not None:
             token = _token(function)
-            made = None if _changes_in_place(function) else self._version(function)
+            made = self._version(function)[0] if _version_of_function(function) else None
             self.versions.append((token, made))
-        found = self._found(space, namespace, function.__code__, named, name)
-        return (
-            _make_function,
-            (token, made, *args),
-            (token, made, (state, slots), found),
-            None,
-            None,
-            _set_function,
+        code, cells = function.__code__, function.__closure__ or ()
+        named = _names_of(code)
+        modules = None
+        for one in named:
+            if type(namespace.get(one)) is types.ModuleType:
+                modules = _cloudpickle._find_imported_submodules(code, list(map(namespace.get, named)))
+                break
+        state = (
+            function.__name__,
+            function.__qualname__,
+            function.__module__,
+            function.__doc__,
+            function.__annotations__ or None,
+            function.__defaults__,
+            function.__kwdefaults__,
+            function.__dict__ or None,
+            tuple(map(_content, cells)),
+            modules,
         )
+        found = self._found(space, namespace, named, name)
+        made_of = token, made, code, _SPACES.setdefault(space, _Space(space)), len(cells)
+        return _make_function, made_of, (token, made, state, found), None, None, _set_function
 
     def _found(
         self,
         space: str,
         namespace: dict[str, Any],
-        code: types.CodeType,
-        named: Iterable[str],
+        named: tuple[str, ...],
         own: str | None,
     ) -> list[_Global]:
         """Return the globals that a function names, without those that this pickle has already."""
         if self._purpose != CALL:
             return []
-        names = [*named, *(name for name in _names_of(code) if (space, name) in _sent_names)]
-        if own is not None:
-            names.append(own)
-        return [self._global(space, namespace, name) for name in names if self._is_new(space, name)]
+        return [
+            self._global(space, namespace, name)
+            for name in (named if own is None else (*named, own))
+            if (name in namespace or (space, name) in _sent_names) and self._is_new(space, name)
+        ]
 
     def _is_new(self, space: str, name: str) -> bool:
         if (space, name) in self._attached:
@@ -301,7 +633,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return space, name, None, None, False
         _sent_names.add((space, name))
         try:
-            made, shares = _version_of(value)
+            made, shares = self._version(value)
         except Exception as reason:
             raise pickle.PicklingError(
                 f"the global {name!r} of {space}, a {type(value).__name__}: {reason}"
@@ -309,8 +641,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.globals.append((space, name, made))
         return space, name, made, value, shares
 
-    def _version(self, obj: Any) -> Any:
-        return _version_of(obj)[0]
+    def _version(self, obj: Any) -> tuple[Any, bool]:
+        known = self._versions.get(id(obj))
+        if known is None:
+            known = _version_of(obj)
+            if isinstance(obj, (type, types.FunctionType)):
+                self._versions[id(obj)] = known
+        return known
 
     def _known(self, obj: Any, space: str | None) -> Any:
         """Return how a result refers to what the caller has sent; None for another function or class."""
@@ -339,7 +676,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name is not None and (known := self._known(each, None)) is not None:
             return known
         make, args, state, _, _, _ = reduced
-        token, made = _token(each), self._version(each)
+        if self.snapshot is not None:
+            self.snapshot.add_class(each)
+        token, made = _token(each), self._version(each)[0]
         self.versions.append((token, made))
         found = []
         if name is not None and namespace is not None and self._purpose == CALL:
@@ -366,6 +705,7 @@ class _VersionPickler(CodePickler):
     def __init__(self, file: io.BytesIO, root: Any) -> None:
         super().__init__(file, COPY)
         self._root = root
+        self._shares_main = True
         self.shares = False
         # Of a class: those that can be changed one by one, each of which has a version of its own.
         self.attributes: dict[str, Any] | None = None
@@ -395,15 +735,7 @@ class _VersionPickler(CodePickler):
             space = _space_of(function.__globals__)
             if space is not None and _name_in(function.__globals__, function) is not None:
                 return _stands_for, (_token(function),)
-        namespace = function.__globals__
-        if _space_of(namespace) is not None:
-            self.globals_ref.setdefault(id(namespace), _Space(_MAIN))
-        reduced = super()._function(function)
-        if reduced is NotImplemented or reduced[0] is not _cloudpickle._make_function:
-            return reduced
-        if _space_of(namespace) is not None:
-            reduced[2][1]["__globals__"] = {}
-        return reduced
+        return super()._function(function)
 
     def _class(self, each: type) -> Any:
         if is_carried(each.__module__):
@@ -583,33 +915,47 @@ def release() -> None:
         _received.release()
 
 
-def _make_function(
-    token: str | None, made: Any, code: Any, namespace: Any, name: Any, defaults: Any, closure: Any
-) -> Any:
+def _make_function(token: str | None, made: Any, code: types.CodeType, namespace: Any, cells: int) -> Any:
     """Return the function with a token; make it if there is none."""
-    if token is None:
-        return _cloudpickle._make_function(code, namespace, name, defaults, closure)
-    known = _by_token.get(token)
+    known = None if token is None else _by_token.get(token)
     if (
         known is not None
         and known.__globals__ is namespace
-        and len(known.__closure__ or ()) == len(closure or ()) == len(code.co_freevars)
+        and len(known.__closure__ or ()) == cells == len(code.co_freevars)
     ):
-        if _received.versions.get(token, _MISSING) != made:
+        if _received.versions.get(token or "", _MISSING) != made:
             known.__code__ = code
         return known
-    function = _cloudpickle._make_function(code, namespace, name, defaults, closure)
-    _by_token[token] = function
-    _token_of[function] = token
-    _received.fresh.add(token)
+    closure = tuple([types.CellType() for _ in range(cells)])
+    function = types.FunctionType(code, namespace, None, None, closure)
+    if token is not None:
+        _by_token[token] = function
+        _token_of[function] = token
+        _received.fresh.add(token)
     return function
 
 
-def _set_function(function: Any, state: tuple[str | None, Any, Any, list[_Global]]) -> None:
+def _set_function(function: Any, state: tuple[str | None, Any, tuple[Any, ...], list[_Global]]) -> None:
     token, made, of_function, found = state
     if token is None or _received.takes(token, made):
+        (
+            function.__name__,
+            function.__qualname__,
+            function.__module__,
+            function.__doc__,
+            annotations,
+            function.__defaults__,
+            function.__kwdefaults__,
+            attributes,
+            contents,
+            _,
+        ) = of_function
+        function.__annotations__ = annotations or {}
         function.__dict__.clear()
-        _cloudpickle._function_setstate(function, of_function)
+        function.__dict__.update(attributes or {})
+        for cell, content in zip(function.__closure__ or (), contents, strict=True):
+            if content is not _Empty:
+                cell.cell_contents = content
     for each in found:
         _received.assign(*each)
 
@@ -675,8 +1021,7 @@ class Inherited:
 
 def before_fork(initializer: Callable[..., object] | None) -> Inherited:
     """Return what a worker that is about to be forked from this process has to know of its ``__main__``."""
-    main = sys.modules.get(_MAIN)
-    for value in list(vars(main).values()) if main is not None else ():
+    for value in list(getattr(sys.modules.get(_MAIN), "__dict__", {}).values()):
         if isinstance(value, (type, types.FunctionType)) and is_carried(value.__module__):
             _token(value)  # here, so that parent and child have the same
     pickler = CodePickler(io.BytesIO(), CALL)
@@ -696,8 +1041,7 @@ def begin_worker(inherited: Inherited | None) -> None:
         _before.append(sys.modules.get(_MAIN))
         sys.modules[_MAIN] = sys.modules[_MAIN_OF_CHILD] = module
         return
-    main = sys.modules.get(_MAIN)
-    _received.inherited = {} if main is None else dict(vars(main))
+    _received.inherited = dict(getattr(sys.modules.get(_MAIN), "__dict__", {}))
     _received.globals = {(space, name): made for space, name, made in inherited.globals}
     _received.versions = dict(inherited.versions)
 

@@ -65,6 +65,7 @@ __all__ = [
     "dump_result",
     "dumps",
     "function_at",
+    "is_importable",
     "load_call",
     "load_result",
     "loads",
@@ -433,6 +434,11 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
     return (home, name) if module is not None and getattr(module, name, None) is function else None
 
 
+def is_importable(function: Any) -> bool:
+    """Return whether a function travels by its name."""
+    return _home_of(function) is not None
+
+
 def function_at(home: str | None, name: str) -> Any:
     """Return what `_home_of` was given."""
     if home is None:
@@ -562,7 +568,13 @@ def _over(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.nda
     return array if order == "C" else array.T
 
 
-def dumps(obj: Any, *, many: bool = False, purpose: str = functions.CALL) -> Pickled:
+def dumps(
+    obj: Any,
+    *,
+    many: bool = False,
+    purpose: str = functions.CALL,
+    snapshot: functions.Snapshot | None = None,
+) -> Pickled:
     """Pickle ``obj`` for another process of the pool.
 
     Whoever calls this keeps ``obj`` alive until the other side has loaded it: for the shared blocks that it
@@ -570,7 +582,9 @@ def dumps(obj: Any, *, many: bool = False, purpose: str = functions.CALL) -> Pic
     """
     file = io.BytesIO()
     tally = _Tally(None, many)
-    _TaskPickler(file, tally, purpose).dump(obj)
+    pickler = _TaskPickler(file, tally, purpose)
+    pickler.snapshot = snapshot
+    pickler.dump(obj)
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data)
 
 

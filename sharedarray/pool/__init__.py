@@ -13,6 +13,7 @@ pickling       tasks and results as pickles; shared arrays by reference
 failures       exceptions on their way home
 deaths         what an exit code says
 threads        how many threads numeric libraries may use in a worker
+group_signals  signals that reach all processes of a program at once
 seeds          random numbers that differ between workers
 progress       progress bars
 outbox         small answers that a worker has not sent yet, where its death cannot take them

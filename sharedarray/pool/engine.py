@@ -72,7 +72,7 @@ import numpy as np
 
 from sharedarray import errors, interrupts
 from sharedarray._platform import platform
-from sharedarray.pool import deaths, failures, forks, links, outbox, processes
+from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter
 from sharedarray.pool.functions import FunctionCache, Snapshot
@@ -236,6 +236,7 @@ class Engine:
         # What the management thread watches: its bell, the workers' ends, and the watch of all pipes.
         self._watch: Watch | None = None
         self._pipes: Watch | None = None
+        self._blocked: set[Any] = set()  # signals that the program blocks
         self._handlers: dict[int, Callable[[], None]] = {}
         self._bell: links.Bell | None = None
         self._nudge: links.Bell | None = None
@@ -1086,7 +1087,7 @@ class Engine:
         self._handlers.pop(descriptor, None)
 
     def _run(self) -> None:
-        processes.block_signals()
+        self._blocked = group_signals.block()
         while not self._manage() and self._come_back():
             pass
 
@@ -1193,7 +1194,7 @@ class Engine:
 
     def _watch_callbacks(self) -> None:
         """Manage the pool as soon as callbacks take long; end if there are none for a while."""
-        processes.block_signals()
+        group_signals.block(self._blocked)
         quiet = 0
         while not self._over.wait(_LONG_CALLBACK):
             with self._lock:

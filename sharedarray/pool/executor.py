@@ -156,6 +156,10 @@ class Pool(Executor):
     generator that a module or you have made is copied with its state, and its copies draw equal numbers: give
     each task a generator of its own, from ``rng.spawn(n)``.
 
+    *SIGTERM and SIGHUP*, which batch systems, service managers and terminals send to all processes of a
+    program, are not for workers either if the program handles, blocks or ignores them when the workers start:
+    tasks go on, and the program decides. ``kill -9`` and `multiprocessing.Process.terminate` end a worker.
+
     *The end.* A program that ends with work pending finishes it first, as executors do. A `submit` after
     `shutdown` raises `RuntimeError`.
 

@@ -36,6 +36,7 @@ from typing import Any
 
 from sharedarray import errors
 from sharedarray._platform import platform
+from sharedarray.pool import group_signals
 
 __all__ = ["ForkServer", "Inherited", "main", "read_number", "settle"]
 
@@ -46,8 +47,6 @@ _CHUNK = 250
 # Seconds until the program that was started must have shown that it is a Python. Starting one takes 0.05 s
 # here; a network file system or a debugger takes some seconds.
 _PATIENCE = 30.0
-# Signals that a terminal or a supervisor sends to the whole process group. The server ends with its caller.
-_GROUP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 # multiprocessing's own command begins like this. Programs made by PyInstaller run what begins like this, and
 # start the application a second time otherwise.
@@ -311,7 +310,7 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     """
     platform.keep_standard_streams()
     old = {}
-    for name in _GROUP_SIGNALS:
+    for name in group_signals.NAMES:  # the server ends with its caller
         old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
     control = socket.socket(fileno=number)
     for module in modules:

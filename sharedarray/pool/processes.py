@@ -12,12 +12,8 @@ are as they are for any other process of that module. Three things differ, and t
   of their own. So have workers that start after a change of the environment variables that an interpreter or
   a numeric library reads only once. A server ends when this process has ended; a fork of this process starts
   a server for itself.
-- **Ctrl-C.** A terminal sends SIGINT to the parent and to every child alike. Children are started by a thread
-  that blocks it, so that none dies of it half-way, with a traceback that nobody asked for; the worker
-  unblocks it as soon as it has a handler. In the pool's own thread it stays blocked for good: a thread that
-  unblocks a signal takes it, if it is just then under way to the process, and a main thread that waits for a
-  result would never hear of it (tried: one Ctrl-C in three was lost while workers started). Where there are
-  no signals to block, a child has a process group of its own, which Ctrl-C does not reach.
+- **Signals that reach all processes**, such as Ctrl-C, are the program's: see `group_signals`. Where there
+  are no signals to block, a child has a process group of its own, which Ctrl-C does not reach.
 
 What a new interpreter needs before anything else, such as the limits of thread numbers in the environment,
 rides on the preparation data, which is unpickled before the first import of this package in the child.
@@ -38,7 +34,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing import context, process, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
@@ -46,11 +41,10 @@ from typing import Any
 
 from sharedarray import interpreter
 from sharedarray._platform import platform
-from sharedarray.pool import forkserver, functions, threads
+from sharedarray.pool import forkserver, functions, group_signals, threads
 
 __all__ = [
     "WorkerProcess",
-    "block_signals",
     "default_method",
     "make_ready",
     "method_of",
@@ -117,6 +111,7 @@ class WorkerProcess(process.BaseProcess):
         self.environment: dict[str, str] = setup.threads
         self.can_limit_loaded = threads.can_limit_loaded()
         self.preload: tuple[str, ...] = setup.preload
+        self._group_signals = group_signals.chosen()
         self._ends: Any = ends
         self._setup: Any = setup
         self._inherited = functions.before_fork(setup.initializer) if method == "fork" else None
@@ -143,10 +138,15 @@ class WorkerProcess(process.BaseProcess):
         if isinstance(children, set):
             children.add(self)
 
+    def terminate(self) -> None:
+        """Kill the process: SIGTERM, which it may leave to its parent, does not end it in any case."""
+        self.kill()
+
     def run(self) -> None:
         """Serve the pool; runs in the child."""
         from sharedarray.pool import worker  # here, for the worker's side imports what this side never needs
 
+        group_signals.leave_to_parent(self._group_signals)
         ends, setup, inherited = self._ends, self._setup, self._inherited
         self._ends = self._setup = self._inherited = None
         worker.main(ends, setup, inherited)
@@ -159,7 +159,7 @@ class WorkerProcess(process.BaseProcess):
 def start(worker: WorkerProcess) -> None:
     """Start a worker; once more where the fork server died at this very moment."""
     # multiprocessing opens pipes and sockets, and starts processes that inherit the standard streams.
-    with _starting, _no_interrupt(), platform.standard_streams():
+    with _starting, group_signals.blocked(), platform.standard_streams():
         platform.need_descriptors(_DESCRIPTORS)  # multiprocessing leaves some open if it finds no more
         worker.start()
     worker.forget()
@@ -170,31 +170,8 @@ def make_ready(method: str) -> None:
     if method != "fork" and hasattr(os, "fork"):  # elsewhere there is no such process
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
-            with platform.standard_streams(), interpreter.undebugged():
+            with group_signals.as_before(), platform.standard_streams(), interpreter.undebugged():
                 ensure()
-
-
-def block_signals() -> None:
-    """Keep SIGINT away from this thread and the children that it starts, and SIGPIPE from the program.
-
-    Writing to a pipe whose reader died is an error in this thread, whatever the program does with SIGPIPE.
-    """
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGPIPE})
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep SIGINT away from a child until it has a handler, whichever thread starts it."""
-    mask = getattr(signal, "pthread_sigmask", None)
-    if mask is None:
-        yield
-        return
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        mask(signal.SIG_SETMASK, before)
 
 
 # Held while a process is started, and across every fork: a fork in the middle of a start would have copies of

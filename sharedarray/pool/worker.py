@@ -21,7 +21,6 @@ import marshal
 import mmap
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -184,7 +183,6 @@ def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited 
     global _is_copy
     _is_copy = False
     functions.begin_worker(inherited)
-    _calm_signals()
     _name_warnings()
     channel = Channel(ends.reader, ends.writer, blocking=True)
     _close_in_forks(channel)
@@ -200,23 +198,6 @@ def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited 
 
 
 # Before the first task
-
-
-def _nothing(number: int, frame: Any) -> None:
-    pass
-
-
-def _calm_signals() -> None:
-    """Leave Ctrl-C to the parent, which decides what becomes of the tasks.
-
-    A handler that does nothing, not SIG_IGN: programs that a task starts would inherit that.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    signal.set_wakeup_fd(-1)  # a forked worker has that of the parent's event loop
-    signal.signal(signal.SIGINT, _nothing)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGPIPE})
 
 
 def _name_warnings() -> None:

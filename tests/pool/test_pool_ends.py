@@ -34,11 +34,11 @@ def script(tmp_path, text, name="script.py"):
 
 
 @contextlib.contextmanager
-def begin(path, *arguments):
+def begin(path, *arguments, stdin=subprocess.DEVNULL):
     """Start a script in a session, and so a process group, of its own; nothing of that survives."""
     process = subprocess.Popen(
         [sys.executable, str(path), *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ progress               bars, where a person looks on and it takes long
 _platform              what is asked of an operating system, and one file for each that does it
 damage                 files of the registry that are not as they should be
 interpreter            the program that runs Python for helper processes
+requirements           what is needed of a kernel and of a file system
 marks                  which bytes are being written, and which were left half-written
 registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left

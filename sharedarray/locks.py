@@ -38,7 +38,7 @@ from operator import index
 from threading import get_ident
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
-from sharedarray import errors, interrupts, marks, registry
+from sharedarray import errors, interrupts, marks, registry, requirements
 from sharedarray._platform import platform
 from sharedarray.segment import (
     Mapping,
@@ -57,6 +57,7 @@ _LAST_PAUSE = 0.005
 _MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
 _END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
 _IDLE, _ANY = 0, -1  # in place of a thread's number
+_NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
 _TRIES = 100  # to open the table of marks
 _ROOM = 4096  # bytes by which the table of marks grows
 _READ_AHEAD = (io.TextIOWrapper, io.BufferedReader, io.BufferedRandom)
@@ -174,7 +175,8 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
                 raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None
-            raise
+            raise requirements.explained(error, directory) from None
+    requirements.check(directory)
     raise no_directory(directory)
 
 
@@ -213,6 +215,7 @@ def _open_file(file: Any) -> Hold:
                 with open(file, "ab", opener=platform.opener):
                     pass
         try:
+            requirements.check(registry.directory())
             return _hold(handle, registry.directory(), platform.path_behind(handle))
         except BaseException:
             guarded_close(handle)
@@ -472,8 +475,12 @@ class Lock:
         )
 
     def _explain(self, error: BaseException) -> None:
-        """Raise what says more than the kernel does where a file's permissions are not enough."""
-        if not isinstance(error, OSError) or error.errno != errno.EBADF:
+        """Raise what says more than the kernel does about a file's permissions or its file system."""
+        if not isinstance(error, OSError):
+            return
+        if error.errno in _NO_LOCKS:
+            raise requirements.lacking("locks of open file descriptions (F_OFD_SETLK)", self._name) from None
+        if error.errno != errno.EBADF:
             return
         kind, needed = ("a shared", "read") if self.shared else ("an exclusive", "written")
         raise errors.NotOursError(

@@ -36,7 +36,7 @@ from functools import lru_cache, partial
 from sys import getrefcount
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
-from sharedarray import damage, errors, interrupts, janitor, marks, registry
+from sharedarray import damage, errors, interrupts, janitor, marks, registry, requirements
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray.progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
 
@@ -138,6 +138,8 @@ def guarded_open(mapping: Mapping) -> int:
     try:
         handle = _open(lambda: with_handle(mapping, again))
     except FileNotFoundError:
+        if mapping.directory is not None:
+            requirements.check(mapping.directory)
         raise _replaced(mapping, "nothing") from None
     status = platform.status(handle)
     if (status.device, status.inode) != (mapping.device, mapping.inode):
@@ -582,6 +584,10 @@ def create(
             if file is not None:
                 return _create_file(os.path.abspath(os.fspath(file)), content)
             return _make(directory, content, name, kind=kind, persist=persist, keeper=keeper, replace=replace)
+    except OSError as error:
+        if file is not None or isinstance(error, errors.SharedArrayError):
+            raise
+        raise requirements.explained(error, directory) from None
     finally:
         shown.close()
 
@@ -744,9 +750,16 @@ def _held_here(directory: str, name: str) -> bool:
 def _create_file(path: str, content: _Content) -> Mapping:
     draft = _draft(os.path.dirname(path), content)
     try:
-        status = platform.status(draft.handle)
-        mapping = _finish(draft.handle, content.size, "r+", path, None, status.device, status.inode)
-        platform.publish(draft, path)
+        # Mapped first: a file that cannot be mapped must not stay.
+        mapping = _finish_file(draft, content, path)
+        with _guard:
+            made = draft.handle
+            draft = platform.publish_file(draft, path)
+            if draft.handle != made:
+                _handles.pop(made, None)
+                _handles[draft.handle] = None
+        if draft.handle != made:
+            mapping = _finish_file(draft, content, path)
     except FileExistsError:
         raise errors.BlockExistsError(
             f"the file {path} exists",
@@ -756,6 +769,11 @@ def _create_file(path: str, content: _Content) -> Mapping:
     finally:
         _discard(draft)
     return mapping
+
+
+def _finish_file(draft: Draft, content: _Content, path: str) -> Mapping:
+    status = platform.status(draft.handle)
+    return _finish(draft.handle, content.size, "r+", path, None, status.device, status.inode)
 
 
 def _draft(directory: str, content: _Content, *, path: str | None = None, replace: bool = False) -> Draft:
@@ -871,7 +889,12 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     path = path or registry.path_of(directory, name)
     with interrupts.deferred:
         while True:
-            mapping = _attach(name, mode, directory, path)
+            try:
+                mapping = _attach(name, mode, directory, path)
+            except OSError as error:
+                if isinstance(error, errors.SharedArrayError):
+                    raise
+                raise requirements.explained(error, directory) from None
             if mapping is not None:
                 return mapping
 

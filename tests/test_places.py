@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers import answer, block_files, environment, inode, janitors, notes, run, wait_until
@@ -445,3 +446,112 @@ def test_a_name_is_the_same_in_every_locale(own_directory, tmp_path, locale):
     )
     assert done.returncode == 0
     assert block_files() == set()
+
+
+# -- kernels and file systems that lack something -------------------------------------------------------
+
+# A seccomp filter answers some system calls with an error, as other kernels and sandboxes do.
+FILTER = """
+    import ctypes, errno, os, platform, struct, sys
+
+    def forbid(number, low, high, code):
+        program = [
+            (0x20, 0, 0, 0),  # load the number of the system call
+            (0x15, 0, 5, number),  # another one: jump to the end
+            (0x20, 0, 0, 24),  # load the low half of the second argument
+            (0x35, 0, 2, low),  # below: jump to the end
+            (0x25, 1, 0, high),  # above: jump to the end
+            (0x06, 0, 0, 0x00050000 | code),  # an error
+            (0x06, 0, 0, 0x7FFF0000),
+            (0x06, 0, 0, 0x7FFF0000),  # go on
+        ]
+        steps = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+        header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(steps))
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, header, 0, 0):
+            print("no filter", ctypes.get_errno())
+            sys.exit(0)
+
+    FCNTL, LINK = {"x86_64": (72, 265), "aarch64": (25, 37)}.get(platform.machine(), (None, None))
+    if FCNTL is None:
+        print("no filter here")
+        sys.exit(0)
+    if sys.argv[1] == "locks":
+        forbid(FCNTL, 36, 38, errno.EINVAL)
+    elif sys.argv[1] != "proc":
+        forbid(LINK, 0, 0xFFFFFFFF, getattr(errno, sys.argv[1]))
+"""
+CALLS = """
+    import json
+    import numpy as np
+    import sharedarray as sa
+
+    place = sys.argv[2]
+    calls = {
+        "zeros": lambda: sa.zeros(3),
+        "share": lambda: sa.share([1, 2], name="x"),
+        "put": lambda: sa.put([1]),
+        "list": lambda: sa.ShareableList([1]),
+        "memory": lambda: sa.SharedMemory(create=True, size=5),
+        "segment": lambda: sa.Segment.create(5),
+        "lock_file": lambda: sa.lock_file(place + "/locked", timeout=1).acquire(),
+        "pool": lambda: sa.Pool(1),
+        "attach": lambda: sa.attach("there").close(),
+    }
+    said = {}
+    for name, call in calls.items():
+        try:
+            call()
+            said[name] = "works"
+        except sa.UnsupportedError as error:
+            said[name] = str(error)
+        except BaseException as error:
+            said[name] = repr(error)
+    a = sa.full(3, 5, file=place + "/a.npy")
+    a[0] = 6
+    try:
+        sa.zeros(3, file=place + "/a.npy")
+    except sa.BlockExistsError:
+        said["file"] = [sa.open(place + "/a.npy").tolist(), np.load(place + "/a.npy").tolist()]
+    print(json.dumps(said))
+"""
+
+
+def lacking(what: str, tmp_path: Path, before: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what each call says where something is missing; nothing may be left of any."""
+    place = tmp_path / "place"
+    place.mkdir()
+    there = sa.zeros(3, name="there")
+    done = run(FILTER + CALLS, what, place, before=before)
+    if done.stdout.startswith("no filter"):
+        pytest.skip(done.stdout)
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert said.pop("file") == [[6, 5, 5]] * 2
+    assert {file.name for file in place.iterdir()} <= {"a.npy", "locked"}
+    assert block_files() == {"there"}
+    there.close()
+    return said
+
+
+@needs_proc
+@pytest.mark.parametrize("what", few(["locks", "EPERM", "EOPNOTSUPP", "ENOSYS"], 2))
+def test_a_poor_kernel_is_one_error_at_the_first_call(own_directory, tmp_path, what):
+    """All calls say the same; files on disk need neither leases nor links."""
+    said = lacking(what, tmp_path)
+    needed = "F_OFD_SETLK" if what == "locks" else "hard links"
+    if what != "locks":
+        assert said.pop("attach") == "works"  # which makes no link
+    assert needed in said["zeros"]
+    assert "SHAREDARRAY_DIR" in said["zeros"]
+    assert set(said.values()) == {said["zeros"]}
+
+
+@needs_proc
+def test_without_proc_there_is_one_error_at_the_first_call(own_directory, tmp_path):
+    if not can_unshare("--mount"):
+        pytest.skip("mount namespaces are not permitted here")
+    hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
+    said = lacking("proc", tmp_path, before=hide)
+    assert said.pop("attach") == "works"
+    assert "mount -t proc" in said["zeros"]
+    assert set(said.values()) == {said["zeros"]}

@@ -133,6 +133,15 @@ class Platform(Protocol):
     def publish(self, draft: Draft, path: str) -> None:
         """Give the block its name, at once and only if the name is free (`FileExistsError`)."""
 
+    def publish_file(self, draft: Draft, path: str) -> Draft:
+        """Give a file its path as `publish` does, also where the file system has no links.
+
+        Returned is the draft that has the path: another one where the content had to be copied.
+        """
+
+    def missing(self, directory: str) -> str | None:
+        """Return in words what blocks in a directory need and the system lacks; None if it lacks nothing."""
+
     def discard(self, draft: Draft) -> None:
         """Give up a draft, published or not; its handle is closed."""
 

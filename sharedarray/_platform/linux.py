@@ -41,6 +41,7 @@ from sharedarray._platform.posix import (
     discard as discard,
     ended as ended,
     inode_of as inode_of,
+    lacks,
     leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
@@ -52,6 +53,7 @@ from sharedarray._platform.posix import (
     open_as_permitted,
     open_path_of as open_path_of,
     others as others,
+    publish_without_links,
     read as read,
     read_note as read_note,
     remove as remove,
@@ -113,6 +115,22 @@ def publish(draft: Draft, path: str) -> None:
     os.link(source, path, src_dir_fd=draft.handle)
     if draft.scratch:
         os.unlink(draft.scratch)
+
+
+def publish_file(draft: Draft, path: str) -> Draft:
+    try:
+        publish(draft, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        return publish_without_links(draft, path, error)
+    return draft
+
+
+def missing(directory: str) -> str | None:
+    if not os.path.isdir("/proc/self/fd"):
+        return "/proc, through which processes reach their open files"
+    return lacks(directory, lock, pin)
 
 
 def path_of(handle: int, pid: int | None = None) -> str | None:

@@ -46,6 +46,7 @@ from sharedarray._platform.posix import (
     discard as discard,
     ended as ended,
     inode_of as inode_of,
+    lacks,
     leads_to as leads_to,
     make_private_directory as make_private_directory,
     map as map,  # noqa: A004  (the contract's word)
@@ -57,6 +58,7 @@ from sharedarray._platform.posix import (
     open_as_permitted,
     open_path_of as open_path_of,
     others as others,
+    publish_without_links,
     read as read,
     read_note as read_note,
     remove as remove,
@@ -103,6 +105,20 @@ def reserve(handle: int, size: int, start: int = 0) -> None:
 def publish(draft: Draft, path: str) -> None:
     os.link(str(draft.scratch), path)
     os.unlink(str(draft.scratch))
+
+
+def publish_file(draft: Draft, path: str) -> Draft:
+    try:
+        publish(draft, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        return publish_without_links(draft, path, error)
+    return draft
+
+
+def missing(directory: str) -> str | None:
+    return lacks(directory, lock, pin)
 
 
 def path_of(handle: int, pid: int | None = None) -> str | None:

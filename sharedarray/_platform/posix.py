@@ -34,6 +34,7 @@ NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds a
 WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_STEP = 1 << 30  # bytes per write: the kernels write less than 2**31 in one call
+_COPY_STEP = 1 << 23  # bytes that are copied at a time
 _FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)  # not in this way, at least
@@ -94,6 +95,72 @@ def open_path_of(path: str) -> int:
 
 def shrink(handle: int) -> None:
     os.ftruncate(handle, 0)
+
+
+# How the kernels refuse to make a link: the file system has none, a filter forbids it, or there is no /proc.
+_NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOENT)
+
+
+def publish_without_links(draft: Draft, path: str, error: OSError) -> Draft:
+    """Give a file its path where a link could not be made, because of `error`.
+
+    The path is taken first, by an empty file; then the file with the content is moved there.
+    """
+    if error.errno not in _NO_LINK or not os.path.isdir(os.path.dirname(path)):
+        raise error
+    made = draft
+    if draft.scratch is None:
+        made = scratch_draft(os.path.dirname(path))
+    try:
+        if made is not draft:
+            _copy(draft.handle, made.handle)
+        os.close(opened(os.open, path, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600))
+        try:
+            os.rename(str(made.scratch), path)
+        except BaseException:
+            os.unlink(path)
+            raise
+    except BaseException:
+        if made is not draft:
+            discard(made)
+        raise
+    if made is not draft:
+        os.close(draft.handle)
+    return Draft(made.handle)
+
+
+def _copy(source: int, target: int) -> None:
+    offset = 0
+    while piece := os.pread(source, _COPY_STEP, offset):
+        write(target, offset, [memoryview(piece)])
+        offset += len(piece)
+
+
+def lacks(
+    directory: str, lock: Callable[[int, int, int, bool, bool], bool], pin: Callable[[int, str], None]
+) -> str | None:
+    """Try in a directory what blocks need there, with the platform's `lock` and `pin`."""
+    scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}"
+    try:
+        handle = opened(os.open, f"{scratch}.part", os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+    except OSError:
+        return None  # the directory is not there, is full or read-only, which the error at hand says
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("locks of open file descriptions (F_OFD_SETLK)", lambda: lock(handle, LEASE, 1, True, False)),
+        ("hard links", lambda: pin(handle, f"{scratch}.link")),
+        ("symbolic links", lambda: os.symlink("text", f"{scratch}.note")),
+    )
+    try:
+        for what, step in steps:
+            try:
+                step()
+            except OSError:
+                return what
+        return None
+    finally:
+        os.close(handle)
+        for suffix in ("part", "link", "note"):
+            remove(f"{scratch}.{suffix}")
 
 
 def discard(draft: Draft) -> None:

@@ -589,6 +589,15 @@ def publish(draft: Draft, path: str) -> None:
         _set_state(section.handle, _READY)
 
 
+def publish_file(draft: Draft, path: str) -> Draft:
+    publish(draft, path)
+    return draft
+
+
+def missing(directory: str) -> str | None:
+    return None
+
+
 def discard(draft: Draft) -> None:
     close(draft.handle)
     if draft.scratch:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import creation
+from sharedarray import creation, registry, requirements
 from sharedarray._platform import platform
 from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.pool import blockwise, links, processes, threads
@@ -201,6 +201,7 @@ class Pool(Executor):
             threads_per_worker = _at_least(1, "threads_per_worker", threads_per_worker)
         if isinstance(preload, str):
             raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
+        requirements.check(registry.directory())
         # Not to be found from the engine, whose thread would keep the pool from being collected.
         self._made = made = Living()
         self._options: dict[str, Any] = {}

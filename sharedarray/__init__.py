@@ -4,6 +4,7 @@ The rooms, bottom to top; imports go downwards only:
 
 =====================  ===========================================================================
 errors                 the exception tree
+versions               which versions of other packages are registered with
 interrupts             Ctrl-C, at a moment when nothing is half done
 progress               bars, where a person looks on and it takes long
 _platform              what is asked of an operating system, and one file for each that does it

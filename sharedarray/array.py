@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import dtypes, errors, header, registry, segment
+from sharedarray import dtypes, errors, header, registry, segment, versions
 from sharedarray._platform import Mode, platform
 from sharedarray.locks import ArrayLock, EmptyLock, Lock
 from sharedarray.progress import Progress
@@ -339,6 +339,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return found
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        versions.warn_of_data()
         return np.asarray(self).__reduce_ex__(protocol)
 
     def __reduce__(self) -> Any:

@@ -14,7 +14,8 @@ joblib.pool                         joblib's multiprocessing backend
 numpy.ma                            nothing: its class of masked arrays goes into the tables above
 ==================================  ==================================================================
 
-Others are told of by `when_imported`, as Dask is (`sharedarray.integrations`).
+Others are told of by `when_imported`, as Dask is (`sharedarray.integrations`). A version that is not known to
+work is left alone (`sharedarray.versions`).
 
 multiprocessing's table also takes plain ndarrays whose memory is a block's, such as
 ``numpy.broadcast_to(shared, …)``.
@@ -39,6 +40,7 @@ import numpy as np
 from sharedarray.array import SharedArray, on_subclass
 from sharedarray.reference import reduce_for_transport, reduce_subclass_for_transport
 from sharedarray.segment import mapping_of
+from sharedarray.versions import guarded
 
 __all__ = ["install", "when_imported"]
 
@@ -97,9 +99,9 @@ def _numpy_ma(module: ModuleType) -> None:
 
 _WAITED_FOR: dict[str, Callable[[ModuleType], None]] = {
     "multiprocessing.reduction": _multiprocessing,
-    "loky.backend.reduction": _loky,
-    "joblib.externals.loky.backend.reduction": _loky,
-    "joblib.pool": _joblib_pool,
+    "loky.backend.reduction": guarded(_loky),
+    "joblib.externals.loky.backend.reduction": guarded(_loky),
+    "joblib.pool": guarded(_joblib_pool),
     "numpy.ma": _numpy_ma,
 }
 

@@ -16,12 +16,19 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from sharedarray import versions
 from sharedarray.picklers import when_imported
 
 __all__ = ["install"]
 
 
 def _register_with_joblib(module: ModuleType) -> None:
+    if not versions.supports(module):
+        register = getattr(module, "register_parallel_backend", None)
+        if callable(register):
+            register("sharedarray", lambda **options: _joblibs_own(module, options))
+        return
+
     def backend(**options: Any) -> Any:
         from sharedarray.integrations.joblib import SharedArrayBackend
 
@@ -29,6 +36,16 @@ def _register_with_joblib(module: ModuleType) -> None:
         return SharedArrayBackend(**options)
 
     module.register_parallel_backend("sharedarray", backend)
+
+
+def _joblibs_own(module: ModuleType, options: dict[str, Any]) -> Any:
+    """Return a backend of joblib's, for a version of joblib that this library does not know."""
+    versions.warn("joblib", "backend='sharedarray' is joblib's default backend")
+    try:
+        return module.BACKENDS[module.DEFAULT_BACKEND](nesting_level=options.get("nesting_level"))
+    except (AttributeError, KeyError, TypeError):
+        versions.require("joblib", "the backend for joblib")
+        raise
 
 
 def _register_with_dask(module: ModuleType) -> None:
@@ -55,6 +72,6 @@ def _register_with_distributed(module: ModuleType) -> None:
 def install() -> None:
     """Be known to those packages by the time that somebody looks."""
     when_imported("joblib.parallel", _register_with_joblib)
-    when_imported("dask.multiprocessing", _register_with_dask)
+    when_imported("dask.multiprocessing", versions.guarded(_register_with_dask))
     for name in _DISTRIBUTED:
-        when_imported(f"distributed.{name}", _register_with_distributed)
+        when_imported(f"distributed.{name}", versions.guarded(_register_with_distributed))

@@ -35,7 +35,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import array as arrays, creation, errors, reference
+from sharedarray import array as arrays, creation, errors, reference, versions
 from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
@@ -143,6 +143,7 @@ def _ask(client: distributed.Client, future: _Theirs, worker: str) -> _Theirs:
 
 
 def _check(client: Any) -> None:
+    versions.require("distributed", "Dask on many machines")
     if not isinstance(client, distributed.Client):
         raise TypeError(f"client must be a distributed.Client, not {client!r}")
     if client.asynchronous:

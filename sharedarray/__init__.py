@@ -3,6 +3,7 @@
 The rooms, bottom to top; imports go downwards only:
 
 =====================  ===========================================================================
+clock                  the time, whatever a program's tests do to it
 errors                 the exception tree
 versions               which versions of other packages are registered with
 interrupts             Ctrl-C, at a moment when nothing is half done

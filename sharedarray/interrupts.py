@@ -27,13 +27,14 @@ import _thread
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from signal import SIGINT
 from threading import get_ident
 from types import CodeType
 from typing import Any, TypeVar
+
+from sharedarray.clock import time
 
 __all__ = ["allowed", "call_user", "deferred", "finalize", "finalizer", "is_main"]
 

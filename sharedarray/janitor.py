@@ -41,7 +41,6 @@ import signal
 import stat
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +48,7 @@ from typing import TYPE_CHECKING
 
 from sharedarray import damage, errors, registry
 from sharedarray._platform import platform
+from sharedarray.clock import time
 
 if TYPE_CHECKING:
     import socket  # and where it is used: most of what a process imports us for needs no janitor

@@ -30,7 +30,6 @@ import atexit
 import errno
 import io
 import os
-import time
 import warnings
 import weakref
 from functools import partial
@@ -40,6 +39,7 @@ from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
 from sharedarray import errors, interrupts, marks, registry, requirements
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.segment import (
     Mapping,
     guarded_close,

@@ -8,7 +8,6 @@ whose output goes elsewhere, and workers, show none.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -16,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 from sharedarray import errors
+from sharedarray.clock import time
 
 __all__ = ["IN_BYTES", "NO_BAR", "Bar", "Progress", "bar", "silent", "watched"]
 

@@ -53,12 +53,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from sharedarray import damage, errors, marks
 from sharedarray._platform import platform
+from sharedarray.clock import time
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so

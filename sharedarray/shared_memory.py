@@ -41,7 +41,6 @@ a list cannot hold is a `TypeError` or `OverflowError`, where CPython has `KeyEr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from operator import index
@@ -49,6 +48,7 @@ from typing import Any, Generic, SupportsIndex, TypeVar
 
 from sharedarray import errors, family, segment, shareable
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.segment import Mapping
 
 __all__ = ["ShareableList", "SharedMemory"]

@@ -15,7 +15,6 @@ import math
 import os
 import select
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -69,6 +68,7 @@ from sharedarray._platform.posix import (
     write_note as write_note,
 )
 from sharedarray._platform.processors import processors as permitted
+from sharedarray.clock import time
 
 if TYPE_CHECKING:
     import socket

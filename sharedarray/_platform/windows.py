@@ -59,7 +59,6 @@ import stat
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -78,6 +77,7 @@ import winerror
 
 from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.processors import processors as processors
+from sharedarray.clock import time
 
 if TYPE_CHECKING:
     import socket

@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pywintypes
 import win32console
 import win32event
+
+from sharedarray.clock import time
 
 _OBEY = 0x4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 _STEP = 50  # milliseconds of one wait

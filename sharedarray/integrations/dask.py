@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import uuid
 import weakref
 from collections import Counter
@@ -37,6 +36,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import array as arrays, creation, errors, reference, versions
 from sharedarray.array import ShapeLike, SharedArray
+from sharedarray.clock import time
 from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
 from sharedarray.pool import blockwise

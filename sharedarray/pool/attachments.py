@@ -19,9 +19,9 @@ mapped for the next one. It does not stay for longer than somebody could miss it
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 
+from sharedarray.clock import time
 from sharedarray.reference import Kept
 
 __all__ = ["Attachments"]

@@ -22,7 +22,6 @@ first the dtype and the shape of the output are learnt. So nothing is computed t
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -32,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from sharedarray import creation, errors, reference
 from sharedarray.array import SharedArray, address_of
+from sharedarray.clock import time
 from sharedarray.pool.engine import name_of
 from sharedarray.pool.tiling import Axes, Block, Sizes, Tiling
 from sharedarray.progress import Progress, bar

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+from sharedarray.clock import time
 from sharedarray.pool.links import Line
 from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
 

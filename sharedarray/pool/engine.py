@@ -60,7 +60,6 @@ import itertools
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +71,7 @@ import numpy as np
 
 from sharedarray import errors, interrupts
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from sharedarray import creation, registry, requirements
 from sharedarray._platform import platform
 from sharedarray.array import Living, ShapeLike, SharedArray
+from sharedarray.clock import time
 from sharedarray.pool import blockwise, links, processes, threads
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.tasks import Gathering, PoolFuture

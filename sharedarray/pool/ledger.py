@@ -5,10 +5,10 @@ Everything is bounded: a pool may live for weeks.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
+from sharedarray.clock import time
 from sharedarray.pool.messages import STREAM, Frame
 from sharedarray.pool.pickling import OUT_OF_BAND, Account, Copied, Pickled
 from sharedarray.pool.tasks import Task

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from sharedarray._platform import platform
 
-__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "ends", "line", "over"]
+__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "ends", "line", "over", "readable"]
 
 PIPES = hasattr(select, "poll") and hasattr(os, "writev")
 # Workers of one pool at most: where there is no `poll`, 512 sockets can be waited for, two of each worker's.
@@ -240,8 +240,18 @@ def _await(sentinel: int, bell: Bell) -> None:
 def over(descriptor: int, seconds: float) -> bool:
     """Wait for so many seconds until such a descriptor can be read; return whether it can."""
     if PIPES:
-        return bool(connection.wait([descriptor], seconds))
+        return readable(descriptor, seconds)
     return bool(select.select([descriptor], [], [], seconds)[0])
+
+
+def readable(descriptor: int, seconds: float | None) -> bool:
+    """Wait for so many seconds until a descriptor is ready to read; return whether it is.
+
+    `multiprocessing.connection.wait` never ends if a program's tests have stopped ``time.monotonic``.
+    """
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    return bool(ready.poll(None if seconds is None else seconds * 1000))
 
 
 def close(descriptor: int) -> None:

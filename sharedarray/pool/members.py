@@ -14,13 +14,13 @@ from __future__ import annotations
 import itertools
 import marshal
 import pickle
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sharedarray import segment
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.channel import Channel
 from sharedarray.pool.credits import Credits, counter_of

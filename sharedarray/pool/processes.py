@@ -33,15 +33,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from multiprocessing import context, process, reduction, resource_tracker, spawn, util
-from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from sharedarray import interpreter
 from sharedarray._platform import platform
-from sharedarray.pool import forkserver, functions, group_signals, threads
+from sharedarray.clock import time
+from sharedarray.pool import forkserver, functions, group_signals, links, threads
 
 __all__ = [
     "WorkerProcess",
@@ -275,8 +274,14 @@ class _AskedOnce:
         code: int | None = super().poll()  # type: ignore[misc]
         return code
 
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end of the worker, for as many seconds; return its exit code, None if it runs on."""
+        if timeout is not None and self.returncode is None and not links.readable(self.sentinel, timeout):
+            return None
+        return self.poll(getattr(os, "WNOHANG", 1) if timeout == 0 else 0)
+
     def _until_ended(self) -> None:
-        wait([self.sentinel])
+        links.readable(self.sentinel, None)
 
 
 class _OurChild(_AskedOnce):
@@ -487,7 +492,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
             self.pid = forkserver.read_number(status)
 
         def _status(self) -> int | None:
-            if not wait([self.sentinel], 0):
+            if not links.readable(self.sentinel, 0):
                 return None
             try:
                 return forkserver.read_number(self.sentinel)

@@ -34,7 +34,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -43,6 +42,7 @@ import numpy as np
 
 from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
 

@@ -15,13 +15,13 @@ import itertools
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Protocol
 
 from sharedarray import interrupts
+from sharedarray.clock import time
 from sharedarray.pool.pickling import Pickled
 
 __all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number"]

@@ -23,7 +23,6 @@ import os
 import select
 import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,11 +30,11 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
-from time import monotonic_ns
 from typing import Any, NoReturn
 
 from sharedarray import errors
 from sharedarray._platform import platform
+from sharedarray.clock import time
 from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.channel import Channel, Glance
@@ -69,6 +68,8 @@ from sharedarray.pool.pickling import (
 )
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 from sharedarray.reference import FORMAT
+
+monotonic_ns = time.monotonic_ns
 
 __all__ = ["ENDS_WITHIN", "Ends", "Setup", "main"]
 

@@ -43,7 +43,7 @@ import re
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeAlias
 
@@ -101,7 +101,57 @@ _classes_by_token: Any = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
 
 def is_carried(name: str | None) -> bool:
     """Return whether a module's functions travel by value, because no fresh process can import it."""
-    return name in _MAIN_NAMES
+    if name in _MAIN_NAMES:
+        return True
+    module = sys.modules.get(name or "")
+    if module is None or importable.get(name) is module:  # type: ignore[arg-type]
+        return False
+    known = _carried.get(name)  # type: ignore[arg-type]
+    if known is None or known() is not module:
+        if _can_be_imported(name, module):  # type: ignore[arg-type]
+            importable[name] = module  # type: ignore[index]
+            return False
+        _carried[name] = weakref.ref(module)  # type: ignore[index]
+    return True
+
+
+# Modules that a fresh process can import, by name; and weak references to those that it cannot.
+importable: dict[str, Any] = {}
+_carried: dict[str, Any] = {}
+
+
+def _can_be_imported(name: str, module: Any) -> bool:
+    """Return whether the import system finds a module again, under its name and in the same place."""
+    if not isinstance(module, types.ModuleType):
+        return True  # a program's own way of importing
+    spec = getattr(module, "__spec__", None)
+    parent = name.rpartition(".")[0]
+    if parent and (parent not in sys.modules or is_carried(parent)):
+        return False
+    if spec is None:
+        return bool(parent)  # the package may have made it
+    path = getattr(sys.modules[parent], "__path__", None) if parent else None
+    if parent and path is None:
+        return True
+    for finder in list(sys.meta_path):
+        try:
+            found = finder.find_spec(name, path)
+        except Exception:
+            continue  # it would not find the module elsewhere either
+        if found is not None:
+            return _is_same_place(spec, found)
+    return False
+
+
+def _is_same_place(spec: Any, found: Any) -> bool:
+    one, other = getattr(spec, "origin", None), getattr(found, "origin", None)
+    if one is None and other is None:  # a namespace package has folders alone
+        places = map(list, (spec.submodule_search_locations or (), found.submodule_search_locations or ()))
+        folders, others = (set(map(os.path.realpath, each)) for each in places)
+        return folders == others or bool(folders & others)
+    if one is None or other is None:
+        return False
+    return bool(one == other or os.path.realpath(one) == os.path.realpath(other))
 
 
 def _space_of(namespace: dict[str, Any]) -> str | None:
@@ -119,10 +169,15 @@ def _space_of(namespace: dict[str, Any]) -> str | None:
 def _namespace(space: str) -> dict[str, Any]:
     """Return the namespace of a carried module in this process; make the module if there is none."""
     module = sys.modules.get(space)
-    if not isinstance(module, types.ModuleType):
-        module = sys.modules[space] = types.ModuleType(space)
-        module.__dict__["__builtins__"] = builtins
-    return module.__dict__
+    if isinstance(module, types.ModuleType) and is_carried(space):
+        return module.__dict__
+    made = _received.modules.get(space)
+    if made is None:
+        made = _received.modules[space] = types.ModuleType(space)
+        made.__dict__["__builtins__"] = builtins
+        # Another module of this name stays where it is.
+        sys.modules.setdefault(space, made)
+    return made.__dict__
 
 
 class _Space(dict[str, Any]):
@@ -412,6 +467,7 @@ class Snapshot:
             self._alive.append(weakref.ref(value))
         elif kind is types.ModuleType:
             self._kept.append(value)
+            self.fixed = not is_carried(value.__name__) or value.__name__ in _MAIN_NAMES
             if hasattr(value, "__path__"):
                 self._modules = len(sys.modules)  # cloudpickle names the submodules that are there
         elif kind in (tuple, frozenset, list, dict, set):
@@ -538,17 +594,28 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         Where to.
     purpose
         `CALL`, `RESULT` or `COPY`.
+
+    Attributes
+    ----------
+    purpose
+        The same.
+    snapshot
+        Notes what the pickle is made of, if there is one.
+    globals
+        Modules, names and versions of the globals that are sent.
+    versions
+        Tokens and versions of the functions and classes that are sent.
     """
 
     def __init__(self, file: io.BytesIO, purpose: str, **options: Any) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, **options)
-        self._purpose = purpose
+        self.purpose = purpose
         self._shares_main = purpose != COPY
         self._attached: set[tuple[str, str]] = set()
         self.snapshot: Snapshot | None = None
         self._versions: dict[int, tuple[Any, bool]] = {}  # those found so far, by id
-        self.globals: list[tuple[str, str, Any]] = []  # modules, names and versions
-        self.versions: list[tuple[str, Any]] = []  # tokens and versions of functions and classes
+        self.globals: list[tuple[str, str, Any]] = []
+        self.versions: list[tuple[str, Any]] = []
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is pickled; NotImplemented for the usual way."""
@@ -600,23 +667,17 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             tuple(map(_content, cells)),
             modules,
         )
-        found = self._found(space, namespace, named, name)
+        found: list[_Global] = []
+        if self.purpose == CALL:
+            found = self.globals_of(space, namespace, named if name is None else (*named, name))
         made_of = token, made, code, _SPACES.setdefault(space, _Space(space)), len(cells)
         return _make_function, made_of, (token, made, state, found), None, None, _set_function
 
-    def _found(
-        self,
-        space: str,
-        namespace: dict[str, Any],
-        named: tuple[str, ...],
-        own: str | None,
-    ) -> list[_Global]:
-        """Return the globals that a function names, without those that this pickle has already."""
-        if self._purpose != CALL:
-            return []
+    def globals_of(self, space: str, namespace: dict[str, Any], names: Iterable[str]) -> list[_Global]:
+        """Return those of a module's globals that this pickle does not have yet."""
         return [
             self._global(space, namespace, name)
-            for name in (named if own is None else (*named, own))
+            for name in names
             if (name in namespace or (space, name) in _sent_names) and self._is_new(space, name)
         ]
 
@@ -651,7 +712,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _known(self, obj: Any, space: str | None) -> Any:
         """Return how a result refers to what the caller has sent; None for another function or class."""
-        if self._purpose != RESULT:
+        if self.purpose != RESULT:
             return None
         token = (
             _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS.get(obj)
@@ -681,10 +742,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         token, made = _token(each), self._version(each)[0]
         self.versions.append((token, made))
         found = []
-        if name is not None and namespace is not None and self._purpose == CALL:
+        if name is not None and namespace is not None and self.purpose == CALL:
             space = _MAIN if each.__module__ in _MAIN_NAMES else each.__module__
-            if self._is_new(space, name):
-                found.append(self._global(space, namespace, name))
+            found = self.globals_of(space, namespace, (name,))
         return _make_class, (token, make, args), (token, made, state, found), None, None, _set_class
 
 
@@ -802,6 +862,35 @@ def _set_dispatcher(dispatcher: Any, state: tuple[list[tuple[type, Any]], Any]) 
 _DISPATCHER = functools.singledispatch(_stands_for).__code__  # type: ignore[attr-defined]
 
 
+def _reduce_module(pickler: CodePickler, module: types.ModuleType) -> Any:
+    """Reduce a carried module with all that can be sent of it; other modules by their names."""
+    space = module.__name__
+    namespace = module.__dict__
+    if space in _MAIN_NAMES or not is_carried(space) or sys.modules.get(space) is not module:
+        return NotImplemented
+    found = []
+    for name in list(namespace) if pickler.purpose == CALL else ():
+        if name not in _OF_MODULES:
+            with contextlib.suppress(pickle.PicklingError):
+                found += pickler.globals_of(space, namespace, (name,))
+    return _make_module, (space,), found, None, None, _set_module
+
+
+# What each module has of its own.
+_OF_MODULES = frozenset(("__builtins__", "__cached__", "__loader__", "__name__", "__package__", "__spec__"))
+
+
+def _make_module(space: str) -> types.ModuleType:
+    namespace = _namespace(space)
+    module = sys.modules[space]
+    return module if module.__dict__ is namespace else _received.modules[space]
+
+
+def _set_module(module: types.ModuleType, found: list[_Global]) -> None:
+    for each in found:
+        _received.assign(*each)
+
+
 def _reduce_cached_property(pickler: CodePickler, cached: Any) -> Any:
     """Reduce a `functools.cached_property`, which has a lock before Python 3.12."""
     return type(cached), (cached.func,), {key: value for key, value in vars(cached).items() if key != "lock"}
@@ -810,6 +899,7 @@ def _reduce_cached_property(pickler: CodePickler, cached: Any) -> Any:
 _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     functools._lru_cache_wrapper: _reduce_cache,
     functools.cached_property: _reduce_cached_property,
+    types.ModuleType: _reduce_module,
 }
 
 
@@ -832,7 +922,9 @@ class _Received:
     passing
         Globals that must not outlive the call: module, name, and value.
     inherited
-        What ``__main__`` had when this process was forked.
+        What ``__main__`` and other carried modules had when this process was forked.
+    modules
+        Carried modules that this process has made, but ``__main__``.
     fresh
         Tokens of classes that have no state yet.
     """
@@ -843,7 +935,8 @@ class _Received:
         self.versions: dict[str, Any] = {}
         self.count = 0
         self.passing: list[tuple[str, str, Any]] = []
-        self.inherited: dict[str, Any] = {}
+        self.inherited: dict[str, dict[str, Any]] = {}
+        self.modules: dict[str, types.ModuleType] = {}
         self.fresh: set[str] = set()
 
     def assign(self, space: str, name: str, made: Any, value: Any, passing: bool) -> None:
@@ -868,7 +961,10 @@ class _Received:
         value = namespace.get(name, _MISSING)
         if value is _MISSING or (name.startswith("__") and name.endswith("__")):
             return False
-        return not (space == _MAIN and self.inherited.get(name, _MISSING) is value)
+        before = self.inherited.get(space)
+        if before is None:
+            return space == _MAIN or space in self.modules
+        return before.get(name, _MISSING) is not value
 
     def release(self) -> None:
         """Remove the globals that must not outlive the call."""
@@ -1041,7 +1137,8 @@ def begin_worker(inherited: Inherited | None) -> None:
         _before.append(sys.modules.get(_MAIN))
         sys.modules[_MAIN] = sys.modules[_MAIN_OF_CHILD] = module
         return
-    _received.inherited = dict(getattr(sys.modules.get(_MAIN), "__dict__", {}))
+    for space in (_MAIN, *_carried):
+        _received.inherited[space] = dict(getattr(sys.modules.get(space), "__dict__", {}))
     _received.globals = {(space, name): made for space, name, made in inherited.globals}
     _received.versions = dict(inherited.versions)
 

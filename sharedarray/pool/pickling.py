@@ -427,11 +427,13 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
         ufunc: str = function.__name__ if kind is np.ufunc else ""
         return ("numpy", ufunc) if ufunc and getattr(np, ufunc, None) is function else None
     home: str | None = function.__module__
-    if home is None or functions.is_carried(home) or _BY_VALUE:
+    if home is None or _BY_VALUE:
         return None
     module = sys.modules.get(home)
+    if module is None or (functions.importable.get(home) is not module and functions.is_carried(home)):
+        return None
     name: str = function.__qualname__
-    return (home, name) if module is not None and getattr(module, name, None) is function else None
+    return (home, name) if getattr(module, name, None) is function else None
 
 
 def is_importable(function: Any) -> bool:

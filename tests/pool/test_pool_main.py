@@ -404,3 +404,126 @@ def test_joblibs_batches_see_what_the_initializer_set(tmp_path):
         )
     )
     assert run([str(tmp_path / "script.py")]) == "[10, 20]\n"
+
+
+BY_VALUE = """
+import functools
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+
+import sharedarray as sa
+
+SOURCE = '''
+import functools
+import math
+
+SCALE = 2
+state = None
+
+
+def begin(value):
+    global state
+    state = value
+
+
+def scale(x):
+    return x * SCALE, state
+
+
+@functools.lru_cache
+def half(x):
+    return math.floor(x / SCALE)
+
+
+class Thing:
+    def __init__(self, x):
+        self.x = x
+
+    def scaled(self):
+        return scale(self.x)[0]
+
+
+def same(thing):
+    return isinstance(thing, Thing), thing.scaled(), thing
+'''
+
+
+def by_path(name, folder):
+    Path(folder).mkdir()
+    path = Path(folder) / f"{name}.py"
+    path.write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made(name):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(SOURCE, module.__dict__)
+    return module
+
+
+def left(name, folder):
+    Path(folder).mkdir()
+    (Path(folder) / f"{name}.py").write_text(SOURCE)
+    sys.path.insert(0, os.path.abspath(folder))
+    module = importlib.import_module(name)
+    del sys.path[0]
+    return module
+
+
+def uses_module(x):
+    return module.scale(x)
+
+
+modules = [by_path("plugin", "elsewhere"), made("generated"), left("left_behind", "gone")]
+for module in [*modules, by_path("json.tool", "other")]:
+    with sa.Pool(1, sys.argv[1], initializer=module.begin, initargs=("ready",)) as pool:
+        thing = module.Thing(3)
+        *same, back = pool.submit(module.same, thing).result()
+        print(pool.submit(module.scale, 1).result(), *pool.map(module.scale, [2]), same, end=" ")
+        print(type(back) is module.Thing)
+        print(pool.submit(module.half, 5).result(), pool.submit(uses_module, 3).result(), end=" ")
+        module.SCALE = 10
+        print(pool.submit(uses_module, 3).result(), pool.submit(lambda: module.SCALE).result())
+"""
+
+
+def test_modules_that_no_other_process_can_import_travel_by_value(method, tmp_path):
+    (tmp_path / "script.py").write_text(BY_VALUE)
+    right = "(2, 'ready') (4, 'ready') [True, 6] True\n2 (6, 'ready') (30, 'ready') 10\n"
+    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path) == 4 * right
+
+
+def test_tests_in_importlib_mode_use_their_own_functions(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_own.py").write_text(
+        textwrap.dedent(
+            """
+            import sharedarray as sa
+
+            SCALE = 2
+
+            def scale(x):
+                return x * SCALE
+
+            class Thing:
+                x = 3
+
+            def test_scale():
+                with sa.Pool(1) as pool:
+                    assert pool.submit(scale, 2).result() == 4
+                    assert list(pool.map(scale, [2])) == [4]
+                    assert type(pool.submit(Thing).result()) is Thing
+            """
+        )
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    tests = ["--import-mode=importlib", str(tmp_path / "tests")]
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    assert "1 passed" in run(arguments, cwd=elsewhere)

@@ -14,7 +14,10 @@ override it gets the reduction of this module. So do masked arrays, whose own re
 `hardmask`. A class that has a `__reduce__` of its own keeps it. If that one extends NumPy's, as those of
 astropy's quantities and of the examples in NumPy's documentation do, its state holds these bytes. They are
 replaced by a reference when the memory is in a block: the receiver calls the class's ``__setstate__`` with a
-copy of the bytes, as the class expects, and then lets the instance view the block.
+copy of the bytes, as the class expects, and then lets the instance view the block. Of large memory no copies
+are made for that: during the call, the instance is of a subclass in which ``super()`` leads to an ndarray
+that does without the bytes. If that fails, as with a class that calls ndarray's methods by name, copies are
+made. An instance of which an attribute views its memory keeps its copy, so that it stays in one piece.
 
 Attributes are those of the instance (``__dict__`` and ``__slots__``). They are restored last, so that an
 attribute may lead back to the array.
@@ -48,6 +51,7 @@ with contextlib.suppress(ImportError):
     import_module("numpy.rec")
 
 _PROTOCOL = 5
+_LARGE = 1 << 20  # bytes from which on a copy costs more than to make a class, which takes some 0.1 ms
 _REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")
 # Attributes of a masked array that travel in another way: the class of its data, with the data; and its mask.
 _OF_MASKED = "_baseclass", "_mask"
@@ -183,10 +187,65 @@ class _Bytes:
     """Stands for the bytes of an instance's memory in the state of its class."""
 
 
+class _Silent:
+    """Keeps a class from being told of a subclass that is made here."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        pass
+
+
+class _Sent(np.ndarray):
+    """Reduces as ndarray does, without the bytes."""
+
+    def __reduce__(self) -> Any:
+        plain = np.asarray(self)
+        state = 1, plain.shape, plain.dtype, bool(plain.flags.fnc), _Bytes()
+        return _RECONSTRUCT, (type(self), (0,), b"b"), state
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+
+class _Received(np.ndarray):
+    """Takes a state without the bytes, as the memory is there already."""
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state[-1]) is not _Bytes:
+            super().__setstate__(state)
+
+
+# What ndarrays are made by when they are unpickled.
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+
+
+def _variant(kind: type[Any], hook: type[Any]) -> type[Any]:
+    """Return a subclass of a class, in which ``super()`` leads to ``hook`` before it leads to ndarray."""
+    if type(kind) is not type:
+        raise TypeError(f"{kind} has a metaclass, which would see a subclass of it")
+    return type(kind.__name__, (_Silent, kind, hook), {"__slots__": ()})
+
+
+def _holds(value: Any, kind: type[Any]) -> bool:
+    """Return whether a class, or an instance of it, is in a value, as far as that is plain containers."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds(each, kind) for each in value)
+    return value is kind or type(value) is kind
+
+
 def _reduce_own(array: Array) -> tuple[Any, ...] | str:
     """Reduce an instance as its class does; bytes of a block in the state become a reference to it."""
-    reduced: Any = array.__reduce_ex__(_PROTOCOL)
-    if isinstance(reduced, str) or len(reduced) != 3 or mapping_of(array) is None or not array.nbytes:
+    reduced: Any = None
+    in_block = mapping_of(array) is not None
+    if in_block and array.nbytes >= _LARGE:
+        with contextlib.suppress(Exception):  # what is wrong, the class itself says below
+            reduced = _reduce_large(array)
+    if reduced is None:
+        reduced = array.__reduce_ex__(_PROTOCOL)
+    if isinstance(reduced, str) or len(reduced) != 3 or not in_block or not array.nbytes:
         return reduced  # type: ignore[no-any-return]
     make, args, state = reduced
     found: list[bool] = []
@@ -194,6 +253,19 @@ def _reduce_own(array: Array) -> tuple[Any, ...] | str:
     if len(found) != 1:
         return reduced  # type: ignore[no-any-return]
     return _on_memory, (make, args, state, _memory(array), "F" if found[0] else "C")
+
+
+def _reduce_large(array: Array) -> Any:
+    """Return what a class reduces an instance to, with no copy of its memory made; None if that fails."""
+    kind = type(array)
+    variant = _variant(kind, _Sent)
+    sent = np.ndarray.view(array, variant)
+    _restore(sent, _attributes(array))
+    make, args, state = sent.__reduce_ex__(_PROTOCOL)
+    args = tuple([kind if each is variant else each for each in args])
+    found: list[bool] = []
+    _without_bytes(state, array, found)
+    return None if len(found) != 1 or _holds((args, state), variant) else (make, args, state)
 
 
 def _without_bytes(state: Any, array: Array, found: list[bool]) -> Any:
@@ -207,7 +279,7 @@ def _without_bytes(state: Any, array: Array, found: list[bool]) -> Any:
     for place, item in enumerate(items):
         if type(item) in (tuple, list):
             items[place] = _without_bytes(item, array, found)
-        elif type(item) is bytes and place >= 3 and len(item) == array.nbytes:
+        elif place >= 3 and (type(item) is _Bytes or (type(item) is bytes and len(item) == array.nbytes)):
             shape, dtype, fortran = items[place - 3 : place]
             if type(fortran) is bool and isinstance(dtype, np.dtype) and (shape, dtype) == _like(array):
                 items[place] = _Bytes()
@@ -229,14 +301,39 @@ def _on_memory(make: Callable[..., Any], args: tuple[Any, ...], state: Any, memo
     """Return the instance that a class makes of its state, as a view of the memory that it describes."""
     if not isinstance(memory, np.ndarray):
         return memory
+    if memory.nbytes >= _LARGE and make is _RECONSTRUCT:
+        with contextlib.suppress(Exception):  # what is wrong, the class itself says below
+            return _set_on(memory, args[0], state)
     made = make(*args)
     made.__setstate__(_with_bytes(state, memory.tobytes(order)))
     if not isinstance(made, np.ndarray) or _like(made) != _like(memory):
         return made
     attributes = _attributes(made)
-    for value in (*attributes[0].values(), *attributes[1].values()):
-        if isinstance(value, np.ndarray) and np.may_share_memory(value, made):
-            return made  # the attribute would not be a view of the block
+    if _viewing(attributes, made):
+        return made
     view = np.ndarray.view(memory, type(made))
     _restore(view, attributes)
     return view
+
+
+def _set_on(memory: Array, kind: type[Any], state: Any) -> Any:
+    """Return a view of memory with a state of its class, with no copy of the memory made."""
+    variant = _variant(kind, _Received)
+    view: Any = np.ndarray.view(memory, variant)
+    try:
+        view.__setstate__(state)
+        attributes = _attributes(view)
+        if _viewing(attributes, view) or _holds(attributes, variant):
+            raise TypeError("an attribute is a view of the instance, or knows the class that stood in")
+        view.__class__ = kind
+    except BaseException:
+        # The collector does not see the way from an array to its base: a view in an attribute would hold this.
+        getattr(view, "__dict__", {}).clear()
+        raise
+    return view
+
+
+def _viewing(attributes: _Attributes, array: Array) -> bool:
+    """Return whether an attribute is an array of the same memory."""
+    values = [*attributes[0].values(), *attributes[1].values()]
+    return any(isinstance(value, np.ndarray) and np.may_share_memory(value, array) for value in values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,54 @@ class Halved(Measured):
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
         self.half = np.asarray(self)[::2]
+
+
+class Explicit(Tagged):
+    """Calls ndarray's methods by name."""
+
+    def __reduce__(self) -> Any:
+        make, args, state = np.ndarray.__reduce__(self)  # type: ignore[misc]
+        return make, args, (*state, self.tag)
+
+    def __setstate__(self, state: Any) -> None:
+        np.ndarray.__setstate__(self, state[:-1])
+        self.tag = state[-1]
+
+
+class Telling(Measured):
+    """Tells its class in its state, and has views of itself."""
+
+    def __reduce__(self) -> Any:
+        make, args, state = super().__reduce__()  # type: ignore[misc]
+        return make, args, (*state[:-1], {"kind": type(self), "tag": self.tag})
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.tag = state[-1]["tag"]
+        self.first = self[:1]
+
+
+class Meta(type):
+    """Knows of each class that it makes."""
+
+    made: ClassVar[list[str]] = []
+
+    def __init__(cls, name: str, bases: Any, namespace: Any) -> None:
+        Meta.made.append(name)
+        super().__init__(name, bases, namespace)
+
+
+class Known(Measured, metaclass=Meta):
+    """Has a metaclass."""
+
+
+class Registered(Measured):
+    """Is told of its subclasses."""
+
+    known: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        Registered.known.append(cls.__name__)
 
 
 class Slotted(np.ndarray):

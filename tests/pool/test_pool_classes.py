@@ -7,6 +7,7 @@ import functools
 import gc
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,28 @@ import array_classes
 import numpy as np
 import pool_tasks
 import pytest
-from array_classes import CASES, Frame, Halved, Tagged, facts, identity, in_block, masked, private, tagged
+from array_classes import (
+    CASES,
+    Explicit,
+    Frame,
+    Halved,
+    Known,
+    Measured,
+    Nested,
+    Registered,
+    Tagged,
+    Telling,
+    facts,
+    identity,
+    in_block,
+    masked,
+    private,
+    tagged,
+)
 from helpers import wait_until
 
 import sharedarray as sa
+from sharedarray.pool import pickling
 from sharedarray.pool.pickling import OUT_OF_BAND
 from sharedarray.segment import mapping_of
 
@@ -103,6 +122,41 @@ def test_a_record_array_is_numpys_in_a_fresh_worker() -> None:
             assert pool.submit(isinstance, sent, np.recarray).result()
 
 
+OWN = [Measured, Nested, Halved, Explicit, Telling, Known, Registered]
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_reduction_that_extends_numpys_is_kept_for_every_size(pool: sa.Pool, kind: Any) -> None:
+    for count in (8, 300_000):
+        for shape in (slice(None), slice(None, None, -1)):
+            sent = tagged(kind, sa.share(np.arange(count))[shape])
+            found = pool.submit(identity, sent).result()
+            assert (type(found), found.tag) == (kind, "m")
+            assert np.array_equal(np.asarray(found), np.asarray(sent))
+            assert pool.submit(type, found).result() is kind
+            if kind is Nested:
+                assert found.total == np.asarray(sent).sum()
+            if kind is Telling:
+                assert type(found.first) is kind
+            assert array_classes.is_in_block(found) == (kind not in (Halved, Telling))
+    assert array_classes.Meta.made == ["Known"]
+    assert Registered.known == []
+
+
+@pytest.mark.parametrize("kind", [Measured, Nested])
+def test_no_copy_is_made_of_large_memory(kind: Any) -> None:
+    sent = tagged(kind, sa.share(np.zeros(1 << 20)))
+    pickling.loads(pickling.dumps(sent).stream)
+    tracemalloc.start()
+    try:
+        found = pickling.loads(pickling.dumps(sent).stream)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (type(found), found.tag) == (kind, "m")
+    assert peak < sent.nbytes // 10
+
+
 def test_an_attribute_that_leads_back_to_its_array(pool: sa.Pool) -> None:
     sent = tagged(Tagged, sa.share(np.arange(8)))
     sent.tag = [sent]
@@ -111,7 +165,7 @@ def test_an_attribute_that_leads_back_to_its_array(pool: sa.Pool) -> None:
 
 
 def test_an_attribute_that_views_the_memory_stays_a_view(pool: sa.Pool) -> None:
-    """Its class makes it of the state, so the instance cannot view the block: it has memory of its own."""
+    """So the instance has memory of its own."""
     found = pool.submit(identity, tagged(Halved, sa.share(np.arange(8)))).result()
     np.asarray(found)[...] = 7
     assert found.half.tolist() == [7] * 4

@@ -327,7 +327,7 @@ def _set_on(memory: Array, kind: type[Any], state: Any) -> Any:
             raise TypeError("an attribute is a view of the instance, or knows the class that stood in")
         view.__class__ = kind
     except BaseException:
-        # The collector does not see the way from an array to its base: a view in an attribute would hold this.
+        # The collector does not follow an array to its base: a view in an attribute would hold this.
         getattr(view, "__dict__", {}).clear()
         raise
     return view

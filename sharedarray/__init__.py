@@ -46,6 +46,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sharedarray import integrations as _integrations, interrupts as _interrupts, picklers as _picklers
+from sharedarray._platform import platform as _platform
 from sharedarray.array import (
     SharedArray,
     attach,
@@ -157,7 +158,7 @@ _integrations.install()
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         with _interrupts.deferred:  # Ctrl-C would be ignored in some of what Python does at an import
-            value = getattr(import_module(_LAZY[name]), name)
+            value = getattr(_platform.opened(import_module, _LAZY[name]), name)
     elif name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

@@ -187,6 +187,8 @@ def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | N
     """Status, layout and whether somebody holds it; None when the name leads elsewhere."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
+    except errors.LimitError:
+        raise
     except OSError:
         return None
     try:

@@ -172,6 +172,8 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
             return Hold(handle, key, table, table.claim(path))
         except FileNotFoundError:
             continue  # the janitor has removed the empty registry in between; or else it is said below
+        except errors.SharedArrayError:
+            raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
                 raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None

@@ -188,7 +188,7 @@ class SharedMemoryManager(managers.BaseManager):
         # Where nothing of the user's runs in that process, nothing there needs the arrays of this one.
         leave = initializer is None and not self._registry  # type: ignore[attr-defined]
         with platform.standard_streams():
-            super().start(_begin, (registry.me(), leave, initializer, initargs))
+            platform.opened(super().start, _begin, (registry.me(), leave, initializer, initargs))
 
     def get_server(self) -> Server:
         """The server, for this process to run: ``manager.get_server().serve_forever()``.

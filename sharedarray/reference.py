@@ -475,7 +475,13 @@ def _arrive(
                 if mapping is not None and mapping.parked and keeping is None:
                     _woken.append(key)
                 if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
-                    mapping = _attached(name, directory, key, token)
+                    try:
+                        mapping = _attached(name, directory, key, token)
+                    except errors.LimitError:
+                        if keeping is None:
+                            raise
+                        keeping.clear()  # what is kept for later, and has its descriptors and maps
+                        mapping = _attached(name, directory, key, token)
                 if keeping is not None:
                     keeping.add(key, mapping)
             try:

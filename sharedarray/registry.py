@@ -360,6 +360,8 @@ def appear(directory: str) -> int:
 def _appears(directory: str, pid: int, space: int) -> bool:
     try:
         handle = platform.open(f"{registry_of(directory)}/{LOCK_FILE}", writable=True)
+    except errors.LimitError:
+        raise
     except OSError:
         return False  # no process of this user holds a block
     try:
@@ -555,6 +557,8 @@ def disown(directory: str, name: str, inode: int) -> bool:
         return False
     try:
         handle = platform.open(path_of(directory, name), writable=True)
+    except errors.LimitError:
+        raise  # the block is there, and its record has to stay
     except OSError:
         drop_record(directory, name, inode)
         return False
@@ -588,6 +592,8 @@ def sweep(directory: str) -> Swept:
     folder = registry_of(directory)
     try:
         marks.sweep(folder)
+    except errors.LimitError:
+        raise
     except OSError as error:
         damage.report(f"{folder}/{marks.NAME}", str(error), "it is ignored")
     return swept
@@ -669,6 +675,8 @@ def _sweep_block(
 ) -> None:
     try:
         _sweep_one(directory, name, inode, record, on_their_way, swept)
+    except errors.LimitError:
+        raise
     except OSError as error:  # the others are swept all the same
         damage.report(f"{directory}/{name}", str(error), "it is not swept")
 
@@ -682,6 +690,8 @@ def _sweep_one(
         return
     try:
         handle = platform.open(path, writable=True)
+    except errors.LimitError:
+        raise  # whether the name leads to the block is not known
     except OSError:
         _drop_orphan_record(directory, name, inode, record, swept)
         return

@@ -710,6 +710,8 @@ def freed(directory: str, name: str) -> bool:
         attach(name, "r", directory=directory).leave()
     except errors.BlockNotFoundError:
         return True
+    except errors.LimitError:
+        raise
     except (errors.SharedArrayError, OSError):
         return False  # not one of ours
     return platform.inode_of(registry.path_of(directory, name)) is None
@@ -842,6 +844,8 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
 
 
 def _translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
+    if isinstance(error, errors.SharedArrayError):
+        return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
         try:
             free = platform.room(directory, memory=memory)
@@ -1023,6 +1027,8 @@ def exists(name: str) -> bool:
     check_name(name)
     try:
         handle = _open(lambda: platform.open(registry.path_of(registry.directory(), name), writable=False))
+    except errors.LimitError:
+        raise
     except OSError:
         return False
     try:

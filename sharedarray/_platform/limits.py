@@ -1,4 +1,4 @@
-"""Errors that name the limit which a process has met as it maps memory, on POSIX systems."""
+"""Errors that name the limit which a process has met as it maps memory or makes files, on POSIX systems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from sharedarray import errors
 from sharedarray._platform.descriptors import EXHAUSTED, exhausted, opened
 
-__all__ = ["maps"]
+__all__ = ["check_files", "maps"]
 
 _PIECE = 4096  # bytes read at a time: where no memory can be mapped, a large buffer is not to be had
 _MAPS_NEAR = 64  # memory maps below the limit at which it counts as reached: one call may need several
@@ -30,6 +30,27 @@ def maps(error: OSError) -> OSError:
         next_step="drop or close arrays, put many small ones into one large array, or have the administrator "
         "raise the limit: sysctl vm.max_map_count",
     )
+
+
+def check_files(error: OSError, directory: str) -> None:
+    """Raise `OutOfSharedMemoryError` if a file could not be made because its file system has too many."""
+    if error.errno != errno.ENOSPC:
+        return
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return
+    if found.f_favail or not found.f_files:  # a file system without such a limit says 0
+        return
+    raise errors.OutOfSharedMemoryError(
+        "the file system of the shared blocks has as many files as it may have",
+        name=directory,
+        found=f"{found.f_files} files (inodes), all in use",
+        expected="2 free ones for a block: its bytes and its record",
+        cause="many small blocks use up the files before the bytes",
+        next_step="drop blocks, put many small arrays into one large array, or mount the file system with a "
+        "larger nr_inodes",
+    ) from None
 
 
 def _address_space(error: OSError) -> OSError:

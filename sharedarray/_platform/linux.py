@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from sharedarray import errors
+from sharedarray._platform import limits
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.descriptors import (
     keep_standard_streams as keep_standard_streams,
@@ -87,6 +89,7 @@ def draft(directory: str) -> Draft:
     try:
         handle = opened(os.open, directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        limits.check_files(error, directory)
         if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
             raise
         return scratch_draft(directory)
@@ -216,6 +219,8 @@ unlock = _locks.unlock
 def _file(path: str) -> bytes | None:
     try:
         handle = opened(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    except errors.LimitError:
+        raise  # or a process that lives would count as dead
     except OSError:
         return None
     try:
@@ -320,7 +325,9 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
         if not entry.isdigit():
             continue
         try:
-            handles = os.listdir(f"/proc/{entry}/fd")
+            handles = opened(os.listdir, f"/proc/{entry}/fd")
+        except errors.LimitError:
+            raise
         except OSError:
             continue  # it ended, or it is another user's
         for handle in handles:

@@ -68,7 +68,11 @@ def name_problem(name: str) -> str | None:
 def scratch_draft(directory: str) -> Draft:
     """A draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
-    handle = opened(os.open, scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+    try:
+        handle = opened(os.open, scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+    except OSError as error:
+        limits.check_files(error, directory)
+        raise
     os.fchmod(handle, 0o600)  # whatever the umask
     return Draft(handle, scratch)
 
@@ -414,8 +418,11 @@ def make_private_directory(path: str) -> None:
         try:
             os.mkdir(path, 0o700)
             os.chmod(path, 0o700)  # whatever the umask
-        except FileExistsError:
-            pass  # somebody was faster; whether it was us is looked at below
+        except OSError as error:
+            limits.check_files(error, os.path.dirname(path))
+            if not isinstance(error, FileExistsError):
+                raise
+            # Else another process of this user was faster, or another user, as is found below
         found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(errno.EPERM, "not a directory", path)
@@ -435,18 +442,18 @@ def remove_directory(path: str) -> None:
 
 def names(directory: str) -> list[str]:
     try:
-        return os.listdir(directory)
+        return opened(os.listdir, directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def write_note(path: str, text: str, *, replace: bool = False) -> None:
     if not replace:
-        os.symlink(text, path)
+        _link(text, path)
         return
     for last in (False, True):
         fresh = f"{os.path.dirname(path)}/n.{os.getpid()}.{os.urandom(4).hex()}"
-        os.symlink(text, fresh)
+        _link(text, fresh)
         try:
             os.rename(fresh, path)
         except FileNotFoundError:  # a sweep in another pid namespace has taken it for litter
@@ -454,6 +461,14 @@ def write_note(path: str, text: str, *, replace: bool = False) -> None:
                 raise
         else:
             return
+
+
+def _link(text: str, path: str) -> None:
+    try:
+        os.symlink(text, path)
+    except OSError as error:
+        limits.check_files(error, os.path.dirname(path))
+        raise
 
 
 def read_note(path: str) -> str | None:

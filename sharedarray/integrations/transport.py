@@ -416,6 +416,8 @@ def _replica(data: _Received) -> SharedArray:
             found = arrays.attach(name, "r")
         except errors.BlockNotFoundError:
             pass
+        except errors.LimitError:
+            raise
         except (errors.SharedArrayError, OSError):
             break  # something else has that name
         else:

@@ -56,6 +56,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import itertools
 import os
 import sys
@@ -1300,6 +1301,10 @@ class Engine:
                     break
             try:
                 self._add_member()
+            except errors.LimitError as reason:
+                if not self._members:
+                    self._fail_queued(reason)
+                break
             except Exception as reason:
                 if not self._members:
                     found = f"{type(reason).__name__}: {reason}"
@@ -2074,7 +2079,24 @@ class Engine:
                 member.doomed = True
                 begun, rest = member.estate()
                 lost += rest if begun is None else [begun, *rest]
-        for task in lost:
+        self._fail(lost, error)
+
+    def _fail_queued(self, reason: errors.LimitError) -> None:
+        """Fail what waits for a worker while none can be started. The next `submit` tries it again."""
+
+        def error() -> BaseException:
+            made = copy.copy(reason)
+            made.add_note("So the pool could start no worker process. It tries again for the next call.")
+            return made
+
+        with self._lock:
+            lost, self._queue = list(self._queue), deque()
+            self._vacant = 0
+        self._fail(lost, error)
+
+    def _fail(self, tasks: list[Task], error: Callable[[], BaseException]) -> None:
+        """Give an error of its own to each item of these tasks."""
+        for task in tasks:
             task.sink.begin()
             task.sink.put(task.first + task.done, [Raised(error()) for _ in range(task.left)])
             task.release()

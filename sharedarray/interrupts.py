@@ -22,7 +22,6 @@ in force; where that is nothing of Python's, it is left alone.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # of `signal`, without its conversion to enumerations, which takes ten times as long
 import _thread
 import os
 import sys
@@ -35,6 +34,11 @@ from types import CodeType
 from typing import Any, TypeVar
 
 from sharedarray.clock import time
+
+try:  # `signal` without its conversion to enumerations, which takes ten times as long
+    import _signal  # type: ignore[import-not-found]
+except ImportError:
+    import signal as _signal
 
 __all__ = ["allowed", "call_user", "deferred", "finalize", "finalizer", "is_main"]
 
@@ -112,7 +116,9 @@ def _raise_caught(*, later: bool = False) -> None:
 # Where Python ignores exceptions: the finalizers, and what `weakref` calls when something is gone, which may
 # be right after one.
 _WEAK: tuple[Any, ...] = weakref.WeakValueDictionary(), weakref.WeakKeyDictionary(), weakref.WeakSet()
-_finalizers: set[CodeType] = {weak._remove.__code__ for weak in _WEAK}
+_finalizers: set[CodeType] = {
+    weak._remove.__code__ for weak in _WEAK if hasattr(getattr(weak, "_remove", None), "__code__")
+}
 
 
 def _later() -> None:

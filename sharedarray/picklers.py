@@ -28,6 +28,7 @@ subclasses travel as their own ``__reduce__`` says, with their data.
 from __future__ import annotations
 
 import importlib.util
+import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -42,13 +43,21 @@ from sharedarray.reference import reduce_for_transport, reduce_subclass_for_tran
 from sharedarray.segment import mapping_of
 from sharedarray.versions import guarded
 
-__all__ = ["install", "when_imported"]
+__all__ = ["install", "reducers", "when_imported"]
 
 
 def _reduce_plain(array: np.ndarray[Any, Any]) -> Any:
     if mapping_of(array) is not None:
         return reduce_for_transport(array)
     return array.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
+def reducers() -> Any:
+    """Return multiprocessing's table of reducers by type; what is registered later is in it too."""
+    from multiprocessing.reduction import ForkingPickler  # not above: see `_WAITED_FOR`
+
+    table = getattr(ForkingPickler, "_extra_reducers", None)
+    return ForkingPickler(io.BytesIO()).dispatch_table if table is None else table
 
 
 Register: TypeAlias = Callable[[type[Any], Callable[[Any], Any]], object]

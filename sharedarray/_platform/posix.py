@@ -45,6 +45,8 @@ _LEAVING = LEASE + 1
 # What os.environ looks into. It makes an exception for what is not set, which takes as long as two system
 # calls, and every attachment asks.
 _environment: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
+if not isinstance(_environment, dict) or not all(isinstance(name, bytes) for name in _environment):
+    _environment = None
 
 
 def setting(name: str) -> str | None:

@@ -24,13 +24,13 @@ import pickle
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeAlias
 
 import cloudpickle
 import numpy as np
 
 from sharedarray import reference
+from sharedarray.picklers import reducers
 from sharedarray.pool.functions import COPY, CodePickler
 from sharedarray.segment import mapping_of
 from sharedarray.subclasses import PLAIN, parts_of, reduce_subclass
@@ -54,7 +54,7 @@ _REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_trans
 class _Pickler(CodePickler):
     # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
     dispatch_table: ClassVar[Any] = ChainMap(
-        ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+        reducers(),
         cloudpickle.Pickler.dispatch_table,
         copyreg.dispatch_table,
     )

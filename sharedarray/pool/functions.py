@@ -44,7 +44,6 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -52,6 +51,7 @@ import numpy as np
 from cloudpickle import cloudpickle as _cloudpickle
 
 from sharedarray import reference
+from sharedarray.picklers import reducers
 from sharedarray.subclasses import PLAIN, reduce_subclass
 
 __all__ = [
@@ -78,6 +78,7 @@ _Global: TypeAlias = tuple[str, str, Any, Any, bool]
 
 _MAIN = "__main__"
 # The name that multiprocessing gives to the main module in a child that imports it.
+_LRU_CACHE: type[Any] = type(functools.lru_cache(len))  # what `functools.lru_cache` and `cache` make
 _MAIN_OF_CHILD = "__mp_main__"
 _MAIN_NAMES = frozenset((_MAIN, _MAIN_OF_CHILD))
 _MISSING = object()
@@ -381,7 +382,7 @@ def _is_elsewhere(function: types.FunctionType) -> bool:
 _CONSTANT = _SCALARS | {
     types.BuiltinFunctionType,
     types.ModuleType,
-    functools._lru_cache_wrapper,
+    _LRU_CACHE,
     range,
     slice,
     type(...),
@@ -515,7 +516,7 @@ def _ids_of(each: type) -> list[int]:
 
 
 # Objects that are held weakly, since they hold much else; those that cannot change, or only visibly so.
-_WEAKLY = frozenset((types.FunctionType, functools._lru_cache_wrapper))
+_WEAKLY = frozenset((types.FunctionType, _LRU_CACHE))
 _IMMUTABLE = frozenset(
     (
         types.CodeType,
@@ -579,7 +580,7 @@ class FunctionCache:
 
 
 _UNKNOWN: tuple[Any, None] = (None, None)
-_CACHED = frozenset((types.FunctionType, functools._lru_cache_wrapper, functools.partial))
+_CACHED = frozenset((types.FunctionType, _LRU_CACHE, functools.partial))
 
 
 # -- pickling ------------------------------------------------------------------------------------------------
@@ -774,7 +775,7 @@ class _VersionPickler(CodePickler):
         kind = type(obj)
         if isinstance(obj, np.ndarray):
             return self._array(obj)
-        if kind in _BY_IDENTITY and kind in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]
+        if kind in _BY_IDENTITY and kind in reducers():
             return _stands_for, (_token(obj),)  # its reducer would hand it over to a process that takes it
         return super().reducer_override(obj)
 
@@ -822,9 +823,7 @@ def _stands_for(*_: Any) -> None:
 
 
 _BY_IDENTITY = frozenset(
-    kind
-    for kind in ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-    if kind.__name__ in ("Connection", "PipeConnection", "socket")
+    kind for kind in reducers() if kind.__name__ in ("Connection", "PipeConnection", "socket")
 )
 
 
@@ -897,7 +896,7 @@ def _reduce_cached_property(pickler: CodePickler, cached: Any) -> Any:
 
 
 _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
-    functools._lru_cache_wrapper: _reduce_cache,
+    _LRU_CACHE: _reduce_cache,
     functools.cached_property: _reduce_cached_property,
     types.ModuleType: _reduce_module,
 }

@@ -35,7 +35,6 @@ import sys
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, TypeAlias
 
@@ -46,6 +45,7 @@ from sharedarray import reference
 from sharedarray.array import SharedArray
 from sharedarray.dtypes import NATIVE, short
 from sharedarray.interrupts import finalize, finalizer
+from sharedarray.picklers import reducers
 from sharedarray.pool import functions
 from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, offsets
@@ -459,7 +459,7 @@ _REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_trans
 class _TaskPickler(functions.CodePickler):
     # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
     dispatch_table: ClassVar[Any] = ChainMap(
-        ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+        reducers(),
         cloudpickle.Pickler.dispatch_table,
         copyreg.dispatch_table,
     )

@@ -40,7 +40,7 @@ def python() -> str:
     chosen = _chosen()
     if not chosen:
         raise _no_interpreter("sys.executable is empty")
-    if not os.path.isfile(chosen) or not os.access(chosen, os.X_OK):
+    if not os.path.isfile(chosen):
         raise _no_interpreter(f"{chosen}, which is no program")
     default = chosen == sys.executable
     if default and (getattr(sys, "frozen", False) or "__compiled__" in vars(sys.modules["__main__"])):

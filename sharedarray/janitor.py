@@ -83,19 +83,23 @@ _BOOT = (
 )
 
 
+# The user that this process acts as, which may change; a constant where there are no such users.
+_user: Callable[[], int] = getattr(os, "geteuid", int)
+
 # -- the holder's side ----------------------------------------------------------------------------------
 
 
 class _Connection:
-    """One connection to a janitor: whether it was answered, and when it was last seen to stand."""
+    """One connection to a janitor: whether it was answered, when it last stood, and of which user it is."""
 
-    __slots__ = ("_socket", "answered", "looked")
+    __slots__ = ("_socket", "answered", "looked", "user")
 
     def __init__(self, folder: str) -> None:
         import socket
 
         self._socket = platform.opened(socket.socket, socket.AF_UNIX, socket.SOCK_STREAM)
         self.answered = False
+        self.user = _user()
         try:
             self._socket.settimeout(_PATIENCE)
             with _short_path(folder) as path:
@@ -144,6 +148,7 @@ class _State:
         self.connections: dict[str, _Connection] = {}  # by directory of the blocks
         self.failed: dict[str, float] = {}  # directories where no janitor could be started, and when
         self.unanswered: dict[str, int] = {}  # connections in a row that ended without an answer
+        self.former: dict[tuple[str, int], _Connection] = {}  # of users that this process acted as before
         self.for_child: dict[str, _Connection] = {}
         self.present: dict[str, int] = {}  # handles that show other pid namespaces that this process lives
         self.tidied: dict[str, float] = {}  # when directories that need no janitor were swept
@@ -163,7 +168,7 @@ def ensure(directory: str, *, strict: bool = True) -> None:
     started, the sweep happens here instead, and a warning says so.
     """
     connection = _state.connections.get(directory)
-    if connection is not None:
+    if connection is not None and connection.user == _user():
         if not strict and time.monotonic() - connection.looked < _FRESH:
             return
         if connection.stands():
@@ -174,6 +179,10 @@ def ensure(directory: str, *, strict: bool = True) -> None:
         return
     with _state.lock:
         connection = _state.connections.pop(directory, None)
+        if connection is not None and connection.user != _user():
+            # This process acts as another user by now. The former one's janitor goes on watching its blocks.
+            _state.former[directory, connection.user] = connection
+            connection = _state.former.pop((directory, _user()), None)
         if connection is not None:
             if connection.stands():  # another thread was faster
                 _state.connections[directory] = connection
@@ -197,11 +206,12 @@ def ensure(directory: str, *, strict: bool = True) -> None:
 
 def _appear(directory: str) -> None:
     """Show processes of other pid namespaces that this process lives."""
-    handle = _state.present.pop(directory, None)
+    folder = registry.registry_of(directory)
+    handle = _state.present.pop(folder, None)
     if handle is not None:
         platform.close(handle)
     try:
-        _state.present[directory] = registry.appear(directory)
+        _state.present[folder] = registry.appear(directory)
     except OSError:
         pass  # then a reference that this process sends there has its grace period from now on
 
@@ -477,7 +487,7 @@ def after_fork_in_child() -> None:
     """Take up the child's own connections, and close the parent's, or its death would go unnoticed."""
     global _state
     inherited, _state = _state, _State()
-    for connection in inherited.connections.values():
+    for connection in (*inherited.connections.values(), *inherited.former.values()):
         connection.close()
     for handle in inherited.present.values():
         platform.close(handle)

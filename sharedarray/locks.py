@@ -516,7 +516,16 @@ class ArrayLock(Lock):
         mapping = self._file
         _check_open(mapping)
         with interrupts.deferred:
-            handle = guarded_open(mapping)
+            try:
+                handle = guarded_open(mapping)
+            except PermissionError as error:
+                raise errors.NotOursError(
+                    f"{mapping.path} may not be locked",
+                    name=mapping.name,
+                    found=error.strerror,
+                    cause="it is another user's, as after this process has dropped its privileges",
+                    next_step="make the array after the privileges are dropped",
+                ) from None
             try:
                 path = mapping.path if mapping.directory else os.path.realpath(mapping.path)
                 hold = _hold(handle, mapping.directory or registry.directory(), path)

@@ -1277,5 +1277,13 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
             next_step="make it with persist=True",
         )
     if not registry.set_persist(mapping.directory, mapping.name, mapping.inode, bool(flag)):
+        if platform.inode_of(mapping.path) == mapping.inode:
+            raise errors.NotOursError(
+                f"{mapping.path} has no record of this user",
+                name=mapping.name,
+                found="a block that another user made",
+                cause="this process has dropped the privileges that it had when it made the block",
+                next_step="persist before that, or have the block's owner do it",
+            )
         raise not_found(mapping.name, mapping.directory)
     janitor.ensure(mapping.directory)

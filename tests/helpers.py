@@ -449,7 +449,7 @@ def forget_janitor(path: str) -> None:
     connection = janitor._state.connections.pop(path, None)
     if connection is not None:
         connection.close()
-    handle = janitor._state.present.pop(path, None)
+    handle = janitor._state.present.pop(registry(path), None)
     if handle is not None:
         _platform().close(handle)
 

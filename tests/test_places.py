@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from helpers import answer, block_files, environment, inode, janitors, notes, run, wait_until
-from needs import few, needs_janitor, needs_proc
+from needs import few, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray import interpreter, janitor, registry
@@ -555,3 +555,82 @@ def test_without_proc_there_is_one_error_at_the_first_call(own_directory, tmp_pa
     assert said.pop("attach") == "works"
     assert "mount -t proc" in said["zeros"]
     assert set(said.values()) == {said["zeros"]}
+
+
+# -- dropped privileges ---------------------------------------------------------------------------------
+
+DROP = """
+    import ctypes, os, struct, sys
+    import numpy as np
+    import sharedarray as sa
+    from helpers import janitors, say
+
+    def drop():
+        "Become nobody, who may read what root may, for Python itself may be in root's home directory."
+        libc, read_all = ctypes.CDLL(None), 1 << 2
+        libc.prctl(8, 1, 0, 0, 0)  # keep the permitted capabilities
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        wanted = struct.pack("6I", read_all, read_all, read_all, 0, 0, 0)
+        assert libc.capset(struct.pack("Ii", 0x20080522, 0), wanted) == 0
+        assert libc.prctl(47, 2, 2, 0, 0) == 0  # programs that it starts keep it too
+
+    def told(call):
+        try:
+            return call()
+        except sa.SharedArrayError as error:
+            return type(error).__name__
+
+    a = sa.zeros(10, name="made_before")
+    a[1] = 5
+    if sys.argv[1] == "child":
+        pid = os.fork()
+        if pid:
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    drop()
+    b = sa.ones(3, name="made_after")
+    said = {
+        "janitors": len(janitors()),
+        "memory": float(a.sum()),
+        "lock": told(lambda: a.lock(timeout=5).acquire()),
+        "own lock": told(lambda: b.lock(timeout=5).acquire()),
+        "persist": told(a.persist),
+        "unlink": told(lambda: sa.unlink("made_before")),
+        "names": [block.name for block in sa.blocks()],
+    }
+    pid = os.fork()
+    if not pid:
+        os._exit(int(a[1] + b[1] + sa.attach("made_after")[2]))
+    said["fork"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with sa.Pool(1) as pool:
+        big = np.ones(300_000)
+        said["pool"] = float(pool.submit(np.negative, big).result(30).sum())
+        said["pool's own"] = float(pool.submit(np.sum, b).result(30))
+    say(said)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@needs_janitor
+@needs_root
+@pytest.mark.parametrize("way", few(["itself", "child"]))
+def test_a_process_that_drops_its_privileges(own_directory, way):
+    """Arrays that it made before stay usable; new ones have a janitor of the new user."""
+    os.chmod(own_directory, 0o1777)
+    done = run(DROP, way, status=None)
+    assert done.returncode in (-signal.SIGKILL, -signal.SIGKILL & 0xFF), done.stderr
+    assert json.loads(done.stdout) == {
+        "janitors": 1,
+        "memory": 5.0,
+        "lock": "NotOursError",
+        "own lock": True,
+        "persist": "NotOursError",
+        "unlink": "NotOursError",
+        "names": ["made_after"],
+        "fork": 7,
+        "pool": -300_000.0,
+        "pool's own": 3.0,
+    }
+    assert "Traceback" not in done.stderr
+    wait_until(lambda: not block_files(), "both janitors remove what the killed process held")

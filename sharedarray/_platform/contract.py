@@ -157,6 +157,9 @@ class Platform(Protocol):
         None where the system has no such paths; this process when `pid` is None.
         """
 
+    def shares_handles(self) -> bool:
+        """Return whether other processes of this user can open what this process has open, by `path_of`."""
+
     def open_path_of(self, path: str) -> int:
         """Open memory by what `path_of` said, for reading and writing."""
 

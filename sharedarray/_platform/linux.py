@@ -140,6 +140,11 @@ def path_of(handle: int, pid: int | None = None) -> str | None:
     return f"/proc/{os.getpid() if pid is None else pid}/fd/{handle}"
 
 
+def shares_handles() -> bool:
+    # The kernel gives /proc/PID/fd to root once a process has changed its user: it may still know secrets.
+    return os.stat("/proc/self/fd").st_uid == os.geteuid()
+
+
 def pin(handle: int, path: str) -> None:
     os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle)
 

@@ -125,6 +125,10 @@ def path_of(handle: int, pid: int | None = None) -> str | None:
     return None
 
 
+def shares_handles() -> bool:
+    return False
+
+
 def pin(handle: int, path: str) -> None:
     os.link(_path(handle), path)
 

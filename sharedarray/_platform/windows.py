@@ -1072,6 +1072,10 @@ def ended(inode: int) -> bool:
     return not _exists(inode)
 
 
+def shares_handles() -> bool:
+    return True
+
+
 def pin(handle: int, path: str) -> None:
     if handle < _FIRST:
         write_note(path, f"file {_paths[handle]}")

@@ -170,9 +170,9 @@ def _borrow(path: str) -> int:
 
 def unnamed(size: int) -> int | None:
     """Return the open file of a new piece of memory without a name; None where there is no room for it."""
-    if platform.path_of(0) is None:
-        return None  # nobody else could open it
     try:
+        if not platform.shares_handles():
+            return None
         directory = registry.directory()
         segment.check_room(directory, size, memory=True)
         return platform.draft_memory(directory, size, None).handle

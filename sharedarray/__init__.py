@@ -24,6 +24,7 @@ array                  `SharedArray`; attaching by name, opening a file
 subclasses             how instances of ndarray subclasses travel
 creation               NumPy's creation functions, and `share`
 reference              the handle that stands for a view while it travels
+reloads                modules that were loaded anew, and workers that have to do the same
 picklers               registration with the picklers that carry tasks
 listing                which blocks there are, and who holds them
 family                 the process that keeps a block for those who have closed it

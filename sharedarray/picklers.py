@@ -38,6 +38,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sharedarray import reloads
 from sharedarray.array import SharedArray, on_subclass
 from sharedarray.reference import reduce_for_transport, reduce_subclass_for_transport
 from sharedarray.segment import mapping_of
@@ -137,7 +138,7 @@ class _Loader:
 
 
 class _Finder:
-    """Waits for the modules of `_WAITED_FOR`, and finds nothing else."""
+    """Waits for the modules of `_WAITED_FOR`, notes reloads, and finds nothing."""
 
     def __init__(self) -> None:
         self._finding: set[str] = set()
@@ -145,6 +146,8 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if target is not None:
+            reloads.note(fullname)
         if fullname not in _WAITED_FOR or fullname in self._finding:
             return None
         self._finding.add(fullname)

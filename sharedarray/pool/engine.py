@@ -70,7 +70,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from sharedarray import errors, interrupts
+from sharedarray import errors, interrupts, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
@@ -362,6 +362,8 @@ class Engine:
             retired = self.store.gone(member.known) if member.known else ()
             if retired:
                 member.retire(retired)
+            if member.reloads != reloads.count:
+                member.reload()
             block, submitted = call.block, time.monotonic_ns()
             if block is not None and not member.finds(block, submitted):
                 return None  # it is not to be found by name, and its data has to travel

@@ -50,7 +50,7 @@ import cloudpickle
 import numpy as np
 from cloudpickle import cloudpickle as _cloudpickle
 
-from sharedarray import reference
+from sharedarray import reference, reloads
 from sharedarray.picklers import reducers
 from sharedarray.subclasses import PLAIN, reduce_subclass
 
@@ -105,20 +105,33 @@ def is_carried(name: str | None) -> bool:
     if name in _MAIN_NAMES:
         return True
     module = sys.modules.get(name or "")
-    if module is None or importable.get(name) is module:  # type: ignore[arg-type]
+    if name is None or module is None:
         return False
-    known = _carried.get(name)  # type: ignore[arg-type]
-    if known is None or known() is not module:
-        if _can_be_imported(name, module):  # type: ignore[arg-type]
-            importable[name] = module  # type: ignore[index]
-            return False
-        _carried[name] = weakref.ref(module)  # type: ignore[index]
-    return True
+    spec = getattr(module, "__spec__", None)
+    if importable.get(name, _MISSING) is spec:
+        return False
+    known = _carried.get(name)
+    return (known is not None and known() is module) or _examine(name, module, spec)
 
 
-# Modules that a fresh process can import, by name; and weak references to those that it cannot.
+# The specs of modules that a fresh process can import, by name, and the count of reloads when each was found.
+# Weak references to modules that no fresh process can import.
 importable: dict[str, Any] = {}
+_found_at: dict[str, int] = {}
 _carried: dict[str, Any] = {}
+
+
+def _examine(name: str, module: Any, spec: Any) -> bool:
+    if not _can_be_imported(name, module):
+        _carried[name] = weakref.ref(module)
+        importable.pop(name, None)
+        return True
+    if name in importable and reloads.number_of(name) <= _found_at[name]:
+        reloads.note(name)  # a finder that comes before ours has found it, or it was imported once more
+    importable[name], _found_at[name] = spec, reloads.count
+    _carried.pop(name, None)
+    reloads.note_path()
+    return False
 
 
 def _can_be_imported(name: str, module: Any) -> bool:
@@ -244,7 +257,7 @@ def _version_by_pickle(value: Any) -> tuple[Any, bool]:
     file = io.BytesIO()
     pickler = _VersionPickler(file, value)
     pickler.dump(value)
-    made = hashlib.blake2b(file.getbuffer(), digest_size=16).digest()
+    made = hashlib.blake2b(file.getbuffer(), digest_size=16).digest(), pickler.reloads
     if pickler.attributes is None:
         return made, pickler.shares
     return _with_attributes(made, pickler.attributes, shares=pickler.shares)
@@ -438,6 +451,7 @@ class Snapshot:
         self._kept: list[Any] = []
         self._alive: list[Any] = []
         self._modules = 0
+        self._reloads = reloads.count
 
     def add_function(self, function: types.FunctionType) -> None:
         """Note a function that is pickled by value."""
@@ -490,6 +504,8 @@ class Snapshot:
 
     def is_current(self) -> bool:
         """Return whether all objects are the same and in their places."""
+        if self._reloads != reloads.count:
+            return False
         for ref, made, namespace, names, ids in self._functions:
             function = ref()
             if function is None or _version_of_function(function) is not made:
@@ -768,6 +784,7 @@ class _VersionPickler(CodePickler):
         self._root = root
         self._shares_main = True
         self.shares = False
+        self.reloads = 0
         # Of a class: those that can be changed one by one, each of which has a version of its own.
         self.attributes: dict[str, Any] | None = None
 
@@ -777,7 +794,10 @@ class _VersionPickler(CodePickler):
             return self._array(obj)
         if kind in _BY_IDENTITY and kind in reducers():
             return _stands_for, (_token(obj),)  # its reducer would hand it over to a process that takes it
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and (kind is types.FunctionType or issubclass(kind, type)):
+            self.reloads += reloads.number_of(obj.__module__)  # it is another one after a reload
+        return reduced
 
     def _array(self, array: np.ndarray[Any, Any]) -> Any:
         if type(array) not in PLAIN:

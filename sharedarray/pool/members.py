@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from sharedarray import segment
+from sharedarray import reloads, segment
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import outbox, processes
@@ -46,7 +46,7 @@ from sharedarray.segment import Mapping
 
 __all__ = ["Member"]
 
-_TASK, _RETIRED, _LEFT = int(Kind.TASK), int(Kind.RETIRED), int(Kind.LEFT)
+_TASK, _RETIRED, _LEFT, _RELOAD = map(int, (Kind.TASK, Kind.RETIRED, Kind.LEFT, Kind.RELOAD))
 
 # Nanoseconds for which a block that was there a moment ago is not looked for again.
 _MOMENT = 1_000_000
@@ -134,6 +134,8 @@ class Member:
         Slots that it may have mapped.
     blocks
         Shared blocks that it may have kept attached, by device and inode.
+    reloads
+        The count of `sharedarray.reloads` up to which it has been told.
     """
 
     ready, leaving, doomed, hung_up, ended, owed = (_Mark() for _ in range(6))
@@ -178,6 +180,7 @@ class Member:
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()
+        self.reloads = reloads.count
         # The block that was looked for last: which, when, and `segment.removals` then.
         self._found = _NOTHING_FOUND
         self._claim, self._unclaim, self._unclaimed = counter_of(counter)  # see `forget_name`
@@ -212,6 +215,8 @@ class Member:
             self._unclaim()
         if retired:
             self.retire(retired)
+        if self.reloads != reloads.count:
+            self.reload()
         function = task.function
         if function is not None and function.number not in self.functions:
             self._teach(function)
@@ -247,6 +252,12 @@ class Member:
     def retire(self, retired: Sequence[int]) -> None:
         """Tell it, when the channel is flushed, of slots that there are no more."""
         self.channel.queue(encode(_RETIRED, stream=pickle.dumps(retired)))
+
+    def reload(self) -> None:
+        """Tell it, when the channel is flushed, which modules this process has loaded anew."""
+        before, self.reloads = self.reloads, reloads.count
+        names, path = reloads.since(before), reloads.path_since(before)
+        self.channel.queue(encode(_RELOAD, stream=pickle.dumps((names, path))))
 
     def finds(self, mapping: Mapping, now: int) -> bool:
         """Whether it will find a block: by its name, or as one that it was given a moment ago."""

@@ -20,6 +20,7 @@ Two one-way pipes join the pool to each worker. The order of the talk::
       |                                                 |
       | <------------------------ DROPPED: so many -----|   items that the pool had taken back
       |-- RETIRED: slots ------------------------------>|   their memory is gone, forget the mappings
+      |-- RELOAD: modules, and the path ---------------->|   load these anew, if they are there
       |-- STOP ---------------------------------------->|   ends in order: exit handlers, streams
 
 **Who runs an item is decided by a semaphore**, one for each worker. Its value is the number of items which
@@ -136,6 +137,7 @@ class Kind(enum.IntEnum):
     RETIRED = 14
     RESULTS = 15
     LEFT = 16
+    RELOAD = 17
 
 
 class Entry(NamedTuple):

@@ -430,7 +430,9 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
     if home is None or _BY_VALUE:
         return None
     module = sys.modules.get(home)
-    if module is None or (functions.importable.get(home) is not module and functions.is_carried(home)):
+    if module is None:
+        return None
+    if _specs.get(home, "") is not getattr(module, "__spec__", None) and functions.is_carried(home):
         return None
     name: str = function.__qualname__
     return (home, name) if getattr(module, name, None) is function else None
@@ -448,6 +450,8 @@ def function_at(home: str | None, name: str) -> Any:
     return getattr(sys.modules.get(home) or importlib.import_module(home), name)
 
 
+# The specs of modules that any process can import.
+_specs = functions.importable
 # Modules whose functions the user wants to be sent by value (cloudpickle.register_pickle_by_value).
 _BY_VALUE: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 

@@ -37,7 +37,7 @@ from multiprocessing import context, process, reduction, resource_tracker, spawn
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from sharedarray import interpreter
+from sharedarray import interpreter, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import forkserver, functions, group_signals, links, threads
@@ -113,6 +113,8 @@ class WorkerProcess(process.BaseProcess):
         self._group_signals = group_signals.chosen()
         self._ends: Any = ends
         self._setup: Any = setup
+        # The fork server may have loaded them before.
+        self._reloaded = reloads.since(0) if method == "forkserver" else []
         self._inherited = functions.before_fork(setup.initializer) if method == "fork" else None
 
     @staticmethod
@@ -148,6 +150,8 @@ class WorkerProcess(process.BaseProcess):
         group_signals.leave_to_parent(self._group_signals)
         ends, setup, inherited = self._ends, self._setup, self._inherited
         self._ends = self._setup = self._inherited = None
+        if self._reloaded:
+            reloads.apply(self._reloaded)
         worker.main(ends, setup, inherited)
 
     def forget(self) -> None:

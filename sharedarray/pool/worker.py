@@ -32,7 +32,7 @@ from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from typing import Any, NoReturn
 
-from sharedarray import errors
+from sharedarray import errors, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
@@ -636,6 +636,8 @@ class _Worker:
             self._shelf.forget(loads(frame.stream))
         elif kind == Kind.LEFT:
             self._attachments.left(loads(frame.stream))
+        elif kind == Kind.RELOAD:
+            reloads.apply(*loads(frame.stream))
         elif kind == Kind.GRANT:
             self._granted = frame.entries[0] if frame.entries else None
             self._asking = False

@@ -527,3 +527,77 @@ def test_tests_in_importlib_mode_use_their_own_functions(tmp_path):
     tests = ["--import-mode=importlib", str(tmp_path / "tests")]
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     assert "1 passed" in run(arguments, cwd=elsewhere)
+
+
+RELOADS = """
+import importlib
+import sys
+from pathlib import Path
+
+import sharedarray as sa
+
+sys.dont_write_bytecode = True
+folder = Path("added")
+folder.mkdir()
+
+
+def write(name, text):
+    (folder / f"{name}.py").write_text(text)
+    importlib.invalidate_caches()
+
+
+def edit(word, *, both=True):
+    write("lower", f"def word():\\n    return {word!r}\\n")
+    if not both:
+        return
+    both = f"def both():\\n    return {word!r}, lower.word()\\n"
+    write("upper", f"import lower\\n{both}class Kind:\\n    word = {word!r}\\n")
+
+
+with sa.Pool(1, sys.argv[1]) as pool:
+    pool.submit(abs, -1).result()
+    edit("a")
+    sys.path.insert(0, str(folder))  # after the start of the worker
+    import lower, upper
+    from upper import both
+
+    thing = upper.Kind()
+
+    def of_main():
+        return both(), upper.both(), thing.word
+
+    print(pool.submit(upper.both).result(), pool.submit(of_main).result())
+    edit("bb")
+    importlib.reload(upper)
+    print(pool.submit(upper.both).result(), pool.submit(getattr, upper.Kind(), "word").result())
+    importlib.reload(lower)
+    print(*pool.map(lambda _: upper.both(), [0]), pool.submit(upper.both).result())
+    from upper import both
+
+    thing = upper.Kind()
+    print(pool.submit(of_main).result())
+
+edit("ccc")
+importlib.reload(lower)
+importlib.reload(upper)
+with sa.Pool(1, sys.argv[1], preload=["upper"]) as pool:
+    print(pool.submit(upper.both).result())
+    edit("dddd", both=False)
+    importlib.reload(lower)
+    print(pool.submit(upper.both).result(), upper.both())
+with sa.Pool(1, sys.argv[1], preload=["upper"]) as pool:
+    print(pool.submit(upper.both).result())
+"""
+
+
+def test_workers_load_anew_what_the_caller_has_loaded_anew(method, tmp_path):
+    (tmp_path / "script.py").write_text(RELOADS)
+    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path).splitlines() == [
+        "('a', 'a') (('a', 'a'), ('a', 'a'), 'a')",
+        "('bb', 'a') bb",
+        "('bb', 'bb') ('bb', 'bb')",
+        "(('bb', 'bb'), ('bb', 'bb'), 'bb')",
+        "('ccc', 'ccc')",
+        "('ccc', 'dddd') ('ccc', 'dddd')",
+        "('ccc', 'dddd')",
+    ]

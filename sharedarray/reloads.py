@@ -1,0 +1,77 @@
+"""Modules that this process has loaded anew, so that the workers of its pools load them anew as well.
+
+`importlib.reload` gives the module that is there to the finders of `sys.meta_path`; no other import does. The
+finder of `picklers` notes these names. Each has the number of its last reload, so that a worker is told only
+what has happened since it was told last. `sys.path` is treated in the same way: a module that a worker has to
+import may be in a folder that was added after the worker's start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+__all__ = ["apply", "count", "note", "note_path", "number_of", "path_since", "since"]
+
+# How many reloads and changes of the path have been noted.
+count = 0
+_numbers: dict[str, int] = {}
+_path, _path_number = list(sys.path), 0
+
+# Packages that cannot be loaded twice in one process.
+_NEVER = frozenset(("numpy", "sharedarray"))
+
+
+def note(name: str) -> None:
+    """Note that a module is loaded anew."""
+    global count
+    if name.partition(".")[0] not in _NEVER:
+        _numbers.pop(name, None)  # the order is that of the last reloads
+        _numbers[name] = count + 1
+        count += 1
+
+
+def note_path() -> None:
+    """Note what `sys.path` is now, if it has changed."""
+    global count, _path, _path_number
+    if sys.path != _path:
+        _path, _path_number = list(sys.path), count + 1
+        count += 1
+
+
+def number_of(name: str) -> int:
+    """Return the number of a module's last reload; 0 if it was loaded once."""
+    return _numbers.get(name, 0)
+
+
+def since(number: int) -> list[str]:
+    """Return the modules that were loaded anew after this count, in order."""
+    return [name for name, last in list(_numbers.items()) if last > number]
+
+
+def path_since(number: int) -> list[str] | None:
+    """Return `sys.path` if it has changed after this count."""
+    return [os.path.abspath(entry) for entry in _path] if _path_number > number else None
+
+
+def apply(names: Sequence[str], path: Sequence[str] | None = None) -> None:
+    """Load those of these modules anew that this process has, after adding what is missing to `sys.path`."""
+    if path is not None:
+        sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+    importlib.invalidate_caches()
+    for name in names:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        try:
+            importlib.reload(module)
+        except Exception as error:
+            warnings.warn(
+                f"this worker goes on with the code of {name} as it was, since loading it anew raised "
+                f"{type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )

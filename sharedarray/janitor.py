@@ -39,14 +39,13 @@ import os
 import select
 import signal
 import stat
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sharedarray import damage, errors, registry
+from sharedarray import damage, errors, greenlets, registry
 from sharedarray._platform import platform
 from sharedarray.clock import time
 
@@ -339,15 +338,18 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
 
     # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
     with _interrupts_blocked(), platform.standard_streams(), interpreter.undebugged():
-        program = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=files,
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            program = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=files,
+                cwd="/",
+                start_new_session=True,
+            )
+        except TypeError as error:  # gevent's class, which starts processes in the main thread only
+            raise ChildProcessError(str(error)) from None
     try:
         return _status(program, _START_PATIENCE)
     except BaseException as error:
@@ -423,8 +425,7 @@ def _start_thread(function: Callable[[int], None], pid: int) -> None:
     """Start a real thread that takes no signal, though gevent may have replaced threads."""
     import _thread
 
-    gevent = sys.modules.get("gevent.monkey")
-    start = gevent.get_original("_thread", "start_new_thread") if gevent else _thread.start_new_thread
+    start = greenlets.original("_thread", "start_new_thread") or _thread.start_new_thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         start(function, (pid,))

@@ -70,7 +70,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from sharedarray import errors, interrupts, reloads
+from sharedarray import errors, greenlets, interrupts, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
@@ -1045,6 +1045,7 @@ class Engine:
     # Beginning and end of the management thread
 
     def _start(self) -> None:
+        greenlets.check(self._method)
         _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
         _end_with_process()
         self._watch, self._pipes = watch(), watch()

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker, spawn, util
 from typing import Any
 
-from sharedarray import errors
+from sharedarray import clock, errors
 from sharedarray._platform import platform
 from sharedarray.pool import group_signals
 
@@ -47,25 +47,21 @@ _CHUNK = 250
 # Seconds until the program that was started must have shown that it is a Python. Starting one takes 0.05 s
 # here; a network file system or a debugger takes some seconds.
 _PATIENCE = 30.0
+# How often, and after how many seconds each, a start looks whether a server that has closed its socket has
+# ended.
+_LOOKS, _LOOK = 200, 0.005
 
 # multiprocessing's own command begins like this. Programs made by PyInstaller run what begins like this, and
 # start the application a second time otherwise.
 _BOOT = (
     "from multiprocessing.forkserver import main; import os, sys; os.write({number}, b'+'); "
-    "before = dict(os.environ); sys.path[:] = {path!a}; "
+    "os.environ.update({extra!a}); before = dict(os.environ); sys.path[:] = {path!a}; "
     "sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}; "
     "from sharedarray.pool.forkserver import main; main({number}, before, {modules!a})"
 )
 
 
 # -- the caller's side ----------------------------------------------------------------------------------
-
-
-class _Program(subprocess.Popen[bytes]):
-    """A program that may run on when this object is dropped."""
-
-    def __del__(self, *_: Any) -> None:
-        pass
 
 
 class ForkServer:
@@ -83,7 +79,8 @@ class ForkServer:
         self._modules = tuple(modules)
         self._extra = dict(extra)
         self._control = -1  # the socket; a socket object would make Python complain at the program's end
-        self._program: _Program | None = None
+        self._pid = 0
+        self._code: int | None = None
 
     def fork(self, descriptors: Sequence[int]) -> tuple[int, int]:
         """Request a worker.
@@ -129,7 +126,23 @@ class ForkServer:
 
     def reaped(self) -> bool:
         """Return whether the server has ended, and leave no zombie of it."""
-        return self._program is None or self._program.poll() is not None
+        if self._pid:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:  # another part of this program has waited for all children
+                self._pid = 0
+            else:
+                if pid:
+                    self._pid, self._code = 0, os.waitstatus_to_exitcode(status)
+        return not self._pid
+
+    def _ended(self) -> str:
+        """Return how a server that has closed its socket ended."""
+        for _ in range(_LOOKS):
+            if self.reaped():
+                break
+            clock.time.sleep(_LOOK)
+        return "in an unknown way" if self._code is None else f"with exit code {self._code}"
 
     def failure(self) -> ChildProcessError:
         """Return the error that says how the server ended, and what it was loading."""
@@ -139,12 +152,8 @@ class ForkServer:
                 while piece := control.recv(1 << 16, socket.MSG_DONTWAIT):
                     said += piece
         last = said.rpartition(b"\n")[2].decode(errors="replace") if b"\n" in said else ""
-        code = None
-        if self._program is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._program.wait(1)
         where = f" while it loaded {last}" if last else ""
-        return ChildProcessError(f"the pool's fork server ended{where} (exit code {code})")
+        return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
 
     def _run(self) -> None:
         """Start the server unless it runs."""
@@ -155,36 +164,34 @@ class ForkServer:
         ours, theirs = platform.opened(socket.socketpair)
         with ours:
             with theirs:
-                self._program = self._start(theirs.fileno())
+                self._pid = self._start(theirs.fileno())
             self._greeted(ours)
             self._control = ours.detach()
 
-    def _start(self, number: int) -> _Program:
+    def _start(self, number: int) -> int:
+        self._code = None
         code = _BOOT.format(
             number=number,
+            extra=self._extra,
             path=spawn_path(),
             bytecode=(sys.dont_write_bytecode, sys.pycache_prefix),
             modules=self._modules,
         )
-        return _Program(
-            [os.fsdecode(spawn.get_executable()), *interpreter_flags(), "-c", code],
-            env={**os.environ, **self._extra},
-            pass_fds=(number,),
-        )
+        program = os.fsencode(spawn.get_executable())
+        return int(util.spawnv_passfds(program, [program, *interpreter_flags(), "-c", code], [number]))
 
     def _greeted(self, control: socket.socket) -> None:
         """Wait until the program shows that it is a Python; end it if it does not."""
-        assert self._program is not None
         ready = select.poll()
         ready.register(control, select.POLLIN)
         if not ready.poll(_PATIENCE * 1000):
-            self._program.kill()
-            self._program.wait()
+            os.kill(self._pid, signal.SIGKILL)
+            self._ended()
             found = f"no answer within {_PATIENCE:.0f} s"
         elif control.recv(1) == b"+":
             return
         else:
-            found = f"it ended with exit code {self._program.wait()}"
+            found = f"it ended {self._ended()}"
         raise errors.SharedArrayError(
             "the pool's fork server does not start",
             name=os.fsdecode(spawn.get_executable()),
@@ -313,6 +320,7 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     for name in group_signals.NAMES:  # the server ends with its caller
         old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
     control = socket.socket(fileno=number)
+    control.setblocking(True)  # a caller's sockets may be gevent's, which are not
     for module in modules:
         _load(module, control)
     with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+from sharedarray import greenlets
 from sharedarray._platform import platform
 from sharedarray.pool import links
 
@@ -51,7 +52,8 @@ class Watch(Protocol):
 
 class _Epoll:
     def __init__(self) -> None:
-        self._epoll = platform.opened(select.epoll)
+        # gevent removes it from the module.
+        self._epoll: Any = platform.opened(greenlets.original("select", "epoll") or select.epoll)
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
         self.wait = self._epoll.poll
@@ -67,6 +69,23 @@ class _Epoll:
     def remove(self, descriptor: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._epoll.unregister(descriptor)
+
+
+class _GreenEpoll(_Epoll):
+    """Waiting in the event loop of gevent, which runs other greenlets meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wait = self._wait
+
+    def _wait(self, timeout: float | None = None) -> Sequence[tuple[int, object]]:
+        found: Sequence[tuple[int, object]] = self.ready()
+        if not found and timeout != 0:
+            loop: Any = select.poll()  # gevent's
+            loop.register(self.fileno(), select.POLLIN)
+            loop.poll(None if timeout is None else timeout * 1000)
+            found = self.ready()
+        return found
 
 
 class _Selector:
@@ -183,4 +202,6 @@ def watch() -> Watch:
     """Return an empty watch."""
     if not links.PIPES:
         return _Sockets()
+    if greenlets.waits() and greenlets.original("select", "epoll") is not None:
+        return _GreenEpoll()
     return _Epoll() if hasattr(select, "epoll") else _Selector()

@@ -22,7 +22,7 @@ import numpy as np
 import pool_tasks
 import pytest
 from helpers import JANITOR_ENDS, METHODS, ROOT, environment, janitor_needed, janitors, wait_until
-from needs import needs_fork, needs_proc, needs_root
+from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray.pool import credits, processes, seeds, threads  # noqa: A004
@@ -201,7 +201,8 @@ def test_fork_servers_are_few(monkeypatch):
     server.close()
     processes._closed.append(server)
     for closed in processes._closed:
-        assert closed._program.wait(10) == 0
+        wait_until(closed.reaped, "a server that was closed ends")
+        assert closed._code == 0
     processes._closed.clear()
 
 
@@ -291,7 +292,7 @@ def test_a_fork_server_that_dies_says_what_it_was_loading(tmp_path):
             print(pool.submit(abs, -1).exception())
     """
     out, _ = program(tmp_path, code)
-    assert "while it loaded crashes (exit code 7)" in out
+    assert "while it loaded crashes, with exit code 7" in out
 
 
 @needs_server
@@ -377,6 +378,65 @@ def test_helper_processes_start_without_a_debugger(monkeypatch, own_directory):
     left_alone.clear()
     processes.make_ready("spawn")
     assert left_alone == ["begins", "ends"]
+
+
+GREENLETS = """
+    from gevent import monkey
+    monkey.patch_all(thread=eval(sys.argv[2]))
+    import os, threading, time
+    import gevent, numpy as np
+    import sharedarray as sa
+
+    def tick():
+        while True:
+            gevent.sleep(0.005)
+            ticks.append(1)
+
+    ticks = []
+    gevent.spawn(tick)
+    with sa.Pool(2, sys.argv[1]) as pool:
+        assert pool.submit(abs, -3).result(timeout=30) == 3
+        before = len(ticks)
+        pool.submit(time.sleep, 0.3).result()
+        print(len(ticks) > before + 10)
+        assert sum(pool.map(abs, range(-500, 0))) == 125250
+        assert type(pool.submit(os._exit, 3).exception()) is sa.WorkerDied
+        calls = [gevent.spawn(lambda n=n: pool.submit(abs, -n).result()) for n in range(9)]
+        gevent.joinall(calls)
+        assert [call.value for call in calls] == list(range(9))
+        assert pool.map_blocks(np.sqrt, np.ones(300_000)).sum() == 300_000
+"""
+
+
+@needs_server
+@pytest.mark.parametrize("threads_too", few([True, False]))
+def test_greenlets_run_while_one_waits_for_workers(tmp_path, threads_too):
+    pytest.importorskip("gevent")
+    out, _ = program(tmp_path, "import sys\n" + textwrap.dedent(GREENLETS), "forkserver", str(threads_too))
+    assert out == ("True\n" if threads_too else out)
+
+
+@needs_fork
+def test_no_worker_is_forked_from_a_program_of_greenlets(tmp_path, monkeypatch):
+    pytest.importorskip("gevent")
+    code = """
+        from gevent import monkey
+        monkey.patch_all()
+        import sharedarray as sa
+
+        with sa.Pool(1, "fork") as pool:
+            try:
+                pool.submit(abs, -1)
+            except sa.UnsupportedError as error:
+                print(error)
+    """
+    out, _ = program(tmp_path, code)
+    assert "gevent has monkey-patched" in out
+    assert "use mp_context='forkserver'" in out
+    eventlet = types.SimpleNamespace(is_monkey_patched=lambda part: part == "select")
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", eventlet)
+    with sa.Pool(1) as pool, pytest.raises(sa.UnsupportedError, match="eventlet has monkey-patched"):
+        pool.submit(abs, -1)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ The rooms, bottom to top; imports go downwards only:
 clock                  the time, whatever a program's tests do to it
 errors                 the exception tree
 greenlets              programs that gevent or eventlet has patched
+thresholds             sizes from which on data is handled in another way
 versions               which versions of other packages are registered with
 interrupts             Ctrl-C, at a moment when nothing is half done
 progress               bars, where a person looks on and it takes long

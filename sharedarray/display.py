@@ -31,6 +31,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sharedarray.thresholds import SAMPLED_FROM
+
 __all__ = ["age", "card", "escaped", "human", "picture", "plain", "table", "values"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -39,7 +41,6 @@ _WHOLE = 1 << 14  # elements up to which an array is looked at whole
 _RUN = 16  # elements that are looked at side by side: of most dtypes they are in one page
 _POINTS, _BINS = 256, 48  # places along a line, and bars of a histogram
 _IMAGE, _COARSE = (96, 160), (48, 80)  # rows and columns of an image that are looked at, and of a large one
-_LARGE = 1 << 25  # bytes from which on an array is large: each pixel may cost a page fault
 _WIDE, _HIGH = 260, 130  # pixels of a picture on the page
 _LINES = 8  # beside one another
 _TEXT, _VALUES = 400, 4000  # characters of one fact, and of the values
@@ -246,7 +247,7 @@ def _runs(length: int, most: int) -> Array:
 
 
 def _image(array: Array) -> tuple[str, str]:
-    most = _IMAGE if array.nbytes < _LARGE else _COARSE
+    most = _IMAGE if array.nbytes < SAMPLED_FROM else _COARSE
     rows, columns = _places(array.shape[0], most[0]), _places(array.shape[1], most[1])
     sample = array[np.ix_(rows, columns)]
     whole = sample.shape[:2] == array.shape[:2]

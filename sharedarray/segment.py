@@ -39,13 +39,12 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar
 from sharedarray import damage, errors, interrupts, janitor, marks, registry, requirements
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray.progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
+from sharedarray.thresholds import BAR_FROM, ROOM_CHECKED_FROM
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
 
 _T = TypeVar("_T")
 
-_ROOM_CHECK = 1 << 22  # bytes from which on we look for room first; a look costs as much as a page
-_QUICK = 1 << 26  # bytes up to which nobody is shown how far it is, unless asked for
 _STEP = 1 << 26  # bytes between two looks at a bar
 _FORBIDDEN = frozenset("/\\\0")
 _MODES = ("r+", "r", "c")
@@ -593,7 +592,7 @@ def create(
 
 
 def _bar(progress: Progress, size: int, what: str | os.PathLike[str]) -> Bar:
-    if progress is None and size < _QUICK:
+    if progress is None and size < BAR_FROM:
         return NO_BAR
     return bar(progress, size, desc=f"filling {what}", **IN_BYTES)
 
@@ -829,7 +828,7 @@ def no_directory(directory: str) -> errors.BlockNotFoundError:
 
 def check_room(directory: str, size: int, *, memory: bool) -> None:
     """Refuse what is large and cannot fit before a page is taken; the kernel refuses what is small."""
-    if size < _ROOM_CHECK:
+    if size < ROOM_CHECKED_FROM:
         return
     try:
         free = platform.room(directory, memory=memory)

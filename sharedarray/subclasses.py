@@ -36,6 +36,7 @@ import numpy as np
 
 from sharedarray.array import SharedArray
 from sharedarray.segment import mapping_of
+from sharedarray.thresholds import VIEWED_FROM
 
 __all__ = ["PLAIN", "is_masked", "parts_of", "reduce_subclass"]
 
@@ -51,7 +52,6 @@ with contextlib.suppress(ImportError):
     import_module("numpy.rec")
 
 _PROTOCOL = 5
-_LARGE = 1 << 20  # bytes from which on a copy costs more than to make a class, which takes some 0.1 ms
 _REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")
 # Attributes of a masked array that travel in another way: the class of its data, with the data; and its mask.
 _OF_MASKED = "_baseclass", "_mask"
@@ -240,7 +240,7 @@ def _reduce_own(array: Array) -> tuple[Any, ...] | str:
     """Reduce an instance as its class does; bytes of a block in the state become a reference to it."""
     reduced: Any = None
     in_block = mapping_of(array) is not None
-    if in_block and array.nbytes >= _LARGE:
+    if in_block and array.nbytes >= VIEWED_FROM:
         with contextlib.suppress(Exception):  # what is wrong, the class itself says below
             reduced = _reduce_large(array)
     if reduced is None:
@@ -301,7 +301,7 @@ def _on_memory(make: Callable[..., Any], args: tuple[Any, ...], state: Any, memo
     """Return the instance that a class makes of its state, as a view of the memory that it describes."""
     if not isinstance(memory, np.ndarray):
         return memory
-    if memory.nbytes >= _LARGE and make is _RECONSTRUCT:
+    if memory.nbytes >= VIEWED_FROM and make is _RECONSTRUCT:
         with contextlib.suppress(Exception):  # what is wrong, the class itself says below
             return _set_on(memory, args[0], state)
     made = make(*args)

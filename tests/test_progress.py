@@ -174,7 +174,7 @@ def test_a_block_that_takes_long_shows_a_bar_at_a_terminal(late: str, shown: boo
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_watched_by_a_person", lambda: True)
     monkeypatch.setattr(progress, "_LATE", 0.0)
-    monkeypatch.setattr(segment, "_QUICK", 0)
+    monkeypatch.setattr(segment, "BAR_FROM", 0)
     tries: list[str] = []
 
     class Gone(io.StringIO):

@@ -311,3 +311,16 @@ def test_docstrings_are_numpydoc(name: str) -> None:
     text = inspect.getdoc(getattr(sa, name)) or ""
     assert re.search(r"^(Parameters|Attributes)\n-+$", text, re.MULTILINE)
     assert re.search(r"^Examples\n-+$", text, re.MULTILINE)
+
+
+def test_sizes_from_which_data_is_handled_in_another_way_stand_in_one_place() -> None:
+    from sharedarray import thresholds
+
+    said = re.compile(r"#.*[Bb]ytes .*(from which on|up to which)")
+    elsewhere = [name for name in MODULES if said.search(source(name))]
+    assert elsewhere == []
+    text = source("sharedarray.thresholds")
+    for name in thresholds.__all__:
+        assert re.search(rf'^{name} = .*\n"""', text, re.MULTILINE), f"{name} has no reason"
+        users = [each for each in MODULES if re.search(rf"\b{name}\b", source(each))]
+        assert len(users) > 1, f"{name} is not used"

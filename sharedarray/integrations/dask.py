@@ -45,6 +45,7 @@ from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.progress import Progress, bar, watched
 from sharedarray.segment import Mapping, mapping_of
 from sharedarray.subclasses import PLAIN
+from sharedarray.thresholds import SHARED_ONCE_FROM
 
 try:
     import distributed
@@ -65,7 +66,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 _PER_WORKER = 4
 _ROUNDS = 5  # in which workers are asked to get an array, as others may take over what one was asked
 _URGENT = 10  # priority of that
-_LARGE = 1 << 20  # bytes from which on a plain array that several tasks get is shared with the hosts
 
 
 # -- one copy per host ----------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def _given_often(
     times: Counter[int] = Counter()
 
     def look(array: Array, part: bool = False) -> Any:
-        if array.nbytes >= _LARGE and mapping_of(array) is None and travels_apart(array):
+        if array.nbytes >= SHARED_ONCE_FROM and mapping_of(array) is None and travels_apart(array):
             found[id(array)] = array
             times[id(array)] += 2
         return 0 if travels_apart(array) else None

@@ -6,7 +6,7 @@ How the arrays in a batch of calls travel::
     arrays of max_nbytes or more   ─▶ copied into shared memory, once for all batches of one Parallel call,
                                       and then references; as mmap_mode says, read-only by default
     maps of files                  ─▶ the file's name: mapped in the workers as well
-    others                         ─▶ with the batch; from 32 KiB on in the pool's recycled memory
+    others                         ─▶ with the batch; from 48 KiB on in the pool's recycled memory
     results                        ─▶ as a pool's: large ones in recycled memory, shared ones as references
 
 That is what joblib's own backend, loky, does with arguments, but without files of its own to write, map and
@@ -41,11 +41,12 @@ import numpy as np
 from sharedarray import creation, errors, reference
 from sharedarray._platform import platform
 from sharedarray.array import SharedArray, address_of
-from sharedarray.integrations.packing import APART, pack, unpack
+from sharedarray.integrations.packing import pack, unpack
 from sharedarray.pool import Pool
 from sharedarray.pool.functions import CALL
 from sharedarray.pool.threads import VARIABLES
 from sharedarray.segment import mapping_of
+from sharedarray.thresholds import OUT_OF_BAND, SHARED_ONCE_FROM
 
 try:
     from joblib import cpu_count
@@ -63,7 +64,6 @@ except ImportError as error:  # pragma: no cover  (where it is missing, nobody c
 __all__ = ["SharedArrayBackend", "end_idle_workers"]
 
 IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
-_LARGE = 1 << 20  # bytes from which on an array is shared, where joblib does not say
 _NESTED = 2  # levels of nesting from which on this backend starts no processes
 _OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "preload", "retries")
 _FIRST = 10  # priority, among what multiprocessing does at a process's end, of ending the pool that waits
@@ -107,7 +107,7 @@ class _Shared:
             shared = self._of(array)
             if shared is not None:
                 return shared, self._mode
-        return (array, None) if array.nbytes >= APART else None
+        return (array, None) if array.nbytes >= OUT_OF_BAND else None
 
     def _of(self, array: Array) -> SharedArray | None:
         with self._lock:
@@ -340,8 +340,8 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         super().__init__(**options)
         self._pool: Pool | None = None
         self._key: _Key = ()
-        self._shared = _Shared(_LARGE, "r")
-        self._sharing: tuple[int | None, Any] = _LARGE, "r"
+        self._shared = _Shared(SHARED_ONCE_FROM, "r")
+        self._sharing: tuple[int | None, Any] = SHARED_ONCE_FROM, "r"
         self._keep_for = IDLE
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
@@ -357,7 +357,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         n_jobs: int = 1,
         parallel: Any = None,
         *,
-        max_nbytes: int | None = _LARGE,
+        max_nbytes: int | None = SHARED_ONCE_FROM,
         mmap_mode: Any = "r",
         idle_worker_timeout: float | None = None,
         **options: Any,

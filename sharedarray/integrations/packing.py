@@ -34,10 +34,9 @@ from sharedarray.picklers import reducers
 from sharedarray.pool.functions import COPY, CodePickler
 from sharedarray.segment import mapping_of
 from sharedarray.subclasses import PLAIN, parts_of, reduce_subclass
+from sharedarray.thresholds import OUT_OF_BAND
 
-__all__ = ["APART", "Parcel", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
-
-APART = 1 << 15  # bytes from which on an array is beside the pickle: what a pool takes out of band
+__all__ = ["Parcel", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
 
 StandIn: TypeAlias = Callable[[np.ndarray[Any, Any], bool], Any]
 """Returns what is sent in place of an array; None leaves it in the stream.
@@ -125,7 +124,7 @@ def travels_apart(array: np.ndarray[Any, Any]) -> bool:
     """Whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
     if array.dtype.hasobject:
         return False
-    return array.nbytes >= APART or mapping_of(array) is not None
+    return array.nbytes >= OUT_OF_BAND or mapping_of(array) is not None
 
 
 @dataclass(frozen=True, slots=True)

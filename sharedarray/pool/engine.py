@@ -98,6 +98,7 @@ from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, follow, mapping_of
+from sharedarray.thresholds import COPIED_AHEAD
 
 if TYPE_CHECKING:
     from sharedarray.pool.reports import PoolStats
@@ -131,8 +132,6 @@ _MUCH = 0.1
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
-# Bytes of arguments that are copied ahead for the tasks that come next.
-_COPIED_AHEAD = 256 << 20
 # Seconds that an item must have been running, or that what waits behind it must be expected to take, for it
 # to be worth taking that back.
 _STUCK, _WORTH_MOVING = 0.001, 0.0003
@@ -1437,7 +1436,7 @@ class Engine:
         for task in itertools.islice(self._queue, self.workers):
             pickled = task.pickled
             if pickled is not None and not pickled.stowed:
-                pickled.stow(self.store, private=task.retries > 0, within=min(_COPIED_AHEAD, self._eager))
+                pickled.stow(self.store, private=task.retries > 0, within=min(COPIED_AHEAD, self._eager))
 
     def _flush(self, member: Member) -> None:
         """Write what a worker was given."""

@@ -53,6 +53,7 @@ from cloudpickle import cloudpickle as _cloudpickle
 from sharedarray import reference, reloads
 from sharedarray.picklers import reducers
 from sharedarray.subclasses import PLAIN, reduce_subclass
+from sharedarray.thresholds import HASHED_FROM
 
 __all__ = [
     "CALL",
@@ -78,12 +79,11 @@ _Global: TypeAlias = tuple[str, str, Any, Any, bool]
 
 _MAIN = "__main__"
 # The name that multiprocessing gives to the main module in a child that imports it.
-_LRU_CACHE: type[Any] = type(functools.lru_cache(len))  # what `functools.lru_cache` and `cache` make
 _MAIN_OF_CHILD = "__mp_main__"
 _MAIN_NAMES = frozenset((_MAIN, _MAIN_OF_CHILD))
 _MISSING = object()
-# Bytes from which on an array's data are hashed instead of pickled.
-_LARGE_ARRAY = 4096
+# What `functools.lru_cache` and `functools.cache` make.
+_LRU_CACHE: type[Any] = type(functools.lru_cache(len))
 _SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 # Longer texts are hashed like other values.
 _SHORT_TEXT = 64
@@ -806,7 +806,7 @@ class _VersionPickler(CodePickler):
         if held is not None:
             self.shares = True
             return _stands_for, (repr(held[1]),)
-        if array.dtype.hasobject or array.nbytes < _LARGE_ARRAY:
+        if array.dtype.hasobject or array.nbytes < HASHED_FROM:
             return NotImplemented
         data = hashlib.blake2b(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, digest_size=16)
         return _stands_for, (data.digest(), array.dtype, array.shape, array.strides)

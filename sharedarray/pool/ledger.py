@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from sharedarray.clock import time
 from sharedarray.pool.messages import STREAM, Frame
-from sharedarray.pool.pickling import OUT_OF_BAND, Account, Copied, Pickled
+from sharedarray.pool.pickling import Account, Copied, Pickled
 from sharedarray.pool.tasks import Task
+from sharedarray.thresholds import OUT_OF_BAND
 
 if TYPE_CHECKING:
     from sharedarray.pool.reports import CopyReport, Timeline  # and where they are made: few ask for them

@@ -52,6 +52,7 @@ from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, of
 from sharedarray.reference import FORMAT, packed_before
 from sharedarray.segment import Mapping, mapping_of
 from sharedarray.subclasses import PLAIN as PLAIN_CLASSES, reduce_subclass
+from sharedarray.thresholds import OUT_OF_BAND
 
 __all__ = [
     "Account",
@@ -73,10 +74,6 @@ __all__ = [
     "simple",
     "single_array",
 ]
-
-# Bytes of a buffer from which on it travels in recycled memory. Below it, the pipe is as quick: a loan of a
-# slot takes some 25 us on both sides, and so does copying this much into the stream and through the pipe.
-OUT_OF_BAND = 3 << 14
 
 _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 

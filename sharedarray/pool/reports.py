@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, overload
 
 from sharedarray._platform import platform
 from sharedarray.display import human
-from sharedarray.pool.pickling import OUT_OF_BAND
+from sharedarray.thresholds import OUT_OF_BAND
 
 __all__ = [
     "ArgumentCopies",

@@ -68,6 +68,7 @@ from sharedarray.pool.pickling import (
 )
 from sharedarray.pool.recycling import Shelf, length_of, offsets
 from sharedarray.reference import FORMAT
+from sharedarray.thresholds import HELD_BACK
 
 monotonic_ns = time.monotonic_ns
 
@@ -86,10 +87,9 @@ _LOOK = 200e-6
 # What a worker that lost its parent ends with; nobody is there to read it.
 _ORPHANED = 1
 
-# Results that many can be sent of in one message, and how long they may be: characters or bytes.
+# Results that many can be sent of in one message, if they are shorter than `HELD_BACK`.
 _SMALL = frozenset((type(None), bool, int, float, complex))
 _TEXT = frozenset((str, bytes))
-_SHORT = 1024
 _marshalled = marshal.dumps
 # As plain numbers, which compare in a third of the time of members of an enum.
 _TASK, _RUN, _RESULT = int(Kind.TASK), int(Kind.RUN), int(Kind.RESULT)
@@ -705,7 +705,7 @@ class _Worker:
                     self._attachments.settle()
                 kind = type(value)
                 try:
-                    small = kind in _SMALL or (kind in _TEXT and len(value) < _SHORT)
+                    small = kind in _SMALL or (kind in _TEXT and len(value) < HELD_BACK)
                 except BaseException:  # the hash of a class is its metaclass's
                     small = False
                 if small:
@@ -860,7 +860,7 @@ class _Worker:
         flags = answer.layout | HOLDS if answer.blocks else answer.layout
         if answer.stowed:
             self._hold(number, answer, value)
-            if answer.blocks or len(answer.stream) >= _SHORT or not self._todo:
+            if answer.blocks or len(answer.stream) >= HELD_BACK or not self._todo:
                 self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
             else:
                 self._answers.later(kind, flags, number, began, ended, answer.stream)

@@ -39,8 +39,8 @@ from helpers import wait_until
 
 import sharedarray as sa
 from sharedarray.pool import pickling
-from sharedarray.pool.pickling import OUT_OF_BAND
 from sharedarray.segment import mapping_of
+from sharedarray.thresholds import OUT_OF_BAND
 
 SIZES = [8, OUT_OF_BAND // 8 + 2]  # elements of 8 bytes: within the pickle, and beside it
 

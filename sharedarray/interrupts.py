@@ -40,7 +40,7 @@ try:  # `signal` without its conversion to enumerations, which takes ten times a
 except ImportError:
     import signal as _signal
 
-__all__ = ["allowed", "call_user", "deferred", "finalize", "finalizer", "is_main"]
+__all__ = ["allowed", "broken_off", "call_user", "deferred", "finalize", "finalizer", "is_main"]
 
 _INTERRUPT = int(SIGINT)
 # Seconds in which a finalizer is likely to return.
@@ -57,6 +57,8 @@ _main = threading.main_thread().ident
 _open: list[bool] = []
 _handler: Handler | None = None
 _caught: tuple[int, Any] | None = None
+# How often what may be broken off was.
+_broken_off = 0
 
 
 def _catch(number: int, frame: Any) -> None:
@@ -65,13 +67,15 @@ def _catch(number: int, frame: Any) -> None:
     One that breaks a wait off closes it, so that the next one waits again: two that come together would else
     break off the leaving of the blocks, and what is in force would never be put back.
     """
-    global _caught
+    global _broken_off, _caught
     handler = _handler
     if handler is None or not _open or not _open[-1]:
         _caught = number, frame
         return
     _open[-1] = False
+    _broken_off += 1
     handler(number, frame)  # raises, as a rule
+    _broken_off -= 1
     _open[-1] = True
 
 
@@ -192,6 +196,11 @@ deferred, allowed, _finalizing = _Deferred(later=False), _Allowed(), _Deferred(l
 def is_main() -> bool:
     """Return whether this is the thread that is interrupted."""
     return get_ident() == _main
+
+
+def broken_off() -> int:
+    """Return how often Ctrl-C has broken off this thread in what is `allowed`: a number to compare."""
+    return _broken_off if get_ident() == _main else 0
 
 
 def call_user(function: Callable[..., _T], *args: Any) -> _T:

@@ -237,6 +237,8 @@ class Engine:
         self._watch: Watch | None = None
         self._pipes: Watch | None = None
         self._blocked: set[Any] = set()  # signals that the program blocks
+        # What Ctrl-C has raised in the thread that reads, until the answers before it are settled.
+        self._interrupt: BaseException | None = None
         self._handlers: dict[int, Callable[[], None]] = {}
         self._bell: links.Bell | None = None
         self._nudge: links.Bell | None = None
@@ -1293,6 +1295,8 @@ class Engine:
             del sink
         if aborting:
             self._kill_all()
+        if any(member.unread for member in self._members):
+            self._read_again()
         self._check_times()
         while True:
             with self._lock:
@@ -1696,7 +1700,9 @@ class Engine:
         """Hear what a worker says."""
         try:
             frames = member.channel.receive()
-            settled = self._heard_one(member, frames[0]) if len(frames) == 1 else None
+            settled = None
+            if len(frames) == 1 and not member.unread:
+                settled = self._heard_one(member, frames[0])
             if settled is None:
                 settled = self._heard(member, frames)
             del frames
@@ -1708,7 +1714,21 @@ class Engine:
             self._kill_all()
             self.wake()
             raise
-        _settle(settled)
+        interrupt, self._interrupt = self._interrupt, None
+        try:
+            _settle(settled)
+        finally:
+            if interrupt is not None:
+                self.wake()
+                raise interrupt
+
+    def _read_again(self) -> None:
+        """Act on what Ctrl-C has kept another thread from acting on."""
+        with self._reader():
+            for member in list(self._members):
+                if member.unread:
+                    _settle(self._heard(member, ()))
+        self.nudge()
 
     def _hang_up(self, member: Member) -> None:
         """Take note that a worker has closed its end; it ended, or is about to."""
@@ -1750,11 +1770,21 @@ class Engine:
         return [(task.sink, task.first, [outcome])]
 
     def _heard(self, member: Member, frames: Sequence[Frame]) -> list[tuple[Sink, int, list[Any]]]:
-        """Act on frames; return what is to be settled."""
+        """Act on frames; return what is to be settled.
+
+        If Ctrl-C breaks off the loading of an answer, those before it count. The management thread acts on
+        the others, and loads that one again.
+        """
         answers: list[tuple[Frame, Any]] = []
-        for frame in frames:
+        if member.unread:
+            frames, member.unread = [*member.unread, *frames], []
+        for index, frame in enumerate(frames):
             if frame.kind in _ANSWERS:
-                outcome = self._open(frame)
+                try:
+                    outcome = self._open(member, frame)
+                except BaseException as interrupt:
+                    self._interrupt, member.unread = interrupt, list(frames[index:])
+                    break
                 if frame.flags & HOLDS and type(outcome) is Raised and self._has_ended(member, outcome):
                     outcome = _LOST
                 answers.append((frame, outcome))
@@ -1870,17 +1900,32 @@ class Engine:
         if task.done == task.count:
             self._conclude(member, task, frame.ended, "raised" if failed else "done")
 
-    def _open(self, frame: Frame) -> Any:
-        """Return the value that an answer carries, or the exception as `Raised`."""
+    def _open(self, member: Member, frame: Frame) -> Any:
+        """Return the value that an answer carries, or the exception as `Raised`.
+
+        Raises
+        ------
+        BaseException
+            Ctrl-C has broken off the loading, and the answer is to be opened again.
+        """
+        before = interrupts.broken_off()
+        pieces, member.pieces = member.pieces, None
         try:
             if frame.kind == _RESULTS:
                 return outbox.values(frame.stream)
-            if frame.entries:
-                found = self._load(frame)
+            if pieces is None:
+                pieces = self._pieces(frame) if frame.entries else (frame.stream, ())
+            stream, buffers = pieces
+            if frame.flags & PLAIN:
+                found = load_result(stream, buffers, PLAIN)
             else:
-                found = load_result(frame.stream, (), frame.flags)
+                with interrupts.allowed:  # it may call methods that a user has written
+                    found = load_result(stream, buffers)
             return Raised(failures.rebuild(found)) if frame.kind == _ERROR else found
         except BaseException as raised:
+            if interrupts.broken_off() != before:
+                member.pieces = pieces  # so that slots stay lent
+                raise
             failures.forget_frames(raised)
             what = "exception" if frame.kind == _ERROR else "result"
             error = errors.NotPicklableError(
@@ -1892,8 +1937,8 @@ class Engine:
             error.__cause__ = raised
             return Raised(error)
 
-    def _load(self, frame: Frame) -> Any:
-        """Load an answer with buffers; what lies in a slot stays there."""
+    def _pieces(self, frame: Frame) -> tuple[Any, Sequence[Any]]:
+        """Return the stream and the buffers of an answer; what lies in a slot stays there."""
         stream: Any = frame.stream
         inline = iter(frame.inline)
         lent: dict[int, memoryview] = {}
@@ -1912,7 +1957,7 @@ class Engine:
                 stream = piece
             else:
                 buffers.append(piece)
-        return load_result(stream, buffers, frame.flags)
+        return stream, buffers
 
     def _refused(self, frame: Frame) -> None:
         try:

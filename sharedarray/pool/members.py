@@ -124,6 +124,9 @@ class Member:
         The descriptor that becomes readable when it ends; closed by us where it is a process descriptor.
     functions
         Numbers of the calls whose function it has.
+    unread, pieces
+        Frames that have come from it and were not acted on, since Ctrl-C broke off the thread that read them;
+        what the first one is loaded from, if it is an answer.
     lost
         Tasks whose answer came, but not what it refers to.
     room
@@ -176,6 +179,8 @@ class Member:
         self.exit = -1
         self.exit_is_ours = False
         self.functions: set[int] = set()
+        self.unread: list[Frame] = []
+        self.pieces: tuple[Any, Sequence[Any]] | None = None
         self.lost: list[Task] = []
         self.room: dict[int, Slot] = {}
         self.known: set[int] = set()

@@ -17,6 +17,9 @@ import pytest
 from helpers import wait_until
 from needs import few, needs_signals
 
+import sharedarray as sa
+from sharedarray import interrupts
+
 KINDS = {
     "exhausted": StopIteration("end"),
     "exhausted, asynchronously": StopAsyncIteration("end"),
@@ -213,3 +216,76 @@ def test_ctrl_c_breaks_off_the_wait_and_no_callback(pool, tmp_path):
     assert [each.result(SOON) for each in (future, other)] == [str(tmp_path / "go"), str(tmp_path / "later")]
     wait_until(lambda: steps == [True, "the next one"], "both callbacks return", SOON)
     assert pool.submit(abs, -2).result(SOON) == 2
+
+
+def data_of(future):
+    """Return the data of what `pool_tasks.loaded` has returned or raised."""
+    try:
+        return np.unique(future.result(SOON).data).tolist()
+    except pool_tasks.LoadedError as error:
+        return list(error.args)
+
+
+@pytest.fixture
+def interrupt_as_it_loads():
+    """Have Ctrl-C come while the main thread loads a result; what follows that."""
+    seen = []
+
+    def interrupt():
+        seen.append(threading.current_thread() is threading.main_thread())
+        if seen == [True]:
+            signal.raise_signal(signal.SIGINT)
+            seen.append("not broken off")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pool_tasks.hooks.append(interrupt)
+    yield seen
+    pool_tasks.hooks.clear()
+    signal.signal(signal.SIGINT, before)
+
+
+def assert_loaded_again(seen, count):
+    """So many were loaded, the first of them twice, by whichever thread."""
+    assert (seen[0], len(seen)) == (True, count + 1)
+    assert "not broken off" not in seen
+
+
+@pytest.mark.parametrize("kind", ["object", "array", "exception"])
+def test_ctrl_c_breaks_off_the_loading_of_a_result_and_it_is_loaded_again(
+    kind, interrupt_as_it_loads, tmp_path
+):
+    with sa.Pool(1) as pool:
+        gate = pool.submit(pool_tasks.wait_if_path, str(tmp_path / "go"))
+        future = pool.submit(pool_tasks.loaded, kind, 7)
+        other = pool.submit(abs, -2)
+        thread = let_go_when_read(pool, tmp_path / "go")
+        with pytest.raises(KeyboardInterrupt):
+            future.result(SOON)
+        thread.join()
+        assert data_of(future) == [7]
+        assert_loaded_again(interrupt_as_it_loads, 1)
+        assert (gate.result(SOON), other.result(SOON)) == (str(tmp_path / "go"), 2)
+        assert pool.submit(abs, -3).result(SOON) == 3
+
+
+def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path):
+    """The loading of one answer is broken off; the one before it and the one behind it came with it."""
+    calls = [(tmp_path, kind, number) for number, kind in enumerate(["number", "object", "object"])]
+    with sa.Pool(1) as pool:
+        engine = pool._engine
+        assert pool.submit(abs, -1).result(SOON) == 1
+
+        def read():
+            with interrupts.deferred:
+                while True:
+                    engine._attend(engine._pipes.wait(SOON))
+
+        with engine._reader():  # so that the answers stay in the pipe
+            results = engine.map(pool_tasks.loaded_and_noted, calls, independent=True)
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
+            wait_until(lambda: engine._pipes.wait(0), "their answers are in the pipe", SOON)
+            with pytest.raises(KeyboardInterrupt):
+                read()
+        found = list(results.in_order())
+        assert [getattr(result, "data", result) for result in found] == [0, [1], [2]]
+        assert_loaded_again(interrupt_as_it_loads, 2)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, answer
+from helpers import answer
 from needs import many_starts
 
 import sharedarray as sa
@@ -595,9 +595,7 @@ def test_threads_of_each_library(method, monkeypatch):
         sa.Pool(1, method, threads_per_worker={"OMP_NUM_THREADS": 0})
 
 
-@pytest.mark.parametrize(
-    "method", [method for method in ("fork", "spawn") if method in METHODS], indirect=True
-)  # the fork server has an older environment
+@pytest.mark.lingers("descriptor")  # the pipe to a fork server with this environment
 def test_no_thread_limit(method, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with sa.Pool(1, method, threads_per_worker=None) as pool:

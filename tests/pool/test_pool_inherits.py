@@ -206,7 +206,7 @@ def test_fork_servers_are_few(monkeypatch):
     processes._closed.clear()
 
 
-def test_warning_filters_of_the_command_line(tmp_path, method):
+def test_warning_filters_of_the_command_line(tmp_path, first_method):
     code = """
         import sys, warnings
         import sharedarray as sa
@@ -217,9 +217,9 @@ def test_warning_filters_of_the_command_line(tmp_path, method):
         with sa.Pool(1, sys.argv[1]) as pool:
             print(pool.submit(warn).exception())
     """
-    out, _ = program(tmp_path, code, method, flags=["-W", "error::UserWarning"])
+    out, _ = program(tmp_path, code, first_method, flags=["-W", "error::UserWarning"])
     assert out == "from a task\n"
-    out, errors = program(tmp_path, code, method, flags=["-W", "ignore"])
+    out, errors = program(tmp_path, code, first_method, flags=["-W", "ignore"])
     assert (out, errors) == ("None\n", "")
 
 
@@ -304,7 +304,7 @@ def test_without_threadpoolctl_limits_are_set_before_libraries_are_loaded(monkey
         assert pool.submit(os.getenv, "MKL_NUM_THREADS").result() == "3"
 
 
-@pytest.mark.parametrize("kind", ["long", "missing", "a file"])
+@pytest.mark.parametrize("kind", few(["long", "missing", "a file"]))
 def test_a_temporary_directory_is_not_needed(tmp_path, kind, first_method):
     directory = tmp_path / ("x" * 120 if kind == "long" else "directory")
     if kind == "long":
@@ -321,7 +321,7 @@ def test_a_temporary_directory_is_not_needed(tmp_path, kind, first_method):
     assert program(tmp_path, code, first_method, TMPDIR=str(directory)) == ("1\n", "")
 
 
-def test_under_pdb(tmp_path, method):
+def test_under_pdb(tmp_path, first_method):
     (tmp_path / "job.py").write_text(
         textwrap.dedent(
             """
@@ -337,7 +337,7 @@ def test_under_pdb(tmp_path, method):
         )
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pdb", "-c", "continue", "-c", "quit", "job.py", method],
+        [sys.executable, "-m", "pdb", "-c", "continue", "-c", "quit", "job.py", first_method],
         capture_output=True,
         text=True,
         timeout=60,
@@ -348,7 +348,7 @@ def test_under_pdb(tmp_path, method):
     assert done.stderr == ""
 
 
-def test_the_main_module_may_be_anything(tmp_path, method):
+def test_the_main_module_may_be_anything(tmp_path, first_method):
     code = """
         import sys
         import sharedarray as sa
@@ -357,7 +357,7 @@ def test_the_main_module_may_be_anything(tmp_path, method):
         with sa.Pool(1, sys.argv[1]) as pool:
             print(pool.submit(abs, -1).result())
     """
-    assert program(tmp_path, code, method) == ("1\n", "")
+    assert program(tmp_path, code, first_method) == ("1\n", "")
 
 
 @needs_fork
@@ -470,11 +470,11 @@ def test_under_debugpy(tmp_path, method):
         shutil.rmtree(memory)
 
 
-def test_the_readmes_recipe_for_logging_works_as_printed(tmp_path, method):
+def test_the_readmes_recipe_for_logging_works_as_printed(tmp_path, first_method):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```python\n(import logging\n.*?)```", readme, re.DOTALL)
     out, errors = program(
-        tmp_path, "import sharedarray as sa\n" + recipe.replace("Pool(2, ", f"Pool(1, {method!r}, ")
+        tmp_path, "import sharedarray as sa\n" + recipe.replace("Pool(2, ", f"Pool(1, {first_method!r}, ")
     )
     assert out == "".join(f"sharedarray-worker-1: number {number}\n" for number in range(3))
     assert errors == ""

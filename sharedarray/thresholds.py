@@ -11,6 +11,7 @@ __all__ = [
     "COPIED_AHEAD",
     "HASHED_FROM",
     "HELD_BACK",
+    "LONG_TEXT",
     "OUT_OF_BAND",
     "ROOM_CHECKED_FROM",
     "SAMPLED_FROM",
@@ -42,6 +43,9 @@ HASHED_FROM = 4096
 
 HELD_BACK = 1024
 """A result shorter than this may wait 0.2 ms to be sent with others: a write costs more than to copy it."""
+
+LONG_TEXT = 1 << 14
+"""A text longer than this is sent on its own by `map`: rows are written under the lock of the engine."""
 
 ROOM_CHECKED_FROM = 1 << 22
 """Free memory is looked at before a block of this size is made: a look takes as long as to make one page."""

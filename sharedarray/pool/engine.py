@@ -26,8 +26,8 @@ look: it comes by now and then, and watches when somebody learns of the answer i
 waiting for it.
 
 **One lock** guards the queue, the members and their state. It is never held while a process is started, while
-something of the user's is unpickled or copied, or while a future is settled, since its callbacks may call
-`submit`.
+something of the user's is pickled, copied or dropped, or while a future is settled. So a task whose arguments
+are large is chosen for a worker under the lock, copied without it (`_prepare`), and sent under it.
 
 **How much a worker is given.** One item at a time, unless the function is known to take less than some 200
 us; then as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits
@@ -65,6 +65,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from multiprocessing import util
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -90,15 +91,15 @@ from sharedarray.pool.pickling import (
     load_result,
     loads,
     short_call,
-    simple,
+    simple_kinds,
 )
-from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Store
+from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Slot, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.watching import Watch, watch
 from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, follow, mapping_of
-from sharedarray.thresholds import COPIED_AHEAD
+from sharedarray.thresholds import COPIED_AHEAD, LONG_TEXT
 
 if TYPE_CHECKING:
     from sharedarray.pool.reports import PoolStats
@@ -132,6 +133,10 @@ _MUCH = 0.1
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
+# Tasks that another one may overtake, at most, while their arguments are copied.
+_OVERTAKEN = 64
+# Slots that there are no more, after which those are forgotten that no worker knows.
+_MANY_RETIRED = 256
 # Seconds that an item must have been running, or that what waits behind it must be expected to take, for it
 # to be worth taking that back.
 _STUCK, _WORTH_MOVING = 0.001, 0.0003
@@ -205,6 +210,16 @@ class Engine:
         self._copied = False  # whether this is a fork of that process
         self._lock = threading.Lock()
         self._queue: deque[Task] = deque()
+        # Not later than the deadline of any task that has not begun.
+        self._next_deadline: float | None = None
+        # Tasks whose arguments are to be copied, each for a worker; those of which they are; one that comes
+        # next in the queue. One thread at a time copies.
+        self._chosen: deque[tuple[Task, Member]] = deque()
+        self._preparing: set[Task] = set()
+        self._next_up: Task | None = None
+        self._copying = threading.Lock()
+        # What finished tasks referred to, to be dropped without the lock.
+        self._dropped: deque[object] = deque()
         self._members: list[Member] = []
         self._by_pipe: dict[int, Member] = {}
         self._started = 0
@@ -267,7 +282,7 @@ class Engine:
         self._blocks_over: deque[tuple[int, int]] = deque()
         # Those whose outcomes nobody wants any more.
         self._sinks_over: deque[tuple[Sink, bool]] = deque()
-        _engines.add(self)
+        _engines[id(self)] = self
 
     # For other threads: calls
 
@@ -340,7 +355,12 @@ class Engine:
         with interrupts.deferred:
             if not pickled.plain:
                 self._check_open()
-                self._copy_now(task, pickled)
+                try:
+                    self._copy_now(task, pickled)
+                except Exception as reason:  # a dtype that is not to be copied as bytes, no memory
+                    task.release()
+                    future.set_exception(_unsendable(label, reason))
+                    return future
             self._accept([task], pickled)
         return future
 
@@ -456,8 +476,8 @@ class Engine:
         tasks: list[Task] = []
         known: Known = {}
         start = 0
-        groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, simple)
-        if simple(itertools.chain.from_iterable(calls)):  # in one go, at a quarter of the price
+        groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, _fits_row)
+        if _fits_row(itertools.chain.from_iterable(calls), calls):  # in one go, at a quarter of the price
             groups = [(True, calls)] if calls else []
         for plain, group in groups:
             items = group if isinstance(group, list) else list(group)
@@ -545,6 +565,8 @@ class Engine:
 
     def left(self, mapping: Mapping) -> None:
         """Hear, at any moment, that this process has given up a block that workers were given."""
+        if self._finished:
+            return
         self._blocks_over.append((mapping.device, mapping.inode))
         self.wake()
 
@@ -570,7 +592,11 @@ class Engine:
         task = self._item(function, sink, 0, args, None, options)
         if task is not None and task.pickled is not None:
             with interrupts.deferred:
-                self._copy_now(task, task.pickled)
+                try:
+                    self._copy_now(task, task.pickled)
+                except Exception as reason:
+                    self._fail([task], partial(_unsendable, task.label, reason))
+                    return
                 self._accept([task])
 
     def _copy_now(self, task: Task, pickled: Pickled) -> None:
@@ -598,6 +624,10 @@ class Engine:
                     self._undo_start()
                     raise
             self._queue.extend(tasks)
+            deadline = tasks[0].deadline
+            if deadline is not None and (self._next_deadline is None or deadline < self._next_deadline):
+                self._next_deadline = deadline
+                self.wake()
             if not self._will_be_dealt(tasks[-1]):
                 self._hand_out()
             if call is not None:
@@ -605,6 +635,7 @@ class Engine:
                 self.ledger.called(task.call, task.label, call)
                 if call.blocks:
                     self._follow(call)
+        self._prepare()
         if len(self._members) < self.workers and self._may_start():
             self.wake()
 
@@ -894,12 +925,13 @@ class Engine:
     def _let_go(self, gone: list[Task]) -> None:
         while gone:
             self._skip(gone.pop())
+        self._dropped.clear()
 
     def _skip(self, task: Task) -> None:
         """Give up a task that nobody wants any more."""
         self.ledger.cancelled += task.left
         task.sink.skip(task.left)
-        task.release()
+        task.release(self._dropped)
 
     def _condemn(self, member: Member, sentence: Callable[[], BaseException]) -> None:
         """Have a worker end for what it is at: the last of its tasks, for all that could be was taken back.
@@ -969,7 +1001,8 @@ class Engine:
         self.catch_up()
         with self._lock:
             loads = [member.load for member in self._members]
-            queued = sum(task.left for task in self._queue) + sum(max(0, load - 1) for load in loads)
+            queued = sum(task.left for task in itertools.chain(self._queue, self._preparing))
+            queued += sum(max(0, load - 1) for load in loads)
         busy = sum(load > 0 for load in loads)
         used, free, count = self.store.sizes()
         limit, idle_limit = self.store.limits
@@ -1005,6 +1038,8 @@ class Engine:
 
     def _over_with(self, call: int) -> None:
         """Hear, at any moment, that a function is not needed any more."""
+        if self._finished:
+            return
         self._functions_over.append(call)
         self.wake()
 
@@ -1240,8 +1275,8 @@ class Engine:
                     times.append(member.hung_up_at + _PATIENCE)
                 if member.leaving:
                     times.append(member.stopped_at + _STOPPED)
-            if self._queue and self._queue[0].deadline is not None:
-                times.append(self._queue[0].deadline)
+            if self._next_deadline is not None:
+                times.append(self._next_deadline)
         if self._callbacks and self._caller is None:
             return 0.0
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -1252,6 +1287,8 @@ class Engine:
             self._bury(member)
         with self._lock:
             left, self._queue = list(self._queue), deque()
+            self._blocks_over.clear()
+            self._functions_over.clear()
             self._ended = self._shutting = True
         for task in left:
             self.ledger.cancelled += task.left
@@ -1316,11 +1353,15 @@ class Engine:
                     found = f"{type(reason).__name__}: {reason}"
                     self._break("no worker process could be started", reason, found=found)
                 break
+        self._prepare()
         with self._lock:
             for member in self._members:
                 self._look_after(member)
             self._look_by()
-            going_on = bool(self._members or self._queue) or not (self._shutting or self._broken)
+            if self.store.retired > _MANY_RETIRED:
+                self.store.retain(set().union(*[member.known for member in self._members]))
+            there = self._members or self._queue or self._preparing
+            going_on = bool(there) or not (self._shutting or self._broken)
         self._trim()
         return going_on
 
@@ -1354,8 +1395,6 @@ class Engine:
         now = time.monotonic()
         late: list[Task] = []
         with self._lock:
-            while self._queue and self._queue[0].deadline is not None and self._queue[0].deadline <= now:
-                late.append(self._queue.popleft())
             for member in self._members:
                 if member.tasks and any(at <= now for at in _due(member.tasks[0], member.since)):
                     if not member.begun:
@@ -1368,6 +1407,8 @@ class Engine:
                     member.doomed = True
                 if member.leaving and not member.ended and member.stopped_at + _STOPPED <= now:
                     member.doomed = True
+            if self._next_deadline is not None and self._next_deadline <= now:
+                late = self._late(now)
         for member in self._members:
             if member.tasks and not member.silent and member.since + _SILENCE <= now:
                 member.silent = True
@@ -1376,12 +1417,24 @@ class Engine:
                     _settle(settled)
                     self.nudge()
         for task in late:
-            error = _timed_out(task)
-            task.sink.begin()
-            task.sink.put(task.first + task.done, [Raised(error()) for _ in range(task.left)])
-            task.release()
+            self._fail([task], _timed_out(task))
+
+    def _late(self, now: float) -> list[Task]:
+        """Take out of the queue what is too late, wherever in it, and find out when to look again."""
+
+        def is_late(task: Task) -> bool:
+            return task.deadline is not None and task.deadline <= now
+
+        for member in self._members:
+            if any(is_late(task) for task in itertools.islice(member.tasks, 1, None)):
+                self._queue.extendleft(reversed(member.take_back(member.load)))
+        late = [task for task in self._queue if is_late(task)]
         if late:
-            self.nudge()
+            self._queue = deque(task for task in self._queue if not is_late(task))
+        there = itertools.chain(self._queue, self._preparing, *[member.tasks for member in self._members])
+        times = [task.deadline for task in there if task.deadline is not None and task.deadline > now]
+        self._next_deadline = min(times, default=None)
+        return late
 
     # Handing out
 
@@ -1396,6 +1449,14 @@ class Engine:
                 task.sink.begin()  # a cancelled future's waiters are told by this
                 self._skip(task)
                 continue
+            if self._preparing and not self._is_ready(task):
+                # One thread copies, one task after the other: others may overtake what waits for that.
+                at = self._next_ready()
+                if not at or self._place(queue[at])[0] is None:
+                    break
+                queue.appendleft(queue[at])
+                del queue[at + 1]
+                continue
             member, room = self._place(task)
             if member is None:
                 break
@@ -1405,12 +1466,17 @@ class Engine:
                 queue[0] = task.split(task.done + room)
             else:
                 queue.popleft()
-            self._give(member, task)
-            given.add(member)
+            if self._is_ready(task):
+                self._give(member, task)
+                given.add(member)
+            else:
+                member.reserved = True
+                self._preparing.add(task)
+                self._chosen.append((task, member))
         for member in given:
             self._flush(member)
         if queue:
-            self._copy_ahead()
+            self._next_up = next(filter(_is_large, itertools.islice(queue, self.workers)), None)
         elif len(self._members) > 1:
             self._even_out()
 
@@ -1435,12 +1501,93 @@ class Engine:
         del queue[queue.index(most)]
         return most
 
-    def _copy_ahead(self) -> None:
-        """Copy the arguments of the tasks that come next, while the workers are at it."""
-        for task in itertools.islice(self._queue, self.workers):
-            pickled = task.pickled
-            if pickled is not None and not pickled.stowed:
-                pickled.stow(self.store, private=task.retries > 0, within=min(COPIED_AHEAD, self._eager))
+    def _is_ready(self, task: Task) -> bool:
+        """Whether a task can be sent without copying anything, or taking memory for its result."""
+        pickled, function = task.pickled, task.function
+        if function is not None and not function.pickled.stowed:
+            return False
+        if pickled is None:
+            return True
+        return pickled.stowed and not self.ledger.result_size(task.label)
+
+    def _next_ready(self) -> int:
+        """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
+        for at, task in enumerate(itertools.islice(self._queue, _OVERTAKEN)):
+            if self._is_ready(task):
+                return at
+        return 0
+
+    def _prepare(self) -> None:
+        """Copy arguments, without the lock: of tasks that are chosen for workers, then of what comes next.
+
+        One thread at a time does this, for it copies what several tasks have in common once.
+        """
+        self._dropped.clear()
+        while (self._chosen or self._next_up is not None) and self._copying.acquire(blocking=False):
+            try:
+                while self._chosen:
+                    self._copy_for(*self._chosen.popleft())
+                task, self._next_up = self._next_up, None
+                if task is not None:
+                    self._copy_ahead(task)
+            finally:
+                self._copying.release()
+
+    def _copy_for(self, task: Task, member: Member) -> None:
+        """Copy the arguments of a task and send it to the worker that it was chosen for."""
+        lent, raised = None, None
+        try:
+            pickled, function = task.pickled, task.function
+            if pickled is not None:
+                pickled.stow(self.store, private=task.retries > 0)
+            if function is not None:
+                function.pickled.stow(self.store, private=True)
+            expected = self.ledger.result_size(task.label)
+            if expected and task.items is None:
+                lent = self.store.take(expected)
+        except BaseException as error:
+            raised = error
+        given_up = broken = False
+        with self._lock:
+            member.reserved = False
+            self._preparing.discard(task)
+            if raised is None:
+                broken = self._broken is not None
+                given_up = task.cancelled or self._ended or self._aborting
+                if not (broken or given_up):
+                    if member.open:
+                        self._give(member, task, lent)
+                        self._flush(member)
+                        lent = None
+                    else:
+                        self._queue.appendleft(task)
+            self._hand_out()
+            if self._shutting or broken or not member.open:
+                self._wake_if_other()
+        if lent is not None:
+            self.store.put_back(lent)
+        if raised is not None:
+            self._fail([task], partial(_unsendable, task.label, raised))
+        elif broken:
+            assert self._broken is not None
+            self._fail([task], self._broken)
+        elif given_up:
+            self.ledger.cancelled += task.left
+            task.sink.cancel_items(task.first + task.done, task.left)
+            task.release()
+
+    def _copy_ahead(self, task: Task) -> None:
+        """Copy the arguments of a task that comes soon, while the workers are at others."""
+        pickled = task.pickled
+        if pickled is None:  # it is over
+            return
+        within = min(COPIED_AHEAD, self._eager)
+        try:
+            if pickled.stow(self.store, private=task.retries > 0, within=within):
+                with self._lock:
+                    self._hand_out()  # which finds the next one
+        except Exception:  # it comes again, when the task is chosen for a worker
+            return
 
     def _flush(self, member: Member) -> None:
         """Write what a worker was given."""
@@ -1543,9 +1690,9 @@ class Engine:
     def _look_after(self, member: Member) -> None:
         if member.doomed:
             self._kill(member)
-        elif not member.load and not member.owed and not member.leaving and not member.hung_up:
+        elif not (member.load or member.owed or member.reserved or member.leaving or member.hung_up):
             worn_out = self._max_tasks is not None and member.given >= self._max_tasks
-            if worn_out or (self._shutting and not self._queue):
+            if worn_out or (self._shutting and not self._queue and not self._preparing):
                 self._stop(member)
         self._attend_to(member)
 
@@ -1572,19 +1719,13 @@ class Engine:
                     return
                 self._attend_to(member)
 
-    def _give(self, member: Member, task: Task) -> None:
-        """Send a task to a worker, unless it was cancelled just now."""
+    def _give(self, member: Member, task: Task, lent: Slot | None = None) -> None:
+        """Send a task to a worker, with memory for its result, unless it was cancelled just now."""
         if not task.sink.begin():
             self._skip(task)
+            if lent is not None:
+                self.store.put_back(lent)
             return
-        pickled, function, lent = task.pickled, task.function, None
-        if pickled is not None and not pickled.plain:
-            pickled.stow(self.store, private=task.retries > 0)
-        if function is not None and not function.pickled.plain:
-            function.pickled.stow(self.store, private=True)
-        expected = self.ledger.result_size(task.label)
-        if expected and task.items is None:
-            lent = self.store.take(expected)
         size = member.give(task, lent, self.store.gone(member.known) if member.known else ())
         self._expect_answers()
         if size:
@@ -1715,12 +1856,14 @@ class Engine:
             self.wake()
             raise
         interrupt, self._interrupt = self._interrupt, None
+        self._dropped.clear()
         try:
             _settle(settled)
         finally:
             if interrupt is not None:
                 self.wake()
                 raise interrupt
+            self._prepare()
 
     def _read_again(self) -> None:
         """Act on what Ctrl-C has kept another thread from acting on."""
@@ -1764,9 +1907,9 @@ class Engine:
             now = self._active = time.monotonic()
             member.finished(task, now)
             self.ledger.finished(task, frame, now, member.name, member.pid, failed=False)
-            task.release()
             if len(self._members) > 1:
                 self._even_out()
+        task.release()
         return [(task.sink, task.first, [outcome])]
 
     def _heard(self, member: Member, frames: Sequence[Frame]) -> list[tuple[Sink, int, list[Any]]]:
@@ -1842,7 +1985,7 @@ class Engine:
         if member.room:
             member.clear_room(task.number)
         self.ledger.over(task, ended, member.name, member.pid, outcome)
-        task.release()
+        task.release(self._dropped)
 
     def _told(self, member: Member, frame: Frame) -> None:
         """Act on what is no answer."""
@@ -1885,7 +2028,7 @@ class Engine:
             if member.room:
                 member.clear_room(task.number)
             self.ledger.finished(task, frame, member.since, member.name, member.pid, failed=failed)
-            task.release()
+            task.release(self._dropped)
             return
         self.ledger.answered(task, frame, failed=failed)
         if frame.flags & HOLDS:
@@ -2103,6 +2246,8 @@ class Engine:
             queued, self._queue = list(self._queue), deque()
             for member in self._members:
                 queued += member.take_back(member.load)
+            for task in self._preparing:
+                task.cancelled = True
             self._cancelling = False
         while queued:
             task = queued.pop()
@@ -2144,6 +2289,7 @@ class Engine:
     def _fail(self, tasks: list[Task], error: Callable[[], BaseException]) -> None:
         """Give an error of its own to each item of these tasks."""
         for task in tasks:
+            self.ledger.failed += task.left
             task.sink.begin()
             task.sink.put(task.first + task.done, [Raised(error()) for _ in range(task.left)])
             task.release()
@@ -2157,6 +2303,9 @@ class Engine:
         self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
         self._callbacks.clear()
         self._manager = 0
+        self._copying = threading.Lock()
+        self._chosen.clear()
+        self._preparing.clear()
         # A callback may have forked, or an argument as it was pickled. Then a thread of ours goes on there,
         # and must neither touch the parent's workers nor wait for them.
         members, self._members = self._members, []
@@ -2198,6 +2347,31 @@ def _settle(settled: list[tuple[Sink, int, list[Any]]]) -> None:
         raise raised
 
 
+_TEXT = frozenset((str, bytes))
+
+
+def _fits_row(values: Iterable[Any], calls: Sequence[tuple[Any, ...]] | None = None) -> bool:
+    """Whether these are numbers and short text, of which many can be sent in one message.
+
+    They are also those of `calls`, where these are given, and can be gone through once only.
+    """
+    try:
+        kinds = set(map(type, values))
+    except Exception:  # the hash of a class is its metaclass's
+        return False
+    if not simple_kinds(kinds):
+        return False
+    if kinds.isdisjoint(_TEXT):
+        return True
+    again = values if calls is None else itertools.chain.from_iterable(calls)
+    return all(len(value) <= LONG_TEXT for value in again if type(value) in _TEXT)
+
+
+def _is_large(task: Task) -> bool:
+    """Whether the arguments of a task are still to be copied."""
+    return task.pickled is not None and not task.pickled.stowed
+
+
 def _shared_bytes(value: Any) -> int:
     """Return how many bytes of a result are shared arrays, as far as that is easy to see.
 
@@ -2230,7 +2404,7 @@ def _due(task: Task, since: float) -> list[float]:
     return times
 
 
-def _unsendable(label: str, reason: Exception) -> errors.NotPicklableError:
+def _unsendable(label: str, reason: BaseException) -> errors.NotPicklableError:
     error = errors.NotPicklableError(
         f"the call of {label} cannot be sent to a worker",
         name=label,
@@ -2280,16 +2454,22 @@ def _timed_out(task: Task) -> Callable[[], TimeoutError]:
 
 # The end of the interpreter, and forks. These three names are the only state of this module.
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
 _exiting = False
 _finalized = 0  # the process in which multiprocessing ends the pools
+
+
+def _all_engines() -> list[Engine]:
+    """Return those that are there, in one step beside threads that make others."""
+    found = [reference() for reference in _engines.valuerefs()]
+    return [engine for engine in found if engine is not None]
 
 
 def _at_exit() -> None:
     """Finish what was submitted, as an executor does; at once where Ctrl-C is what ends the program."""
     global _exiting
     _exiting = True
-    engines = list(_engines)
+    engines = _all_engines()
     try:
         _end(engines, abort=_ended_by_interrupt())
     except BaseException:  # Ctrl-C, by somebody who did not want to wait
@@ -2328,7 +2508,7 @@ def _ended_by_interrupt() -> bool:
 def _in_fork() -> None:
     global _exiting
     _exiting = False
-    for engine in list(_engines):
+    for engine in _all_engines():
         engine.close_copy()
     _engines.clear()
 

@@ -60,6 +60,7 @@ _OPEN = {
     "_hung_up": False,
     "_ended": False,
     "_owed": 0,
+    "_reserved": False,
 }.items()
 
 
@@ -94,6 +95,8 @@ class Member:
         How many items these are.
     owed
         How many items were taken back that it does not know of yet.
+    reserved
+        The arguments of a task for it are being copied.
     given
         How many items it was given in its life, without those that were taken back.
     since
@@ -141,7 +144,7 @@ class Member:
         The count of `sharedarray.reloads` up to which it has been told.
     """
 
-    ready, leaving, doomed, hung_up, ended, owed = (_Mark() for _ in range(6))
+    ready, leaving, doomed, hung_up, ended, owed, reserved = (_Mark() for _ in range(7))
 
     def __init__(
         self,
@@ -163,6 +166,7 @@ class Member:
         self.load = 0
         self.open = False
         self.owed = 0
+        self.reserved = False
         self.given = 0
         self.since = 0.0
         self.hung_up_at = 0.0

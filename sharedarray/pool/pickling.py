@@ -71,7 +71,7 @@ __all__ = [
     "load_result",
     "loads",
     "short_call",
-    "simple",
+    "simple_kinds",
     "single_array",
 ]
 
@@ -203,7 +203,7 @@ def _filled(store: Store, sources: Sequence[Source], within: int | None) -> _Loa
     if slot is None:
         return None
     try:
-        slot.fill(sources, starts)
+        store.fill(slot, sources, starts)
     except OSError:  # the file system is full
         store.discard(slot)
         return None
@@ -405,6 +405,11 @@ def contiguous(source: Source) -> Buffer:
     if isinstance(source, np.ndarray):
         return np.ascontiguousarray(source).reshape(-1).view(np.uint8).data
     return source
+
+
+def simple_kinds(kinds: Iterable[type]) -> bool:
+    """Say whether these are the types of numbers, text and the like."""
+    return _SIMPLE.issuperset(kinds)
 
 
 def simple(values: Iterable[Any]) -> bool:

@@ -198,13 +198,15 @@ class Slot:
         Whether nobody has written to it yet.
     busy
         Whether it is on its way to somebody.
+    filling
+        Whether a thread is copying to it.
     lent
         How many loans of it there are in this process.
     used
         When it was last taken, in seconds of the monotonic clock.
     """
 
-    __slots__ = ("busy", "fresh", "handle", "lent", "mapping", "number", "path", "size", "used")
+    __slots__ = ("busy", "filling", "fresh", "handle", "lent", "mapping", "number", "path", "size", "used")
 
     def __init__(self, number: int, handle: int, size: int) -> None:
         self.number = number
@@ -213,6 +215,7 @@ class Slot:
         self.size = size
         self.fresh = True
         self.busy = True
+        self.filling = False
         self.lent = 0
         self.used = time.monotonic()
         self.mapping: mmap.mmap | None = None
@@ -222,6 +225,12 @@ class Slot:
         return Entry(
             self.number, self.handle, flags | (FRESH if self.fresh else 0), self.size, offset, length
         )
+
+    def close(self) -> None:
+        """Close its file; what is mapped of it stays."""
+        platform.close(self.handle)
+        self.handle = -1
+        self.mapping = None
 
     def view(self) -> memoryview:
         """Return its bytes in this process."""
@@ -447,6 +456,16 @@ class Store:
         known.difference_update(found)
         return found
 
+    @property
+    def retired(self) -> int:
+        """How many slots that there are no more are remembered, for workers to be told of."""
+        return len(self._retired)
+
+    def retain(self, known: set[int]) -> None:
+        """Forget slots that there are no more, but for those that a worker may have mapped."""
+        with self._lock:
+            self._retired &= known
+
     def find(self, number: int) -> Slot | None:
         """Return a slot by its number."""
         with self._lock:
@@ -462,19 +481,40 @@ class Store:
             free = sum(slot.size for slot in self._slots if self._free(slot))
             return sum(slot.size for slot in self._slots) - free, free, len(self._slots)
 
+    def fill(self, slot: Slot, sources: Sequence[Source], starts: Sequence[int]) -> None:
+        """Copy buffers to these offsets of a slot, which stays until that is done.
+
+        Raises
+        ------
+        OSError
+            There is no memory for them, or the pool has ended.
+        """
+        with self._lock:
+            slot.filling = not self._closed
+        if not slot.filling:
+            raise OSError("the pool has ended")
+        try:
+            slot.fill(sources, starts)
+        finally:
+            with self._lock:
+                slot.filling = False
+                if self._closed:
+                    slot.close()
+
     def close(self) -> None:
         """Free everything; results that are still in use keep their memory until they are gone."""
         with self._lock:
             self._closed = True
             for slot in self._slots:
-                platform.close(slot.handle)
-                slot.handle = -1
-                slot.mapping = None
+                if not slot.filling:
+                    slot.close()
             self._slots.clear()
 
     def close_copy(self) -> None:
         """Close this process's copies, in a fork; the parent goes on with the slots."""
         self._lock = threading.RLock()
+        for slot in self._slots:
+            slot.filling = False
         self.close()
 
 

@@ -139,6 +139,8 @@ class Task:
         How many deaths of a worker it may still survive.
     handovers
         How many dead workers it was handed to in vain.
+    cancelled
+        Whether it was cancelled, with all that had not begun, while its arguments were copied.
     limit
         Seconds that an item may run.
     deadline
@@ -150,6 +152,7 @@ class Task:
     __slots__ = (
         "began",
         "call",
+        "cancelled",
         "count",
         "deadline",
         "done",
@@ -200,6 +203,7 @@ class Task:
         self.place = place
         self.retries = retries
         self.handovers = 0
+        self.cancelled = False
         self.limit = limit
         self.deadline = deadline
         self.submitted = time.monotonic_ns()
@@ -243,8 +247,13 @@ class Task:
         """Return a task for what is not answered."""
         return self.split(self.done) if self.done else self
 
-    def release(self) -> None:
-        """Let go of the arguments: nothing will be sent again."""
+    def release(self, into: deque[object] | None = None) -> None:
+        """Let go of the arguments: nothing will be sent again.
+
+        A caller that holds a lock gives where to put what they refer to, for that may have finalizers.
+        """
+        if into is not None and (self.kept is not None or self.function is not None):
+            into.append((self.pickled, self.kept, self.items, self.function))
         self.pickled = self.kept = self.items = self.function = None
 
 

@@ -67,6 +67,7 @@ _START_PATIENCE = 8.0  # seconds that an interpreter may take to start; about 0.
 _ADOPTION = 5.0  # seconds in which the kernel gives an orphan its new parent; microseconds in practice
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))  # known before the program changes its directory
 _TIDY = 30.0  # seconds between two sweeps by a maker of blocks, where the kernel frees them and leaves a note
+_MANY = 16  # directories of blocks from which on those that are not in use are forgotten
 _BACKLOG = 512  # connections that wait while the janitor looks
 _ALIVE, _STARTING = 0, 1  # bytes of janitor.lock
 
@@ -196,11 +197,28 @@ def ensure(directory: str, *, strict: bool = True) -> None:
             if _state.unanswered.get(directory, 0) >= _UNANSWERED:
                 _state.unanswered[directory] = 0
                 raise ChildProcessError("it ends as soon as it is started")
+            if len(_state.connections) >= _MANY:
+                _forget_ended()
             _state.connections[directory] = _connect(directory)
         # A process may not be allowed to read its own library.
         except (OSError, ImportError, errors.UnsupportedError) as error:
             _fall_back(directory, error)
         _appear(directory)
+
+
+def _forget_ended() -> None:
+    """Forget directories in which this process has no block any more, so that their janitors have ended."""
+    for directory, connection in list(_state.connections.items()):
+        if not connection.stands():
+            del _state.connections[directory]
+            connection.close()
+            handle = _state.present.pop(registry.registry_of(directory), None)
+            if handle is not None:
+                platform.close(handle)
+    for table in (_state.unanswered, _state.failed):
+        for directory in list(table)[:-_MANY]:
+            if directory not in _state.connections:
+                del table[directory]
 
 
 def _appear(directory: str) -> None:
@@ -380,6 +398,8 @@ def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
 def _fall_back(directory: str, error: OSError | ImportError | errors.UnsupportedError) -> None:
     _state.failed[directory] = time.monotonic()
     if directory not in _warned:
+        if len(_warned) >= _MOST_WARNED:
+            _warned.clear()
         _warned.add(directory)
         warnings.warn(
             f"sharedarray could not start its janitor for {directory} ({error}): blocks of processes that "
@@ -392,6 +412,7 @@ def _fall_back(directory: str, error: OSError | ImportError | errors.Unsupported
 
 # Directories whose missing janitor a warning has named; in a forked child, its parent has said so.
 _warned: set[str] = set()
+_MOST_WARNED = 100
 
 
 def sweep_unwatched() -> None:

@@ -168,8 +168,7 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
     key = marks.identity(status.device, status.inode, platform.born(handle))
     for _ in range(_TRIES):
         try:
-            table = marks.table(registry.open_registry(directory))
-            return Hold(handle, key, table, table.claim(path))
+            return Hold(handle, key, *marks.claim(registry.open_registry(directory), path))
         except FileNotFoundError:
             continue  # the janitor has removed the empty registry in between; or else it is said below
         except errors.SharedArrayError:

@@ -58,7 +58,7 @@ from contextlib import contextmanager
 from sharedarray import damage, interrupts
 from sharedarray._platform import platform
 
-__all__ = ["COUNT", "NAME", "Table", "identity", "prepare", "sweep", "table"]
+__all__ = ["COUNT", "NAME", "Table", "claim", "identity", "prepare", "sweep", "table"]
 
 NAME = "locks.1"  # of the table; another layout would have another number
 _EDITING = 0  # byte of the table that is locked by whoever edits marks
@@ -73,6 +73,7 @@ _MANY = 1024  # slots from which on marks are not divided any more: their bytes 
 _MOST = 1 << 20  # slots
 _MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
 _WORD = (1 << 64) - 1  # the greatest number in a word
+_MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
 _PATIENCE = 1000  # looks at a mark that is just being written
 
 
@@ -179,6 +180,10 @@ class Table:
     def lost(self) -> bool:
         """Whether somebody has removed it from outside."""
         return platform.status(self._handle).links == 0
+
+    def unused(self) -> bool:
+        """Return whether every slot of this process is free."""
+        return len(self._free) == len(self.claimed)
 
     def _map(self) -> None:
         """Map it as long as it is by now."""
@@ -463,6 +468,23 @@ def table(folder: str) -> Table:
         return _tables[folder]
 
 
+def claim(folder: str, path: str) -> tuple[Table, int]:
+    """Claim a slot for marks on the file at `path`; return the table of the registry, and the slot."""
+    with interrupts.deferred, _guard:  # or it might be closed as unused in between
+        if folder not in _tables and len(_tables) >= _MOST_TABLES:
+            _close_unused()
+        found = table(folder)
+        return found, found.claim(path)
+
+
+def _close_unused() -> None:
+    """Close the tables of which this process uses no slot, with `_guard` held."""
+    for folder, found in list(_tables.items()):
+        if found.unused():
+            del _tables[folder]
+            _leave(folder, found)
+
+
 def before_fork() -> None:
     """Have no table half open in the child. Who holds this lock may still want the segments' one."""
     _guard.acquire()
@@ -485,13 +507,16 @@ def _leave_all() -> None:
     """Leave nothing behind at the interpreter's end that nobody needs."""
     with _guard:
         while _tables:
-            folder, found = _tables.popitem()
-            try:
-                found.close()
-                sweep(folder)
-                platform.remove_directory(folder)
-            except OSError:
-                pass  # somebody else will
+            _leave(*_tables.popitem())
+
+
+def _leave(folder: str, found: Table) -> None:
+    try:
+        found.close()
+        sweep(folder)
+        platform.remove_directory(folder)
+    except OSError:
+        pass  # another process will
 
 
 atexit.register(_leave_all)

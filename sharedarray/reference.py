@@ -405,7 +405,8 @@ class Kept:
             return
         at.kept = False
         if at.grip is not None:
-            at.mapping.grips = (*at.mapping.grips, at.grip)
+            alive = (grip for grip in (*at.mapping.grips, at.grip) if grip() is not None)
+            at.mapping.grips = tuple(alive)
         if at.used:
             if at in self._used:
                 self._used.remove(at)

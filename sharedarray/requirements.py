@@ -13,6 +13,7 @@ from sharedarray._platform import platform
 __all__ = ["check", "explained", "lacking"]
 
 _checked: set[str] = set()  # directories that lack nothing
+_MOST_CHECKED = 100
 
 
 def check(directory: str) -> None:
@@ -22,6 +23,8 @@ def check(directory: str) -> None:
     missing = platform.missing(directory)
     if missing is not None:
         raise lacking(missing, directory)
+    if len(_checked) >= _MOST_CHECKED:
+        _checked.clear()
     _checked.add(directory)
 
 

@@ -1,0 +1,184 @@
+"""What this library remembers between calls is bounded, outside the pool too."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import forget_janitor, janitors, wait_until
+from needs import needs_janitor
+
+import sharedarray as sa
+from sharedarray import header, janitor, locks, marks, reference, requirements, segment
+from sharedarray._platform import platform
+from sharedarray.segment import mapping_of
+
+PACKAGE = Path(sa.__file__).parent
+
+# What bounds each table that a module has, of those that are empty at first.
+BOUNDS = {
+    "_platform.descriptors._in_place": "the standard streams: three",
+    "_platform.windows._mutex": "one",
+    "_platform.windows._sections": "the blocks that are open",
+    "_platform.windows._paths": "the blocks that are open",
+    "_platform.windows._trusted": "the registries that are there",
+    "array._of_subclasses": "the modules that ask for it: one",
+    "damage._reported": "test_reports_are_bounded",
+    "header._known": "test_pages_that_were_parsed",
+    "integrations.joblib._preload": "two keys",
+    "integrations.transport._origins": "weak keys",
+    "interrupts._open": "the depth of blocks",
+    "janitor._warned": "test_directories_that_were_used",
+    "locks._holds": "test_locks_that_were_used",
+    "locks._idle": "test_locks_that_were_used",
+    "marks._tables": "test_directories_that_were_used",
+    "picklers._tables": "the picklers that there are: three",
+    "reference._arrived": "weak values",
+    "reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
+    "reloads._numbers": "the modules that there are",
+    "requirements._checked": "test_directories_that_were_checked",
+    "segment._child_leases": "a fork; empty after it",
+    "segment._handles": "test_blocks_that_were_open",
+    "segment.on_leave": "the modules that ask for it",
+    "versions._left_alone": "the packages of `versions.BOUNDS`",
+    "versions._warned": "the packages of `versions.BOUNDS`",
+}
+EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
+
+
+def tables() -> Iterator[str]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] in ("bench", "demo", "pool"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                value, target = node.value, node.targets[0] if isinstance(node, ast.Assign) else node.target
+                is_table = ast.unparse(value) in ("{}", "[]") or (
+                    isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in EMPTY
+                )
+                if is_table and isinstance(target, ast.Name):
+                    yield ".".join((*parts, target.id))
+
+
+def test_every_table_has_a_bound() -> None:
+    assert {name for name in tables() if not name.endswith("__all__")} == set(BOUNDS)
+    tests = {each for each in BOUNDS.values() if each.startswith("test_")}
+    assert tests - {"test_reports_are_bounded"} <= set(globals())
+
+
+def test_pages_that_were_parsed() -> None:
+    for number in range(3 * header._CACHED):
+        page = header.encode(np.dtype("u1"), (number + 1,), fortran=False)
+        header.decode(page, len(page) + number + 1, name="x")
+    assert len(header._known) <= header._CACHED
+    for cached in (header._descr_of, header.encode, segment.check_name):
+        assert cached.cache_info().maxsize is not None
+
+
+def test_blocks_that_were_open() -> None:
+    gc.collect()
+    before = len(segment._handles)
+    for _ in range(50):
+        array = sa.zeros(3)
+        sa.attach(str(array.name)).reference().attach()
+    del array
+    gc.collect()
+    assert len(segment._handles) == before
+
+
+def test_locks_that_were_used() -> None:
+    gc.collect()
+    before = len(locks._holds)
+    arrays = [sa.zeros(3) for _ in range(5 * locks._MOST_IDLE)]
+    for array in arrays:
+        with array.lock(timeout=10):
+            pass
+    assert len(locks._idle) <= locks._MOST_IDLE
+    assert len(locks._holds) <= before + locks._MOST_IDLE
+    table = next(iter(marks._tables.values()))
+    assert len(table.claimed) <= before + 2 * locks._MOST_IDLE
+    del array, arrays
+    gc.collect()
+    assert len(locks._holds) <= before
+    assert len(table._free) <= len(table.claimed)
+
+
+def test_references_that_arrived() -> None:
+    arrays = [sa.zeros(3 + number) for number in range(20)]
+    kept = reference.Kept(8)
+    for _ in range(3):
+        for array in arrays:
+            packed = reference.pack_held(array, mapping_of(array))
+            kept.view(packed)
+            kept.settle()
+    assert len(kept.attached) == 8
+    assert len(kept._used) <= 8
+    assert len(reference._woken) <= 8
+    large = sa.zeros(3 * reference._MEANINGS, "u1")
+    for number in range(2 * reference._MEANINGS):
+        kept.view(reference.pack_held(large[number : number + 1], mapping_of(large)))
+        kept.settle()
+    assert len(kept._meanings) <= reference._MEANINGS
+    in_use = kept.view(reference.pack_held(large, mapping_of(large)))
+    for _ in range(30):
+        kept.settle()
+        kept.clear()
+        kept.view(reference.pack_held(large, mapping_of(large)))
+    kept.settle()
+    assert len(mapping_of(in_use).grips) <= 3
+    kept.clear()
+    del in_use
+
+
+def test_arrays_that_a_manager_or_pool_made() -> None:
+    from sharedarray.array import Living
+
+    living = Living()
+    for _ in range(30):
+        living.add(sa.zeros(3))
+    gc.collect()
+    assert len(living._alive) == 0
+
+
+def test_directories_that_were_checked(tmp_path: Path) -> None:
+    for number in range(3 * requirements._MOST_CHECKED):
+        requirements._checked.add(f"{tmp_path}/{number}")
+        if len(requirements._checked) > requirements._MOST_CHECKED:
+            break
+    requirements.check(str(tmp_path))
+    assert requirements._checked == {str(tmp_path)}
+
+
+@needs_janitor
+@pytest.mark.slow
+def test_directories_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "_MANY", 3)
+    monkeypatch.setattr(marks, "_MOST_TABLES", 3)
+    places = [tempfile.mkdtemp(dir=platform.DEFAULT_DIRECTORY, prefix="bounds-") for _ in range(8)]
+    handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = set(janitor._state.connections), set(marks._tables)
+    try:
+        for place in places:
+            monkeypatch.setenv("SHAREDARRAY_DIR", place)
+            with sa.zeros(3) as array, array.lock(timeout=10):
+                pass
+            del array
+            wait_until(lambda place=place: not janitors(place), "the janitor ends: nothing is left")
+        assert len(set(janitor._state.connections) - before[0]) <= 3
+        assert len(set(marks._tables) - before[1]) <= 3
+        if handles:
+            assert len(os.listdir("/proc/self/fd")) <= handles + 3 * 4
+    finally:
+        monkeypatch.delenv("SHAREDARRAY_DIR")
+        marks._leave_all()
+        for place in places:
+            forget_janitor(place)
+            shutil.rmtree(place, ignore_errors=True)

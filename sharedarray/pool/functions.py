@@ -456,7 +456,7 @@ class Snapshot:
     def add_function(self, function: types.FunctionType) -> None:
         """Note a function that is pickled by value."""
         names, made = _names_of(function.__code__), _version_of_function(function)
-        values = list(map(function.__globals__.get, names))
+        values = [function.__globals__.get(name, _MISSING) for name in names]
         self.fixed &= made is not None
         self._functions.append(
             (weakref.ref(function), made, function.__globals__, names, list(map(id, values)))
@@ -473,7 +473,7 @@ class Snapshot:
     def add(self, value: Any) -> None:
         """Note an object that is reached."""
         kind = type(value)
-        if not self.fixed or kind in _DESCRIPTORS:
+        if not self.fixed or value is _MISSING or kind in _DESCRIPTORS:
             return
         if kind in _SCALARS or issubclass(kind, _NUMPY):
             self._kept.append(value)
@@ -510,7 +510,7 @@ class Snapshot:
             function = ref()
             if function is None or _version_of_function(function) is not made:
                 return False
-            if names and [id(namespace.get(name)) for name in names] != ids:
+            if names and [id(namespace.get(name, _MISSING)) for name in names] != ids:
                 return False
         for container, then in self._containers:
             if len(container) != len(then) or not all(map(operator.is_, container, then)):
@@ -658,7 +658,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if space is None:
             return self._dynamic_function_reduce(function)
         name = _name_in(namespace, function)
-        if name is not None and (known := self._known(function, space)) is not None:
+        if name is not None and (known := self.known(function, space)) is not None:
             return known
         token = made = None
         if name is not None:
@@ -727,7 +727,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self._versions[id(obj)] = known
         return known
 
-    def _known(self, obj: Any, space: str | None) -> Any:
+    def known(self, obj: Any, space: str | None) -> Any:
         """Return how a result refers to what the caller has sent; None for another function or class."""
         if self.purpose != RESULT:
             return None
@@ -751,9 +751,11 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         namespace = _namespace_of(each)
         name = _name_in(namespace, each)
-        if name is not None and (known := self._known(each, None)) is not None:
+        if name is not None and (known := self.known(each, None)) is not None:
             return known
         make, args, state, _, _, _ = reduced
+        if make is _cloudpickle._make_skeleton_class and "__slots__" in vars(each):
+            _add_slots(each, args[3], state[0])
         if self.snapshot is not None:
             self.snapshot.add_class(each)
         token, made = _token(each), self._version(each)[0]
@@ -763,6 +765,14 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             space = _MAIN if each.__module__ in _MAIN_NAMES else each.__module__
             found = self.globals_of(space, namespace, (name,))
         return _make_class, (token, make, args), (token, made, state, found), None, None, _set_class
+
+
+def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:
+    """Let a class be made with its slots; cloudpickle would only assign ``__slots__``."""
+    arguments["__slots__"] = state.pop("__slots__")
+    for name, value in list(state.items()):
+        if isinstance(value, types.MemberDescriptorType):
+            del state[name]
 
 
 def _namespace_of(each: type) -> dict[str, Any] | None:
@@ -851,14 +861,31 @@ _BY_IDENTITY = frozenset(
 
 
 def _reduce_cache(pickler: CodePickler, cached: Any) -> Any:
-    """Reduce the wrapper that `functools.lru_cache` and `functools.cache` make; its cache stays here."""
+    """Reduce the wrapper that `functools.lru_cache` and `functools.cache` make, without its cache."""
     if not is_carried(cached.__module__) and _cloudpickle._lookup_module_and_qualname(cached) is not None:
         return NotImplemented
-    return _make_cache, (cached.__wrapped__, cached.cache_parameters()), dict(cached.__dict__)
+    function, token, made = cached.__wrapped__, None, None
+    if type(function) is types.FunctionType and _name_in(function.__globals__, cached) is not None:
+        space = _space_of(function.__globals__)
+        if space is not None and (known := pickler.known(cached, space)) is not None:
+            return known
+        if space is not None and pickler.purpose == CALL:
+            token, made = _token(cached), _version_of_function(function)
+    return _make_cache, (token, made, function, cached.cache_parameters()), dict(cached.__dict__)
 
 
-def _make_cache(function: Any, parameters: dict[str, Any]) -> Any:
-    return functools.lru_cache(**parameters)(function)
+def _make_cache(token: str | None, made: Any, function: Any, parameters: dict[str, Any]) -> Any:
+    if token is None or made is None:
+        return functools.lru_cache(**parameters)(function)
+    known = _by_token.get(token)
+    if known is not None and _received.versions.get(token) == (made, parameters):
+        return known
+    cached = _by_token[token] = functools.lru_cache(**parameters)(function)
+    _token_of[cached] = token
+    _received.fresh.add(token)
+    _received.takes(token, (made, parameters))
+    _received.caches.add(cached)
+    return cached
 
 
 def _reduce_dispatcher(pickler: CodePickler, dispatcher: Any) -> Any:
@@ -910,6 +937,13 @@ def _set_module(module: types.ModuleType, found: list[_Global]) -> None:
         _received.assign(*each)
 
 
+def _reduce_method(pickler: CodePickler, method: types.MethodType) -> Any:
+    """Reduce a method that its instance does not have under the function's name, as with a lambda."""
+    if getattr(method.__self__, method.__func__.__name__, None) == method:
+        return NotImplemented
+    return types.MethodType, (method.__func__, method.__self__)
+
+
 def _reduce_cached_property(pickler: CodePickler, cached: Any) -> Any:
     """Reduce a `functools.cached_property`, which has a lock before Python 3.12."""
     return type(cached), (cached.func,), {key: value for key, value in vars(cached).items() if key != "lock"}
@@ -919,6 +953,7 @@ _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     _LRU_CACHE: _reduce_cache,
     functools.cached_property: _reduce_cached_property,
     types.ModuleType: _reduce_module,
+    types.MethodType: _reduce_method,
 }
 
 
@@ -945,7 +980,9 @@ class _Received:
     modules
         Carried modules that this process has made, but ``__main__``.
     fresh
-        Tokens of classes that have no state yet.
+        Tokens of functions and classes that have no state yet.
+    caches
+        Functions with caches, which a change by the caller empties: their results may depend on it.
     """
 
     def __init__(self) -> None:
@@ -957,6 +994,7 @@ class _Received:
         self.inherited: dict[str, dict[str, Any]] = {}
         self.modules: dict[str, types.ModuleType] = {}
         self.fresh: set[str] = set()
+        self.caches: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def assign(self, space: str, name: str, made: Any, value: Any, passing: bool) -> None:
         """Assign a global, if it is of another version than what arrived last."""
@@ -967,13 +1005,19 @@ class _Received:
         self.globals[space, name] = made
         if before is _MISSING and self._is_own(space, namespace, name):
             return
-        self.count += 1
+        self._note_change(first=before is _MISSING)
         if made is None:
             namespace.pop(name, None)
             return
         namespace[name] = value
         if passing:
             self.passing.append((space, name, value))
+
+    def _note_change(self, *, first: bool = False) -> None:
+        self.count += 1
+        if not first:
+            for cached in list(self.caches):
+                cached.cache_clear()
 
     def _is_own(self, space: str, namespace: dict[str, Any], name: str) -> bool:
         """Return whether this process has assigned a global itself, in an initializer for example."""
@@ -1004,7 +1048,7 @@ class _Received:
         if not fresh and made is not None and before == made:
             return False
         if not fresh and before is not _MISSING and before != made:
-            self.count += 1
+            self._note_change()
         if len(self.versions) >= _MOST_TOKENS:
             self._drop_dead()
         self.versions[token] = made

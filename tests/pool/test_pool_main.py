@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,12 @@ from helpers import ROOT, environment
 from needs import EACH_METHOD
 
 
-def run(arguments: list[str], **options: Any) -> str:
+def run(arguments: list[str], *, seconds: float = 60, **options: Any) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         env=environment(PYTHONPATH=str(ROOT)),
         **options,
     )
@@ -601,3 +602,262 @@ def test_workers_load_anew_what_the_caller_has_loaded_anew(method, tmp_path):
         "('ccc', 'dddd') ('ccc', 'dddd')",
         "('ccc', 'dddd')",
     ]
+
+
+DECORATED = """
+import dataclasses
+import functools
+import threading
+
+import numpy as np
+import sharedarray as sa
+
+
+@functools.lru_cache(maxsize=8)
+def cached(x):
+    return x * x
+
+
+@functools.cache
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+
+@functools.singledispatch
+def kind_of(x):
+    return "other"
+
+
+@kind_of.register
+def _(x: int):
+    return "int"
+
+
+class Methods:
+    side = 3
+
+    @functools.cached_property
+    def area(self):
+        return self.side**2
+
+    @staticmethod
+    @functools.lru_cache
+    def square(x):
+        return x * x
+
+    @functools.lru_cache
+    def times(self, x):
+        return self.side * x
+
+    @functools.singledispatchmethod
+    def kind(self, x):
+        return "other"
+
+    @kind.register
+    def _(self, x: int):
+        return "int"
+
+    def two(self, a, b):
+        return a, b
+
+    one = functools.partialmethod(two, 1)
+    replaced = lambda self: self.side
+
+
+def with_area():
+    made = Methods()
+    made.area
+    return made
+
+
+@np.vectorize
+def vectorized(x):
+    return x + 1
+
+
+def wrapped_by(function):
+    @functools.wraps(function)
+    def inner(*args):
+        return function(*args)
+    return inner
+
+
+@wrapped_by
+def wrapped(x):
+    return x * x
+
+
+class Slots:
+    __slots__ = "a", "__b"
+
+    def __init__(self):
+        self.a, self.__b = 1, 2
+
+    def both(self):
+        return self.a, self.__b
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: int
+
+
+ufunc = np.frompyfunc(lambda x: x + 1, 1, 1)
+lock = threading.Lock()
+factor = 1
+
+
+@functools.cache
+def of_global(x):
+    return x * factor
+
+
+
+def uses_ufunc():
+    return ufunc(1)
+
+
+def uses_lock():
+    with lock:
+        return 1
+
+
+def tell(name, *values):
+    print(name, repr(list(values)), sep="\\t")
+
+
+def ask(call, *args):
+    try:
+        return pool.submit(call, *args).result()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+with sa.Pool(1) as pool:
+    blocks = pool.map_blocks(lambda block: block * cached(2), np.ones(1))
+    tell("cached", ask(cached, 3), *pool.map(cached, [2, 3]), float(blocks[0]))
+    size = ask(lambda: cached.cache_parameters()["maxsize"])
+    tell("its cache stays", ask(lambda: cached.cache_info().hits > 0), size)
+    first = ask(of_global, 3)
+    factor = 2
+    tell("emptied by a change", first, ask(of_global, 3))
+    tell("as a result", ask(lambda: cached)(5), ask(lambda: functools.lru_cache(lambda x: x))(4))
+    part = functools.partial(fibonacci, 10)
+    tell("recursive", ask(fibonacci, 30), ask(part), ask(lambda f: f(9), fibonacci))
+    tell("dispatch", ask(kind_of, 1), ask(kind_of, "a"), *pool.map(kind_of, [1, "a"]))
+    kind_of.register(str, lambda x: "str")
+    tell("registered later", ask(kind_of, 1), ask(kind_of, "a"), ask(kind_of, 1.0))
+    read = lambda m: m.area
+    tell("cached property", ask(read, Methods()), ask(read, with_area()), ask(with_area).area)
+    methods = Methods()
+    kinds = ask(methods.kind, 1), ask(methods.kind, "a")
+    tell("methods", ask(methods.square, 3), ask(methods.times, 3), *kinds)
+    tell("more methods", ask(methods.one, 2), ask(methods.replaced))
+    tell("vectorize", ask(vectorized, [1, 2]).tolist(), ask(wrapped, 3))
+    tell("slots", ask(Slots).both(), ask(lambda s: s.both(), Slots()), ask(Frozen, 1) == Frozen(1))
+    tell("no ufunc", ask(uses_ufunc))
+    tell("no lock", ask(uses_lock))
+"""
+
+RIGHT_DECORATED: dict[str, list[Any]] = {
+    "cached": [9, 4, 9, 4.0],
+    "its cache stays": [True, 8],
+    "emptied by a change": [3, 6],
+    "as a result": [25, 4],
+    "recursive": [832040, 55, 34],
+    "dispatch": ["int", "other", "int", "other"],
+    "registered later": ["int", "str", "other"],
+    "cached property": [9, 9, 9],
+    "methods": [9, 9, "int", "other"],
+    "more methods": [(1, 2), 3],
+    "vectorize": [[2, 3], 9],
+    "slots": [(1, 2), (1, 2), True],
+}
+
+
+@pytest.fixture(scope="module")
+def decorated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    script = tmp_path_factory.mktemp("decorated") / "script.py"
+    script.write_text(DECORATED)
+    return answers(run([str(script)]))
+
+
+@pytest.mark.parametrize("what", RIGHT_DECORATED)
+def test_decorated_functions(what: str, decorated: dict[str, Any]) -> None:
+    assert decorated[what] == RIGHT_DECORATED[what]
+
+
+@pytest.mark.parametrize("name", ["ufunc", "lock"])
+def test_what_cannot_be_sent_fails_in_the_caller_by_its_name(name: str, decorated: dict[str, Any]) -> None:
+    (text,) = decorated[f"no {name}"]
+    assert text.startswith(f"NotPicklableError: the call of uses_{name} cannot be sent to a worker")
+    assert f"the global {name!r} of __main__, a {name}" in text
+
+
+def test_functions_of_numba(tmp_path):
+    pytest.importorskip("numba")
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """
+            import numba
+            import sharedarray as sa
+
+            FACTOR = 2
+
+            @numba.njit
+            def times(x):
+                return x * FACTOR
+
+            @numba.njit
+            def fibonacci(n):
+                return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+            with sa.Pool(1) as pool:
+                print(pool.submit(times, 3).result(), *pool.map(times, [1, 2]), end=" ")
+                print(pool.submit(fibonacci, 10).result())
+            """
+        )
+    )
+    assert run([str(tmp_path / "script.py")]) == "6 2 4 55\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "steps"), [(0, 3, 60), pytest.param(3, 12, 2000, marks=pytest.mark.slow)]
+)
+def test_no_call_sees_what_was_changed_after_its_submit(first, count, steps, method):
+    program = [str(Path(__file__).with_name("storm_of_changes.py")), first, count, steps, method]
+    assert run(list(map(str, program)), seconds=900) == "as at the submit\n"
+
+
+def test_the_cache_of_functions_keeps_none_alive(tmp_path):
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """
+            import gc
+            import weakref
+            import sharedarray as sa
+
+            FACTOR = 2
+
+            def make():
+                class Local:
+                    def double(self, x):
+                        return x * FACTOR
+                return Local, lambda x: Local().double(x)
+
+            def itself(x):
+                return x and itself(x - 1)
+
+            with sa.Pool(1) as pool:
+                local, function = make()
+                assert [pool.submit(function, n).result() for n in range(3)] == [0, 2, 4]
+                assert [pool.submit(itself, n).result() for n in range(3)] == [0, 0, 0]
+                alive = list(map(weakref.ref, (local, function, itself)))
+                del local, function, itself
+                pool.submit(abs, -1).result()
+                gc.collect()
+                print([each() for each in alive])
+            """
+        )
+    )
+    assert run([str(tmp_path / "script.py")]) == "[None, None, None]\n"

@@ -60,7 +60,8 @@ class Pool(Executor):
         How processes are started. The default is a fork server of this package's own that has NumPy
         loaded, where there is one, and ``'spawn'`` elsewhere.
     initializer : callable, optional
-        Called with ``initargs`` in each worker before its first task.
+        Called with ``initargs`` in each worker before its first task. Tasks see the globals that it sets, in
+        a script or a notebook as well.
     initargs : tuple, optional
         Arguments of the initializer. Locks and queues of `multiprocessing` can be handed over here.
     max_tasks_per_child : int, optional
@@ -150,6 +151,14 @@ class Pool(Executor):
     limit, `numpy.errstate` and `numpy.seterr`, the warning filters that the program has set, the precision of
     `decimal`, NumPy's print options and the handlers of `logging` are a copy of the caller's with ``'fork'``,
     and the defaults otherwise: set them in the initializer.
+
+    *Functions of a script or a notebook* share one ``__main__`` in each worker, with the globals that
+    their code names. A worker keeps what the initializer and tasks assign to a global until you change
+    yours; then it takes your value. The same holds for classes and their attributes, and results are of
+    your own classes. A mutable default, a closure, the instance of a method, and a global that leads to a
+    shared array are copies for each call. Modules that no other process can import, such as files loaded
+    by their paths, are treated likewise. After `importlib.reload` workers load the module anew before
+    their next call, if they have loaded it.
 
     *Random numbers.* Each worker seeds the global generators of `random`, `numpy.random` and torch from the
     operating system before the initializer, if they are loaded; a seed that the initializer sets stays. A

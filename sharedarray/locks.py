@@ -646,7 +646,7 @@ def lock_file(
         path = os.fspath(file_or_path)
         if not isinstance(path, str):
             raise TypeError("a path is a str, or gives one")
-        file_or_path = os.path.abspath(path)
+        file_or_path = registry.absolute(path)
     elif not isinstance(file_or_path, int) and not hasattr(file_or_path, "fileno"):
         raise TypeError(f"neither an open file nor a path: {file_or_path!r}")
     kind = FileLock if count else EmptyLock

@@ -228,7 +228,26 @@ class Swept:
 def directory() -> str:
     """Directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system."""
     chosen = platform.setting("SHAREDARRAY_DIR")
-    return os.path.abspath(chosen) if chosen else platform.DEFAULT_DIRECTORY
+    return absolute(chosen) if chosen else platform.DEFAULT_DIRECTORY
+
+
+def absolute(path: str) -> str:
+    """Return a path that the working directory decides nothing of.
+
+    Raises
+    ------
+    BlockNotFoundError
+        The path is relative, and the working directory was removed.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise errors.BlockNotFoundError(
+            f"{path!r} leads nowhere: the working directory of this process was removed",
+            name=path,
+            expected="an absolute path, or a working directory that is there",
+            next_step="give an absolute path, or call os.chdir() first",
+        ) from None
 
 
 def grace() -> float:

@@ -581,7 +581,7 @@ def create(
     try:
         with interrupts.deferred:
             if file is not None:
-                return _create_file(os.path.abspath(os.fspath(file)), content)
+                return _create_file(registry.absolute(os.fspath(file)), content)
             return _make(directory, content, name, kind=kind, persist=persist, keeper=keeper, replace=replace)
     except OSError as error:
         if file is not None or isinstance(error, errors.SharedArrayError):
@@ -944,7 +944,7 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
 def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
     """Map a file on disk; it has no lease and is never removed."""
     check_mode(mode)
-    where = os.path.abspath(os.fspath(path))
+    where = registry.absolute(os.fspath(path))
     handle = -1
     try:
         handle = _open(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))

@@ -634,3 +634,38 @@ def test_a_process_that_drops_its_privileges(own_directory, way):
     }
     assert "Traceback" not in done.stderr
     wait_until(lambda: not block_files(), "both janitors remove what the killed process held")
+
+
+# -- a working directory that was removed ---------------------------------------------------------------
+
+
+def test_a_working_directory_that_was_removed(own_directory, tmp_path):
+    """Blocks need none; a path that is relative to it is an error that says so."""
+    said = answer(
+        """
+        import os, sys
+        import sharedarray as sa
+        from helpers import say
+
+        os.mkdir(sys.argv[1])
+        os.chdir(sys.argv[1])
+        os.rmdir(sys.argv[1])
+        a = sa.full(3, 2, name="x")
+        with a.lock(timeout=10):
+            said = [int(sa.attach("x").sum())]
+        calls = {
+            "file": lambda: sa.zeros(3, file="x.npy"),
+            "open": lambda: sa.open("x.npy"),
+            "lock_file": lambda: sa.lock_file("x.txt"),
+            "directory": lambda: (os.environ.update(SHAREDARRAY_DIR="x"), sa.zeros(3)),
+        }
+        for name, call in calls.items():
+            try:
+                call()
+            except sa.BlockNotFoundError as error:
+                said.append("working directory" in str(error))
+        say(said)
+        """,
+        tmp_path / "removed",
+    )
+    assert said == [6, True, True, True, True]

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import answer, block_files, environment, inode, janitors, notes, run, wait_until
+from helpers import METHODS, answer, block_files, environment, inode, janitors, notes, run, wait_until
 from needs import few, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
@@ -33,15 +33,16 @@ def can_unshare(*options: str) -> bool:
 # -- process 1 and subreapers ---------------------------------------------------------------------------
 
 ADOPTS = """
-    import ctypes, os, sys
+    import ctypes, glob, os, sys
+    from pathlib import Path
     from helpers import janitors, say, wait_until
     if sys.argv[1] == "subreaper":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     import sharedarray as sa
 
     def children():
-        with open("/proc/thread-self/children") as file:
-            return file.read().split()
+        files = glob.glob("/proc/self/task/*/children")
+        return [pid for file in files for pid in Path(file).read_text().split()]
 
     seen = []
     for _ in range(2):
@@ -84,6 +85,38 @@ def test_what_adopts_orphans_has_no_zombies_and_waits_for_its_own_children(tmp_p
 
     with ThreadPoolExecutor(len(ways)) as threads:
         assert list(threads.map(one, ways)) == [[[True, 7]] * 2] * len(ways)
+
+
+NESTED = """
+    import ctypes, glob, os, sys
+    from pathlib import Path
+    from helpers import say, wait_until
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    import sharedarray as sa
+
+    def children():
+        files = glob.glob("/proc/self/task/*/children")
+        return [pid for file in files for pid in Path(file).read_text().split()]
+
+    def inner():
+        with sa.Pool(1, "forkserver") as pool:
+            pool.submit(abs, -1).result(30)
+        return children()
+
+    if __name__ == "__main__":
+        with sa.Pool(1, sys.argv[1]) as pool:
+            helpers = pool.submit(inner).result(30)
+        for pid in helpers:
+            wait_until(lambda: not os.path.exists("/proc/" + pid), "a worker's fork server was reaped", 5)
+        say(len(helpers))
+"""
+
+
+@needs_proc
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/children"), reason="this kernel tells no children")
+@pytest.mark.parametrize("method", few([name for name in ("forkserver", "fork", "spawn") if name in METHODS]))
+def test_a_pool_in_a_worker_leaves_no_zombie_to_the_process_above(method):
+    assert answer(NESTED, method) >= 1
 
 
 # -- sys.executable that is no Python -------------------------------------------------------------------

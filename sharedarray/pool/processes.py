@@ -33,6 +33,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing import context, process, reduction, resource_tracker, spawn, util
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -69,6 +70,8 @@ _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *thre
 _SERVERS = 4
 # How often, and after how many seconds each, a start looks whether a fork server that was closed has ended.
 _LOOKS, _LOOK = 20, 0.005
+_LAST_LOOKS = 200  # the same, for a worker that ends with fork servers of its own
+_LATE = -50  # a finalizer's priority: after multiprocessing has joined the children
 
 
 def default_method() -> str:
@@ -543,6 +546,8 @@ if "forkserver" in multiprocessing.get_all_start_methods():
         _closed[:] = [closed for closed in _closed if not closed.reaped()]
         if server is None:
             server = forkserver.ForkServer(modules, extra)
+        if not _servers and process.parent_process() is not None:
+            util.Finalize(None, _end_helpers, exitpriority=_LATE)
         _servers[key] = server
         while len(_servers) > _SERVERS:
             oldest = _servers.pop(next(iter(_servers)))
@@ -553,6 +558,35 @@ if "forkserver" in multiprocessing.get_all_start_methods():
                     break
                 time.sleep(_LOOK)
         return server
+
+    def _end_helpers() -> None:
+        """Wait until this process's fork servers and resource tracker have ended, as it ends itself.
+
+        Otherwise they would be orphans of the process that adopts them, which may be the program above.
+        """
+        for server in _servers.values():
+            server.close()
+        _until(lambda: all(server.reaped() for server in (*_servers.values(), *_closed)))
+        tracker = getattr(resource_tracker, "_resource_tracker", None)
+        pid, pipe = getattr(tracker, "_pid", None), getattr(tracker, "_fd", None)
+        if isinstance(pid, int) and isinstance(pipe, int) and not _reaped(pid):
+            tracker._fd = tracker._pid = None  # type: ignore[union-attr]
+            os.close(pipe)
+            _until(lambda: _reaped(pid))
+
+    def _reaped(pid: int) -> bool:
+        """Return whether a process has ended, or is no child of this process."""
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return True
+
+    def _until(condition: Callable[[], bool]) -> None:
+        """Wait for a condition for a second at most."""
+        for _ in range(_LAST_LOOKS):
+            if condition():
+                break
+            time.sleep(_LOOK)
 
     def _after_fork_in_child() -> None:
         global _starting

@@ -157,8 +157,23 @@ def _restore(array: Any, attributes: _Attributes) -> None:
 
 
 def _viewed(kind: type[Any], memory: Any) -> Any:
-    # Dask's transport may have something else for an array that it could not attach to.
-    return np.ndarray.view(memory, kind) if isinstance(memory, np.ndarray) else memory
+    if not isinstance(memory, np.ndarray):
+        return memory  # what Dask's transport has for an array that it could not attach to
+    try:
+        return np.ndarray.view(memory, kind)
+    except Exception:
+        # Its `__array_finalize__` wants more of an array than this one has. NumPy's unpickling gives it None.
+        return _made_on(memory, kind)
+
+
+def _made_on(memory: Array, kind: type[Any]) -> Any:
+    """Return an instance on memory as NumPy's constructor makes it; on a copy if it is not in one piece."""
+    plain = np.asarray(memory)
+    if not plain.flags.forc:
+        plain = plain.copy()
+    order: Any = "C" if plain.flags.c_contiguous else "F"
+    flat = plain.reshape(-1, order=order).view(np.uint8) if plain.nbytes else None
+    return np.ndarray.__new__(kind, plain.shape, plain.dtype, flat, order=order)
 
 
 def _masked(kind: type[Any], data: Any) -> Any:
@@ -311,7 +326,7 @@ def _on_memory(make: Callable[..., Any], args: tuple[Any, ...], state: Any, memo
     attributes = _attributes(made)
     if _viewing(attributes, made):
         return made
-    view = np.ndarray.view(memory, type(made))
+    view = _viewed(type(made), memory)
     _restore(view, attributes)
     return view
 

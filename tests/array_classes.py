@@ -75,6 +75,34 @@ class Explicit(Tagged):
         self.tag = state[-1]
 
 
+class Strict(np.ndarray):
+    """Finds an attribute in whatever array it is made of; its constructor makes it of none."""
+
+    tag: Any = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        if obj is not None:
+            self.tag = obj.tag
+
+
+class StrictAndMeasured(Strict):
+    """Reduces itself as well."""
+
+    def __reduce__(self) -> Any:
+        make, args, state = super().__reduce__()  # type: ignore[misc]
+        return make, args, (*state, self.tag)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state[:-1])
+        self.tag = state[-1]
+
+
+def constructed(kind: type[Any], data: Any) -> Any:
+    made = kind(data.shape, data.dtype, data)
+    made.tag = "m"
+    return made
+
+
 class Telling(Measured):
     """Tells its class in its state, and has views of itself."""
 

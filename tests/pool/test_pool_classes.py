@@ -143,6 +143,21 @@ def test_a_reduction_that_extends_numpys_is_kept_for_every_size(pool: sa.Pool, k
     assert Registered.known == []
 
 
+@pytest.mark.parametrize("kind", [array_classes.Strict, array_classes.StrictAndMeasured])
+def test_a_class_that_cannot_be_a_view_of_any_array(pool: sa.Pool, kind: Any) -> None:
+    for count in (0, 8, 300_000):
+        for hold in (in_block, private):
+            sent = array_classes.constructed(kind, hold(np.arange(count)))
+            found = pool.submit(identity, sent).result()
+            assert (type(found), found.tag) == (kind, "m")
+            assert np.array_equal(np.asarray(found), np.asarray(sent))
+            if count and hold is in_block:
+                assert array_classes.is_in_block(found)
+        found = pool.submit(identity, sent[::-2]).result()
+        assert (type(found), found.tag) == (kind, "m")
+        assert np.array_equal(np.asarray(found), np.asarray(sent)[::-2])
+
+
 @pytest.mark.parametrize("kind", [Measured, Nested])
 def test_no_copy_is_made_of_large_memory(kind: Any) -> None:
     sent = tagged(kind, sa.share(np.zeros(1 << 20)))

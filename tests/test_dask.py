@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,38 @@ def test_a_worker_that_dies_loses_nothing(client: Any) -> None:
         )
         assert [value for value, _ in found] == list(range(20))
     client.wait_for_workers(2)
+
+
+def raises(error: BaseException, item: int = 3) -> int:
+    if item == 3:
+        raise error
+    return item
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (StopIteration("end"), RuntimeError("the task raised StopIteration")),
+        (StopAsyncIteration("end"), RuntimeError("the task raised StopAsyncIteration")),
+        (SystemExit(3), SystemExit(3)),
+        (GeneratorExit("end"), GeneratorExit("end")),
+        (asyncio.CancelledError("mine"), asyncio.CancelledError("mine")),
+        (TimeoutError("mine"), TimeoutError("mine")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_task_raises_comes_home(client: Any, error: BaseException, seen: BaseException) -> None:
+    with DaskPool(client) as pool:
+        ways = [
+            lambda: pool.submit(raises, error).result(60),
+            lambda: list(pool.map(raises, [error] * 5, range(5), timeout=60)),
+            lambda: list(map(Future.result, [pool.submit(raises, error, item) for item in range(5)])),
+        ]
+        for way in ways:
+            with pytest.raises(type(seen), match=f"^{seen}$"):
+                way()
+        assert pool.submit(abs, -1).result(60) == 1
+        assert len(client.nthreads()) == 2  # no worker ended by it
 
 
 def test_what_is_spilled_is_stored_with_its_data() -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import traceback
 import uuid
 import weakref
 from collections import Counter
@@ -41,6 +42,7 @@ from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
 from sharedarray.pool import blockwise
 from sharedarray.pool.engine import name_of
+from sharedarray.pool.failures import RemoteTraceback, outside_iteration
 from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.progress import Progress, bar, watched
 from sharedarray.segment import Mapping, mapping_of
@@ -289,9 +291,33 @@ def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> _Order
     Dask itself would send each result in its own way for the class, and of an instance of a subclass of
     ndarray only the data.
     """
-    call = function.opened(blocks)
-    results = [call(*args, **kwargs) for args, kwargs in calls.opened(blocks)]
-    return _Order(*pack(results, lambda array, _: array if travels_apart(array) else None))
+    try:
+        call = function.opened(blocks)
+        results = [call(*args, **kwargs) for args, kwargs in calls.opened(blocks)]
+        return _Order(*pack(results, lambda array, _: array if travels_apart(array) else None))
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, _ACTED_ON):
+            raise
+        carried = _Carried(error, "".join(traceback.format_exception(error)))
+    raise carried
+
+
+# What Dask would act on, besides what is no `Exception`: it ends a worker whose task raises `SystemExit`, and
+# its coroutines confuse the others with what they raise themselves.
+_ACTED_ON = StopIteration, StopAsyncIteration, CancelledError
+
+
+class _Carried(Exception):
+    """What a task raised, on its way through Dask, with its traceback as text."""
+
+    def __str__(self) -> str:
+        return type(self.args[0]).__name__
+
+    def opened(self) -> BaseException:
+        """Return what the task raised."""
+        error, text = self.args
+        error.__cause__ = RemoteTraceback(text)
+        return outside_iteration(error)
 
 
 class _Replicas:
@@ -399,7 +425,7 @@ def _translated(error: BaseException) -> BaseException:
         return died
     if type(error).__name__ == "FutureCancelledError":
         return CancelledError(str(error))
-    return error
+    return error.opened() if isinstance(error, _Carried) else error
 
 
 def _first(values: list[Any]) -> Any:

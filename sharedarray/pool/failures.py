@@ -33,6 +33,7 @@ __all__ = [
     "class_of",
     "described",
     "forget_frames",
+    "outside_iteration",
     "pack",
     "rebuild",
     "traceback_of",
@@ -228,10 +229,10 @@ def rebuild(failure: Failure) -> BaseException:
         first = cause
         seen.add(id(first))
     _cause.__set__(first, RemoteTraceback(failure.text))
-    return _outside_iteration(exceptions[0])
+    return outside_iteration(exceptions[0])
 
 
-def _outside_iteration(exception: BaseException) -> BaseException:
+def outside_iteration(exception: BaseException) -> BaseException:
     """Return a `RuntimeError` in place of what only says that an iterator is exhausted, as PEP 479 has it.
 
     Out of ``result()`` it would end whichever loop over an iterator surrounds the call, without a word; and

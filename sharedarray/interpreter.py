@@ -43,7 +43,7 @@ def python() -> str:
     if not os.path.isfile(chosen):
         raise _no_interpreter(f"{chosen}, which is no program")
     default = chosen == sys.executable
-    if default and (getattr(sys, "frozen", False) or "__compiled__" in vars(sys.modules["__main__"])):
+    if default and (getattr(sys, "frozen", False) or hasattr(sys.modules.get("__main__"), "__compiled__")):
         raise _no_interpreter(f"{chosen}, which is a frozen application")
     if _named_as_interpreter(chosen) or not (default or platform.runs(chosen)):
         return chosen

@@ -4,8 +4,9 @@ The pool adds a credit for each item that it gives, and a worker takes one befor
 the pool can revoke items: the worker begins nothing for which it finds no credit.
 
 The counter is a semaphore of multiprocessing, which takes 0.03 us a credit. That needs a ``/dev/shm`` where
-this user may make files. A machine may have none (AWS Lambda), or a read-only one. There, each credit is a
-byte in a pipe, which takes some 0.5 us and needs no file system.
+this user may make files, and an interpreter that runs its tracker. A machine may have no ``/dev/shm`` (AWS
+Lambda), or a read-only one; a program may embed Python. Then each credit is a byte in a pipe, which takes
+some 0.5 us and needs neither.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from sharedarray import errors, interpreter
 from sharedarray._platform import platform
 from sharedarray.pool import links
 
@@ -45,9 +47,10 @@ class Credits(Protocol):
 def new_counter(method: str) -> Credits:
     """Return a new counter at 0, for a worker that is started by this method."""
     try:
+        interpreter.python()  # which multiprocessing starts as the tracker of semaphores
         with platform.standard_streams():
             return platform.opened(multiprocessing.get_context(method).Semaphore, 0)
-    except ImportError:  # this Python was built without semaphores
+    except (ImportError, errors.UnsupportedError):  # this Python was built without semaphores
         return _Tokens()
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE) or not hasattr(os, "set_blocking"):

@@ -172,7 +172,16 @@ def start(worker: WorkerProcess) -> None:
 
 
 def make_ready(method: str) -> None:
-    """Start, in the caller's thread, what unblocks SIGINT in the thread that starts it."""
+    """Start, in the caller's thread, what unblocks SIGINT in the thread that starts it.
+
+    Raises
+    ------
+    UnsupportedError
+        There is no interpreter to start workers with. A frozen program has its own way for ``'spawn'``:
+        `multiprocessing.freeze_support`.
+    """
+    if method != "fork" and not (method == "spawn" and getattr(sys, "frozen", False)):
+        interpreter.python()
     if method != "fork" and hasattr(os, "fork"):  # elsewhere there is no such process
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
@@ -323,9 +332,7 @@ if "fork" not in multiprocessing.get_all_start_methods():
             handles: Any = importlib.import_module("msvcrt")  # where handles are what processes share
             reading, writing = platform.opened(os.pipe)
             try:
-                command = spawn.get_command_line(
-                    parent_pid=os.getpid(), pipe_handle=handles.get_osfhandle(reading)
-                )
+                command = _command(parent_pid=os.getpid(), pipe_handle=handles.get_osfhandle(reading))
                 self._process = _Started(
                     [_interpreter(), *command[1:]],
                     env=_environment(),
@@ -384,6 +391,20 @@ if "fork" not in multiprocessing.get_all_start_methods():
     _WAYS["spawn"] = _NewInterpreter
 
 
+def _command(**arguments: int) -> list[str]:
+    """Return the command that starts a new interpreter, with what `multiprocessing.spawn` hands to it.
+
+    In a frozen program multiprocessing starts the program itself, though another one was chosen by
+    `multiprocessing.set_executable`.
+    """
+    chosen = os.fsdecode(spawn.get_executable())
+    if not getattr(sys, "frozen", False) or chosen == sys.executable:
+        return list(spawn.get_command_line(**arguments))
+    words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    code = f"from multiprocessing.spawn import spawn_main; spawn_main({words})"
+    return [chosen, *forkserver.interpreter_flags(), "-c", code, "--multiprocessing-fork"]
+
+
 def _interpreter() -> str:
     """The program to start: in a virtual environment, the one that is behind its launcher."""
     chosen = os.fsdecode(spawn.get_executable())
@@ -428,7 +449,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
                 ours.append(to_child)
                 theirs.append(child_orders)
                 self._fds += theirs  # beside what the process object brings along
-                command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_orders)
+                command = _command(tracker_fd=tracker, pipe_handle=child_orders)
                 if "-c" in command:  # not in a frozen program
                     code = command.index("-c") + 1
                     command[code] = _OPEN_STREAMS + command[code]

@@ -380,6 +380,38 @@ def test_helper_processes_start_without_a_debugger(monkeypatch, own_directory):
     assert left_alone == ["begins", "ends"]
 
 
+@needs_fork
+def test_an_application_that_embeds_python_is_never_a_worker(tmp_path):
+    """It is not started at all, neither as a worker, nor as the tracker of semaphores."""
+    log = tmp_path / "log"
+    application = tmp_path / "application"
+    application.write_text(f"#!/bin/sh\necho started >> {log}\nexec sleep 60\n")
+    application.chmod(0o755)
+    code = f"""
+        import sys, warnings
+        real, sys.executable = sys.executable, {str(application)!r}
+        import multiprocessing
+        import sharedarray as sa
+
+        warnings.simplefilter("ignore")  # of the janitor
+        for method in ("forkserver", "spawn"):
+            with sa.Pool(1, method) as pool:
+                try:
+                    pool.submit(abs, -1)
+                except sa.UnsupportedError as error:
+                    print("set_executable" in str(error))
+        with sa.Pool(1, "fork") as pool:
+            print(pool.submit(abs, -1).result())
+        sys.frozen = True
+        multiprocessing.set_executable(real)
+        for method in ("forkserver", "spawn"):
+            with sa.Pool(1, method) as pool:
+                print(pool.submit(abs, -1).result())
+    """
+    assert program(tmp_path, code) == ("True\nTrue\n1\n1\n1\n", "")
+    assert not log.exists()
+
+
 GREENLETS = """
     from gevent import monkey
     monkey.patch_all(thread=eval(sys.argv[2]))

@@ -20,6 +20,9 @@ The outbox is a file without a name, as recycled memory is, and opened by the wo
 
 ``sent`` counts the times that it was cleared: while that stays the same, things are only added.
 
+A worker that is at its end may have written anything here. So the lengths, kinds and types are checked; what
+does not fit is ignored, and its tasks end as those of a dead worker do.
+
 The values are in the format of `marshal`, which writes numbers and text in a third of the time of pickle, and
 is the same at both ends. A list in that format is nothing but the number of its elements and then these, one
 after the other; so what is here becomes the stream of a RESULTS frame without being looked at again.
@@ -42,6 +45,12 @@ __all__ = ["HEAD", "SIZE", "make", "opened", "row_of", "unsent", "values"]
 # Bytes of an outbox: with its head, a whole number of pages of any size that is usual. A full one is sent.
 SIZE = 1 << 14
 HEAD = struct.Struct("=QQQQ")
+
+# Kinds of frames that a worker leaves here, and the type codes of the values of a row in format 2 of marshal:
+# None, False, True, int, long int, float, complex, bytes, str, interned str.
+_ANSWERS = frozenset((Kind.RESULT, Kind.ERROR, Kind.RESULTS))
+_SCALARS = frozenset(b"NFTilgysut")
+_MOST_INDEX = 1 << 62  # more items than any row has
 
 
 def make() -> int:
@@ -88,15 +97,20 @@ def unsent(handle: int, row: int) -> list[Frame]:
     """
     if handle < 0:
         return []
-    length, of, index, sent = HEAD.unpack(platform.read(handle, HEAD.size))
-    body = platform.read(handle, HEAD.size + length)[HEAD.size :]
-    if not length or HEAD.unpack(platform.read(handle, HEAD.size))[3] != sent:
-        return []  # or it is being sent at this very moment
-    if not of:
-        return _frames(body)
-    if of != row:
+    try:
+        length, of, index, sent = HEAD.unpack(platform.read(handle, HEAD.size))
+        if not length or length > SIZE - HEAD.size:
+            return []
+        body = platform.read(handle, HEAD.size + length)[HEAD.size :]
+        if len(body) != length or HEAD.unpack(platform.read(handle, HEAD.size))[3] != sent:
+            return []  # it is being sent at this very moment
+        if not of:
+            return _frames(body)
+        if of != row or index > _MOST_INDEX:
+            return []
+        return [Frame(Kind.RESULTS, task=row, stream=row_of(index, _count(body), body))]
+    except (ValueError, TypeError, EOFError, struct.error, OSError):
         return []
-    return [Frame(Kind.RESULTS, task=row, stream=row_of(index, _count(body), body))]
 
 
 def row_of(index: int, count: int, body: bytes | memoryview) -> bytes:
@@ -116,6 +130,8 @@ def _frames(body: bytes) -> list[Frame]:
     while at < len(body):
         kind, flags, _, item, task, length, began, ended = HEADER.unpack_from(body, at)
         at += HEADER.size
+        if kind not in _ANSWERS or length > len(body) - at:
+            raise ValueError("no frame of a worker")
         found.append(Frame(kind, flags, item, task, began, ended, body[at : at + length]))
         at += length
     return found
@@ -123,7 +139,9 @@ def _frames(body: bytes) -> list[Frame]:
 
 def _count(body: bytes) -> int:
     file, count = io.BytesIO(body), 0
-    while file.tell() < len(body):
+    while (at := file.tell()) < len(body):
+        if body[at] not in _SCALARS:  # a damaged list could be of any length
+            raise ValueError("no value of a row")
         marshal.load(file)
         count += 1
     return count

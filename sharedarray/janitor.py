@@ -397,7 +397,7 @@ def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
 
 def _fall_back(directory: str, error: OSError | ImportError | errors.UnsupportedError) -> None:
     _state.failed[directory] = time.monotonic()
-    if directory not in _warned:
+    if directory not in _warned and not silent:
         if len(_warned) >= _MOST_WARNED:
             _warned.clear()
         _warned.add(directory)
@@ -409,6 +409,9 @@ def _fall_back(directory: str, error: OSError | ImportError | errors.Unsupported
         )
     _sweep_quietly(directory)
 
+
+# Whether another process says that there is no janitor: the pool, of its workers.
+silent = False
 
 # Directories whose missing janitor a warning has named; in a forked child, its parent has said so.
 _warned: set[str] = set()

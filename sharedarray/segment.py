@@ -851,6 +851,19 @@ def _translated(error: OSError, directory: str, size: int, *, memory: bool) -> O
         except OSError:
             free = 0
         return out_of_memory(directory, size, free)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not isinstance(
+        error, errors.SharedArrayError
+    ):
+        return errors.NotOursError(
+            f"nothing can be made in {directory}",
+            name=directory,
+            found=error.strerror,
+            expected="a directory that this user may write to",
+            cause="it is another user's, or mounted read-only",
+            next_step="set SHAREDARRAY_DIR to a directory of yours on a memory file system"
+            if memory
+            else "choose another path",
+        )
     return error
 
 

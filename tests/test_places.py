@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from helpers import METHODS, answer, block_files, environment, inode, janitors, notes, run, wait_until
-from needs import few, needs_janitor, needs_proc, needs_root
+from needs import few, needs_fork, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray import interpreter, janitor, registry
@@ -702,3 +702,35 @@ def test_a_working_directory_that_was_removed(own_directory, tmp_path):
         tmp_path / "removed",
     )
     assert said == [6, True, True, True, True]
+
+
+# -- directories that nothing can be made in ------------------------------------------------------------
+
+
+def test_a_read_only_directory_is_an_error_that_names_the_variable(own_directory):
+    if not can_unshare("--mount"):
+        pytest.skip("mount namespaces are not permitted here")
+    closed = f'mount -t tmpfs -o ro none "{own_directory}" && exec "$0" "$@"'
+    said = answer(
+        """
+        import sharedarray as sa
+        from helpers import say
+
+        said = []
+        for call in (lambda: sa.zeros(3), lambda: sa.put([1]), lambda: sa.ShareableList([1])):
+            try:
+                call()
+            except sa.NotOursError as error:
+                said.append("SHAREDARRAY_DIR" in str(error) and "Read-only" in str(error))
+        say(said)
+        """,
+        before=("unshare", "--mount", "sh", "-c", closed),
+    )
+    assert said == [True] * 3
+
+
+@needs_fork
+def test_workers_leave_it_to_the_pool_to_warn_of_a_missing_janitor():
+    with sa.Pool(1, "fork") as pool:
+        assert pool.submit(lambda: janitor.silent).result(30)
+    assert not janitor.silent

@@ -32,7 +32,7 @@ from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from typing import Any, NoReturn
 
-from sharedarray import errors, reloads
+from sharedarray import errors, janitor, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
@@ -183,6 +183,7 @@ def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited 
     """Serve a pool until it says STOP; ``inherited`` is None in a worker that was not forked from it."""
     global _is_copy
     _is_copy = False
+    janitor.silent = True
     functions.begin_worker(inherited)
     _name_warnings()
     channel = Channel(ends.reader, ends.writer, blocking=True)

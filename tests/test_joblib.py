@@ -45,6 +45,27 @@ def afterwards() -> Iterator[None]:
     assert not [each for each in threading.enumerate() if "sharedarray" in each.name]
 
 
+def raises(error: BaseException, item: int) -> int:
+    if item == 3:
+        raise error
+    return item
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (StopIteration("end"), RuntimeError("the task raised StopIteration")),
+        (SystemExit(3), SystemExit(3)),
+        (GeneratorExit("end"), GeneratorExit("end")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_ordinary_exception_ends_a_call(error: BaseException, seen: BaseException) -> None:
+    with pytest.raises(type(seen), match=f"^{seen}$"):
+        Parallel()(delayed(raises)(error, item) for item in range(6))
+    assert Parallel()(delayed(abs)(-item) for item in range(3)) == [0, 1, 2]
+
+
 # -- being known ----------------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -307,6 +307,27 @@ def test_workers_are_kept_for_the_next_call() -> None:
     assert not set(Parallel()(delayed(os.getpid)() for _ in range(20))) & first
 
 
+def inherited() -> tuple[str | None, str, str]:
+    return os.environ.get("SA_LATER"), os.getcwd(), sys.path[-1]
+
+
+def test_workers_that_have_inherited_something_else_are_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both() -> set[tuple[str | None, str, str]]:
+        return set(Parallel()(delayed(inherited)() for _ in range(2)))
+
+    both()
+    monkeypatch.setenv("SA_LATER", "1")
+    assert both() == {inherited()}
+    monkeypatch.chdir(tmp_path)
+    assert both() == {inherited()}
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert both() == {inherited()}
+    monkeypatch.delenv("SA_LATER")
+    assert both() == {inherited()}
+
+
 def nested(i: int) -> list[int]:
     with parallel_config(backend="sharedarray", n_jobs=2):
         return list(Parallel()(delayed(pow)(i, j) for j in range(3)))

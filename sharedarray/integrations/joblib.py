@@ -13,9 +13,10 @@ That is what joblib's own backend, loky, does with arguments, but without files 
 remove, and with results that are not pickled. What a worker returns of an argument that came read-only is a
 copy of its own, as with loky.
 
-Workers are started for a call and kept for the next one that asks for the same: after `IDLE` seconds without
-one, they end. Where a call fails or is given up, its workers are killed, so nothing goes on behind its back;
-calls in several threads have workers of their own, which are not touched by this.
+Workers are started for a call and kept for the next one that asks for the same, in the same environment and
+working directory and with the same ``sys.path``: after `IDLE` seconds without one, they end. Where a call
+fails or is given up, its workers are killed, so nothing goes on behind its back; calls in several threads
+have workers of their own, which are not touched by this.
 
 The modules that scikit-learn's calls need are loaded once, in the fork server, and shared by all workers:
 loky's workers load some 100 MB each.
@@ -296,6 +297,17 @@ def _is_preloaded(name: str) -> bool:
     return is_importable and name.startswith(f"{_HEAVY}.") and ".tests" not in name
 
 
+def _surroundings() -> _Key:
+    """Return what workers have inherited: workers that started with something else are not used again."""
+    # pytest changes this one before and after each test.
+    environment = sorted((name, text) for name, text in os.environ.items() if name != "PYTEST_CURRENT_TEST")
+    try:
+        directory = os.getcwd()
+    except OSError:  # it was removed
+        directory = ""
+    return tuple(environment), directory, tuple(sys.path)
+
+
 _idle = _Idle()
 platform.around_fork(lambda: None, lambda: None, _idle.forget)
 
@@ -377,7 +389,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         chosen = (idle for idle in (idle_worker_timeout, self._idle_for, IDLE) if idle is not None)
         self._keep_for = next(chosen)
         threads = self._threads(n_jobs)
-        key = n_jobs, *threads.items(), *given.items()
+        key = n_jobs, *threads.items(), *given.items(), _surroundings()
         if self._pool is not None and self._key != key:
             self.terminate()
         if self._pool is None:

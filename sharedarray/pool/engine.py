@@ -27,7 +27,9 @@ waiting for it.
 
 **One lock** guards the queue, the members and their state. It is never held while a process is started, while
 something of the user's is pickled, copied or dropped, or while a future is settled. So a task whose arguments
-are large is chosen for a worker under the lock, copied without it (`_prepare`), and sent under it.
+are large is chosen for a worker under the lock, copied without it (`_prepare`), and sent under it. Only the
+collection of garbage may call something of the user's while the lock is held: a finalizer. What that asks of
+the pool is done a moment later (`_holds`).
 
 **How much a worker is given.** One item at a time, unless the function is known to take less than some 200
 us; then as much as takes some milliseconds, so that small tasks travel many in a message and no worker waits
@@ -208,7 +210,11 @@ class Engine:
         self._at_end = at_end
         self._owner = os.getpid()
         self._copied = False  # whether this is a fork of that process
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        # Whether this thread has the lock: in a finalizer that interrupts it.
+        self._holds: Callable[[], bool] = getattr(self._lock, "_is_owned", lambda: False)
+        # What such finalizers have submitted.
+        self._arrivals: deque[tuple[Sequence[Task], Pickled | None]] = deque()
         self._queue: deque[Task] = deque()
         # Not later than the deadline of any task that has not begun.
         self._next_deadline: float | None = None
@@ -370,6 +376,8 @@ class Engine:
         What is to be written down about the call is written while the worker is at it. Nobody misses it:
         answers are entered under the lock.
         """
+        if self._holds():
+            return None
         with interrupts.deferred, self._lock:
             if self._queue or self._vacant or self._max_tasks is not None or not self._is_open():
                 return None
@@ -610,6 +618,11 @@ class Engine:
 
     def _accept(self, tasks: Sequence[Task], call: Pickled | None = None) -> None:
         """Take tasks, or the one task of a call, which is noted when its worker is at it already."""
+        if self._holds():
+            self._check_open()
+            self._arrivals.append((tasks, call))
+            self.wake()
+            return
         with self._lock:
             try:
                 self._check_open()
@@ -674,7 +687,7 @@ class Engine:
         me = threading.get_ident()
         reading = self._reading
         with interrupts.deferred:
-            if me == self._manager or reading.get("reader") == me:
+            if me == self._manager or reading.get("reader") == me or self._holds():
                 self._read_within(done, deadline)
                 return
             try:
@@ -694,7 +707,7 @@ class Engine:
         """
         if done():
             return
-        if not self._pausing or threading.get_ident() == self._manager:
+        if not self._pausing or threading.get_ident() == self._manager or self._holds():
             raise errors.DeadlockError(
                 "a thread that reads the answers of a pool's workers would wait for one of them",
                 cause="a method that pickle calls as it loads a result, or a finalizer, waits for another",
@@ -795,7 +808,7 @@ class Engine:
         if self._expecting or "reader" in self._reading or self._is_copy():
             return
         with interrupts.deferred:
-            if self._lock.acquire(blocking=False):
+            if not self._holds() and self._lock.acquire(blocking=False):
                 try:
                     self._expect_answers()
                 finally:
@@ -806,7 +819,7 @@ class Engine:
     def catch_up(self) -> None:
         """Read what workers have said so far, for a report."""
         me = threading.get_ident()
-        if self._pipes is None or self._expecting or self._is_copy():
+        if self._pipes is None or self._expecting or self._is_copy() or self._holds():
             return
         with interrupts.deferred:
             if "reader" in self._reading or self._reading.setdefault("reader", me) != me:
@@ -846,6 +859,8 @@ class Engine:
             return self._withdraw(task, running=running)
 
     def _withdraw(self, task: Task, *, running: bool) -> bool:
+        if self._holds():
+            return False
         with self._lock:
             member = next((m for m in self._members if task in m.tasks), None)
             if member is None:
@@ -895,7 +910,7 @@ class Engine:
         """Give up on all that is done for somebody and has not begun; on what runs as well, if so wished."""
         if self._is_copy():
             return
-        if not self._lock.acquire(blocking=False):
+        if self._holds() or not self._lock.acquire(blocking=False):
             # Perhaps in this very thread, for an iterator of results may be collected as garbage at any
             # moment.
             self._sinks_over.append((sink, running))
@@ -958,7 +973,7 @@ class Engine:
             self._setup = _NOTHING
             self._at_end()
         self.wake()
-        if wait:
+        if wait and not self._holds():
             self.join()
 
     def abort(self) -> None:
@@ -1295,6 +1310,7 @@ class Engine:
             task.sink.cancel_items(task.first + task.done, task.left)
             task.release()
         del left
+        self._take_arrivals()
         self._setup = _NOTHING  # what the initializer was given is not to live as long as this object
         self.store.close()
         self._at_end()
@@ -1330,6 +1346,7 @@ class Engine:
                 gone = self._forget(sink, running)
             self._let_go(gone)
             del sink
+        self._take_arrivals()
         if aborting:
             self._kill_all()
         if any(member.unread for member in self._members):
@@ -1348,9 +1365,11 @@ class Engine:
                 if not self._members:
                     self._fail_queued(reason)
                 break
-            except Exception as reason:
+            except BaseException as reason:  # also what the pickling of the initializer's arguments raises
+                if self._copied:
+                    raise
                 if not self._members:
-                    found = f"{type(reason).__name__}: {reason}"
+                    found = failures.described(reason)
                     self._break("no worker process could be started", reason, found=found)
                 break
         self._prepare()
@@ -1364,6 +1383,17 @@ class Engine:
             going_on = bool(there) or not (self._shutting or self._broken)
         self._trim()
         return going_on
+
+    def _take_arrivals(self) -> None:
+        """Take what was submitted by finalizers that interrupted a thread with the lock."""
+        while self._arrivals:
+            tasks, call = self._arrivals.popleft()
+            try:
+                self._accept(tasks, call)
+            except Exception as closed:  # the pool takes no more
+                for task in tasks:
+                    task.sink.begin()
+                    task.sink.put(task.first + task.done, [Raised(closed)] * task.left)
 
     def _trim(self) -> None:
         now = time.monotonic()
@@ -2300,7 +2330,9 @@ class Engine:
     def close_copy(self) -> None:
         """Close this process's copies of the descriptors that belong to its parent."""
         self._copied = True
-        self._lock = threading.Lock()  # some other thread may have held it, and that thread is gone
+        self._lock = threading.RLock()  # some other thread may have held it, and that thread is gone
+        self._holds = getattr(self._lock, "_is_owned", self._holds)
+        self._arrivals.clear()
         self._callbacks.clear()
         self._manager = 0
         self._copying = threading.Lock()

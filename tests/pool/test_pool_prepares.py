@@ -102,10 +102,7 @@ def test_the_lock_is_free_while_arguments_are_copied(pool, way, monkeypatch):
     plain, lock, held = Slot.fill, pool._engine._lock, []
 
     def fill(slot, sources, starts):
-        free = lock.acquire(timeout=2)  # in vain if this thread holds it
-        held.append(not free)
-        if free:
-            lock.release()
+        held.append(lock._is_owned())  # by this thread
         plain(slot, sources, starts)
 
     monkeypatch.setattr(Slot, "fill", fill)
@@ -233,6 +230,38 @@ def test_a_finalizer_of_an_argument_may_use_the_pool(pool):
     finally:
         pool_broken.at_end = None
     assert {future.result(LIMIT) for future in futures} == {5}
+
+
+def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
+    """The collection of garbage calls one at any moment: in a thread that has the lock as well."""
+    with sa.Pool(1) as pool:
+        inner = pool._engine
+        assert pool.submit(abs, -1).result(LIMIT) == 1
+        running = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "begun", tmp_path / "go")
+        wait_until((tmp_path / "begun").exists, "the first one runs")
+        results = pool.map(pool_tasks.add, range(5))
+
+        def within():
+            nonlocal results
+            with inner._lock:
+                del results  # as an iterator that nothing refers to
+                one, many = pool.submit(abs, -2), pool.map(pool_tasks.add, [1, 2])
+                assert one.cancel() or not one.done()
+                with pytest.raises(sa.DeadlockError):
+                    running.result()
+                assert pool.stats().workers == 1
+                return pool.submit(abs, -3), many
+
+        one, many = Caller(within).get()
+        (tmp_path / "go").touch()
+        assert (one.result(LIMIT), list(many)) == (3, [2, 3])
+        assert running.result(LIMIT) == "released"
+
+        def ends():
+            with inner._lock:
+                pool.shutdown()
+
+        assert Caller(ends).get() is None
 
 
 def test_slots_that_there_are_no_more_are_forgotten(pool):

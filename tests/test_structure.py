@@ -324,3 +324,12 @@ def test_sizes_from_which_data_is_handled_in_another_way_stand_in_one_place() ->
         assert re.search(rf'^{name} = .*\n"""', text, re.MULTILINE), f"{name} has no reason"
         users = [each for each in MODULES if re.search(rf"\b{name}\b", source(each))]
         assert len(users) > 1, f"{name} is not used"
+
+
+def test_no_weak_set_is_iterated() -> None:
+    """A thread that adds to one meanwhile makes the iteration fail: lists of weak references are used."""
+    users = [name for name in MODULES if "WeakSet" in source(name)]
+    assert users == ["sharedarray.interrupts"]  # which looks at the code of its callback only
+    tables = "_arrived|_by_token|_engines|_made|_origins|_token_of|_versions"
+    iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
+    assert [name for name in MODULES if iterated.search(source(name))] == []

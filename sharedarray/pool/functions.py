@@ -884,7 +884,8 @@ def _make_cache(token: str | None, made: Any, function: Any, parameters: dict[st
     _token_of[cached] = token
     _received.fresh.add(token)
     _received.takes(token, (made, parameters))
-    _received.caches.add(cached)
+    caches = _received.caches
+    caches[weakref.ref(cached, lambda gone: caches.pop(gone, None))] = None
     return cached
 
 
@@ -994,7 +995,8 @@ class _Received:
         self.inherited: dict[str, dict[str, Any]] = {}
         self.modules: dict[str, types.ModuleType] = {}
         self.fresh: set[str] = set()
-        self.caches: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Weak references to caches. A weak set could not be iterated while other threads add to it.
+        self.caches: dict[weakref.ref[Any], None] = {}
 
     def assign(self, space: str, name: str, made: Any, value: Any, passing: bool) -> None:
         """Assign a global, if it is of another version than what arrived last."""
@@ -1016,8 +1018,10 @@ class _Received:
     def _note_change(self, *, first: bool = False) -> None:
         self.count += 1
         if not first:
-            for cached in list(self.caches):
-                cached.cache_clear()
+            for known in list(self.caches):
+                cached = known()
+                if cached is not None:
+                    cached.cache_clear()
 
     def _is_own(self, space: str, namespace: dict[str, Any], name: str) -> bool:
         """Return whether this process has assigned a global itself, in an initializer for example."""

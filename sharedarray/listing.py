@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,9 @@ def blocks() -> BlockList:
         looked = None if record is None else _look(directory, name, inode)
         if record is not None and looked is not None:
             found.append((name, record, looked))
+    # Many blocks have one maker, and one moment is enough for all.
+    alive = cache(lambda pid, started, space: registry.alive(pid, started, space, directory))
+    now = registry.Moment.now()
     holders = platform.holders(status[:2] for _, _, (status, _, held) in found if held)
     return BlockList(
         sorted(
@@ -167,9 +171,9 @@ def blocks() -> BlockList:
                     dtype=None if layout is None else layout.dtype,
                     order=None if layout is None else layout.order,
                     size=status.size,
-                    created=datetime.fromtimestamp(record.moment.created_as_set(), UTC),
+                    created=datetime.fromtimestamp(record.moment.created_as_set(now), UTC),
                     creator=record.pid,
-                    creator_alive=record.maker_alive(directory),
+                    creator_alive=alive(record.pid, record.started, record.space),
                     persistent=record.persist,
                     held=held,
                     holders=holders.get(status[:2], ()),

@@ -106,12 +106,12 @@ class Moment(NamedTuple):
         now = Moment.now()
         return max(0.0, now.created - self._created_as_set(now))
 
-    def created_as_set(self) -> float:
-        """Return when this was in seconds since 1970, by the time of day as it is set now.
+    def created_as_set(self, now: Moment | None = None) -> float:
+        """Return when this was in seconds since 1970, by the time of day as it is set ``now``.
 
         Unless that was set meanwhile, the answer is always the same.
         """
-        found = self._created_as_set(Moment.now())
+        found = self._created_as_set(now or Moment.now())
         return found if abs(found - self.created) > _SET else self.created
 
     def _created_as_set(self, now: Moment) -> float:

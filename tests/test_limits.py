@@ -18,6 +18,7 @@ from helpers import METHODS, answer
 from needs import needs_limits, needs_proc, needs_root
 
 import sharedarray as sa
+from sharedarray import listing
 
 pytestmark = [needs_limits, needs_proc]
 
@@ -25,6 +26,7 @@ HEAD = """
 import contextlib, errno, gc, json, os, resource, signal, sys, tempfile, time
 import numpy as np
 import sharedarray as sa
+from sharedarray import listing
 from helpers import block_files, notes, say, wait_until
 
 LIMIT = 200
@@ -281,6 +283,7 @@ def test_no_more_address_space() -> None:
 FILES = """
 import gc, os
 import sharedarray as sa
+from sharedarray import listing
 from helpers import block_files, notes, say
 arrays = []
 def full():
@@ -312,3 +315,16 @@ def test_the_number_of_a_limit_survives_pickling() -> None:
         error = sa.LimitError("full", number=number, found="all")
         again = pickle.loads(pickle.dumps(error))
         assert (again.errno, str(again)) == (number, str(error))
+
+
+def test_a_list_of_blocks_asks_once_for_each_maker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many thousands of blocks, what is asked for each of them is what takes the time."""
+    asked = []
+    platform: Any = listing.registry.platform
+    started = platform.process_started
+    monkeypatch.setattr(platform, "process_started", lambda pid: asked.append(pid) or started(pid))
+    arrays = [sa.zeros(1) for _ in range(20)]
+    found = [block for block in sa.blocks() if block.name in {array.name for array in arrays}]
+    assert len(found) == 20
+    assert all(block.creator_alive for block in found)
+    assert len(asked) == len(set(asked))

@@ -45,6 +45,7 @@ _NEEDED: dict[str, dict[str, tuple[str, ...]]] = {
     "joblib.externals.loky.backend.reduction": {"register": ()},
     "joblib.pool": {"CustomizablePickler": ("writer",), "CustomizablePickler.register": ()},
     "joblib.parallel": {"register_parallel_backend": ("name", "factory")},
+    "dask.base": {"normalize_token.dispatch": ("cls",), "normalize_token.register": ()},
     "dask.multiprocessing": {"get": ("func_loads", "func_dumps", "pool")},
     "distributed.protocol.pickle": {"dumps": ("x", "buffer_callback"), "cloudpickle.dumps": ("obj",)},
     "distributed.protocol.serialize": {

@@ -115,6 +115,61 @@ def test_other_executors_take_the_same_graphs() -> None:
 # -- the distributed scheduler --------------------------------------------------------------------------
 
 
+def fill_equal_targets(**options: Any) -> None:
+    """Store into targets that are equal at first: each is filled."""
+    values = np.arange(600.0)
+    source = da.from_array(values, chunks=100) + 1
+    first, second = sa.zeros(600), sa.zeros(600)
+    source.store(first, **options)
+    source.store(second, **options)
+    assert np.array_equal(first, values + 1)
+    assert np.array_equal(second, values + 1)
+    targets = [sa.zeros(600), sa.zeros(600), *sa.zeros((2, 600))]
+    da.store([source, source, source, source * 2], targets, **options)
+    assert [bool((target == values + 1).all()) for target in targets[:3]] == [True] * 3
+    assert np.array_equal(targets[3], 2 * (values + 1))
+    first[:] = 0
+    source.store(first, **options)
+    assert np.array_equal(first, values + 1)
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+def test_store_fills_each_of_equal_targets(scheduler: str) -> None:
+    fill_equal_targets(scheduler=scheduler)
+
+
+def test_store_fills_each_of_equal_targets_on_a_pool(pool: sa.Pool) -> None:
+    fill_equal_targets()
+
+
+def test_a_token_tells_values_and_memory() -> None:
+    token = dask.base.tokenize
+    one, other = sa.zeros((2, 9)), sa.zeros((2, 9))
+    assert token(one) == token(one) == token(sa.attach(one.name))
+    tokens = {
+        token(array) for array in (one, other, one[0], one[1], one[:, ::-1], np.asarray(one), other[1:])
+    }
+    assert len(tokens) == 6  # one and np.asarray(one) are the same memory
+    before = token(one)
+    one[0] = 1
+    assert token(one) != before
+    assert token(sa.attach(one.name, "c")) != token(sa.attach(one.name, "c"))
+    plain = np.zeros(9)
+    assert token(plain) == token(np.zeros(9))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_texts_are_grouped_right(method: str) -> None:
+    """The partition of a key is found by its hash, in several workers."""
+    import dask.bag
+
+    words = [f"word {number % 7}" for number in range(350)]
+    with sa.Pool(2, method) as pool, dask.config.set(scheduler="processes", pool=pool):
+        bag = dask.bag.from_sequence(words, npartitions=10)
+        groups = bag.groupby(str, shuffle="tasks").map(lambda group: (group[0], len(group[1]))).compute()
+    assert sorted(groups) == [(f"word {number}", 50) for number in range(7)]
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
@@ -144,6 +199,10 @@ def test_the_same_pipeline_as_on_a_pool(client: Any) -> None:
         expected = pipeline(pool)
     with DaskPool(client) as pool:
         assert same(pipeline(pool), expected)
+
+
+def test_store_fills_each_of_equal_targets_on_a_cluster(client: Any) -> None:
+    fill_equal_targets()
 
 
 def test_one_domain_is_one_memory(client: Any) -> None:

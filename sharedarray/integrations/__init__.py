@@ -16,8 +16,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from sharedarray import versions
+from sharedarray.array import offset_of
 from sharedarray.picklers import when_imported
+from sharedarray.segment import mapping_of
 
 __all__ = ["install"]
 
@@ -56,6 +60,25 @@ def _register_with_dask(module: ModuleType) -> None:
     dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
 
 
+def _register_tokens(module: ModuleType) -> None:
+    """Have Dask's token of an array in shared memory tell whose memory it is, besides the values.
+
+    By the values alone, Dask takes two targets of `dask.array.store` with equal values for one.
+    """
+    normalize: Any = module.normalize_token
+    by_value = normalize.dispatch(np.ndarray)
+
+    def token_of(array: np.ndarray[Any, Any]) -> Any:
+        mapping = mapping_of(array)
+        if mapping is None:
+            return by_value(array)
+        start = offset_of(array, mapping)
+        private = id(mapping) if mapping.mode == "c" else None
+        return by_value(array), mapping.device, mapping.inode, start, array.strides, private
+
+    normalize.register(np.ndarray, token_of)
+
+
 # Where shared arrays are told of. `protocol` and `spill` hold what they got from the ones before.
 _DISTRIBUTED = (
     *("protocol.pickle", "protocol.serialize", "protocol.core", "comm.core", "protocol", "spill"),
@@ -72,6 +95,7 @@ def _register_with_distributed(module: ModuleType) -> None:
 def install() -> None:
     """Be known to those packages by the time that somebody looks."""
     when_imported("joblib.parallel", _register_with_joblib)
+    when_imported("dask.base", versions.guarded(_register_tokens))
     when_imported("dask.multiprocessing", versions.guarded(_register_with_dask))
     for name in _DISTRIBUTED:
         when_imported(f"distributed.{name}", versions.guarded(_register_with_distributed))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -59,6 +60,40 @@ _BOOT = (
     "sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}; "
     "from sharedarray.pool.forkserver import main; main({number}, before, {modules!a})"
 )
+
+
+# -- starting interpreters ------------------------------------------------------------------------------
+
+HASH_SEED = "PYTHONHASHSEED"
+_ENV = "/usr/bin/env"  # sets a variable for a program, and leaves the environment of this process alone
+
+
+@functools.cache
+def hash_seed() -> str:
+    """Return the seed of the hashes of texts in all interpreters that this process starts for pools.
+
+    Workers must agree on it: Dask chooses the partition of a key by the key's hash.
+    """
+    chosen = os.environ.get(HASH_SEED, "")
+    if chosen.isascii() and chosen.isdigit() and int(chosen) < 1 << 32:
+        return chosen
+    return str(1 + int.from_bytes(os.urandom(4), "little") % ((1 << 32) - 1))
+
+
+def launch(command: Sequence[str], descriptors: Sequence[int]) -> int:
+    """Start an interpreter with the common seed of hashes; return its pid.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments.
+    descriptors
+        What it inherits besides the standard streams.
+    """
+    words = [os.fsencode(word) for word in command]
+    if b"=" not in words[0] and os.access(_ENV, os.X_OK):
+        words = [os.fsencode(word) for word in (_ENV, f"{HASH_SEED}={hash_seed()}")] + words
+    return int(util.spawnv_passfds(words[0], words, descriptors))
 
 
 # -- the caller's side ----------------------------------------------------------------------------------
@@ -177,8 +212,7 @@ class ForkServer:
             bytecode=(sys.dont_write_bytecode, sys.pycache_prefix),
             modules=self._modules,
         )
-        program = os.fsencode(spawn.get_executable())
-        return int(util.spawnv_passfds(program, [program, *interpreter_flags(), "-c", code], [number]))
+        return launch([os.fsdecode(spawn.get_executable()), *interpreter_flags(), "-c", code], [number])
 
     def _greeted(self, control: socket.socket) -> None:
         """Wait until the program shows that it is a Python; end it if it does not."""

@@ -214,10 +214,13 @@ class _Preset:
 
 def _new_interpreter(variables: dict[str, str]) -> _Preset:
     """Return what a new interpreter does before any import of this package."""
+    chosen = os.environ.get(forkserver.HASH_SEED)
+    if chosen is not None:
+        variables = {forkserver.HASH_SEED: chosen, **variables}
     bytecode = sys.dont_write_bytecode, sys.pycache_prefix
     return _Preset(
         exec,
-        f"import os, sys; os.environ.update({variables!a}); "
+        f"import os, sys; os.environ.pop({forkserver.HASH_SEED!a}, None); os.environ.update({variables!a}); "
         f"sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}",
     )
 
@@ -412,11 +415,12 @@ def _interpreter() -> str:
     return behind if behind and os.path.normcase(chosen) == os.path.normcase(sys.executable) else chosen
 
 
-def _environment() -> dict[str, str] | None:
+def _environment() -> dict[str, str]:
     """The environment for that program, by which it knows its virtual environment."""
-    if getattr(sys, "_base_executable", sys.executable) == sys.executable:
-        return None
-    return {**os.environ, "__PYVENV_LAUNCHER__": sys.executable}
+    found = {**os.environ, forkserver.HASH_SEED: forkserver.hash_seed()}
+    if getattr(sys, "_base_executable", sys.executable) != sys.executable:
+        found["__PYVENV_LAUNCHER__"] = sys.executable
+    return found
 
 
 if "fork" in multiprocessing.get_all_start_methods():
@@ -453,7 +457,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
                 if "-c" in command:  # not in a frozen program
                     code = command.index("-c") + 1
                     command[code] = _OPEN_STREAMS + command[code]
-                self.pid = util.spawnv_passfds(os.fsencode(spawn.get_executable()), command, self._fds)
+                self.pid = forkserver.launch([os.fsdecode(spawn.get_executable()), *command[1:]], self._fds)
             except BaseException:
                 _close_all(*ours)
                 raise
@@ -554,6 +558,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
     def _server(worker: WorkerProcess) -> forkserver.ForkServer:
         """Return the fork server for a worker, with what it must have read and loaded."""
         fixed = {name: value for name, value in os.environ.items() if name.startswith(_READ_ONCE)}
+        fixed.pop(forkserver.HASH_SEED, None)  # the workers of a pool have one, whatever changes
         extra: dict[str, str] = {}
         modules = *_PRELOAD, *worker.preload
         if worker.can_limit_loaded:  # the worker does that

@@ -686,3 +686,9 @@ def fork_as_initializer():
 
 def of_initializer():
     return _of_initializer
+
+
+def meet_and_hash(folder, count):
+    """Wait for the other workers; return pid, the hash of a text, and the environment's seed."""
+    meet(folder, count)
+    return os.getpid(), hash("a text"), os.environ.get("PYTHONHASHSEED")

@@ -253,6 +253,22 @@ def test_the_working_directory_was_removed(tmp_path, method):
         os.chdir(ROOT)
 
 
+def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, method):
+    (tmp_path / "early.py").write_text("")
+    (tmp_path / "late.py").write_text("def double(x):\n    return 2 * x\n")
+    code = """
+        import sys
+        sys.dont_write_bytecode = True
+        import late
+        import sharedarray as sa
+
+        with sa.Pool(1, sys.argv[1], preload=["early"]) as pool:
+            print(pool.submit(late.double, 2).result())
+    """
+    assert program(tmp_path, code, method) == ("4\n", "")
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
 @needs_server
 def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
     (tmp_path / "beside.py").write_text("import os\npid = os.getpid()\n")

@@ -34,6 +34,7 @@ import contextlib
 import dis
 import functools
 import hashlib
+import inspect
 import io
 import itertools
 import operator
@@ -653,6 +654,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.snapshot.add_function(function)
         if function.__code__ is _DISPATCHER:
             return _reduce_dispatcher(self, function)
+        if function.__code__ is _DISPATCHED_METHOD:
+            of = inspect.getclosurevars(function).nonlocals
+            return getattr, (of["cls"] if of["obj"] is None else of["obj"], function.__name__)
         namespace = function.__globals__
         space = _space_of(namespace) if self._shares_main else None
         if space is None:
@@ -907,6 +911,10 @@ def _set_dispatcher(dispatcher: Any, state: tuple[list[tuple[type, Any]], Any]) 
 
 
 _DISPATCHER = functools.singledispatch(_stands_for).__code__  # type: ignore[attr-defined]
+# What `functools.singledispatchmethod` makes for an instance: a function before Python 3.14.
+_DISPATCHED_METHOD = getattr(
+    functools.singledispatchmethod(_stands_for).__get__(types.SimpleNamespace()), "__code__", ""
+)
 
 
 def _reduce_module(pickler: CodePickler, module: types.ModuleType) -> Any:
@@ -945,14 +953,19 @@ def _reduce_method(pickler: CodePickler, method: types.MethodType) -> Any:
     return types.MethodType, (method.__func__, method.__self__)
 
 
-def _reduce_cached_property(pickler: CodePickler, cached: Any) -> Any:
-    """Reduce a `functools.cached_property`, which has a lock before Python 3.12."""
-    return type(cached), (cached.func,), {key: value for key, value in vars(cached).items() if key != "lock"}
+def _reduce_descriptor(pickler: CodePickler, descriptor: Any) -> Any:
+    """Reduce a `cached_property` or `singledispatchmethod` without its lock or cache."""
+    kept = {key: value for key, value in vars(descriptor).items() if key not in _OF_PROCESS}
+    return type(descriptor), (descriptor.func,), kept
 
+
+# A lock before Python 3.12, and a dictionary with weak keys from 3.13 on.
+_OF_PROCESS = frozenset(("lock", "_method_cache"))
 
 _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     _LRU_CACHE: _reduce_cache,
-    functools.cached_property: _reduce_cached_property,
+    functools.cached_property: _reduce_descriptor,
+    functools.singledispatchmethod: _reduce_descriptor,
     types.ModuleType: _reduce_module,
     types.MethodType: _reduce_method,
 }

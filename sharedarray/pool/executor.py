@@ -132,6 +132,8 @@ class Pool(Executor):
 
     *Forks and nesting.* A pool works in the process that made it. In a fork of that, giving it work, waiting
     for what was not there yet and killing its workers raise `SharedArrayError`, and `shutdown` does nothing.
+    If a task forks and returns in the child too, the child ends there, with a message, and its result is
+    dropped. Workers hash texts alike, with the program's ``PYTHONHASHSEED`` or a random one.
     A task may make a pool of its own, any thread may use one, and there may be many. So may the workers of
     joblib, Dask, torch and multiprocessing, the daemonic ones as well: workers end with their parent.
 

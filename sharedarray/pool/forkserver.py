@@ -72,7 +72,7 @@ _ENV = "/usr/bin/env"  # sets a variable for a program, and leaves the environme
 def hash_seed() -> str:
     """Return the seed of the hashes of texts in all interpreters that this process starts for pools.
 
-    Workers must agree on it: Dask chooses the partition of a key by the key's hash.
+    Workers must agree on it: some versions of Dask find the partition of a key by the key's hash.
     """
     chosen = os.environ.get(HASH_SEED, "")
     if chosen.isascii() and chosen.isdigit() and int(chosen) < 1 << 32:

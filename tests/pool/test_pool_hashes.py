@@ -1,4 +1,4 @@
-"""All workers hash texts alike: Dask, for one, chooses the partition of a key by the key's hash."""
+"""All workers hash texts alike: some versions of Dask find the partition of a key by its hash."""
 
 from __future__ import annotations
 

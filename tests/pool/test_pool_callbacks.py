@@ -10,6 +10,7 @@ import pool_broken
 import pool_tasks
 import pytest
 from helpers import kill, wait_until
+from needs import few
 
 import sharedarray as sa
 
@@ -34,7 +35,7 @@ def waits_for_an_event(future):
     return found
 
 
-EACH_WAY = pytest.mark.parametrize("way", [waits, waits_with_others, waits_for_an_event])
+EACH_WAY = pytest.mark.parametrize("way", few([waits, waits_with_others, waits_for_an_event], 2))
 
 
 def called(future, callback):
@@ -136,12 +137,12 @@ def test_they_are_called_one_after_the_other_and_before_the_end():
         inside.pop()
 
     with sa.Pool(2) as pool:
-        for n in range(20):
+        for n in range(8):
             pool.submit(abs, n).add_done_callback(counts)
-    assert (count[0], max(most)) == (20, 1)
+    assert (count[0], max(most)) == (8, 1)
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("error", few([SystemExit, KeyboardInterrupt, ValueError]))
 def test_one_that_raises_anything_ends_nothing_else(pool, caplog, error):
     came = []
 

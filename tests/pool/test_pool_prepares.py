@@ -274,6 +274,26 @@ def test_slots_that_there_are_no_more_are_forgotten(pool):
     assert list(pool.map(firsts, large(3, 4))) == [3, 4]
 
 
+def test_what_is_known_of_workers_is_bounded(pool):
+    inner = pool._engine
+    for number in range(100):
+        shared = sa.full(8, number)
+        assert list(pool.map(adding(number), [1, 2])) == [number + 1, number + 2]
+        assert pool.submit(np.max, shared).result(LIMIT) == number
+    del shared
+
+    def remembered():
+        tables = [inner._functions_over, inner._blocks_over, inner._dropped, inner._sinks_over]
+        tables += [table for member in inner._members for table in (member.functions, member.blocks)]
+        return sum(map(len, tables))
+
+    wait_until(lambda: remembered() <= 4, "what is gone is forgotten")
+
+
+def adding(number):
+    return lambda item: item + number
+
+
 def test_engines_are_gone_through_while_others_are_made():
     made, over = [], threading.Event()
 

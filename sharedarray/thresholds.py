@@ -39,7 +39,7 @@ A new class with the attributes takes some 0.1 ms, about as long as to copy 1 Mi
 """
 
 HASHED_FROM = 4096
-"""An array of this size that a function refers to is compared by a hash of its data."""
+"""An array of this size that a function refers to is compared by its data, not by a pickle of it."""
 
 HELD_BACK = 1024
 """A result shorter than this may wait 0.2 ms to be sent with others: a write costs more than to copy it."""

@@ -23,10 +23,11 @@ in this user's own registry, says to be its own; a client cannot have it remove 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing import ProcessError, managers
+from multiprocessing import ProcessError, managers, util
 from typing import Any, SupportsIndex, TypeVar
 
 from numpy.typing import ArrayLike, DTypeLike
@@ -118,6 +119,22 @@ class Server(managers.Server):
         os._exit(1)
 
 
+# Bytes of the longest path of a socket, and of the name that multiprocessing gives to it.
+_LONGEST, _NAME = 107, len("/listener-") + 8
+
+
+def _address() -> str | None:
+    """Return where a server listens: None for a path of multiprocessing's, or a name without a path.
+
+    There is no room for a path below a long ``TMPDIR``. Names without a path are Linux's.
+    """
+    if not getattr(util, "abstract_sockets_supported", False):
+        return None
+    if len(os.fsencode(util.get_temp_dir())) + _NAME <= _LONGEST:
+        return None
+    return f"\0sharedarray-manager-{os.getpid()}-{secrets.token_hex(8)}"
+
+
 # -- the callers' side ----------------------------------------------------------------------------------
 
 
@@ -187,6 +204,8 @@ class SharedMemoryManager(managers.BaseManager):
             raise TypeError("initializer must be a callable")
         # Where nothing of the user's runs in that process, nothing there needs the arrays of this one.
         leave = initializer is None and not self._registry  # type: ignore[attr-defined]
+        if getattr(self, "_address", "") is None:
+            self._address = _address()
         with platform.standard_streams():
             platform.opened(super().start, _begin, (registry.me(), leave, initializer, initargs))
 

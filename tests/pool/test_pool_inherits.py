@@ -337,6 +337,22 @@ def test_a_temporary_directory_is_not_needed(tmp_path, kind, first_method):
     assert program(tmp_path, code, first_method, TMPDIR=str(directory)) == ("1\n", "")
 
 
+@needs_proc
+def test_a_manager_needs_no_short_temporary_directory(tmp_path):
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    code = """
+        import sharedarray as sa
+
+        if __name__ == "__main__":
+            with sa.SharedMemoryManager() as manager:
+                other = sa.SharedMemoryManager(address=manager.address)
+                other.connect()
+                print(int(manager.share([1, 2]).sum()), int(other.share([3]).sum()))
+    """
+    assert program(tmp_path, code, TMPDIR=str(directory)) == ("3 3\n", "")
+
+
 def test_under_pdb(tmp_path, first_method):
     (tmp_path / "job.py").write_text(
         textwrap.dedent(

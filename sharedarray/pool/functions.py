@@ -790,10 +790,11 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:
     """Let a class be made with its slots; cloudpickle would only assign ``__slots__``."""
-    arguments["__slots__"] = state.pop("__slots__")
-    for name, value in list(state.items()):
-        if isinstance(value, types.MemberDescriptorType):
-            del state[name]
+    slots = [name for name, value in vars(each).items() if type(value) is types.MemberDescriptorType]
+    if slots:  # none in a named tuple, which does not take the argument
+        arguments["__slots__"] = state.pop("__slots__")
+        for name in slots:
+            state.pop(name, None)
 
 
 def _namespace_of(each: type) -> dict[str, Any] | None:

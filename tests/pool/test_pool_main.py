@@ -606,8 +606,10 @@ def test_workers_load_anew_what_the_caller_has_loaded_anew(method, tmp_path):
 
 DECORATED = """
 import dataclasses
+import enum
 import functools
 import threading
+import typing
 
 import numpy as np
 import sharedarray as sa
@@ -702,6 +704,22 @@ class Frozen:
     x: int
 
 
+class Pair(typing.NamedTuple):
+    a: int
+    b: int
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Box(typing.Generic[typing.TypeVar("T")]):
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+
 ufunc = np.frompyfunc(lambda x: x + 1, 1, 1)
 lock = threading.Lock()
 factor = 1
@@ -755,6 +773,11 @@ with sa.Pool(1) as pool:
     tell("more methods", ask(methods.one, 2), ask(methods.replaced))
     tell("vectorize", ask(vectorized, [1, 2]).tolist(), ask(wrapped, 3))
     tell("slots", ask(Slots).both(), ask(lambda s: s.both(), Slots()), ask(Frozen, 1) == Frozen(1))
+    pair, box = ask(Pair, 1, 2), ask(Box, 3)
+    both = ask(lambda p: p.a + p.b, pair)
+    tell("kinds of classes", tuple(pair), type(pair) is Pair, both, box.x, type(box) is Box)
+    red = ask(lambda colour: colour, Colour.RED)
+    tell("an enumeration", red is Colour.RED, ask(lambda colour: colour is Colour.RED, red))
     tell("no ufunc", ask(uses_ufunc))
     tell("no lock", ask(uses_lock))
 """
@@ -772,6 +795,8 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "more methods": [(1, 2), 3],
     "vectorize": [[2, 3], 9],
     "slots": [(1, 2), (1, 2), True],
+    "kinds of classes": [(1, 2), True, 3, 3, True],
+    "an enumeration": [True, True],
 }
 
 

@@ -101,7 +101,7 @@ def started(target, method, daemon, *args):
     return process, here
 
 
-@pytest.mark.parametrize("daemon", [False, True])
+@pytest.mark.parametrize("daemon", few([True, False]))
 def test_a_process_of_multiprocessing_has_a_pool(method, daemon, tmp_path):
     ended = tmp_path / "ended"
     process, here = started(leftovers.answer, method, daemon, leftovers.use_a_pool, (method, ended))
@@ -113,7 +113,7 @@ def test_a_process_of_multiprocessing_has_a_pool(method, daemon, tmp_path):
     assert ended.exists()
 
 
-@pytest.mark.parametrize("daemon", [False, True])
+@pytest.mark.parametrize("daemon", few([True, False]))
 def test_a_process_of_multiprocessing_leaves_a_pool(method, daemon, tmp_path):
     ended = tmp_path / "ended"
     process, here = started(leftovers.answer, method, daemon, leftovers.leave, ("pool", method, ended))

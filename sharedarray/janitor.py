@@ -326,7 +326,7 @@ def _launch(folder: str, alive: int) -> _Connection:
 
     from sharedarray import interpreter  # here: only what starts a janitor needs it
 
-    program = interpreter.python()
+    program = os.path.abspath(interpreter.python())  # the janitor starts in another directory
     with platform.opened(socket.socket, socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with _short_path(folder) as path:
             damage.set_aside(f"{folder}/janitor.sock")

@@ -162,7 +162,7 @@ def test_an_application_that_embeds_python_is_not_started_again(own_directory, t
 @needs_janitor
 def test_multiprocessings_executable_runs_the_janitor(own_directory, tmp_path):
     """It is honoured whatever its name is, and for a frozen application too."""
-    chosen = program(tmp_path / "mayapy", f'exec {sys.executable} "$@"')
+    chosen = os.path.relpath(program(tmp_path / "mayapy", f'exec {sys.executable} "$@"'), "/")
     done = run(
         "import multiprocessing, sys\n"
         "import sharedarray as sa\n"

@@ -1,20 +1,23 @@
 """Modules that this process has loaded anew, so that the workers of its pools load them anew as well.
 
-`importlib.reload` gives the module that is there to the finders of `sys.meta_path`; no other import does. The
-finder of `picklers` notes these names. Each has the number of its last reload, so that a worker is told only
-what has happened since it was told last. `sys.path` is treated in the same way: a module that a worker has to
-import may be in a folder that was added after the worker's start.
+`importlib.reload` gives the module that is there to the finders of `sys.meta_path`; no other import does.
+The finder of `picklers` notes these names, and `watch_autoreload` those that a notebook's ``autoreload``
+patches in place. Each has the number of its last reload, so that a worker is told only what has happened
+since it was told last. `sys.path` is treated in the same way: a module that a worker has to import may be
+in a folder that was added after the worker's start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["apply", "count", "note", "note_path", "number_of", "path_since", "since"]
+__all__ = ["apply", "count", "note", "note_path", "number_of", "path_since", "since", "watch_autoreload"]
 
 # How many reloads and changes of the path have been noted.
 count = 0
@@ -75,3 +78,47 @@ def apply(names: Sequence[str], path: Sequence[str] | None = None) -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+class _Autoreload:
+    """Notes what IPython's extension ``autoreload`` does before a cell; it may patch a module in place.
+
+    The extension keeps the time of each module's file as it was when it loaded or patched the module last.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._times = self._of_files()
+        self._count = count
+        shell.events.register("pre_execute", self.before_others)
+
+    def _of_files(self) -> dict[str, float]:
+        magics = self._shell.magics_manager.registry.get("AutoreloadMagics")
+        return dict(getattr(getattr(magics, "_reloader", None), "modules_mtimes", {}))
+
+    def before_others(self) -> None:
+        """Be called after the extension, whenever that was loaded."""
+        with contextlib.suppress(ValueError):  # it is the first time
+            self._shell.events.unregister("pre_run_cell", self.after_others)
+        self._shell.events.register("pre_run_cell", self.after_others)
+
+    def after_others(self, *_: Any) -> None:
+        """Note the modules whose files have another time."""
+        times = self._of_files()
+        for name, time in times.items():
+            if self._times.get(name, time) != time and number_of(name) <= self._count:
+                note(name)
+        self._times, self._count = times, count
+
+
+_watched: list[_Autoreload] = []
+
+
+def watch_autoreload() -> None:
+    """Note what ``autoreload`` does from now on, if this process is a notebook's or IPython's."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    if ask is not None and not _watched:
+        with contextlib.suppress(Exception):  # a version of IPython that is not known here
+            shell = ask()
+            if shell is not None:
+                _watched.append(_Autoreload(shell))

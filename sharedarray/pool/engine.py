@@ -282,6 +282,7 @@ class Engine:
         self._trim_at: float | None = None
         self._active = time.monotonic()
         self._cache = FunctionCache()
+        reloads.watch_autoreload()
         # Calls that are over, whose function the workers may forget.
         self._functions_over: deque[int] = deque()
         # Shared blocks that this process has given up and workers may have kept attached.

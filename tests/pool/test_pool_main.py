@@ -7,6 +7,7 @@ that not each of them costs a start; a test looks at one answer.
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 import textwrap
@@ -886,3 +887,73 @@ def test_the_cache_of_functions_keeps_none_alive(tmp_path):
         )
     )
     assert run([str(tmp_path / "script.py")]) == "[None, None, None]\n"
+
+
+CELLS = [
+    """
+import sharedarray as sa
+
+%load_ext autoreload
+%autoreload 2
+
+def begin(value):
+    global DATA
+    DATA = value
+
+class Work:
+    factor = 1
+
+    def __call__(self, i):
+        return DATA[i] * self.factor
+
+def work(i):
+    return Work()(i), Work()
+""",
+    "%%writefile beside.py\ndef word():\n    return 'old'\n",
+    """
+import beside
+from beside import word
+
+pool = sa.Pool(1, initializer=begin, initargs=([10, 20],))
+value, made = pool.submit(work, 1).result()
+print(value, type(made) is Work, *pool.map(lambda i: DATA[i], range(2)), pool.submit(word).result())
+""",
+    "%%writefile beside.py\ndef word():\n    return 'newer'\n",
+    """
+class Work:
+    def __call__(self, i):
+        return -DATA[i]
+""",
+    "print(pool.submit(work, 1).result()[0], pool.submit(beside.word).result(), pool.submit(word).result())",
+    "pool.shutdown()",
+]
+
+
+NOTEBOOK = """
+import json, sys
+import nbformat
+from nbclient import NotebookClient
+
+cells = [nbformat.v4.new_code_cell(text) for text in json.load(sys.stdin)]
+book = nbformat.v4.new_notebook(cells=cells)
+NotebookClient(book, timeout=60, kernel_name="python3").execute()
+print([cell.outputs[-1].get("text") if cell.outputs else "" for cell in book.cells])
+"""
+
+
+@pytest.mark.slow
+def test_in_a_notebook_with_autoreload(tmp_path):
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        input=json.dumps(CELLS),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT), IPYTHONDIR=str(tmp_path), JUPYTER_PREFER_ENV_PATH="1"),
+    )
+    printed = ast.literal_eval(done.stdout)
+    assert printed[2] == "20 True 10 20 old\n"
+    assert printed[5] == "-20 newer newer\n"

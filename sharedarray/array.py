@@ -555,10 +555,10 @@ def _found_or_made(
             return found
         try:
             found.persist()
-        except errors.BlockNotFoundError:
+        except (errors.BlockNotFoundError, errors.NotOursError):
             if platform.inode_of(mapping.path) != mapping.inode:
                 continue  # it was removed meanwhile
-        return found  # one without a record is a file that somebody has put there, and stays
+        return found  # a file without a record stays anyway: another program or another user put it there
 
 
 def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:

@@ -1293,9 +1293,10 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
             raise errors.NotOursError(
                 f"{mapping.path} has no record of this user",
                 name=mapping.name,
-                found="a block that another user made",
-                cause="this process has dropped the privileges that it had when it made the block",
-                next_step="persist before that, or have the block's owner do it",
+                found="a file that another program put there, or a block that another user made",
+                cause="a file that another program put there stays anyway; a process that has dropped "
+                "privileges is another user than before",
+                next_step="persist a block before the user changes, or have its owner do it",
             )
         raise not_found(mapping.name, mapping.directory)
     janitor.ensure(mapping.directory)

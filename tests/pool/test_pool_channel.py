@@ -68,6 +68,7 @@ def test_frozen_bytes():
             "RETIRED",
             "RESULTS",
             "LEFT",
+            "RELOAD",
         ]
     )
 

@@ -43,6 +43,7 @@ BOUNDS = {
     "reference._arrived": "weak values",
     "reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
     "reloads._numbers": "the modules that there are",
+    "reloads._watched": "one, of the shell that the program runs in",
     "requirements._checked": "test_directories_that_were_checked",
     "segment._child_leases": "a fork; empty after it",
     "segment._handles": "test_blocks_that_were_open",

@@ -268,6 +268,7 @@ new_number: Callable[[], int] = _numbers.__next__
 _PATIENCE = 5.0
 _CANCELLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED"))
 _OVER = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"))
+_NOTIFIED = frozenset(("CANCELLED_AND_NOTIFIED", "FINISHED"))
 
 
 # Held while a future without a condition changes its state or is given one.
@@ -390,7 +391,14 @@ class PoolFuture(Future[Any]):
                 if self._own is None:
                     self._state = "RUNNING"
                     return True
-        return self._state == "RUNNING" or self.set_running_or_notify_cancel()
+        return self._state == "RUNNING" or self._begins()
+
+    def _begins(self) -> bool:
+        """Change to running; return False if it is cancelled or over. Its waiters learn of that once."""
+        with self._condition:
+            if self._state in _NOTIFIED:
+                return False  # a second notice would be an error
+            return self.set_running_or_notify_cancel()
 
     def wanted(self) -> bool:
         """Whether it was not cancelled."""
@@ -414,7 +422,7 @@ class PoolFuture(Future[Any]):
                     self._result = outcome
                     self._state = "FINISHED"
                     return
-        if self._state != "RUNNING" and not self.set_running_or_notify_cancel():
+        if self._state != "RUNNING" and not self._begins():
             return
         try:
             if type(outcome) is Raised:
@@ -454,7 +462,7 @@ class PoolFuture(Future[Any]):
             if self._state == "RUNNING":
                 self._state = "PENDING"
         if super().cancel():
-            self.set_running_or_notify_cancel()
+            self._begins()
 
     def skip(self, count: int) -> None:
         """Hear what is known: it was cancelled."""

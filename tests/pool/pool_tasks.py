@@ -327,6 +327,13 @@ def refuse_to_start():
     raise Plain("not today")
 
 
+def refuse_to_start_later(path):
+    """Refuse as soon as there is a file."""
+    if not until(path.exists):
+        raise RuntimeError("the file does not come")
+    refuse_to_start()
+
+
 def forget_and_fork(path):
     """Leave a process behind that inherited everything of the worker's, then die."""
     child = os.fork()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, wait
 
 import numpy as np
 import pool_tasks
@@ -165,6 +165,19 @@ def test_initializer_that_raises(method):
             assert "refuse_to_start" in str(caught.value.__cause__.__cause__)
         with pytest.raises(sa.WorkerDied, match="initializer raised"):
             pool.submit(pool_tasks.add, 1)
+
+
+def test_a_pool_that_breaks_fails_what_waits_behind_a_cancelled_call(first_method, tmp_path):
+    refuse = tmp_path / "refuse"
+    with sa.Pool(1, first_method, pool_tasks.refuse_to_start_later, (refuse,)) as pool:
+        futures = [pool.submit(pool_tasks.add, number) for number in range(4)]
+        assert futures[1].cancel()
+        refuse.touch()
+        for future in (futures[0], *futures[2:]):
+            with pytest.raises(sa.WorkerDied, match="initializer raised"):
+                future.result(30)
+        assert futures[1].cancelled()
+        assert not wait(futures, 30).not_done
 
 
 @many_starts

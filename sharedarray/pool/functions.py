@@ -185,6 +185,8 @@ def _space_of(namespace: dict[str, Any]) -> str | None:
 
 def _namespace(space: str) -> dict[str, Any]:
     """Return the namespace of a carried module in this process; make the module if there is none."""
+    if space == _MAIN and _received.main is not None:
+        return _received.main
     module = sys.modules.get(space)
     if isinstance(module, types.ModuleType) and is_carried(space):
         return module.__dict__
@@ -1052,6 +1054,8 @@ class _Received:
         What ``__main__`` and other carried modules had when this process was forked.
     modules
         Carried modules that this process has made, but ``__main__``.
+    main
+        The globals of the main module's functions, in a fork of a process whose ``__main__`` has a copy.
     fresh
         Tokens of functions and classes that have no state yet.
     caches
@@ -1066,6 +1070,7 @@ class _Received:
         self.passing: list[tuple[str, str, Any]] = []
         self.inherited: dict[str, dict[str, Any]] = {}
         self.modules: dict[str, types.ModuleType] = {}
+        self.main: dict[str, Any] | None = None
         self.fresh: set[str] = set()
         # Weak references to caches. A weak set could not be iterated while other threads add to it.
         self.caches: dict[weakref.ref[Any], None] = {}
@@ -1276,10 +1281,31 @@ def begin_worker(inherited: Inherited | None) -> None:
         _before.append(sys.modules.get(_MAIN))
         sys.modules[_MAIN] = sys.modules[_MAIN_OF_CHILD] = module
         return
+    _received.main = _main_of_child()
     for space in (_MAIN, *_carried):
         _received.inherited[space] = dict(getattr(sys.modules.get(space), "__dict__", {}))
+    if _received.main is not None:
+        _received.inherited[_MAIN] = dict(_received.main)
     _received.globals = {(space, name): made for space, name, made in inherited.globals}
     _received.versions = dict(inherited.versions)
+
+
+def _main_of_child() -> dict[str, Any] | None:
+    """Return the globals of the main module's functions if ``__main__`` has a copy of these.
+
+    So it is in a process that multiprocessing has started by ``spawn`` or ``forkserver``: it runs the script
+    by `runpy`, and copies what comes of it into a new module.
+    """
+    namespace = getattr(sys.modules.get(_MAIN), "__dict__", {})
+    if namespace.get("__name__") != _MAIN_OF_CHILD:
+        return None
+    for value in list(namespace.values()):
+        for each in vars(value).values() if isinstance(value, type) else (value,):
+            if type(each) is _LRU_CACHE:
+                each = each.__wrapped__
+            if type(each) is types.FunctionType and each.__globals__.get("__name__") == _MAIN_OF_CHILD:
+                return each.__globals__
+    return None
 
 
 _before: list[Any] = []  # the module that `begin_worker` replaced

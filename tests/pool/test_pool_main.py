@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, environment
+from helpers import METHODS, ROOT, environment
 from needs import EACH_METHOD
 
 
@@ -344,8 +344,10 @@ def test_in_a_child_of_multiprocessing(tmp_path):
     (tmp_path / "script.py").write_text(
         textwrap.dedent(
             """
-            import multiprocessing
+            import multiprocessing, sys
             import sharedarray as sa
+
+            DATA = None
 
             def begin(value):
                 global DATA
@@ -359,21 +361,24 @@ def test_in_a_child_of_multiprocessing(tmp_path):
                 return Work()(i), Work()
 
             def child(queue):
-                with sa.Pool(1, initializer=begin, initargs=([10, 20],)) as pool:
-                    value, made = pool.submit(work, 1).result()
-                    queue.put([value, type(made) is Work, *pool.map(Work(), range(2))])
+                for method in sys.argv[1:]:
+                    with sa.Pool(1, method, initializer=begin, initargs=([10, 20],)) as pool:
+                        value, made = pool.submit(work, 1).result()
+                        queue.put([value, type(made) is Work, *pool.map(Work(), range(2))])
 
             if __name__ == "__main__":
                 context = multiprocessing.get_context("spawn")
                 queue = context.Queue()
                 process = context.Process(target=child, args=(queue,))
                 process.start()
-                print(queue.get(timeout=50))
+                for _ in sys.argv[1:]:
+                    print(queue.get(timeout=50))
                 process.join()
             """
         )
     )
-    assert run([str(tmp_path / "script.py")]) == "[20, True, 10, 20]\n"
+    methods = [name for name in ("fork", "forkserver") if name in METHODS] or METHODS
+    assert run([str(tmp_path / "script.py"), *methods]) == "[20, True, 10, 20]\n" * len(methods)
 
 
 def test_joblibs_batches_see_what_the_initializer_set(tmp_path):

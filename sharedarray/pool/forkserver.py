@@ -55,7 +55,9 @@ _LOOKS, _LOOK = 200, 0.005
 # multiprocessing's own command begins like this. Programs made by PyInstaller run what begins like this, and
 # start the application a second time otherwise.
 _BOOT = (
-    "from multiprocessing.forkserver import main; import os, sys; os.write({number}, b'+'); "
+    "from multiprocessing.forkserver import main; import os, sys\n"
+    "try: os.write({number}, b'+')\n"
+    "except OSError: os._exit(1)\n"  # the caller has ended
     "os.environ.update({extra!a}); before = dict(os.environ); sys.path[:] = {path!a}; "
     "sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}; "
     "from sharedarray.pool.forkserver import main; main({number}, before, {modules!a})"
@@ -493,6 +495,7 @@ class _Server:
     def _become_worker(self, orders: int, status: int, rest: list[int]) -> None:
         """Run a worker, and end this process with its exit code."""
         code = 1
+        parent = platform.opened(os.dup, orders)
         try:
             signal.set_wakeup_fd(-1)
             for number, handler in self._handlers.items():
@@ -505,15 +508,23 @@ class _Server:
             with contextlib.suppress(AttributeError):  # without that, a worker starts a tracker of its own
                 resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             _clear_exit_functions()
-            code = spawn._main(orders, platform.opened(os.dup, orders))
+            code = spawn._main(orders, parent)
             _run_exit_functions()
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            if not _is_closed(parent):  # else the caller was killed before it had sent all orders
+                sys.excepthook(*sys.exc_info())
         finally:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
             os._exit(code)
+
+
+def _is_closed(pipe: int) -> bool:
+    """Return whether the other end of a pipe is closed."""
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    return any(found & select.POLLHUP for _, found in ready.poll(0))
 
 
 def _clear_exit_functions() -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS, ROOT, SIGNALS, alive, environment, stopped
+from helpers import FORKS, METHODS, ROOT, SIGNALS, alive, environment, stopped, wait_until
 from needs import few, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
+from sharedarray.pool import forkserver
 from sharedarray.pool.processes import default_method
 
 HERE = Path(__file__).parent
@@ -582,3 +583,51 @@ def test_a_task_that_forks_keeps_nothing_alive(method, tmp_path):
     with begin(path) as process:
         assert process.stdout.readline() == "over\n"
         process.wait(timeout=10)
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
+@needs_proc
+def test_a_fork_server_is_silent_if_its_caller_is_killed_while_it_starts(tmp_path):
+    started, python = tmp_path / "started", tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *forkserver*)\n'
+        f"    : > {started}\n"
+        "    while [ -d /proc/$PPID ]; do sleep 0.01; done ;;\n"
+        "esac\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    code = """
+        import multiprocessing, sys
+        import sharedarray as sa
+
+        multiprocessing.set_executable(sys.argv[1])
+        sa.Pool(1, "forkserver").submit(abs, -1).result()
+    """
+    with begin(script(tmp_path, code), python) as program:
+        wait_until(started.exists, "the server starts", 20)
+        program.kill()
+        program.wait(20)
+        # The tracker of multiprocessing, which ends at the same time, may have something to say.
+        said = program.communicate(timeout=20)[1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
+def test_a_worker_is_silent_if_its_pool_is_killed_before_all_is_said(capfd):
+    server = forkserver.ForkServer((), {})
+    try:
+        status, orders = server.fork([0])
+        try:
+            os.write(orders, b"\x80\x04")  # the beginning of a pickle
+        finally:
+            os.close(orders)
+        try:
+            assert [forkserver.read_number(status) for _ in range(2)][1] == 1
+        finally:
+            os.close(status)
+    finally:
+        server.close()
+        wait_until(server.reaped, "the server ends", 20)
+    assert capfd.readouterr().err == ""

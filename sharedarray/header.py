@@ -20,9 +20,8 @@ import ast
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -45,22 +44,22 @@ _PLAIN = re.compile(
 )
 
 # What any other header may be made of: brackets, commas, strings, numbers, the three constants and comments.
+# These are compiled when the first such header is read: to compile them takes 1 ms.
 _STRING = rb"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
 _COMMENT = rb"#[^\n]*+"
-_LITERALS = re.compile(
+_LITERALS = (
     rb"(?:[\s()\[\]{},:]|"
     + _STRING
     + rb"|[0-9][0-9A-Za-z_]*+|(?:(?<=[(,])|(?<=[(,] ))-(?=[0-9])|True|False|None|"
     + _COMMENT
     + rb")*+"
 )
-_STRINGS = re.compile(_STRING + rb"|" + _COMMENT)
-_BRACKETS = re.compile(rb"[()\[\]{}]")
+_STRINGS = _STRING + rb"|" + _COMMENT
+_BRACKETS = rb"[()\[\]{}]"
 _DEEPEST = 40  # brackets in brackets; each level of a nested dtype takes two
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What a header says.
 
     Attributes
@@ -299,10 +298,10 @@ def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
 
 def _is_plain_data(body: bytes) -> bool:
     """Whether a literal has no operators and no deep nesting, on which a parser runs out of stack."""
-    if _LITERALS.fullmatch(body) is None:
+    if re.fullmatch(_LITERALS, body) is None:
         return False
     depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
+    for bracket in re.findall(_BRACKETS, re.sub(_STRINGS, b"", body)):
         depth += 1 if bracket in b"([{" else -1
         if not 0 <= depth <= _DEEPEST:
             return False

@@ -53,7 +53,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from sharedarray import damage, errors, marks
@@ -93,7 +92,7 @@ class Moment(NamedTuple):
         created, *steady = text.split(" ")
         clock, uptime = steady or ("0", "0")
         found = cls(float(created), int(clock), float(uptime))
-        if not (0 <= found.created < _LAST_TIME and 0 <= found.uptime < _LAST_TIME and found.clock >= 0):
+        if not _is_moment(*found):
             raise ValueError(f"{text[:40]!r} is no moment")
         return found
 
@@ -120,8 +119,11 @@ class Moment(NamedTuple):
         return self.created
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+def _is_moment(created: float, clock: int, uptime: float) -> bool:
+    return 0 <= created < _LAST_TIME and 0 <= uptime < _LAST_TIME and clock >= 0
+
+
+class Record(NamedTuple):
     """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks.
 
     `keeper` is a process besides the maker that keeps the block without holding it; where the block is
@@ -142,28 +144,31 @@ class Record:
 
     def encode(self) -> str:
         """The text of the note."""
-        life = str(int(self.persist))
-        if self.keeper is not None:
-            life = f"{'o' if self.owned else 'k'}{self.keeper[0]}.{self.keeper[1]}.{self.space}"
-        made = f"{self.created:.3f} {life} {self.space} {self.clock} {self.uptime:.3f}"
-        return f"{_VERSION} {self.kind} {self.pid} {self.started} {made}"
+        kind, pid, started, created, persist, keeper, owned, space, clock, uptime = self
+        if keeper is None:
+            life = "1" if persist else "0"
+        else:
+            life = f"{'o' if owned else 'k'}{keeper[0]}.{keeper[1]}.{space}"
+        return f"{_VERSION} {kind} {pid} {started} {created:.3f} {life} {space} {clock} {uptime:.3f}"
 
     @classmethod
     def parse(cls, text: str) -> Record | None:
         """The record in a note, None when it is damaged or of a newer version."""
         try:
-            version, kind, pid, started, created, life, *more = text.split(" ")
+            version, kind, maker, at, when, life, *more = text.split(" ")
             if version != _VERSION or len(more) not in (0, 3):
                 return None
-            space = int(more[0]) if more else 0
-            made = Moment.parse(" ".join((created, *more[1:])))
-            maker = int(pid), int(started)
+            pid, started, created = int(maker), int(at), float(when)
+            space, clock, uptime = (int(more[0]), int(more[1]), float(more[2])) if more else (0, 0, 0.0)
+            if not _is_moment(created, clock, uptime):
+                return None
             if life in ("0", "1"):
-                return cls(kind, *maker, made.created, life == "1", None, False, space, *made[1:])
+                return cls(kind, pid, started, created, life == "1", None, False, space, clock, uptime)
             if life[:1] not in ("k", "o"):
                 return None
             keeper, since, space = map(int, life[1:].split("."))
-            return cls(kind, *maker, made.created, False, (keeper, since), life[0] == "o", space, *made[1:])
+            owned = life[0] == "o"
+            return cls(kind, pid, started, created, False, (keeper, since), owned, space, clock, uptime)
         except (ValueError, OverflowError):
             return None
 
@@ -186,8 +191,7 @@ class Record:
         return next((keeper for keeper in keepers if keeps(keeper)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A reference on its way, as the name of its file tells it.
 
     `grace` is in seconds; `once` is False where nobody knows whether the pickle is loaded at all.
@@ -214,15 +218,17 @@ class Token:
             return None
 
 
-@dataclass(slots=True)
 class Swept:
     """What a sweep did and what it left.
 
     `removed` names the blocks whose memory it freed; `work` counts what a janitor still has to watch.
     """
 
-    removed: list[str] = field(default_factory=list)
-    work: int = 0
+    __slots__ = ("removed", "work")
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.work = 0
 
 
 def directory() -> str:
@@ -412,9 +418,10 @@ def write_record(
     directory: str, name: str, inode: int, *, kind: str, persist: bool, keeper: Process | None = None
 ) -> None:
     """Write the record of a block that is about to get its name."""
-    pid, started = me()
-    created, clock, uptime = Moment.now()
-    text = Record(kind, pid, started, created, persist, keeper, False, here(), clock, uptime).encode()
+    pid, started = me()  # which also finds `_here`
+    clock, uptime = platform.uptime()
+    made = Record(kind, pid, started, time.time(), persist, keeper, False, _here, clock, uptime)
+    text = made.encode()
     path = _record_path(directory, name, inode)
     while True:
         open_registry(directory)
@@ -469,7 +476,7 @@ def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
     if record is None:
         return False
     if record.persist != flag:
-        _replace(directory, name, inode, replace(record, persist=flag, keeper=None))
+        _replace(directory, name, inode, record._replace(persist=flag, keeper=None))
     return True
 
 
@@ -478,7 +485,8 @@ def set_owner(directory: str, name: str, inode: int) -> bool:
     record = read_record(directory, name, inode)
     if record is None:
         return False
-    _replace(directory, name, inode, replace(record, persist=False, keeper=me(), owned=True, space=here()))
+    owned = record._replace(persist=False, keeper=me(), owned=True, space=here())
+    _replace(directory, name, inode, owned)
     return True
 
 

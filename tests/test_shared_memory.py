@@ -20,7 +20,6 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing import shared_memory as cpython
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -816,7 +815,7 @@ def test_a_keeper_in_another_container_is_taken_to_live(owned):
     assert record is not None
     dead = (1 << 22) + 1, 5
     for space, left in ((registry.here() + 1, {"far"}), (registry.here(), set())):
-        changed = replace(record, pid=dead[0], keeper=dead, space=space, owned=owned)
+        changed = record._replace(pid=dead[0], keeper=dead, space=space, owned=owned)
         registry._replace(directory(), "far", number, changed)
         assert sa.prune() == sorted({"far"} - left)
         assert block_files() == left

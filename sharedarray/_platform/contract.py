@@ -24,7 +24,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Status(NamedTuple):
     regular: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A block in the making; `scratch` is its temporary path where the file system needs one."""
 
     handle: int

@@ -35,6 +35,7 @@ import io
 import pickle
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,9 @@ def put(
     return stored
 
 
-def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
+@lru_cache(1)
+def _pickler() -> Any:
+    """Return the class that pickles what `put` gets."""
     import cloudpickle  # not above: those who only get need none of it
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -199,6 +202,10 @@ def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
                 return _reduced(obj)
             return super().reducer_override(obj)
 
+    return Pickler
+
+
+def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
     buffers: list[memoryview] = []
 
     def take(buffer: pickle.PickleBuffer) -> bool:
@@ -209,7 +216,7 @@ def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
         return False
 
     file = io.BytesIO()
-    Pickler(file, protocol=_PROTOCOL, buffer_callback=take).dump(obj)
+    _pickler()(file, protocol=_PROTOCOL, buffer_callback=take).dump(obj)
     return file.getvalue(), buffers
 
 

@@ -46,6 +46,8 @@ _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 _SHOWN_HOLDERS = 8  # pids that a notebook shows
 
 _first_byte = c_char.from_buffer
+_BYTE = np.dtype(np.uint8)
+_frombuffer, _new_array = np.frombuffer, np.ndarray.__new__
 _getitem = np.ndarray.__getitem__  # super() takes as long as the slice
 
 
@@ -273,7 +275,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             mapping = self._mapping("lock")
         length = self.nbytes
         if length and self.flags.forc:  # in one piece
-            low = _address(self) - (mapping.address or _find_address(mapping))
+            try:
+                first = addressof(_first_byte(self))  # type: ignore[arg-type]  # a third of `address_of`'s time
+            except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
+                first = address_of(self)
+            low = first - (mapping.address or _find_address(mapping))
             return ArrayLock(mapping, low, length, shared, timeout, id(mapping), self.base)
         low, high = self._span(mapping)
         if low == high:
@@ -456,7 +462,8 @@ del _name
 
 def as_shape(shape: ShapeLike) -> tuple[int, ...]:
     """A shape as a tuple of ints, as NumPy takes it."""
-    lengths = (index(shape),) if isinstance(shape, SupportsIndex) else tuple(map(index, shape))
+    # `isinstance(shape, SupportsIndex)` asks the same, but takes as long as ten system calls.
+    lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
     if any(length < 0 for length in lengths):
         raise ValueError(f"negative dimensions are not allowed: {lengths}")
     return lengths
@@ -601,11 +608,11 @@ def _check_same(found: SharedArray, layout: header.Layout) -> None:
 
 def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
     """The array that a block's header describes."""
-    return np.ndarray.__new__(
+    return _new_array(
         SharedArray,
         layout.shape,
         layout.dtype,
-        np.frombuffer(mapping, np.uint8),  # which keeps the mapping open: `ndarray` alone would not
+        _frombuffer(mapping, _BYTE),  # which keeps the mapping open: `ndarray` alone would not
         layout.offset,
         None,
         layout.order,
@@ -628,14 +635,6 @@ def address_of(view: np.ndarray[Any, Any]) -> int:
 def _find_address(mapping: Mapping) -> int:
     mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
     return mapping.address
-
-
-def _address(view: np.ndarray[Any, Any]) -> int:
-    """Where the first element of an array that is in one piece is in this process."""
-    try:
-        return addressof(_first_byte(view))  # type: ignore[arg-type]  # a third of what the array interface takes
-    except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
-        return address_of(view)
 
 
 def attach(name: str, mode: Mode = "r+") -> SharedArray:

@@ -36,9 +36,12 @@ from typing import Any, TypeVar
 from sharedarray.clock import time
 
 try:  # `signal` without its conversion to enumerations, which takes ten times as long
-    import _signal  # type: ignore[import-not-found]
+    from _signal import (  # type: ignore[import-not-found]
+        getsignal as _getsignal,
+        signal as _set_signal,
+    )
 except ImportError:
-    import signal as _signal
+    from signal import getsignal as _getsignal, signal as _set_signal
 
 __all__ = ["allowed", "broken_off", "call_user", "deferred", "finalize", "finalizer", "is_main"]
 
@@ -81,23 +84,23 @@ def _catch(number: int, frame: Any) -> None:
 
 def _swap() -> None:
     global _handler, _caught
-    handler = _signal.getsignal(_INTERRUPT)
+    handler = _getsignal(_INTERRUPT)
     if callable(handler) and handler is not _catch:
         _caught = None  # one of before, which a second one overtook as it was to be raised
         try:
-            _signal.signal(_INTERRUPT, _catch)
+            _set_signal(_INTERRUPT, _catch)
         except ValueError:  # not in the main interpreter
             return
         _handler = handler
 
 
-def _restore(*, later: bool = False) -> None:
+def _restore(later: bool = False) -> None:
     global _handler, _caught
     handler, _handler = _handler, None
     if handler is None:
         return
-    if _signal.getsignal(_INTERRUPT) is _catch:
-        _signal.signal(_INTERRUPT, handler)
+    if _getsignal(_INTERRUPT) is _catch:
+        _set_signal(_INTERRUPT, handler)
     if _caught is not None:
         caught, _caught = _caught, None
         if later:
@@ -171,7 +174,7 @@ class _Deferred:
         if _open and get_ident() == _main:
             _open.pop()
             if not _open:
-                _restore(later=self._later)
+                _restore(self._later)
             elif _open[-1]:
                 _raise_caught(later=self._later)
 

@@ -31,7 +31,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from sys import getrefcount
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
@@ -335,10 +334,11 @@ class Mapping(mmap.mmap):
             self._give_up(handle)
         for hear in on_leave:
             hear(self)
-        for reference in list((self.followers or {}).values()):  # other threads may add some meanwhile
-            follower = reference()
-            if follower is not None:
-                follower.left(self)
+        if self.followers:
+            for reference in list(self.followers.values()):  # other threads may add some meanwhile
+                follower = reference()
+                if follower is not None:
+                    follower.left(self)
 
     def _give_up(self, handle: int) -> None:
         try:
@@ -369,8 +369,10 @@ class Mapping(mmap.mmap):
         # otherwise. The number of references saves no more than that: every view exports the bytes, so
         # `close` refuses while the rest of a reference cycle, or a thread that was just faster, has one.
         if getrefcount(self) <= _ALONE:
-            with suppress(BufferError):
+            try:
                 mmap.mmap.close(self)
+            except BufferError:
+                pass
 
 
 class _Ending:
@@ -446,10 +448,15 @@ def unpark(mapping: Mapping) -> bool:
 
 def mapping_of(view: object) -> Mapping | None:
     """The attachment that an array or memoryview has its memory from, None when it has other memory."""
-    while view is not None:
-        if type(view) is Mapping:
-            return view
-        view = view.obj if type(view) is memoryview else getattr(view, "base", None)
+    found: Any = view
+    try:
+        while found is not None:
+            kind = type(found)
+            if kind is Mapping:
+                return found  # type: ignore[no-any-return]
+            found = found.obj if kind is memoryview else found.base
+    except AttributeError:
+        pass  # other memory, such as a bytes object
     return None
 
 

@@ -26,6 +26,7 @@ from sharedarray._platform.descriptors import (
     keep_standard_streams as keep_standard_streams,
     need_descriptors as need_descriptors,
     opened as opened,
+    opened_file,
     opener as opener,
     standard_streams as standard_streams,
 )
@@ -87,7 +88,7 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 def draft(directory: str) -> Draft:
     try:
-        handle = opened(os.open, directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        handle = opened_file(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         limits.check_files(error, directory)
         if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
@@ -158,7 +159,7 @@ _flock = struct.Struct("h6xqq8x").pack
 
 def open_again(handle: int) -> int:
     # Through /proc, because the name may be gone or lead to another block by now.
-    return opened(os.open, f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+    return opened_file(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def open_to_lock(file: str | int) -> int:
@@ -223,7 +224,7 @@ unlock = _locks.unlock
 
 def _file(path: str) -> bytes | None:
     try:
-        handle = opened(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = opened_file(path, os.O_RDONLY | os.O_CLOEXEC)
     except errors.LimitError:
         raise  # or a process that lives would count as dead
     except OSError:

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager
 
 from sharedarray._platform import descriptors, limits
 from sharedarray._platform.contract import Draft, Mode, Status
-from sharedarray._platform.descriptors import opened, standard_streams
+from sharedarray._platform.descriptors import opened, opened_file, standard_streams
 
 RECORDS_DECIDE = True
 STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
@@ -71,7 +71,7 @@ def scratch_draft(directory: str) -> Draft:
     """A draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
     try:
-        handle = opened(os.open, scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+        handle = opened_file(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
     except OSError as error:
         limits.check_files(error, directory)
         raise
@@ -96,7 +96,7 @@ def read(handle: int, count: int) -> bytes:
 
 
 def open_path_of(path: str) -> int:
-    return opened(os.open, path, os.O_RDWR | os.O_CLOEXEC)
+    return opened_file(path, os.O_RDWR | os.O_CLOEXEC)
 
 
 def shrink(handle: int) -> None:
@@ -120,7 +120,7 @@ def publish_without_links(draft: Draft, path: str, error: OSError) -> Draft:
     try:
         if made is not draft:
             _copy(draft.handle, made.handle)
-        os.close(opened(os.open, path, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600))
+        os.close(opened_file(path, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600))
         try:
             os.rename(str(made.scratch), path)
         except BaseException:
@@ -148,7 +148,7 @@ def lacks(
     """Try in a directory what blocks need there, with the platform's `lock` and `pin`."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}"
     try:
-        handle = opened(os.open, f"{scratch}.part", os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
+        handle = opened_file(f"{scratch}.part", os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
     except OSError:
         return None  # the directory is not there, is full or read-only, which the error at hand says
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
@@ -176,7 +176,7 @@ def discard(draft: Draft) -> None:
 
 
 def open(path: str, *, writable: bool) -> int:
-    return opened(os.open, path, WRITABLE if writable else READABLE)
+    return opened_file(path, WRITABLE if writable else READABLE)
 
 
 close = os.close
@@ -186,7 +186,7 @@ def open_as_permitted(path: str) -> int:
     refusal = None
     for access in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY):
         try:
-            return opened(os.open, path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            return opened_file(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
@@ -223,34 +223,30 @@ _ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY
 
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 _BOTH = mmap.PROT_READ | mmap.PROT_WRITE
-_KEEPS_DESCRIPTOR = sys.version_info < (3, 13)  # whether a mapping has a descriptor, the lowest that is free
 
+if sys.version_info < (3, 13):  # a mapping has a descriptor of its own, the lowest that is free
 
-def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
-    try:
-        # A handle that was opened long ago, as those of pages that are ready, tells nothing of the streams.
-        if _KEEPS_DESCRIPTOR and (descriptors.streams_closed or ready):
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
+        try:
+            # A handle that was opened long ago, as one of pages that are ready, tells nothing of the streams.
+            if not (ready or descriptors.streams_closed):
+                return cls(handle, size, access=_ACCESS[mode])
             with standard_streams():
-                return _map(cls, handle, size, mode, ready)
-        return _map(cls, handle, size, mode, ready)
-    except OSError as error:
-        raise limits.maps(error) from None
-
-
-if sys.version_info < (3, 13):
-
-    def _map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, ready: bool) -> mmap.mmap:
-        if ready and mode == "r+":
-            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
-        return cls(handle, size, access=_ACCESS[mode])
+                if ready and mode == "r+":
+                    return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
+                return cls(handle, size, access=_ACCESS[mode])
+        except OSError as error:
+            raise limits.maps(error) from None
 
 else:
 
-    def _map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, ready: bool) -> mmap.mmap:
-        # Without trackfd=False the mapping would keep a second descriptor of its own.
-        if ready and mode == "r+":
-            return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH, trackfd=False)
-        return cls(handle, size, access=_ACCESS[mode], trackfd=False)
+    def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
+        try:
+            if ready and mode == "r+":
+                return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH, trackfd=False)
+            return cls(handle, size, access=_ACCESS[mode], trackfd=False)
+        except OSError as error:
+            raise limits.maps(error) from None
 
 
 def sync(mapping: mmap.mmap) -> None:
@@ -301,7 +297,7 @@ class Locks:
         self._use_no_more = pack(fcntl.F_UNLCK, 0, 1)
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
-        handle = opened(os.open, path, WRITABLE if writable else READABLE)
+        handle = opened_file(path, WRITABLE if writable else READABLE)
         try:
             try:
                 fcntl.fcntl(handle, self._try, self._take_lease)

@@ -28,7 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import (
+
+# With `python -O`, only the assertions that pytest rewrites are there.
+pytest.register_assert_rewrite("helpers", "lock_helpers", "consoles", "hosts", "array_classes")
+
+from helpers import (  # noqa: E402
     JANITOR_ENDS,
     PROC,
     TABLE,
@@ -41,10 +45,10 @@ from helpers import (
     wait_until,
 )
 
-import sharedarray.janitor
-import sharedarray.marks
-import sharedarray.registry
-import sharedarray.segment
+import sharedarray.janitor  # noqa: E402
+import sharedarray.marks  # noqa: E402
+import sharedarray.registry  # noqa: E402
+import sharedarray.segment  # noqa: E402
 
 # Tests of Ctrl-C start programs, which would inherit that it is ignored, as in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -418,6 +418,14 @@ _warned: set[str] = set()
 _MOST_WARNED = 100
 
 
+def close_connections() -> None:
+    """Close the connections to janitors as this process ends, so that Python does not warn of open sockets."""
+    for directory in list(_state.connections):
+        connection = _state.connections.pop(directory, None)
+        if connection is not None:
+            connection.close()
+
+
 def sweep_unwatched() -> None:
     """Sweep the directories that have no janitor, as this process ends."""
     for directory in _state.failed.keys() - _state.connections.keys():

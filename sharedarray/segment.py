@@ -240,7 +240,9 @@ def leave_all() -> None:
 
 
 platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
-atexit.register(janitor.sweep_unwatched)  # called after the next
+# The interpreter calls the last of these first.
+atexit.register(janitor.close_connections)
+atexit.register(janitor.sweep_unwatched)
 atexit.register(leave_all)
 
 

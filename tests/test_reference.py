@@ -711,7 +711,10 @@ TRACED = """
 import sys
 
 def trace(frame, event, argument):
-    frame.f_locals  # which may refer to every local variable once more, as a debugger's window does
+    # May refer to every local variable once more, as a debugger's window does. In a module, Python 3.12
+    # changes the globals by this, while a comprehension goes through them.
+    if frame.f_code.co_name != "<module>":
+        frame.f_locals
     return trace
 
 if {when!r} in ("import", "always"):

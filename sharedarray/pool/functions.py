@@ -596,8 +596,9 @@ class FunctionCache:
     def _note(self, function: Any, snapshot: Snapshot | None) -> None:
         key, known = id(function), self._known
         known.pop(key, None)
-        while len(known) >= self.SIZE:
-            known.pop(next(iter(known)), None)
+        if len(known) >= self.SIZE:
+            for oldest in list(known)[: len(known) - self.SIZE + 1]:  # other threads change it meanwhile
+                known.pop(oldest, None)
 
         def gone(ref: weakref.ref[Any]) -> None:
             if known.get(key, _UNKNOWN)[0] is ref:
@@ -827,25 +828,37 @@ class _Contents:
     def version_of(self, array: np.ndarray[Any, Any]) -> str:
         """Return a version of an array's data."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        if len(data) > self.LIMIT:
+        size = len(data)
+        if size > self.LIMIT:
             return hashlib.sha1(data, usedforsecurity=False).hexdigest()
         key = id(array)
         ref, copy, made = self._known.get(key, _NO_CONTENT)
         if ref is not None and ref() is array and copy == data:
             return made
         self._drop(key)
-        while self._bytes + len(data) > self.LIMIT:
-            self._drop(next(iter(self._known)))
+        while self._bytes + size > self.LIMIT:
+            self._drop_oldest()
         made = f"data {next(_numbers)}"
         self._known[key] = weakref.ref(array, lambda ref: self._drop(key, ref)), bytearray(data), made
-        self._bytes += len(data)
+        self._bytes += size
         return made
+
+    # Other threads do the same at the same time, and so may the collection of garbage in this one.
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._drop(next(iter(self._known)))
+        except RuntimeError:
+            pass  # it has changed: the caller asks again
+        except StopIteration:
+            self._bytes = 0
 
     def _drop(self, key: int, ref: Any = None) -> None:
         known = self._known.get(key)
         if known is not None and (ref is None or known[0] is ref):
-            self._known.pop(key, None)
-            self._bytes -= len(known[1])
+            known = self._known.pop(key, None)
+            size = 0 if known is None else len(known[1])
+            self._bytes -= size
 
 
 _NO_CONTENT: tuple[Any, bytearray, str] = (None, bytearray(), "")

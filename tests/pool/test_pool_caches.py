@@ -1,0 +1,68 @@
+"""What a pool remembers of functions and arrays, while threads and finalizers change it at any moment."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from sharedarray.pool import functions
+
+
+def at_each_step(prepare):
+    """Run something once for each of its steps in `functions`, with a change before that step.
+
+    ``prepare()`` returns what is run, and what changes.
+    """
+    at = steps = 0
+    while at <= steps:
+        run, change = prepare()
+        steps = 0
+
+        def trace(frame, event, argument):
+            nonlocal steps
+            if frame.f_code.co_filename != functions.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if steps == at:  # noqa: B023
+                    change()  # noqa: B023
+                steps += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            run()
+        finally:
+            sys.settrace(before)
+        at += 1
+    assert steps > 20
+
+
+def test_functions_come_and_go_at_any_moment(monkeypatch):
+    monkeypatch.setattr(functions.FunctionCache, "SIZE", 3)
+
+    def prepare():
+        cache = functions.FunctionCache()
+        kept = [lambda: 0 for _ in range(3)]
+        for each in kept:
+            cache.get(each, None)
+        assert len(cache._known) == 3
+        return lambda: cache.get(lambda: 1, None), kept.pop
+
+    at_each_step(prepare)
+
+
+def test_arrays_come_and_go_at_any_moment(monkeypatch):
+    monkeypatch.setattr(functions._Contents, "LIMIT", 3 << 12)
+
+    def prepare():
+        contents = functions._Contents()
+        kept = [np.zeros(1 << 12, np.uint8) for _ in range(3)]
+        for each in kept:
+            contents.version_of(each)
+        another = np.ones(2 << 12, np.uint8)
+        return lambda: contents.version_of(another), kept.pop
+
+    at_each_step(prepare)

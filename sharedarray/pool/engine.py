@@ -148,6 +148,8 @@ _LOOK, _QUICK = 60e-6, 150e-6
 _COMING_BY = 0.05
 # Seconds between two looks of the management thread while many small tasks are under way.
 _NAP = 300e-6
+# Seconds that the management thread waits at least, if no callbacks wait: a unit of the kernel's clock.
+_SHORTEST = 0.001
 # Seconds without an answer after which a worker's outbox is looked into.
 _SILENCE = 0.02
 # Seconds that callbacks may take before another thread manages the pool, and how many times that without any
@@ -1281,12 +1283,12 @@ class Engine:
             if self._comes_by:
                 times.append(time.monotonic() + _COMING_BY)
             for member in self._members:
+                if member.killed or member.ended:
+                    continue  # its end is the next thing, however long the kernel takes to free its memory
                 if member.tasks:
                     times += _due(member.tasks[0], member.since)
                     if not member.silent:
                         times.append(member.since + _SILENCE)
-                if member.killed or member.ended:
-                    continue
                 if member.hung_up:
                     times.append(member.hung_up_at + _PATIENCE)
                 if member.leaving:
@@ -1295,7 +1297,8 @@ class Engine:
                 times.append(self._next_deadline)
         if self._callbacks and self._caller is None:
             return 0.0
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        # What is due was looked at a moment ago: it may wait for an answer that another thread is reading.
+        return max(_SHORTEST, min(times) - time.monotonic()) if times else None
 
     def _finish(self) -> None:
         for member in list(self._members):

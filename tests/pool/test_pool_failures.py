@@ -15,6 +15,7 @@ from needs import many_starts, needs_fork, needs_proc
 import sharedarray as sa
 from sharedarray.pool import links
 from sharedarray.pool.deaths import explain
+from sharedarray.pool.processes import WorkerProcess
 
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {
@@ -178,6 +179,26 @@ def test_a_pool_that_breaks_fails_what_waits_behind_a_cancelled_call(first_metho
                 future.result(30)
         assert futures[1].cancelled()
         assert not wait(futures, 30).not_done
+
+
+def test_a_pool_does_not_poll_for_the_end_of_a_killed_worker(monkeypatch):
+    with sa.Pool(1) as pool:
+        pool.submit(os.getpid).result()
+        engine, rounds, killed = pool._engine, [], []
+        plain = engine._tend
+        monkeypatch.setattr(engine, "_tend", lambda: rounds.append(1) or plain())
+        # As if the kernel took long to free its memory.
+        monkeypatch.setattr(WorkerProcess, "kill", lambda process, *_: killed.append(process))
+        future = pool.options(timeout=0.05).submit(pool_tasks.nap, 60)
+        wait_until(lambda: killed, "the worker is killed")
+        before = len(rounds)
+        threading.Event().wait(0.2)
+        found = len(rounds) - before
+        monkeypatch.undo()
+        killed[0].kill()
+        with pytest.raises(TimeoutError):
+            future.result(30)
+    assert found < 20
 
 
 @many_starts

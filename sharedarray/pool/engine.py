@@ -79,7 +79,7 @@ from sharedarray.clock import time
 from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
 from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import new_counter
-from sharedarray.pool.functions import FunctionCache, Snapshot
+from sharedarray.pool.functions import SENT_ONCE, FunctionCache, Snapshot
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
 from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
@@ -89,7 +89,7 @@ from sharedarray.pool.pickling import (
     Pickled,
     dump_call,
     dumps,
-    is_importable,
+    home_of,
     load_result,
     loads,
     short_call,
@@ -323,10 +323,13 @@ class Engine:
         """
         again = self._retries if retries is None else retries
         pickled: Pickled
+        home = short = None
         try:
-            short = None if kwargs or label is not None else short_call(function, args)
+            home = None if function is None else home_of(function)
+            if home is not None and not kwargs and label is None:
+                short = short_call(home, args)
         except Exception:  # the hash of a class is its metaclass's; pickling will tell
-            short = None
+            pass
         if short is not None and limit is None and deadline is None:
             started = self._start_at_once(short, (function, args, kwargs), again)
             if started is not None:
@@ -338,7 +341,7 @@ class Engine:
             if short is not None and (short.block is None or has_name(short.block)):
                 pickled = short
             else:
-                if short is None and not is_importable(function):
+                if home is None and type(function) in SENT_ONCE:
                     sent_once = self._cache.get(function, self._send_once)
                 pickled = dump_call(None if sent_once is not None else function, args, kwargs)
         except Exception as reason:
@@ -1500,8 +1503,13 @@ class Engine:
                 queue[0] = task.split(task.done + room)
             else:
                 queue.popleft()
-            if self._is_ready(task):
-                self._give(member, task)
+            expected = 0 if task.items is not None else self.ledger.result_size(task.label)
+            ready, lent = self._is_ready(task), None
+            if ready and expected:
+                lent = self.store.take(expected, make=False)
+                ready = lent is not None
+            if ready:
+                self._give(member, task, lent)
                 given.add(member)
             else:
                 member.reserved = True
@@ -1510,7 +1518,7 @@ class Engine:
         for member in given:
             self._flush(member)
         if queue:
-            self._next_up = next(filter(_is_large, itertools.islice(queue, self.workers)), None)
+            self._look_ahead()
         elif len(self._members) > 1:
             self._even_out()
 
@@ -1535,21 +1543,20 @@ class Engine:
         del queue[queue.index(most)]
         return most
 
-    def _is_ready(self, task: Task) -> bool:
-        """Whether a task can be sent without copying anything, or taking memory for its result."""
+    def _look_ahead(self) -> None:
+        """Find the next task whose arguments are to be copied while the workers are at others."""
+        self._next_up = next(filter(_is_large, itertools.islice(self._queue, self.workers)), None)
+
+    @staticmethod
+    def _is_ready(task: Task) -> bool:
+        """Whether a task can be sent without copying anything."""
         pickled, function = task.pickled, task.function
-        if function is not None and not function.pickled.stowed:
-            return False
-        if pickled is None:
-            return True
-        return pickled.stowed and not self.ledger.result_size(task.label)
+        return (pickled is None or pickled.stowed) and (function is None or function.pickled.stowed)
 
     def _next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
-        for at, task in enumerate(itertools.islice(self._queue, _OVERTAKEN)):
-            if self._is_ready(task):
-                return at
-        return 0
+        tasks = itertools.islice(self._queue, _OVERTAKEN)
+        return next((at for at, task in enumerate(tasks) if self._is_ready(task)), 0)
 
     def _prepare(self) -> None:
         """Copy arguments, without the lock: of tasks that are chosen for workers, then of what comes next.
@@ -1576,8 +1583,8 @@ class Engine:
                 pickled.stow(self.store, private=task.retries > 0)
             if function is not None:
                 function.pickled.stow(self.store, private=True)
-            expected = self.ledger.result_size(task.label)
-            if expected and task.items is None:
+            expected = 0 if task.items is not None else self.ledger.result_size(task.label)
+            if expected:
                 lent = self.store.take(expected)
         except BaseException as error:
             raised = error
@@ -1619,7 +1626,7 @@ class Engine:
         try:
             if pickled.stow(self.store, private=task.retries > 0, within=within):
                 with self._lock:
-                    self._hand_out()  # which finds the next one
+                    self._look_ahead()
         except Exception:  # it comes again, when the task is chosen for a worker
             return
 
@@ -1897,7 +1904,8 @@ class Engine:
             if interrupt is not None:
                 self.wake()
                 raise interrupt
-            self._prepare()
+            if self._chosen or self._next_up is not None:
+                self._prepare()
 
     def _read_again(self) -> None:
         """Act on what Ctrl-C has kept another thread from acting on."""

@@ -60,6 +60,7 @@ __all__ = [
     "CALL",
     "COPY",
     "RESULT",
+    "SENT_ONCE",
     "CodePickler",
     "FunctionCache",
     "Inherited",
@@ -577,7 +578,7 @@ class FunctionCache:
 
     def get(self, function: Any, make: Callable[[Any, Snapshot], Any]) -> Any:
         """Return what ``make`` has made of a function; None if the function travels with its call."""
-        if type(function) not in _CACHED:
+        if type(function) not in SENT_ONCE:
             return None
         ref, snapshot = self._known.get(id(function), _UNKNOWN)
         if ref is None or ref() is not function:
@@ -608,7 +609,8 @@ class FunctionCache:
 
 
 _UNKNOWN: tuple[Any, None] = (None, None)
-_CACHED = frozenset((types.FunctionType, _LRU_CACHE, functools.partial))
+# Kinds of functions that a worker may keep.
+SENT_ONCE = frozenset((types.FunctionType, _LRU_CACHE, functools.partial))
 
 
 # -- pickling ------------------------------------------------------------------------------------------------
@@ -636,15 +638,32 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         Tokens and versions of the functions and classes that are sent.
     """
 
+    snapshot: Snapshot | None = None
+
     def __init__(self, file: io.BytesIO, purpose: str, **options: Any) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, **options)
         self.purpose = purpose
         self._shares_main = purpose != COPY
-        self._attached: set[tuple[str, str]] = set()
-        self.snapshot: Snapshot | None = None
-        self._versions: dict[int, tuple[Any, bool]] = {}  # those found so far, by id
-        self.globals: list[tuple[str, str, Any]] = []
-        self.versions: list[tuple[str, Any]] = []
+
+    # Few pickles have functions or classes in them that travel by value, and these containers.
+
+    @functools.cached_property
+    def globals(self) -> list[tuple[str, str, Any]]:
+        """Return the list, empty at first."""
+        return []
+
+    @functools.cached_property
+    def versions(self) -> list[tuple[str, Any]]:
+        """Return the list, empty at first."""
+        return []
+
+    @functools.cached_property
+    def _attached(self) -> set[tuple[str, str]]:
+        return set()
+
+    @functools.cached_property
+    def _versions(self) -> dict[int, tuple[Any, bool]]:
+        return {}  # those found so far, by id
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is pickled; NotImplemented for the usual way."""
@@ -660,14 +679,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _function(self, function: types.FunctionType) -> Any:
         home = function.__module__
-        module = sys.modules.get(home or "")
-        if (
-            module is not None
-            and importable.get(home, "") is getattr(module, "__spec__", None)
-            and not _BY_VALUE
-            and module.__dict__.get(function.__qualname__) is function
-        ):
-            return NotImplemented  # what cloudpickle finds as well, in ten times the time
+        if _is_named(function, home):
+            return NotImplemented
         if not is_carried(home) and _cloudpickle._should_pickle_by_reference(function):
             return NotImplemented
         if self.snapshot is not None:
@@ -767,6 +780,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     # Classes
 
     def _class(self, each: type) -> Any:
+        if type(each) is type and _is_named(each, each.__module__):
+            return NotImplemented
         if is_carried(each.__module__):
             reduced = _cloudpickle._dynamic_class_reduce(each)
         else:
@@ -789,6 +804,17 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             space = _MAIN if each.__module__ in _MAIN_NAMES else each.__module__
             found = self.globals_of(space, namespace, (name,))
         return _make_class, (token, make, args), (token, made, state, found), None, None, _set_class
+
+
+def _is_named(each: Any, home: str | None) -> bool:
+    """Return whether a module and a name are enough, which cloudpickle finds in ten times the time."""
+    module = sys.modules.get(home or "")
+    return (
+        module is not None
+        and importable.get(home or "", "") is getattr(module, "__spec__", None)
+        and not _BY_VALUE
+        and module.__dict__.get(each.__qualname__) is each
+    )
 
 
 def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:

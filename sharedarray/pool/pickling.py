@@ -66,7 +66,7 @@ __all__ = [
     "dump_result",
     "dumps",
     "function_at",
-    "is_importable",
+    "home_of",
     "load_call",
     "load_result",
     "loads",
@@ -233,6 +233,8 @@ class Pickled:
         Whether it has arrays in it, or beside it, that the receiver gets as its own.
     plain
         Whether all of it is in the stream, and that is short.
+    stowed
+        Whether everything is where it can be sent from.
     layout
         Of the stream, as flags of a message: 0, a pickle of what was given; PARTS, a call in parts; PLAIN, in
         the format of `marshal`.
@@ -251,6 +253,7 @@ class Pickled:
         "layout",
         "parcels",
         "plain",
+        "stowed",
         "stream",
     )
 
@@ -267,7 +270,7 @@ class Pickled:
         self.parcels = parcels
         self.blocks = blocks
         self.data = data
-        self.plain = not parcels and len(stream) < OUT_OF_BAND
+        self.plain = self.stowed = not parcels and len(stream) < OUT_OF_BAND
         self.account = account
         self.layout = layout
         self._entries: list[Entry] | None = None
@@ -288,11 +291,6 @@ class Pickled:
     @property
     def _long_stream(self) -> int:
         return len(self.stream) if len(self.stream) >= OUT_OF_BAND else 0
-
-    @property
-    def stowed(self) -> bool:
-        """Whether everything is where it can be sent from."""
-        return self.plain or self._entries is not None
 
     def stow(self, store: Store, *, private: bool, within: int | None = None) -> bool:
         """Copy what is large into recycled memory, unless that is done.
@@ -341,6 +339,7 @@ class Pickled:
                 parcel.source = None
         self._entries = entries
         self._aside = None
+        self.stowed = True
         return True
 
     def set_aside(self, store: Store, *, within: int) -> None:
@@ -382,7 +381,7 @@ class Short(Pickled):
     blocks: Collection[Mapping] = ()
     account: Account | None = None
     data = False
-    plain = True
+    plain = stowed = True
     layout = PLAIN
     _entries = None
     _inline: list[Buffer] = []  # noqa: RUF012  (never changed: there is nothing to be stowed)
@@ -420,12 +419,12 @@ def simple(values: Iterable[Any]) -> bool:
         return False
 
 
-def _home_of(function: Any) -> tuple[str | None, str] | None:
+def home_of(function: Any) -> tuple[str | None, str] | None:
     """Return module and name, where any pickler would send a function by these, and be understood."""
     if function is None:
         return None, ""
     kind = type(function)
-    if kind is not FunctionType and kind is not BuiltinFunctionType:
+    if kind not in _NAMED:
         ufunc: str = function.__name__ if kind is np.ufunc else ""
         return ("numpy", ufunc) if ufunc and getattr(np, ufunc, None) is function else None
     home: str | None = function.__module__
@@ -440,18 +439,15 @@ def _home_of(function: Any) -> tuple[str | None, str] | None:
     return (home, name) if getattr(module, name, None) is function else None
 
 
-def is_importable(function: Any) -> bool:
-    """Return whether a function travels by its name."""
-    return _home_of(function) is not None
-
-
 def function_at(home: str | None, name: str) -> Any:
-    """Return what `_home_of` was given."""
+    """Return what `home_of` was given."""
     if home is None:
         return None
     return getattr(sys.modules.get(home) or importlib.import_module(home), name)
 
 
+# Kinds of callables that have a module and a name; the last one is that of most functions of NumPy's.
+_NAMED = frozenset((FunctionType, BuiltinFunctionType, type, type(np.sum)))
 # The specs of modules that any process can import.
 _specs = functions.importable
 # Modules whose functions the user wants to be sent by value (cloudpickle.register_pickle_by_value).
@@ -658,7 +654,7 @@ def dump_call(
         The parcels of the call's other tasks, by id of the array: an array that is found there goes to many.
         Whoever gives it keeps the arrays alive, and sends nothing before the last task is pickled.
     """
-    home = _home_of(function)
+    home = home_of(function)
     if home is not None:
         if not kwargs and simple(args):
             return _marshalled((*home, (), args))
@@ -705,15 +701,12 @@ class Call(Short):
             self.blocks, self.account = (block,), _LateAccount(stream, ((size, 0, 0),))
 
 
-def short_call(function: Any, args: tuple[Any, ...]) -> Call | None:
+def short_call(home: tuple[str | None, str], args: tuple[Any, ...]) -> Call | None:
     """Do what `dump_call` does, in a third of the time, for the calls that come by the thousand.
 
-    These are calls of importable functions with numbers and text, and one `SharedArray` perhaps; None is
-    returned for others, and for long texts.
+    These are calls of importable functions, by what `home_of` returns, with numbers and text, and one
+    `SharedArray` perhaps; None is returned for others, and for long texts.
     """
-    home = _home_of(function)
-    if home is None or home[0] is None:
-        return None
     if len(args) == 1 and type(args[0]) is SharedArray:
         return _call_of(home, args[0])
     items: Any = args

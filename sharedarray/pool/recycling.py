@@ -313,7 +313,7 @@ class Store:
         """Whether there is any memory."""
         return bool(self._slots)
 
-    def take(self, size: int, *, within: int | None = None) -> Slot | None:
+    def take(self, size: int, *, within: int | None = None, make: bool = True) -> Slot | None:
         """Return a slot of at least ``size`` bytes that nobody uses, marked as busy.
 
         Parameters
@@ -322,6 +322,8 @@ class Store:
             Bytes.
         within
             Bytes that all slots in use may have together, with this one; None for what there is room for.
+        make
+            Whether to make a slot if there is none, which takes much longer.
 
         Returns
         -------
@@ -339,7 +341,7 @@ class Store:
                 if fits and self._free(slot):
                     best = slot
             if best is None:
-                return self._make(size)
+                return self._make(size) if make else None
             best.busy = True
             best.used = time.monotonic()
             return best

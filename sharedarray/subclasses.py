@@ -95,7 +95,7 @@ def reduce_subclass(array: Array) -> tuple[Any, ...] | str:
     kind = type(array)
     masked = _masked_array()
     if masked is not None and issubclass(kind, masked):
-        if not _inherits(kind, masked, (*_REDUCTION, "__getstate__")):
+        if kind is not masked and not _inherits(kind, masked, (*_REDUCTION, "__getstate__")):
             return _reduce_own(array)
         attributes = _attributes(array, _OF_MASKED)
         copied = attributes[0].get(

@@ -11,7 +11,9 @@ some 0.5 us and needs neither.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import multiprocessing
 import os
 import sys
@@ -23,6 +25,10 @@ from sharedarray._platform import platform
 from sharedarray.pool import links
 
 __all__ = ["Credits", "counter_of", "new_counter"]
+
+# Here, so that a fork server loads it once, and not each worker for itself.
+with contextlib.suppress(ImportError):  # this Python was built without semaphores
+    importlib.import_module("multiprocessing.synchronize")
 
 
 class Credits(Protocol):

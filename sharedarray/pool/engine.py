@@ -325,8 +325,8 @@ class Engine:
         pickled: Pickled
         home = short = None
         try:
-            home = None if function is None else home_of(function)
-            if home is not None and not kwargs and label is None:
+            home = home_of(function)
+            if home is not None and home[0] is not None and not kwargs and label is None:
                 short = short_call(home, args)
         except Exception:  # the hash of a class is its metaclass's; pickling will tell
             pass
@@ -654,7 +654,8 @@ class Engine:
                 self.ledger.called(task.call, task.label, call)
                 if call.blocks:
                     self._follow(call)
-        self._prepare()
+        if self._chosen or self._next_up is not None or self._dropped:
+            self._prepare()
         if len(self._members) < self.workers and self._may_start():
             self.wake()
 

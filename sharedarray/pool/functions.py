@@ -33,7 +33,6 @@ import builtins
 import contextlib
 import dis
 import functools
-import hashlib
 import inspect
 import io
 import itertools
@@ -266,6 +265,8 @@ def _version_of(value: Any) -> tuple[Any, bool]:
 
 
 def _version_by_pickle(value: Any) -> tuple[Any, bool]:
+    import hashlib  # here, for it loads OpenSSL, which takes as long as 20 of our modules
+
     file = io.BytesIO()
     pickler = _VersionPickler(file, value)
     pickler.dump(value)
@@ -856,6 +857,8 @@ class _Contents:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         size = len(data)
         if size > self.LIMIT:
+            import hashlib  # see `_version_by_pickle`
+
             return hashlib.sha1(data, usedforsecurity=False).hexdigest()
         key = id(array)
         ref, copy, made = self._known.get(key, _NO_CONTENT)

@@ -27,6 +27,7 @@ tasks is one object, which all of them hold; its slot is free when the last of t
 from __future__ import annotations
 
 import copyreg
+import functools
 import importlib
 import io
 import marshal
@@ -666,13 +667,15 @@ def dump_call(
     pickler = _TaskPickler(file, tally)
     parts: list[Copied] = []
     before = (0, 0, 0, 0)
-    for part in ((function, len(args), tuple(kwargs)), *args, *kwargs.values()):
+    names = tuple(kwargs)
+    head = function if home is None else None, home, len(args), names
+    for part in (head, *args, *kwargs.values()):
         pickler.dump(part)
         copied = sum([parcel.length for parcel in tally.parcels]) - tally.reused
         now = tally.shared, copied, file.tell(), tally.reused
         parts.append((now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]))
         before = now
-    account = Account(_names(len(args), kwargs), parts)
+    account = Account(_names(len(args), names), parts)
     return Pickled(file.getvalue(), tally.parcels, tally.blocks, tally.data, account, PARTS)
 
 
@@ -818,7 +821,8 @@ def _plain_call(
 _OVERHEAD = 5
 
 
-def _names(count: int, keywords: Iterable[str]) -> tuple[str, ...]:
+@functools.lru_cache
+def _names(count: int, keywords: tuple[str, ...]) -> tuple[str, ...]:
     return ("function", *map(str, range(count)), *map(_named, keywords))
 
 
@@ -856,7 +860,9 @@ def load_call(
             return function, values, {}
     elif layout == PARTS:
         unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=iter(buffers))
-        function, count, names = unpickler.load()
+        function, home, count, names = unpickler.load()
+        if home is not None:
+            function = function_at(*home)
         values = [unpickler.load() for _ in range(count + len(names))]
     else:
         return loads(stream, buffers)  # type: ignore[no-any-return]

@@ -515,6 +515,28 @@ def pack_and_unpack(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[st
     return found, named, pickled
 
 
+@pytest.mark.parametrize("function", [len, np.add, np.size, np.linalg.norm, list, pool_tasks.Loaded])
+def test_functions_and_classes_with_a_home_go_by_name(function: Any) -> None:
+    """So a call of one of NumPy's functions is as quick as that of any other."""
+    array = sa.ones(5)
+    for args in ((array,), (3, "text"), ()):
+        pickled = pickling.dump_call(function, args, {})
+        found, given, _ = pickling.load_call(pickled.stream, (), pickled.layout)
+        assert pickled.layout == PLAIN
+        assert found is function
+        assert len(given) == len(args)
+    pickled = pickling.dump_call(function, ([1, 2],), {})  # whose argument needs a pickle
+    found, given, _ = pickling.load_call(pickled.stream, (), pickled.layout)
+    assert (found, *given) == (function, [1, 2])
+
+
+def test_a_class_that_has_another_one_at_its_name_goes_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pool_tasks.Loaded
+    monkeypatch.setattr(pool_tasks, "Loaded", type("Loaded", (), {"__module__": pool_tasks.__name__}))
+    assert pickling.home_of(pool_tasks.Loaded) == (pool_tasks.__name__, "Loaded")
+    assert pickling.home_of(before) is None
+
+
 @pytest.mark.parametrize("count", [0, 3, LARGE])
 @pytest.mark.parametrize("char", "?bhilqBHILQefdgFDG")
 def test_arrays_of_usual_types_go_without_a_pickle(char: str, count: int) -> None:

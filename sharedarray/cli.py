@@ -37,6 +37,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import sharedarray as sa
+from sharedarray import interrupts
 from sharedarray._platform import platform
 from sharedarray.display import age, human, plain
 from sharedarray.progress import IN_BYTES, Bar, bar
@@ -289,22 +290,24 @@ def _cp(args: argparse.Namespace) -> int:
         assert array.segment is not None
         data = array.segment.buf
         _check_target(args.file, target, args.force)
-        handle, temporary = platform.opened(
-            tempfile.mkstemp, ".tmp", ".sharedarray-", os.path.dirname(target)
-        )
-        try:
+        with interrupts.deferred:  # between the making of the file and the block that removes it
+            handle, temporary = platform.opened(
+                tempfile.mkstemp, ".tmp", ".sharedarray-", os.path.dirname(target)
+            )
             try:
-                _write(
-                    handle,
-                    data,
-                    bar(args.progress, len(data), desc=f"copying {plain(args.name)}", **IN_BYTES),
-                )
+                try:
+                    with interrupts.allowed:
+                        _write(
+                            handle,
+                            data,
+                            bar(args.progress, len(data), desc=f"copying {plain(args.name)}", **IN_BYTES),
+                        )
+                finally:
+                    os.close(handle)
+                _publish(temporary, target, args.file, force=args.force)
             finally:
-                os.close(handle)
-            _publish(temporary, target, args.file, force=args.force)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
+                if os.path.lexists(temporary):
+                    os.unlink(temporary)
         print(f"copied {plain(args.name)} to {plain(args.file)} ({human(len(data))})")
     return 0
 

@@ -240,6 +240,28 @@ def test_cp_that_is_interrupted_leaves_no_file(tmp_path: Path) -> None:
     del array
 
 
+def test_cp_that_is_interrupted_as_it_makes_its_file_leaves_none(tmp_path: Path) -> None:
+    array = sa.ones(10, name="small")
+    interrupted = """
+import signal, sys, tempfile
+from sharedarray import cli
+
+def make(*args, plain=tempfile.mkstemp):
+    found = plain(*args)
+    signal.raise_signal(signal.SIGINT)
+    return found
+
+tempfile.mkstemp = make
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    words = ("-c", interrupted, "cp", "small", str(tmp_path / "copy.npy"))
+    with Console(**command(*words)) as console:  # type: ignore[arg-type]
+        out, err = console.output(SOON * 2)
+        assert (console.process.returncode, out, err) == (INTERRUPTED, "", "\nsharedarray: interrupted\n")
+    assert os.listdir(tmp_path) == []
+    del array
+
+
 def test_load_hold_lets_go(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(5))
     words = ("-m", "sharedarray", "load", str(tmp_path / "x.npy"), "--name", "x", "--hold")

@@ -2124,21 +2124,24 @@ class Engine:
             return Raised(error)
 
     def _pieces(self, frame: Frame) -> tuple[Any, Sequence[Any]]:
-        """Return the stream and the buffers of an answer; what lies in a slot stays there."""
+        """Return the stream and the buffers of an answer; what lies in a slot stays there.
+
+        A worker sends a long stream as the last buffer: inline if there is no slot for it.
+        """
         stream: Any = frame.stream
         inline = iter(frame.inline)
         lent: dict[int, memoryview] = {}
         buffers: list[Any] = []
         for entry in frame.entries:
             if not entry.slot:
-                buffers.append(next(inline))
-                continue
-            if entry.slot not in lent:
-                slot = self.store.find(entry.slot)
-                assert slot is not None
-                slot.fresh = False
-                lent[entry.slot] = self.store.lend(slot)
-            piece = lent[entry.slot][entry.offset : entry.offset + entry.length]
+                piece = next(inline)
+            else:
+                if entry.slot not in lent:
+                    slot = self.store.find(entry.slot)
+                    assert slot is not None
+                    slot.fresh = False
+                    lent[entry.slot] = self.store.lend(slot)
+                piece = lent[entry.slot][entry.offset : entry.offset + entry.length]
             if entry.flags & STREAM:
                 stream = piece
             else:

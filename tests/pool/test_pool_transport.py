@@ -621,3 +621,24 @@ def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
         assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
         assert set(others.view()) == {7}
         pool._engine.store.put_back(others)
+
+
+def length_and_text(number: int) -> tuple[np.ndarray, str]:
+    return np.full(LARGE, float(number)), "text " * LARGE
+
+
+def raise_long(number: int) -> None:
+    raise ValueError("text " * LARGE)
+
+
+def test_long_results_arrive_when_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pickle and the buffers of a result go through the pipe, as in a full or small /dev/shm."""
+    monkeypatch.setattr(recycling, "unnamed", lambda size: None)
+    with sa.Pool(1) as pool:
+        assert pool.submit(bytes, 8 * LARGE).result(30) == bytes(8 * LARGE)
+        for array, text in [*pool.map(length_and_text, [3, 4]), pool.submit(length_and_text, 5).result(30)]:
+            assert array.tolist() == [array[0]] * LARGE
+            assert text == "text " * LARGE
+        with pytest.raises(ValueError, match="text text"):
+            pool.submit(raise_long, 0).result(30)
+        assert pool.stats().recycled_bytes == 0

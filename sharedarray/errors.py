@@ -191,7 +191,8 @@ class OutOfSharedMemoryError(SharedArrayError, OSError):
 class LimitError(SharedArrayError, OSError):
     """A limit of the process or the machine is reached: open descriptors, memory maps, address space.
 
-    Its ``errno`` is the system's: ``EMFILE``, ``ENFILE`` or ``ENOMEM``.
+    A limit of the size of files is another, since a block is a file in memory. The ``errno`` is the system's:
+    ``EMFILE``, ``ENFILE``, ``ENOMEM`` or ``EFBIG``.
     """
 
     _errno = errno.EMFILE

@@ -310,8 +310,62 @@ def test_a_file_system_with_no_more_files(files: int) -> None:
     assert answer(FILES, before=unshare) == [[True, errno.ENOSPC, True], 3.0]
 
 
+FILE_SIZE = (
+    HEAD
+    + """
+folder = tempfile.mkdtemp()
+large = np.ones(1 << 14)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+calls = {
+    "zeros": lambda: sa.zeros(1 << 14),
+    "share": lambda: sa.share(large),
+    "put": lambda: sa.put(large),
+    "file=": lambda: sa.zeros(1 << 14, file=f"{folder}/made.npy"),
+}
+found = {}
+for name, call in calls.items():
+    try:
+        found[name] = len(call())
+    except sa.LimitError as error:
+        found[name] = ["RLIMIT_FSIZE" in str(error), error.errno]
+left = sorted(block_files()), os.listdir(folder)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+say([found, left, {name: len(call()) for name, call in calls.items() if name != "put"}])
+"""
+)
+
+
+def test_a_limit_of_the_size_of_files_is_named() -> None:
+    found, left, again = answer(FILE_SIZE)
+    assert found == {name: [True, errno.EFBIG] for name in ("zeros", "share", "put", "file=")}
+    assert left == [[], []]
+    assert again == dict.fromkeys(["zeros", "share", "file="], 1 << 14)
+
+
+FIRST_POOL = (
+    HEAD
+    + """
+found = []
+with sa.Pool(1) as pool:
+    for free in range(12):
+        with few_descriptors(free):
+            found.append(outcome(lambda: pool.submit(abs, -1).result(60)))
+    say([found, pool.submit(abs, -1).result(60)])
+"""
+)
+
+
+def test_the_first_pool_names_the_limit_of_descriptors_too() -> None:
+    """It starts the standard library's resource tracker before its workers."""
+    found, last = answer(FIRST_POOL)
+    assert found[0] == ["RLIMIT_NOFILE"]
+    assert {str(each) for each in found} <= {str(["RLIMIT_NOFILE"]), "1"}
+    assert last == 1
+
+
 def test_the_number_of_a_limit_survives_pickling() -> None:
-    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG):
         error = sa.LimitError("full", number=number, found="all")
         again = pickle.loads(pickle.dumps(error))
         assert (again.errno, str(again)) == (number, str(error))

@@ -8,7 +8,7 @@ import os
 from sharedarray import errors
 from sharedarray._platform.descriptors import EXHAUSTED, exhausted, opened
 
-__all__ = ["check_files", "maps"]
+__all__ = ["check_files", "file_size", "maps"]
 
 _PIECE = 4096  # bytes read at a time: where no memory can be mapped, a large buffer is not to be had
 _MAPS_NEAR = 64  # memory maps below the limit at which it counts as reached: one call may need several
@@ -29,6 +29,22 @@ def maps(error: OSError) -> OSError:
         cause="each shared array is a memory map, besides those of libraries and threads",
         next_step="drop or close arrays, put many small ones into one large array, or have the administrator "
         "raise the limit: sysctl vm.max_map_count",
+    )
+
+
+def file_size(error: OSError, size: int) -> OSError:
+    """Return the error of a call that makes a file of `size` bytes, or a `LimitError` if it may not."""
+    if error.errno != errno.EFBIG:
+        return error
+    limit = _limit("RLIMIT_FSIZE")
+    if limit is None or size <= limit:
+        return error
+    return errors.LimitError(
+        f"this process may not make a block of {size} bytes",
+        number=errno.EFBIG,
+        found=f"the limit RLIMIT_FSIZE of {limit} bytes for each file",
+        expected=f"a limit of at least {size} bytes: a block is a file in memory",
+        next_step="raise the limit: `ulimit -f unlimited` before the program starts",
     )
 
 
@@ -54,13 +70,8 @@ def check_files(error: OSError, directory: str) -> None:
 
 
 def _address_space(error: OSError) -> OSError:
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    except (ImportError, OSError):
-        return error
-    if limit == resource.RLIM_INFINITY:
+    limit = _limit("RLIMIT_AS")
+    if limit is None:
         return error
     return errors.LimitError(
         "this process has no address space left to map a block",
@@ -70,6 +81,17 @@ def _address_space(error: OSError) -> OSError:
         cause="the limit counts every mapped byte, of libraries and threads too, used or not",
         next_step="drop arrays, or raise the limit: `ulimit -v` before the program starts",
     )
+
+
+def _limit(name: str) -> int | None:
+    """Return a limit of this process; None if there is none."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(getattr(resource, name))
+    except (ImportError, OSError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _number(path: str) -> int | None:

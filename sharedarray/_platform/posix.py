@@ -83,7 +83,10 @@ def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
     left = [buffer for buffer in buffers if len(buffer)]
     while left:
         step = [left[0][:_WRITE_STEP], *left[1:]] if len(left[0]) > _WRITE_STEP else left
-        written = os.pwritev(handle, step, offset)
+        try:
+            written = os.pwritev(handle, step, offset)
+        except OSError as error:
+            raise limits.file_size(error, offset + sum(len(each) for each in left)) from None
         offset += written
         while left and written >= len(left[0]):
             written -= len(left.pop(0))

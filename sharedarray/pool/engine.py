@@ -135,6 +135,9 @@ _MUCH = 0.1
 _DEEPEST = 4000
 # Tasks with large results that a worker has at most: each may have a slot of recycled memory waiting.
 _LARGE_DEEP = 2
+# Descriptors that a pool opens as it starts: 2 pollers, 2 wakers of 2 each, 2 of the resource tracker, 2 more
+# for the modules that it imports.
+_DESCRIPTORS = 10
 # Tasks that another one may overtake, at most, while their arguments are copied.
 _OVERTAKEN = 64
 # Slots that there are no more, after which those are forgotten that no worker knows.
@@ -1104,6 +1107,7 @@ class Engine:
 
     def _start(self) -> None:
         greenlets.check(self._method)
+        platform.need_descriptors(_DESCRIPTORS)
         _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
         _end_with_process()
         self._watch, self._pipes = watch(), watch()

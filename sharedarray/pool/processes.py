@@ -176,6 +176,8 @@ def make_ready(method: str) -> None:
 
     Raises
     ------
+    LimitError
+        No descriptor is free for the resource tracker.
     UnsupportedError
         There is no interpreter to start workers with. A frozen program has its own way for ``'spawn'``:
         `multiprocessing.freeze_support`.
@@ -186,7 +188,7 @@ def make_ready(method: str) -> None:
         ensure = getattr(resource_tracker, "ensure_running", None)
         if ensure is not None:
             with group_signals.as_before(), platform.standard_streams(), interpreter.undebugged():
-                ensure()
+                platform.opened(ensure)
 
 
 # Held while a process is started, and across every fork: a fork in the middle of a start would have copies of

@@ -588,6 +588,17 @@ def test_without_proc_there_is_one_error_at_the_first_call(own_directory, tmp_pa
     assert set(said.values()) == {said["zeros"]}
 
 
+@needs_proc
+def test_a_proc_of_another_pid_namespace_is_one_error_of_pools_and_locks(own_directory, tmp_path):
+    """The numbers of processes in it are not those that processes know of themselves; blocks need none."""
+    if not can_unshare("--pid", "--fork"):
+        pytest.skip("pid namespaces are not permitted here")
+    said = lacking("proc", tmp_path, before=("unshare", "--pid", "--fork"))
+    for which in ("pool", "lock_file"):
+        assert "pid namespace" in said.pop(which)
+    assert set(said.values()) == {"works"}
+
+
 # -- dropped privileges ---------------------------------------------------------------------------------
 
 DROP = """

@@ -109,8 +109,11 @@ def draft_memory(directory: str, size: int, path: str | None, *, replace: bool =
 
 
 def reserve(handle: int, size: int, start: int = 0) -> None:
-    for offset in range(start, size, _RESERVE_STEP):
-        os.posix_fallocate(handle, offset, min(_RESERVE_STEP, size - offset))
+    try:
+        for offset in range(start, size, _RESERVE_STEP):
+            os.posix_fallocate(handle, offset, min(_RESERVE_STEP, size - offset))
+    except OSError as error:
+        raise limits.file_size(error, size) from None
 
 
 def publish(draft: Draft, path: str) -> None:
@@ -134,6 +137,8 @@ def publish_file(draft: Draft, path: str) -> Draft:
 def missing(directory: str) -> str | None:
     if not os.path.isdir("/proc/self/fd"):
         return "/proc, through which processes reach their open files"
+    if os.readlink("/proc/self") != str(os.getpid()):
+        return "/proc of the pid namespace of this process"
     return lacks(directory, lock, pin)
 
 

@@ -139,6 +139,14 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def __del__(self) -> None:
+        # The socket stays open until the process ends, because the janitor takes its end for the process's.
+        # An interpreter that ends would close it earlier, with a ResourceWarning.
+        try:
+            self._socket.detach()
+        except AttributeError:
+            pass  # there was no descriptor left for a socket
+
 
 class _State:
     """Everything that this process knows of janitors; reset in a forked child."""

@@ -424,6 +424,7 @@ def test_a_process_without_this_package_reads_the_block(own_directory):
         "a = sa.zeros(10); import atexit; atexit.register(lambda: a.sum())",
         "segment = sa.Segment.create(10); view = segment.buf; sa.blocks(); sa.prune()",
         "class Late:\n  def __del__(self): self.a.close()\nlate = Late(); late.a = sa.zeros(10)",
+        "a = sa.zeros(10)\nwith sa.Pool(1, mp_context='spawn') as pool: pool.submit(len, a).result()",
         pytest.param(
             "a = sa.zeros(10); import os; os.chdir('/tmp'); pid = os.fork(); pid and os.waitpid(pid, 0)",
             marks=needs_fork,

@@ -127,7 +127,8 @@ def _descr_of(dtype: np.dtype[Any]) -> Any:
             found=found,
             expected="a dtype that NPY describes in full",
             cause="overlapping or unordered fields, titles, or a dtype of another package",
-            next_step="share a view of it with a plain dtype, such as a.view('V2') or a.view(numpy.uint16)",
+            next_step="share a view of it with a plain dtype, such as "
+            f"a.view('V{dtype.itemsize}') or, for elements of 2 bytes, a.view(numpy.uint16)",
         )
     return descr
 

@@ -140,6 +140,8 @@ def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
             next_step="pip install 'numpy-sharedarray[progress]', or leave progress out",
         ) from missing
     chosen = {} if progress is True else progress
+    if "file" not in chosen and not _notebook() and (sys.stderr is None or sys.stderr.closed):
+        return NO_BAR  # a program without standard streams
     made: Bar = tqdm(**{"total": total, **arguments, **chosen})
     return made
 

@@ -94,6 +94,20 @@ def test_in_a_notebook_it_comes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(progress.bar(None, 10), progress._LateBar)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_without_standard_error_there_is_no_bar(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a program that `2>&-` or pythonw starts; a file of the caller's still gets its bar."""
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream if closed else None)
+    assert list(progress.watched([1, 2], progress.bar(True, 2))) == [1, 2]
+    with sa.share(np.ones(1000), progress=True) as array:
+        assert array.sum() == 1000
+    shown = io.StringIO()
+    assert list(progress.watched([1, 2], progress.bar({"file": shown}, 2))) == [1, 2]
+    assert "2/2" in shown.getvalue()
+
+
 def test_without_tqdm_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
     found = progress._LateBar(3)

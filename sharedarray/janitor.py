@@ -139,14 +139,6 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def __del__(self) -> None:
-        # The socket stays open until the process ends, because the janitor takes its end for the process's.
-        # An interpreter that ends would close it earlier, with a ResourceWarning.
-        try:
-            self._socket.detach()
-        except AttributeError:
-            pass  # there was no descriptor left for a socket
-
 
 class _State:
     """Everything that this process knows of janitors; reset in a forked child."""
@@ -427,7 +419,7 @@ _MOST_WARNED = 100
 
 
 def close_connections() -> None:
-    """Close the connections to janitors as this process ends, so that Python does not warn of open sockets."""
+    """Close the connections to janitors as this process ends, so that Python warns of no open socket."""
     for directory in list(_state.connections):
         connection = _state.connections.pop(directory, None)
         if connection is not None:

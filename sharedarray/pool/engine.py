@@ -874,17 +874,25 @@ class Engine:
         with self._lock:
             member = next((m for m in self._members if task in m.tasks), None)
             if member is None:
-                return False
-            behind = 0
-            for other in reversed(member.tasks):
-                behind += other.left
-                if other is task:
-                    break
-            back = member.take_back(behind)
+                # Its worker died, and it waits for another one.
+                if task in self._preparing:
+                    task.cancelled = True
+                    return True
+                if task not in self._queue:
+                    return False
+                self._queue.remove(task)
+                back = [task]
+            else:
+                behind = 0
+                for other in reversed(member.tasks):
+                    behind += other.left
+                    if other is task:
+                        break
+                back = member.take_back(behind)
             mine = task in back
             self._queue.extendleft(other for other in reversed(back) if other is not task)
             if not mine:
-                if running and member.tasks and member.tasks[-1] is task:
+                if running and member is not None and member.tasks and member.tasks[-1] is task:
                     self._condemn(member, _cancelled)
                     mine = True
                 self._hand_out()

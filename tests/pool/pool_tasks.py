@@ -334,6 +334,14 @@ def refuse_to_start_later(path):
     refuse_to_start()
 
 
+def wait_unless_first(path, release):
+    """Return at once in the first process that comes here; wait for a file in others."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        until(release.exists, 30)
+
+
 def forget_and_fork(path):
     """Leave a process behind that inherited everything of the worker's, then die."""
     child = os.fork()

@@ -201,6 +201,25 @@ def test_a_pool_does_not_poll_for_the_end_of_a_killed_worker(monkeypatch):
     assert found < 20
 
 
+def test_a_call_that_waits_for_its_second_worker_can_be_cancelled(tmp_path):
+    release, started = tmp_path / "release", tmp_path / "started"
+    setup = pool_tasks.wait_unless_first, (tmp_path / "first", release)
+    with sa.Pool(1, None, *setup, retries=1) as pool:
+        future = pool.submit(pool_tasks.signal_and_wait, started)
+        wait_until(lambda: started.exists() and started.read_text(), "the call runs")
+        kill(int(started.read_text()))
+        wait_until(lambda: pool.stats().retried, "the call waits again")
+        later = pool.submit(pool_tasks.add, 1)
+        cancelled = future.cancel()
+        if not cancelled:
+            pool.kill_workers()
+        release.touch()
+        assert cancelled
+        assert future.cancelled()
+        assert later.result(30) == 2
+        assert pool.stats().cancelled == 1
+
+
 @many_starts
 def test_initializer_that_dies_once(method, tmp_path):
     with sa.Pool(1, method, pool_tasks.die_the_first_time, (tmp_path / "here",)) as pool:

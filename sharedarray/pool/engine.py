@@ -1488,10 +1488,10 @@ class Engine:
 
     # Handing out
 
-    def _hand_out(self) -> None:
-        """Give what is queued to the workers that have room for it."""
+    def _hand_out(self, first: Member | None = None) -> None:
+        """Give what is queued to the workers that have room for it; flush these, and ``first``."""
         queue = self._queue
-        given: set[Member] = set()
+        given: set[Member] = set() if first is None else {first}
         while queue:
             task = queue[0]
             if not task.sink.wanted():
@@ -1605,18 +1605,18 @@ class Engine:
         with self._lock:
             member.reserved = False
             self._preparing.discard(task)
+            is_open, first = member.open, None
             if raised is None:
                 broken = self._broken is not None
                 given_up = task.cancelled or self._ended or self._aborting
                 if not (broken or given_up):
-                    if member.open:
+                    if is_open:
                         self._give(member, task, lent)
-                        self._flush(member)
-                        lent = None
+                        first, lent = member, None
                     else:
                         self._queue.appendleft(task)
-            self._hand_out()
-            if self._shutting or broken or not member.open:
+            self._hand_out(first)
+            if self._shutting or broken or not is_open:
                 self._wake_if_other()
         if lent is not None:
             self.store.put_back(lent)

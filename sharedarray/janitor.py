@@ -14,7 +14,7 @@ time to time (`SLOW_LOOK`) while anything is left, because a forked child may ke
 When nothing is left it ends.
 
 Two bytes of ``janitor.lock`` decide between two: `_ALIVE` is locked through an open file that the janitor
-inherits, from before it starts until it ends; `_STARTING` by whoever starts one. (Its other bytes are locked
+inherits, from before it starts until it ends; `_STARTING` by a process that starts one. (Its other bytes are locked
 by the holders, see `registry.appear`.) The starter also binds
 and listens, so that it can connect at once and needs no wait: if it dies before the janitor runs, its
 broken connection is the first thing that the janitor sees.
@@ -550,7 +550,7 @@ def main(folder: str, alive: int, listening: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each process that holds blocks
     deadline = time.monotonic() + _ADOPTION
     while os.getppid() == starter and time.monotonic() < deadline:
-        time.sleep(0.001)  # until it has ended, nobody can be told who reaps us
+        time.sleep(0.001)  # until it has ended, the process that will reap this one is not known
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()
 
 

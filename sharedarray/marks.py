@@ -292,7 +292,7 @@ class Table:
         count = self.words[COUNT]
         if (
             edits & 1
-            or self.words[_EDITS] != edits  # somebody is at it, or died there
+            or self.words[_EDITS] != edits  # another process edits it, or died there
             or count > self._slots
             or count < len(self.claimed)  # the count is damaged
         ):

@@ -75,7 +75,7 @@ Process: TypeAlias = tuple[int, int]
 
 
 class Moment(NamedTuple):
-    """A moment: seconds since 1970, and the seconds on a clock that nobody sets, with its number."""
+    """A moment: seconds since 1970, and the seconds on a clock that cannot be set, with its number."""
 
     created: float
     clock: int = 0

@@ -373,7 +373,7 @@ HOUR = 3600.0
 @pytest.mark.skipif(not registry.platform.uptime()[0], reason="processes have no steady clock in common here")
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
 def test_ages_do_not_follow_the_time_of_day(own_directory, monkeypatch, step):
-    """A reference expires by the clock that nobody sets, and a block's time follows the clock."""
+    """A reference expires by the clock that cannot be set, and a block's time follows the clock."""
     clock, uptime = registry.platform.uptime()
     now = registry.time.time()
     times = SimpleNamespace(time=lambda: now)
@@ -608,7 +608,7 @@ DROP = """
     from helpers import janitors, say
 
     def drop():
-        "Become nobody, who may read what root may, for Python itself may be in root's home directory."
+        "Become the user nobody, which may read what root may, for Python itself may be in root's home directory."
         libc, read_all = ctypes.CDLL(None), 1 << 2
         libc.prctl(8, 1, 0, 0, 0)  # keep the permitted capabilities
         os.setgroups([])

@@ -456,7 +456,7 @@ def reduce_blocks(
 
 
 class _ClosedAfterErrors:
-    """Frees the memory of an output that nobody will get, though a traceback may hold the array."""
+    """Frees the memory of an output that no caller gets, though a traceback may hold the array."""
 
     def __init__(self, array: Array) -> None:
         self._array = array

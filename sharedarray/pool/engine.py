@@ -272,7 +272,7 @@ class Engine:
         # between asking and taking.
         self._reading: dict[str, int] = {}
         self._reading_free = threading.Event()
-        # Whether the one who reads is waiting, so that what it is interrupted by may read as well.
+        # Whether the reading thread waits, so that a handler that interrupts it may read as well.
         self._pausing = False
         # Whether the management thread watches the pipes.
         self._expecting = False

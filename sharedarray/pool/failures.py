@@ -236,7 +236,7 @@ def outside_iteration(exception: BaseException) -> BaseException:
     """Return a `RuntimeError` in place of what only says that an iterator is exhausted, as PEP 479 has it.
 
     Out of ``result()`` it would end whichever loop over an iterator surrounds the call, without a word; and
-    an asyncio future refuses it, so that who awaits one would wait for ever.
+    an asyncio future refuses it, so that a coroutine that awaits one would wait for ever.
     """
     if not isinstance(exception, StopIteration | StopAsyncIteration):
         return exception

@@ -42,7 +42,7 @@ FUNCTIONS = {
     "a result whose pickling raises such": (pool_broken.return_silent, NP),
     "a result whose pickling raises what exits": (pool_broken.return_quitting, NP),
     "a result whose pickling does not end": (pool_broken.return_endless, NP),
-    "a result that nobody can load": (pool_broken.return_loads_nowhere, NP),
+    "a result that no process can load": (pool_broken.return_loads_nowhere, NP),
     "a result whose loading exits": (pool_broken.return_loading_quits, NP),
     "a result whose loading raises such": (pool_broken.return_loading_silent, NP),
 }

@@ -151,7 +151,7 @@ with sa.Pool(2, sys.argv[2]) as pool:
 
 @pytest.mark.parametrize("waits", ["second.result()", "while not first.done(): pass"])
 def test_a_done_callback_that_forks_and_returns(first_method, tmp_path, waits):
-    """The pool's thread calls it, whoever reads the answers, and is not a pool's in the child."""
+    """The pool's thread calls it, whichever thread reads the answers; in the child it is no pool's thread."""
     text = CALLER.replace("CALLBACK\n", f"open(path, 'w').close()\n    {waits}\n")
     status, out, err = run(text, str(tmp_path / "go"), first_method)
     assert status == 0, err

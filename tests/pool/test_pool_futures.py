@@ -7,6 +7,7 @@ from concurrent.futures import Future, as_completed, wait
 
 import pool_tasks
 import pytest
+from helpers import wait_until
 
 from sharedarray.pool.tasks import PoolFuture, Raised
 
@@ -107,4 +108,5 @@ def test_of_results_that_come_many_at_a_time(pool):
     assert {future.result() for future in as_completed(futures[1::3])} == set(range(1, 2000, 3))
     assert not wait(futures).not_done
     assert [future.result() for future in futures] == list(range(2000))
+    wait_until(lambda: len(called) == len(futures[::3]), "the pool's thread has called all callbacks")
     assert sorted(future.result() for future in called) == list(range(0, 2000, 3))

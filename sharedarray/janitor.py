@@ -14,10 +14,10 @@ time to time (`SLOW_LOOK`) while anything is left, because a forked child may ke
 When nothing is left it ends.
 
 Two bytes of ``janitor.lock`` decide between two: `_ALIVE` is locked through an open file that the janitor
-inherits, from before it starts until it ends; `_STARTING` by a process that starts one. (Its other bytes are locked
-by the holders, see `registry.appear`.) The starter also binds
-and listens, so that it can connect at once and needs no wait: if it dies before the janitor runs, its
-broken connection is the first thing that the janitor sees.
+inherits, from before it starts until it ends; `_STARTING` by a process that starts one. The holders lock its
+other bytes (see `registry.appear`). The starter also binds and listens, so that it can connect at once and
+needs no wait: if it dies before the janitor runs, its broken connection is the first thing that the janitor
+sees.
 
 To end, the janitor closes its connections first and then looks once more. A holder writes a block's
 record first and looks at its connection then (`ensure`), so one of the two always sees the other.

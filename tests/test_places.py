@@ -608,7 +608,7 @@ DROP = """
     from helpers import janitors, say
 
     def drop():
-        "Become the user nobody, which may read what root may, for Python itself may be in root's home directory."
+        "Become the user nobody with root's right to read, for Python may be in root's home directory."
         libc, read_all = ctypes.CDLL(None), 1 << 2
         libc.prctl(8, 1, 0, 0, 0)  # keep the permitted capabilities
         os.setgroups([])

@@ -1,4 +1,4 @@
-"""What tasks and callbacks raise that is no `Exception`, or means something to the thread that waits for it."""
+"""What tasks and callbacks raise that is no `Exception`, or means something to a thread that waits."""
 
 from __future__ import annotations
 

@@ -333,7 +333,8 @@ class Engine:
                 short = short_call(home, args)
         except Exception:  # the hash of a class is its metaclass's; pickling will tell
             pass
-        if short is not None and limit is None and deadline is None:
+        # If calls are queued, no worker is free: that is seen here without the lock.
+        if short is not None and limit is None and deadline is None and not self._queue:
             started = self._start_at_once(short, (function, args, kwargs), again)
             if started is not None:
                 return started

@@ -219,6 +219,7 @@ def test_objects_that_no_block_can_hold_are_pickled() -> None:
     assert Parallel()(delayed(len)(a) for a in (words, ragged, masked)) == [200_000, 40_000, 200_000]
 
 
+@pytest.mark.slow
 def test_masked_arrays_and_other_subclasses() -> None:
     """What a subclass adds arrives; memory in a block by reference, other memory as a copy to be written."""
     for size in (8, MB):

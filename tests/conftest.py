@@ -50,8 +50,10 @@ import sharedarray.marks  # noqa: E402
 import sharedarray.registry  # noqa: E402
 import sharedarray.segment  # noqa: E402
 
-# Tests of Ctrl-C start programs, which would inherit that it is ignored, as in the background of a shell.
+# Tests of signals start programs, which would inherit that one is ignored, as in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
 _DEFAULT = sharedarray.registry.platform.DEFAULT_DIRECTORY

@@ -442,16 +442,16 @@ def reduce_blocks(
     """Do what `Pool.reduce_blocks` says."""
     call = _Call(engine, func, plan, options, timeout)
     blocks = range(len(plan.tiling))
-    with contextlib.ExitStack() as stack:
-        shown = bar(progress, len(blocks))
-        stack.callback(shown.close)
+    shown = bar(progress, len(blocks))
+    # No ExitStack, which from Python 3.13 on reads an attribute of the exceptions that pass through it.
+    with contextlib.closing(shown):
         reduce = _Reduce(func, plan.tiling, call.told, np.ndarray)
-        results = stack.enter_context(call.done(reduce, blocks))
-        so_far: T = next(results)
-        shown.update()
-        for result in results:
-            so_far = combine(so_far, result)
+        with call.done(reduce, blocks) as results:
+            so_far: T = next(results)
             shown.update()
+            for result in results:
+                so_far = combine(so_far, result)
+                shown.update()
     return so_far
 
 

@@ -404,10 +404,25 @@ def _command(**arguments: int) -> list[str]:
     """
     chosen = os.fsdecode(spawn.get_executable())
     if not getattr(sys, "frozen", False) or chosen == sys.executable:
-        return list(spawn.get_command_line(**arguments))
+        command = list(spawn.get_command_line(**arguments))
+        if not getattr(sys, "frozen", False):
+            command[1:1] = _safe_path()
+        return command
     words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     code = f"from multiprocessing.spawn import spawn_main; spawn_main({words})"
     return [chosen, *forkserver.interpreter_flags(), "-c", code, "--multiprocessing-fork"]
+
+
+def _safe_path() -> list[str]:
+    """Return the option that keeps a removed working directory out of a new interpreter's path.
+
+    With it in the path, Python 3.13.0 cannot import `socket`. The worker gets the caller's path later.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        return ["-P"]
+    return []
 
 
 def _interpreter() -> str:

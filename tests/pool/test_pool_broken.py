@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 
@@ -62,6 +63,7 @@ def one_of_module():
 def one(one_of_module):
     """A pool whose worker gets all items in rows, one behind the other."""
     yield one_of_module
+    gc.collect()  # exceptions in cycles, which hold recycled memory
     one_of_module._engine.store.trim(math.inf)
 
 

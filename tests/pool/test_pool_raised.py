@@ -45,6 +45,12 @@ def raises(kind, item=3):
     return item
 
 
+def raises_after(path, kind):
+    """Raise the exception as soon as there is a file."""
+    pool_tasks.wait_if_path(path)
+    raise KINDS[kind]
+
+
 def block_raises(kind, block):
     raise KINDS[kind]
 
@@ -168,9 +174,11 @@ def test_a_callback_that_asks_for_the_result_does_not_break_the_pool(pool, kind,
     called = threading.Event()
     with caplog.at_level(logging.CRITICAL, "concurrent.futures"):
         future = pool.submit(pool_tasks.wait_if_path, str(tmp_path / "go"))
-        raised = pool.submit(raises, kind)
+        raised = pool.submit(raises_after, str(tmp_path / "raise"), kind)
+        # A callback that is added too late is called in this thread, and what it raises comes out here.
         raised.add_done_callback(lambda one: one.result())
         raised.add_done_callback(lambda one: called.set())
+        (tmp_path / "raise").touch()
         assert called.wait(SOON)
         (tmp_path / "go").touch()
         assert future.result(SOON) == str(tmp_path / "go")

@@ -63,8 +63,14 @@ def one_of_module():
 def one(one_of_module):
     """A pool whose worker gets all items in rows, one behind the other."""
     yield one_of_module
-    gc.collect()  # exceptions in cycles, which hold recycled memory
-    one_of_module._engine.store.trim(math.inf)
+    store = one_of_module._engine.store
+
+    def all_free():
+        gc.collect()  # exceptions in cycles, which hold recycled memory
+        store.trim(math.inf)
+        return not any(store.sizes())
+
+    wait_until(all_free, "no recycled memory is left")
 
 
 def within(pool, call):

@@ -262,6 +262,8 @@ def environment(**changes: str) -> dict[str, str]:
     found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
         found.pop(variable, None)
+    if found.get("PYTHONDEVMODE"):  # which shows the warning of each fork beside threads, from 3.12 on
+        found["PYTHONWARNINGS"] = "ignore:This process:DeprecationWarning"
     return found
 
 

@@ -14,7 +14,7 @@ def at_each_step(prepare):
 
     ``prepare()`` returns what is run, and what changes.
     """
-    at = steps = 0
+    at, steps = -1, 0  # first without a change: Python 3.12 traces code from the second time on
     while at <= steps:
         run, change = prepare()
         steps = 0

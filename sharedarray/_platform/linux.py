@@ -55,7 +55,7 @@ from sharedarray._platform.posix import (
     open_as_permitted,
     open_path_of as open_path_of,
     others as others,
-    publish_without_links,
+    publish_with_or_without_links,
     read as read,
     read_note as read_note,
     remove as remove,
@@ -125,13 +125,7 @@ def publish(draft: Draft, path: str) -> None:
 
 
 def publish_file(draft: Draft, path: str) -> Draft:
-    try:
-        publish(draft, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        return publish_without_links(draft, path, error)
-    return draft
+    return publish_with_or_without_links(draft, path, publish)
 
 
 def missing(directory: str) -> str | None:

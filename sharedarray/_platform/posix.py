@@ -110,7 +110,18 @@ def shrink(handle: int) -> None:
 _NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOENT)
 
 
-def publish_without_links(draft: Draft, path: str, error: OSError) -> Draft:
+def publish_with_or_without_links(draft: Draft, path: str, publish: Callable[[Draft, str], None]) -> Draft:
+    """Give a file its path by a link, or by a move if links cannot be made there."""
+    try:
+        publish(draft, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        return _publish_without_links(draft, path, error)
+    return draft
+
+
+def _publish_without_links(draft: Draft, path: str, error: OSError) -> Draft:
     """Give a file its path where a link could not be made, because of `error`.
 
     The path is taken first, by an empty file; then the file with the content is moved there.

@@ -14,12 +14,14 @@ from needs import needs_proc
 
 # What a program does first here: it keeps a descriptor for its answer, and closes its standard streams.
 CLOSED = """
-import json, os, pickle, sys, tempfile, threading
+import json, os, pickle, sys, tempfile, threading, traceback
 import numpy as np
 import sharedarray as sa
 from sharedarray._platform import platform
 
 ANSWER = os.dup(1)
+ERRORS = open(os.dup(2), "w")
+sys.excepthook = lambda kind, error, trace: traceback.print_exception(error, file=ERRORS)
 def close_streams():
     for number in range(3):
         os.close(number)
@@ -40,7 +42,10 @@ def print_a_warning():
 def reply(what):
     os.write(ANSWER, json.dumps(what).encode())
 def command_of(pid):
-    return open(f"/proc/{pid}/cmdline", "rb").read().replace(bytes(1), b" ").decode()
+    try:
+        return open(f"/proc/{pid}/cmdline", "rb").read().replace(bytes(1), b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):  # a process of another test that has ended meanwhile
+        return ""
 def processes(*words):
     return [pid for pid in os.listdir("/proc") if pid.isdigit() and all(w in command_of(pid) for w in words)]
 """

@@ -20,7 +20,7 @@ janitor                the process that removes what sudden death left
 segment                named bytes with a lease
 dtypes                 the text that stands for a dtype, and what no header holds
 header                 the NPY page: pure encode and decode
-display                what arrays, blocks and pools look like in a notebook
+display                how arrays, blocks and pools look at a terminal and in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 subclasses             how instances of ndarray subclasses travel

@@ -40,10 +40,10 @@ from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.clock import time
 from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
-from sharedarray.pool import blockwise
 from sharedarray.pool.engine import name_of
 from sharedarray.pool.failures import RemoteTraceback, outside_iteration
-from sharedarray.pool.tiling import Axes, Sizes
+from sharedarray.pool.numeric import blockwise
+from sharedarray.pool.numeric.tiling import Axes, Sizes
 from sharedarray.progress import Progress, bar, watched
 from sharedarray.segment import Mapping, mapping_of
 from sharedarray.subclasses import PLAIN

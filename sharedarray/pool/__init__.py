@@ -24,11 +24,9 @@ worker         what runs in each process of a pool
 forkserver     a process that forks itself for each worker
 processes      how these are started, and what they inherit
 members        one worker, seen from the pool
-reports        what a pool tells of itself: copies, times, counts
-ledger         what it remembers for that
+ledger         what a pool remembers for its reports
 engine         who runs what, who has died, and when it is over
-tiling         how arrays are cut into blocks
-blockwise      numeric calls: one block in a worker, and where the results go
+numeric        numeric calls: one block in a worker, and where the results go
 executor       `Pool`
 =============  =====================================================================
 """

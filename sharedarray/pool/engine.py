@@ -104,7 +104,7 @@ from sharedarray.segment import Mapping, follow, mapping_of
 from sharedarray.thresholds import COPIED_AHEAD, LONG_TEXT
 
 if TYPE_CHECKING:
-    from sharedarray.pool.reports import PoolStats
+    from sharedarray.display.pool_stats import PoolStats
 
 __all__ = ["Engine", "name_of"]
 
@@ -1030,7 +1030,7 @@ class Engine:
 
     def stats(self) -> PoolStats:
         """Return what is being done and was done."""
-        from sharedarray.pool.reports import PoolStats
+        from sharedarray.display.pool_stats import PoolStats
 
         self.catch_up()
         with self._lock:

@@ -19,15 +19,18 @@ from sharedarray import creation, registry, requirements
 from sharedarray._platform import platform
 from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.clock import time
-from sharedarray.pool import blockwise, links, processes, threads
+from sharedarray.pool import links, processes, threads
 from sharedarray.pool.engine import Engine
+from sharedarray.pool.numeric import blockwise
+from sharedarray.pool.numeric.tiling import Axes, Sizes
 from sharedarray.pool.tasks import Gathering, PoolFuture
-from sharedarray.pool.tiling import Axes, Sizes
 from sharedarray.pool.worker import Setup
 from sharedarray.progress import Progress, bar, watched
 
 if TYPE_CHECKING:
-    from sharedarray.pool.reports import CopyReport, PoolStats, Timeline
+    from sharedarray.display.copies import CopyReport
+    from sharedarray.display.pool_stats import PoolStats
+    from sharedarray.display.timeline import Timeline
 
 __all__ = ["Pool"]
 

@@ -15,7 +15,8 @@ from sharedarray.pool.tasks import Task
 from sharedarray.thresholds import OUT_OF_BAND
 
 if TYPE_CHECKING:
-    from sharedarray.pool.reports import CopyReport, Timeline  # and where they are made: few ask for them
+    from sharedarray.display.copies import CopyReport  # and where they are made: few ask for them
+    from sharedarray.display.timeline import Timeline
 
 __all__ = ["Ledger"]
 
@@ -351,7 +352,7 @@ class Ledger:
             made = plain.report()
         if made is None:
             return None
-        from sharedarray.pool.reports import ArgumentCopies, CopyReport
+        from sharedarray.display.copies import ArgumentCopies, CopyReport
 
         rows = tuple(
             ArgumentCopies(argument, shared, copied, pickled, reused, count)
@@ -386,7 +387,8 @@ class Ledger:
 
     def timeline(self) -> Timeline:
         """Return who ran what when."""
-        from sharedarray.pool.reports import Span, Timeline
+        from sharedarray.display.spans import Span
+        from sharedarray.display.timeline import Timeline
 
         spans = tuple(Span(*fields) for fields in list(self._spans))
         return Timeline(spans, self._spans_made - len(spans))

@@ -22,8 +22,12 @@ import pytest
 from needs import link, needs_limits, needs_modes
 
 import sharedarray as sa
-from sharedarray.pool import reports
-from sharedarray.pool.reports import ArgumentCopies, CopyReport, PoolStats, Span, Timeline, human, human_time
+from sharedarray.display import timeline_svg
+from sharedarray.display.copies import ArgumentCopies, CopyReport
+from sharedarray.display.pool_stats import PoolStats
+from sharedarray.display.spans import Span
+from sharedarray.display.text import human, human_time
+from sharedarray.display.timeline import Timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 MS = 1_000_000
@@ -422,7 +426,7 @@ def test_as_many_tasks_as_fit_are_drawn_each():
     ],
 )
 def test_ticks(length, second, last):
-    ticks = reports._ticks(length)
+    ticks = timeline_svg._ticks(length)
     assert ticks[0] == (0, "0")
     assert ticks[min(1, len(ticks) - 1)][1] == second
     assert ticks[-1][1] == last

@@ -12,8 +12,8 @@ import pytest
 from helpers import FORKS
 
 import sharedarray as sa
-from sharedarray.pool import tiling
-from sharedarray.pool.tiling import Tiling
+from sharedarray.pool.numeric import tiling
+from sharedarray.pool.numeric.tiling import Tiling
 
 RNG = np.random.default_rng(11)
 

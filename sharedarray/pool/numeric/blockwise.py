@@ -33,7 +33,7 @@ from sharedarray import creation, errors, reference
 from sharedarray.array import SharedArray, address_of
 from sharedarray.clock import time
 from sharedarray.pool.engine import name_of
-from sharedarray.pool.tiling import Axes, Block, Sizes, Tiling
+from sharedarray.pool.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray.progress import Progress, bar
 from sharedarray.segment import mapping_of
 from sharedarray.subclasses import PLAIN, is_masked

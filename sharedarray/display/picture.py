@@ -1,51 +1,35 @@
-"""What an array, the blocks and a pool look like in a notebook: HTML, and a small picture of the data.
+"""HTML of an array's data as a small picture.
 
-Beside it, how sizes, times and texts of somebody's are shown at a terminal.
-
-Everything here is given plain facts and makes text of them. Three promises hold for all of it:
-
-- **nothing is believed**: names, dtypes and values are text of somebody's, so all of it is escaped, and what
-  cannot be printed is spelled out;
-- **nothing is read whole**: a picture is made from a sample of at most some ten thousand elements, in short
-  runs that share a page, so that it costs the same few milliseconds for 10 GiB as for 10 MB;
-- **the page keeps its colours**: text takes the page's own, and lines are of middle tones, so that it can be
-  read on white and on black.
-
-Which picture (`picture`)::
+A picture is made from a sample of at most some ten thousand elements, in short runs that share a page, so
+that it costs the same few milliseconds for 10 GiB as for 10 MB. Which picture::
 
     rows × columns × 3 or 4 colours         the image
     rows × columns                          an image of its values, the colours from dark to bright
-    one long axis, fewer than 8 beside it   a line for each; where it is sampled, the range of each run
+    one long axis, fewer than 8 beside it   a line for each; if it is sampled, the range of each run
     more axes                               a histogram
     text, records, empty, one element       none
 """
 
 from __future__ import annotations
 
-import html
 import math
-import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from sharedarray.display.text import escaped
 from sharedarray.thresholds import SAMPLED_FROM
 
-__all__ = ["age", "card", "escaped", "human", "picture", "plain", "table", "values"]
+__all__ = ["picture"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-_WHOLE = 1 << 14  # elements up to which an array is looked at whole
-_RUN = 16  # elements that are looked at side by side: of most dtypes they are in one page
-_POINTS, _BINS = 256, 48  # places along a line, and bars of a histogram
-_IMAGE, _COARSE = (96, 160), (48, 80)  # rows and columns of an image that are looked at, and of a large one
+_WHOLE = 1 << 14  # elements of an array up to which all are read
+_RUN = 16  # neighbouring elements of a sample: of most dtypes they are in one page
+_POINTS, _BINS = 256, 48  # points of a line, and bars of a histogram
+_IMAGE, _COARSE = (96, 160), (48, 80)  # rows and columns of an image that are read, and of a large one
 _WIDE, _HIGH = 260, 130  # pixels of a picture on the page
-_LINES = 8  # beside one another
-_TEXT, _VALUES = 400, 4000  # characters of one fact, and of the values
-_LISTED = 200  # rows of a table
-# Dark to bright, evenly so to the eye, and for the colour-blind as well.
+_LINES = 8  # lines in one picture, at most
+# Dark to bright, in steps that look even, for the colour-blind as well.
 _RAMP = (
     (38, 22, 77),
     (53, 64, 129),
@@ -59,120 +43,8 @@ _STROKES = ("#2f8fd8", "#e08a1e", "#2aa876", "#c06ca0", "#8f7fd6", "#c9a500", "#
 _FAINT = "1px solid rgba(128,128,128,.35)"
 
 
-# -- text -----------------------------------------------------------------------------------------------
-
-
-def human(size: int) -> str:
-    """Return a number of bytes in at most eight characters.
-
-    Examples
-    --------
-    >>> human(96), human(1_572_864), human(10**9)
-    ('96 B', '1.5 MiB', '954 MiB')
-    """
-    if size < 1024:
-        return f"{size} B"
-    amount, units = size / 1024, iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
-    unit = next(units)
-    while amount >= 1023.5 and unit != "PiB":
-        amount, unit = amount / 1024, next(units)
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
-
-
-def age(made: datetime, now: datetime | None = None) -> str:
-    """Time since then in its largest unit: ``59s``, ``3m``, ``23h``, ``400d``."""
-    seconds = int(((now or datetime.now(UTC)) - made).total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{max(0, seconds)}s"
-
-
-def plain(text: str) -> str:
-    """A text with everything escaped that could not be printed, or that would steer the terminal."""
-    if text.isascii() and text.isprintable():
-        return text
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def escaped(text: str, most: int = _TEXT) -> str:
-    r"""Return a text that HTML shows as it is: no tags, nothing that steers, and not too long.
-
-    Examples
-    --------
-    >>> escaped('<b onclick="x">\x1b')
-    '&lt;b onclick=&quot;x&quot;&gt;\\x1b'
-    """
-    if len(text) > most:
-        text = f"{text[: most - 1]}…"
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(
-            [c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text]
-        )
-    return html.escape(text)
-
-
-# -- tables ---------------------------------------------------------------------------------------------
-
-
-def table(caption: str, rows: Sequence[Sequence[str]], *, note: str = "") -> str:
-    """Return a table whose first row is its head; a long one is cut, and says so."""
-    head, *body = rows
-    more = len(body) - _LISTED
-    if more > 0:
-        note = f"{more:,} more are not shown. {note}".strip()
-    lines = ["".join([_cell("th", cell) for cell in head])]
-    lines += ["".join([_cell("td", cell) for cell in row]) for row in body[:_LISTED]]
-    return (
-        f'<table class="sharedarray" style="color:inherit">{_caption(escaped(caption))}'
-        f"{''.join([f'<tr>{line}</tr>' for line in lines])}</table>"
-        + (f"<p>{escaped(note)}</p>" if note else "")
-    )
-
-
-def _caption(shown: str) -> str:
-    return f'<caption style="text-align:left">{shown}</caption>'
-
-
-def _cell(kind: str, text: str) -> str:
-    return f'<{kind} style="text-align:left">{escaped(text)}</{kind}>'
-
-
-def card(title: str, facts: Sequence[tuple[str, str]], *, drawn: str = "", below: str = "") -> str:
-    """Return facts beside a picture.
-
-    Parameters
-    ----------
-    title
-        What it is.
-    facts
-        Names and texts.
-    drawn, below
-        HTML that `picture` and `values` have made.
-    """
-    rows = "".join([f"<tr>{_cell('th', name)}{_cell('td', text)}</tr>" for name, text in facts])
-    return (
-        '<div class="sharedarray" style="display:flex;flex-wrap:wrap;gap:1.5em;align-items:flex-start">'
-        f'<table style="color:inherit">{_caption(f"<b>{escaped(title)}</b>")}{rows}</table>'
-        f"{drawn}</div>{below}"
-    )
-
-
-def values(array: Array) -> str:
-    """Return the elements as `print` shows them, folded away where they are many."""
-    with np.errstate(all="ignore"):
-        text = np.array2string(array, threshold=200, edgeitems=3, max_line_width=100)
-    shown = f'<pre style="margin:.3em 0">{escaped(text, _VALUES)}</pre>'
-    return shown if array.size <= 64 else f"<details><summary>values</summary>{shown}</details>"
-
-
-# -- pictures -------------------------------------------------------------------------------------------
-
-
 def picture(array: Array) -> str:
-    """Return a small picture of the data with a line about it; nothing where there is none to show."""
+    """Return a small picture of the data with a caption; an empty text if there is nothing to draw."""
     if array.size < 2 or array.dtype.kind not in "biufcmM":
         return ""
     with np.errstate(all="ignore"):
@@ -203,7 +75,7 @@ def _draw(array: Array) -> tuple[str, str]:
 
 
 def _numbers(sample: Array) -> Array:
-    """The elements as float64: magnitudes of complex ones, times as their counts, NaN where there is none."""
+    """Return the elements as float64: magnitudes of complex ones, counts of times, NaN for missing ones."""
     if sample.dtype.kind in "mM":
         missing = np.isnat(sample)
         return np.where(
@@ -231,14 +103,14 @@ def _said(kind: str, sample: Array, limits: tuple[float, float], *, whole: bool)
 
 
 def _places(length: int, most: int) -> Array:
-    """At most so many indices, evenly spread from the first to the last."""
+    """Return at most ``most`` indices, evenly spread from the first to the last."""
     if length <= most:
         return np.arange(length)
     return (np.arange(most) * ((length - 1) / (most - 1))).astype(np.intp)
 
 
 def _runs(length: int, most: int) -> Array:
-    """Indices of runs of neighbours, one row for each run, evenly spread over all."""
+    """Return the indices of runs of neighbours, one row for each run, evenly spread."""
     run = min(_RUN, length)
     return _places(length - run + 1, most)[:, np.newaxis] + np.arange(run)
 
@@ -278,8 +150,8 @@ def _true_colours(sample: Array) -> Array:
 
 
 def _coloured(found: Array, low: float, high: float) -> Array:
-    """Colours of values; what is not finite is clear."""
-    span = high / 2 - low / 2  # halves, for the whole may be too large for a float
+    """Return the colours of values; a value that is not finite is transparent."""
+    span = high / 2 - low / 2  # halves: the difference itself may overflow
     part = (found / 2 - low / 2) / span if span > 0 else np.where(np.isnan(found), np.nan, 0.5)
     known = np.isfinite(part)
     part = np.where(known, part, 0.0).clip(0, 1)
@@ -289,8 +161,8 @@ def _coloured(found: Array, low: float, high: float) -> Array:
 
 
 def _png(pixels: Array) -> str:
-    """An image file of red, green, blue and opacity, in base64."""
-    import zlib  # here, as below: arrays are made without
+    """Return a PNG file of red, green, blue and opacity, in base64."""
+    import zlib  # here: only notebooks ask
     from base64 import b64encode
 
     high, wide = pixels.shape[:2]
@@ -313,7 +185,7 @@ def _lines(array: Array) -> tuple[str, str]:
     whole = length <= _WHOLE // count
     if whole and length <= 2 * _POINTS:
         places = np.arange(length)[:, np.newaxis]
-    elif whole:  # all of it, in as many equal pieces as there are places
+    elif whole:  # all elements, in as many equal pieces as there are points
         step = math.ceil(length / _POINTS)
         places = np.minimum(np.arange(_POINTS * step).reshape(_POINTS, step), length - 1)
     else:
@@ -334,7 +206,7 @@ def _lines(array: Array) -> tuple[str, str]:
 
 
 def _path(across: Array, found: Array, low: float, high: float) -> str:
-    """A line through the pieces' lows and highs, with gaps where nothing is known."""
+    """Return a line through the lows and highs of the pieces, with gaps if no value of a piece is finite."""
     half = (high / 2 - low / 2) or 1.0
     pen, steps = "M", []
     for x, piece in zip(across, found, strict=True):
@@ -347,7 +219,7 @@ def _path(across: Array, found: Array, low: float, high: float) -> str:
             y = _HIGH - 4 - (value / 2 - low / 2) / half * (_HIGH - 8) if high > low else _HIGH / 2
             steps.append(f"{pen}{x:.1f} {y:.1f}")
             pen = "L"
-    if len(steps) == 1:  # a single point would not be seen
+    if len(steps) == 1:  # a single point is invisible
         steps.append("h1")
     return "".join(steps)
 

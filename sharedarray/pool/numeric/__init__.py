@@ -1,0 +1,9 @@
+"""Numeric calls of a pool, `map_blocks` and `reduce`: each block of the arrays goes to a worker.
+
+The modules of this package, bottom to top; imports go downwards only:
+
+=========  =====================================================================
+tiling     how arrays are cut into blocks
+blockwise  one block in a worker, and where the results go
+=========  =====================================================================
+"""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from sharedarray import errors, interpreter
 from sharedarray._platform import platform
-from sharedarray.pool import links
+from sharedarray.pool.transport import pipes
 
 __all__ = ["Credits", "counter_of", "new_counter"]
 
@@ -83,7 +83,7 @@ class _Tokens:
     """
 
     def __init__(self, ends: tuple[Any, Any] | None = None) -> None:
-        self._ends = links.ends() if ends is None else ends
+        self._ends = pipes.ends() if ends is None else ends
         self._reading, self._writing = (end.fileno() for end in self._ends)
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)

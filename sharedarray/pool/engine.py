@@ -76,13 +76,11 @@ import numpy as np
 from sharedarray import errors, greenlets, interrupts, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import deaths, failures, forks, group_signals, links, outbox, processes
-from sharedarray.pool.channel import Channel, Glance
+from sharedarray.pool import deaths, failures, forks, group_signals, outbox, processes
 from sharedarray.pool.credits import new_counter
 from sharedarray.pool.functions import SENT_ONCE, FunctionCache, Snapshot
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
-from sharedarray.pool.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
 from sharedarray.pool.pickling import (
     Call,
     Known,
@@ -97,7 +95,11 @@ from sharedarray.pool.pickling import (
 )
 from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Slot, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
-from sharedarray.pool.watching import Watch, watch
+from sharedarray.pool.transport import pipes
+from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
+from sharedarray.pool.transport.poller import Poller, new_poller
+from sharedarray.pool.transport.spin import SpinWait
 from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping, follow, mapping_of
@@ -260,14 +262,14 @@ class Engine:
         self._forsaken = False
         self._broken: Callable[[], errors.WorkerDied] | None = None
         # What the management thread watches: its bell, the workers' ends, and the watch of all pipes.
-        self._watch: Watch | None = None
-        self._pipes: Watch | None = None
+        self._watch: Poller | None = None
+        self._pipes: Poller | None = None
         self._blocked: set[Any] = set()  # signals that the program blocks
         # What Ctrl-C has raised in the thread that reads, until the answers before it are settled.
         self._interrupt: BaseException | None = None
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._bell: links.Bell | None = None
-        self._nudge: links.Bell | None = None
+        self._bell: pipes.Waker | None = None
+        self._nudge: pipes.Waker | None = None
         # Who reads the pipes: {"reader": the ident of a thread}. A dict, for setdefault cannot be interrupted
         # between asking and taking.
         self._reading: dict[str, int] = {}
@@ -281,7 +283,7 @@ class Engine:
         self._at_once = self._at_once_seen = 0
         self._wanted_back = False
         self._processors = platform.processors()
-        self._glance = Glance(_LOOK if self._processors > 1 else 0)
+        self._glance = SpinWait(_LOOK if self._processors > 1 else 0)
         # When the management thread has to look at something: at a worker that may be stuck, at idle memory.
         self._look_at: float | None = None
         self._trim_at: float | None = None
@@ -732,36 +734,36 @@ class Engine:
             if self._wanted_back and threading.current_thread() is not self._thread:
                 self._stop_reading()  # those further out find that they do not read any more
             if self._nudge is not None:
-                self._nudge.ring()  # what they wait for may have come
+                self._nudge.wake()  # what they wait for may have come
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        pipes, outer, glance = self._pipes, self._watch, self._glance
-        assert pipes is not None
+        poller, outer, glance = self._pipes, self._watch, self._glance
+        assert poller is not None
         assert outer is not None
         with self._lock:
             if self._ended:
                 return
             if self._expecting:
-                outer.expect(pipes.fileno(), read=False, write=False)
+                outer.modify(poller.fileno(), read=False, write=False)
                 self._expecting = False
         me, reading = threading.get_ident(), self._reading
         while not (done() or self._wanted_back or self._over.is_set()) and reading.get("reader") == me:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            ready = pipes.ready()
+            ready = poller.ready()
             if ready:
                 glance.waited(0.0)  # it was there before the end of what had to be done after the asking
             else:
                 began = time.perf_counter()
                 # The look is too short for anybody to want to break it off.
                 if glance.worthwhile() and not self._crowded():
-                    ready = glance.look(pipes.ready)
+                    ready = glance.poll(poller.ready)
                 if not ready:
                     self._pausing = True
                     try:
                         with interrupts.allowed:
-                            ready = pipes.wait(left)
+                            ready = poller.wait(left)
                     finally:
                         self._pausing = False
                 glance.waited(time.perf_counter() - began)
@@ -805,7 +807,7 @@ class Engine:
         if not (self._expecting or "reader" in self._reading or self._ended):
             assert self._watch is not None
             assert self._pipes is not None
-            self._watch.expect(self._pipes.fileno(), read=True, write=False)
+            self._watch.modify(self._pipes.fileno(), read=True, write=False)
             self._expecting = True
         return True
 
@@ -847,7 +849,7 @@ class Engine:
         if self._reading.get("reader", threading.get_ident()) != threading.get_ident():
             bell = self._nudge
             if bell is not None:
-                bell.ring()
+                bell.wake()
 
     def withdraw(self, task: Task, *, running: bool) -> bool:
         """Take a task back from a worker that has not begun it, or end the worker that has.
@@ -1020,7 +1022,7 @@ class Engine:
         """Make the management thread look at what there is to do."""
         bell = self._bell
         if bell is not None and not self._is_copy():
-            bell.ring()
+            bell.wake()
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that are there."""
@@ -1119,10 +1121,10 @@ class Engine:
         platform.need_descriptors(_DESCRIPTORS)
         _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
         _end_with_process()
-        self._watch, self._pipes = watch(), watch()
-        self._bell, self._nudge = links.Bell(), links.Bell()
+        self._watch, self._pipes = new_poller(), new_poller()
+        self._bell, self._nudge = pipes.Waker(), pipes.Waker()
         self._pipes.add(self._nudge.fileno())
-        self._watch_for(self._bell.fileno(), self._bell.hush)
+        self._watch_for(self._bell.fileno(), self._bell.drain)
         self._watch_for(self._pipes.fileno(), self._read)
         self._expecting = True
         processes.make_ready(self._method)
@@ -1142,7 +1144,7 @@ class Engine:
             self._kill(member)
             self._exit_code(member)
             if member.exit_is_ours:
-                links.close(member.exit)
+                pipes.close_exit_descriptor(member.exit)
             member.close()
             member.estate()
             member.forget_name()
@@ -1800,7 +1802,7 @@ class Engine:
 
     def _add_member(self) -> None:
         assert self._pipes is not None
-        to_worker, to_pool = links.line(), links.line()
+        to_worker, to_pool = pipes.one_way(), pipes.one_way()
         counter = new_counter(self._method)
         # Where all processors are busy with looking for work, none is left to do it.
         look = len(self._members) < self._processors - 1
@@ -1827,7 +1829,7 @@ class Engine:
         self._members.append(member)  # before the start: a forked worker closes our end, which it finds here
         try:
             processes.start(process)
-            member.exit, member.exit_is_ours = links.end_of(process)
+            member.exit, member.exit_is_ours = pipes.exit_descriptor(process)
         except BaseException:
             self._members.remove(member)
             self._kill(member)
@@ -1890,7 +1892,7 @@ class Engine:
                 if len(ready) > 1 and self._reading.get("reader") != threading.get_ident():
                     return  # a callback has handed over
             elif self._nudge is not None and descriptor == self._nudge.fileno():
-                self._nudge.hush()
+                self._nudge.drain()
 
     def _hear(self, member: Member) -> None:
         """Hear what a worker says."""
@@ -2010,7 +2012,7 @@ class Engine:
             if id(missing) in seen:
                 missing = None
         # The kernel lets go of a process's blocks a moment before it says that the process has ended.
-        return missing is not None and links.over(member.exit, _MOMENT)
+        return missing is not None and pipes.has_ended(member.exit, _MOMENT)
 
     def _book_all(
         self,
@@ -2246,7 +2248,7 @@ class Engine:
             if member.exit >= 0:
                 self._unwatch(member.exit)
                 if member.exit_is_ours:
-                    links.close(member.exit)
+                    pipes.close_exit_descriptor(member.exit)
             member.close()
             member.exit = -1
 
@@ -2378,7 +2380,7 @@ class Engine:
             member.disown(self._refuse)
             if member.exit_is_ours and member.exit >= 0:
                 with contextlib.suppress(OSError):
-                    links.close(member.exit)
+                    pipes.close_exit_descriptor(member.exit)
                 member.exit = -1
         self._close_all()
         self.store.close_copy()

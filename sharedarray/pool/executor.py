@@ -19,11 +19,12 @@ from sharedarray import creation, registry, requirements
 from sharedarray._platform import platform
 from sharedarray.array import Living, ShapeLike, SharedArray
 from sharedarray.clock import time
-from sharedarray.pool import links, processes, threads
+from sharedarray.pool import processes, threads
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.numeric import blockwise
 from sharedarray.pool.numeric.tiling import Axes, Sizes
 from sharedarray.pool.tasks import Gathering, PoolFuture
+from sharedarray.pool.transport import pipes
 from sharedarray.pool.worker import Setup
 from sharedarray.progress import Progress, bar, watched
 
@@ -747,7 +748,7 @@ class Pool(Executor):
 
 
 def _workers(wanted: int | None) -> int:
-    most = links.MOST
+    most = pipes.MAX_WORKERS
     count = _at_least(1, "max_workers", platform.processors() if wanted is None else wanted)
     if most is None or count <= most:
         return count

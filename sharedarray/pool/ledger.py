@@ -9,9 +9,9 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from sharedarray.clock import time
-from sharedarray.pool.messages import STREAM, Frame
 from sharedarray.pool.pickling import Account, Copied, Pickled
 from sharedarray.pool.tasks import Task
+from sharedarray.pool.transport.messages import STREAM, Frame
 from sharedarray.thresholds import OUT_OF_BAND
 
 if TYPE_CHECKING:

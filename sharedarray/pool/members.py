@@ -22,9 +22,12 @@ from sharedarray import reloads, segment
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import outbox, processes
-from sharedarray.pool.channel import Channel
 from sharedarray.pool.credits import Credits, counter_of
-from sharedarray.pool.messages import (
+from sharedarray.pool.pickling import Pickled
+from sharedarray.pool.recycling import Slot
+from sharedarray.pool.tasks import Function, Task
+from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.messages import (
     AFRESH,
     HEADER,
     LAZY,
@@ -38,9 +41,6 @@ from sharedarray.pool.messages import (
     Kind,
     encode,
 )
-from sharedarray.pool.pickling import Pickled
-from sharedarray.pool.recycling import Slot
-from sharedarray.pool.tasks import Function, Task
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping
 

@@ -48,8 +48,8 @@ from sharedarray.dtypes import NATIVE, short
 from sharedarray.interrupts import finalize, finalizer
 from sharedarray.picklers import reducers
 from sharedarray.pool import functions
-from sharedarray.pool.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.pool.recycling import Aside, Slot, Source, Store, length_of, offsets
+from sharedarray.pool.transport.messages import PARTS, PLAIN, PRIVATE, STREAM, Buffer, Entry
 from sharedarray.reference import FORMAT, packed_before
 from sharedarray.segment import Mapping, mapping_of
 from sharedarray.subclasses import PLAIN as PLAIN_CLASSES, reduce_subclass

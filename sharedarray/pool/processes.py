@@ -41,7 +41,8 @@ from typing import Any
 from sharedarray import interpreter, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import forkserver, functions, group_signals, links, threads
+from sharedarray.pool import forkserver, functions, group_signals, threads
+from sharedarray.pool.transport import pipes
 
 __all__ = [
     "WorkerProcess",
@@ -297,12 +298,16 @@ class _AskedOnce:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end of the worker, for as many seconds; return its exit code, None if it runs on."""
-        if timeout is not None and self.returncode is None and not links.readable(self.sentinel, timeout):
+        if (
+            timeout is not None
+            and self.returncode is None
+            and not pipes.wait_readable(self.sentinel, timeout)
+        ):
             return None
         return self.poll(getattr(os, "WNOHANG", 1) if timeout == 0 else 0)
 
     def _until_ended(self) -> None:
-        links.readable(self.sentinel, None)
+        pipes.wait_readable(self.sentinel, None)
 
 
 class _OurChild(_AskedOnce):
@@ -541,7 +546,7 @@ if "forkserver" in multiprocessing.get_all_start_methods():
             self.pid = forkserver.read_number(status)
 
         def _status(self) -> int | None:
-            if not links.readable(self.sentinel, 0):
+            if not pipes.wait_readable(self.sentinel, 0):
                 return None
             try:
                 return forkserver.read_number(self.sentinel)

@@ -44,7 +44,7 @@ from sharedarray import errors, registry, segment
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.interrupts import finalize, finalizer
-from sharedarray.pool.messages import FRESH, PRIVATE, Buffer, Entry
+from sharedarray.pool.transport.messages import FRESH, PRIVATE, Buffer, Entry
 
 __all__ = [
     "ALIGNMENT",

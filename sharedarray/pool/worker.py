@@ -37,10 +37,20 @@ from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
-from sharedarray.pool.channel import Channel, Glance
 from sharedarray.pool.credits import Credits
-from sharedarray.pool.links import PIPES, Line
-from sharedarray.pool.messages import (
+from sharedarray.pool.pickling import (
+    Pickled,
+    contiguous,
+    dump_result,
+    dumps,
+    function_at,
+    load_call,
+    loads,
+    single_array,
+)
+from sharedarray.pool.recycling import Shelf, length_of, offsets
+from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.messages import (
     AFRESH,
     HEADER,
     HOLDS,
@@ -56,17 +66,8 @@ from sharedarray.pool.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.pickling import (
-    Pickled,
-    contiguous,
-    dump_result,
-    dumps,
-    function_at,
-    load_call,
-    loads,
-    single_array,
-)
-from sharedarray.pool.recycling import Shelf, length_of, offsets
+from sharedarray.pool.transport.pipes import PIPES, PipeEnd
+from sharedarray.pool.transport.spin import SpinWait
 from sharedarray.reference import FORMAT
 from sharedarray.thresholds import HELD_BACK
 
@@ -126,8 +127,8 @@ class Ends:
         Whether there are processors enough to look for a message before going to sleep.
     """
 
-    reader: Line
-    writer: Line
+    reader: PipeEnd
+    writer: PipeEnd
     credits: Credits
     pool: int
     outbox: int
@@ -566,7 +567,7 @@ class _Worker:
         self._granted: Entry | None = None
         self._asking = False
         self._answers = _Answers(channel, box)
-        self._glance = Glance(_LOOK if ends.look else 0)
+        self._glance = SpinWait(_LOOK if ends.look else 0)
         self._tidy = True
         self._stopped = False
 

@@ -47,8 +47,9 @@ import pytest
 from helpers import HERE, ROOT, SIGNALS, environment, run
 
 import sharedarray as sa
-from sharedarray.pool import RemoteTraceback, links, processes
+from sharedarray.pool import RemoteTraceback, processes
 from sharedarray.pool.tasks import PoolFuture
+from sharedarray.pool.transport import pipes
 
 upstream = pytest.importorskip(
     "test.test_concurrent_futures", reason="this Python was built without its own tests of concurrent.futures"
@@ -377,7 +378,7 @@ _NO_THREADS = """
 @instead_of("ProcessPoolExecutorTest", "test_python_finalization_error")
 def one_thread_is_enough_and_none_is_an_error(test, original):
     # In a second interpreter, lest a failure of this keep the first one from ending.
-    done = run(_NO_THREADS, test.ctx, 0 if links.PIPES else 2, timeout=20)
+    done = run(_NO_THREADS, test.ctx, 0 if pipes.PIPES else 2, timeout=20)
     assert done.stdout.splitlines() == ["can't create new thread at interpreter shutdown", "[]"]
 
 
@@ -562,11 +563,11 @@ def the_systems_limits_need_not_be_known(test, original):
 
 @instead_of("ProcessPoolExecutorTest", "test_max_workers_too_large")
 def as_many_workers_as_can_be_waited_for(test, original):
-    if links.MOST is None:
+    if pipes.MAX_WORKERS is None:
         raise unittest.SkipTest("any number of workers can be waited for here")
-    with pytest.raises(ValueError, match=f"at most {links.MOST}"):
-        sa.Pool(links.MOST + 1, test.get_context())
-    sa.Pool(links.MOST, test.get_context()).shutdown()
+    with pytest.raises(ValueError, match=f"at most {pipes.MAX_WORKERS}"):
+        sa.Pool(pipes.MAX_WORKERS + 1, test.get_context())
+    sa.Pool(pipes.MAX_WORKERS, test.get_context()).shutdown()
 
 
 @instead_of("ProcessPoolShutdownTest", "test_processes_terminate")

@@ -23,7 +23,8 @@ from needs import many_starts
 
 import sharedarray as sa
 from sharedarray import NotPicklableError
-from sharedarray.pool import RemoteTraceback, links
+from sharedarray.pool import RemoteTraceback
+from sharedarray.pool.transport import pipes
 
 # -- calls ----------------------------------------------------------------------------------------------
 
@@ -219,7 +220,7 @@ def test_map_times_out(method, tmp_path, way):
 
 
 def test_more_workers_than_the_system_can_wait_for(monkeypatch):
-    monkeypatch.setattr(links, "MOST", 1)
+    monkeypatch.setattr(pipes, "MAX_WORKERS", 1)
     with pytest.raises(ValueError, match="max_workers must be at most 1"):
         sa.Pool(2)
     for wanted in (1, None):

@@ -12,11 +12,12 @@ import weakref
 import pytest
 from helpers import run
 
-from sharedarray.pool import channel
-from sharedarray.pool.channel import Channel, Glance
-from sharedarray.pool.links import PIPES, line
-from sharedarray.pool.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
-from sharedarray.pool.watching import _Selector, _Sockets, watch
+from sharedarray.pool.transport import channel
+from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
+from sharedarray.pool.transport.pipes import PIPES, one_way
+from sharedarray.pool.transport.poller import _Selector, _Sockets, new_poller
+from sharedarray.pool.transport.spin import SpinWait
 
 
 def inline(*sizes: int) -> list[Entry]:
@@ -75,7 +76,7 @@ def test_frozen_bytes():
 
 @pytest.fixture
 def ends():
-    to_worker, to_pool = line(), line()
+    to_worker, to_pool = one_way(), one_way()
     if PIPES:
         import fcntl
 
@@ -214,9 +215,9 @@ def _descriptors(ready):
     return [descriptor for descriptor, _ in ready]
 
 
-@pytest.mark.parametrize("make", [watch, _Selector, _Sockets] if PIPES else [watch])
+@pytest.mark.parametrize("make", [new_poller, _Selector, _Sockets] if PIPES else [new_poller])
 def test_a_watch_tells_who_can_be_read_and_written(make):
-    source, target = line()
+    source, target = one_way()
     reader, writer = source.fileno(), target.fileno()
     inner, outer = make(), make()
     try:
@@ -229,9 +230,9 @@ def test_a_watch_tells_who_can_be_read_and_written(make):
         target.write(b"x")
         assert _descriptors(outer.wait(5)) == [inner.fileno()]
         assert _descriptors(inner.wait(0)) == [reader]
-        outer.expect(inner.fileno(), read=False, write=False)
+        outer.modify(inner.fileno(), read=False, write=False)
         assert outer.wait(0) == []
-        outer.expect(inner.fileno(), read=True, write=False)
+        outer.modify(inner.fileno(), read=True, write=False)
         assert _descriptors(outer.wait(5)) == [inner.fileno()]
         inner.remove(reader)
         inner.remove(reader)  # not watched: no error
@@ -242,9 +243,9 @@ def test_a_watch_tells_who_can_be_read_and_written(make):
         target.close()
 
 
-@pytest.mark.parametrize("make", [watch, _Sockets] if PIPES else [watch])
+@pytest.mark.parametrize("make", [new_poller, _Sockets] if PIPES else [new_poller])
 def test_what_is_watched_from_now_on_wakes_who_waits_already(make):
-    source, target = line()
+    source, target = one_way()
     target.write(b"x")
     inner, outer = make(), make()
     outer.add(inner.fileno())
@@ -265,7 +266,7 @@ def test_what_is_watched_from_now_on_wakes_who_waits_already(make):
 
 def test_a_link_goes_with_the_last_who_has_it():
     """Nothing in it refers to itself: it is closed before the garbage collector would come to that."""
-    ends = line()
+    ends = one_way()
     gone = [weakref.ref(end) for end in ends]
     for end in ends:
         end.close()
@@ -274,13 +275,13 @@ def test_a_link_goes_with_the_last_who_has_it():
 
 
 def test_one_looks_for_what_came_quickly_the_last_time():
-    glance = Glance(1e-3)
+    glance = SpinWait(1e-3)
     assert glance.worthwhile()
     glance.waited(0.01)
     assert not glance.worthwhile()
     glance.waited(1.1e-3)  # asleep, perhaps, and so longer than it would have taken otherwise
     assert glance.worthwhile()
-    never = Glance(0)
+    never = SpinWait(0)
     never.waited(0.0)
     assert not never.worthwhile()
 
@@ -288,23 +289,23 @@ def test_one_looks_for_what_came_quickly_the_last_time():
 def test_who_is_robbed_of_the_processor_sleeps_more_often(monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(channel.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
-    glance = Glance(1.0)
+    glance = SpinWait(1.0)
     skipped = []
     for _ in range(4):
         assert glance.worthwhile()
-        assert not glance.look(lambda: False)
+        assert not glance.poll(lambda: False)
         skipped.append(0)
         while not glance.worthwhile():
             skipped[-1] += 1
     assert skipped == [1, 2, 4, 8]
-    assert glance.look(lambda: True)  # at once, so in peace
+    assert glance.poll(lambda: True)  # at once, so in peace
 
 
 def test_a_look_ends_with_what_it_looks_for_or_with_its_time(monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(channel.time, "perf_counter", lambda: next(clock) * 1e-4)
     answers = iter([False, False, "there"])
-    assert Glance(1.0).look(lambda: next(answers)) == "there"
+    assert SpinWait(1.0).poll(lambda: next(answers)) == "there"
     asked = []
-    assert not Glance(0.01).look(lambda: asked.append(1))
+    assert not SpinWait(0.01).poll(lambda: asked.append(1))
     assert 100 <= len(asked) <= 102

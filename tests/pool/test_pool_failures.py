@@ -13,9 +13,9 @@ from helpers import FORKS, METHODS, SIGNALS, kill, memory_group, wait_until
 from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool import links
 from sharedarray.pool.deaths import explain
 from sharedarray.pool.processes import WorkerProcess
+from sharedarray.pool.transport import pipes
 
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {
@@ -85,7 +85,7 @@ def test_a_worker_whose_end_nobody_could_be_told_of_is_not_left(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch, sa.Pool(1) as pool:
-        patch.setattr(links, "end_of", fails)
+        patch.setattr(pipes, "exit_descriptor", fails)
         with pytest.raises(sa.WorkerDied, match="could be started") as caught:
             pool.submit(pool_tasks.add, 1).result()
         assert repr(caught.value.__cause__) == repr(RuntimeError("can't start new thread"))

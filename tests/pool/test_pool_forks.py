@@ -19,8 +19,8 @@ from helpers import ANSWER, block_files, environment, notes, wait_until
 from needs import few, needs_fork
 
 import sharedarray as sa
-from sharedarray.pool import links
-from sharedarray.pool.channel import Channel
+from sharedarray.pool.transport import pipes
+from sharedarray.pool.transport.channel import Channel
 
 pytestmark = needs_fork
 
@@ -186,8 +186,8 @@ def test_an_argument_that_forks_as_it_is_pickled(first_method):
 
 def test_closed_pipes_leave_no_number_behind():
     """What writes to a closed pipe must not write to the next file that gets its number."""
-    reader, writer = links.line()
-    channel = Channel(*links.line(), blocking=True)
+    reader, writer = pipes.one_way()
+    channel = Channel(*pipes.one_way(), blocking=True)
     kept = writer.write, channel.fileno()
     assert kept[1] >= 0
     numbers = {reader.fileno(), writer.fileno(), channel.fileno(), channel.out}

@@ -11,7 +11,7 @@ import pytest
 from helpers import PROC
 
 from sharedarray.pool import outbox
-from sharedarray.pool.messages import HEADER, Kind
+from sharedarray.pool.transport.messages import HEADER, Kind
 from sharedarray.reference import FORMAT
 
 pytestmark = pytest.mark.skipif(not PROC, reason="workers have no outbox here")

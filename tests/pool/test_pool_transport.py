@@ -21,7 +21,7 @@ from needs import many_starts, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
 from sharedarray.pool import engine, pickling, recycling
-from sharedarray.pool.messages import PLAIN
+from sharedarray.pool.transport.messages import PLAIN
 from sharedarray.thresholds import OUT_OF_BAND
 
 LARGE = OUT_OF_BAND // 8 + 1  # elements of float64 that travel in recycled memory

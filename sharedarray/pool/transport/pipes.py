@@ -6,7 +6,7 @@ only sockets can be waited for together, so there a link is a pair of connected 
 handed to the worker with the process object; and a worker's end, which the kernel tells by a handle, is
 waited for by a small thread of its own, which says so through such a pair.
 
-A `Line` is one end of a link in one direction. Its descriptor is what `watching` watches.
+A `PipeEnd` is one end of a link in one direction. Its descriptor is what `watching` watches.
 """
 
 from __future__ import annotations
@@ -24,14 +24,25 @@ from typing import Any, Protocol
 
 from sharedarray._platform import platform
 
-__all__ = ["MOST", "PIPES", "Bell", "Line", "close", "end_of", "ends", "line", "over", "readable"]
+__all__ = [
+    "MAX_WORKERS",
+    "PIPES",
+    "PipeEnd",
+    "Waker",
+    "close_exit_descriptor",
+    "ends",
+    "exit_descriptor",
+    "has_ended",
+    "one_way",
+    "wait_readable",
+]
 
 PIPES = hasattr(select, "poll") and hasattr(os, "writev")
 # Workers of one pool at most: where there is no `poll`, 512 sockets can be waited for, two of each worker's.
-MOST = None if PIPES else 250
+MAX_WORKERS = None if PIPES else 250
 
 
-class Line(Protocol):
+class PipeEnd(Protocol):
     """One end of a link."""
 
     def fileno(self) -> int:
@@ -166,7 +177,7 @@ def ends() -> tuple[connection.Connection, connection.Connection]:
     return connection.Connection(reader, writable=False), connection.Connection(writer, readable=False)
 
 
-def line() -> tuple[Line, Line]:
+def one_way() -> tuple[PipeEnd, PipeEnd]:
     """Return a link in one direction: the end to read from, and the end to write to."""
     if PIPES:
         reader, writer = ends()
@@ -175,76 +186,76 @@ def line() -> tuple[Line, Line]:
     return _Socket(there), _Socket(here)
 
 
-class Bell:
+class Waker:
     """What wakes somebody who waits for descriptors: `ring` it from anywhere, closed or not.
 
     A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
     """
 
     def __init__(self) -> None:
-        self._ear, self._rope = platform.opened(socket.socketpair)
-        self._ear.setblocking(False)
-        self._rope.setblocking(False)
+        self._reader, self._writer = platform.opened(socket.socketpair)
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor that can be read when it has rung."""
-        return self._ear.fileno()
+        return self._reader.fileno()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake who waits; one who is awake already is not told twice."""
         with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
-            self._rope.send(b"\0")
+            self._writer.send(b"\0")
 
-    def hush(self) -> None:
+    def drain(self) -> None:
         """Have heard it."""
         with contextlib.suppress(BlockingIOError):
-            while len(self._ear.recv(4096)) == 4096:
+            while len(self._reader.recv(4096)) == 4096:
                 pass
 
     def close(self) -> None:
         """Have no more use for it."""
-        self._ear.close()
-        self._rope.close()
+        self._reader.close()
+        self._writer.close()
 
 
 # -- ends of processes ------------------------------------------------------------------------------------
 
-_ends: dict[int, Bell] = {}  # by descriptor, what a thread rings when a process has ended
+_ends: dict[int, Waker] = {}  # by descriptor, what a thread rings when a process has ended
 
 
-def end_of(worker: process.BaseProcess) -> tuple[int, bool]:
+def exit_descriptor(worker: process.BaseProcess) -> tuple[int, bool]:
     """Return a descriptor that can be read when a process has ended, and whether it is to be closed."""
     if not PIPES:
-        bell = Bell()
+        waker = Waker()
         told = threading.Thread(
-            target=_await, args=(worker.sentinel, bell), name="sharedarray-end", daemon=True
+            target=_await, args=(worker.sentinel, waker), name="sharedarray-end", daemon=True
         )
         try:
             told.start()
         except BaseException:
-            bell.close()
+            waker.close()
             raise
-        _ends[bell.fileno()] = bell
-        return bell.fileno(), True
+        _ends[waker.fileno()] = waker
+        return waker.fileno(), True
     if hasattr(os, "pidfd_open") and worker.pid is not None:
         with contextlib.suppress(OSError):
             return platform.opened(os.pidfd_open, worker.pid), True
     return worker.sentinel, False
 
 
-def _await(sentinel: int, bell: Bell) -> None:
+def _await(sentinel: int, waker: Waker) -> None:
     connection.wait([sentinel])
-    bell.ring()
+    waker.wake()
 
 
-def over(descriptor: int, seconds: float) -> bool:
+def has_ended(descriptor: int, seconds: float) -> bool:
     """Wait for so many seconds until such a descriptor can be read; return whether it can."""
     if PIPES:
-        return readable(descriptor, seconds)
+        return wait_readable(descriptor, seconds)
     return bool(select.select([descriptor], [], [], seconds)[0])
 
 
-def readable(descriptor: int, seconds: float | None) -> bool:
+def wait_readable(descriptor: int, seconds: float | None) -> bool:
     """Wait for so many seconds until a descriptor is ready to read; return whether it is.
 
     `multiprocessing.connection.wait` never ends if a program's tests have stopped ``time.monotonic``.
@@ -254,10 +265,10 @@ def readable(descriptor: int, seconds: float | None) -> bool:
     return bool(ready.poll(None if seconds is None else seconds * 1000))
 
 
-def close(descriptor: int) -> None:
+def close_exit_descriptor(descriptor: int) -> None:
     """Close such a descriptor."""
-    bell = _ends.pop(descriptor, None)
-    if bell is None:
+    waker = _ends.pop(descriptor, None)
+    if waker is None:
         os.close(descriptor)
     else:
-        bell.close()
+        waker.close()

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import sharedarray as sa
-from sharedarray.pool.links import Bell
+from sharedarray.pool.transport.pipes import Waker
 
 
-def test_a_bell_that_is_rung_after_its_end_writes_nowhere(tmp_path: Path) -> None:
-    bell = Bell()
-    bell.ring()
-    bell.hush()
-    bell.close()
+def test_a_waker_that_is_rung_after_its_end_writes_nowhere(tmp_path: Path) -> None:
+    waker = Waker()
+    waker.wake()
+    waker.drain()
+    waker.close()
     handles = [os.open(tmp_path / str(number), os.O_CREAT | os.O_RDWR) for number in range(8)]
-    try:  # which have the descriptors that the bell had
-        bell.ring()
+    try:  # which have the descriptors that the waker had
+        waker.wake()
         assert not any(os.fstat(handle).st_size for handle in handles)
     finally:
         for handle in handles:

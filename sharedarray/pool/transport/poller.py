@@ -19,25 +19,25 @@ from typing import Any, ClassVar, Protocol
 
 from sharedarray import greenlets
 from sharedarray._platform import platform
-from sharedarray.pool import links
+from sharedarray.pool.transport import pipes
 
-__all__ = ["Watch", "watch"]
+__all__ = ["Poller", "new_poller"]
 
 
-class Watch(Protocol):
+class Poller(Protocol):
     """What a set of watched descriptors can do."""
 
     def fileno(self) -> int:
         """Return a descriptor that is ready to read when anything watched is ready."""
 
     def add(self, descriptor: int, *, write: bool = False) -> None:
-        """Watch for something to read, or for room to write; for the other end to be closed in any case."""
+        """Poller for something to read, or for room to write; for the other end to be closed in any case."""
 
-    def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
+    def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
         """Say what a descriptor is watched for from now on; nothing at all leaves it out for a while."""
 
     def remove(self, descriptor: int) -> None:
-        """Watch it no more. A descriptor that is not watched is no error."""
+        """Poller it no more. A descriptor that is not watched is no error."""
 
     def wait(self, timeout: float | None) -> Sequence[tuple[int, object]]:
         """Wait for so many seconds; return the descriptors that are ready, each with what the system says."""
@@ -63,7 +63,7 @@ class _Epoll:
     def add(self, descriptor: int, *, write: bool = False) -> None:
         self._epoll.register(descriptor, select.EPOLLOUT if write else select.EPOLLIN)
 
-    def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
+    def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
         self._epoll.modify(descriptor, (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0))
 
     def remove(self, descriptor: int) -> None:
@@ -98,7 +98,7 @@ class _Selector:
     def add(self, descriptor: int, *, write: bool = False) -> None:
         self._selector.register(descriptor, selectors.EVENT_WRITE if write else selectors.EVENT_READ)
 
-    def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
+    def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
         self.remove(descriptor)
         if read or write:
             events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
@@ -132,15 +132,15 @@ class _Sockets:
         self._lock = threading.Lock()
         self._wanted: dict[int, tuple[bool, bool]] = {}
         self._waiting = 0
-        self._bell = links.Bell()
+        self._waker = pipes.Waker()
 
     def fileno(self) -> int:
         return self._number
 
     def add(self, descriptor: int, *, write: bool = False) -> None:
-        self.expect(descriptor, read=not write, write=write)
+        self.modify(descriptor, read=not write, write=write)
 
-    def expect(self, descriptor: int, *, read: bool, write: bool) -> None:
+    def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
         with self._lock:
             self._wanted[descriptor] = read, write
         self._changed()
@@ -156,11 +156,11 @@ class _Sockets:
             if other is None:
                 continue
             if other._waiting and (other is self or self._number in other._wanted):
-                other._bell.ring()
+                other._waker.wake()
 
     def close(self) -> None:
         self._wanted.clear()
-        self._bell.close()
+        self._waker.close()
 
     def ready(self) -> list[tuple[int, object]]:
         return self._select(0)
@@ -186,10 +186,10 @@ class _Sockets:
             read.discard(number)
             inner = self._made.get(number)
             within[number] = set() if inner is None else inner._directly()[0]
-        ear = self._bell.fileno()
+        ear = self._waker.fileno()
         readable, writable, _ = select.select({ear, *read}.union(*within.values()), write, write, timeout)
         if ear in readable:
-            self._bell.hush()
+            self._waker.drain()
         found = {number for number, inner in within.items() if inner.intersection(readable)}
         return [(number, None) for number in found.union(read.intersection(readable), writable)]
 
@@ -198,9 +198,9 @@ class _Sockets:
 _INTERRUPTIBLE = 0.05
 
 
-def watch() -> Watch:
+def new_poller() -> Poller:
     """Return an empty watch."""
-    if not links.PIPES:
+    if not pipes.PIPES:
         return _Sockets()
     if greenlets.waits() and greenlets.original("select", "epoll") is not None:
         return _GreenEpoll()

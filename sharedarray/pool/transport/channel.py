@@ -6,29 +6,26 @@ in a queue of this object until the pipe is writable again, and meanwhile the po
 worker may block while it writes a large result, since the pool always reads; and it may block while it reads,
 for then it has nothing to write. A worker that stands still (a debugger, SIGSTOP) delays only itself.
 
-Two pipes and not a pair of sockets, where the system can wait for pipes (see `sharedarray.pool.links`): a
-small write to a pipe takes a third of the time. The price is SIGPIPE, which a program may have given its
-deadly default back: see `Channel.send`.
+If the system can wait for pipes (see `pipes`), these are two pipes and no pair of sockets: a small write to a
+pipe takes a third of the time. The price is SIGPIPE, whose deadly default a program may have restored: see
+`Channel.flush`.
 
 Small frames are cut out of one block that a single call to the kernel fills, often with many frames.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from sharedarray.clock import time
-from sharedarray.pool.links import Line
-from sharedarray.pool.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
+from sharedarray.pool.transport.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
+from sharedarray.pool.transport.pipes import PipeEnd
+from sharedarray.pool.transport.spin import SpinWait
 
-__all__ = ["Channel", "Glance"]
-
-_T = TypeVar("_T")
+__all__ = ["Channel"]
 
 # Bytes asked of the kernel at a time: what a pipe holds.
 _CHUNK = 1 << 16
@@ -40,66 +37,6 @@ _SIZE, _unpack = HEADER.size, HEADER.unpack_from
 _new = tuple.__new__
 # Pieces in one vectored call: the smallest IOV_MAX that POSIX systems have in practice.
 _PIECES = 1024
-
-
-class Glance:
-    """Whether, and for how long, to look for a message again and again before going to sleep.
-
-    Waking a sleeping processor costs some 50 us on many machines, more than all else in the round trip of a
-    small task. A short look saves it where messages come in quick succession, and is a waste where they do
-    not. So it is only taken when the last message did not take much longer to come, be it that it was waited
-    for asleep: then it would have come sooner by what the waking cost.
-
-    Between two looks, whoever else waits for this processor gets it: that may well be the one who is to
-    answer. Where it is somebody who keeps it for long, it is better to sleep and be woken; so then the next
-    waits are without a look, twice as many each time, until looks are left in peace again.
-
-    Parameters
-    ----------
-    seconds
-        The longest look; 0 for none.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._last = 0.0
-        self._limit = seconds + _WAKING if seconds else 0.0
-        self._skip = 0
-        self._penalty = 1
-
-    def worthwhile(self) -> bool:
-        """Say whether to look this time."""
-        if self._last >= self._limit:
-            return False
-        if self._skip:
-            self._skip -= 1
-            return False
-        return True
-
-    def look(self, there: Callable[[], _T]) -> _T:
-        """Ask whether something is there, until it is or the time is up; return the last answer."""
-        now = time.perf_counter()
-        end = now + self.seconds
-        while not (found := there()) and now < end:
-            _pause()
-            before, now = now, time.perf_counter()
-            if now - before > _ROBBED:
-                self._skip = self._penalty
-                self._penalty = min(2 * self._penalty, _RAREST)
-                return there()
-        self._penalty = max(1, self._penalty - 1)
-        return found
-
-    def waited(self, seconds: float) -> None:
-        """Learn how long the last message was waited for, with looking and sleeping."""
-        self._last = seconds
-
-
-_pause: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
-# Seconds that it takes at most, as a rule, to wake those up who wait on both sides.
-_WAKING = 150e-6
-# Seconds between two looks that are more than the other side needs, and waits without a look at most.
-_ROBBED, _RAREST = 500e-6, 256
 
 
 class Channel:
@@ -117,7 +54,7 @@ class Channel:
     One thread at a time may send, and one may receive; the pool's engine sees to that.
     """
 
-    def __init__(self, reader: Line, writer: Line, *, blocking: bool) -> None:
+    def __init__(self, reader: PipeEnd, writer: PipeEnd, *, blocking: bool) -> None:
         self._reader, self._writer = reader, writer
         self._in, self._out = reader.fileno(), writer.fileno()
         # A worker whose pool is gone may well end by the signal.
@@ -258,9 +195,9 @@ class Channel:
         """Wait until there is something to read, for as many seconds; say whether there is."""
         return self._reader.readable(timeout)
 
-    def look(self, glance: Glance) -> bool:
+    def look(self, spinning: SpinWait) -> bool:
         """Look for something to read for a short time, without sleeping; say whether there is."""
-        return glance.worthwhile() and bool(glance.look(self._reader.there))
+        return spinning.worthwhile() and bool(spinning.poll(self._reader.there))
 
     def receive(self) -> list[Frame]:
         """Return all frames that one call to the kernel completes, which may be none.

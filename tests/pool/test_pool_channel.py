@@ -12,7 +12,7 @@ import weakref
 import pytest
 from helpers import run
 
-from sharedarray.pool.transport import channel
+from sharedarray.pool.transport import spin
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
 from sharedarray.pool.transport.pipes import PIPES, one_way
@@ -288,7 +288,7 @@ def test_one_looks_for_what_came_quickly_the_last_time():
 
 def test_who_is_robbed_of_the_processor_sleeps_more_often(monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(channel.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
+    monkeypatch.setattr(spin.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
     glance = SpinWait(1.0)
     skipped = []
     for _ in range(4):
@@ -303,7 +303,7 @@ def test_who_is_robbed_of_the_processor_sleeps_more_often(monkeypatch):
 
 def test_a_look_ends_with_what_it_looks_for_or_with_its_time(monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(channel.time, "perf_counter", lambda: next(clock) * 1e-4)
+    monkeypatch.setattr(spin.time, "perf_counter", lambda: next(clock) * 1e-4)
     answers = iter([False, False, "there"])
     assert SpinWait(1.0).poll(lambda: next(answers)) == "there"
     asked = []

@@ -1,12 +1,10 @@
 """Processes that run functions on arrays: `Pool`.
 
-The rooms of this package, bottom to top; imports go downwards only:
+The modules of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
 credits        how many items a worker may begin
-messages       the frames on the pipes between the pool and a worker, byte for byte
-channel        one end of these pipes; why it cannot deadlock
-watching       waiting for many descriptors at once
+transport      how a pool and its workers exchange messages, and wait for them
 recycling      memory that large arguments and results travel through, again and again
 functions      functions and classes of the main module, and the ``__main__`` of a worker
 pickling       tasks and results as pickles; shared arrays by reference
@@ -27,11 +25,15 @@ members        one worker, seen from the pool
 ledger         what a pool remembers for its reports
 engine         who runs what, who has died, and when it is over
 numeric        numeric calls: one block in a worker, and where the results go
-executor       `Pool`
+results        iterators over the results of `Pool.map` and its variants
+arguments      checks of the arguments of `Pool`
+arrays         shared arrays that a pool makes and closes
+reporting      reports of a pool on its work
+pool           `Pool`: the façade
 =============  =====================================================================
 """
 
-from sharedarray.pool.executor import Pool
 from sharedarray.pool.failures import RemoteTraceback
+from sharedarray.pool.pool import Pool
 
 __all__ = ["Pool", "RemoteTraceback"]

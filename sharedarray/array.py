@@ -127,7 +127,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     # the block. Both are unset until the array is sent.
     __slots__ = ("__dict__", "_call", "_packed")
     _packed: tuple[Any, bytes, Mapping]  # see `sharedarray.reference.pack_held`
-    _call: Any  # see `sharedarray.pool.pickling.short_call`
+    _call: Any  # see `sharedarray.pool.codec.call.short_call`
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
 

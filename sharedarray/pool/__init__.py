@@ -4,11 +4,9 @@ The modules of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
 credits        how many items a worker may begin
-transport      how a pool and its workers exchange messages, and wait for them
-recycling      memory that large arguments and results travel through, again and again
+transport      pipes, pollers and messages; the memory of large arguments and results (see there)
 functions      functions and classes of the main module, and the ``__main__`` of a worker
-pickling       tasks and results as pickles; shared arrays by reference
-failures       exceptions on their way home
+codec          calls, arguments, results and exceptions as bytes; shared arrays by reference (see there)
 deaths         what an exit code says
 threads        how many threads numeric libraries may use in a worker
 group_signals  signals that reach all processes of a program at once
@@ -33,7 +31,7 @@ pool           `Pool`: the façade
 =============  =====================================================================
 """
 
-from sharedarray.pool.failures import RemoteTraceback
+from sharedarray.pool.codec.failures import RemoteTraceback
 from sharedarray.pool.pool import Pool
 
 __all__ = ["Pool", "RemoteTraceback"]

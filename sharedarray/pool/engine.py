@@ -76,29 +76,23 @@ import numpy as np
 from sharedarray import errors, greenlets, interrupts, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import deaths, failures, forks, group_signals, outbox, processes
+from sharedarray.pool import deaths, forks, group_signals, outbox, processes
+from sharedarray.pool.codec import failures
+from sharedarray.pool.codec.arrays import KnownBuffers
+from sharedarray.pool.codec.call import Call, are_scalars, dump_call, importable_name, short_call
+from sharedarray.pool.codec.pickled import Pickled
+from sharedarray.pool.codec.pickler import dumps, loads
+from sharedarray.pool.codec.result import load_result
 from sharedarray.pool.credits import new_counter
 from sharedarray.pool.functions import SENT_ONCE, FunctionCache, Snapshot
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
-from sharedarray.pool.pickling import (
-    Call,
-    Known,
-    Pickled,
-    dump_call,
-    dumps,
-    home_of,
-    load_result,
-    loads,
-    short_call,
-    simple_kinds,
-)
-from sharedarray.pool.recycling import BUSY_LIMIT, TRIM_AFTER, Slot, Store
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.transport import pipes
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import HOLDS, PLAIN, SHARES, STREAM, Frame, Kind, encode
 from sharedarray.pool.transport.poller import Poller, new_poller
+from sharedarray.pool.transport.slots import BUSY_LIMIT, TRIM_AFTER, Slot, Store
 from sharedarray.pool.transport.spin import SpinWait
 from sharedarray.pool.worker import ENDS_WITHIN, Ends, Setup
 from sharedarray.reference import has_name
@@ -330,7 +324,7 @@ class Engine:
         pickled: Pickled
         home = short = None
         try:
-            home = home_of(function)
+            home = importable_name(function)
             if home is not None and home[0] is not None and not kwargs and label is None:
                 short = short_call(home, args)
         except Exception:  # the hash of a class is its metaclass's; pickling will tell
@@ -355,7 +349,7 @@ class Engine:
             future = PoolFuture(self)
             future.set_exception(_unsendable(label, reason))
             return future
-        kept = (function, args, kwargs) if pickled.shares or pickled.parcels else None
+        kept = (function, args, kwargs) if pickled.shares or pickled.buffers else None
         future = PoolFuture(self)
         task = Task(
             0,
@@ -371,7 +365,7 @@ class Engine:
         task.call = task.number
         future._task, future._call = task, task.number
         with interrupts.deferred:
-            if not pickled.plain:
+            if not pickled.short:
                 self._check_open()
                 try:
                     self._copy_now(task, pickled)
@@ -494,7 +488,7 @@ class Engine:
         }
         self.ledger.called_many(call, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
-        known: Known = {}
+        known: KnownBuffers = {}
         start = 0
         groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, _fits_row)
         if _fits_row(itertools.chain.from_iterable(calls), calls):  # in one go, at a quarter of the price
@@ -535,7 +529,7 @@ class Engine:
         sink: Gathering,
         index: int,
         args: tuple[Any, ...],
-        known: Known | None,
+        known: KnownBuffers | None,
         options: dict[str, Any],
         names: Sequence[str] | None = None,
     ) -> Task | None:
@@ -550,7 +544,7 @@ class Engine:
         if names is not None and task.pickled.account is not None:
             task.pickled.account.names = ("function", *names)
         self.ledger.sends(task.call, task.pickled)
-        task.kept = args if task.pickled.shares or task.pickled.parcels else None
+        task.kept = args if task.pickled.shares or task.pickled.buffers else None
         return task
 
     def function_of(
@@ -576,7 +570,7 @@ class Engine:
     def _send_once(self, function: Callable[..., Any], snapshot: Snapshot) -> Function | None:
         """Return a function that workers keep; None if it depends on what may change unseen, or is large."""
         pickled = dumps(function, snapshot=snapshot)
-        snapshot.fixed &= pickled.plain and not pickled.data and not pickled.blocks
+        snapshot.fixed &= pickled.short and not pickled.data and not pickled.blocks
         return self._made_of(pickled, function, name_of(function)) if snapshot.fixed else None
 
     def _follow(self, pickled: Pickled) -> None:
@@ -621,8 +615,8 @@ class Engine:
 
     def _copy_now(self, task: Task, pickled: Pickled) -> None:
         """Copy the arguments, unless they are too large, so that the caller may change his arrays."""
-        if not pickled.stow(self.store, private=task.retries > 0, within=self._eager):
-            pickled.set_aside(self.store, within=_EAGER)
+        if not pickled.copy_to_slots(self.store, private=task.retries > 0, within=self._eager):
+            pickled.copy_now(self.store, within=_EAGER)
 
     @property
     def _eager(self) -> int:
@@ -1567,7 +1561,7 @@ class Engine:
     def _is_ready(task: Task) -> bool:
         """Whether a task can be sent without copying anything."""
         pickled, function = task.pickled, task.function
-        return (pickled is None or pickled.stowed) and (function is None or function.pickled.stowed)
+        return (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
 
     def _next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
@@ -1596,9 +1590,9 @@ class Engine:
         try:
             pickled, function = task.pickled, task.function
             if pickled is not None:
-                pickled.stow(self.store, private=task.retries > 0)
+                pickled.copy_to_slots(self.store, private=task.retries > 0)
             if function is not None:
-                function.pickled.stow(self.store, private=True)
+                function.pickled.copy_to_slots(self.store, private=True)
             expected = 0 if task.items is not None else self.ledger.result_size(task.label)
             if expected:
                 lent = self.store.take(expected)
@@ -1640,7 +1634,7 @@ class Engine:
             return
         within = min(COPIED_AHEAD, self._eager)
         try:
-            if pickled.stow(self.store, private=task.retries > 0, within=within):
+            if pickled.copy_to_slots(self.store, private=task.retries > 0, within=within):
                 with self._lock:
                     self._look_ahead()
         except Exception:  # it comes again, when the task is chosen for a worker
@@ -1693,7 +1687,7 @@ class Engine:
         if not self.ledger.known_well(task.label):
             return unless
         deepest = _DEEPEST
-        if (task.pickled is not None and not task.pickled.plain) or self.ledger.result_size(task.label):
+        if (task.pickled is not None and not task.pickled.short) or self.ledger.result_size(task.label):
             deepest = _LARGE_DEEP
         return min(deepest, int(_AHEAD / max(seconds, 1e-9)))
 
@@ -2155,7 +2149,7 @@ class Engine:
                     slot = self.store.find(entry.slot)
                     assert slot is not None
                     slot.fresh = False
-                    lent[entry.slot] = self.store.lend(slot)
+                    lent[entry.slot] = self.store.borrow_slot(slot)
                 piece = lent[entry.slot][entry.offset : entry.offset + entry.length]
             if entry.flags & STREAM:
                 stream = piece
@@ -2422,7 +2416,7 @@ def _fits_row(values: Iterable[Any], calls: Sequence[tuple[Any, ...]] | None = N
         kinds = set(map(type, values))
     except Exception:  # the hash of a class is its metaclass's
         return False
-    if not simple_kinds(kinds):
+    if not are_scalars(kinds):
         return False
     if kinds.isdisjoint(_TEXT):
         return True
@@ -2432,7 +2426,7 @@ def _fits_row(values: Iterable[Any], calls: Sequence[tuple[Any, ...]] | None = N
 
 def _is_large(task: Task) -> bool:
     """Whether the arguments of a task are still to be copied."""
-    return task.pickled is not None and not task.pickled.stowed
+    return task.pickled is not None and not task.pickled.sendable
 
 
 def _shared_bytes(value: Any) -> int:

@@ -9,7 +9,8 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from sharedarray.clock import time
-from sharedarray.pool.pickling import Account, Copied, Pickled
+from sharedarray.pool.codec.account import Account, Copied
+from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.tasks import Task
 from sharedarray.pool.transport.messages import STREAM, Frame
 from sharedarray.thresholds import OUT_OF_BAND
@@ -278,7 +279,7 @@ class Ledger:
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Take note of a call of many tasks, or of another part of one."""
-        copied = sum([parcel.length for parcel in pickled.parcels])
+        copied = sum([buffer.length for buffer in pickled.buffers])
         made = self._calls.get(call)
         if made is None:
             made = self._begin(call, label, tasks)

@@ -22,9 +22,8 @@ from sharedarray import reloads, segment
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import outbox, processes
+from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.credits import Credits, counter_of
-from sharedarray.pool.pickling import Pickled
-from sharedarray.pool.recycling import Slot
 from sharedarray.pool.tasks import Function, Task
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import (
@@ -41,6 +40,7 @@ from sharedarray.pool.transport.messages import (
     Kind,
     encode,
 )
+from sharedarray.pool.transport.slots import Slot
 from sharedarray.reference import has_name
 from sharedarray.segment import Mapping
 
@@ -247,7 +247,7 @@ class Member:
         if function is not None:
             flags |= OF_CALL | (SHARES if function.pickled.shares else 0)
             item = function.number
-        if lent is None and pickled.plain:
+        if lent is None and pickled.short:
             call = pickled.stream
             self.channel.add(HEADER.pack(_TASK, flags, 0, item, task.number, len(call), 0, 0) + call)
             return 0

@@ -37,7 +37,7 @@ import struct
 from typing import Any
 
 from sharedarray._platform import platform
-from sharedarray.pool.recycling import unnamed
+from sharedarray.pool.transport.memory import unnamed
 from sharedarray.pool.transport.messages import HEADER, Buffer, Frame, Kind
 
 __all__ = ["HEAD", "SIZE", "make", "opened", "row_of", "unsent", "values"]

@@ -6,7 +6,7 @@ are as they are for any other process of that module. Three things differ, and t
 
 - **The main module stays at home.** multiprocessing imports the script again in each child, which is what
   makes ``if __name__ == "__main__"`` necessary. Here it is left out of what the child is told to prepare;
-  functions of the main module travel by value instead (see `pickling`).
+  functions of the main module travel by value instead (see `codec`).
 - **The fork server is our own** (`forkserver`), with NumPy and the worker loaded once. multiprocessing's fork
   server is not touched. The pools of a process share ours. Pools that want other modules loaded have servers
   of their own. So have workers that start after a change of the environment variables that an interpreter or

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from sharedarray import interrupts
 from sharedarray.clock import time
-from sharedarray.pool.pickling import Pickled
+from sharedarray.pool.codec.pickled import Pickled
 
 __all__ = ["Function", "Gathering", "Helper", "PoolFuture", "Raised", "Sink", "Task", "new_number"]
 
@@ -107,7 +107,7 @@ class Function:
         self.label = label
         self.pickled = pickled
         self.independent = independent
-        self._kept = function if pickled.shares or pickled.parcels else None
+        self._kept = function if pickled.shares or pickled.buffers else None
 
 
 class Task:

@@ -35,21 +35,18 @@ from typing import Any, NoReturn
 from sharedarray import errors, janitor, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import failures, forks, functions, outbox, seeds, threads
+from sharedarray.pool import forks, functions, outbox, seeds, threads
 from sharedarray.pool.attachments import Attachments
+from sharedarray.pool.codec import failures
+from sharedarray.pool.codec.arrays import contiguous
+from sharedarray.pool.codec.call import function_named, load_call, single_array
+from sharedarray.pool.codec.pickled import Pickled
+from sharedarray.pool.codec.pickler import dumps, loads
+from sharedarray.pool.codec.result import dump_result
 from sharedarray.pool.credits import Credits
-from sharedarray.pool.pickling import (
-    Pickled,
-    contiguous,
-    dump_result,
-    dumps,
-    function_at,
-    load_call,
-    loads,
-    single_array,
-)
-from sharedarray.pool.recycling import Shelf, length_of, offsets
 from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.mappings import SlotMappings
+from sharedarray.pool.transport.memory import length_of, offsets
 from sharedarray.pool.transport.messages import (
     AFRESH,
     HEADER,
@@ -557,7 +554,7 @@ class _Worker:
         self._channel = channel
         self._claim = ends.credits.acquire
         self._unclaimed = ends.credits.get_value
-        self._shelf = Shelf(ends.pool)
+        self._slots = SlotMappings(ends.pool)
         self._todo: deque[_Item] = deque()
         self._functions: dict[int, _Function] = {}
         self._held: dict[int, deque[object]] = {}
@@ -635,7 +632,7 @@ class _Worker:
             self._functions.pop(frame.task, None)
             self._tidy = False
         elif kind == Kind.RETIRED:
-            self._shelf.forget(loads(frame.stream))
+            self._slots.forget(loads(frame.stream))
         elif kind == Kind.LEFT:
             self._attachments.left(loads(frame.stream))
         elif kind == Kind.RELOAD:
@@ -784,7 +781,7 @@ class _Worker:
             stream = bytes(stream)
             single = self._singles.get(stream) or self._single(stream)
             if single is not None:
-                return function_at(single[0], single[1])(self._view(single[2]))
+                return function_named(single[0], single[1])(self._view(single[2]))
             function, args, kwargs = load_call(stream, (), PLAIN, self._view)
         else:
             function, args, kwargs = load_call(stream, (), PLAIN)
@@ -848,7 +845,7 @@ class _Worker:
         if copy:
             inline = [bytearray(piece) for piece in inline]
         wanted = [entry for entry in entries if not entry.flags & ROOM]
-        buffers = self._shelf.lend(wanted, inline)
+        buffers = self._slots.borrow(wanted, inline)
         if wanted and wanted[-1].flags & STREAM:
             stream = buffers.pop()
         return stream, buffers
@@ -860,7 +857,7 @@ class _Worker:
         ended = monotonic_ns()
         self._attachments.settle()
         flags = answer.layout | HOLDS if answer.blocks else answer.layout
-        if answer.stowed:
+        if answer.sendable:
             self._hold(number, answer, value)
             if answer.blocks or len(answer.stream) >= HELD_BACK or not self._todo:
                 self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
@@ -877,7 +874,7 @@ class _Worker:
             return
         self._hold(number, answer, value)
         stream = answer.stream
-        if len(sources) > len(answer.parcels):
+        if len(sources) > len(answer.buffers):
             stream = b""
             entries[-1] = entries[-1]._replace(flags=STREAM)
         self._answers.send(kind, flags, 0, number, began, ended, stream, entries, inline)
@@ -895,7 +892,7 @@ class _Worker:
             room = self._ask(number, size)
         if room is not None:
             try:
-                return self._shelf.fill(room, sources), []
+                return self._slots.fill(room, sources), []
             except OSError:
                 pass  # no memory: through the pipe, then
         inline = [contiguous(source) for source in sources]

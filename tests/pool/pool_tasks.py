@@ -228,7 +228,8 @@ def use_up_memory(group):
 
 def die_while_sending(moment):
     """End the worker as it asks for room for a large result, as half of that is copied, or in the pickle."""
-    from sharedarray.pool import recycling, worker
+    from sharedarray.pool import worker
+    from sharedarray.pool.transport import mappings
 
     def ask(answers, number, size):
         answers._answers.send(worker.Kind.NEED, task=number, began=size)
@@ -239,13 +240,13 @@ def die_while_sending(moment):
         _kill_self(KILL)
 
     def write_half(handle, offset, source):
-        recycling.platform.write(handle, offset, [memoryview(bytes(source.nbytes // 2))])
+        mappings.platform.write(handle, offset, [memoryview(bytes(source.nbytes // 2))])
         _kill_self(KILL)
 
     if moment == "asking":
         worker._Worker._ask = ask
     elif moment == "copying":
-        recycling.put, recycling._write = copy_half, write_half
+        mappings.copy_into, mappings.write_into = copy_half, write_half
     else:
         return DiesWhilePickled()
     return np.ones(1 << 20)

@@ -322,12 +322,12 @@ def test_shared_arrays_are_the_same_memory(pool):
 
 
 def test_a_reference_is_small_whatever_it_stands_for(pool):
-    from sharedarray.pool import pickling
+    from sharedarray.pool.codec.pickler import dumps
 
     array = sa.empty((4096, 1024))
-    pickled = pickling.dumps((pool_tasks.total, (array[::2],), {}))
+    pickled = dumps((pool_tasks.total, (array[::2],), {}))
     assert pickled.shares
-    assert not pickled.parcels
+    assert not pickled.buffers
     assert len(pickled.stream) < 600
 
 

@@ -38,7 +38,7 @@ from array_classes import (
 from helpers import wait_until
 
 import sharedarray as sa
-from sharedarray.pool import pickling
+from sharedarray.pool.codec import pickler
 from sharedarray.segment import mapping_of
 from sharedarray.thresholds import OUT_OF_BAND
 
@@ -161,10 +161,10 @@ def test_a_class_that_cannot_be_a_view_of_any_array(pool: sa.Pool, kind: Any) ->
 @pytest.mark.parametrize("kind", [Measured, Nested])
 def test_no_copy_is_made_of_large_memory(kind: Any) -> None:
     sent = tagged(kind, sa.share(np.zeros(1 << 20)))
-    pickling.loads(pickling.dumps(sent).stream)
+    pickler.loads(pickler.dumps(sent).stream)
     tracemalloc.start()
     try:
-        found = pickling.loads(pickling.dumps(sent).stream)
+        found = pickler.loads(pickler.dumps(sent).stream)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -15,7 +15,8 @@ import pytest
 from helpers import FORKS, PROC, SIGNALS, kill, unnamed_memory
 
 import sharedarray as sa
-from sharedarray.pool import outbox, recycling
+from sharedarray.pool import outbox
+from sharedarray.pool.transport import slots
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def check(future: Future, expected: object) -> bool:
 
 @pytest.mark.parametrize("retries", [0, 3])
 def test_every_future_ends_right_or_with_worker_died(method, retries, monkeypatch):
-    monkeypatch.setattr(recycling, "IDLE_LIMIT", 1 << 20)  # far less than what is used here
+    monkeypatch.setattr(slots, "IDLE_LIMIT", 1 << 20)  # far less than what is used here
     before = unnamed_memory() if PROC else 0
     rng = np.random.default_rng(retries)
     shared = sa.share(rng.random(5000))

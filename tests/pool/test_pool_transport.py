@@ -20,7 +20,11 @@ from helpers import unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool import engine, pickling, recycling
+from sharedarray.pool import engine
+from sharedarray.pool.codec.call import dump_call, importable_name, load_call
+from sharedarray.pool.codec.pickled import Pickled
+from sharedarray.pool.codec.result import dump_result, load_result
+from sharedarray.pool.transport import slots
 from sharedarray.pool.transport.messages import PLAIN
 from sharedarray.thresholds import OUT_OF_BAND
 
@@ -293,7 +297,7 @@ def test_however_many_wait_they_were_copied_when_they_were_given(tmp_path, retri
 def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
     """What would be too much is read when a worker is free, as `submit` says."""
     monkeypatch.setattr(engine, "_EAGER", 3 * LARGE * 8)
-    monkeypatch.setattr(recycling, "_MOST", 1)
+    monkeypatch.setattr(slots, "_MOST", 1)
     array = np.zeros(LARGE)
     with sa.Pool(1) as pool:
         for _ in range(2):  # what was counted is so no more when it is sent
@@ -312,7 +316,7 @@ def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
 
 
 def test_lazy_arguments_may_be_one_array_with_other_data(monkeypatch):
-    monkeypatch.setattr(recycling, "_MOST", 2)
+    monkeypatch.setattr(slots, "_MOST", 2)
     array = np.zeros(LARGE)
 
     def frames() -> Iterator[np.ndarray]:
@@ -378,7 +382,7 @@ def test_memory_is_bounded_trimmed_when_idle_and_gone_with_the_pool():
 
 def test_memory_is_bounded_while_there_is_work_too(monkeypatch, tmp_path):
     """Not only when something new is needed: results may go while the tasks need none of their memory."""
-    monkeypatch.setattr(recycling, "BUSY_LIMIT", 32 << 20)
+    monkeypatch.setattr(slots, "BUSY_LIMIT", 32 << 20)
     with sa.Pool(2) as pool:
         results = list(pool.map(pool_tasks.make_full, [1_500_000] * 8, range(8)))  # 96 MB
         working = pool.submit(pool_tasks.wait_if_path, str(tmp_path / "go on"))
@@ -395,7 +399,7 @@ def test_memory_is_bounded_while_there_is_work_too(monkeypatch, tmp_path):
 
 
 def test_what_is_needed_anew_takes_the_place_of_what_is_free(monkeypatch):
-    monkeypatch.setattr(recycling, "BUSY_LIMIT", 32 << 20)
+    monkeypatch.setattr(slots, "BUSY_LIMIT", 32 << 20)
     with sa.Pool(1) as pool:
         # None of them has room in what one before has left.
         sizes = [300_000, 1_300_000, 2_000_000, 2_800_000, 3_500_000]
@@ -406,7 +410,7 @@ def test_what_is_needed_anew_takes_the_place_of_what_is_free(monkeypatch):
 
 
 def test_a_pool_without_work_keeps_no_memory_after_a_while(monkeypatch):
-    monkeypatch.setattr(recycling, "FREE_AFTER", 2 * recycling.TRIM_AFTER)
+    monkeypatch.setattr(slots, "FREE_AFTER", 2 * slots.TRIM_AFTER)
     with sa.Pool(1) as pool:
         result = pool.submit(pool_tasks.make_full, LARGE, 7).result()
         assert pool.submit(pool_tasks.total, result).result() == 7 * LARGE
@@ -507,11 +511,11 @@ def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr[-4000:]
 
 
-def pack_and_unpack(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], pickling.Pickled]:
+def pack_and_unpack(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], Pickled]:
     """What a worker gets of these arguments, and how they travelled."""
-    pickled = pickling.dump_call(pool_tasks.total, args, kwargs)
+    pickled = dump_call(pool_tasks.total, args, kwargs)
     buffers = [bytearray(piece) for piece in pickled.pieces()]
-    _, found, named = pickling.load_call(pickled.stream, buffers, pickled.layout)
+    _, found, named = load_call(pickled.stream, buffers, pickled.layout)
     return found, named, pickled
 
 
@@ -520,21 +524,21 @@ def test_functions_and_classes_with_a_home_go_by_name(function: Any) -> None:
     """So a call of one of NumPy's functions is as quick as that of any other."""
     array = sa.ones(5)
     for args in ((array,), (3, "text"), ()):
-        pickled = pickling.dump_call(function, args, {})
-        found, given, _ = pickling.load_call(pickled.stream, (), pickled.layout)
+        pickled = dump_call(function, args, {})
+        found, given, _ = load_call(pickled.stream, (), pickled.layout)
         assert pickled.layout == PLAIN
         assert found is function
         assert len(given) == len(args)
-    pickled = pickling.dump_call(function, ([1, 2],), {})  # whose argument needs a pickle
-    found, given, _ = pickling.load_call(pickled.stream, (), pickled.layout)
+    pickled = dump_call(function, ([1, 2],), {})  # whose argument needs a pickle
+    found, given, _ = load_call(pickled.stream, (), pickled.layout)
     assert (found, *given) == (function, [1, 2])
 
 
 def test_a_class_that_has_another_one_at_its_name_goes_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     before = pool_tasks.Loaded
     monkeypatch.setattr(pool_tasks, "Loaded", type("Loaded", (), {"__module__": pool_tasks.__name__}))
-    assert pickling.home_of(pool_tasks.Loaded) == (pool_tasks.__name__, "Loaded")
-    assert pickling.home_of(before) is None
+    assert importable_name(pool_tasks.Loaded) == (pool_tasks.__name__, "Loaded")
+    assert importable_name(before) is None
 
 
 @pytest.mark.parametrize("count", [0, 3, LARGE])
@@ -544,7 +548,7 @@ def test_arrays_of_usual_types_go_without_a_pickle(char: str, count: int) -> Non
     for given in (array, array.T, array[:, ::2], array[::-1]):
         for (found,), _, pickled in (
             pack_and_unpack(given),
-            ((given_back(given),), {}, pickling.dump_result(given)),
+            ((given_back(given),), {}, dump_result(given)),
         ):
             assert pickled.layout == PLAIN
             assert found.dtype is given.dtype
@@ -557,9 +561,9 @@ def test_arrays_of_usual_types_go_without_a_pickle(char: str, count: int) -> Non
 
 def given_back(value: Any) -> Any:
     """What the pool gets of a result."""
-    pickled = pickling.dump_result(value)
+    pickled = dump_result(value)
     buffers = [bytearray(piece) for piece in pickled.pieces()]
-    return pickling.load_result(pickled.stream, buffers, pickled.layout)
+    return load_result(pickled.stream, buffers, pickled.layout)
 
 
 @pytest.mark.parametrize(
@@ -604,7 +608,7 @@ def test_an_array_that_is_there_twice_arrives_once() -> None:
     found, named, pickled = pack_and_unpack(small, large, small, again=large)
     assert found[0] is found[2]
     assert found[1] is named["again"]
-    assert len(pickled.parcels) == 1
+    assert len(pickled.buffers) == 1
     assert pickled.account is not None
     shared, copied, _, reused = pickled.account.total()
     assert (shared, copied, reused) == (0, large.nbytes, 0)
@@ -633,7 +637,7 @@ def raise_long(number: int) -> None:
 
 def test_long_results_arrive_when_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pickle and the buffers of a result go through the pipe, as in a full or small /dev/shm."""
-    monkeypatch.setattr(recycling, "unnamed", lambda size: None)
+    monkeypatch.setattr(slots, "unnamed", lambda size: None)
     with sa.Pool(1) as pool:
         assert pool.submit(bytes, 8 * LARGE).result(30) == bytes(8 * LARGE)
         for array, text in [*pool.map(length_and_text, [3, 4]), pool.submit(length_and_text, 5).result(30)]:

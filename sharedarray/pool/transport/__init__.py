@@ -1,10 +1,44 @@
-"""How a pool and its workers exchange messages, and wait for them.
+"""How a pool and its workers exchange messages and memory, and wait for them.
 
-========  =====================================================================
+The modules, bottom to top; imports go downwards only:
+
+========  =========================================================================
 pipes     the pipes between two processes; wakers; descriptors for exits
 poller    waiting for many descriptors at once
 messages  the messages, byte for byte
 spin      polling for a short time before a thread sleeps
 channel   one end of two pipes; why it cannot deadlock
-========  =====================================================================
+memory    files without a name: how bytes get into one, and which process uses it
+slots     the pool's side: all the slots of a pool, made, filled, kept and freed
+mappings  a worker's side: the slots that it has mapped
+========  =========================================================================
+
+Writing to fresh memory costs several times what a copy costs, because the kernel has to find and clear every
+page. So large buffers travel in *slots*, files without a name on the memory file system, whose pages stay and
+which both sides keep mapped::
+
+    sender                                            receiver
+    ------                                            --------
+    slot = a free one, or a new one
+    copy the buffers into it           -- entry -->   lock it (shared), build arrays right on it
+    (a new one: pwrite, which is                      ...
+     quicker than faulting pages in)                  the last view goes: unlock
+
+**The pool makes every slot**, for arguments and for results, so what there is of them is known and bounded in
+one place. A worker writes its result into a slot that came with the task (when the last result of that
+function was large) or that it asked for.
+
+**The kernel says whether a slot is free.** A process that has views of a slot holds a shared lock on its
+first byte, through an open file of its own, which it closes when the last view goes. To use a slot again, the
+pool takes that lock exclusively, without waiting. So a view that a task has put into a global variable keeps
+its slot, in a process that a task has forked as well, and the death of a process frees what it held, without
+a count that a dead process could leave wrong. A slot that is on its way, locked by no process, is marked as
+busy in the pool.
+
+**Nothing can be left behind.** A slot has no name; the kernel frees it when the last process that has it open
+or mapped is gone. A slot that is trimmed is cut to length 0 first, so that its memory is free at once, though
+workers may have it mapped still: no process has a view of it, and it is never used again.
+
+What each side gets: a task that is the only user of a slot gets the slot itself, writable. If several tasks
+read one slot, or a task may be run again, each gets a copy-on-write mapping.
 """

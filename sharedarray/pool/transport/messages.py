@@ -46,7 +46,7 @@ a slot that is lent for the result::
     | slot     | handle | flags | size | offset | length |     40 bytes: u64 u32 u32 u64 u64 u64
     +----------+--------+-------+------+--------+--------+
 
-Slot 0 means: inline, behind the stream. Any other is a piece of recycled memory (see `recycling`), which the
+Slot 0 means: inline, behind the stream. Any other is a piece of recycled memory (see `slots`), which the
 worker opens by the pool's handle. Flags of an entry: ``FRESH``, nobody has written to the slot yet, so that
 writing through the file is quicker than through a mapping. ``PRIVATE``, others read it as well: map it
 copy-on-write. ``ROOM``, not a buffer, but a slot for the result. ``STREAM``, the stream itself.
@@ -57,7 +57,7 @@ an ERROR: it carries references to shared blocks, and the worker keeps these ali
 ``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
 that the pool knows which argument made it how long. ``PLAIN`` on a TASK: the stream is no pickle but in the
 format of `marshal`: the function's module and name, the keywords, and a list of the arguments, in which
-tuples stand for shared arrays (see `pickling`). On a RESULT: so is the result, a number or a text.
+tuples stand for shared arrays (see `codec`). On a RESULT: so is the result, a number or a text.
 ``OF_CALL`` on a TASK: the function is that of a CALL, whose number is in ``item``. ``LAZY`` on a RUN: nobody
 waits for each answer, several may come together. ``AFRESH`` on a CALL: load the function anew for each item,
 for it brings data along that a task may change.

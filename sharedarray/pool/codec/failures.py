@@ -1,13 +1,12 @@
-"""How an exception of a task comes home.
+"""Exceptions of tasks.
 
 Pickle alone loses half of an exception: its cause, its context and its traceback. So it travels as a
-`Failure`: the exception, those that it came from, and the text of the worker's traceback. At home they are
-joined again, and the text is hung where the chain begins, as the cause of its first exception, so that a
-printed traceback shows: what the worker saw, then the exceptions in their order.
+`Failure`: the exception, those that it came from, and the text of the worker's traceback. The caller's
+process joins them again, and puts the text at the beginning of the chain, as the cause of its first
+exception, so that a printed traceback shows what the worker saw, then the exceptions in their order.
 
-Exceptions that do not survive a round trip through pickle (a constructor that wants other arguments than
-``args`` is the usual reason) are found out in the worker, where there is still something to tell, and a
-`NotPicklableError` with type, text and traceback takes their place.
+The worker finds exceptions that do not survive a round trip through pickle (the usual reason is a constructor
+with other arguments than ``args``). It replaces them by a `NotPicklableError` with type, text and traceback.
 
 An exception is an object of the user's: each of its methods may raise anything, and its class may define
 ``__cause__`` or refuse to set attributes (a frozen dataclass does). So its fields are read and set by the
@@ -23,8 +22,9 @@ from types import TracebackType
 from typing import Any
 
 from sharedarray import errors
+from sharedarray.pool.codec.pickled import Pickled
+from sharedarray.pool.codec.pickler import dumps, loads
 from sharedarray.pool.functions import RESULT
-from sharedarray.pool.pickling import Pickled, dumps, loads
 
 __all__ = [
     "Failure",
@@ -91,7 +91,7 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception on its way home.
+    """An exception on its way to the caller.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ def rebuild(failure: Failure) -> BaseException:
                 if not getattr(exception, "__notes__", None):
                     for note in link.notes:
                         exception.add_note(note)
-    # The first exception of the chain of causes has no cause of its own: there the text is hung.
+    # The first exception of the chain of causes has no cause of its own: the text becomes that.
     first, seen = exceptions[0], {id(exceptions[0])}
     while (cause := cause_of(first)) is not None and id(cause) not in seen:
         first = cause
@@ -246,7 +246,7 @@ def outside_iteration(exception: BaseException) -> BaseException:
 
 
 def forget_frames(exception: BaseException) -> None:
-    """Let go of what the frames of ``exception`` and of those behind it hold: arguments, results, arrays."""
+    """Drop the frames of ``exception`` and of its causes, which hold arguments, results and arrays."""
     pending: list[BaseException] = [exception]
     seen: set[int] = set()
     while pending:

@@ -1,0 +1,170 @@
+"""Plain arrays: what stands for them in a stream, and their memory beside it.
+
+In a PLAIN stream an array of a usual type, or a scalar of NumPy's, is a list: its bytes, or None if they are
+beside the stream; the character of its dtype; its shape, None for a scalar; and its order. In a pickle, a
+large array is a call of `array_from`.
+
+A large array's memory is an `OutOfBandBuffer`: first in its owner's memory, then in a slot. A buffer that
+several tasks read is one object, which all of them hold; its slot is free when the last of them has ended.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sharedarray.dtypes import NATIVE
+from sharedarray.interrupts import finalize, finalizer
+from sharedarray.pool.transport.memory import Source, length_of, offsets
+from sharedarray.pool.transport.messages import Buffer
+from sharedarray.pool.transport.slots import Slot, Store
+from sharedarray.thresholds import OUT_OF_BAND
+
+__all__ = [
+    "KnownBuffers",
+    "OutOfBandBuffer",
+    "SlotInUse",
+    "array_from",
+    "buffer_for",
+    "contiguous",
+    "copied_to_slot",
+    "pack_array",
+    "unpack_array",
+]
+
+
+class SlotInUse:
+    """A slot that goes back to its store when this object goes."""
+
+    __slots__ = ("slot", "store")
+
+    def __init__(self, store: Store, slot: Slot) -> None:
+        self.store = store
+        self.slot = slot
+
+    @finalizer
+    def __del__(self) -> None:
+        finalize(self.store.put_back, self.slot)
+
+
+def copied_to_slot(store: Store, sources: Sequence[Source], within: int | None) -> SlotInUse | None:
+    """Return a slot with copies of these buffers, None if there is no memory for them."""
+    starts, size = offsets(map(length_of, sources))
+    slot = store.take(size, within=within)
+    if slot is None:
+        return None
+    try:
+        store.fill(slot, sources, starts)
+    except OSError:  # the file system is full
+        store.discard(slot)
+        return None
+    except BaseException:
+        store.put_back(slot)
+        raise
+    return SlotInUse(store, slot)
+
+
+class OutOfBandBuffer:
+    """Bytes that were left out of a stream.
+
+    Attributes
+    ----------
+    source
+        The memory that they are in, until they are in a slot.
+    length
+        How many bytes.
+    many
+        Whether several tasks read them.
+    """
+
+    __slots__ = ("_in_use", "length", "many", "source")
+
+    def __init__(self, source: Source, *, many: bool = False) -> None:
+        self.source: Source | None = source
+        self.length = length_of(source)
+        self.many = many
+        self._in_use: SlotInUse | None = None
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot of its own that it was copied to."""
+        return None if self._in_use is None else self._in_use.slot
+
+    def copy_to_slot(self, store: Store, within: int | None = None) -> bool:
+        """Copy into a slot of its own; return False if there is no memory for it."""
+        if self._in_use is None:
+            assert self.source is not None
+            self._in_use = copied_to_slot(store, [self.source], within)
+            if self._in_use is None:
+                return False
+            self.source = None
+        return True
+
+
+# The arrays of a call that other tasks of it got, by their ids: the array, and its buffer.
+KnownBuffers: TypeAlias = dict[int, tuple["weakref.ref[np.ndarray[Any, Any]]", OutOfBandBuffer]]
+_UNKNOWN: tuple[Callable[[], None], None] = (lambda: None), None
+
+
+def buffer_for(
+    known: KnownBuffers | None, array: np.ndarray[Any, Any], laid: np.ndarray[Any, Any]
+) -> OutOfBandBuffer:
+    """Return the buffer for an array, whose bytes are laid out as those of ``laid``.
+
+    An array that another task got has its buffer already, which then goes to many.
+    """
+    if known is None:
+        return OutOfBandBuffer(laid)
+    of, found = known.get(id(array), _UNKNOWN)
+    # An array that is made while something is pickled may have gone, and another one have its number.
+    if found is not None and of() is array:
+        found.many = True
+        return found
+    made = OutOfBandBuffer(laid)
+    known[id(array)] = weakref.ref(array), made
+    return made
+
+
+def contiguous(source: Source) -> Buffer:
+    """Return bytes as they go through a pipe."""
+    if isinstance(source, np.ndarray):
+        return np.ascontiguousarray(source).reshape(-1).view(np.uint8).data
+    return source
+
+
+def array_from(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.ndarray[Any, Any]:
+    """Return the array whose bytes a buffer has; it is writable if the buffer is."""
+    array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, buffer)
+    return array if order == "C" else array.T
+
+
+def pack_array(value: Any, buffers: list[OutOfBandBuffer], known: KnownBuffers | None) -> list[Any] | None:
+    """Return the list for a plain array, or a scalar of NumPy's, in a PLAIN stream; None for other types.
+
+    A small array itself is the first item: marshal reads its memory, without a copy before. A large one is
+    added to `buffers`.
+    """
+    dtype: np.dtype[Any] = value.dtype
+    if dtype.hasobject or NATIVE.get(dtype.char) is not dtype:
+        return None
+    if isinstance(value, np.generic):
+        return [value, dtype.char, None, "C"]
+    flags = value.flags
+    order, laid = ("C", value) if flags.c_contiguous or not flags.f_contiguous else ("F", value.T)
+    if value.nbytes < OUT_OF_BAND:
+        return [np.ascontiguousarray(laid).reshape(laid.shape), dtype.char, laid.shape, order]
+    buffers.append(buffer_for(known, value, laid))
+    return [None, dtype.char, laid.shape, order]
+
+
+def unpack_array(
+    buffers: Iterator[Buffer], raw: Any, char: str, shape: tuple[int, ...] | None, order: str
+) -> np.ndarray[Any, Any] | np.generic:
+    """Return what `pack_array` was given; an array has memory of its own and is writable."""
+    if shape is None:
+        scalar: np.generic = np.frombuffer(raw, char)[0]
+        return scalar
+    return array_from(next(buffers) if raw is None else bytearray(raw), char, shape, order)

@@ -308,7 +308,6 @@ class Locks:
         self._free = pack(fcntl.F_UNLCK, 0, 1)[type_of]
         self._use = pack(fcntl.F_RDLCK, 0, 1)
         self._use_alone = pack(fcntl.F_WRLCK, 0, 1)
-        self._use_no_more = pack(fcntl.F_UNLCK, 0, 1)
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
         handle = opened_file(path, WRITABLE if writable else READABLE)
@@ -371,14 +370,7 @@ class Locks:
         fcntl.fcntl(handle, self._try, self._use)
 
     def used(self, handle: int) -> bool:
-        try:
-            fcntl.fcntl(handle, self._try, self._use_alone)
-        except OSError as error:
-            if error.errno in _BUSY:
-                return True
-            raise
-        fcntl.fcntl(handle, self._try, self._use_no_more)
-        return False
+        return _fcntl(handle, self._ask, self._use_alone)[self._type] != self._free
 
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
         wanted = self._pack(_SHARED if shared else _EXCLUSIVE, start, length)

@@ -716,7 +716,7 @@ class _Worker:
                 del value
             if not args:
                 self._todo.popleft()
-            self._send(number, began, *outcome)
+            self._send(number, began, outcome)
             del outcome
             ended = monotonic_ns()
         answers.flush()
@@ -745,6 +745,8 @@ class _Worker:
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
         with self._attachments.kept:
             loaded = loads(stream, buffers)
+        del stream, buffers
+        self._lock_views()  # the function may be used for longer than a task
         if known.keeps:
             known.loaded, known.version = loaded, functions.version()
         return loaded
@@ -773,7 +775,7 @@ class _Worker:
                 return
             outcome = _packed(value)
             del value
-        self._send(frame.task, began, *outcome)
+        self._send(frame.task, began, outcome)
 
     def _called(self, stream: Buffer, flags: int) -> object:
         if flags & SHARES:
@@ -805,9 +807,9 @@ class _Worker:
             self._granted = next((entry for entry in item.entries if entry.flags & ROOM), None)
         box = [item]
         del item
-        self._send(number, began, *self._outcome(box))
+        self._send(number, began, self._outcome(box))
 
-    def _outcome(self, box: list[_Item]) -> tuple[Kind, Pickled, object]:
+    def _outcome(self, box: list[_Item]) -> _Outcome:
         self._attachments.begin()
         try:
             value = self._call(box)
@@ -850,15 +852,18 @@ class _Worker:
             stream = buffers.pop()
         return stream, buffers
 
-    def _send(self, number: int, began: int, kind: Kind, answer: Pickled, value: object) -> None:
+    def _send(self, number: int, began: int, outcome: _Outcome) -> None:
         """Send an answer, and keep what has to live until the pool has it."""
         if _is_copy:
             forks.end_copy()  # it was forked as the answer was pickled
         ended = monotonic_ns()
         self._attachments.settle()
+        kind, answer, value = outcome.take()
         flags = answer.layout | HOLDS if answer.blocks else answer.layout
         if answer.sendable:
             self._hold(number, answer, value)
+            del value
+            self._lock_views()
             if answer.blocks or len(answer.stream) >= HELD_BACK or not self._todo:
                 self._answers.send(kind, flags, 0, number, began, ended, answer.stream)
             else:
@@ -870,14 +875,27 @@ class _Worker:
         except (EOFError, ConnectionError):
             raise
         except Exception as reason:  # no memory for a copy, or a dtype that cannot be copied as bytes
-            self._send(number, began, *_failed(_unsendable(value, reason)))
+            self._send(number, began, _failed(_unsendable(value, reason)))
             return
         self._hold(number, answer, value)
         stream = answer.stream
         if len(sources) > len(answer.buffers):
             stream = b""
             entries[-1] = entries[-1]._replace(flags=STREAM)
+        if not inline:
+            del value, answer, sources  # which may be views of the arguments
+        self._lock_views()
         self._answers.send(kind, flags, 0, number, began, ended, stream, entries, inline)
+
+    def _lock_views(self) -> None:
+        """Lock the slots that tasks still have views of; see `SlotMappings.lock_views`."""
+        try:
+            self._slots.lock_views()
+        except OSError as reason:  # too many files are open; without a lock, the views would change
+            sys.stderr.write(
+                f"{current_process().name} ends, since it keeps arguments that it cannot lock: {reason}\n"
+            )
+            os._exit(_ORPHANED)
 
     def _hold(self, number: int, answer: Pickled, value: object) -> None:
         """Keep a value whose answer refers to shared blocks until the pool has said TAKEN."""
@@ -908,24 +926,37 @@ class _Worker:
         return room
 
 
-def _packed(value: object) -> tuple[Kind, Pickled, object]:
+class _Outcome:
+    """An answer, and the value that it was made of. It is taken out, so that no other frame refers to it."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, kind: Kind, answer: Pickled, value: object) -> None:
+        self._content = [(kind, answer, value)]
+
+    def take(self) -> tuple[Kind, Pickled, object]:
+        """Return what it has, which it has no longer then."""
+        return self._content.pop()
+
+
+def _packed(value: object) -> _Outcome:
     """Return the answer that a value makes."""
     if _is_copy:
         forks.end_copy()
     try:
-        return Kind.RESULT, dump_result(value), value
+        return _Outcome(Kind.RESULT, dump_result(value), value)
     except Exception as reason:
         return _failed(_unsendable(value, reason))
     except BaseException as raised:
         return _failed(raised)  # sys.exit() in a method of the value's
 
 
-def _failed(raised: BaseException) -> tuple[Kind, Pickled, object]:
+def _failed(raised: BaseException) -> _Outcome:
     if _is_copy:
         forks.end_copy(raised)
     answer = failures.pack(raised, _ours(raised))
     failures.forget_frames(raised)
-    return Kind.ERROR, answer, raised if answer.shares else None
+    return _Outcome(Kind.ERROR, answer, raised if answer.shares else None)
 
 
 def _ours(raised: BaseException) -> Any:

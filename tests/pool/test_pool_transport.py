@@ -17,7 +17,7 @@ import numpy as np
 import pool_tasks
 import pytest
 from helpers import unnamed_memory, wait_until
-from needs import many_starts, needs_files, needs_fork, needs_proc
+from needs import many_starts, needs_files, needs_fork, needs_limits, needs_proc
 
 import sharedarray as sa
 from sharedarray.pool import engine
@@ -191,6 +191,48 @@ def test_a_view_in_a_process_that_a_task_forked_keeps_its_values(tmp_path):
         go.touch()
         wait_until(said.exists, "the forked reader's answer")
         assert int(said.read_text()) == expected
+
+
+@needs_fork
+def test_a_result_in_a_process_that_the_caller_forked_keeps_its_values(pool):
+    result = pool.submit(pool_tasks.make_full, LARGE, 7).result()
+    go, said = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(go[0], 1)
+        os.write(said[1], bytes([int((result == 7).all())]))
+        os._exit(0)
+    try:
+        del result
+        for n in range(30):
+            assert (pool.submit(pool_tasks.make_full, LARGE, n).result() == n).all()
+        assert pool.stats().recycled_in_use >= 8 * LARGE
+        os.write(go[1], b"x")
+        assert os.read(said[0], 1) == b"\1"
+    finally:
+        for end in (*go, *said):
+            os.close(end)
+        os.waitpid(child, 0)
+    wait_until(lambda: pool.stats().recycled_in_use == 0, "the child's memory to be free")
+
+
+def test_the_memory_of_an_argument_is_free_when_the_answer_is_there(pool):
+    for n in range(20):
+        assert pool.submit(pool_tasks.total, np.full(LARGE, float(n))).result() == n * LARGE
+        assert pool.stats().recycled_in_use == 0
+    result = pool.submit(pool_tasks.identity, np.ones(LARGE)).result()
+    assert pool.stats().recycled_in_use < 2 * result.nbytes
+    del result
+    assert pool.stats().recycled_in_use == 0
+
+
+@needs_limits
+def test_a_worker_that_cannot_lock_what_a_task_keeps_ends():
+    """Otherwise the pool would write to the memory of the array that it keeps."""
+    with sa.Pool(1, retries=0) as pool:
+        with pytest.raises(sa.WorkerDied):
+            pool.submit(pool_tasks.keep_and_open_files, np.ones(LARGE)).result(30)
+        assert pool.submit(pool_tasks.total, np.ones(LARGE)).result(30) == LARGE
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
@@ -621,9 +663,9 @@ def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
             pool.submit(bytes, size).result()
         others = pool._engine.store.take(1_000_000)
         assert others is not None
-        others.view()[:] = b"\7" * others.size
+        others.mapped()[:] = b"\7" * others.size
         assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
-        assert set(others.view()) == {7}
+        assert set(others.mapped()[:]) == {7}
         pool._engine.store.put_back(others)
 
 

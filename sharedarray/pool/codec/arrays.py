@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray.dtypes import NATIVE
-from sharedarray.interrupts import finalize, finalizer
 from sharedarray.pool.transport.memory import Source, length_of, offsets
 from sharedarray.pool.transport.messages import Buffer
 from sharedarray.pool.transport.slots import Slot, Store
@@ -37,17 +36,13 @@ __all__ = [
 
 
 class SlotInUse:
-    """A slot that goes back to its store when this object goes."""
+    """A slot that is in use until this object goes."""
 
-    __slots__ = ("slot", "store")
+    __slots__ = ("__weakref__", "slot")
 
-    def __init__(self, store: Store, slot: Slot) -> None:
-        self.store = store
+    def __init__(self, slot: Slot) -> None:
         self.slot = slot
-
-    @finalizer
-    def __del__(self) -> None:
-        finalize(self.store.put_back, self.slot)
+        slot.send_with(self)
 
 
 def copied_to_slot(store: Store, sources: Sequence[Source], within: int | None) -> SlotInUse | None:
@@ -64,7 +59,7 @@ def copied_to_slot(store: Store, sources: Sequence[Source], within: int | None) 
     except BaseException:
         store.put_back(slot)
         raise
-    return SlotInUse(store, slot)
+    return SlotInUse(slot)
 
 
 class OutOfBandBuffer:

@@ -20,20 +20,24 @@ which both sides keep mapped::
     sender                                            receiver
     ------                                            --------
     slot = a free one, or a new one
-    copy the buffers into it           -- entry -->   lock it (shared), build arrays right on it
-    (a new one: pwrite, which is                      ...
-     quicker than faulting pages in)                  the last view goes: unlock
+    copy the buffers into it           -- entry -->   build arrays right on it, run the task
+    (a new one: pwrite, which is                      lock it (shared) if a view still lives
+     quicker than faulting pages in)   <- answer --   ...
+    it is free, unless it is locked                   the last view goes: unlock
 
 **The pool makes every slot**, for arguments and for results, so what there is of them is known and bounded in
 one place. A worker writes its result into a slot that came with the task (when the last result of that
 function was large) or that it asked for.
 
-**The kernel says whether a slot is free.** A process that has views of a slot holds a shared lock on its
-first byte, through an open file of its own, which it closes when the last view goes. To use a slot again, the
-pool takes that lock exclusively, without waiting. So a view that a task has put into a global variable keeps
-its slot, in a process that a task has forked as well, and the death of a process frees what it held, without
-a count that a dead process could leave wrong. A slot that is on its way, locked by no process, is marked as
-busy in the pool.
+**The pool knows that a slot is in use** from the moment that it takes it until the worker has answered or has
+ended, and for as long as the pool's own process has a view of a result.
+
+**The kernel says whether it is in use for longer.** A process that has views of a slot beyond that time holds
+a shared lock on its first byte, through an open file of its own, which it closes when the last view goes. A
+worker takes the lock before it answers, and each process before it forks. To use a slot again, the pool takes
+that lock exclusively, without waiting. So a view that a task has put into a global variable keeps its slot,
+in a process that a task has forked as well, and the death of a process frees what it held, without a count
+that a dead process could leave wrong. Nearly all views are gone before the answer; they cost no system call.
 
 **Nothing can be left behind.** A slot has no name; the kernel frees it when the last process that has it open
 or mapped is gone. A slot that is trimmed is cut to length 0 first, so that its memory is free at once, though

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
+import weakref
 from collections.abc import Iterable, Sequence
 
 from sharedarray._platform import platform
@@ -14,7 +17,6 @@ from sharedarray.pool.transport.memory import (
     map_ready,
     offsets,
     opened,
-    opened_shared,
     write_into,
 )
 from sharedarray.pool.transport.messages import FRESH, PRIVATE, Buffer, Entry
@@ -34,6 +36,10 @@ class SlotMappings:
     def __init__(self, pool: int) -> None:
         self._pool = pool
         self._mappings: dict[int, mmap.mmap] = {}
+        # Views that have no lock yet, and the paths of their slots.
+        self._borrowed: list[tuple[weakref.ref[SlotView], str]] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._lock_before_fork)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Drop the mappings of slots that were retired."""
@@ -61,16 +67,41 @@ class SlotMappings:
         return path
 
     def _view(self, entry: Entry) -> memoryview:
-        handle = opened_shared(self._path(entry))
-        try:
-            if entry.flags & PRIVATE:
+        path = self._path(entry)
+        if entry.flags & PRIVATE:
+            with opened(path) as handle:
                 mapping = platform.map(mmap.mmap, handle, entry.size, "c")
-            else:
-                mapping = self._mapping(entry)
-            return SlotView.of(mapping, handle).data
-        except BaseException:
-            platform.close(handle)
-            raise
+        else:
+            mapping = self._mapping(entry)
+        view = SlotView.of(mapping)
+        self._borrowed.append((weakref.ref(view), path))
+        return view.data
+
+    def lock_views(self) -> None:
+        """Lock the slots that still have views. The worker calls this before it answers.
+
+        Until it answers, the pool does not use the slots again anyway; and of nearly all, the views are gone
+        by then. So a task costs no system call for its slots.
+
+        Raises
+        ------
+        OSError
+            This process has as many files open as it may have.
+        """
+        borrowed = self._borrowed
+        while borrowed:
+            view = borrowed[-1][0]()
+            if view is not None:
+                view.lock(borrowed[-1][1])
+            borrowed.pop()
+
+    def _lock_before_fork(self) -> None:
+        """Lock the slots that have views, which the process that is forked may keep for longer."""
+        with contextlib.suppress(OSError):  # the next `lock_views` raises it again
+            for reference, path in self._borrowed:
+                view = reference()
+                if view is not None:
+                    view.lock(path)
 
     def _mapping(self, entry: Entry) -> mmap.mmap:
         """Return the slot as it is mapped for good, through an open file of its own: one without a lock."""
@@ -95,9 +126,9 @@ class SlotMappings:
                 for start, source in zip(starts, sources, strict=True):
                     write_into(handle, start, source)
         else:
-            view = memoryview(self._mapping(entry))
-            for start, length, source in zip(starts, lengths, sources, strict=True):
-                copy_into(view[start : start + length], source)
+            mapping = self._mapping(entry)
+            for start, source in zip(starts, sources, strict=True):
+                copy_into(mapping, start, source)
         return [
             entry._replace(flags=0, offset=start, length=length)
             for start, length in zip(starts, lengths, strict=True)

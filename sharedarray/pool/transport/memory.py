@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ __all__ = [
     "map_ready",
     "offsets",
     "opened",
-    "opened_shared",
     "unnamed",
     "write_into",
 ]
@@ -49,12 +48,12 @@ def offsets(lengths: Iterable[int]) -> tuple[list[int], int]:
     return found, max(end, 1)
 
 
-def copy_into(target: memoryview, source: Source) -> None:
-    """Copy a buffer, or an array in C order, without holding other threads up."""
+def copy_into(mapping: mmap.mmap, start: int, source: Source) -> None:
+    """Copy a buffer, or an array in C order, to a mapping, without holding other threads up."""
     if isinstance(source, np.ndarray):
-        np.copyto(np.frombuffer(target, source.dtype).reshape(source.shape), source)
+        np.copyto(np.ndarray(source.shape, source.dtype, mapping, start), source)
     else:
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+        np.copyto(np.ndarray(len(source), np.uint8, mapping, start), np.frombuffer(source, np.uint8))
 
 
 def write_into(handle: int, offset: int, source: Source) -> None:
@@ -81,43 +80,46 @@ def map_ready(handle: int, size: int) -> mmap.mmap:
 class SlotView(np.ndarray[Any, Any]):
     """The bytes of a slot for as long as an array or a buffer in this process refers to them."""
 
-    _handle = -1
-    _at_end: Callable[[], object] | None = None
+    _lock: _SharedLock | None = None
 
     @classmethod
-    def of(cls, mapping: mmap.mmap, handle: int, at_end: Callable[[], object] | None = None) -> SlotView:
-        """Return the view of a mapping; ``handle`` has the lock, and is closed at the end."""
+    def of(cls, mapping: mmap.mmap) -> SlotView:
+        """Return a view of a mapping."""
         # Right on the mapping: arrays that are built on a view of a plain array take that array's base for
         # their own, and would let go of the view.
-        view = cls(len(mapping), np.uint8, mapping)
-        view._at_end = at_end
-        view._handle = handle
-        return view
+        return cls(len(mapping), np.uint8, mapping)
+
+    def lock(self, path: str) -> None:
+        """Take the shared lock that says that the slot is used, for as long as this view lives.
+
+        A process that is forked meanwhile has the lock as well, for as long as it has the view.
+        """
+        if self._lock is None:
+            self._lock = _SharedLock(path)
+
+
+class _SharedLock:
+    """A shared lock of a slot, through an open file of its own, which is closed when this object goes."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, path: str) -> None:
+        handle = platform.open_path_of(path)
+        try:
+            platform.use(handle)
+        except BlockingIOError:
+            platform.close(handle)
+            raise errors.SharedArrayError(f"the recycled block {path} is being written to") from None
+        except BaseException:
+            platform.close(handle)
+            raise
+        self._handle = handle
 
     @finalizer
     def __del__(self) -> None:
-        if self._handle >= 0:
-            finalize(self._give_back)
-
-    def _give_back(self) -> None:
-        handle, self._handle = self._handle, -1
-        platform.close(handle)
-        if self._at_end is not None:
-            self._at_end()
-
-
-def opened_shared(path: str) -> int:
-    """Open a slot and take the shared lock that says that it is used."""
-    handle = platform.open_path_of(path)
-    try:
-        platform.use(handle)
-    except BlockingIOError:
-        platform.close(handle)
-        raise errors.SharedArrayError(f"the recycled block {path} is being written to") from None
-    except BaseException:
-        platform.close(handle)
-        raise
-    return handle
+        handle = getattr(self, "_handle", -1)
+        if handle >= 0:
+            finalize(platform.close, handle)
 
 
 def unnamed(size: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -16,9 +17,7 @@ from sharedarray.pool.transport.memory import (
     SlotView,
     Source,
     copy_into,
-    length_of,
     map_ready,
-    opened_shared,
     unnamed,
     write_into,
 )
@@ -57,16 +56,31 @@ class Slot:
     fresh
         Whether no process has written to it yet.
     busy
-        Whether it is on its way, or being filled.
+        Whether it is taken.
     filling
         Whether a thread is copying to it.
-    views
-        How many views of it there are in this process.
+    message
+        What was sent in it, for as long as a worker may read it: see `send_with`.
+    view
+        The view of it in this process.
     used
         When it was last taken, in seconds of the monotonic clock.
     """
 
-    __slots__ = ("busy", "filling", "fresh", "handle", "mapping", "number", "path", "size", "used", "views")
+    __slots__ = (
+        "_at_end",
+        "busy",
+        "filling",
+        "fresh",
+        "handle",
+        "mapping",
+        "message",
+        "number",
+        "path",
+        "size",
+        "used",
+        "view",
+    )
 
     def __init__(self, number: int, handle: int, size: int) -> None:
         self.number = number
@@ -76,7 +90,9 @@ class Slot:
         self.fresh = True
         self.busy = True
         self.filling = False
-        self.views = 0
+        self.message: Callable[[], object | None] = _nothing
+        self.view: Callable[[], SlotView | None] = _nothing
+        self._at_end: object = None
         self.used = time.monotonic()
         self.mapping: mmap.mmap | None = None
 
@@ -92,11 +108,21 @@ class Slot:
         self.handle = -1
         self.mapping = None
 
-    def view(self) -> memoryview:
+    @property
+    def in_use(self) -> bool:
+        """Whether this process, or a worker that has not answered, uses it."""
+        return self.busy or self.message() is not None or self.view() is not None
+
+    def mapped(self) -> mmap.mmap:
         """Return its bytes in this process."""
         if self.mapping is None:
             self.mapping = map_ready(self.handle, self.size)
-        return memoryview(self.mapping)
+        return self.mapping
+
+    def send_with(self, message: object) -> None:
+        """Keep it in use for as long as an object lives, which must be until the worker has answered."""
+        self.message = weakref.ref(message)
+        self.busy = False
 
     def fill(self, sources: Sequence[Source], starts: Sequence[int]) -> None:
         """Copy buffers to these offsets."""
@@ -105,22 +131,43 @@ class Slot:
                 write_into(self.handle, start, source)
             self.fresh = False
             return
-        view = self.view()
+        mapping = self.mapped()
         for start, source in zip(starts, sources, strict=True):
-            copy_into(view[start : start + length_of(source)], source)
+            copy_into(mapping, start, source)
 
-    def borrow(self, at_end: Callable[[], object]) -> memoryview:
-        """Return its bytes, and keep it from being used again for as long as a view of them lives."""
-        self.view()
-        assert self.mapping is not None
-        handle = opened_shared(self.path)
-        self.views += 1
+    def borrow(self) -> memoryview:
+        """Return its bytes, and keep it in use for as long as a view of them lives."""
+        view = self.view()
+        if view is None:
+            view = SlotView.of(self.mapped())
+            self.view = weakref.ref(view)
+        return view.data
 
-        def ended() -> None:
-            self.views -= 1
-            at_end()
+    def call_at_end(self, function: Callable[[], object]) -> None:
+        """Have a function called when the view in this process ends, if there is one."""
+        view = self.view()
+        if view is None:
+            return
 
-        return SlotView.of(self.mapping, handle, ended).data
+        @finalizer
+        def ended(_: object) -> None:
+            finalize(function)
+
+        self._at_end = weakref.ref(view, ended)
+
+    def lock_view(self) -> None:
+        """Lock it for as long as the view in this process lives, and in a process that is forked now."""
+        view = self.view()
+        if view is None or self.handle < 0:
+            return
+        try:
+            view.lock(self.path)
+        except OSError:  # no file can be opened: it stays in use
+            self.busy = True
+
+
+def _nothing() -> None:
+    return None
 
 
 class PrivateCopy:
@@ -143,7 +190,7 @@ class Store:
     Parameters
     ----------
     at_return
-        Called, from any thread and at any moment, when a result that lay in a slot is gone.
+        Called, from any thread and at any moment, when a result that lay in a slot ends and the pool is idle.
     """
 
     def __init__(self, at_return: Callable[[], object]) -> None:
@@ -156,6 +203,7 @@ class Store:
         self._retired: set[int] = set()
         self._private = 0
         self._private_ended: deque[int] = deque()
+        _stores[:] = [*(known for known in _stores if known() is not None), weakref.ref(self)]
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -193,7 +241,7 @@ class Store:
         with self._lock:
             if self._closed:
                 return None
-            if within is not None and size + sum(s.size for s in self._slots if s.busy or s.views) > within:
+            if within is not None and size + sum(s.size for s in self._slots if s.in_use) > within:
                 return None
             best: Slot | None = None
             for slot in self._slots:
@@ -224,7 +272,7 @@ class Store:
         with self._lock:
             while self._private_ended:
                 self._private -= self._private_ended.popleft()
-            used = sum(slot.size for slot in self._slots if slot.busy or slot.views)
+            used = sum(slot.size for slot in self._slots if slot.in_use)
             if self._closed or size + self._private + used > within:
                 return None
             self._private += size
@@ -233,9 +281,7 @@ class Store:
     @staticmethod
     def _free(slot: Slot) -> bool:
         """Return whether no process has a view of a slot; the kernel is asked if this process has none."""
-        if slot.busy or slot.views:
-            return False
-        return not platform.used(slot.handle)
+        return not slot.in_use and not platform.used(slot.handle)
 
     def _make(self, size: int) -> Slot | None:
         step = max(mmap.PAGESIZE, 1 << max(0, (size - 1).bit_length() - 1 - _STEPS))
@@ -302,10 +348,12 @@ class Store:
             if idle < TRIM_AFTER:
                 limit = self.limits[0]
                 # The kernel is asked only where the answer may matter, for this may come by very often.
-                if sum(slot.size for slot in self._slots if not (slot.busy or slot.views)) > limit:
+                if sum(slot.size for slot in self._slots if not slot.in_use) > limit:
                     self._retire(lambda free, count: free > limit)
                 return TRIM_AFTER - idle
             limit = 0 if idle >= FREE_AFTER else self.limits[1]
+            for slot in self._slots:
+                slot.call_at_end(self._at_return)  # in time, since nothing else happens in an idle pool
             self._retire(lambda free, count: free > limit)
             return FREE_AFTER - idle if limit and self._slots else None
 
@@ -335,7 +383,13 @@ class Store:
 
     def borrow_slot(self, slot: Slot) -> memoryview:
         """Return the bytes of a slot; the slot is free when the last view of them goes."""
-        return slot.borrow(self._at_return)
+        return slot.borrow()
+
+    def lock_views(self) -> None:
+        """Lock the slots whose bytes this process uses."""
+        with self._lock:
+            for slot in self._slots:
+                slot.lock_view()
 
     def sizes(self) -> tuple[int, int, int]:
         """Return the bytes in use, the bytes that are free, and how many slots there are."""
@@ -378,3 +432,17 @@ class Store:
         for slot in self._slots:
             slot.filling = False
         self.close()
+
+
+_stores: list[weakref.ref[Store]] = []
+
+
+def _before_fork() -> None:
+    """Lock the slots of results that are in use, which the process that is forked may keep for longer."""
+    for known in _stores:
+        store = known()
+        if store is not None:
+            store.lock_views()
+
+
+platform.around_fork(_before_fork, lambda: None, lambda: None)

@@ -13,7 +13,8 @@ from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
 from sharedarray.bench import hosts, memory, tasks
-from sharedarray.bench.contestants import CONTESTANTS as ALL, Executor, Multiprocessing
+from sharedarray.bench.contestant import Executor, Multiprocessing
+from sharedarray.bench.contestants import CONTESTANTS as ALL
 from sharedarray.bench.limits import bare_worker, warm_copy
 from sharedarray.bench.race import FEWEST
 

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from sharedarray.bench import memory
-from sharedarray.bench.contestants import CONTESTANTS, Contestant, why_missing
+from sharedarray.bench.contestant import Contestant
+from sharedarray.bench.contestants import CONTESTANTS, why_missing
 from sharedarray.bench.race import ContestantError, seconds_of
 from sharedarray.bench.tasks import Array
 

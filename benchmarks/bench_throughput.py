@@ -1,7 +1,7 @@
-"""What does each of many small tasks cost?
+"""What does each of many tasks cost that do nothing, in one map?
 
-Submitted one by one, the limit is as many round trips of a bare worker; in one map, a bare worker that gets
-all of them in one message.
+The limit is a bare worker that gets all of them in one message. `bench_pool` has tasks that are submitted one
+by one, and maps of tasks that compute.
 """
 
 from __future__ import annotations
@@ -12,33 +12,14 @@ from typing import Any
 import pytest
 from conftest import BUDGET, QUICK, Everyone
 
-from sharedarray.bench.contestants import CONTESTANTS as ALL, Executor, Limit, Multiprocessing, Ours
+from sharedarray.bench.contestant import Executor, Limit, Multiprocessing, Ours
+from sharedarray.bench.contestants import CONTESTANTS as ALL
 from sharedarray.bench.tasks import noop
 
-MANY = 500 if QUICK else 10_000  # tasks that are submitted one by one
 MAPPED = [1_000] if QUICK else [10_000, 100_000]
 FEW = 200 if QUICK else 2_000  # of each for everybody: some take a millisecond for a task
 STANDARD = ("limit", "sharedarray", "ProcessPoolExecutor", "multiprocessing.Pool")
 CONTESTANTS = list(STANDARD) if QUICK else [name for name in ALL if "many" in ALL[name].questions]
-
-
-def test_many_submitted(race: Callable[..., Any]) -> None:
-    """At most as long as round trips of a bare worker."""
-    with Limit() as bare, Ours() as ours, Executor() as executor, Multiprocessing() as theirs:
-        values = list(range(MANY))
-        there = {"limit": bare, "sharedarray": ours, executor.name: executor, theirs.name: theirs}
-
-        def submitting(contestant: Any) -> Callable[[], None]:
-            return lambda: contestant.call_many(noop, values)
-
-        race(
-            f"{MANY:,} no-op tasks submitted one by one, then all results; time of one",
-            {name: submitting(contestant) for name, contestant in there.items()},
-            baseline="limit",
-            rounds=7,
-            per=MANY,
-            group="submitted one by one",
-        )
 
 
 @pytest.mark.parametrize("count", MAPPED)

@@ -86,6 +86,24 @@ def race(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.fixture
+def races(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Print the tables of races that measure themselves, and hand their figures to pytest-benchmark."""
+    benchmark = request.getfixturevalue("benchmark")
+    records = benchmark.extra_info["races"] = []
+
+    def run(made: Iterable[Race]) -> None:
+        def measure() -> None:
+            for one in made:
+                with capsys.disabled():
+                    print("\n" + one.table())
+                records.append(one.as_json())
+
+        benchmark.pedantic(measure, rounds=1)  # its figure is the time of the whole row
+
+    return run
+
+
 class Everyone:
     """Contestants in hosts of their own, which start when first asked for and stay for a file's tests."""
 

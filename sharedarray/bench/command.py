@@ -1,7 +1,8 @@
 """``sharedarray bench``: what sharing costs on this machine, and what pickling.
 
-A minute of races over sizes, as a table with ratios, and on request as a picture and as JSON. The benchmarks
-of the project's ``benchmarks/`` are the same with more contestants, sizes and rounds.
+A minute of races over sizes, as a table with ratios, and on request as a picture and as JSON; with
+``--pool``, the rows about the pool itself. The benchmarks of the project's ``benchmarks/`` are the same with
+more contestants, sizes and rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import sharedarray as sa
-from sharedarray.bench import memory, results
+from sharedarray.bench import memory, results, rows
 from sharedarray.bench.contestants import CONTESTANTS
 from sharedarray.bench.hosts import Host, hosted
 from sharedarray.bench.machine import human, sentence
@@ -73,6 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,…",
         help="more to compare with: all, or of " + ", ".join(n for n in CONTESTANTS if n not in STANDARD),
     )
+    parser.add_argument(
+        "--pool",
+        action="extend",
+        type=_rows,
+        nargs="?",
+        const=list(rows.ROWS),
+        metavar="ROW,…",
+        help="measure the pool itself, in some two minutes: all rows, or of " + ", ".join(rows.ROWS),
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="store the figures")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curves: " + ", ".join(PICTURES).replace(".", "")
@@ -97,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.stored:
         found = results.load(args.stored)
+    elif args.pool:
+        found = measure_pool(args.pool, rows.QUICK if args.quick else rows.FULL)
     else:
         found = measure(args.size or (QUICK_SIZES if args.quick else SIZES), _wanted(args.against or []))
     if args.report is not None:
@@ -128,6 +140,8 @@ def _refusal(args: argparse.Namespace) -> str | None:
         return "a picture needs matplotlib: pip install 'numpy-sharedarray[bench]'"
     if args.plot and args.plot.suffix.lower() not in PICTURES:
         return f"--plot {args.plot}: its name does not end in {', '.join(PICTURES)}"
+    if args.pool and (args.size or args.against or args.plot):
+        return "--pool has rows of its own: it takes no --size, --against or --plot"
     for path in (args.json, args.plot):
         if path and not path.parent.is_dir():
             return f"there is no directory {path.parent} to write {path.name} to"
@@ -196,6 +210,18 @@ def _race(question: str, size: int, path: str, there: dict[str, Host], told: Tel
     return race
 
 
+def measure_pool(names: Sequence[str], scale: rows.Scale) -> results.Results:
+    """Measure these rows about the pool itself."""
+    races: list[Race] = []
+    with _progress(len(names)) as told:
+        for name in dict.fromkeys(names):
+            told(name)
+            for race in rows.ROWS[name](scale):
+                races.append(race)
+                told(race.title, step=False)
+    return results.measured_here(races)
+
+
 @contextlib.contextmanager
 def _stored(size: int) -> Iterator[str]:
     """A file in which the workers of all find an array of so many bytes; see `tasks.stored`.
@@ -250,6 +276,8 @@ def table(found: results.Results) -> str:
     for question, title in QUESTIONS.items():
         if races := found.group(question):
             parts.append(_table(f"{title[0].upper()}{title[1:]}; in brackets, times the limit", races))
+    parts.extend(race.table() for race in found.races if race.group in rows.GROUPS)
+    parts.append("\n".join(rows.sentences(found)))
     parts.append("\n".join(verdicts(found)))
     parts.append("\n".join(_left_out(found)))
     return "\n\n".join(part for part in parts if part)
@@ -300,6 +328,14 @@ def _size(text: str) -> int:
     if size < 8:
         raise argparse.ArgumentTypeError(f"{text!r} is too small to be measured: an element has 8 bytes")
     return size
+
+
+def _rows(text: str) -> list[str]:
+    names = [name for name in text.lower().split(",") if name]
+    for name in names:
+        if name not in rows.ROWS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of: {', '.join(rows.ROWS)}")
+    return names
 
 
 def _names(text: str) -> list[str]:

@@ -11,14 +11,15 @@ in another process.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "MiB": float(1 << 20)}
-"""What figures are shown in, by name: seconds, or bytes."""
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "MiB": float(1 << 20), "%": 0.01}
+"""The units in which figures are shown, by name. A figure is in seconds, in bytes, or a share of one core."""
 
 FEWEST = 3
 """Rounds that even a slow contestant is in: a median of fewer says little."""
@@ -134,7 +135,7 @@ class Race:
     def ratio_to(self, name: str, other: str) -> float:
         """The same, to another contestant."""
         pairs = zip(self.figures[name], self.figures[other], strict=False)
-        return statistics.median(mine / base for mine, base in pairs)
+        return statistics.median(mine / base if base else math.inf for mine, base in pairs)
 
     def spread(self, name: str) -> tuple[float, float]:
         """Between what figures the middle half of the rounds lies."""
@@ -180,3 +181,29 @@ def seconds_of(call: Call, loops: int) -> float:
             del tidy  # and with it, what it kept
             start += time.perf_counter() - pause
     return (time.perf_counter() - start) / loops
+
+
+def run_together(
+    races: Sequence[Race], contestants: Mapping[str, Callable[[], Sequence[float | None]]], *, rounds: int
+) -> None:
+    """Measure each contestant in each round, with one call that gives a figure for each of these races.
+
+    Parameters
+    ----------
+    races : sequence of Race
+        Races about the same calls: one about their time, and one about their processor time, say.
+    contestants : dict of str to callable
+        A call returns its figure in each race, or None in a race that has no such contestant. The caller has
+        warmed it up.
+    rounds : int
+        How often each is measured.
+    """
+    order = list(contestants.items())
+    for _ in range(rounds):
+        for name, call in order:
+            for race, figure in zip(races, call(), strict=True):
+                if figure is not None:
+                    race.figures.setdefault(name, []).append(figure)
+        order.reverse()  # as in `Race.run`
+    for race in races:
+        race.figures = {name: race.figures[name] for name in contestants if name in race.figures}

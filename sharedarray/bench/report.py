@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sharedarray.bench import picture
+from sharedarray.bench import picture, rows
 from sharedarray.bench.machine import human, sentence
 from sharedarray.bench.race import Race
 from sharedarray.bench.results import Results
@@ -23,6 +23,10 @@ PICTURES = {
 """Files with curves, and the groups in each."""
 
 REASONS = {
+    "processor time": (
+        "`multiprocessing.Pool` sends 8 messages for a map and reads 8, whatever the tasks cost. Here, "
+        "results come while the map runs, so the parent wakes for some of them."
+    ),
     "round trip": (
         "What is left are Python's own frames, some 26 µs in the caller and 12 in the worker, for a future, "
         "the books of what was lent, and the watch over deaths, which a bare pipe has not. Where the kernel "
@@ -116,8 +120,37 @@ ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (
         "sharedarray",
         ("loky", "joblib", "mpire", "dask", "ray"),
     ),
+    ("the same, 1 ms apart", "round trip, 1 ms apart", None, "sharedarray", ("ProcessPoolExecutor",)),
+    (
+        "the same of a function of the script",
+        "round trip, 1 ms apart",
+        None,
+        "sharedarray, function of the script",
+        (),
+    ),
     ("each of 10 000 submitted one by one", "submitted one by one", None, "sharedarray", _PICKLING),
+    (
+        "each of 10 000 of a function of the script",
+        "submitted one by one",
+        None,
+        "sharedarray, function of the script",
+        (),
+    ),
     ("each of 100 000 in one `map`, against `multiprocessing.Pool.map`", "map", 100_000, "sharedarray", ()),
+    (
+        "each of 2 000 NumPy tasks of 100 µs in a `map`, in a pool just made",
+        "map, 100 µs, in a pool just made",
+        None,
+        "sharedarray",
+        ("multiprocessing.Pool", "one process"),
+    ),
+    (
+        "each of 200 of 1 ms",
+        "map, 1 ms, in a pool just made",
+        None,
+        "sharedarray",
+        ("multiprocessing.Pool", "one process"),
+    ),
     (
         "`map_blocks(np.sin)` over 512 MiB",
         "sin by blocks",
@@ -159,6 +192,13 @@ ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (
         64 << 20,
         "sharedarray",
         ("SharedMemory + copy", "SharedArray (PyPI)", "ray"),
+    ),
+    (
+        "`share` 64 MiB again and again, each freed",
+        "share again and again",
+        None,
+        "sharedarray",
+        ("SharedMemory + copy",),
     ),
     (
         "new data into 64 MiB that are shared",
@@ -273,6 +313,15 @@ def _lines(results: Results, pictures: Sequence[Path]) -> Iterator[str]:
     yield "## In short"
     yield ""
     yield from (f"- {line}" for line in verdicts(results))
+    if judged := list(rows.judged(results)):
+        yield ""
+        yield "## What the pool is to cost at most"
+        yield ""
+        yield "| | measured | bound | |"
+        yield "| --- | ---: | ---: | --- |"
+        for aim, value in judged:
+            bound = f"{'at least' if aim.least else 'at most'} {aim.bound:g}"
+            yield f"| {aim.what.strip()} | {value:.3g} | {bound} | {'' if aim.met(value) else '**missed**'} |"
     yield from _where_it_loses(results)
     if missing := results.missing():
         yield ""

@@ -82,6 +82,7 @@ def fastest_pickling(race: Race) -> str | None:
 NO_RIVALS = frozenset(
     (
         "no-op in this pool",
+        "warm copy + no-op in this pool",
         "as many ints, as an array",
         "threading.Lock",
         "bare, each imports NumPy",
@@ -101,7 +102,7 @@ def losses(results: Results, more_than: float = 1.05) -> list[tuple[Race, str, f
     """
     found = []
     for race in results.races:
-        if "sharedarray" not in race.figures or race.unit == "MiB" or race.group == "import":
+        if "sharedarray" not in race.figures or race.unit in ("MiB", "%") or race.group == "import":
             continue
         others = [name for name in race.figures if _is_rival(name, race)]
         fastest = min(others, key=race.median, default=None)

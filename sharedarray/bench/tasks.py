@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, TypeAlias
 
@@ -19,6 +20,13 @@ def noop(value: Any) -> Any:
 def noops(values: list[Any]) -> list[Any]:
     """Do nothing, many times."""
     return [noop(value) for value in values]
+
+
+def nap(seconds: float) -> float:
+    """Sleep; return how long it was, which is some 0.1 ms longer."""
+    start = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - start
 
 
 def first(array: Array) -> float:

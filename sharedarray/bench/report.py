@@ -321,7 +321,7 @@ def _lines(results: Results, pictures: Sequence[Path]) -> Iterator[str]:
         yield "| --- | ---: | ---: | --- |"
         for aim, value in judged:
             bound = f"{'at least' if aim.least else 'at most'} {aim.bound:g}"
-            yield f"| {aim.what.strip()} | {value:.3g} | {bound} | {'' if aim.met(value) else '**missed**'} |"
+            yield f"| {aim.what} | {value:.3g} | {bound} | {'' if aim.met(value) else '**missed**'} |"
     yield from _where_it_loses(results)
     if missing := results.missing():
         yield ""

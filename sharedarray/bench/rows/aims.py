@@ -60,14 +60,15 @@ def _aims() -> Iterator[Aim]:
     for how, group in calls.ROUND_TRIPS.items():
         most = 1.0 if how == "back to back" else 1.6
         yield Aim(f"round trip, {how}, over a bare pipe's", group, OURS, "limit", most)
-        yield Aim("  of a function of the script, over an importable one's", group, calls.SCRIPT, OURS, 1.1)
+        text = f"round trip, {how}, of a function of the script over an importable one's"
+        yield Aim(text, group, calls.SCRIPT, OURS, 1.1)
     for (length, how), group in maps.TIMES.items():
         name = f"map of tasks of {length}, {how}"
         yield Aim(f"{name}, over multiprocessing.Pool's", group, OURS, "multiprocessing.Pool", 1.0)
         if length != "40 µs":
-            yield Aim("  speed-up over one process", group, maps.ALONE, OURS, 1.85, least=True)
+            yield Aim(f"{name}, speed-up over one process", group, maps.ALONE, OURS, 1.85, least=True)
         busy = maps.PROCESSOR_TIMES[length, how]
-        yield Aim("  parent's processor time for each task, µs", busy, OURS, "", 10)
+        yield Aim(f"{name}, parent's processor time for each task, µs", busy, OURS, "", 10)
     for (way, size), group in arrays.PLAIN.items():
         name = f"plain {way} of {human(size)}, over a warm copy and a no-op"
         yield Aim(name, group, OURS, arrays.IN_POOL, 1.5)

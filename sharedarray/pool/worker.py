@@ -846,11 +846,7 @@ class _Worker:
             return stream, []
         if copy:
             inline = [bytearray(piece) for piece in inline]
-        wanted = [entry for entry in entries if not entry.flags & ROOM]
-        buffers = self._slots.borrow(wanted, inline)
-        if wanted and wanted[-1].flags & STREAM:
-            stream = buffers.pop()
-        return stream, buffers
+        return self._slots.borrow(stream, entries, inline)
 
     def _send(self, number: int, began: int, outcome: _Outcome) -> None:
         """Send an answer, and keep what has to live until the pool has it."""

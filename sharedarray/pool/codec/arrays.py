@@ -11,13 +11,13 @@ several tasks read is one object, which all of them hold; its slot is free when 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from sharedarray.dtypes import NATIVE
-from sharedarray.pool.transport.memory import Source, length_of, offsets
+from sharedarray.pool.transport.memory import Source, length_of
 from sharedarray.pool.transport.messages import Buffer
 from sharedarray.pool.transport.slots import Slot, Store
 from sharedarray.thresholds import OUT_OF_BAND
@@ -29,7 +29,6 @@ __all__ = [
     "array_from",
     "buffer_for",
     "contiguous",
-    "copied_to_slot",
     "pack_array",
     "unpack_array",
 ]
@@ -43,23 +42,6 @@ class SlotInUse:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         slot.send_with(self)
-
-
-def copied_to_slot(store: Store, sources: Sequence[Source], within: int | None) -> SlotInUse | None:
-    """Return a slot with copies of these buffers, None if there is no memory for them."""
-    starts, size = offsets(map(length_of, sources))
-    slot = store.take(size, within=within)
-    if slot is None:
-        return None
-    try:
-        store.fill(slot, sources, starts)
-    except OSError:  # the file system is full
-        store.discard(slot)
-        return None
-    except BaseException:
-        store.put_back(slot)
-        raise
-    return SlotInUse(slot)
 
 
 class OutOfBandBuffer:
@@ -92,9 +74,10 @@ class OutOfBandBuffer:
         """Copy into a slot of its own; return False if there is no memory for it."""
         if self._in_use is None:
             assert self.source is not None
-            self._in_use = copied_to_slot(store, [self.source], within)
-            if self._in_use is None:
+            found = store.put([self.source], [self.length], within)
+            if found is None:
                 return False
+            self._in_use = SlotInUse(found[0])
             self.source = None
         return True
 

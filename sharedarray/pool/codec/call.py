@@ -219,13 +219,13 @@ def _plain_call(
     sizes: list[tuple[int, int, int]] = []  # bytes shared, copied, and copied for another task
     blocks: list[Mapping] = []
     buffers: list[OutOfBandBuffer] = []
-    places: dict[int, tuple[tuple[int], tuple[int, int, int]]] = {}
+    seen: dict[int, tuple[tuple[int], tuple[int, int, int]]] = {}
     for place, value in enumerate((*args, *kwargs.values()) if kwargs else args):
         kind = type(value)
         if kind in SCALARS:
             items.append(value)
             continue
-        before = places.get(id(value))
+        before = seen.get(id(value))
         if before is not None:
             items.append(before[0])
             sizes.append(before[1])
@@ -254,8 +254,8 @@ def _plain_call(
             return None
         items.append(packed)
         sizes.append(size)
-        places[id(value)] = ((place,), size if mapping is not None else (0, 0, 0))
-    call = home, name, tuple(kwargs), items
+        seen[id(value)] = ((place,), size if mapping is not None else (0, 0, 0))
+    call = home, name, tuple(kwargs) if kwargs else (), items
     if not sizes:
         return marshalled(call)
     try:

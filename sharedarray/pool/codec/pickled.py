@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sharedarray.pool.codec.account import Account
-from sharedarray.pool.codec.arrays import OutOfBandBuffer, SlotInUse, contiguous, copied_to_slot
-from sharedarray.pool.transport.memory import Source, length_of, offsets
+from sharedarray.pool.codec.arrays import OutOfBandBuffer, SlotInUse, contiguous
+from sharedarray.pool.transport.memory import Source
 from sharedarray.pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry
-from sharedarray.pool.transport.slots import PrivateCopy, Store
+from sharedarray.pool.transport.slots import PrivateCopy, Slot, Store
 from sharedarray.reference import FORMAT
 from sharedarray.segment import Mapping
 from sharedarray.thresholds import OUT_OF_BAND
@@ -85,15 +85,6 @@ class Pickled:
         """Whether it refers to shared blocks."""
         return bool(self.blocks)
 
-    @property
-    def large(self) -> int:
-        """Bytes that need memory besides the pipe."""
-        return sum(buffer.length for buffer in self.buffers) + self._long_stream
-
-    @property
-    def _long_stream(self) -> int:
-        return len(self.stream) if len(self.stream) >= OUT_OF_BAND else 0
-
     def copy_to_slots(self, store: Store, *, private: bool, within: int | None = None) -> bool:
         """Copy what is large into slots, unless that is done.
 
@@ -109,40 +100,47 @@ class Pickled:
         """
         if self.sendable:
             return True
-        ours = [buffer for buffer in self.buffers if not buffer.many]
-        sources: list[Source] = [buffer.source for buffer in ours if buffer.source is not None]
-        if self._long_stream:
+        sources: list[Source] = []
+        lengths: list[int] = []
+        complete = True
+        for buffer in self.buffers:
+            if buffer.many:
+                complete = buffer.copy_to_slot(store, within) and complete
+            elif buffer.source is not None:
+                sources.append(buffer.source)
+                lengths.append(buffer.length)
+        length = len(self.stream)
+        if length >= OUT_OF_BAND:
             sources.append(self.stream)
-        if within is not None and self.large > within:
-            return False
-        many = [buffer.copy_to_slot(store, within) for buffer in self.buffers if buffer.many]
-        fits = all(many)
-        in_use = copied_to_slot(store, sources, within) if sources else None
-        if within is not None and not (fits and (in_use is not None or not sources)):
+            lengths.append(length)
+        found = store.put(sources, lengths, within) if sources else None
+        in_use = None if found is None else SlotInUse(found[0])
+        if within is not None and not (complete and (found is not None or not sources)):
             return False
         self._in_use = in_use
-        slot = None if in_use is None else in_use.slot
-        starts = iter(offsets(map(length_of, sources))[0])
-        entries = []
+        self._locate(found, PRIVATE if private else 0)
+        self._private = None
+        self.sendable = True
+        return True
+
+    def _locate(self, found: tuple[Slot, Sequence[int]] | None, flags: int) -> None:
+        """Make the table, after the buffers were copied; those that found no slot go through the pipe."""
+        slot, starts = (None, iter(())) if found is None else (found[0], iter(found[1]))
+        self._entries = entries = []
         for buffer in self.buffers:
             at = buffer.slot if buffer.many else slot
-            offset = 0 if buffer.many else next(starts)
             if at is None:
                 assert buffer.source is not None
                 self._inline.append(contiguous(buffer.source))
                 entries.append(Entry(0, 0, 0, 0, 0, buffer.length))
+            elif buffer.many:
+                entries.append(at.entry(PRIVATE, 0, buffer.length))
             else:
-                entries.append(at.entry(PRIVATE if buffer.many or private else 0, offset, buffer.length))
-        if slot is not None and self._long_stream:
+                entries.append(at.entry(flags, next(starts), buffer.length))
+                buffer.source = None
+        if slot is not None and len(self.stream) >= OUT_OF_BAND:
             entries.append(slot.entry(STREAM, next(starts), len(self.stream)))
             self.stream = b""
-        if slot is not None:
-            for buffer in ours:
-                buffer.source = None
-        self._entries = entries
-        self._private = None
-        self.sendable = True
-        return True
 
     def copy_now(self, store: Store, *, within: int) -> None:
         """Copy what found no slot into this process's own memory, unless that is more than ``within`` bytes.
@@ -168,7 +166,7 @@ class Pickled:
     def sources(self) -> list[Source]:
         """Return what does not go through the pipe if there is memory; a long stream comes last."""
         found: list[Source] = [buffer.source for buffer in self.buffers if buffer.source is not None]
-        return [*found, self.stream] if self._long_stream else found
+        return [*found, self.stream] if len(self.stream) >= OUT_OF_BAND else found
 
     def pieces(self) -> list[Buffer]:
         """Return what was left out of the stream, as it goes through a pipe."""

@@ -32,7 +32,7 @@ _CHUNK = 1 << 16
 # The function behind signal.getsignal, without the making of an enum member: it is asked at each write.
 _getsignal = getattr(signal, "_signal", signal).getsignal
 _SIGPIPE, _DEADLY = int(getattr(signal, "SIGPIPE", 0)), int(signal.SIG_DFL)
-_SIZE, _unpack = HEADER.size, HEADER.unpack_from
+_SIZE, _ENTRY, _unpack = HEADER.size, ENTRY.size, HEADER.unpack_from
 # For Frame(...), which takes three times as long.
 _new = tuple.__new__
 # Pieces in one vectored call: the smallest IOV_MAX that POSIX systems have in practice.
@@ -246,15 +246,22 @@ class Channel:
         return frames
 
     def _cut_short_ones(self, frames: list[Frame]) -> None:
-        """Cut out the frames without a table that are here as a whole, which is what nearly all are."""
+        """Cut out the frames without inline buffers that are here as a whole, as nearly all are."""
         chunk, start, end = self._chunk, self._start, self._end
         while end - start >= _SIZE:
             kind, flags, count, item, task, length, began, ended = _unpack(chunk, start)
-            stop = start + _SIZE + length
-            if count or stop > end:
+            begin = start + _SIZE + _ENTRY * count
+            stop = begin + length
+            if stop > end:
                 break
-            stream = chunk[start + _SIZE : stop]
-            frames.append(_new(Frame, (kind, flags, item, task, began, ended, stream, (), ())))
+            entries: Sequence[Entry] = ()
+            if count:
+                entries = entries_of(chunk[start + _SIZE : begin])
+                if not min(entries)[0]:
+                    break  # one is inline
+            frames.append(
+                _new(Frame, (kind, flags, item, task, began, ended, chunk[begin:stop], entries, ()))
+            )
             start = stop
         self._start = start
 

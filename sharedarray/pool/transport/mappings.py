@@ -19,7 +19,7 @@ from sharedarray.pool.transport.memory import (
     opened,
     write_into,
 )
-from sharedarray.pool.transport.messages import FRESH, PRIVATE, Buffer, Entry
+from sharedarray.pool.transport.messages import FRESH, PRIVATE, ROOM, STREAM, Buffer, Entry, new_entry
 
 __all__ = ["SlotMappings"]
 
@@ -36,8 +36,8 @@ class SlotMappings:
     def __init__(self, pool: int) -> None:
         self._pool = pool
         self._mappings: dict[int, mmap.mmap] = {}
-        # Views that have no lock yet, and the paths of their slots.
-        self._borrowed: list[tuple[weakref.ref[SlotView], str]] = []
+        # Views that have no lock yet, and where their slots are.
+        self._borrowed: list[tuple[weakref.ref[SlotView], Entry]] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._lock_before_fork)
 
@@ -46,20 +46,27 @@ class SlotMappings:
         for number in numbers:
             self._mappings.pop(number, None)
 
-    def borrow(self, entries: Iterable[Entry], inline: Iterable[Buffer]) -> list[Buffer]:
-        """Return the buffers of a table of entries, writable and private to this task."""
+    def borrow(
+        self, stream: Buffer, entries: Iterable[Entry], inline: Iterable[Buffer]
+    ) -> tuple[Buffer, list[Buffer]]:
+        """Return the stream and the buffers of a message, writable and private to this task."""
         rest = iter(inline)
-        views: dict[tuple[int, int], memoryview] = {}
-        found: list[Buffer] = []
+        last, view = -1, memoryview(b"")
+        buffers: list[Buffer] = []
         for entry in entries:
-            if not entry.slot:
-                found.append(next(rest))
+            slot, _, flags, _, offset, length = entry
+            if flags & ROOM:
                 continue
-            key = entry.slot, entry.flags & PRIVATE
-            if key not in views:
-                views[key] = self._view(entry)
-            found.append(views[key][entry.offset : entry.offset + entry.length])
-        return found
+            if not slot:
+                buffers.append(next(rest))
+                continue
+            if slot != last:
+                last, view = slot, self._view(entry)
+            if flags & STREAM:
+                stream = view[offset : offset + length]
+            else:
+                buffers.append(view[offset : offset + length])
+        return stream, buffers
 
     def _path(self, entry: Entry) -> str:
         path = platform.path_of(entry.handle, self._pool)
@@ -67,14 +74,13 @@ class SlotMappings:
         return path
 
     def _view(self, entry: Entry) -> memoryview:
-        path = self._path(entry)
         if entry.flags & PRIVATE:
-            with opened(path) as handle:
+            with opened(self._path(entry)) as handle:
                 mapping = platform.map(mmap.mmap, handle, entry.size, "c")
         else:
-            mapping = self._mapping(entry)
+            mapping = self._mappings.get(entry.slot) or self._mapped(entry)
         view = SlotView.of(mapping)
-        self._borrowed.append((weakref.ref(view), path))
+        self._borrowed.append((weakref.ref(view), entry))
         return view.data
 
     def lock_views(self) -> None:
@@ -90,25 +96,24 @@ class SlotMappings:
         """
         borrowed = self._borrowed
         while borrowed:
-            view = borrowed[-1][0]()
+            reference, entry = borrowed[-1]
+            view = reference()
             if view is not None:
-                view.lock(borrowed[-1][1])
+                view.lock(self._path(entry))
             borrowed.pop()
 
     def _lock_before_fork(self) -> None:
         """Lock the slots that have views, which the process that is forked may keep for longer."""
         with contextlib.suppress(OSError):  # the next `lock_views` raises it again
-            for reference, path in self._borrowed:
+            for reference, entry in self._borrowed:
                 view = reference()
                 if view is not None:
-                    view.lock(path)
+                    view.lock(self._path(entry))
 
-    def _mapping(self, entry: Entry) -> mmap.mmap:
-        """Return the slot as it is mapped for good, through an open file of its own: one without a lock."""
-        mapping = self._mappings.get(entry.slot)
-        if mapping is None:
-            with opened(self._path(entry)) as handle:
-                mapping = self._mappings[entry.slot] = map_ready(handle, entry.size)
+    def _mapped(self, entry: Entry) -> mmap.mmap:
+        """Map a slot for good, through an open file of its own: one without a lock."""
+        with opened(self._path(entry)) as handle:
+            mapping = self._mappings[entry.slot] = map_ready(handle, entry.size)
         return mapping
 
     def fill(self, entry: Entry, sources: Sequence[Source]) -> list[Entry]:
@@ -121,15 +126,14 @@ class SlotMappings:
         """
         lengths = [length_of(source) for source in sources]
         starts, _ = offsets(lengths)
-        if entry.flags & FRESH:
+        number, handle_there, flags, size, _, _ = entry
+        if flags & FRESH:
             with opened(self._path(entry)) as handle:
                 for start, source in zip(starts, sources, strict=True):
                     write_into(handle, start, source)
         else:
-            mapping = self._mapping(entry)
+            mapping = self._mappings.get(number) or self._mapped(entry)
             for start, source in zip(starts, sources, strict=True):
                 copy_into(mapping, start, source)
-        return [
-            entry._replace(flags=0, offset=start, length=length)
-            for start, length in zip(starts, lengths, strict=True)
-        ]
+        places = zip(starts, lengths, strict=True)
+        return [new_entry(Entry, (number, handle_there, 0, size, start, length)) for start, length in places]

@@ -41,7 +41,8 @@ def length_of(source: Source) -> int:
 
 def offsets(lengths: Iterable[int]) -> tuple[list[int], int]:
     """Return where buffers of these lengths begin in a slot, and how long it has to be."""
-    found, end = [], 0
+    found: list[int] = []
+    end = 0
     for length in lengths:
         found.append(end)
         end += -(-length // ALIGNMENT) * ALIGNMENT

@@ -97,6 +97,7 @@ __all__ = [
     "Kind",
     "encode",
     "entries_of",
+    "new_entry",
 ]
 
 HEADER = struct.Struct("=BBHIQQQQ")
@@ -151,6 +152,10 @@ class Entry(NamedTuple):
     length: int
 
 
+new_entry = tuple.__new__
+"""To be called with `Entry` and its fields: it takes a third of the time of ``Entry(...)``."""
+
+
 class Frame(NamedTuple):
     """One message as it was received."""
 
@@ -191,7 +196,7 @@ def encode(
 
 def entries_of(table: Buffer) -> list[Entry]:
     """Return the entries of a table as it was received."""
-    return [Entry(*fields) for fields in ENTRY.iter_unpack(table)]
+    return [new_entry(Entry, fields) for fields in ENTRY.iter_unpack(table)]
 
 
 # Bytes: below this, one copy is cheaper than a second entry in the list of a vectored write.

@@ -18,10 +18,11 @@ from sharedarray.pool.transport.memory import (
     Source,
     copy_into,
     map_ready,
+    offsets,
     unnamed,
     write_into,
 )
-from sharedarray.pool.transport.messages import FRESH, Entry
+from sharedarray.pool.transport.messages import FRESH, Entry, new_entry
 
 __all__ = ["PrivateCopy", "Slot", "Store"]
 
@@ -98,13 +99,14 @@ class Slot:
 
     def entry(self, flags: int = 0, offset: int = 0, length: int = 0) -> Entry:
         """Return the entry of a table that says where a buffer in this slot is."""
-        return Entry(
-            self.number, self.handle, flags | (FRESH if self.fresh else 0), self.size, offset, length
-        )
+        if self.fresh:
+            flags |= FRESH
+        return new_entry(Entry, (self.number, self.handle, flags, self.size, offset, length))
 
     def close(self) -> None:
-        """Close its file; what is mapped of it stays."""
-        platform.close(self.handle)
+        """Close its file; what is mapped of it stays. Idempotent."""
+        if self.handle >= 0:
+            platform.close(self.handle)
         self.handle = -1
         self.mapping = None
 
@@ -197,6 +199,7 @@ class Store:
         self._at_return = at_return
         self._lock = threading.RLock()
         self._slots: list[Slot] = []
+        self._total = 0  # bytes
         self._made = 0
         self._closed = False
         self._limits: tuple[int, int] | None = None
@@ -239,20 +242,63 @@ class Store:
             None if there is no memory.
         """
         with self._lock:
+            return self._take(size, within, make)
+
+    def _take(self, size: int, within: int | None, make: bool) -> Slot | None:
+        if self._closed:
+            return None
+        if within is not None and size + self._total > within:
+            in_use = sum([slot.size for slot in self._slots if slot.in_use])
+            if size + in_use > within:
+                return None
+        best: Slot | None = None
+        for slot in self._slots:
+            fits = size <= slot.size <= _LOOSE * size and (best is None or slot.size < best.size)
+            if fits and self._free(slot):
+                best = slot
+        if best is None:
+            return self._make(size) if make else None
+        best.busy = True
+        best.used = time.monotonic()
+        return best
+
+    def put(
+        self, sources: Sequence[Source], lengths: Sequence[int], within: int | None = None
+    ) -> tuple[Slot, list[int]] | None:
+        """Copy buffers to a slot; return it, and where they begin.
+
+        Parameters
+        ----------
+        sources, lengths
+            The buffers, and how many bytes each has.
+        within
+            Bytes that all slots in use may have together, with this one; None for no limit.
+
+        Returns
+        -------
+        tuple or None
+            None if there is no memory, or the pool has ended.
+        """
+        starts, size = offsets(lengths)
+        with self._lock:
+            slot = self._take(size, within, True)
+            if slot is None:
+                return None
+            slot.filling = True  # until that is done, its file stays open
+        try:
+            slot.fill(sources, starts)
+        except OSError:  # the file system is full
+            self.discard(slot)
+            return None
+        except BaseException:
+            slot.busy = False
+            raise
+        finally:
+            slot.filling = False
             if self._closed:
-                return None
-            if within is not None and size + sum(s.size for s in self._slots if s.in_use) > within:
-                return None
-            best: Slot | None = None
-            for slot in self._slots:
-                fits = size <= slot.size <= _LOOSE * size and (best is None or slot.size < best.size)
-                if fits and self._free(slot):
-                    best = slot
-            if best is None:
-                return self._make(size) if make else None
-            best.busy = True
-            best.used = time.monotonic()
-            return best
+                with self._lock:
+                    slot.close()
+        return slot, starts
 
     def count_private(self, size: int, *, within: int) -> PrivateCopy | None:
         """Count bytes that are copied though there is no slot for them.
@@ -297,6 +343,7 @@ class Store:
         self._made += 1
         slot = Slot(self._made, handle, size)
         self._slots.append(slot)
+        self._total += size
         return slot
 
     def put_back(self, slot: Slot) -> None:
@@ -312,11 +359,10 @@ class Store:
     def _drop(self, slot: Slot) -> None:
         if slot in self._slots:
             self._slots.remove(slot)
+            self._total -= slot.size
             with contextlib.suppress(OSError):
                 platform.shrink(slot.handle)
-            platform.close(slot.handle)
-            slot.handle = -1
-            slot.mapping = None
+            slot.close()
             self._retired.add(slot.number)
 
     def _retire(self, too_much: Callable[[int, int], bool]) -> None:
@@ -397,26 +443,6 @@ class Store:
             free = sum(slot.size for slot in self._slots if self._free(slot))
             return sum(slot.size for slot in self._slots) - free, free, len(self._slots)
 
-    def fill(self, slot: Slot, sources: Sequence[Source], starts: Sequence[int]) -> None:
-        """Copy buffers to these offsets of a slot, which stays until that is done.
-
-        Raises
-        ------
-        OSError
-            There is no memory for them, or the pool has ended.
-        """
-        with self._lock:
-            slot.filling = not self._closed
-        if not slot.filling:
-            raise OSError("the pool has ended")
-        try:
-            slot.fill(sources, starts)
-        finally:
-            with self._lock:
-                slot.filling = False
-                if self._closed:
-                    slot.close()
-
     def close(self) -> None:
         """Free everything; results that are still in use keep their memory until they are gone."""
         with self._lock:
@@ -425,6 +451,7 @@ class Store:
                 if not slot.filling:
                     slot.close()
             self._slots.clear()
+            self._total = 0
 
     def close_copy(self) -> None:
         """Close this process's copies, in a fork; the parent goes on with the slots."""

@@ -26,9 +26,10 @@ from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.codec.result import dump_result, load_result
 from sharedarray.pool.transport import slots
 from sharedarray.pool.transport.messages import PLAIN
-from sharedarray.thresholds import OUT_OF_BAND
+from sharedarray.thresholds import COPIED_UP_TO, OUT_OF_BAND
 
 LARGE = OUT_OF_BAND // 8 + 1  # elements of float64 that travel in recycled memory
+MAPPED = COPIED_UP_TO // 8 + 1  # and that are mapped by a worker even if others read them
 
 DTYPES = [
     np.dtype(text)
@@ -235,7 +236,7 @@ def test_a_worker_that_cannot_lock_what_a_task_keeps_ends():
         assert pool.submit(pool_tasks.total, np.ones(LARGE)).result(30) == LARGE
 
 
-@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize("size", [10, LARGE, MAPPED])
 def test_one_array_for_many_tasks_is_copied_once_and_afresh_in_the_next_call(pool, size):
     array = np.zeros(size)
     for n in range(3):
@@ -244,7 +245,7 @@ def test_one_array_for_many_tasks_is_copied_once_and_afresh_in_the_next_call(poo
             assert (got == n).all()  # no task sees what another one did
         assert (array == n).all()
         copied = pool.stats().copied_bytes - before.copied_bytes
-        if size == LARGE:
+        if size >= LARGE:
             report = pool.copy_report()
             row = next(row for row in report.rows if row.argument == "0")
             assert row.copied == array.nbytes
@@ -291,7 +292,7 @@ def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
 
 
 @many_starts
-@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize("size", [10, LARGE, MAPPED])
 def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, method, size):
     with sa.Pool(1, method, retries=1) as pool:
         array = np.arange(float(size))

@@ -44,5 +44,5 @@ or mapped is gone. A slot that is trimmed is cut to length 0 first, so that its 
 workers may have it mapped still: no process has a view of it, and it is never used again.
 
 What each side gets: a task that is the only user of a slot gets the slot itself, writable. If several tasks
-read one slot, or a task may be run again, each gets a copy-on-write mapping.
+read one slot, or a task may be run again, each gets a copy of up to 1 MiB, or a copy-on-write mapping.
 """

@@ -20,6 +20,7 @@ from sharedarray.pool.transport.memory import (
     write_into,
 )
 from sharedarray.pool.transport.messages import FRESH, PRIVATE, ROOM, STREAM, Buffer, Entry, new_entry
+from sharedarray.thresholds import COPIED_UP_TO
 
 __all__ = ["SlotMappings"]
 
@@ -59,6 +60,10 @@ class SlotMappings:
                 continue
             if not slot:
                 buffers.append(next(rest))
+                continue
+            if flags & PRIVATE and length <= COPIED_UP_TO and not flags & STREAM:
+                mapping = self._mappings.get(slot) or self._mapped(entry)
+                buffers.append(bytearray(memoryview(mapping)[offset : offset + length]))
                 continue
             if slot != last:
                 last, view = slot, self._view(entry)

@@ -48,8 +48,8 @@ a slot that is lent for the result::
 
 Slot 0 means: inline, behind the stream. Any other is a piece of recycled memory (see `slots`), which the
 worker opens by the pool's handle. Flags of an entry: ``FRESH``, nobody has written to the slot yet, so that
-writing through the file is quicker than through a mapping. ``PRIVATE``, others read it as well: map it
-copy-on-write. ``ROOM``, not a buffer, but a slot for the result. ``STREAM``, the stream itself.
+writing through the file is quicker than through a mapping. ``PRIVATE``, others read it as well: copy it,
+or map it copy-on-write. ``ROOM``, not a buffer, but a slot for the result. ``STREAM``, the stream itself.
 
 Flags of a frame. ``SHARES`` on a TASK: its arguments lead to shared blocks, so what the task leaves behind in
 reference cycles keeps memory that others wait for, and an idle worker looks for it. ``HOLDS`` on a RESULT or

@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 
-from sharedarray.pool import functions
+from sharedarray.pool.functions import pickler, snapshots
 
 
-def at_each_step(prepare):
-    """Run something once for each of its steps in `functions`, with a change before that step.
+def at_each_step(module, prepare):
+    """Run something once for each of its steps in a module, with a change before that step.
 
     ``prepare()`` returns what is run, and what changes.
     """
@@ -21,7 +21,7 @@ def at_each_step(prepare):
 
         def trace(frame, event, argument):
             nonlocal steps
-            if frame.f_code.co_filename != functions.__file__:
+            if frame.f_code.co_filename != module.__file__:
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode":
@@ -41,28 +41,28 @@ def at_each_step(prepare):
 
 
 def test_functions_come_and_go_at_any_moment(monkeypatch):
-    monkeypatch.setattr(functions.FunctionCache, "SIZE", 3)
+    monkeypatch.setattr(snapshots.FunctionCache, "SIZE", 3)
 
     def prepare():
-        cache = functions.FunctionCache()
+        cache = snapshots.FunctionCache()
         kept = [lambda: 0 for _ in range(3)]
         for each in kept:
             cache.get(each, None)
         assert len(cache._known) == 3
         return lambda: cache.get(lambda: 1, None), kept.pop
 
-    at_each_step(prepare)
+    at_each_step(snapshots, prepare)
 
 
 def test_arrays_come_and_go_at_any_moment(monkeypatch):
-    monkeypatch.setattr(functions._Contents, "LIMIT", 3 << 12)
+    monkeypatch.setattr(pickler._ArrayCopies, "LIMIT", 3 << 12)
 
     def prepare():
-        contents = functions._Contents()
+        contents = pickler._ArrayCopies()
         kept = [np.zeros(1 << 12, np.uint8) for _ in range(3)]
         for each in kept:
             contents.version_of(each)
         another = np.ones(2 << 12, np.uint8)
         return lambda: contents.version_of(another), kept.pop
 
-    at_each_step(prepare)
+    at_each_step(pickler, prepare)

@@ -69,7 +69,7 @@ def importable_name(function: Any) -> tuple[str | None, str] | None:
     module = sys.modules.get(home)
     if module is None:
         return None
-    if _specs.get(home, "") is not getattr(module, "__spec__", None) and functions.is_carried(home):
+    if _specs.get(home, "") is not getattr(module, "__spec__", None) and functions.is_by_value(home):
         return None
     name: str = function.__qualname__
     return (home, name) if getattr(module, name, None) is function else None

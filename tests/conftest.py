@@ -189,8 +189,8 @@ def _descriptors() -> dict[object, str]:
     server = sys.modules.get("multiprocessing.forkserver")
     kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
     # The pools' fork servers, which serve the next pool too.
-    processes = sys.modules.get("sharedarray.pool.processes")
-    kept |= {pool_server._control for pool_server in getattr(processes, "_servers", {}).values()}
+    pools = sys.modules.get("sharedarray.pool.processes.fork_server")
+    kept |= {pool_server._control for pool_server in getattr(pools, "_servers", {}).values()}
     for package in ("multiprocessing", "loky.backend", "joblib.externals.loky.backend"):
         tracker = sys.modules.get(f"{package}.resource_tracker")
         kept.add(getattr(getattr(tracker, "_resource_tracker", None), "_fd", None))  # type: ignore[arg-type]

@@ -27,9 +27,9 @@ notebook = nbformat.read(path, as_version=4)
 nbformat.validate(notebook)
 first = f'''
 import multiprocessing
-from sharedarray.pool import processes
+from sharedarray.pool.processes import worker_process
 multiprocessing.set_start_method({method!r})
-processes.default_method = lambda: {method!r}
+worker_process.default_method = lambda: {method!r}
 '''
 for cell in notebook.cells:
     if cell.cell_type == "code":

@@ -45,7 +45,7 @@ from sharedarray.array import SharedArray, address_of
 from sharedarray.integrations.packing import pack, unpack
 from sharedarray.pool import Pool
 from sharedarray.pool.functions import CALL
-from sharedarray.pool.threads import VARIABLES
+from sharedarray.pool.processes.threads import VARIABLES
 from sharedarray.segment import mapping_of
 from sharedarray.thresholds import OUT_OF_BAND, SHARED_ONCE_FROM
 

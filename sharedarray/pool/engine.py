@@ -76,17 +76,18 @@ import numpy as np
 from sharedarray import errors, greenlets, interrupts, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import deaths, forks, group_signals, outbox, processes
+from sharedarray.pool import outbox, processes
 from sharedarray.pool.codec import failures
 from sharedarray.pool.codec.arrays import KnownBuffers
 from sharedarray.pool.codec.call import Call, are_scalars, dump_call, importable_name, short_call
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.codec.pickler import dumps, loads
 from sharedarray.pool.codec.result import load_result
-from sharedarray.pool.credits import new_counter
 from sharedarray.pool.functions import SENT_ONCE, FunctionCache, Snapshot
 from sharedarray.pool.ledger import Ledger
 from sharedarray.pool.members import Member
+from sharedarray.pool.processes import copies, exit_codes, group_signals
+from sharedarray.pool.processes.credits import new_counter
 from sharedarray.pool.tasks import Function, Gathering, PoolFuture, Raised, Sink, Task, new_number
 from sharedarray.pool.transport import pipes
 from sharedarray.pool.transport.channel import Channel
@@ -1175,11 +1176,11 @@ class Engine:
                 if managing:
                     self._wait()
                     if self._copied:
-                        forks.end_copy()  # what this thread has loaded has forked
+                        copies.end_copy()  # what this thread has loaded has forked
                     managing = self._call_back() and not self._hand_back()
         except BaseException as broken:
             if self._copied:
-                forks.end_copy()
+                copies.end_copy()
             self._break("the pool's management thread failed", broken)
         if managing:
             self._end()
@@ -1249,7 +1250,7 @@ class Engine:
                 future = self._callbacks.popleft()
             future.call_back()
             if self._copied:
-                forks.end_copy()  # a callback has forked
+                copies.end_copy()  # a callback has forked
             del future
 
     def _appoint(self) -> None:
@@ -2204,7 +2205,7 @@ class Engine:
         elif not member.ready and not member.leaving and not member.doomed and self._broken is None:
             self._early_deaths += 1
             if self._is_hopeless():
-                death = deaths.explain(code)
+                death = exit_codes.explain(code)
                 self._break(
                     f"{self._early_deaths} workers died one after the other before they were ready",
                     None,
@@ -2475,7 +2476,7 @@ def _unsendable(label: str, reason: BaseException) -> errors.NotPicklableError:
 
 
 def _died(member: Member, label: str, code: int | None) -> errors.WorkerDied:
-    death = deaths.explain(code)
+    death = exit_codes.explain(code)
     return errors.WorkerDied(
         f"the worker that ran {label} died",
         name=label,

@@ -23,7 +23,7 @@ from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import outbox, processes
 from sharedarray.pool.codec.pickled import Pickled
-from sharedarray.pool.credits import Credits, counter_of
+from sharedarray.pool.processes.credits import Credits, counter_of
 from sharedarray.pool.tasks import Function, Task
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import (

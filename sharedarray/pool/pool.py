@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from sharedarray import registry, requirements
 from sharedarray.clock import time
-from sharedarray.pool import processes, results, threads
+from sharedarray.pool import processes, results
 from sharedarray.pool.arguments import at_least, checked_threads, common_length, worker_count
 from sharedarray.pool.arrays import OwnedArrays
 from sharedarray.pool.engine import Engine
 from sharedarray.pool.numeric.calls import NumericCalls
+from sharedarray.pool.processes import threads
 from sharedarray.pool.reporting import Reporting
 from sharedarray.pool.worker import Setup
 from sharedarray.progress import Progress, bar

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 from sharedarray import errors, janitor, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool import forks, functions, outbox, seeds, threads
+from sharedarray.pool import functions, outbox
 from sharedarray.pool.attachments import Attachments
 from sharedarray.pool.codec import failures
 from sharedarray.pool.codec.arrays import contiguous
@@ -43,7 +43,8 @@ from sharedarray.pool.codec.call import function_named, load_call, single_array
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.codec.pickler import dumps, loads
 from sharedarray.pool.codec.result import dump_result
-from sharedarray.pool.credits import Credits
+from sharedarray.pool.processes import copies, seeds, threads
+from sharedarray.pool.processes.credits import Credits
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.mappings import SlotMappings
 from sharedarray.pool.transport.memory import length_of, offsets
@@ -224,7 +225,7 @@ def _close_in_forks(channel: Channel) -> None:
 
 def _end_copy(*_: object) -> NoReturn:
     """End a fork of this worker that has come as far as to read from the pool or to write to it."""
-    forks.end_copy()
+    copies.end_copy()
 
 
 def _watch_parent(channel: Channel) -> None:
@@ -278,7 +279,7 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
         functions.release()
     except BaseException as raised:
         if _is_copy:
-            forks.end_copy(raised)
+            copies.end_copy(raised)
         refusal = failures.pack(raised, raised.__traceback__)
         pieces = refusal.pieces()
         entries = [Entry(0, 0, 0, 0, 0, len(piece)) for piece in pieces]
@@ -348,7 +349,7 @@ class _EndsCopy:
     """In place of a lock in a fork of the worker."""
 
     def __enter__(self) -> None:
-        forks.end_copy()
+        copies.end_copy()
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -851,7 +852,7 @@ class _Worker:
     def _send(self, number: int, began: int, outcome: _Outcome) -> None:
         """Send an answer, and keep what has to live until the pool has it."""
         if _is_copy:
-            forks.end_copy()  # it was forked as the answer was pickled
+            copies.end_copy()  # it was forked as the answer was pickled
         ended = monotonic_ns()
         self._attachments.settle()
         kind, answer, value = outcome.take()
@@ -938,7 +939,7 @@ class _Outcome:
 def _packed(value: object) -> _Outcome:
     """Return the answer that a value makes."""
     if _is_copy:
-        forks.end_copy()
+        copies.end_copy()
     try:
         return _Outcome(Kind.RESULT, dump_result(value), value)
     except Exception as reason:
@@ -949,7 +950,7 @@ def _packed(value: object) -> _Outcome:
 
 def _failed(raised: BaseException) -> _Outcome:
     if _is_copy:
-        forks.end_copy(raised)
+        copies.end_copy(raised)
     answer = failures.pack(raised, _ours(raised))
     failures.forget_frames(raised)
     return _Outcome(Kind.ERROR, answer, raised if answer.shares else None)

@@ -22,8 +22,7 @@ from helpers import FORKS, METHODS, ROOT, SIGNALS, alive, environment, stopped, 
 from needs import few, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
-from sharedarray.pool import forkserver
-from sharedarray.pool.processes import default_method
+from sharedarray.pool.processes import default_method, fork_server
 
 HERE = Path(__file__).parent
 
@@ -616,7 +615,7 @@ def test_a_fork_server_is_silent_if_its_caller_is_killed_while_it_starts(tmp_pat
 
 @pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 def test_a_worker_is_silent_if_its_pool_is_killed_before_all_is_said(capfd):
-    server = forkserver.ForkServer((), {})
+    server = fork_server.ForkServer((), {})
     try:
         status, orders = server.fork([0])
         try:
@@ -624,7 +623,7 @@ def test_a_worker_is_silent_if_its_pool_is_killed_before_all_is_said(capfd):
         finally:
             os.close(orders)
         try:
-            assert [forkserver.read_number(status) for _ in range(2)][1] == 1
+            assert [fork_server.read_number(status) for _ in range(2)][1] == 1
         finally:
             os.close(status)
     finally:

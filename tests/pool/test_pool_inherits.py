@@ -25,7 +25,8 @@ from helpers import JANITOR_ENDS, METHODS, ROOT, environment, janitor_needed, ja
 from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
-from sharedarray.pool import credits, processes, seeds, threads  # noqa: A004
+from sharedarray.pool import processes
+from sharedarray.pool.processes import credits, fork_server, seeds, threads  # noqa: A004
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -185,25 +186,25 @@ def test_variables_that_are_read_once_are_read_again(monkeypatch):
 def test_fork_servers_are_few(monkeypatch):
     if "forkserver" not in METHODS:
         pytest.skip("there is no fork server here")
-    monkeypatch.setattr(processes, "_servers", {})
-    monkeypatch.setattr(processes, "_SERVERS", 1)
+    monkeypatch.setattr(fork_server, "_servers", {})
+    monkeypatch.setattr(fork_server, "_SERVERS", 1)
     pools = []
     for language in ("de", "fr"):
         monkeypatch.setenv("LANGUAGE", language)
         pools.append(sa.Pool(1))
         assert pools[-1].submit(abs, -1).result() == 1
-    (server,) = processes._servers.values()
+    (server,) = fork_server._servers.values()
     assert (
         pools[0].submit(os.getenv, "LANGUAGE").result() == "de"
     )  # its server is closed, and serves it still
     for pool in pools:
         pool.shutdown()
     server.close()
-    processes._closed.append(server)
-    for closed in processes._closed:
+    fork_server._closed.append(server)
+    for closed in fork_server._closed:
         wait_until(closed.reaped, "a server that was closed ends")
         assert closed._code == 0
-    processes._closed.clear()
+    fork_server._closed.clear()
 
 
 def test_warning_filters_of_the_command_line(tmp_path, first_method):
@@ -277,7 +278,7 @@ def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
     code = """
         import os
         import sharedarray as sa
-        from sharedarray.pool import threads
+        from sharedarray.pool.processes import threads
 
         threads.can_limit_loaded = lambda: False
         def pid():

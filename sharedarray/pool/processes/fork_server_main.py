@@ -1,0 +1,273 @@
+"""The fork server, as it sees itself: it loads modules, and forks a worker for each request."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from multiprocessing import resource_tracker, spawn, util
+from typing import Any
+
+from sharedarray._platform import platform
+from sharedarray.pool.processes import group_signals
+
+__all__ = ["CHUNK", "COUNT", "NUMBER", "Inherited", "main", "settle"]
+
+NUMBER = struct.Struct("q")  # a pid, or an exit code
+COUNT = struct.Struct("=H")  # descriptors that come with a request
+# Descriptors in one message: Linux takes 253.
+CHUNK = 250
+
+# -- in a worker ----------------------------------------------------------------------------------------
+
+_inherited: list[int] = []  # the descriptors that came with the request for this process
+_loaded: dict[str, tuple[str | None, str | None]] = {}  # variables that loading has changed: before, after
+
+
+class Inherited:
+    """A descriptor on its way to a worker: what multiprocessing calls ``DupFd``."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        """Return the descriptor; runs in the worker."""
+        return _inherited[self._index]
+
+
+def settle(
+    environment: dict[str, str], directory: Inherited | str | None, bytecode: tuple[bool, str | None]
+) -> None:
+    """Give this new worker the caller's environment, working directory and use of bytecode files.
+
+    A variable that a module changed when the server loaded it stays changed, unless the caller has changed
+    the variable since the server's start.
+    """
+    for name, (before, after) in _loaded.items():
+        if environment.get(name) == before:
+            if after is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = after
+    zone = os.environ.get("TZ")
+    for name in [name for name in os.environ if name not in environment]:
+        del os.environ[name]
+    os.environ.update(environment)
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+    sys.dont_write_bytecode, sys.pycache_prefix = bytecode
+    if isinstance(directory, Inherited):
+        handle = directory.detach()
+        os.fchdir(handle)
+        os.close(handle)
+    elif directory is not None:
+        os.chdir(directory)
+
+
+# -- the server's side ----------------------------------------------------------------------------------
+
+
+def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
+    """Run the fork server.
+
+    Parameters
+    ----------
+    number
+        The descriptor of the socket to the caller.
+    before
+        The environment before anything was loaded.
+    modules
+        What to load.
+    """
+    platform.keep_standard_streams()
+    old = {}
+    for name in group_signals.NAMES:  # the server ends with its caller
+        old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    control = socket.socket(fileno=number)
+    control.setblocking(True)  # a caller's sockets may be gevent's, which are not
+    for module in modules:
+        _load(module, control)
+    with contextlib.suppress(OSError):
+        control.send(b"\n", socket.MSG_DONTWAIT)
+    now = dict(os.environ)
+    for name in {*before, *now}:
+        if before.get(name) != now.get(name):
+            _loaded[name] = before.get(name), now.get(name)
+    os.chdir("/")  # the caller's directory may be removed, or its file system be unmounted
+    _Server(control, old).run()
+
+
+def _load(module: str, control: socket.socket) -> None:
+    """Load a module, and announce it before. Name one that cannot be loaded on standard error."""
+    with contextlib.suppress(OSError):
+        control.send(b"\n" + module.encode(errors="replace"), socket.MSG_DONTWAIT)
+    try:
+        __import__(module)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            print(
+                f"sharedarray: the pool's fork server could not load {module}, which `preload` names: "
+                f"{type(error).__name__}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _nothing(number: int, frame: Any) -> None:
+    pass
+
+
+class _Server:
+    """The loop of a fork server.
+
+    Parameters
+    ----------
+    control
+        The socket to the caller.
+    handlers
+        What the signals did that the server ignores; workers begin with that.
+    """
+
+    def __init__(self, control: socket.socket, handlers: dict[int, Any]) -> None:
+        self._control = control
+        self._handlers = handlers
+        self._status: dict[int, int] = {}  # by pid, the pipe for the exit code
+        self._wake, self._waker = platform.opened(os.pipe)
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._waker, False)
+        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _nothing)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Fork a worker for each request, until the caller is gone and all workers are."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = {number for number, _ in poll.poll()}
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 1 << 16)
+                self._reap(os.WNOHANG)
+            if self._control.fileno() in ready and not self._serve():
+                break
+        self._control.close()
+        while self._status and self._reap(0):
+            pass
+        os._exit(0)
+
+    def _reap(self, flag: int) -> bool:
+        """Tell the caller of workers that have ended; return whether there was a child to wait for."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, flag)
+            except ChildProcessError:
+                return False
+            if not pid:
+                return True
+            self._say(self._status.pop(pid, -1), os.waitstatus_to_exitcode(status), last=True)
+            if not flag:
+                return True
+
+    def _say(self, pipe: int, value: int, *, last: bool = False) -> None:
+        if pipe < 0:
+            return  # a process that a module started when it was loaded
+        with contextlib.suppress(BrokenPipeError):  # the caller is gone
+            os.write(pipe, NUMBER.pack(value))
+        if last:
+            os.close(pipe)
+
+    def _serve(self) -> bool:
+        """Read a request and fork; return False if the caller is gone."""
+        try:
+            descriptors = self._request()
+        except (EOFError, ConnectionError):
+            return False
+        orders, status, *rest = descriptors
+        with warnings.catch_warnings():
+            # A module that was loaded may have a thread, of which Python warns here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                pid = os.fork()
+            except OSError:
+                pid = -1  # no process is to be had: the caller reads the end of the pipe
+        if not pid:
+            self._become_worker(orders, status, rest)
+        if pid > 0:
+            self._status[pid] = status
+            self._say(status, pid)
+        else:
+            os.close(status)
+        for descriptor in (orders, *rest):
+            os.close(descriptor)
+        return True
+
+    def _request(self) -> list[int]:
+        head = b""
+        while len(head) < COUNT.size:
+            piece = self._control.recv(COUNT.size - len(head))
+            if not piece:
+                raise EOFError
+            head += piece
+        (count,) = COUNT.unpack(head)
+        found: list[int] = []
+        while len(found) < count:
+            data, some, _, _ = socket.recv_fds(
+                self._control, 1, CHUNK, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            )
+            if not data:
+                raise EOFError
+            found += some
+        return found
+
+    def _become_worker(self, orders: int, status: int, rest: list[int]) -> None:
+        """Run a worker, and end this process with its exit code."""
+        code = 1
+        parent = platform.opened(os.dup, orders)
+        try:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._control.close()
+            for descriptor in (self._wake, self._waker, status, *self._status.values()):
+                os.close(descriptor)
+            self._status.clear()
+            tracker, *_inherited[:] = rest
+            with contextlib.suppress(AttributeError):  # without that, a worker starts a tracker of its own
+                resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
+            _clear_exit_functions()
+            code = spawn._main(orders, parent)
+            _run_exit_functions()
+        except BaseException:
+            if not _is_closed(parent):  # else the caller was killed before it had sent all orders
+                sys.excepthook(*sys.exc_info())
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            os._exit(code)
+
+
+def _is_closed(pipe: int) -> bool:
+    """Return whether the other end of a pipe is closed."""
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    return any(found & select.POLLHUP for _, found in ready.poll(0))
+
+
+def _clear_exit_functions() -> None:
+    """Forget what loaded modules want done when the server ends; a worker is not the server."""
+    getattr(atexit, "_clear", lambda: None)()
+    atexit.register(getattr(util, "_exit_function", lambda: None))
+
+
+def _run_exit_functions() -> None:
+    getattr(atexit, "_run_exitfuncs", lambda: None)()

@@ -1,0 +1,98 @@
+"""The commands that start new interpreters: workers, and fork servers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing import process, spawn, util
+
+__all__ = ["HASH_SEED", "executable", "flags", "hash_seed", "import_path", "launch", "spawn_command"]
+
+HASH_SEED = "PYTHONHASHSEED"
+_ENV = "/usr/bin/env"  # sets a variable for a program, and leaves the environment of this process alone
+
+
+@functools.cache
+def hash_seed() -> str:
+    """Return the hash seed of all interpreters that this process starts for pools.
+
+    Workers must agree on it: some versions of Dask find the partition of a key by the key's hash.
+    """
+    chosen = os.environ.get(HASH_SEED, "")
+    if chosen.isascii() and chosen.isdigit() and int(chosen) < 1 << 32:
+        return chosen
+    return str(1 + int.from_bytes(os.urandom(4), "little") % ((1 << 32) - 1))
+
+
+def launch(command: Sequence[str], descriptors: Sequence[int]) -> int:
+    """Start an interpreter with the common hash seed; return its pid.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments.
+    descriptors
+        Descriptors that it inherits besides the standard streams.
+    """
+    words = [os.fsencode(word) for word in command]
+    if b"=" not in words[0] and os.access(_ENV, os.X_OK):
+        words = [os.fsencode(word) for word in (_ENV, f"{HASH_SEED}={hash_seed()}")] + words
+    return int(util.spawnv_passfds(words[0], words, descriptors))
+
+
+def executable() -> str:
+    """Return the program that multiprocessing starts."""
+    return os.fsdecode(spawn.get_executable())
+
+
+def flags() -> list[str]:
+    """Return the options of this interpreter, ``-W`` and ``-X`` included, for another one to start with."""
+    found: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    return found
+
+
+def import_path() -> list[str]:
+    """Return ``sys.path`` for another process, in which the empty string would be another directory."""
+    original = getattr(process, "ORIGINAL_DIR", None)
+    found = []
+    for entry in sys.path:
+        if entry == "" and original is not None:
+            # First the working directory as it is now, then that of the program's start.
+            with contextlib.suppress(OSError):
+                if os.getcwd() != original:
+                    found.append("")
+            found.append(original)
+        else:
+            found.append(entry)
+    return found
+
+
+def spawn_command(**arguments: int) -> list[str]:
+    """Return the command that starts a worker in a new interpreter.
+
+    Parameters
+    ----------
+    arguments
+        Arguments of `multiprocessing.spawn.spawn_main`.
+
+    Notes
+    -----
+    In a frozen program multiprocessing starts the program itself, though another one was chosen by
+    `multiprocessing.set_executable`.
+    """
+    chosen, frozen = executable(), getattr(sys, "frozen", False)
+    if frozen and chosen != sys.executable:
+        words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        code = f"from multiprocessing.spawn import spawn_main; spawn_main({words})"
+        return [chosen, *flags(), "-c", code, "--multiprocessing-fork"]
+    command = list(spawn.get_command_line(**arguments))
+    if not frozen:
+        try:
+            os.getcwd()
+        except OSError:  # it was removed; with it in the path, Python 3.13.0 cannot import `socket`
+            command.insert(1, "-P")  # the worker gets the caller's path later
+    return command

@@ -17,6 +17,7 @@ requirements           what is needed of a kernel and of a file system
 marks                  which bytes are being written, and which were left half-written
 registry               the records beside the blocks, and who may remove what
 janitor                the process that removes what sudden death left
+freelist               blocks that were just freed, whose pages the next ones use
 segment                named bytes with a lease
 dtypes                 the text that stands for a dtype, and what no header holds
 header                 the NPY page: pure encode and decode

@@ -8,12 +8,14 @@ which a thread waits for several pipes, so there a pool is refused altogether.
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sharedarray import errors
 
-__all__ = ["check", "original", "waits"]
+__all__ = ["check", "original", "real_threads", "start_thread", "waits"]
 
 
 def waits() -> bool:
@@ -28,6 +30,32 @@ def original(module: str, name: str) -> Any:
         return None if patches is None else patches.get_original(module, name)
     except AttributeError:
         return None
+
+
+def real_threads() -> bool:
+    """Return whether threads are the system's, and run while the program waits for anything."""
+    return not (
+        _has_patched("gevent.monkey", "is_module_patched", "threading")
+        or _has_patched("eventlet.patcher", "is_monkey_patched", "thread")
+    )
+
+
+def start_thread(function: Callable[..., object], *args: object) -> None:
+    """Start a real thread that takes no signal, though gevent may have replaced threads.
+
+    Raises
+    ------
+    RuntimeError
+        There can be no more threads.
+    """
+    import _thread
+
+    start = original("_thread", "start_new_thread") or _thread.start_new_thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        start(function, args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check(method: str) -> None:

@@ -448,21 +448,9 @@ def _hear_welcome(said: bytes) -> None:
     if pid.isdigit() and int(pid) not in _state.adopted:
         _state.adopted.add(int(pid))
         try:
-            _start_thread(_reap, int(pid))
+            greenlets.start_thread(_reap, int(pid))
         except RuntimeError:  # there can be no more threads
             _state.unwatched.add(int(pid))
-
-
-def _start_thread(function: Callable[[int], None], pid: int) -> None:
-    """Start a real thread that takes no signal, though gevent may have replaced threads."""
-    import _thread
-
-    start = greenlets.original("_thread", "start_new_thread") or _thread.start_new_thread
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        start(function, (pid,))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reap(pid: int, flags: int = 0) -> None:

@@ -58,7 +58,7 @@ from contextlib import contextmanager
 from sharedarray import damage, interrupts
 from sharedarray._platform import platform
 
-__all__ = ["COUNT", "NAME", "Table", "claim", "identity", "prepare", "sweep", "table"]
+__all__ = ["COUNT", "NAME", "Table", "claim", "identity", "left_on", "prepare", "sweep", "table"]
 
 NAME = "locks.1"  # of the table; another layout would have another number
 _EDITING = 0  # byte of the table that is locked by whoever edits marks
@@ -73,6 +73,7 @@ _MANY = 1024  # slots from which on marks are not divided any more: their bytes 
 _MOST = 1 << 20  # slots
 _MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
 _WORD = (1 << 64) - 1  # the greatest number in a word
+_MOST_READ = 1 << 18  # bytes of a table that `left_on` reads
 _MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
 _PATIENCE = 1000  # looks at a mark that is just being written
 
@@ -446,6 +447,31 @@ def sweep(folder: str) -> None:
             found.tidy()
         finally:
             found.close()
+
+
+def left_on(folder: str, handle: int) -> bool:
+    """Return whether a file has a mark, for a process that has the file for itself. Takes no lock.
+
+    Parameters
+    ----------
+    folder
+        The registry.
+    handle
+        The open file.
+    """
+    path = f"{folder}/{NAME}"
+    if platform.inode_of(path) is None:
+        return False
+    table = platform.open(path, writable=False)
+    try:
+        status = platform.status(handle)
+        key = identity(status.device, status.inode, platform.born(handle))
+        content = platform.read(table, _MOST_READ)
+    finally:
+        platform.close(table)
+    if len(content) % _SLOT or len(content) == _MOST_READ:
+        return True  # it may be
+    return any(slot[0] == key for slot in _each_slot(content[_SLOT:]))
 
 
 # -- the tables of this process --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ enter::
         t.8123.4711.90210.77.60000.6f1c9a2e    a reference on its way: one more name of that block, so that
                                                it stays; inode, sender's pid, start and pid namespace,
                                                milliseconds that it may outlive the sender, a random word
+                                               (with 0 milliseconds also a free block, see `freelist`)
         d.t.8123.4711.90210.77.60000.6f1c9a2e  when that sender was first seen dead
         s.8123.4711.90210.77.60000.any         the same for a pickle that may be loaded never or often (Dask
                                                also pickles to look at the length): one for each sender,
@@ -526,6 +527,12 @@ def pin(directory: str, handle: int, inode: int, *, once: bool) -> str:
     return token
 
 
+def free_token(inode: int) -> str:
+    """Return a token for a free block of this process (see `freelist`): it ends with the process."""
+    pid, started = me()
+    return f"t.{inode}.{pid}.{started}.{here()}.0.{os.urandom(6).hex()}"
+
+
 def token_path(directory: str, token: str) -> str:
     """Path of a token, which leads to exactly the block that it pins."""
     return f"{registry_of(directory)}/{token}"
@@ -544,7 +551,15 @@ def tokens(directory: str) -> list[Token]:
 # -- removal --------------------------------------------------------------------------------------------
 
 
-def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: int | None = None) -> bool:
+def depart(
+    directory: str,
+    name: str,
+    handle: int,
+    inode: int,
+    *,
+    on_their_way: int | None = None,
+    token: str | None = None,
+) -> bool:
     """Remove the name of a block that nobody holds; the caller is alone on it, and releases it.
 
     Parameters
@@ -552,6 +567,8 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
     on_their_way
         How many tokens pin the block, for callers that counted them. Without it, any name beside the
         block's own counts as one.
+    token
+        The path of a token that the file gets in the place of its name, to be used again; see `freelist`.
 
     Returns
     -------
@@ -572,8 +589,18 @@ def depart(directory: str, name: str, handle: int, inode: int, *, on_their_way: 
         on_their_way = platform.status(handle).links - 1
     if on_their_way > 0:
         return False
-    platform.remove(path, inode)
+    if token is None or not _renamed(path, token, handle):
+        platform.remove(path, inode)
     drop_record(directory, name, inode)
+    return True
+
+
+def _renamed(path: str, token: str, handle: int) -> bool:
+    try:
+        platform.set_reused(handle)
+        platform.move(path, token)
+    except OSError:  # this process acts as another user by now
+        return False
     return True
 
 

@@ -9,11 +9,12 @@ goes, not when the garbage collector comes round.
 How a block is made (`create`)::
 
     draft ─▶ write or reserve ─▶ lease ─▶ record ─▶ janitor ─▶ publish ─▶ map
+    free block ─▶ map ─▶ write or clear ─▶ lease ─▶ record ─▶ janitor ─▶ publish
 
 and left (`Mapping.leave`, by `close()`, the last view's end, or the interpreter's exit)::
 
     release ─▶ held? ─▶ (alone? ─▶ registry.depart: record? leaving ─▶ inode? ─▶ remove ─▶ release)
-    ─▶ close the handle
+    ─▶ close the handle, or keep it with the pages for the next block (`freelist`)
 
 The lease is released before the question whether anybody else has one. Of two that leave at once, the one
 that asks last finds nobody, so the block goes; and the many leavers that are not the last make two calls.
@@ -35,10 +36,10 @@ from functools import lru_cache, partial
 from sys import getrefcount
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
-from sharedarray import damage, errors, interrupts, janitor, marks, registry, requirements
+from sharedarray import damage, errors, freelist, interrupts, janitor, marks, registry, requirements
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray.progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
-from sharedarray.thresholds import BAR_FROM, ROOM_CHECKED_FROM
+from sharedarray.thresholds import BAR_FROM, REUSED_FROM, ROOM_CHECKED_FROM
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
 
@@ -50,6 +51,7 @@ _MODES = ("r+", "r", "c")
 _OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
     (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTDIR, errno.ENXIO)
 )
+_CHANCE = "sa_"  # what names of chance begin with
 _NAME_TRIES = 100  # names of chance until we give up
 EMPTY = "an empty file"  # what an error says to have found where a block has no bytes
 
@@ -95,7 +97,7 @@ def check_name(name: str) -> str:
 
 
 def _chance_name() -> str:
-    return f"sa_{os.urandom(6).hex()}"
+    return f"{_CHANCE}{os.urandom(6).hex()}"
 
 
 # -- what this process holds ----------------------------------------------------------------------------
@@ -183,9 +185,12 @@ def guarded_close(handle: int) -> None:
 
 
 def _before_fork() -> None:
+    with interrupts.deferred:
+        freelist.before_fork()  # whose thread may want all locks, to give memory back
     janitor.before_fork()  # these locks first: whoever holds one may still want ours, to drop a mapping
     marks.before_fork()
     _guard.acquire()
+    freelist.begin_generation()
     for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
         if mapping is not None and (not mapping.parked or mapping.borrowed):
@@ -206,9 +211,11 @@ def _after_fork_in_parent() -> None:
     _guard.release()
     marks.after_fork_in_parent()
     janitor.after_fork_in_parent()
+    freelist.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
+    freelist.after_fork_in_child()
     janitor.after_fork_in_child()
     marks.after_fork_in_child()
     inherited = dict(_handles)
@@ -244,6 +251,7 @@ platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 atexit.register(janitor.close_connections)
 atexit.register(janitor.sweep_unwatched)
 atexit.register(leave_all)
+atexit.register(freelist.close)
 
 
 # -- one attachment -------------------------------------------------------------------------------------
@@ -289,6 +297,14 @@ class Mapping(mmap.mmap):
         as someone else has one. See `park` and `borrow`.
     grips : tuple of weak references
         To what the arrays that arrived as references have their bytes from; see `sharedarray.reference`.
+    generation : int
+        That of the free list in which the block was made, if its pages can be used again; else -1.
+    given_names : frozenset of str
+        The names that users have given to the file.
+    populated : bool
+        Whether this process has written all pages through the mapping, and so needs no faults for them.
+    free : freelist.FreeBlock or None
+        The block, once this process has given it up, if its pages can be used again.
     plain : bool
         Whether arrays over the bytes travel as data, as those over any other memory do.
     followers : dict or None
@@ -308,6 +324,10 @@ class Mapping(mmap.mmap):
     lease_apart: bool = False
     parked: bool = False
     borrowed: bool = False
+    generation: int = -1
+    given_names: frozenset[str] = frozenset()
+    populated: bool = False
+    free: freelist.FreeBlock | None = None
     plain: bool = False
     grips: tuple[weakref.ref[Any], ...] = ()
     followers: dict[int, weakref.ref[Follower]] | None = None
@@ -322,6 +342,9 @@ class Mapping(mmap.mmap):
         if not self.left:
             with interrupts.deferred:
                 self._leave()
+                block = self.free
+                if block is not None and not block.since and not freelist.add(block):
+                    self.free = None
 
     def _leave(self) -> None:
         with _guard:
@@ -344,12 +367,30 @@ class Mapping(mmap.mmap):
 
     def _give_up(self, handle: int) -> None:
         try:
-            free = not self.parked and platform.leave(handle)
-            if free and self.writable_handle and self.directory is not None and platform.alone(handle):
-                registry.depart(self.directory, self.name, handle, self.inode)
+            last = not self.parked and platform.leave(handle)
+            if last and self.writable_handle and self.directory is not None and platform.alone(handle):
+                if not (freelist.is_current(self.generation) and platform.is_memory(handle)):
+                    registry.depart(self.directory, self.name, handle, self.inode)
+                else:
+                    self._depart_to_free_list(handle, self.directory)
                 platform.release(handle)
         finally:
-            _close(handle)
+            if self.free is None:
+                _close(handle)
+
+    def _depart_to_free_list(self, handle: int, directory: str) -> None:
+        block = freelist.FreeBlock(
+            handle,
+            directory,
+            len(self),
+            self.inode,
+            self.given_names,
+            self.generation,
+            self.populated,
+            _close,
+        )
+        if registry.depart(directory, self.name, handle, self.inode, token=block.token):
+            self.free = block
 
     def close(self) -> None:
         """Refused: the bytes go with their last view."""
@@ -362,11 +403,21 @@ class Mapping(mmap.mmap):
     @interrupts.finalizer
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
-        if not self.left:
+        if not self.left or self.free is not None:
             interrupts.finalize(self._end)
 
     def _end(self) -> None:
-        self._leave()
+        if not self.left:
+            self._leave()
+        block, self.free = self.free, None
+        if block is not None:
+            if getrefcount(self) <= _ALONE:
+                if freelist.add(block, self):
+                    return  # which has it now: it lives on
+            elif block.since:
+                freelist.discard(block)
+            else:
+                block.free()
         # The pages are best freed here, which may take long, not right after the finalizer, as they are
         # otherwise. The number of references saves no more than that: every view exports the bytes, so
         # `close` refuses while the rest of a reference cycle, or a thread that was just faster, has one.
@@ -463,9 +514,18 @@ def mapping_of(view: object) -> Mapping | None:
 
 
 def _finish(
-    handle: int, size: int, mode: Mode, name: str, directory: str | None, device: int, inode: int
+    handle: int,
+    size: int,
+    mode: Mode,
+    name: str,
+    directory: str | None,
+    device: int,
+    inode: int,
+    mapping: Mapping | None = None,
 ) -> Mapping:
-    mapping: Mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
+    if mapping is None:
+        mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
+        assert mapping is not None
     mapping.name = name
     mapping.directory = directory
     mapping.device = device
@@ -483,6 +543,7 @@ def _finish(
 # -- making ---------------------------------------------------------------------------------------------
 
 Write: TypeAlias = Callable[[int, Sequence[memoryview]], None]  # bytes, from an offset on
+Copy: TypeAlias = Callable[[int, int, Sequence[memoryview]], None]  # the same, to a handle
 
 
 class _Content:
@@ -504,17 +565,29 @@ class _Content:
         self._fill = fill
         self._shown = shown
 
-    def put(self, handle: int) -> None:
-        """Fill a draft: all of its pages are there then, and its first bytes are in place."""
-        write = platform.write if silent(self._shown) else self._write
+    def put(self, handle: int, pages: freelist.Pages | None = None) -> None:
+        """Fill a draft: all of its pages are there then, and its first bytes are in place.
+
+        Parameters
+        ----------
+        handle
+            The draft.
+        pages
+            The bytes of a draft whose pages are there already, and may have other content.
+        """
+        copy: Copy = platform.write if pages is None else pages.write
+        write: Copy = copy if silent(self._shown) else partial(self._write, copy)
         if self._fill is not None:
             write(handle, 0, self._buffers)
             self._fill(partial(write, handle))
         elif sum(map(len, self._buffers)) == self.size:
             write(handle, 0, self._buffers)
         else:
-            self._reserve(handle)
-            platform.write(handle, 0, self._buffers)
+            if pages is None:
+                self._reserve(handle)
+            copy(handle, 0, self._buffers)
+        if pages is not None:
+            pages.clear_to(self.size)
 
     def _reserve(self, handle: int) -> None:
         if silent(self._shown):
@@ -525,11 +598,11 @@ class _Content:
             platform.reserve(handle, end, start)
             self._shown.update(end - start)
 
-    def _write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
+    def _write(self, copy: Copy, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         for buffer in buffers:
             for start in range(0, len(buffer), _STEP):
                 piece = buffer[start : start + _STEP]
-                platform.write(handle, offset, [piece])
+                copy(handle, offset, [piece])
                 offset += len(piece)
                 self._shown.update(len(piece))
 
@@ -587,11 +660,15 @@ def create(
             raise _taken(name, directory, kind)
     shown = _bar(progress, size, file or name or "a block")
     content = _Content(size, buffers, fill, shown)
+    where = None if file is None else registry.absolute(os.fspath(file))
     try:
         with interrupts.deferred:
-            if file is not None:
-                return _create_file(registry.absolute(os.fspath(file)), content)
-            return _make(directory, content, name, kind=kind, persist=persist, keeper=keeper, replace=replace)
+            try:
+                return _make(directory, content, name, where, kind, persist, keeper, replace)
+            except (errors.OutOfSharedMemoryError, errors.LimitError):
+                if not freelist.clear():
+                    raise
+            return _make(directory, content, name, where, kind, persist, keeper, replace)
     except OSError as error:
         if file is not None or isinstance(error, errors.SharedArrayError):
             raise
@@ -610,22 +687,26 @@ def _make(
     directory: str,
     content: _Content,
     name: str | None,
-    *,
+    file: str | None,
     kind: str,
     persist: bool,
     keeper: registry.Process | None,
     replace: bool,
 ) -> Mapping:
+    if file is not None:
+        return _create_file(file, content)
     # What persists is a file also where memory is none.
     memory = platform.RECORDS_DECIDE or not persist
-    draft, called = _draft_named(directory, content, name, kind=kind, memory=memory, replace=replace)
-    try:
-        platform.hold(draft.handle)
-        status = platform.status(draft.handle)
-        mapping = _finish(draft.handle, content.size, "r+", called, directory, status.device, status.inode)
-    except BaseException:
-        _discard(draft)
-        raise
+    generation = -1
+    made = None
+    if REUSED_FROM <= content.size <= freelist.MOST_BYTES and not persist and keeper is None:
+        generation = freelist.generation()
+        made = _reuse(directory, content, name)
+    draft, mapping = made or _make_afresh(directory, content, name, kind=kind, memory=memory, replace=replace)
+    if generation >= 0:
+        mapping.generation = generation
+        if name is not None:
+            mapping.given_names |= {name}
     try:
         _publish(
             draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
@@ -636,6 +717,53 @@ def _make(
             platform.remove(draft.scratch)
         raise
     return mapping
+
+
+def _make_afresh(
+    directory: str, content: _Content, name: str | None, *, kind: str, memory: bool, replace: bool
+) -> tuple[Draft, Mapping]:
+    draft, called = _draft_named(directory, content, name, kind=kind, memory=memory, replace=replace)
+    try:
+        platform.hold(draft.handle)
+        status = platform.status(draft.handle)
+        mapping = _finish(draft.handle, content.size, "r+", called, directory, status.device, status.inode)
+    except BaseException:
+        _discard(draft)
+        raise
+    return draft, mapping
+
+
+def _reuse(directory: str, content: _Content, name: str | None) -> tuple[Draft, Mapping] | None:
+    """Make a block from a free block; return None if none suits."""
+    if name is not None and name.startswith(_CHANCE):
+        return None  # the list does not remember the names of chance that a file has had
+    block = freelist.take(directory, content.size, name)
+    if block is None:
+        return None
+    handle, size = block.handle, content.size
+    try:
+        mapping: Mapping = platform.map(Mapping, handle, size, "r+")  # type: ignore[assignment]
+    except OSError:  # there can be no more mappings
+        block.free()
+        return None
+    except BaseException:
+        block.free()
+        raise
+    try:
+        pages = freelist.Pages(block, mapping)
+        with interrupts.allowed:  # what may take long
+            content.put(handle, pages)
+        platform.hold(handle)
+        status = platform.status(handle)
+        called = name or _chance_name()
+        _finish(handle, size, "r+", called, directory, status.device, status.inode, mapping)
+    except BaseException:
+        block.free()
+        raise
+    block.done()
+    mapping.given_names = block.names
+    mapping.populated = True
+    return Draft(handle, block.token), mapping
 
 
 def _draft_named(
@@ -840,6 +968,15 @@ def check_room(directory: str, size: int, *, memory: bool) -> None:
     if size < ROOM_CHECKED_FROM:
         return
     try:
+        _check_room(directory, size, memory=memory)
+    except errors.OutOfSharedMemoryError:
+        if not freelist.clear():
+            raise
+        _check_room(directory, size, memory=memory)
+
+
+def _check_room(directory: str, size: int, *, memory: bool) -> None:
+    try:
         free = platform.room(directory, memory=memory)
     except OSError:
         return  # the draft says what is wrong with the directory
@@ -930,14 +1067,17 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
     try:
         with _guard:
             try:
-                handle, held, device, inode, size, links, regular = platform.enter(path, True)
+                handle, held, device, inode, size, links, regular, reused = platform.enter(path, True)
             except PermissionError:
                 if mode == "r+":
                     raise
                 # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
                 writable = False
-                handle, held, device, inode, size, links, regular = platform.enter(path, False)
+                entered = platform.enter(path, False)
+                handle, held, device, inode, size, links, regular, reused = entered
             _handles[handle] = None
+    except BlockingIOError:
+        return None  # a process has just asked whether it is alone on a free block, see `platform.exclusive`
     except FileNotFoundError as error:
         raise not_found(name, directory, made=error.strerror == platform.STILL_MADE) from None
     except OSError as error:
@@ -945,10 +1085,11 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
     try:
         if not held:
             platform.hold(handle)
-            device, inode, size, links, regular = platform.status(handle)
+            device, inode, size, links, regular, reused = platform.status(handle)
         if not regular or size == 0:
             raise _no_block(name, path, EMPTY if regular else "a directory, pipe or device")
-        if links == 0:  # removed between our opening it and our lease
+        # Removed between our opening it and our lease, and perhaps used again as another block.
+        if links == 0 or (reused and platform.inode_of(path) != inode):
             if platform.inode_of(path) not in (None, inode):
                 _close(handle)
                 return None

@@ -14,6 +14,7 @@ __all__ = [
     "HELD_BACK",
     "LONG_TEXT",
     "OUT_OF_BAND",
+    "REUSED_FROM",
     "ROOM_CHECKED_FROM",
     "SAMPLED_FROM",
     "SHARED_ONCE_FROM",
@@ -57,6 +58,9 @@ LONG_TEXT = 1 << 14
 
 ROOM_CHECKED_FROM = 1 << 22
 """Free memory is looked at before a block of this size is made: a look takes as long as to make one page."""
+
+REUSED_FROM = 1 << 20
+"""The pages of a block of this size are used for the next; at 256 KiB that saves nothing, at 1 MiB half."""
 
 BAR_FROM = 1 << 26
 """A block of this size shows a progress bar if that takes long; smaller ones are filled within 0.1 s."""

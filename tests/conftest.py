@@ -45,6 +45,7 @@ from helpers import (  # noqa: E402
     wait_until,
 )
 
+import sharedarray.freelist  # noqa: E402
 import sharedarray.janitor  # noqa: E402
 import sharedarray.marks  # noqa: E402
 import sharedarray.registry  # noqa: E402
@@ -186,6 +187,7 @@ def _descriptors() -> dict[object, str]:
         return {handle: f"handle {handle}" for handle in sharedarray.segment._handles}
     kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
     kept |= set(sharedarray.janitor._state.present.values())
+    kept |= set(sharedarray.freelist._state.witness or ())
     server = sys.modules.get("multiprocessing.forkserver")
     kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
     # The pools' fork servers, which serve the next pool too.
@@ -224,6 +226,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.stash.get(_FAILED, False):
         return  # its frames are still alive, and with them what they hold
     request.node.funcargs.clear()  # where pytest keeps what the fixtures gave
+    sharedarray.freelist.clear()  # which would go within a second
     mark = request.node.get_closest_marker("lingers")
     allowed = set(mark.args) if mark else set()
     if not Snapshot.take().since(before, allowed):
@@ -232,6 +235,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def settled() -> bool:
         gc.collect()
+        sharedarray.freelist.clear()
         multiprocessing.active_children()  # reaps the ones that have ended
         last[:] = Snapshot.take().since(before, allowed)
         return not last
@@ -261,6 +265,7 @@ def no_janitor_stays() -> Iterator[None]:
     """At the end of all tests, nothing is left in any directory, and every janitor ends by itself."""
     yield
     gc.collect()
+    sharedarray.freelist.clear()
     sharedarray.marks._leave_all()
     for path in _directories:
         forget_janitor(path)

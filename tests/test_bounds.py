@@ -25,6 +25,7 @@ PACKAGE = Path(sa.__file__).parent
 # What bounds each table that a module has, of those that are empty at first.
 BOUNDS = {
     "_platform.descriptors._in_place": "the standard streams: three",
+    "_platform.linux._lost": "mappings that another thread was in the way of, within a microsecond",
     "_platform.windows._mutex": "one",
     "_platform.windows._sections": "the blocks that are open",
     "_platform.windows._paths": "the blocks that are open",

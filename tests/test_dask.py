@@ -154,6 +154,10 @@ def test_a_token_tells_values_and_memory() -> None:
     one[0] = 1
     assert token(one) != before
     assert token(sa.attach(one.name, "c")) != token(sa.attach(one.name, "c"))
+    large = sa.zeros(1 << 17)
+    before = token(large)
+    del large
+    assert token(sa.zeros(1 << 17)) != before  # of the same file, perhaps
     plain = np.zeros(9)
     assert token(plain) == token(np.zeros(9))
 

@@ -165,6 +165,64 @@ def test_a_full_file_system_is_an_error_for_every_size(small: Run):
     )
 
 
+def test_blocks_that_are_free_for_reuse_have_a_quarter_of_the_room_at_most(small: Run):
+    small(
+        """
+        from sharedarray import freelist
+        sa.ones(8 * MB, "u1")
+        if freelist._state.blocks:
+            assert len(notes()) == 1 and 55 * MB < free() < 57 * MB
+            sa.ones(10 * MB, "u1")  # grown from the first
+            assert len(notes()) == 1
+            freelist.clear()
+            sa.ones(14 * MB, "u1")
+            assert not notes() and free() > 63 * MB  # 50 MB were free
+        """
+    )
+
+
+def test_blocks_that_are_free_for_reuse_go_when_memory_is_short(small: Run):
+    small(
+        """
+        from sharedarray import freelist
+        from sharedarray.pool.transport import memory
+        freelist.IDLE = 60.0
+
+        def make_one_free():
+            freelist.clear()
+            sa.ones(8 * MB, "u1")
+            return bool(freelist._state.blocks)
+
+        def fill_but(size):
+            return sa.Segment.create(free() // 4096 * 4096 - size, persist=True, name="hog")
+
+        if make_one_free():
+            assert everything(sa.zeros(60 * MB, "u1"))
+            assert make_one_free()
+            handle = memory.unnamed(60 * MB)  # a slot of a pool
+            assert handle is not None
+            os.close(handle)
+            for make in (
+                lambda: sa.zeros(3 * MB, "u1"),  # which no look at the room precedes
+                lambda: sa.ones(3 * MB, "u1"),
+                lambda: sa.zeros(3 * MB, "u1", file=where + "/file.npy"),
+                lambda: sa.share(np.arange(3 * MB, dtype="u1").reshape(3, -1), order="F"),
+            ):
+                assert make_one_free()
+                hog = fill_but(2 * MB)
+                made = make()
+                assert made.nbytes == 3 * MB and not freelist._state.blocks
+                assert everything(sa.open(where + "/file.npy") if made.name[0] == "/" else made)
+                del made
+                hog.unlink()
+                hog.close()
+                del hog
+                if os.path.exists(where + "/file.npy"):
+                    os.unlink(where + "/file.npy")
+        """
+    )
+
+
 def test_without_reservation_this_would_be_a_sigbus(small: Run):
     """The trap that the library avoids is there, so the tests above prove something."""
     small(

@@ -36,13 +36,17 @@ Mode: TypeAlias = Literal["r", "r+", "c"]
 
 
 class Status(NamedTuple):
-    """What is known of an open block: its identity, its size in bytes, and how many names lead to it."""
+    """What is known of an open block: its identity, its size in bytes, and how many names lead to it.
+
+    `reused` says that the file was another block before, so that a name may have led to it that does not now.
+    """
 
     device: int
     inode: int
     size: int
     links: int
     regular: bool
+    reused: bool = False
 
 
 class Draft(NamedTuple):
@@ -63,6 +67,12 @@ class Platform(Protocol):
 
     Where it does not, a block that persists is of another kind from the start: a file. What is not made to
     persist goes with its last holder, and nobody can keep it without holding it.
+    """
+
+    REUSES_PAGES: bool
+    """Whether a block's file and pages can be used for the next block; see `sharedarray.freelist`.
+
+    Where they cannot, the functions from `is_memory` to `thread_runs` are never called.
     """
 
     NAME_LIMIT: int
@@ -178,11 +188,12 @@ class Platform(Protocol):
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
 
-    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
+    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
         """Open a block, take a lease if that needs no waiting, and look at it.
 
         Returns the handle, whether it has the lease, and the fields of its status. What is three steps is
-        one function here, and its answer a plain tuple, because attaching is measured in microseconds.
+        one function here, and its answer a plain tuple, because attaching is measured in microseconds. Of
+        these, `reused` may be False if the file became another block before the call.
         """
 
     def hold(self, handle: int) -> None:
@@ -239,6 +250,45 @@ class Platform(Protocol):
 
     def shrink(self, handle: int) -> None:
         """Free the pages of memory without a name that nobody looks at, as far as the system can."""
+
+    def is_memory(self, handle: int) -> bool:
+        """Return whether a file is in the memory of this machine alone, so that `exclusive` knows all."""
+
+    def exclusive(self, handle: int) -> bool:
+        """Return whether no other open file of any process leads to this file, mapped ones included.
+
+        A child that was forked shares the open files of its parent, and does not count.
+        """
+
+    def set_reused(self, handle: int) -> None:
+        """Mark a file for good: it becomes other blocks later. `status` and `enter` tell."""
+
+    def resize(self, handle: int, size: int) -> None:
+        """Give a file another size; pages beyond it are freed, and none is made."""
+
+    def move_pages(self, source: mmap.mmap, target: mmap.mmap, handle: int, size: int) -> bool:
+        """Move the page table of the first `size` bytes from one mapping of a file to another.
+
+        Return whether the pages are mapped in `target` now. If not, `target` is as it was.
+        """
+
+    def detach(self, mapping: mmap.mmap, handle: int) -> None:
+        """Replace a mapping that was inherited, and that has views, by private memory.
+
+        All descriptors of its file but this handle are closed.
+        """
+
+    def populate(self, mapping: mmap.mmap) -> None:
+        """Map all pages of a file, which exist, if the system can do so without a fault for each."""
+
+    def fork_witness(self) -> tuple[int, int]:
+        """Return two descriptors, which every process inherits that is forked from now on."""
+
+    def unwitnessed(self, witness: tuple[int, int]) -> bool:
+        """Close a witness; return whether no other process has it open."""
+
+    def thread_runs(self, native: int) -> bool:
+        """Return whether the system has a thread of this process with this native id."""
 
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
         """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False.

@@ -9,15 +9,18 @@ Leases, locks, names and notes: see `sharedarray._platform.posix`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import math
+import mmap
 import os
 import select
+import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sharedarray import errors
 from sharedarray._platform import limits
@@ -34,6 +37,7 @@ from sharedarray._platform.posix import (
     LEASE,
     NAME_LIMIT as NAME_LIMIT,
     RECORDS_DECIDE as RECORDS_DECIDE,
+    REUSED,
     STILL_MADE as STILL_MADE,
     Locks,
     around_fork as around_fork,
@@ -121,7 +125,7 @@ def publish(draft: Draft, path: str) -> None:
     source = draft.scratch or f"/proc/self/fd/{draft.handle}"
     os.link(source, path, src_dir_fd=draft.handle)
     if draft.scratch:
-        os.unlink(draft.scratch)
+        remove(draft.scratch)
 
 
 def publish_file(draft: Draft, path: str) -> Draft:
@@ -216,6 +220,165 @@ used = _locks.used
 lock = _locks.lock
 locked = _locks.locked
 unlock = _locks.unlock
+
+
+# -- pages that are used again --------------------------------------------------------------------------
+
+REUSES_PAGES = True
+_MAYMOVE, _FIXED, _DONTUNMAP = 1, 2, 4  # <linux/mman.h>, of mremap
+_MAP_FIXED_NOREPLACE = 0x100000  # <asm-generic/mman-common.h>, as the next
+_MAP_FIXED = 0x10
+_BOTH = mmap.PROT_READ | mmap.PROT_WRITE
+_lost: list[mmap.mmap] = []  # mappings whose addresses are another's now, and which are never unmapped
+
+
+_TMPFS = 0x01021994  # <linux/magic.h>
+_STATFS_BYTES = 256  # more than the structure has, which begins with the kind of file system, a word
+
+
+def is_memory(handle: int) -> bool:
+    # With overlayfs, a mapping is of a file in the file system below; with NFS, a host sees only itself.
+    fstatfs = _fstatfs()
+    return fstatfs is not None and fstatfs(handle) == _TMPFS
+
+
+@lru_cache(1)
+def _fstatfs() -> Callable[[int], int] | None:
+    import ctypes  # NumPy has imported it already
+
+    call = getattr(ctypes.CDLL(None), "fstatfs", None)
+    if call is None:
+        return None
+
+    def kind(handle: int) -> int:
+        found = ctypes.create_string_buffer(_STATFS_BYTES)
+        return ctypes.c_long.from_buffer(found).value if call(handle, found) == 0 else 0
+
+    return kind
+
+
+def exclusive(handle: int) -> bool:
+    # The kernel grants a write lease if the file has no other open file description. A mapping holds its own.
+    # An attempt to open the file meanwhile sends a signal, which is to be one that is ignored by default.
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
+def set_reused(handle: int) -> None:
+    os.fchmod(handle, 0o600 | REUSED)
+
+
+resize = os.ftruncate
+
+
+class _Calls(NamedTuple):
+    """Calls of the C library, which keep other threads of the interpreter from mapping anything meanwhile."""
+
+    mremap: Callable[[int, int, int, int, int], int]
+    mmap: Callable[[int, int, int, int, int, int], int]
+    mprotect: Callable[[int, int, int], int]
+    address: Callable[[mmap.mmap], int]
+
+
+@lru_cache(1)
+def _calls() -> _Calls | None:
+    """Return the calls; None if this kernel cannot move the pages of shared mappings (before 5.13)."""
+    import ctypes  # NumPy has imported it already
+
+    library = ctypes.PyDLL(None)
+    size, whole = ctypes.c_size_t, ctypes.c_int
+    library.mremap.restype = library.mmap.restype = size
+    library.mremap.argtypes = size, size, size, whole, size
+    library.mmap.argtypes = size, size, whole, whole, whole, ctypes.c_long
+    library.mprotect.argtypes = size, size, whole
+
+    def address(mapping: mmap.mmap) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+
+    calls = _Calls(library.mremap, library.mmap, library.mprotect, address)
+    source, target = mmap.mmap(-1, mmap.PAGESIZE), mmap.mmap(-1, mmap.PAGESIZE)
+    return calls if _moved(calls, source, target, mmap.PAGESIZE) else None
+
+
+def _moved(calls: _Calls, source: mmap.mmap, target: mmap.mmap, size: int) -> bool:
+    at = calls.address(target)
+    return calls.mremap(calls.address(source), size, size, _MAYMOVE | _FIXED | _DONTUNMAP, at) == at
+
+
+def move_pages(source: mmap.mmap, target: mmap.mmap, handle: int, size: int) -> bool:
+    calls = _calls()
+    if calls is None:
+        return False
+    at = calls.address(target)
+    if _moved(calls, source, target, size):
+        # A program may have protected the memory of the old block, or kept it from its children.
+        calls.mprotect(at, size, _BOTH)
+        target.madvise(mmap.MADV_DOFORK)
+        return True
+    # The source is in several parts, because a program has advised the kernel on some of them, or there can
+    # be no more mappings. The kernel may have unmapped the target before it found that.
+    if calls.mmap(at, size, _BOTH, mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE, handle, 0) != at and (
+        _inode_at(at) != os.fstat(handle).st_ino
+    ):
+        _lost.append(target)
+        raise OSError(errno.ENOMEM, "another thread has mapped something in the place of a block")
+    return False
+
+
+def _inode_at(address: int) -> int:
+    """Return the inode of the file that is mapped at an address; 0 if there is none."""
+    for line in (_file("/proc/self/maps") or b"").splitlines():
+        addresses, _, _, _, inode = line.split()[:5]
+        start, end = addresses.split(b"-")
+        if int(start, 16) <= address < int(end, 16):
+            return int(inode)
+    return 0
+
+
+_DETACHED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | getattr(mmap, "MAP_NORESERVE", 0)
+
+
+def detach(mapping: mmap.mmap, handle: int) -> None:
+    calls = _calls()
+    if calls is not None:
+        calls.mmap(calls.address(mapping), len(mapping), _BOTH, _DETACHED, -1, 0)
+    block = os.fstat(handle)
+    for name in names("/proc/self/fd"):  # until Python 3.13, a mapping has a descriptor of its own
+        with contextlib.suppress(OSError):
+            if int(name) != handle and os.path.samestat(os.fstat(int(name)), block):
+                os.close(int(name))
+
+
+_MADV_POPULATE_READ = 22  # <linux/mman.h>, from Linux 5.14 on
+
+
+def populate(mapping: mmap.mmap) -> None:
+    with contextlib.suppress(OSError):
+        mapping.madvise(_MADV_POPULATE_READ)
+
+
+def fork_witness() -> tuple[int, int]:
+    return opened(os.pipe2, os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def unwitnessed(witness: tuple[int, int]) -> bool:
+    reading, writing = witness
+    os.close(writing)
+    try:
+        return os.read(reading, 1) == b""
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(reading)
+
+
+def thread_runs(native: int) -> bool:
+    return os.path.exists(f"/proc/self/task/{native}")
 
 
 # -- processes ------------------------------------------------------------------------------------------

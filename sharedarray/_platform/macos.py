@@ -33,6 +33,19 @@ from sharedarray._platform.descriptors import (
     opener as opener,
     standard_streams as standard_streams,
 )
+from sharedarray._platform.fresh_pages import (
+    REUSES_PAGES as REUSES_PAGES,
+    detach as detach,
+    exclusive as exclusive,
+    fork_witness as fork_witness,
+    is_memory as is_memory,
+    move_pages as move_pages,
+    populate as populate,
+    resize as resize,
+    set_reused as set_reused,
+    thread_runs as thread_runs,
+    unwitnessed as unwitnessed,
+)
 from sharedarray._platform.posix import (
     NAME_LIMIT as NAME_LIMIT,
     RECORDS_DECIDE as RECORDS_DECIDE,

@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager
 from sharedarray._platform import descriptors, limits
 from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.descriptors import opened, opened_file, standard_streams
+from sharedarray.clock import time
 
 RECORDS_DECIDE = True
 STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
@@ -36,6 +37,8 @@ READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_STEP = 1 << 30  # bytes per write: the kernels write less than 2**31 in one call
 _COPY_STEP = 1 << 23  # bytes that are copied at a time
 _FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
+REUSED = stat.S_ISVTX  # of a file's mode, and without meaning for files: it was another block before
+_TICK = 0.05  # seconds by which the times of files may be behind the clock: some ticks of the kernel's
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)  # not in this way, at least
 LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
@@ -219,7 +222,8 @@ def leads_to(path: str, handle: int) -> bool:
 def status(handle: int) -> Status:
     found = os.fstat(handle)
     regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
-    return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular)
+    reused = found.st_mode & REUSED != 0
+    return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular, reused)
 
 
 def others(handle: int) -> str | None:
@@ -309,7 +313,8 @@ class Locks:
         self._use = pack(fcntl.F_RDLCK, 0, 1)
         self._use_alone = pack(fcntl.F_WRLCK, 0, 1)
 
-    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
+    def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
+        begun = time.time()
         handle = opened_file(path, WRITABLE if writable else READABLE)
         try:
             try:
@@ -319,7 +324,8 @@ class Locks:
                 held = False
             found = os.fstat(handle)
             regular = found.st_mode & _FILE_TYPE == stat.S_IFREG
-            return handle, held, found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular
+            reused = found.st_mode & REUSED != 0 and found.st_ctime > begun - _TICK
+            return handle, held, found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular, reused
         except BaseException:
             os.close(handle)
             raise

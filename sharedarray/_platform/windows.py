@@ -76,6 +76,19 @@ import win32security
 import winerror
 
 from sharedarray._platform.contract import Draft, Mode, Status
+from sharedarray._platform.fresh_pages import (
+    REUSES_PAGES as REUSES_PAGES,
+    detach as detach,
+    exclusive as exclusive,
+    fork_witness as fork_witness,
+    is_memory as is_memory,
+    move_pages as move_pages,
+    populate as populate,
+    resize as resize,
+    set_reused as set_reused,
+    thread_runs as thread_runs,
+    unwitnessed as unwitnessed,
+)
 from sharedarray._platform.processors import processors as processors
 from sharedarray.clock import time
 
@@ -768,7 +781,7 @@ def sync(mapping: mmap.mmap) -> None:
 # -- leases ---------------------------------------------------------------------------------------------
 
 
-def enter(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool]:
+def enter(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
     with _naming():  # or the name could go to another block in between
         handle = open(path, writable=writable)
         section = _sections.get(handle)
@@ -776,7 +789,7 @@ def enter(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, boo
             close(handle)
             raise FileNotFoundError(errno.ENOENT, "its last holder is just gone", path)
     if section is not None:
-        return handle, True, 0, section.id, section.size, 1, True
+        return handle, True, 0, section.id, section.size, 1, True, False
     try:
         held = lock_at(handle, _LEASE, 1, shared=True)
         return handle, held, *status(handle)

@@ -74,7 +74,8 @@ def _register_tokens(module: ModuleType) -> None:
             return by_value(array)
         start = offset_of(array, mapping)
         private = id(mapping) if mapping.mode == "c" else None
-        return by_value(array), mapping.device, mapping.inode, start, array.strides, private
+        where = mapping.device, mapping.inode, mapping.name  # a later block may have the same file
+        return by_value(array), where, start, array.strides, private
 
     normalize.register(np.ndarray, token_of)
 

@@ -1,0 +1,61 @@
+"""The part of the contract that `sharedarray.freelist` needs, where each block has fresh pages."""
+
+from __future__ import annotations
+
+import mmap
+
+__all__ = [
+    "REUSES_PAGES",
+    "detach",
+    "exclusive",
+    "fork_witness",
+    "is_memory",
+    "move_pages",
+    "populate",
+    "resize",
+    "set_reused",
+    "thread_runs",
+    "unwitnessed",
+]
+
+REUSES_PAGES = False
+
+
+def is_memory(handle: int) -> bool:
+    raise NotImplementedError
+
+
+def exclusive(handle: int) -> bool:
+    raise NotImplementedError
+
+
+def set_reused(handle: int) -> None:
+    raise NotImplementedError
+
+
+def resize(handle: int, size: int) -> None:
+    raise NotImplementedError
+
+
+def move_pages(source: mmap.mmap, target: mmap.mmap, handle: int, size: int) -> bool:
+    raise NotImplementedError
+
+
+def detach(mapping: mmap.mmap, handle: int) -> None:
+    raise NotImplementedError
+
+
+def populate(mapping: mmap.mmap) -> None:
+    raise NotImplementedError
+
+
+def fork_witness() -> tuple[int, int]:
+    raise NotImplementedError
+
+
+def unwitnessed(witness: tuple[int, int]) -> bool:
+    raise NotImplementedError
+
+
+def thread_runs(native: int) -> bool:
+    raise NotImplementedError

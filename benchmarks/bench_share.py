@@ -1,8 +1,9 @@
 """What does it cost to put an array where other processes see it: into a new block, and into one again?
 
 The first time, the kernel has to find and zero every page: the limit is ``pwrite`` into a fresh file of the
-memory file system, and mapping it. From the second time on the pages are there: the limit is ``memcpy`` into
-memory that is mapped. Freeing a block is not timed. Pickling, which shares nothing, stands beside both.
+memory file system, and mapping it. Freeing a block is not timed, nor are its pages used for the next one.
+From the second time on the pages are there, in a block that is kept, and in a new one if the last one was
+dropped: the limit is ``memcpy`` into memory that is mapped. Pickling, which shares nothing, stands beside.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pytest
 from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import freelist, registry
 from sharedarray.bench.limits import warm_copy
 from sharedarray.bench.race import seconds_of
 from sharedarray.bench.tasks import Array
@@ -90,7 +91,12 @@ def _files(data: Array) -> dict[str, Call]:
     def ours() -> Call:
         array = sa.share(data)
         array[0]
-        return array.close
+
+        def tidy() -> None:
+            array.close()
+            freelist.clear()
+
+        return tidy
 
     def shared_memory() -> Call:
         block = SharedMemory(create=True, size=data.nbytes)
@@ -261,3 +267,42 @@ def test_share_again(race: Callable[..., Any], everyone: Everyone, size: int) ->
             views.clear()
             block.close()
             block.unlink()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=human)
+def test_share_dropped(race: Callable[..., Any], size: int) -> None:
+    """New data in a new block, and nothing holds the last one any more; dropping it is timed, too."""
+    need(size, 5)
+    data = np.random.default_rng(0).random(size // 8)
+
+    def ours() -> None:
+        sa.share(data)
+
+    def shared_memory() -> None:
+        block = SharedMemory(create=True, size=data.nbytes)
+        np.ndarray(data.shape, data.dtype, block.buf)[...] = data
+        block.close()
+        block.unlink()
+
+    def private() -> None:
+        data.copy()
+
+    with warm_copy(data) as copy:
+        contestants: dict[str, Call] = {
+            "limit": copy,
+            "sharedarray": ours,
+            "SharedMemory + copy": shared_memory,
+            "numpy.copy, not shared": private,
+        }
+        race(
+            f"share {human(size)} in a new block, the last one dropped",
+            {name: functools.partial(seconds_of, call, _loops(size)) for name, call in contestants.items()},
+            baseline="limit",
+            rounds=11,
+            budget=BUDGET,
+            unit="us" if size < 1 << 20 else "ms",
+            measured=True,
+            notes={"limit": "memcpy into mapped memory"},
+            group="share, dropped",
+            size=size,
+        )

@@ -200,6 +200,7 @@ def test_a_result_in_a_process_that_the_caller_forked_keeps_its_values(pool):
     go, said = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(go[1])  # or it would wait for ever if the test fails
         os.read(go[0], 1)
         os.write(said[1], bytes([int((result == 7).all())]))
         os._exit(0)

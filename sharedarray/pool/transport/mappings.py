@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import weakref
 from collections.abc import Iterable, Sequence
 
@@ -39,8 +38,8 @@ class SlotMappings:
         self._mappings: dict[int, mmap.mmap] = {}
         # Views that have no lock yet, and where their slots are.
         self._borrowed: list[tuple[weakref.ref[SlotView], Entry]] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._lock_before_fork)
+        mine = weakref.ref(self)
+        platform.around_fork(lambda: _lock_before_fork(mine()), _nothing, _nothing)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Drop the mappings of slots that were retired."""
@@ -107,8 +106,8 @@ class SlotMappings:
                 view.lock(self._path(entry))
             borrowed.pop()
 
-    def _lock_before_fork(self) -> None:
-        """Lock the slots that have views, which the process that is forked may keep for longer."""
+    def lock_for_fork(self) -> None:
+        """Lock the slots that have views, which a process that is forked now may keep for longer."""
         with contextlib.suppress(OSError):  # the next `lock_views` raises it again
             for reference, entry in self._borrowed:
                 view = reference()
@@ -142,3 +141,12 @@ class SlotMappings:
                 copy_into(mapping, start, source)
         places = zip(starts, lengths, strict=True)
         return [new_entry(Entry, (number, handle_there, 0, size, start, length)) for start, length in places]
+
+
+def _lock_before_fork(mappings: SlotMappings | None) -> None:
+    if mappings is not None:
+        mappings.lock_for_fork()
+
+
+def _nothing() -> None:
+    pass

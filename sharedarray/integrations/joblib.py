@@ -6,7 +6,7 @@ How the arrays in a batch of calls travel::
     arrays of max_nbytes or more   ─▶ copied into shared memory, once for all batches of one Parallel call,
                                       and then references; as mmap_mode says, read-only by default
     maps of files                  ─▶ the file's name: mapped in the workers as well
-    others                         ─▶ with the batch; from 48 KiB on in the pool's recycled memory
+    others                         ─▶ with the batch; from 24 KiB on in the pool's recycled memory
     results                        ─▶ as a pool's: large ones in recycled memory, shared ones as references
 
 That is what joblib's own backend, loky, does with arguments, but without files of its own to write, map and

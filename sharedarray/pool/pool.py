@@ -88,7 +88,7 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
 
     *What travels how.* A `SharedArray`, or any view of one, is the same memory on both sides, for a task and
     for a result. Other arrays, and other objects that offer buffers to pickle protocol 5 (pandas, SciPy,
-    bytes), are copied once from 48 KiB on, into recycled memory whose pages exist already. The receiver gets
+    bytes), are copied once from 24 KiB on, into recycled memory whose pages exist already. The receiver gets
     an ordinary array, private and writable, that frees its memory when it is collected. Recycled memory is
     not used again while any process refers to it. While the pool works, at most 1 GiB of it waits for use; at
     most 128 MiB after 0.4 s without work, none after a minute or at the end of the pool (and never more than

@@ -40,8 +40,8 @@ from sharedarray.array import ShapeLike, SharedArray
 from sharedarray.clock import time
 from sharedarray.integrations.packing import pack, travels_apart, unpack
 from sharedarray.integrations.transport import PREFIX, Lost, domain
+from sharedarray.pool.calls import name_of
 from sharedarray.pool.codec.failures import RemoteTraceback, outside_iteration
-from sharedarray.pool.engine import name_of
 from sharedarray.pool.numeric import blockwise
 from sharedarray.pool.numeric.tiling import Axes, Sizes
 from sharedarray.progress import Progress, bar, watched
@@ -495,7 +495,8 @@ class _Engine:
     def __init__(self, client: distributed.Client, retries: int) -> None:
         self.client = client
         self.replicas = _Replicas(client)
-        self.ledger = SimpleNamespace(shares=lambda *_: None)
+        self.statistics = SimpleNamespace(shares=lambda *_: None)
+        self.intake = self
         self.retries = retries
 
     @property

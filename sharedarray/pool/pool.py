@@ -19,7 +19,7 @@ from sharedarray.pool.engine import Engine
 from sharedarray.pool.numeric.calls import NumericCalls
 from sharedarray.pool.processes import threads
 from sharedarray.pool.reporting import Reporting
-from sharedarray.pool.worker import Setup
+from sharedarray.pool.worker.main import Setup
 from sharedarray.progress import Progress, bar
 
 __all__ = ["Pool"]
@@ -235,7 +235,7 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
         RuntimeError
             The pool was shut down.
         """
-        return self._engine.submit(fn, args, kwargs, **self._options)
+        return self._engine.intake.submit(fn, args, kwargs, **self._options)
 
     def map(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from sharedarray.pool.tasks import PoolFuture
+from sharedarray.pool.futures import PoolFuture
 
 if TYPE_CHECKING:
     from sharedarray.display.copies import CopyReport
@@ -47,8 +47,8 @@ class Reporting:
         """
         if future is not None and not isinstance(future, PoolFuture):
             raise TypeError(f"future must be one that a pool's submit returned, not {future!r}")
-        self._engine.catch_up()
-        return self._engine.ledger.report(None if future is None else future.call)
+        self._engine.receiver.catch_up()
+        return self._engine.statistics.report(None if future is None else future.call)
 
     def timeline(self) -> Timeline:
         """Return which worker ran which of the last tasks: a picture in a notebook, JSON for a browser.
@@ -58,8 +58,8 @@ class Reporting:
         Timeline
             ``save("run.json")`` writes a trace for ``chrome://tracing`` and Perfetto.
         """
-        self._engine.catch_up()
-        return self._engine.ledger.timeline()
+        self._engine.receiver.catch_up()
+        return self._engine.statistics.timeline()
 
     def _repr_html_(self) -> str:
         timeline = self.timeline()

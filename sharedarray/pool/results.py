@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from sharedarray.clock import time
+from sharedarray.pool.calls import new_number
 from sharedarray.pool.engine import Engine
-from sharedarray.pool.tasks import Gathering
+from sharedarray.pool.sinks import Results
 from sharedarray.progress import Bar, watched
 
 __all__ = ["ahead", "in_order", "stream"]
@@ -33,7 +34,7 @@ def in_order(
     engine: Engine, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], options: dict[str, Any]
 ) -> Iterator[Any]:
     """Submit all calls at once, then yield their results in order, and keep no reference to them."""
-    gathering = engine.map(function, calls, **options)
+    gathering = engine.intake.map(function, calls, **options)
     with _Abandon(engine, deque([gathering]), options["deadline"]):
         yield None
         yield from gathering.in_order(options["deadline"])
@@ -61,16 +62,17 @@ def ahead(
     ordered
         Whether the results come in the order of the calls, or as soon as they are there.
     """
-    sent = engine.function_of(function)
-    engine.ledger.called_many(sent.number, sent.label, sent.pickled, 0)
+    sent = engine.intake.function_of(function)
+    call = new_number()
+    engine.statistics.called_many(call, sent.label, sent.pickled, 0)
     deadline = options["deadline"]
     # One sink for all results as they come, or one for each if they are to come in order.
-    sinks = deque() if ordered else deque([Gathering(engine, ordered=False, call=sent.number)])
+    sinks = deque() if ordered else deque([Results(engine, ordered=False, call=call)])
 
     def submit(args: tuple[Any, ...]) -> None:
         if ordered:
-            sinks.append(Gathering(engine, ordered=False, call=sent.number))
-        engine.add(sent, sinks[-1], args, **options)
+            sinks.append(Results(engine, ordered=False, call=call))
+        engine.intake.add(sent, sinks[-1], args, **options)
 
     feed = _Feed(calls, submit)
     with _Abandon(engine, sinks, deadline) as abandon:
@@ -106,7 +108,7 @@ class _Abandon:
         The sink from which the last result was taken.
     """
 
-    def __init__(self, engine: Engine, sinks: deque[Gathering], deadline: float | None) -> None:
+    def __init__(self, engine: Engine, sinks: deque[Results], deadline: float | None) -> None:
         self._engine = engine
         self._sinks = sinks
         self._deadline = deadline

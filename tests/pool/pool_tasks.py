@@ -228,11 +228,11 @@ def use_up_memory(group):
 
 def die_while_sending(moment):
     """End the worker as it asks for room for a large result, as half of that is copied, or in the pickle."""
-    from sharedarray.pool import worker
     from sharedarray.pool.transport import mappings
+    from sharedarray.pool.worker import loop
 
-    def ask(answers, number, size):
-        answers._answers.send(worker.Kind.NEED, task=number, began=size)
+    def ask(worker, size):
+        worker._replies.send(loop.Kind.NEED, began=size)
         _kill_self(KILL)
 
     def copy_half(mapping, start, source):
@@ -244,7 +244,7 @@ def die_while_sending(moment):
         _kill_self(KILL)
 
     if moment == "asking":
-        worker._Worker._ask = ask
+        loop.Loop._ask = ask
     elif moment == "copying":
         mappings.copy_into, mappings.write_into = copy_half, write_half
     else:

@@ -48,7 +48,7 @@ from helpers import HERE, ROOT, SIGNALS, environment, run
 
 import sharedarray as sa
 from sharedarray.pool import RemoteTraceback, processes
-from sharedarray.pool.tasks import PoolFuture
+from sharedarray.pool.futures import PoolFuture
 from sharedarray.pool.transport import pipes
 
 upstream = pytest.importorskip(

@@ -99,7 +99,7 @@ def goes_on(pool):
     wait_until(lambda: not pool.stats().busy, "nothing is owed")
     stats = pool.stats()
     assert (stats.died, stats.queued) == (0, 0)
-    wait_until(lambda: all(member.open for member in pool._engine._members), "no worker owes anything")
+    wait_until(lambda: all(worker.accepts for worker in pool._engine.handles), "no worker owes anything")
 
 
 @EACH

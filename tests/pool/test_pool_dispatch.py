@@ -15,7 +15,7 @@ from helpers import PROC, kill, run, wait_until
 from needs import few, many_starts
 
 import sharedarray as sa
-from sharedarray.pool import engine
+from sharedarray.pool import reader
 
 
 @pytest.fixture
@@ -156,11 +156,11 @@ def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
     seen, waiting = [], threading.Event()
 
     def others():
-        wait_until(lambda: inner._reading.get("reader") == main, "this thread to read the answers")
+        wait_until(lambda: inner.receiver.reader.owner == main, "this thread to read the answers")
         begin.touch()
         assert waiting.wait(10)
         kill(victim)
-        wait_until(lambda: inner._wanted_back or dying.done(), "its death to be noticed")
+        wait_until(lambda: victim not in inner.pids() or dying.done(), "its death to be noticed")
         release.touch()
         wait_until(lambda: seen, "the callback to go on")
 
@@ -283,12 +283,11 @@ def _warm_up(pool):
 @pytest.fixture
 def unwatched(pair, monkeypatch):
     """The pool of two, whose management thread does not happen to come by and read what is there."""
-    monkeypatch.setattr(engine, "_COMING_BY", 1000.0)
+    monkeypatch.setattr(reader, "LEASE", 1000.0)
     _warm_up(pair)
-    inner = pair._engine
-    inner.wake()
-    wait_until(lambda: inner._at_once_seen == inner._at_once, "the last time that it comes by")
-    inner._comes_by = True
+    inner = pair._engine.receiver.reader
+    wait_until(lambda: inner.check() is None or inner._check_at > time.monotonic() + 100, "the last check")
+    _warm_up(pair)
     return pair
 
 
@@ -517,10 +516,10 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
     with sa.Pool(1) as pool:
         engine = pool._engine
         assert pool.submit(pool_tasks.meet_if_paths, 1).result() == 1
-        with engine._lock:
-            engine._lock = threading.RLock()  # type: ignore[assignment]
+        with engine.lock:
+            engine.lock = threading.RLock()  # type: ignore[assignment]
         try:
-            with engine._lock:  # whoever reads an answer needs it, and so does what is called here
+            with engine.lock:  # whoever reads an answer needs it, and so does what is called here
                 if way in ("forget", "deadline"):
                     until = 0.01 if way == "deadline" else None
                     results = pool.map(pool_tasks.meet_if_paths, [first], timeout=until)
@@ -528,10 +527,10 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                     limited = pool.options(timeout=0.01) if way == "limit" else pool
                     one = limited.submit(pool_tasks.meet_if_paths, first)
                 two = pool.submit(pool_tasks.meet_if_paths, second)
-                (member,) = engine._members
+                (member,) = engine.handles
                 if member.load == 1:  # as for a function that is known as quick
-                    engine._give(member, engine._queue.popleft())
-                    engine._flush(member)
+                    engine.give(member, engine.queue.popleft())
+                    engine._write(member)
                 assert member.load == 2
                 wait_until(Path(first[0]).exists, "the first one has begun")
                 Path(first[1]).touch()
@@ -544,7 +543,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                 else:
                     time.sleep(0.02)  # its limit
                     since = member.since
-                    engine._check_times()
+                    engine.timers.check()
                     assert member.since == since  # or nobody would look for an answer that is held back
         finally:
             Path(first[1]).touch()

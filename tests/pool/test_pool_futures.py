@@ -9,7 +9,8 @@ import pool_tasks
 import pytest
 from helpers import wait_until
 
-from sharedarray.pool.tasks import PoolFuture, Raised
+from sharedarray.pool.calls import Raised
+from sharedarray.pool.futures import PoolFuture
 
 
 def states(future):

@@ -12,7 +12,7 @@ from helpers import FORKS, alive, wait_until
 from needs import few, needs_signals
 
 import sharedarray as sa
-from sharedarray.pool import engine
+from sharedarray.pool import supervisor
 from sharedarray.pool.processes import default_method
 
 CHOSEN = default_method()
@@ -75,7 +75,7 @@ def test_what_never_ends_is_given_up(what, first_method, tmp_path):
 
 @needs_signals
 def test_native_code_that_never_ends_is_killed(monkeypatch):
-    monkeypatch.setattr(engine, "_STOPPED", 0.2)
+    monkeypatch.setattr(supervisor, "STOPPED", 0.2)
     with sa.Pool(1) as pool:
         pool.submit(leftovers.leave_native_code).result()
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import kill, wait_until
 
 import sharedarray as sa
-from sharedarray.pool import engine as engines
+from sharedarray.pool import engine as engines, lifecycle
 from sharedarray.pool.transport.slots import Slot
 
 LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
@@ -99,7 +99,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_lock_is_free_while_arguments_are_copied(pool, way, monkeypatch):
-    plain, lock, held = Slot.fill, pool._engine._lock, []
+    plain, lock, held = Slot.fill, pool._engine.lock, []
 
     def fill(slot, sources, starts):
         held.append(lock._is_owned())  # by this thread
@@ -142,10 +142,10 @@ def test_a_pool_that_ends_while_arguments_are_copied(copying, end):
         assert copying.begun.wait(LIMIT)
         if end == "kill_workers":
             ending = Caller(pool.kill_workers)
-            wait_until(lambda: pool._engine._aborting, "the end begins")
+            wait_until(lambda: pool._engine.is_aborting, "the end begins")
         else:
             ending = Caller(lambda: pool.shutdown(cancel_futures=end == "cancel_futures"))
-            wait_until(lambda: pool._engine._shutting and not pool._engine._cancelling, "the end begins")
+            wait_until(lambda: pool._engine.is_shut and not pool._engine._cancels_queued, "the end begins")
         copying.go_on.set()
         came = caller.get()
         if end == "shutdown":
@@ -243,7 +243,7 @@ def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
 
         def within():
             nonlocal results
-            with inner._lock:
+            with inner.lock:
                 del results  # as an iterator that nothing refers to
                 one, many = pool.submit(abs, -2), pool.map(pool_tasks.add, [1, 2])
                 assert one.cancel() or not one.done()
@@ -258,7 +258,7 @@ def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
         assert running.result(LIMIT) == "released"
 
         def ends():
-            with inner._lock:
+            with inner.lock:
                 pool.shutdown()
 
         assert Caller(ends).get() is None
@@ -267,27 +267,29 @@ def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
 def test_slots_that_there_are_no_more_are_forgotten(pool):
     inner = pool._engine
     assert list(pool.map(firsts, large(1, 2))) == [1, 2]
-    for _ in range(2 * engines._MANY_RETIRED):
+    for _ in range(2 * engines.MANY_RETIRED):
         inner.store.discard(inner.store.take(LARGE))
     inner.wake()
-    wait_until(lambda: inner.store.retired <= engines._MANY_RETIRED, "they are forgotten")
+    wait_until(lambda: inner.store.retired <= engines.MANY_RETIRED, "they are forgotten")
     assert list(pool.map(firsts, large(3, 4))) == [3, 4]
 
 
 def test_what_is_known_of_workers_is_bounded(pool):
     inner = pool._engine
+
+    def remembered():
+        tables = [inner._forgotten_functions, inner._released_blocks, inner.dropped, inner._abandoned]
+        tables += [table for worker in inner.handles for table in (worker.functions, worker._blocks)]
+        return sum(map(len, tables))
+
+    before = remembered()
     for number in range(100):
         shared = sa.full(8, number)
         assert list(pool.map(adding(number), [1, 2])) == [number + 1, number + 2]
         assert pool.submit(np.max, shared).result(LIMIT) == number
     del shared
 
-    def remembered():
-        tables = [inner._functions_over, inner._blocks_over, inner._dropped, inner._sinks_over]
-        tables += [table for member in inner._members for table in (member.functions, member.blocks)]
-        return sum(map(len, tables))
-
-    wait_until(lambda: remembered() <= 4, "what is gone is forgotten")
+    wait_until(lambda: remembered() <= before + 4, "what is gone is forgotten")
 
 
 def adding(number):
@@ -308,7 +310,7 @@ def test_engines_are_gone_through_while_others_are_made():
         thread.start()
     try:
         for _ in range(300):
-            assert all(isinstance(each, engines.Engine) for each in engines._all_engines())
+            assert all(isinstance(each, engines.Engine) for each in lifecycle._all_engines())
     finally:
         over.set()
         for thread in threads:

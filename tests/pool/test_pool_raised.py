@@ -190,7 +190,7 @@ def let_go_when_read(pool, path):
 
     def watch():
         main = threading.main_thread().ident
-        wait_until(lambda: pool._engine._reading.get("reader") == main, "the main thread reads", SOON)
+        wait_until(lambda: pool._engine.receiver.reader.owner == main, "the main thread reads", SOON)
         path.touch()
 
     thread = threading.Thread(target=watch)
@@ -283,17 +283,16 @@ def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path)
         engine = pool._engine
         assert pool.submit(abs, -1).result(SOON) == 1
 
-        def read():
-            with interrupts.deferred:
-                while True:
-                    engine._attend(engine._pipes.wait(SOON))
-
-        with engine._reader():  # so that the answers stay in the pipe
-            results = engine.map(pool_tasks.loaded_and_noted, calls, independent=True)
-            wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
-            wait_until(lambda: engine._pipes.wait(0), "their answers are in the pipe", SOON)
-            with pytest.raises(KeyboardInterrupt):
-                read()
+        receiver = engine.receiver
+        engine.statistics.function("loaded_and_noted").took(1e-3)  # so a worker gets two at a time
+        with engine.lock:
+            assert receiver.reader.take()  # so that the replies stay in the pipe
+        results = engine.intake.map(pool_tasks.loaded_and_noted, calls)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
+        wait_until(lambda: receiver.pipes.wait(0), "their replies are in the pipe", SOON)
+        with pytest.raises(KeyboardInterrupt), interrupts.deferred:
+            receiver._read_until(lambda: False, None)
+        receiver._release()
         found = list(results.in_order())
         assert [getattr(result, "data", result) for result in found] == [0, [1], [2]]
         assert_loaded_again(interrupt_as_it_loads, 2)

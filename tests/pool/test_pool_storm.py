@@ -15,8 +15,7 @@ import pytest
 from helpers import FORKS, PROC, SIGNALS, kill, unnamed_memory
 
 import sharedarray as sa
-from sharedarray.pool import outbox
-from sharedarray.pool.transport import slots
+from sharedarray.pool.transport import page, slots
 
 pytestmark = pytest.mark.slow
 
@@ -116,8 +115,8 @@ def test_every_future_ends_right_or_with_worker_died(method, retries, monkeypatc
 
         def calm() -> bool:
             stats = pool.stats()
-            # Besides, each worker has its outbox.
-            there = unnamed_memory() - stats.workers * outbox.SIZE if PROC else stats.recycled_bytes
+            # Besides, each worker has its page of replies.
+            there = unnamed_memory() - stats.workers * page.SIZE if PROC else stats.recycled_bytes
             return not stats.recycled_in_use and max(there, stats.recycled_bytes) <= stats.recycled_idle_limit
 
         # A worker that was forked while the caller had results has these too, until it ends.

@@ -20,7 +20,7 @@ from helpers import unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_limits, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool import engine
+from sharedarray.pool import intake
 from sharedarray.pool.codec.call import dump_call, importable_name, load_call
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.codec.result import dump_result, load_result
@@ -340,7 +340,7 @@ def test_however_many_wait_they_were_copied_when_they_were_given(tmp_path, retri
 
 def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
     """What would be too much is read when a worker is free, as `submit` says."""
-    monkeypatch.setattr(engine, "_EAGER", 3 * LARGE * 8)
+    monkeypatch.setattr(intake, "BUSY_LIMIT", 3 * LARGE * 8)
     monkeypatch.setattr(slots, "_MOST", 1)
     array = np.zeros(LARGE)
     with sa.Pool(1) as pool:

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from sharedarray import creation, errors, reference
 from sharedarray.array import SharedArray, address_of
 from sharedarray.clock import time
-from sharedarray.pool.engine import name_of
+from sharedarray.pool.calls import name_of
 from sharedarray.pool.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray.progress import Progress, bar
 from sharedarray.segment import mapping_of
@@ -40,7 +40,7 @@ from sharedarray.subclasses import PLAIN, is_masked
 
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
-    from sharedarray.pool.tasks import Gathering
+    from sharedarray.pool.sinks import Results
 
 __all__ = ["Plan", "map_blocks", "reduce_blocks"]
 
@@ -290,7 +290,7 @@ class _Call:
         self._engine = engine
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = {**options, "deadline": self._deadline}
-        self._came: Gathering | None = None
+        self._came: Results | None = None
         self.told = tuple(
             [each if isinstance(each, _Scalar) or _is_shared(each) else None for each in plan.inputs]
         )
@@ -313,11 +313,10 @@ class _Call:
                 for number in numbers
             ]
         names = [str(at) for at, told in enumerate(self.told) if told is None]
-        came = self._engine.map(
+        came = self._engine.intake.map(
             job,
             calls,
             label=name_of(self.func),
-            independent=True,
             parted=isinstance(job, _Write),
             names=[*names, "block"],
             part_of=self._came,
@@ -327,7 +326,7 @@ class _Call:
         if self._came is None:
             for at, told in enumerate(self.told):
                 if isinstance(told, np.ndarray):
-                    self._engine.ledger.shares(came.call, str(at), told.nbytes)
+                    self._engine.statistics.shares(came.call, str(at), told.nbytes)
         self._came = came
         return _Done(self._engine, came, self._deadline)
 
@@ -339,7 +338,7 @@ class _Done:
     some do not allow.
     """
 
-    def __init__(self, engine: Engine, came: Gathering, deadline: float | None) -> None:
+    def __init__(self, engine: Engine, came: Results, deadline: float | None) -> None:
         self._engine = engine
         self._came = came
         self._deadline = deadline

@@ -14,7 +14,22 @@ import traceback
 from multiprocessing import current_process
 from typing import NoReturn
 
-__all__ = ["end_copy"]
+__all__ = ["end_copy", "is_copy", "set_copy"]
+
+
+# Whether this process is a fork of a worker, and no worker itself.
+_copy = False
+
+
+def is_copy() -> bool:
+    """Return whether this process is a fork of a worker."""
+    return _copy
+
+
+def set_copy(copy: bool) -> None:
+    """Note whether this process is a fork of a worker, or a worker."""
+    global _copy
+    _copy = copy
 
 
 def end_copy(raised: BaseException | None = None) -> NoReturn:

@@ -48,7 +48,7 @@ _END, _CLOSE, _CHECK = 1.0, 0.1, 0.005
 # Fork servers that wait for the next worker. Each has some 30 MB of its own.
 _SERVERS = 4
 # Loaded by the fork server before its first fork, in this order.
-_PRELOAD = ("numpy", "sharedarray.pool.worker")
+_PRELOAD = ("numpy", "sharedarray.pool.worker.main")
 # Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
 # server that started with other values is of no use for a new worker.
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)

@@ -105,14 +105,14 @@ class WorkerProcess(process.BaseProcess):
 
     def run(self) -> None:
         """Serve the pool; runs in the child."""
-        from sharedarray.pool import worker  # here: the caller does not need what it imports
+        from sharedarray.pool.worker import main  # here: the caller does not need what it imports
 
         group_signals.leave_to_parent(self._group_signals)
         ends, setup, inherited = self._ends, self._setup, self._inherited
         self._ends = self._setup = self._inherited = None
         if self._reloaded:
             reloads.apply(self._reloaded)
-        worker.main(ends, setup, inherited)
+        main.main(ends, setup, inherited)
 
     def forget(self) -> None:
         """Drop what only the child needed."""

@@ -100,7 +100,7 @@ class Channel:
         self._write_out, self._write_all = refuse or self._writer.write, refuse or self._writer.write_all
         self._read_in = refuse or self._reader.read_into
         if refuse is not None:
-            self.poll = self.look = refuse  # type: ignore[method-assign]
+            self.poll = self.spin = refuse  # type: ignore[method-assign]
 
     # Sending
 
@@ -195,8 +195,8 @@ class Channel:
         """Wait until there is something to read, for as many seconds; say whether there is."""
         return self._reader.readable(timeout)
 
-    def look(self, spinning: SpinWait) -> bool:
-        """Look for something to read for a short time, without sleeping; say whether there is."""
+    def spin(self, spinning: SpinWait) -> bool:
+        """Poll for something to read for a short time, without sleeping; return whether there is."""
         return spinning.worthwhile() and bool(spinning.poll(self._reader.there))
 
     def receive(self) -> list[Frame]:

@@ -1,36 +1,36 @@
-"""What the pool and a worker say to each other, byte for byte.
+"""The messages between the pool and a worker, byte for byte.
 
-Two one-way pipes join the pool to each worker. The order of the talk::
+Two one-way pipes join the pool to each worker. The order of the messages::
 
     pool                                              worker
       |                                                 |   starts, limits its threads, runs the initializer
       | <------------------------------- READY ---------|   or REFUSED (the initializer raised), then it ends
       |                                                 |
-      |-- TASK n: (function, args, kwargs) ------------>|   several may be under way at a time
-      | <------------------------ RESULT n or ERROR n --|
-      |-- TAKEN n ------------------------------------->|   only for an answer that says HOLDS
+      |-- DEFINE f: a function ------------------------>|   once for each worker that calls it
+      |-- CALLS of f: arguments of several calls ------>|   numbers and short text only
+      |-- TASK: arguments of one call ----------------->|   of f, or with its function
+      | <---------------- REPLIES: several outcomes ----|   small ones, in the order of the calls
+      | <---------------- RESULT or ERROR: one outcome -|   with buffers or references to shared blocks
+      |-- TAKEN --------------------------------------->|   for an outcome with the flag HOLDS
+      |-- FORGET f ------------------------------------>|   the function is not needed any more
       |                                                 |
-      |-- CALL c: a function for many tasks ----------->|   once for each worker that has part in a call
-      |-- RUN n: arguments of several items of c ------>|
-      | <---------- RESULTS, or RESULT or ERROR of one -|   for the items, in their order
-      |-- OVER c -------------------------------------->|   the function is not needed any more
-      |                                                 |
-      | <------------------------ NEED: so many bytes --|   for a large result; the task waits for
+      | <------------------------ NEED: so many bytes --|   for a large result; the worker waits for
       |-- GRANT: a slot, or none ---------------------->|
       |                                                 |
-      | <------------------------ DROPPED: so many -----|   items that the pool had taken back
-      |-- RETIRED: slots ------------------------------>|   their memory is gone, forget the mappings
-      |-- RELOAD: modules, and the path ---------------->|   load these anew, if they are there
-      |-- STOP ---------------------------------------->|   ends in order: exit handlers, streams
+      | <------------------------ DROPPED: so many -----|   calls that the pool had revoked
+      |-- RETIRED: slots ------------------------------>|   their memory is freed: forget the mappings
+      |-- RELEASED: blocks ---------------------------->|   the pool's process has released them
+      |-- RELOAD: modules, and the path --------------->|   load these again if they are loaded
+      |-- STOP ---------------------------------------->|   end in order: exit handlers, streams
 
-**Who runs an item is decided by a semaphore**, one for each worker. Its value is the number of items which
-the worker has been given and has not begun. The pool raises it before it writes the frame; the worker lowers
-it before it begins an item, and where it cannot, the item is not the worker's any more. So the pool takes
-back what lies behind a slow item by lowering it too, without asking the worker, who may be busy in native
-code for minutes. Both take without waiting: the worker from the front of its list, the pool from the back.
-The worker's list still has what was taken back; until it has said DROPPED for these, it is given nothing.
+**A counter of credits decides which process runs a call** (see `credits`). Its value is the number of calls
+that the worker was sent and has not begun. The pool adds a credit before it sends a call; the worker takes
+one before it begins a call, and without a credit the call is not its own any more. So the pool revokes calls
+that wait behind a slow one without asking the worker, which may be in native code for minutes. The worker
+takes calls from the front of its list, the pool from the back. The worker's list still has what was revoked;
+until it has sent DROPPED for these calls, it is sent no others.
 
-Each message is one frame, in the byte order of the machine, for both ends are on it::
+Each message is one frame, in the byte order of the machine, which both ends share::
 
      0      1       2         4      8      16              24      32      40
     +------+-------+---------+------+------+---------------+-------+-------+-------+--------+---------+
@@ -38,8 +38,16 @@ Each message is one frame, in the byte order of the machine, for both ends are o
     | u8   | u8    | u16     | u32  | u64  | u64           | u64   | u64   |       |        | buffers |
     +------+-------+---------+------+------+---------------+-------+-------+-------+--------+---------+
 
-The stream is a pickle (protocol 5). The table has an entry for each buffer that the pickle left out, and for
-a slot that is lent for the result::
+``task`` of DEFINE, CALLS, TASK and FORGET is the number of the function, 0 for none. ``item`` of CALLS,
+REPLIES and DROPPED is the number of calls. ``began`` and ``ended`` of outcomes are the times of the first and
+the last one, in nanoseconds of the monotonic clock; ``began`` of NEED is the number of bytes.
+
+The stream of a DEFINE, a TASK, a RESULT or an ERROR is a pickle (protocol 5), or in the format of `marshal`
+(the flag PLAIN). The streams of CALLS and REPLIES are values in that format, one behind the other: tuples of
+arguments, and outcomes. An outcome is a number or a text; a list that stands for a small array or a scalar of
+NumPy's (see `codec`); or a tuple with a pickle, and a second element if that is an exception's.
+
+The table has an entry for each buffer that the pickle left out, and for a slot that is lent for the result::
 
      0          8        12      16     24       32
     +----------+--------+-------+------+--------+--------+
@@ -47,27 +55,17 @@ a slot that is lent for the result::
     +----------+--------+-------+------+--------+--------+
 
 Slot 0 means: inline, behind the stream. Any other is a piece of recycled memory (see `slots`), which the
-worker opens by the pool's handle. Flags of an entry: ``FRESH``, nobody has written to the slot yet, so that
-writing through the file is quicker than through a mapping. ``PRIVATE``, others read it as well: copy it,
-or map it copy-on-write. ``ROOM``, not a buffer, but a slot for the result. ``STREAM``, the stream itself.
+worker opens by the pool's handle. Flags of an entry: ``FRESH``, the slot was never written to, so writing
+through the file is faster than through a mapping. ``PRIVATE``, others read it as well: copy it, or map
+it copy-on-write. ``ROOM``, no buffer, but a slot for the result. ``STREAM``, the stream itself.
 
-Flags of a frame. ``SHARES`` on a TASK: its arguments lead to shared blocks, so what the task leaves behind in
-reference cycles keeps memory that others wait for, and an idle worker looks for it. ``HOLDS`` on a RESULT or
-an ERROR: it carries references to shared blocks, and the worker keeps these alive until it hears TAKEN.
-``PARTS`` on a TASK: the stream is a row of pickles with one memo, the function and then each argument, so
-that the pool knows which argument made it how long. ``PLAIN`` on a TASK: the stream is no pickle but in the
-format of `marshal`: the function's module and name, the keywords, and a list of the arguments, in which
-tuples stand for shared arrays (see `codec`). On a RESULT: so is the result, a number or a text.
-``OF_CALL`` on a TASK: the function is that of a CALL, whose number is in ``item``. ``LAZY`` on a RUN: nobody
-waits for each answer, several may come together. ``AFRESH`` on a CALL: load the function anew for each item,
-for it brings data along that a task may change.
-
-A worker holds small answers back for a moment, to send many in one write (see `outbox`). RESULTS has those
-of ``item`` items of a row: the position of the first within the row, and a list. That stream and the one of
-RUN, a list of tuples of arguments, are in the format of `marshal`; there are only numbers and text in them.
-
-``began`` and ``ended`` of an answer are the times of the item, in nanoseconds of the monotonic clock. A NEED
-has the bytes in ``began``.
+Flags of a frame. ``SHARES`` on a DEFINE or a TASK: it refers to shared blocks, so reference cycles that the
+call leaves keep memory which other processes wait for, and an idle worker collects them. ``HOLDS`` on a
+RESULT or an ERROR: it refers to shared blocks, and the worker keeps these alive until it receives TAKEN.
+``PARTS`` on a TASK: the stream is several pickles with one memo, the function and then each argument, so that
+the pool knows how many bytes each argument took. ``PLAIN``: the format of `marshal`; on REPLIES: only numbers
+and text. ``LAZY`` on CALLS: the outcomes are not awaited one by one. ``AFRESH`` on a DEFINE: load the
+function for each call anew, because it has data that a call may change.
 """
 
 from __future__ import annotations
@@ -84,7 +82,6 @@ __all__ = [
     "HEADER",
     "HOLDS",
     "LAZY",
-    "OF_CALL",
     "PARTS",
     "PLAIN",
     "PRIVATE",
@@ -106,7 +103,6 @@ ENTRY = struct.Struct("=QIIQQQ")
 SHARES = 1
 HOLDS = 2
 PARTS = 4
-OF_CALL = 8
 AFRESH = 16
 LAZY = 32
 PLAIN = 64
@@ -120,7 +116,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Kind(enum.IntEnum):
-    """What a frame says."""
+    """What a message is about."""
 
     READY = 1
     REFUSED = 2
@@ -129,15 +125,15 @@ class Kind(enum.IntEnum):
     ERROR = 5
     TAKEN = 6
     STOP = 7
-    CALL = 8
-    RUN = 9
-    OVER = 10
+    DEFINE = 8
+    CALLS = 9
+    FORGET = 10
     NEED = 11
     GRANT = 12
     DROPPED = 13
     RETIRED = 14
-    RESULTS = 15
-    LEFT = 16
+    REPLIES = 15
+    RELEASED = 16
     RELOAD = 17
 
 

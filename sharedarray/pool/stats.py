@@ -1,17 +1,18 @@
-"""What a pool remembers of what was done: how long functions take, what was copied, who ran what when.
+"""Statistics of a pool: how long functions take, what was copied, which worker ran which call when.
 
 Everything is bounded: a pool may live for weeks.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from sharedarray.clock import time
+from sharedarray.pool.calls import FunctionStats, Task
 from sharedarray.pool.codec.account import Account, Copied
 from sharedarray.pool.codec.pickled import Pickled
-from sharedarray.pool.tasks import Task
 from sharedarray.pool.transport.messages import STREAM, Frame
 from sharedarray.thresholds import OUT_OF_BAND
 
@@ -19,14 +20,10 @@ if TYPE_CHECKING:
     from sharedarray.display.copies import CopyReport  # and where they are made: few ask for them
     from sharedarray.display.timeline import Timeline
 
-__all__ = ["Ledger"]
+__all__ = ["Statistics"]
 
 # Functions whose duration is remembered, calls whose copies are, and spans.
 _FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
-# Weight of the newest duration of a function.
-_NEWEST = 0.2
-# Calls, or rows of them, after which a duration is to be relied on: the first ones may differ.
-_SEVERAL = 4
 
 
 class _Calls:
@@ -57,7 +54,7 @@ class _Calls:
         if self.tasks == 1:
             if self._entries is None:
                 self._entries = []
-            self._entries.append((argument, copied, count))  # few, and summed up if somebody asks
+            self._entries.append((argument, copied, count))  # few, and summed up if it is asked for
         else:
             self._sum_up(argument, copied, count)
 
@@ -85,17 +82,6 @@ class _Calls:
         return rows
 
 
-class _Function:
-    """What is known of a function: seconds of a call, how often it was timed, bytes of its last result."""
-
-    __slots__ = ("count", "result", "seconds")
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.count = 0
-        self.result = 0
-
-
 class _Plain:
     """The newest small call, of those that come by the thousand."""
 
@@ -118,117 +104,112 @@ class _Plain:
         return made
 
 
-class Ledger:
-    """What was done. Counters are plain attributes; the engine changes them under its lock."""
+class Statistics:
+    """What was done. The engine changes the counters, which are plain attributes, under its lock."""
 
     def __init__(self) -> None:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
         self._totals = [0, 0, 0]
         self._plain = _Plain()
-        self._functions: OrderedDict[str, _Function] = OrderedDict()
-        self._latest: float | None = None
+        self._functions: OrderedDict[str, FunctionStats] = OrderedDict()
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
         self._newest = 0  # of `_calls`
 
-    # How long functions take, and how large their results are
+    def function(self, label: str) -> FunctionStats:
+        """Return what is known about a function."""
+        found = self._functions.get(label)
+        if found is None:
+            if len(self._functions) >= _FUNCTIONS:
+                with contextlib.suppress(KeyError):  # another thread did so
+                    self._functions.popitem(last=False)
+            found = self._functions[label] = FunctionStats()
+        return found
 
-    def duration(self, label: str) -> float | None:
-        """Return how many seconds a call of a function takes, None where that is not known."""
-        function = self._functions.get(label)
-        return None if function is None else function.seconds
-
-    def known_well(self, label: str) -> bool:
-        """Say whether several calls of a function have been timed."""
-        function = self._functions.get(label)
-        return function is not None and function.count >= _SEVERAL
-
-    def quick(self, limit: float) -> bool:
-        """Say whether what was answered last took less than so many seconds, or nothing is known."""
-        return self._latest is None or self._latest < limit
-
-    def result_size(self, label: str) -> int:
-        """Return how many bytes the last result of a function needed in recycled memory, if it did."""
-        function = self._functions.get(label)
-        return 0 if function is None else function.result
-
-    def answered(self, task: Task, frame: Frame, *, failed: bool = False, count: int = 1) -> None:
-        """Take note of the answers to so many items."""
-        if failed:
-            self.failed += count
-        else:
-            self.done += count
-        self._latest = seconds = (frame.ended - frame.began) * 1e-9 / count
-        function = self._took(task.label, seconds)
-        if frame.entries or function.result:
-            self._measure(task, frame, function)
-        else:
-            self._received(task.call, len(frame.stream), count)
-
-    def finished(
-        self, task: Task, frame: Frame, heard: float, worker: str, pid: int, *, failed: bool
+    def observe(
+        self,
+        task: Task,
+        frame: Frame,
+        count: int,
+        began: int,
+        ended: int,
+        *,
+        failed: int,
+        worker: str,
+        pid: int,
     ) -> None:
-        """Do as `answered` and `over` for the only answer to a task, when it needed no memory.
+        """Note the outcomes of so many items of a task.
 
-        All in one, for whoever waits for a small task waits for this too.
+        Parameters
+        ----------
+        task
+            Which; these items are counted as done in it already.
+        frame
+            The message that they came in.
+        count
+            How many.
+        began, ended
+            When they were computed, in nanoseconds of the monotonic clock.
+        failed
+            How many are exceptions.
+        worker, pid
+            Which worker computed them.
         """
-        call, label, began, ended, size = task.call, task.label, frame.began, frame.ended, len(frame.stream)
-        if failed:
-            self.failed += 1
+        self.done += count - failed
+        self.failed += failed
+        stats = task.stats
+        stats.took((ended - began) * 1e-9 / count)
+        if not task.began:
+            task.began = began
+        if frame.entries:
+            self._measure(task, frame, stats)
         else:
-            self.done += 1
-        self._latest = seconds = (ended - began) * 1e-9
-        function = self._functions.get(label)
-        if function is None or seconds > function.seconds:
-            function = self._took(label, seconds)
-        else:  # the same
-            function.count += 1
-            function.seconds += _NEWEST * (seconds - function.seconds)
-        function.result = 0
-        self._totals[2] += size
-        outcome = "raised" if failed else "done"
+            stats.result = 0
+            size = len(frame.stream)
+            self._received(task.call, size if frame.item <= 1 else size * count // frame.item, count)
+        if task.done == task.count:
+            self.finished(task, ended, worker, pid, "raised" if failed and task.count == 1 else "done")
+
+    def finished(self, task: Task, ended: int, worker: str, pid: int, outcome: str) -> None:
+        """Note that a task is over: it is ``done``, has ``raised``, ``died``, or was ``cancelled``."""
+        call = task.call
         self._spans_made += 1
-        self._spans.append((task.number, call, label, worker, pid, task.submitted, began, ended, outcome, 1))
+        self._spans.append(
+            (
+                task.number,
+                call,
+                task.label,
+                worker,
+                pid,
+                task.submitted,
+                task.began,
+                ended,
+                outcome,
+                task.count,
+            )
+        )
+        at = time.monotonic()
         plain = self._plain
         if call == plain.call:
-            plain.received, plain.ended = size, heard
-            return
-        made = self._calls.get(call)
-        if made is not None:
-            made.received, made.ended = made.received + size, heard
-            made.results += 1
-
-    def _took(self, label: str, seconds: float) -> _Function:
-        function = self._functions.get(label)
-        if function is None:
-            if len(self._functions) >= _FUNCTIONS:
-                self._functions.popitem(last=False)
-            function = self._functions[label] = _Function(seconds)
-        function.count += 1
-        # At once longer, and little by little shorter: one slow call among quick ones tells of more.
-        known = function.seconds
-        function.seconds = seconds if seconds > known else known + _NEWEST * (seconds - known)
-        return function
-
-    def _received(self, call: int, size: int, count: int) -> None:
-        self._totals[2] += size
-        if call == self._plain.call:
-            self._plain.received = size
-            return
-        made = self._calls.get(call)
-        if made is not None:
-            made.add("result", (0, 0, size, 0), count)
-
-    def _ended(self, call: int, at: float) -> None:
-        if call == self._plain.call:
-            self._plain.ended = at
+            plain.ended = at
             return
         made = self._calls.get(call)
         if made is not None:
             made.ended = at
 
-    def _measure(self, task: Task, frame: Frame, function: _Function) -> None:
+    def _received(self, call: int, size: int, count: int) -> None:
+        self._totals[2] += size
+        plain = self._plain
+        if call == plain.call:
+            plain.received = size
+            return
+        made = self._calls.get(call)
+        if made is not None:
+            made.received += size
+            made.results += count
+
+    def _measure(self, task: Task, frame: Frame, stats: FunctionStats) -> None:
         pickled = len(frame.stream)
         copied = 0
         for entry in frame.entries:
@@ -236,19 +217,17 @@ class Ledger:
                 pickled += entry.length
             else:
                 copied += entry.length
-        function.result = 0
-        if frame.entries:
-            last = frame.entries[-1]
-            function.result = max(last.offset + last.length, OUT_OF_BAND)
+        last = frame.entries[-1]
+        stats.result = max(last.offset + last.length, OUT_OF_BAND)
         made = self._calls.get(task.call)
-        if made is None and frame.entries and task.pickled is not None and task.pickled.account is None:
+        if made is None and task.pickled is not None and task.pickled.account is None:
             made = self._note(task.call, self._plain_one(task, len(task.pickled.stream)))
         if made is not None:
             made.add("result", (0, copied, pickled, 0))
         self._total((0, copied, pickled, 0))
 
     def _plain_one(self, task: Task, size: int) -> _Calls:
-        """Return a small call as one of those that can be asked for, since its result is large."""
+        """Return the record of a small call, which can be asked for because its result is large."""
         plain = self._plain
         if plain.call == task.call:
             plain.call = 0
@@ -261,7 +240,7 @@ class Ledger:
     # What was copied
 
     def called(self, call: int, label: str, pickled: Pickled) -> None:
-        """Take note of a call of one task."""
+        """Note a call of one task."""
         account = pickled.account
         if account is None:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
@@ -278,8 +257,8 @@ class Ledger:
         totals[2] += pickle_size
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
-        """Take note of a call of many tasks, or of another part of one."""
-        copied = sum([buffer.length for buffer in pickled.buffers])
+        """Note a call of many tasks, or of another part of one."""
+        copied = sum([parcel.length for parcel in pickled.buffers])
         made = self._calls.get(call)
         if made is None:
             made = self._begin(call, label, tasks)
@@ -300,13 +279,13 @@ class Ledger:
         return made
 
     def more(self, call: int) -> None:
-        """Take note of one more task of a call of many."""
+        """Note one more task of a call of many."""
         made = self._calls.get(call)
         if made is not None:
             made.tasks += 1
 
     def sends(self, call: int, pickled: Pickled) -> None:
-        """Take note of what one task of a call of many is given."""
+        """Note what one task of a call of many is given."""
         made, account = self._calls.get(call), pickled.account
         if made is not None and account is not None:
             made.sends(account)
@@ -315,14 +294,14 @@ class Ledger:
             self.sends_plain(call, len(pickled.stream), 1)
 
     def sends_plain(self, call: int, size: int, count: int) -> None:
-        """Take note of the numbers and text that so many items of a call of many are given."""
+        """Note the numbers and text that so many items of a call of many are given."""
         self._totals[2] += size
         made = self._calls.get(call)
         if made is not None:
             made.add("arguments", (0, 0, size, 0), count)
 
     def shares(self, call: int, argument: str, size: int) -> None:
-        """Take note of bytes that went by reference, besides what was counted when they were sent."""
+        """Note bytes that went by reference, besides what was counted when they were sent."""
         self._totals[0] += size
         made = self._calls.get(call)
         if made is not None:
@@ -361,30 +340,7 @@ class Ledger:
         )
         return CopyReport(call, made.label, made.tasks, (made.ended or time.monotonic()) - made.began, rows)
 
-    # Who ran what when
-
-    def over(self, task: Task, ended: int, worker: str, pid: int, outcome: str, since: float = 0.0) -> None:
-        """Take note of a task that is over."""
-        began = task.began or int(since * 1e9)
-        self._spans_made += 1
-        self._spans.append(
-            (
-                task.number,
-                task.call,
-                task.label,
-                worker,
-                pid,
-                task.submitted,
-                began,
-                ended,
-                outcome,
-                task.count,
-            )
-        )
-        if outcome not in ("done", "raised"):
-            self.failed += outcome != "cancelled"
-            self.cancelled += outcome == "cancelled"
-        self._ended(task.call, time.monotonic())
+    # Which worker ran which call when
 
     def timeline(self) -> Timeline:
         """Return who ran what when."""
@@ -393,8 +349,3 @@ class Ledger:
 
         spans = tuple(Span(*fields) for fields in list(self._spans))
         return Timeline(spans, self._spans_made - len(spans))
-
-    def lost(self, in_order: bool) -> None:
-        """Take note of a worker that has ended."""
-        if not in_order:
-            self.died += 1

@@ -1,0 +1,180 @@
+"""Which worker gets which calls: pure functions, without a clock, a lock or a pipe.
+
+One item at a time, as long as the duration of a function is not known. A worker gets more if they are
+short, or if they are items of one `map`: then as much as takes some time, so that many small calls travel in
+one message and no worker waits for the next one. A worker without calls gets what another one has not begun
+(`overloaded`), so nothing waits behind a slow call while a worker is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+__all__ = ["Durations", "Item", "Load", "can_wait", "depth", "is_dealt", "overloaded", "place", "stuck"]
+
+# Seconds of work that a worker is given ahead: several times what handing out more takes.
+AHEAD: Final = 0.006
+# The same of the items of one map, which do not wait for each other.
+MAP_AHEAD: Final = 0.1
+# Seconds that a call may take at most to have calls of other origin waiting behind it. The gap between two
+# calls is some 50 us, so beyond this little is gained, and calls are begun in the order of their submission.
+SHORT: Final = 0.0002
+# Calls of a worker at most, however short they are: what a pipe of credits holds.
+DEEPEST: Final = 4000
+# Calls with large arguments or results of a worker at most: each may have a slot of recycled memory waiting.
+LARGE_DEEPEST: Final = 2
+# Replies after which a measured duration is trusted: the first ones may differ.
+TRUSTED: Final = 4
+# Seconds that a call must have run, or that what waits behind it is expected to take, before it is worth to
+# take that back.
+STUCK, WORTH_MOVING = 0.001, 0.0003
+# Seconds that a call takes at least which waits for another process: so long takes the wake-up.
+WAITING: Final = 50e-6
+# Seconds of a call for which a message of its own costs more than it gains.
+QUICK: Final = 150e-6
+
+
+class Durations(Protocol):
+    """What is known about a function: seconds of a call, replies, bytes of its last result if large."""
+
+    seconds: float | None
+    count: int
+    result: int
+
+
+class Item(Protocol):
+    """What the scheduler reads of a task."""
+
+    count: int
+    done: int
+    independent: bool
+    limit: float | None
+    slot: int | None
+    step: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it has numbers and short text only."""
+
+    @property
+    def stats(self) -> Durations:
+        """What is known about its function."""
+
+
+class Load(Protocol):
+    """What the scheduler reads of a worker."""
+
+    accepts: bool
+    load: int
+    given: int
+    since: float
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it gets nothing any more."""
+
+    @property
+    def first(self) -> Item:
+        """The task that it is at."""
+
+
+_W = TypeVar("_W", bound=Load)
+
+
+def depth(task: Item) -> int:
+    """Return how many calls like those of a task a worker should have at a time."""
+    stats = task.stats
+    seconds = stats.seconds
+    least = 1
+    if task.independent and seconds is not None:
+        least = min(DEEPEST, max(2, int(MAP_AHEAD / max(seconds, 1e-9)))) if task.is_small else 2
+    if seconds is None or seconds > SHORT or task.limit is not None or stats.count < TRUSTED:
+        return least
+    deepest = DEEPEST if task.is_small and not stats.result else LARGE_DEEPEST
+    return max(least, min(deepest, int(AHEAD / max(seconds, 1e-9))))
+
+
+def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tuple[_W | None, int]:
+    """Return the worker that gets the next items of a task, and how many; None if all have enough.
+
+    Parameters
+    ----------
+    workers
+        All workers of the pool.
+    task
+        The first task of the queue.
+    max_tasks
+        How many calls a worker gets in its life; None for no limit.
+    """
+    best: _W | None = None
+    accepting = 0
+    for worker in workers:
+        if worker.accepts:
+            accepting += 1
+            if best is None or worker.load < best.load:
+                best = worker
+    if best is None:
+        return None, 0
+    load = best.load
+    if not load and task.count == 1 and max_tasks is None:
+        return best, 1  # the usual case
+    most = depth(task)
+    if most > 2 and 2 * load > most:
+        return None, 0  # not one by one: each message costs more than a short call
+    room = most - load
+    if max_tasks is not None:
+        room = min(room, max_tasks - best.given)
+    if room <= 0:
+        return None, 0
+    remaining = task.count - task.done
+    if task.step > 1:
+        return best, min(room, remaining)  # dealt already
+    sharers = accepting if task.slot is None else 1
+    return best, max(1, min(room, -(-remaining // (2 * sharers))))
+
+
+def is_dealt(task: Item, count: int) -> bool:
+    """Return whether items of a task are dealt to the workers like cards, rather than in runs.
+
+    So workers begin them nearly in their order, as they would one by one: an item may wait for the next one,
+    which must not wait behind it. Items so short wait for no other process.
+    """
+    return count > 1 and task.slot is None and task.step == 1 and (task.stats.seconds or 1.0) > WAITING
+
+
+def can_wait(workers: Sequence[Load], most: int, task: Item) -> bool:
+    """Return whether a short call should wait for the next reply, to share a message with other calls."""
+    for worker in workers:
+        if not worker.load or not worker.accepts:
+            return False
+    seconds = task.stats.seconds
+    return seconds is not None and seconds <= QUICK and len(workers) >= most
+
+
+def stuck(workers: Sequence[_W], now: float) -> _W | None:
+    """Return a worker whose waiting calls go to a free one before those of the queue, which come later."""
+    found, count, _ = overloaded(workers, now)
+    return found if found is not None and count and now - found.since >= STUCK else None
+
+
+def overloaded(workers: Sequence[_W], now: float) -> tuple[_W | None, int, float]:
+    """Return the worker to take calls back from, how many, and when that pays if that is not now.
+
+    The worker is None if no worker is free, or none has calls that wait.
+    """
+    fullest: _W | None = None
+    free = False
+    for worker in workers:
+        if worker.load < 2:
+            free = free or (worker.accepts and not worker.load)
+        elif not worker.is_ending and (fullest is None or worker.load > fullest.load):
+            fullest = worker
+    if fullest is None or not free:
+        return None, 0, now
+    waiting = fullest.load - 1
+    if now - fullest.since >= STUCK:
+        return fullest, waiting, now
+    if (fullest.first.stats.seconds or 0.0) * waiting >= WORTH_MOVING:
+        return fullest, -(-waiting // 2), now
+    return fullest, 0, fullest.since + STUCK

@@ -1,0 +1,8 @@
+"""What runs in each process of a pool.
+
+===========  =====================================================================
+replies      outcomes on their way to the pool
+loop         read messages, run calls, reply
+main         the beginning and the end of a worker
+===========  =====================================================================
+"""

@@ -169,7 +169,7 @@ def test_what_does_not_fit(pool):
         pool.map_blocks(np.sum, a)
     with pytest.raises(ValueError, match="out must have length 4"):
         pool.map_blocks(np.sin, a, out=np.ones((3, 6)))
-    with pytest.raises(ValueError, match="has room for"):
+    with pytest.raises(ValueError, match="but the output has shape"):
         pool.map_blocks(np.sin, a, out=sa.ones((4, 5)))
     with pytest.raises(TypeError, match=r"[Cc]annot cast"):
         pool.map_blocks(np.sin, a, out=sa.ones((4, 6), int))

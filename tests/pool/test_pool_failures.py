@@ -22,7 +22,7 @@ DEATHS = {
     "killed": (pool_tasks.die, ("SIGKILL",), r"SIGKILL.*out-of-memory"),
     "crashed": (pool_tasks.die, ("crash",), r"SIGSEGV.*native code"),
     "aborted": (pool_tasks.die, ("SIGABRT",), r"SIGABRT.*abort"),
-    "terminated": (pool_tasks.die, ("SIGTERM",), r"SIGTERM.*asked it to end"),
+    "terminated": (pool_tasks.die, ("SIGTERM",), r"SIGTERM.*a request to end"),
     "exits": (pool_tasks.die, ("exit",), r"exit code 7.*os\._exit"),
     "loading": (pool_tasks.identity, (pool_tasks.KillerOnArrival(),), r"identity died.*SIGKILL"),
     **{

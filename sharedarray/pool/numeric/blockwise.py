@@ -1,4 +1,4 @@
-"""Numeric calls: what a worker does with one block, and where the results go.
+"""Numeric calls: the computation of one block in a worker, and the way of its result into the output.
 
 ::
 
@@ -8,15 +8,15 @@
     worker:                              func(view, view, …) ─▶ without its halo ─▶ written into the output,
                                                                                     or sent back
     output:  shared memory ◀── the workers write into it
-             plain memory  ◀── this process copies what was sent back, in the order of the blocks
+             plain memory  ◀── this process copies the results that were sent back, in order
 
-**The output is worked in directly** when no block can be disturbed by another one or by itself. Otherwise the
-results go to memory of the call's own, and from there to the output at the end: when the output overlaps an
-input other than element by element, when a halo would read what a neighbour has written already, and when a
-task that died half-way through its own input would be run again.
+**Workers write into the output directly** if no block can change the input of another one or its own. Else
+the results go to temporary memory, and are copied to the output at the end: if the output overlaps an input
+other than element by element, if a halo would contain results of a neighbour, or if a task that died after it
+had changed its own input would be run again.
 
-**Without an output**, the first blocks, one for each worker, are computed first and sent back: from the very
-first the dtype and the shape of the output are learnt. So nothing is computed twice, and no worker waits.
+**Without an output**, one block for each worker is computed first and sent back. The first result gives the
+dtype and the shape of the output. So no block is computed twice, and no worker waits.
 """
 
 from __future__ import annotations
@@ -48,21 +48,13 @@ T = TypeVar("T")
 Array: TypeAlias = np.ndarray[Any, Any]
 Casting: TypeAlias = Literal["same_kind", "safe"]
 
-# Seconds that killed workers have to be gone.
+# Seconds that killed workers have to end.
 _PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The inputs, and how they are cut.
-
-    Attributes
-    ----------
-    inputs
-        Arrays, and numbers and the like as they were given.
-    tiling
-        The blocks.
-    """
+    """The inputs (arrays, and single values such as numbers), and their blocks."""
 
     inputs: tuple[Array | _Scalar, ...]
     tiling: Tiling
@@ -79,7 +71,7 @@ class Plan:
     ) -> Plan:
         """Choose blocks for arrays; see `Tiling.of`."""
         inputs = tuple([_input(each) for each in given])
-        # To the tiling, a number is an array without axes.
+        # For the tiling, a number is an array without axes.
         arrays = [_NO_AXES if isinstance(each, _Scalar) else each for each in inputs]
         return cls(inputs, Tiling.of(arrays, axis, block_size, overlap, workers=workers))
 
@@ -91,10 +83,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Scalar:
-    """An input that is no array, such as a number.
+    """An input that is a single value, such as a number.
 
-    The function gets it as it was given: NumPy does not let a Python number decide the dtype of a result, as
-    an array without axes would.
+    The function gets it unchanged: in NumPy, an array without axes would decide the dtype of a result, which
+    a Python number does not.
     """
 
     value: Any
@@ -104,7 +96,7 @@ _NO_AXES: Array = np.empty(())
 
 
 def _input(given: Any) -> Array | _Scalar:
-    """Return an array of what was given, or what was given if that is a single value."""
+    """Return an input as an array, or as a `_Scalar` if it is a single value."""
     if isinstance(given, np.ndarray):
         return given
     if isinstance(given, np.generic | bool | int | float | complex):
@@ -114,32 +106,22 @@ def _input(given: Any) -> Array | _Scalar:
     return array if array.ndim or hasattr(given, "__array__") else _Scalar(given)
 
 
-# In a worker
+# -- in a worker ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Compute:
-    """What a worker is told once: compute a block and return it.
-
-    Attributes
-    ----------
-    func
-        The user's function.
-    tiling
-        The blocks.
-    inputs
-        The inputs that are shared or no arrays; None for those whose blocks come with each task.
-    keeps
-        The class of the output, which keeps what results of this class have besides their elements.
-    """
+    """The function that each worker gets once: compute a block and return it."""
 
     func: Callable[..., Any]
     tiling: Tiling
+    # Inputs that are shared, or single values; None for an input whose blocks come with each task.
     inputs: tuple[Array | _Scalar | None, ...]
+    # The class of the output: results of this class are written with all that they have besides elements.
     keeps: type[Array]
 
     def views(self, block: Block, pieces: Sequence[Array]) -> list[Any]:
-        """Return what the function is called with."""
+        """Return the arguments for the user's function."""
         rest = iter(pieces)
         return [
             next(rest)
@@ -151,7 +133,7 @@ class _Compute:
         ]
 
     def __call__(self, *given: Any) -> Any:
-        """Do the block whose number comes last, after the blocks of the inputs that are not shared."""
+        """Compute a block; its number is the last argument, behind its blocks of plain inputs."""
         block = self.tiling[given[-1]]
         return self.computed(block, self.views(block, given[:-1]))
 
@@ -181,21 +163,13 @@ class _Compute:
 
 @dataclass(frozen=True, slots=True)
 class _Write(_Compute):
-    """Compute a block and write it into its place.
-
-    Attributes
-    ----------
-    output
-        In shared memory.
-    casting
-        What may become of the result's dtype there.
-    """
+    """Compute a block and write it to its place in the output, which is in shared memory."""
 
     output: Array
     casting: Casting
 
     def __call__(self, *given: Any) -> None:
-        """Do the block whose number comes last."""
+        """Compute a block; its number is the last argument."""
         block = self.tiling[given[-1]]
         views = self.views(block, given[:-1])
         target = self.tiling.target(self.output, block)
@@ -205,7 +179,7 @@ class _Write(_Compute):
             _put(self.func, self.tiling, block, self.computed(block, views), target, self.casting)
 
     def _straight(self, views: Sequence[Any], target: Array) -> bool:
-        """Whether the function is a ufunc that can write into the output itself."""
+        """Return whether the function is a ufunc that can write into the output itself."""
         func = self.func
         if type(func) is not np.ufunc or func.nout != 1 or func.signature is not None:
             return False
@@ -215,7 +189,7 @@ class _Write(_Compute):
             return False
         try:
             return bool(np.broadcast_shapes(*map(np.shape, views)) == target.shape)
-        except ValueError:  # they do not fit: the function tells of it
+        except ValueError:  # the function reports it
             return False
 
 
@@ -224,27 +198,27 @@ _NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 
 
 def _is_bare(kind: type[Array]) -> bool:
-    """Return whether arrays of a class are their elements, and nothing that a block could not add to."""
+    """Return whether an array of this class has nothing besides its elements that a block could change."""
     return kind in PLAIN or kind.__module__.partition(".")[0] == np.__name__
 
 
 @dataclass(frozen=True, slots=True)
 class _Reduce(_Compute):
-    """Return what the function makes of a block."""
+    """Compute a block and return the function's result unchanged."""
 
     def __call__(self, *given: Any) -> Any:
-        """Do the block whose number comes last."""
+        """Compute a block; its number is the last argument."""
         return self.func(*self.views(self.tiling[given[-1]], given[:-1]))
 
 
 def _put(
     func: Callable[..., Any], tiling: Tiling, block: Block, result: Array, target: Array, casting: Casting
 ) -> None:
-    """Write a block's result into its place."""
+    """Write a block's result to its place."""
     if result.shape != target.shape:
         raise ValueError(
-            f"{name_of(func)} returned an array of shape {result.shape} for {tiling.said(block)}, where the "
-            f"output has room for {target.shape}"
+            f"{name_of(func)} returned an array of shape {result.shape} for {tiling.said(block)}, but the "
+            f"output has shape {target.shape} there"
         )
     try:
         np.copyto(target, result, casting=casting)
@@ -252,30 +226,16 @@ def _put(
         if casting == "safe":
             raise TypeError(
                 f"{name_of(func)} returned {result.dtype} for {tiling.said(block)} and {target.dtype} for "
-                "the first block, which does not hold it; give out=, or have the function return one dtype"
+                "the first block, which does not hold it; give out=, or let the function return one dtype"
             ) from error
         raise
 
 
-# In the pool's process
+# -- in the pool's process -----------------------------------------------------------------------------------
 
 
 class _Call:
-    """One call of map_blocks or reduce_blocks: its blocks on their way to the workers.
-
-    Parameters
-    ----------
-    engine
-        Of the pool.
-    func
-        The user's function.
-    plan
-        The inputs and the blocks.
-    options
-        The pool's, for each block.
-    timeout
-        Seconds until the call must be over.
-    """
+    """One call of map_blocks or reduce_blocks, which sends its blocks to the workers."""
 
     def __init__(
         self,
@@ -296,17 +256,17 @@ class _Call:
         )
 
     def done(self, job: _Compute, numbers: range) -> _Done:
-        """Have blocks done; what is returned gives their results in order, in its ``with`` block.
+        """Submit blocks; return a context manager that gives their results in order.
 
-        Where they are written to shared memory, and nothing but that becomes of them, each worker has a part
-        of its own: to write to a page for the first time costs a process as much as many a function.
+        If workers write the blocks into shared memory, each gets a part of its own: to write to a page for
+        the first time costs a process as much as many a function.
         """
         tiling = self.plan.tiling
         inputs = zip(self.plan.inputs, self.told, strict=True)
         plain = [each for each, told in inputs if told is None and not isinstance(each, _Scalar)]
         calls: list[tuple[Any, ...]] = [(number,) for number in numbers]
         if plain:
-            # What goes whole to every block is one object for all, so it is copied once.
+            # An array that goes whole to every block is the same object for all, so it is copied once.
             cut = [(array, tiling.is_cut(array)) for array in plain]
             calls = [
                 (*[tiling.cut(array, tiling[number]) if parts else array for array, parts in cut], number)
@@ -332,10 +292,10 @@ class _Call:
 
 
 class _Done:
-    """The results of blocks, in order; at the end of its ``with`` block nothing runs behind an exception.
+    """The results of blocks, in order; when its ``with`` block has raised, no block is running any more.
 
-    A class and no generator, for `contextlib` sets attributes of the exceptions that pass through one, which
-    some do not allow.
+    A class, since `contextlib` sets attributes of the exceptions that pass through a generator, which some do
+    not allow.
     """
 
     def __init__(self, engine: Engine, came: Results, deadline: float | None) -> None:
@@ -355,7 +315,7 @@ class _Done:
         if (issubclass(kind, Exception) or came.failed) and not late:
             self._engine.forget(came)
             came.rest()
-        else:  # Ctrl-C as well: what runs writes into memory that the caller may use for something else
+        else:  # Ctrl-C as well: running blocks write into memory that the caller may use otherwise
             self._engine.forget(came, running=True)
             with contextlib.suppress(TimeoutError):
                 came.rest(time.monotonic() + _PATIENCE)
@@ -372,7 +332,7 @@ def map_blocks(
     *,
     again: bool,
 ) -> Array:
-    """Do what `Pool.map_blocks` says; `again` tells whether a block may be done a second time."""
+    """Run `Pool.map_blocks`; ``again`` tells whether a block may be computed a second time."""
     tiling = plan.tiling
     call = _Call(engine, func, plan, options, timeout)
     if out is not None:
@@ -392,12 +352,13 @@ def map_blocks(
             first.append(next(heads))
             casting = "safe"
             kind = type(first[0])
-            out = work = _like(first[0], tiling)
-            stack.enter_context(_ClosedAfterErrors(out))
+            out = work = made = _shared_if_possible(tiling.whole(first[0].shape), first[0].dtype)
+            if isinstance(made, SharedArray):  # the caller does not get it, but a traceback may hold it
+                stack.push(lambda kind, *_: made.close() if kind is not None else None)
         elif _undisturbed(out, plan, again):
             work = out
         elif _is_shared(out) and type(out) in _PLAIN:
-            work = _made(out.shape, out.dtype)
+            work = _shared_if_possible(out.shape, out.dtype)
             if isinstance(work, SharedArray):
                 stack.callback(work.close)
         else:
@@ -411,7 +372,7 @@ def map_blocks(
         job = _Write(func, tiling, call.told, compute.keeps, work, casting) if writing else compute
         rest = range(begun, len(tiling))
         results = stack.enter_context(call.done(job, rest)) if rest else iter(())
-        # Popped, so that the memory of a result is free as soon as it is copied.
+        # Popped, so that the memory of a result is freed when the result is copied.
         if first:
             put(0, first.pop())
             shown.update()
@@ -438,7 +399,7 @@ def reduce_blocks(
     options: dict[str, Any],
     timeout: float | None,
 ) -> T:
-    """Do what `Pool.reduce_blocks` says."""
+    """Run `Pool.reduce_blocks`."""
     call = _Call(engine, func, plan, options, timeout)
     blocks = range(len(plan.tiling))
     shown = bar(progress, len(blocks))
@@ -454,31 +415,12 @@ def reduce_blocks(
     return so_far
 
 
-class _ClosedAfterErrors:
-    """Frees the memory of an output that no caller gets, though a traceback may hold the array."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, raised: object, traceback: object) -> None:
-        if kind is not None and isinstance(self._array, SharedArray):
-            self._array.close()
-
-
 def _is_shared(array: Array) -> bool:
-    """Whether workers can be given an array by reference."""
+    """Return whether an array can be sent by reference."""
     return not array.dtype.hasobject and reference.reduce_held(array) is not None
 
 
-def _like(result: Array, tiling: Tiling) -> Array:
-    """Return the output of which a block is like this one, in shared memory where that is possible."""
-    return _made(tiling.whole(result.shape), result.dtype)
-
-
-def _made(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _shared_if_possible(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an array in shared memory, or in private memory if no block can hold the dtype."""
     try:
         return creation.empty(shape, dtype)
@@ -491,7 +433,7 @@ def _check_output(out: Array, tiling: Tiling) -> None:
         raise TypeError(f"out must be an array, not {out!r}")
     if is_masked(out):
         raise errors.MaskedArrayError(
-            "out must not be a masked array, whose mask would be left as it is",
+            "out must not be a masked array, whose mask would stay as it is",
             next_step="give its .data",
         )
     if not tiling.fits(out.shape):
@@ -506,7 +448,7 @@ def _check_output(out: Array, tiling: Tiling) -> None:
 
 
 def _undisturbed(out: Array, plan: Plan, again: bool) -> bool:
-    """Say whether the output may be written while others still read the inputs."""
+    """Return whether workers may write to the output while others still read the inputs."""
     ours = _view_of(out)
     for array in plan.arrays:
         if not _may_overlap(out, array):
@@ -517,7 +459,7 @@ def _undisturbed(out: Array, plan: Plan, again: bool) -> bool:
 
 
 def _view_of(array: Array) -> object:
-    """Return what tells whether two arrays are the same elements in the same order."""
+    """Return a value that is equal for two arrays of the same elements in the same order."""
     held = None if array.dtype.hasobject else reference.reduce_held(array)
     if held is not None:
         return held[1][:-1]  # whatever the class
@@ -525,7 +467,7 @@ def _view_of(array: Array) -> object:
 
 
 def _may_overlap(out: Array, array: Array) -> bool:
-    """Say whether two arrays may be the same memory, be it mapped twice in this process."""
+    """Return whether two arrays may be the same memory, which may be mapped twice in this process."""
     if np.may_share_memory(out, array):
         return True
     one, other = mapping_of(out), mapping_of(array)

@@ -1,18 +1,18 @@
-"""How arrays are cut into blocks. Numbers only: nothing here reads an element or knows of a process.
+"""How arrays are cut into blocks: arithmetic on shapes.
 
 ::
 
     axis 0, 10 rows, size 4, overlap 1          low  start      stop  high
     block 0   [████▒      ]                      0     0          4     5      █ computed
-    block 1   [   ▒████▒  ]                      3     4          8     9      ▒ given as well: the halo
+    block 1   [   ▒████▒  ]                      3     4          8     9      ▒ added to the input: the halo
     block 2   [       ▒██ ]                      7     8         10    10
 
-Along several axes, blocks are tiles: every combination of what the axes give, in C order.
+Along several axes, blocks are tiles: all combinations of the spans along these axes, in C order.
 
-An array takes part along an axis if it has the full length there. One that has length 1 there, or not that
-many axes, is given whole to every block, as NumPy's broadcasting would have it. Axes count as they do in
-NumPy: from the first one, or, if negative, from the last one *of each array*, so that ``axis=-1`` of arrays
-of different dimensions means the last axis of each.
+An array is cut along an axis if it has the full length there. An array that has length 1 there, or fewer
+axes, goes whole to every block, as in NumPy's broadcasting. Axes count as in NumPy: from the first one, or,
+if negative, from the last one *of each array*, so that ``axis=-1`` of arrays of different dimensions means
+the last axis of each.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Axes: TypeAlias = int | Sequence[int]
 Sizes: TypeAlias = int | Sequence[int | None] | None
 
-# Blocks for each worker, so that one that got the slow ones does not keep the others waiting for long.
+# Blocks for each worker: enough that a slow block delays the end of the call by a small part only.
 _PER_WORKER = 8
-# Bytes of the inputs in one block: no fewer, or handing the block out costs more than computing it; and no
-# more than this, whatever the cache.
+# Bytes of the inputs in one block. A smaller block costs more to send than to compute; a larger one exceeds
+# the caches of most processors.
 _SMALLEST, _LARGEST = 16 << 10, 8 << 20
-# Where Linux describes a processor's caches.
+# The folder in which Linux describes a processor's caches.
 _CACHES = "/sys/devices/system/cpu/cpu0/cache"
-# What a processor's outermost cache is taken for where nobody tells.
+# Bytes of a processor's outermost cache on other systems.
 _USUAL_CACHE = 16 << 20
 
 
 class Span(NamedTuple):
-    """Along one axis: ``start`` to ``stop`` are computed, from what is given, ``low`` to ``high``."""
+    """Along one axis: ``start`` to ``stop`` are computed, from the input ``low`` to ``high``."""
 
     start: int
     stop: int
@@ -56,7 +56,7 @@ class Span(NamedTuple):
 
     @property
     def given(self) -> int:
-        """How long the block is with its halo."""
+        """Length of the block with its halo."""
         return self.high - self.low
 
 
@@ -70,13 +70,13 @@ class Tiling:
     Attributes
     ----------
     axes
-        Along which, as given.
+        The axes, as given.
     lengths
-        Of the arrays along these.
+        Lengths of the arrays along these.
     sizes
-        Of a block along these.
+        Lengths of a block along these.
     overlaps
-        How much more is given on either side.
+        Lengths of the halo on either side.
     """
 
     axes: tuple[int, ...]
@@ -101,13 +101,13 @@ class Tiling:
         arrays
             The inputs.
         axis
-            Along which they are cut.
+            The axes along which they are cut.
         block_size
-            Of a block, along each of these; chosen where it is None.
+            Length of a block along each of these; None to choose one.
         overlap
-            Of a block with its neighbours, along each of these.
+            Length of the halo along each of these.
         workers
-            For how many the work should be enough.
+            Number of workers that should have blocks.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class Tiling:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many blocks there are along each axis; one along an axis of length 0."""
+        """Numbers of blocks along each axis; 1 along an axis of length 0."""
         return tuple(
             [max(1, -(-length // size)) for length, size in zip(self.lengths, self.sizes, strict=True)]
         )
@@ -152,7 +152,7 @@ class Tiling:
         return (self[number] for number in range(len(self)))
 
     def cut(self, array: Array, block: Block) -> Array:
-        """Return what of an input is given for a block, with its halo."""
+        """Return the part of an input that belongs to a block, with its halo."""
         index = [slice(None)] * array.ndim
         for axis, length, span in zip(self.axes, self.lengths, block, strict=True):
             at = _resolved(axis, array.ndim)
@@ -161,7 +161,7 @@ class Tiling:
         return array[tuple(index)]
 
     def is_cut(self, array: Array) -> bool:
-        """Whether different blocks get different parts of an input."""
+        """Return whether different blocks get different parts of an input."""
         return len(self) > 1 and _is_cut(array, self.axes, self.lengths)
 
     def target(self, output: Array, block: Block) -> Array:
@@ -172,7 +172,7 @@ class Tiling:
         return output[tuple(index)]
 
     def inner(self, result: Array, block: Block) -> Array | None:
-        """Return a block's result without its halo; None if it is not as long as what was given."""
+        """Return a block's result without its halo; None if it is not as long as its input."""
         places = [_resolved(axis, result.ndim) for axis in self.axes]
         index = [slice(None)] * result.ndim
         for at, span in zip(places, block, strict=True):
@@ -182,21 +182,21 @@ class Tiling:
         return result[tuple(index)] if len(set(places)) == len(places) else None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an output of this shape is as long as the inputs."""
+        """Return whether an output of this shape is as long as the inputs."""
         places = [_resolved(axis, len(shape)) for axis in self.axes]
         return len(set(places)) == len(places) and all(
             at is not None and shape[at] == length for at, length in zip(places, self.lengths, strict=True)
         )
 
     def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the output of which a block has this one."""
+        """Return the shape of the output whose blocks have this shape."""
         made = list(shape)
         for axis, length in zip(self.axes, self.lengths, strict=True):
             made[axis] = length
         return tuple(made)
 
     def said(self, block: Block) -> str:
-        """Return which block this is, for messages."""
+        """Return a text for messages that says which block this is."""
         spans = [f"{span.start} to {span.stop}" for span in block]
         along = ", ".join(map(str, self.axes))
         return f"{' by '.join(spans)} along {'axis' if len(self.axes) == 1 else 'axes'} {along}"
@@ -228,7 +228,7 @@ def _lengths(arrays: Sequence[Array], axes: Sequence[int]) -> tuple[int, ...]:
         if len(different) > 1:
             raise ValueError(
                 f"the arrays must have one length along axis {axis}, or length 1 to be given whole to each "
-                f"block; their shapes are {shapes}. What should not be cut at all can be bound to the "
+                f"block; their shapes are {shapes}. Bind an array that should not be cut to the "
                 "function with functools.partial"
             )
         lengths.append(different.pop())
@@ -274,10 +274,10 @@ def _fitting(
     total: int,
     workers: int,
 ) -> tuple[int, ...]:
-    """Choose the sizes that are None: as many blocks as are good for the workers and their caches.
+    """Choose the sizes that are None: enough blocks for the workers, small enough for their caches.
 
-    The longest of these axes is halved until there are enough blocks: tiles come out as squares, which have
-    the shortest halo.
+    The longest of these axes is halved until there are enough blocks: so tiles become squares, which have the
+    shortest halo.
     """
     free = [at for at, size in enumerate(given) if size is None]
     sizes = [size or max(1, length) for size, length in zip(given, lengths, strict=True)]
@@ -301,7 +301,7 @@ def _fitting(
 
 @functools.cache
 def outer_cache() -> int:
-    """Return the bytes of the outermost cache of a processor, as Linux describes it, else what is usual.
+    """Return the bytes of a processor's outermost cache, as Linux describes it; elsewhere a usual size.
 
     Source: ``Documentation/ABI/testing/sysfs-devices-system-cpu`` of the kernel.
     """

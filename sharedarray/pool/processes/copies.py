@@ -1,8 +1,8 @@
-"""Processes that a fork in the middle of the pool's work leaves: copies that must not act as what they copy.
+"""The end of a process that a task has forked and that returns from the task.
 
-A task may fork, and so may an initializer, a ``__reduce__`` or a done-callback. What the fork's child does is
-its own affair until it returns from there. Then it is in the middle of the worker's loop, or of the pool's,
-with the same pipes, counters and memory, and would send a second answer.
+A task may fork, and so may an initializer, a ``__reduce__`` or a done-callback. The child may do anything
+until it returns from that function. Then it is in the middle of the worker's loop, or of the pool's, with the
+same pipes, counters and memory, and would send a second reply.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def set_copy(copy: bool) -> None:
 
 
 def end_copy(raised: BaseException | None = None) -> NoReturn:
-    """End this process, a copy that has returned from the function that forked it, and say so.
+    """End this process, which has returned from the function that forked it, and report that.
 
     Parameters
     ----------
     raised
-        What it raised in place of returning. `SystemExit` ends it as it ends a program.
+        The exception that the function raised. `SystemExit` ends this process as it ends a program.
     """
     with contextlib.suppress(Exception):
         if isinstance(raised, SystemExit):
@@ -50,10 +50,11 @@ def end_copy(raised: BaseException | None = None) -> NoReturn:
                 stream.flush()
             os._exit(code or 0)
         text = "" if raised is None else "".join(traceback.format_exception(raised))
-        found = "what it returned is dropped" if raised is None else "what it raised is dropped"
+        dropped = "its result" if raised is None else "its exception"
         text += (
             f"sharedarray: process {os.getpid()} was forked within {current_process().name} and has returned "
-            f"from the function that forked it; it ends here, and {found}. Next step: call os._exit() in it\n"
+            f"from the function that forked it; it ends here, and {dropped} is dropped. "
+            "Next step: call os._exit() in it\n"
         )
         os.write(2, text.encode(errors="replace"))  # sys.stderr may hold what the parent is about to print
     os._exit(1)

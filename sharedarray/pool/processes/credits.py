@@ -1,12 +1,11 @@
-"""Credits: how many items a worker was given and has not begun, in a counter that pool and worker share.
+"""Credits: a counter, shared by pool and worker, of the items that the worker has got and not begun.
 
-The pool adds a credit for each item that it gives, and a worker takes one before each item that it begins. So
-the pool can revoke items: the worker begins nothing for which it finds no credit.
+The pool adds a credit for each item that it sends, and a worker takes a credit before it begins an item. So
+the pool can revoke items by taking credits: the worker begins no item without a credit.
 
-The counter is a semaphore of multiprocessing, which takes 0.03 us a credit. That needs a ``/dev/shm`` where
-this user may make files, and an interpreter that runs its tracker. A machine may have no ``/dev/shm`` (AWS
-Lambda), or a read-only one; a program may embed Python. Then each credit is a byte in a pipe, which takes
-some 0.5 us and needs neither.
+The counter is a semaphore of multiprocessing, which takes 0.03 us a credit. It needs a writable ``/dev/shm``,
+and an interpreter that runs its tracker. A machine may have no ``/dev/shm`` (AWS Lambda), or a read-only one;
+a program may embed Python. Then each credit is a byte in a pipe, which takes 0.5 us.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sharedarray.pool.transport import pipes
 
 __all__ = ["Credits", "counter_of", "new_counter"]
 
-# Here, so that a fork server loads it once, and not each worker for itself.
+# Here, so that a fork server loads it once, and not each worker.
 with contextlib.suppress(ImportError):  # this Python was built without semaphores
     importlib.import_module("multiprocessing.synchronize")
 
@@ -35,18 +34,18 @@ class Credits(Protocol):
     """A counter that processes share; `multiprocessing.synchronize.Semaphore` has this interface."""
 
     def acquire(self, block: bool = True) -> bool:
-        """Take a credit; return whether there was one. Called with False only: it never waits."""
+        """Take a credit; return whether there was one. Called with False: it never waits."""
 
     def release(self) -> None:
         """Add a credit."""
 
     def get_value(self) -> int:
-        """Return how many credits there are.
+        """Return the number of credits.
 
         Raises
         ------
         NotImplementedError
-            The system has no call for this, as macOS.
+            The system has no call for this (macOS).
         """
 
 
@@ -65,9 +64,9 @@ def new_counter(method: str) -> Credits:
 
 
 def counter_of(credits: Credits) -> tuple[Callable[[bool], bool], Callable[[], None], Callable[[], int]]:
-    """Return what takes, adds and counts credits, without the Python object around it.
+    """Return the functions that take, add and count credits, without the Python object around them.
 
-    A semaphore's object keeps its name in the system, which the pool removes when the worker has started.
+    That object keeps the semaphore's name in the system, which the pool removes when the worker has started.
     """
     inner = getattr(credits, "_semlock", None)
     take, add, count = (getattr(inner, name, None) for name in ("acquire", "release", "_get_value"))
@@ -79,7 +78,7 @@ def counter_of(credits: Credits) -> tuple[Callable[[bool], bool], Callable[[], N
 class _Tokens:
     """Credits as bytes in a pipe.
 
-    A pipe of 4 KiB, the smallest that Linux makes, has room for the 4000 items that a worker has at most.
+    The smallest pipe of Linux has 4 KiB; a worker has at most 4000 items.
     """
 
     def __init__(self, ends: tuple[Any, Any] | None = None) -> None:
@@ -103,8 +102,8 @@ class _Tokens:
         os.write(self._writing, b"\0")
 
     def get_value(self) -> int:
-        """Return how many credits there are."""
-        import fcntl  # which Windows has not, where semaphores always work
+        """Return the number of credits."""
+        import fcntl  # not above: Windows has neither, and semaphores always work there
         import termios
 
         found = bytearray(4)

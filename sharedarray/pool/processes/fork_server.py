@@ -1,16 +1,17 @@
 """The fork server: a process that has loaded NumPy and the worker's code, and forks itself for each worker.
 
-multiprocessing has one as well. This one is another program, for four reasons. It listens on a socket pair
-that it inherits, so that no path is needed and ``TMPDIR`` may be long, unwritable or missing. It loads
-modules from where the caller finds them, and names those that cannot be loaded. A worker gets the environment
-and the working directory that the caller has at the worker's start, not those of the server's start. And it
-stays until its last worker has ended, which leaves no zombie to a process above::
+This one differs from multiprocessing's fork server in four ways. It listens on an inherited socket pair, so
+that it needs no path, and ``TMPDIR`` may be long, unwritable or missing. It finds modules by the caller's
+path, and reports those that cannot be loaded. A worker gets the environment and the working directory that
+the caller has at the worker's start, not those of the server's start. And it ends after its last worker, so
+that no process
+above inherits a zombie::
 
     caller                                socket pair                         server
     ------                                -----------                         ------
     starts the server ──────────────────▶ (inherited)
-                      ◀────────────────── "+"                  this program is a Python
-                      ◀────────────────── "LF wave"            the module that is loaded next
+                      ◀────────────────── "+"                  the program is a Python
+                      ◀────────────────── "LF wave"            the module that it loads next
     count, descriptors ─────────────────▶                      fork
     orders            ──── pipe ────────▶                      (read by the worker)
                       ◀─── pipe ────────                       the worker's pid, and in the end its exit code
@@ -54,8 +55,8 @@ _PRELOAD = ("numpy", "sharedarray.pool.worker.main")
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)
 _LATE = -50  # a finalizer's priority: after multiprocessing has joined the children
 
-# multiprocessing's own command begins like this. Programs made by PyInstaller run what begins like this, and
-# start the application a second time otherwise.
+# The beginning is that of multiprocessing's own command: programs made by PyInstaller run such a command, and
+# start the application a second time for another one.
 _BOOT = (
     "from multiprocessing.forkserver import main; import os, sys\n"
     "try: os.write({number}, b'+')\n"
@@ -72,7 +73,7 @@ class ForkServer:
     Parameters
     ----------
     modules
-        What it loads, in this order, before it forks.
+        Modules that it loads, in this order, before it forks.
     extra
         Environment variables that it has besides the caller's.
     """
@@ -80,7 +81,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[str], extra: Mapping[str, str]) -> None:
         self._modules = tuple(modules)
         self._extra = dict(extra)
-        self._control = -1  # the socket; a socket object would make Python complain at the program's end
+        self._control = -1  # the socket; Python would warn of an open socket object at the program's end
         self._pid = 0
         self._code: int | None = None
 
@@ -90,7 +91,7 @@ class ForkServer:
         Parameters
         ----------
         descriptors
-            What the worker inherits; see `Inherited`.
+            Descriptors that the worker inherits; see `Inherited`.
 
         Returns
         -------
@@ -100,7 +101,7 @@ class ForkServer:
         Raises
         ------
         ConnectionError, EOFError
-            The server was ended at this moment.
+            The server has just ended.
         """
         self._run()
         status, child_status = platform.opened(os.pipe)
@@ -127,11 +128,11 @@ class ForkServer:
             self._control = -1
 
     def reaped(self) -> bool:
-        """Return whether the server has ended, and leave no zombie of it."""
+        """Reap the server if it has ended; return whether it has."""
         if self._pid:
             try:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
-            except ChildProcessError:  # another part of this program has waited for all children
+            except ChildProcessError:  # another part of the program has reaped it
                 self._pid = 0
             else:
                 if pid:
@@ -139,12 +140,12 @@ class ForkServer:
         return not self._pid
 
     def _ended(self) -> str:
-        """Return how a server that has closed its socket ended."""
+        """Return how the server ended, after it has closed its socket."""
         _wait_until(self.reaped, _END)
         return "in an unknown way" if self._code is None else f"with exit code {self._code}"
 
     def failure(self) -> ChildProcessError:
-        """Return the error that says how the server ended, and what it was loading."""
+        """Return the error that says how the server ended, and which module it was loading."""
         said = b""
         if self._control >= 0:
             with contextlib.suppress(OSError), _as_socket(self._control) as control:
@@ -155,7 +156,7 @@ class ForkServer:
         return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
 
     def _run(self) -> None:
-        """Start the server unless it runs."""
+        """Start the server if it is not running."""
         if self._control >= 0:
             if not self.reaped():
                 return
@@ -179,7 +180,7 @@ class ForkServer:
         return interpreters.launch([interpreters.executable(), *interpreters.flags(), "-c", code], [number])
 
     def _greeted(self, control: socket.socket) -> None:
-        """Wait until the program shows that it is a Python; end it if it does not."""
+        """Wait until the program has shown that it is a Python; else kill it and raise."""
         ready = select.poll()
         ready.register(control, select.POLLIN)
         if not ready.poll(_PATIENCE * 1000):
@@ -203,7 +204,7 @@ class ForkServer:
 
 @contextlib.contextmanager
 def _as_socket(number: int) -> Iterator[socket.socket]:
-    """Give a socket object for a descriptor, which stays open."""
+    """Return a context manager: a socket object for a descriptor, which stays open."""
     found = socket.socket(fileno=number)
     try:
         yield found
@@ -235,12 +236,12 @@ _closed: list[ForkServer] = []
 
 
 def server_for(worker: Any) -> ForkServer:
-    """Return the fork server for a worker, with what it must have read and loaded."""
+    """Return a fork server that has read the variables and loaded the modules that a worker needs."""
     fixed = {name: value for name, value in os.environ.items() if name.startswith(_READ_ONCE)}
-    fixed.pop(interpreters.HASH_SEED, None)  # the workers of a pool have one, whatever changes
+    fixed.pop(interpreters.HASH_SEED, None)  # the same for all workers of a process
     extra: dict[str, str] = {}
     modules = *_PRELOAD, *worker.preload
-    if worker.can_limit_loaded:  # the worker does that
+    if worker.can_limit_loaded:  # the worker limits threads itself
         modules = "threadpoolctl", *modules
         for name in worker.environment:
             fixed.pop(name, None)
@@ -263,9 +264,9 @@ def server_for(worker: Any) -> ForkServer:
 
 
 def _end_helpers() -> None:
-    """Wait until this process's fork servers and resource tracker have ended, as it ends itself.
+    """At the end of this process, end its fork servers and resource tracker, and wait for that.
 
-    Otherwise they would be orphans of the process that adopts them, which may be the program above.
+    Otherwise a process above would adopt them.
     """
     for server in _servers.values():
         server.close()
@@ -279,7 +280,7 @@ def _end_helpers() -> None:
 
 
 def _reaped(pid: int) -> bool:
-    """Return whether a process has ended, or is no child of this process."""
+    """Reap a child if it has ended; return whether it has, or is no child of this process."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:
@@ -287,7 +288,7 @@ def _reaped(pid: int) -> bool:
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition, for a time at most."""
+    """Wait until a condition holds, for at most so many seconds."""
     for _ in range(round(seconds / _CHECK)):
         if condition():
             break

@@ -1,4 +1,7 @@
-"""The fork server, as it sees itself: it loads modules, and forks a worker for each request."""
+"""The program of the fork server: it loads modules, and forks a worker for each request.
+
+See `fork_server` for the messages.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,13 @@ CHUNK = 250
 
 # -- in a worker ----------------------------------------------------------------------------------------
 
-_inherited: list[int] = []  # the descriptors that came with the request for this process
-_loaded: dict[str, tuple[str | None, str | None]] = {}  # variables that loading has changed: before, after
+_inherited: list[int] = []  # descriptors that came with the request for this process
+# Environment variables that modules have changed as they were loaded: values before and after.
+_loaded: dict[str, tuple[str | None, str | None]] = {}
 
 
 class Inherited:
-    """A descriptor on its way to a worker: what multiprocessing calls ``DupFd``."""
+    """A descriptor that is sent to a worker: multiprocessing's ``DupFd``."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -46,10 +50,10 @@ class Inherited:
 def settle(
     environment: dict[str, str], directory: Inherited | str | None, bytecode: tuple[bool, str | None]
 ) -> None:
-    """Give this new worker the caller's environment, working directory and use of bytecode files.
+    """Set the caller's environment, working directory and use of bytecode files in this new worker.
 
-    A variable that a module changed when the server loaded it stays changed, unless the caller has changed
-    the variable since the server's start.
+    A variable that a module has changed when the server loaded it stays changed, unless the caller has
+    changed the variable since the server's start.
     """
     for name, (before, after) in _loaded.items():
         if environment.get(name) == before:
@@ -72,7 +76,7 @@ def settle(
         os.chdir(directory)
 
 
-# -- the server's side ----------------------------------------------------------------------------------
+# -- the server -------------------------------------------------------------------------------------------
 
 
 def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
@@ -81,18 +85,18 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     Parameters
     ----------
     number
-        The descriptor of the socket to the caller.
+        Descriptor of the socket to the caller.
     before
-        The environment before anything was loaded.
+        The environment before any module was loaded.
     modules
-        What to load.
+        Modules to load.
     """
     platform.keep_standard_streams()
     old = {}
-    for name in group_signals.NAMES:  # the server ends with its caller
+    for name in group_signals.NAMES:  # the server ends with its caller, not by a signal
         old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
     control = socket.socket(fileno=number)
-    control.setblocking(True)  # a caller's sockets may be gevent's, which are not
+    control.setblocking(True)  # gevent's sockets, which the caller may have, are not
     for module in modules:
         _load(module, control)
     with contextlib.suppress(OSError):
@@ -101,12 +105,12 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     for name in {*before, *now}:
         if before.get(name) != now.get(name):
             _loaded[name] = before.get(name), now.get(name)
-    os.chdir("/")  # the caller's directory may be removed, or its file system be unmounted
+    os.chdir("/")  # the caller's directory may be removed, or its file system unmounted
     _Server(control, old).run()
 
 
 def _load(module: str, control: socket.socket) -> None:
-    """Load a module, and announce it before. Name one that cannot be loaded on standard error."""
+    """Announce a module and load it; report on standard error if that fails."""
     with contextlib.suppress(OSError):
         control.send(b"\n" + module.encode(errors="replace"), socket.MSG_DONTWAIT)
     try:
@@ -126,15 +130,7 @@ def _nothing(number: int, frame: Any) -> None:
 
 
 class _Server:
-    """The loop of a fork server.
-
-    Parameters
-    ----------
-    control
-        The socket to the caller.
-    handlers
-        What the signals did that the server ignores; workers begin with that.
-    """
+    """The loop of a fork server; ``handlers`` are those of signals that it ignores and a worker does not."""
 
     def __init__(self, control: socket.socket, handlers: dict[int, Any]) -> None:
         self._control = control
@@ -147,7 +143,7 @@ class _Server:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def run(self) -> None:
-        """Fork a worker for each request, until the caller is gone and all workers are."""
+        """Fork a worker for each request, until the caller and all workers have ended."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -165,7 +161,7 @@ class _Server:
         os._exit(0)
 
     def _reap(self, flag: int) -> bool:
-        """Tell the caller of workers that have ended; return whether there was a child to wait for."""
+        """Send the exit codes of workers that have ended; return whether there are other children."""
         while True:
             try:
                 pid, status = os.waitpid(-1, flag)
@@ -173,37 +169,37 @@ class _Server:
                 return False
             if not pid:
                 return True
-            self._say(self._status.pop(pid, -1), os.waitstatus_to_exitcode(status), last=True)
+            self._send(self._status.pop(pid, -1), os.waitstatus_to_exitcode(status), last=True)
             if not flag:
                 return True
 
-    def _say(self, pipe: int, value: int, *, last: bool = False) -> None:
+    def _send(self, pipe: int, value: int, *, last: bool = False) -> None:
         if pipe < 0:
             return  # a process that a module started when it was loaded
-        with contextlib.suppress(BrokenPipeError):  # the caller is gone
+        with contextlib.suppress(BrokenPipeError):  # the caller has ended
             os.write(pipe, NUMBER.pack(value))
         if last:
             os.close(pipe)
 
     def _serve(self) -> bool:
-        """Read a request and fork; return False if the caller is gone."""
+        """Read a request and fork; return False if the caller has ended."""
         try:
             descriptors = self._request()
         except (EOFError, ConnectionError):
             return False
         orders, status, *rest = descriptors
         with warnings.catch_warnings():
-            # A module that was loaded may have a thread, of which Python warns here.
+            # Python warns here of the threads of loaded modules.
             warnings.simplefilter("ignore", DeprecationWarning)
             try:
                 pid = os.fork()
             except OSError:
-                pid = -1  # no process is to be had: the caller reads the end of the pipe
+                pid = -1  # there is no process: the caller reads the end of the pipe
         if not pid:
             self._become_worker(orders, status, rest)
         if pid > 0:
             self._status[pid] = status
-            self._say(status, pid)
+            self._send(status, pid)
         else:
             os.close(status)
         for descriptor in (orders, *rest):
@@ -229,7 +225,7 @@ class _Server:
         return found
 
     def _become_worker(self, orders: int, status: int, rest: list[int]) -> None:
-        """Run a worker, and end this process with its exit code."""
+        """Run a worker in this process, and end with its exit code."""
         code = 1
         parent = platform.opened(os.dup, orders)
         try:
@@ -241,13 +237,13 @@ class _Server:
                 os.close(descriptor)
             self._status.clear()
             tracker, *_inherited[:] = rest
-            with contextlib.suppress(AttributeError):  # without that, a worker starts a tracker of its own
+            with contextlib.suppress(AttributeError):  # else the worker starts a tracker of its own
                 resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             _clear_exit_functions()
             code = spawn._main(orders, parent)
             _run_exit_functions()
         except BaseException:
-            if not _is_closed(parent):  # else the caller was killed before it had sent all orders
+            if not _is_closed(parent):  # else the caller was killed while it sent the orders
                 sys.excepthook(*sys.exc_info())
         finally:
             for stream in (sys.stdout, sys.stderr):
@@ -264,7 +260,7 @@ def _is_closed(pipe: int) -> bool:
 
 
 def _clear_exit_functions() -> None:
-    """Forget what loaded modules want done when the server ends; a worker is not the server."""
+    """Drop the exit functions of modules that the server has loaded: a worker is not the server."""
     getattr(atexit, "_clear", lambda: None)()
     atexit.register(getattr(util, "_exit_function", lambda: None))
 

@@ -1,21 +1,21 @@
 """Signals that reach all processes of a program at once.
 
 A terminal sends SIGINT (Ctrl-C) and SIGHUP to every process of a group; a batch system, a service manager or
-``kill -TERM -<group>`` does the same with SIGTERM. The program decides what that means, so its workers leave
-such a signal to it:
+``kill -TERM -<group>`` does the same with SIGTERM. The program decides what a signal means, so workers ignore
 
-- Ctrl-C always: what becomes of the tasks is said by the exception that the caller gets.
+- SIGINT always: the exception in the caller decides which tasks end;
 - SIGTERM and SIGHUP, if the program handles, blocks or ignores them when the worker starts. The tasks go on,
-  and the program has its results, or ends its pool, as it likes. A program that does nothing about them dies
-  of them, and so does a worker, whether the signal is for it alone or for all.
+  and the program uses their results or ends its pool. If the program does not handle them, it dies of them,
+  and so does a worker, whether the signal is sent to the worker alone or to the group.
 
-A handler that does nothing does this, not SIG_IGN, which the programs that a task starts would inherit. A
-process that a task forks begins with the default for SIGTERM and SIGHUP: multiprocessing ends processes so.
+A worker ignores a signal by an empty handler, not by SIG_IGN, which the programs that a task starts would
+inherit. A process that a task forks begins with the default for SIGTERM and SIGHUP, by which multiprocessing
+ends processes.
 
-Children are started by threads that block these signals, so that none dies half-way; a worker unblocks them
-when it has its handlers. In the pool's own thread they stay blocked for good: a thread that unblocks a signal
-takes it, if it is just then under way to the process, and a main thread that waits for a result would never
-hear of it (tried: one Ctrl-C in three was lost while workers started).
+Threads that start children block these signals, so that no child dies half-way; a worker unblocks them when
+it has its handlers. In the pool's own thread they stay blocked: a thread that unblocks a signal receives one
+that is on its way to the process, and a main thread that waits for a result would miss it (measured: one
+Ctrl-C in three was lost while workers started).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["NAMES", "as_before", "block", "blocked", "chosen", "leave_to_parent"
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
-# Those that there are here. Where there is no mask of signals, children have process groups of their own.
+# Those that this system has. Without a mask of signals, children have process groups of their own.
 _GROUP = frozenset(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 _ENDING = _GROUP - {signal.SIGINT}
 _mask: Any = getattr(signal, "pthread_sigmask", None)
@@ -42,7 +42,7 @@ def _nothing(number: int, frame: Any) -> None:
 
 
 def chosen() -> dict[int, bool]:
-    """Return the signals besides SIGINT that this program does not die of, and whether it ignores them."""
+    """Return the signals besides SIGINT that do not end this program, and whether it ignores each."""
     mask = getattr(_thread, "before", None)
     if mask is None:
         mask = set() if _mask is None else _mask(signal.SIG_BLOCK, ())
@@ -55,19 +55,19 @@ def chosen() -> dict[int, bool]:
 
 
 def block(before: set[Any] | None = None) -> set[Any]:
-    """Block the signals in this thread and the children that it starts, and SIGPIPE as well.
+    """Block the signals, and SIGPIPE, in this thread and the children that it starts.
 
-    Writing to a pipe whose reader died is an error in this thread, whatever the program does with SIGPIPE.
+    A write to a pipe whose reader died is an error then, even if the program has SIGPIPE end it.
 
     Parameters
     ----------
     before
-        What the program blocks; None if it is what is blocked in this thread.
+        The signals that the program blocks; None for those that this thread blocks.
 
     Returns
     -------
     set
-        What the program blocks, for another thread that this one starts.
+        The signals that the program blocks, for another thread that this one starts.
     """
     if _mask is None:
         return set()
@@ -76,17 +76,17 @@ def block(before: set[Any] | None = None) -> set[Any]:
     return set(_thread.before)
 
 
-# What the program blocks, as far as this thread knows.
+# `before`: the signals that the program blocks.
 _thread = threading.local()
 
 
 def blocked() -> contextlib.AbstractContextManager[None]:
-    """Block the signals while a child is started, whichever thread starts it."""
+    """Return a context manager that blocks the signals in this thread while it starts a child."""
     return _masked(_GROUP)
 
 
 def as_before() -> contextlib.AbstractContextManager[None]:
-    """Restore the mask after a call that changes it, as the start of Python's resource tracker does."""
+    """Return a context manager that restores the mask: the start of Python's resource tracker changes it."""
     return _masked(())
 
 
@@ -103,16 +103,10 @@ def _masked(numbers: Collection[int]) -> Iterator[None]:
 
 
 def leave_to_parent(choice: Mapping[int, bool]) -> None:
-    """Leave the signals to the parent, in a worker that has just begun.
-
-    Parameters
-    ----------
-    choice
-        What `chosen` returned in the parent.
-    """
+    """Ignore the signals in this worker, as `chosen` returned in the parent, and unblock them."""
     if threading.current_thread() is not threading.main_thread():
         return
-    signal.set_wakeup_fd(-1)  # a forked worker has that of the parent's event loop
+    signal.set_wakeup_fd(-1)  # a forked worker has the descriptor of the parent's event loop
     signal.signal(signal.SIGINT, _nothing)
     for number, ignored in choice.items():
         signal.signal(number, signal.SIG_IGN if ignored else _nothing)
@@ -126,9 +120,9 @@ def leave_to_parent(choice: Mapping[int, bool]) -> None:
         )
 
 
-# Whether forks of this process begin with the default; so do theirs.
+# Whether `register_at_fork` was called; a fork of this process inherits the registration.
 _resets = False
-# The mask of a thread that forks: a signal that comes before the child has the default again waits for that.
+# The mask of a thread that forks. A signal waits until the child has the default handlers again.
 _forking = threading.local()
 
 
@@ -142,6 +136,6 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for number in _ENDING:
-        if signal.getsignal(number) is _nothing:  # else the task has set a handler of its own
+        if signal.getsignal(number) is _nothing:  # and no handler of the task's own
             signal.signal(number, signal.SIG_DFL)
     _mask(signal.SIG_SETMASK, _forking.mask)

@@ -1,9 +1,9 @@
 """Random numbers that differ between workers.
 
-A fork copies the state of every random number generator. Workers that are forked from one process, a fork
-server included, would then draw the same numbers. So each worker seeds the global generators that are loaded
-from the operating system, before its initializer runs, whose seed therefore stays. A generator that is loaded
-later seeds itself. Generators that a module or a user has made cannot be found; `Pool` documents them.
+A fork copies the state of every random number generator. Workers that are forked from the same process, such
+as a fork server, would draw the same numbers. So each worker seeds the loaded global generators from the
+operating system before its initializer runs; a seed that the initializer sets stays. A generator that is
+loaded later seeds itself. Generators that a module or a user has made cannot be found; `Pool` documents them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""How many threads the numeric libraries of a worker may use.
+"""The number of threads that the numeric libraries of a worker may use.
 
 A pool with as many workers as there are cores, each of which starts as many BLAS threads as there are cores,
-is slower than one process. Two measures, for libraries are asked at two times:
+is slower than one process. The number is limited in two ways:
 
-- environment variables, which a library reads once, when it is loaded. They are set in the worker before
-  anything else happens there: what is imported later finds them;
-- threadpoolctl (extra ``threads``), for libraries that are loaded already, as NumPy's is in a worker that was
-  forked. Without it, the fork server does not load NumPy in advance, so that the variables are in time; in
-  a worker of start method fork, what the parent had loaded then stays as it is.
+- by environment variables, which a library reads once, when it is loaded. They are set in the worker before
+it
+  imports anything;
+- by threadpoolctl (extra ``threads``), for libraries that are loaded already, as NumPy's is in a worker that
+  was forked. Without threadpoolctl, the fork server does not load NumPy in advance, so that the variables are
+  in time; with start method fork, libraries that the parent has loaded keep their number.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
-_LOADED = {  # by threadpoolctl's names of libraries; OpenMP's own number is also the one of the rest
+_LOADED = {  # by threadpoolctl's names of libraries; other libraries have the number of OpenMP
     "openblas": "OPENBLAS_NUM_THREADS",
     "mkl": "MKL_NUM_THREADS",
     "blis": "BLIS_NUM_THREADS",
@@ -37,7 +38,7 @@ _OTHERS = "OMP_NUM_THREADS"
 
 
 def environment(threads: int | Mapping[str, int] | None) -> dict[str, str]:
-    """Return the variables that limit libraries which are not loaded yet; none for None.
+    """Return the environment variables for ``threads_per_worker``; none for None.
 
     Raises
     ------
@@ -57,12 +58,12 @@ def environment(threads: int | Mapping[str, int] | None) -> dict[str, str]:
 
 
 def can_limit_loaded() -> bool:
-    """Say whether libraries that are loaded already can be limited."""
+    """Return whether libraries that are loaded already can be limited."""
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
 def limit(variables: Mapping[str, str]) -> None:
-    """Limit this process, now and for what it loads later, to what `environment` returned."""
+    """Limit the libraries of this process, loaded or not, by the variables that `environment` returned."""
     if not variables:
         return
     os.environ.update(variables)

@@ -26,6 +26,9 @@ MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
 )
+AS_FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py")
+}
 NOT_IMPORTED = {"sharedarray.__main__"} | {
     name
     for name in MODULES
@@ -75,6 +78,46 @@ def imports_of(module: str) -> set[str]:
 
 def test_every_module_stands_in_a_room() -> None:
     assert {room_of(module) for module in MODULES} - {"__init__", "__main__"} == set(LEVEL)
+
+
+PACKAGES = {
+    module: re.findall(r"^(\w+)  +\S", text.split("=\n", 1)[1].split("\n=", 1)[0], re.MULTILINE)
+    for module in MODULES
+    if module.count(".") and f"{module}.__init__" in AS_FILES
+    for text in [ast.get_docstring(ast.parse(source(module))) or ""]
+    if "=\n" in text
+}
+
+
+def test_each_module_of_the_pool_is_in_a_map() -> None:
+    assert {"sharedarray.pool", "sharedarray.pool.functions", "sharedarray.pool.processes"} <= set(PACKAGES)
+    for package, names in PACKAGES.items():
+        inside = {
+            module.removeprefix(f"{package}.").split(".")[0]
+            for module in MODULES
+            if module.startswith(f"{package}.")
+        }
+        assert set(names) == inside, package
+        assert len(names) == len(inside)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_downwards_in_a_package(package: str) -> None:
+    level = {f"{package}.{name}": number for number, name in enumerate(PACKAGES[package])}
+
+    def member(module: str) -> str:
+        return ".".join(module.split(".")[: package.count(".") + 2])
+
+    for module in MODULES:
+        for imported in imports_of(module) if member(module) in level else ():
+            # The process object of a worker runs in the worker, and only there imports what that runs.
+            if (module, imported) == (
+                "sharedarray.pool.processes.worker_process",
+                "sharedarray.pool.worker.main",
+            ):
+                continue
+            if member(imported) in level and member(imported) != member(module):
+                assert level[member(imported)] < level[member(module)], f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -3,18 +3,30 @@
 The modules of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
-transport      pipes, pollers and messages; the memory of large arguments and results (see there)
+transport      pipes, messages and pollers; the memory of large arguments and results
 functions      functions and classes of the main module, and the ``__main__`` of a worker
-codec          calls, arguments, results and exceptions as bytes; shared arrays by reference (see there)
-processes      worker processes: how each is started, and what its end means (see there)
-outbox         small answers that a worker has not sent yet, where its death cannot take them
-attachments    what a worker keeps mapped between tasks
-tasks          what is asked of a pool, and where the outcome goes
-worker         what runs in each process of a pool
-members        one worker, seen from the pool
-ledger         what a pool remembers for its reports
-engine         who runs what, who has died, and when it is over
-numeric        numeric calls: one block in a worker, and where the results go
+codec          calls, arguments, results and exceptions as bytes; shared arrays by reference
+processes      worker processes: how each is started, and what its end means
+worker         what runs in each of them
+states         the states of a pool, of a worker and of the reader's role
+scheduler      which worker gets which calls: pure functions
+calls          functions and tasks: what a pool is asked to do
+futures        `PoolFuture`: the outcome of one submitted call
+sinks          the outcomes of the items of one map
+outcomes       exceptions that are the outcomes of calls which no worker has finished
+stats          how long functions take, what was copied, which worker ran which call
+reader         which thread reads the pipes
+incoming       loading the outcomes that workers send
+worker_handle  one worker, as the pool sees it
+copier         copying large arguments without the engine's lock
+receiver       reading messages and exits, and settling what they bring
+timers         limits, deadlines, processes that do not end
+lifecycle      pools at the end of the interpreter and in a fork
+supervisor     starting workers, noticing their exits, retrying their calls
+manager        the pool's thread, and the callbacks of futures
+intake         from a call to a task
+engine         the queue, and which worker gets what
+numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
 arguments      checks of the arguments of `Pool`
 arrays         shared arrays that a pool makes and closes

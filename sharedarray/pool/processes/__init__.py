@@ -32,8 +32,8 @@ seeds               random numbers that differ between workers
 credits             how many items a worker may begin
 interpreters        the commands that start new interpreters
 orders              how a new process prepares itself
-fork_server         a process that forks itself for each worker, as its caller sees it
-fork_server_main    the same, as it sees itself
+fork_server_main    the program of the fork server: a process that forks itself for each worker
+fork_server         the fork servers of this process
 posix               the start methods fork, spawn and forkserver
 windows             the start method spawn on Windows
 worker_process      `WorkerProcess`

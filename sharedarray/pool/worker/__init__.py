@@ -1,6 +1,7 @@
 """What runs in each process of a pool.
 
 ===========  =====================================================================
+attachments  blocks that a worker keeps mapped between tasks
 replies      outcomes on their way to the pool
 loop         read messages, run calls, reply
 main         the beginning and the end of a worker

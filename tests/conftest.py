@@ -6,6 +6,9 @@ libraries start once and keep, such as multiprocessing's forkserver, keeps the e
 started it, and because a janitor's start costs more than most tests. A test that damages its directory, or
 that looks at its janitor, asks for `own_directory`.
 
+`no_internal_errors` fails a test in which a pool came upon a mistake of its own, whichever thread that was in
+and whatever became of the exception.
+
 `nothing_leaks` compares what is there before and after each test: blocks, records, references on their way,
 child processes (the forkserver's too), threads, and file descriptors. ``@pytest.mark.lingers("thread", …)``
 is for tests of libraries that keep some on purpose.
@@ -48,6 +51,8 @@ from helpers import (  # noqa: E402
 import sharedarray.freelist  # noqa: E402
 import sharedarray.janitor  # noqa: E402
 import sharedarray.marks  # noqa: E402
+import sharedarray.pool.manager  # noqa: E402
+import sharedarray.pool.states  # noqa: E402
 import sharedarray.registry  # noqa: E402
 import sharedarray.segment  # noqa: E402
 
@@ -246,6 +251,48 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         pass  # said below, with what it is
     if last:
         pytest.fail("the test left behind: " + "; ".join(last), pytrace=False)
+
+
+_internal_errors: list[BaseException] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def internal_errors_are_noted() -> Iterator[None]:
+    """Note each forbidden change of a state, and each exception that ends a pool's thread."""
+    states, manager = sharedarray.pool.states, sharedarray.pool.manager
+
+    class Noted(states.ForbiddenChangeError):
+        def __init__(self, event: str, state: str) -> None:
+            super().__init__(event, state)
+            _internal_errors.append(self)
+
+    fail = manager.Manager.fail
+
+    def noted(pool: sharedarray.pool.manager.Manager, broken: BaseException) -> None:
+        _internal_errors.append(broken)
+        fail(pool, broken)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "ForbiddenChangeError", Noted)
+        patch.setattr(manager.Manager, "fail", noted)
+        yield
+
+
+@pytest.fixture
+def internal_errors() -> list[BaseException]:
+    """The mistakes of pools in this test so far, which a test that makes some clears."""
+    return _internal_errors
+
+
+@pytest.fixture(autouse=True)
+def no_internal_errors() -> Iterator[None]:
+    """Fail a test in which a pool came upon a mistake of its own, though the exception may have got lost."""
+    _internal_errors.clear()
+    yield
+    found = [f"{type(error).__name__}: {error}" for error in _internal_errors]
+    _internal_errors.clear()
+    if found:
+        pytest.fail(f"internal errors of a pool: {found}", pytrace=False)
 
 
 @pytest.fixture

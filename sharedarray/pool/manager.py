@@ -133,10 +133,14 @@ class Manager:
         except BaseException as broken:
             if engine.is_copied:
                 copies.end_copy()
-            engine.fail_for_good("the pool's management thread failed", broken)
+            self.fail(broken)
         if managing:
             self._end()
         return managing
+
+    def fail(self, broken: BaseException) -> None:
+        """Give the pool up: something has raised an exception in its thread that should not have."""
+        self._engine.fail_for_good("the pool's management thread failed", broken)
 
     def _end(self) -> None:
         engine = self._engine

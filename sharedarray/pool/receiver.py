@@ -117,7 +117,7 @@ class Receiver:
         if self.is_started:
             self.reader.owner = 0
             if self.reader.state != CLOSED:
-                self.reader.state = CLOSED
+                self.reader.close()
                 self.close_all()
 
     def watch(self, descriptor: int, handler: Callable[[], object]) -> None:
@@ -340,14 +340,16 @@ class Receiver:
             Ctrl-C has broken the loading of an outcome off.
         """
         engine, incoming = self._engine, self.incoming
+        settled: Settled = []
         try:
-            settled = self._handle(worker, frames)
+            self._handle(worker, frames, settled)
         except BaseException:
             # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
             with engine.lock:
                 for each in engine.handles:
                     each.kill()
             engine.wake()
+            settle(settled)  # these are no worker's calls any more
             raise
         del frames
         interrupt, incoming.interrupt = incoming.interrupt, None
@@ -361,7 +363,7 @@ class Receiver:
             if engine.copier.is_needed:
                 engine.copier.run()
 
-    def _handle(self, worker: WorkerHandle, frames: Sequence[Frame]) -> Settled:
+    def _handle(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
         engine, incoming = self._engine, self.incoming
         replies: list[tuple[Frame, list[Any]]] = []
         messages: list[Frame] = []
@@ -382,7 +384,6 @@ class Receiver:
                     break
             else:
                 messages.append(frame)
-        settled: Settled = []
         if replies:
             with engine.lock:
                 for frame, outcomes in replies:
@@ -392,7 +393,6 @@ class Receiver:
             frame
         ) in messages:  # after the replies, for a worker sends nothing behind these until it is answered
             self._on_message(worker, frame)
-        return settled
 
     def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
         """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
@@ -410,6 +410,7 @@ class Receiver:
                 worker.lost.append(task.only(task.done - 1))
                 at = total
                 continue
+            settled.append((task.sink, index, run, task.step))
             if frame.flags & HOLDS:
                 engine.statistics.shares(task.call, "result", shared_bytes(run[0]))
                 worker.confirm()
@@ -423,7 +424,6 @@ class Receiver:
                 worker=worker.name,
                 pid=worker.pid,
             )
-            settled.append((task.sink, index, run, task.step))
             if task.done == task.count:
                 task.release(engine.dropped)
             at += count

@@ -1,7 +1,7 @@
 """The states of a pool, of a worker and of the reader's role: one table for each.
 
 A table tells for each event and each state which state follows. What a table lacks must not happen: `advance`
-raises an exception instead.
+raises an exception instead. Nothing else changes a state.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "STOPPING",
     "WATCHED",
     "WORKER",
+    "ForbiddenChangeError",
     "Table",
     "advance",
 ]
@@ -110,15 +111,22 @@ READER: Final[Table] = {
 }
 
 
+class ForbiddenChangeError(RuntimeError):
+    """A pool's internal error: something happened that must not happen in this state."""
+
+    def __init__(self, event: str, state: str) -> None:
+        super().__init__(f"a pool's internal error: {event!r} must not happen in the state {state!r}")
+
+
 def advance(table: Table, event: str, state: str) -> str:
     """Return the state that follows.
 
     Raises
     ------
-    RuntimeError
+    ForbiddenChangeError
         The table lacks this event in this state: it must not happen.
     """
     following = table[event].get(state)
     if following is None:
-        raise RuntimeError(f"a pool's internal error: {event!r} must not happen in the state {state!r}")
+        raise ForbiddenChangeError(event, state)
     return following

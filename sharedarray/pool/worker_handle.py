@@ -26,7 +26,7 @@ from sharedarray.pool import processes
 from sharedarray.pool.calls import Function, Task
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.processes.credits import Credits, counter_of
-from sharedarray.pool.states import ACCEPTING, ENDING, STARTING, WORKER, advance
+from sharedarray.pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER, advance
 from sharedarray.pool.transport import page, pipes
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import (
@@ -468,7 +468,7 @@ class WorkerHandle:
         """
         if self.error is None:
             self.error = error
-        if self.state == "dead":
+        if self.state == DEAD:
             return
         was = self.state
         self.advance("kill")

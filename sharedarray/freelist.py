@@ -72,6 +72,7 @@ __all__ = [
     "close",
     "discard",
     "generation",
+    "has_use",
     "is_current",
     "take",
 ]
@@ -188,6 +189,7 @@ class _State:
         self.watcher: _Watcher | None = None
         self.ended = False
         self.used = 0.0  # when a block was added last
+        self.added = 0  # blocks since a block was made that could have used their pages
         self.looked = float("-inf")
         self.memory_room: int | None = None
 
@@ -242,6 +244,7 @@ def generation() -> int:
         return -1
     if state.witness is None and not _call_witness(state):
         return -1
+    state.added = 0
     return state.forks
 
 
@@ -260,7 +263,13 @@ def _call_witness(state: _State) -> bool:
 
 def is_current(generation: int) -> bool:
     """Return whether a block of this generation may be reused, as far as the hooks of forks tell."""
-    return generation == _state.forks and _state.pid == os.getpid() and not _state.ended
+    state = _state
+    return generation == state.forks and state.pid == os.getpid() and not state.ended
+
+
+def has_use(generation: int) -> bool:
+    """Return whether to keep a block of this generation: not as one of many that are dropped at once."""
+    return is_current(generation) and _state.added < _MOST_BLOCKS
 
 
 def _is_unshared(block: FreeBlock) -> bool:
@@ -331,6 +340,7 @@ def add(block: FreeBlock, mapping: mmap.mmap | None = None) -> bool:
         return False  # it was closed for too long
     block.mapping = mapping
     block.since = _state.used = time.monotonic()
+    _state.added += 1
     try:
         kept = _is_exclusive(block) and _is_unshared(block) and not _has_marks(block) and _fits(block)
     except BaseException:

@@ -369,7 +369,7 @@ class Mapping(mmap.mmap):
         try:
             last = not self.parked and platform.leave(handle)
             if last and self.writable_handle and self.directory is not None and platform.alone(handle):
-                if not (freelist.is_current(self.generation) and platform.is_memory(handle)):
+                if not (freelist.has_use(self.generation) and platform.is_memory(handle)):
                     registry.depart(self.directory, self.name, handle, self.inode)
                 else:
                     self._depart_to_free_list(handle, self.directory)
@@ -1054,6 +1054,8 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
             try:
                 mapping = _attach(name, mode, directory, path)
             except OSError as error:
+                if isinstance(error, errors.LimitError) and freelist.clear():
+                    continue
                 if isinstance(error, errors.SharedArrayError):
                     raise
                 raise requirements.explained(error, directory) from None

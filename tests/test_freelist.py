@@ -681,10 +681,22 @@ def test_so_are_its_descriptors_and_maps() -> None:
     assert after[1] - before[1] <= 16
 
 
-def test_a_process_out_of_descriptors_gets_those_of_the_list() -> None:
-    for _ in range(2):
-        pair = [sa.full(COUNT, OLD), sa.full(COUNT, OLD)]
-        pair.clear()
+def test_of_many_that_are_dropped_at_once_only_some_are_kept() -> None:
+    arrays = [sa.full(COUNT, OLD) for _ in range(20)]
+    files = [file_of(array) for array in arrays]
+    while arrays:
+        del arrays[0]
+    kept = {block.mapping.inode for block in freelist._state.blocks.values()}  # type: ignore[attr-defined]
+    assert kept == set(files[:8])
+    made = [sa.full(COUNT, NEW) for _ in range(9)]
+    assert {file_of(array) for array in made} > kept
+
+
+@pytest.mark.parametrize("what", ["make", "attach"])
+def test_a_process_out_of_descriptors_gets_those_of_the_list(what: str) -> None:
+    known = sa.zeros(5)
+    pair = [sa.full(COUNT, OLD), sa.full(COUNT, OLD)]
+    pair.clear()
     taken = []
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
@@ -692,13 +704,29 @@ def test_a_process_out_of_descriptors_gets_those_of_the_list() -> None:
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        small = sa.zeros(5)
+        assert freelist._state.blocks
+        small = sa.zeros(5) if what == "make" else sa.attach(known.name)
         assert small.tolist() == [0.0] * 5
         assert not freelist._state.blocks
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for handle in taken:
             os.close(handle)
+
+
+def test_files_of_another_file_system_are_not_reused(tmp_path: Path) -> None:
+    """There, the kernel may not know of all mappings."""
+    with open(tmp_path / "file", "wb") as file:
+        if platform.is_memory(file.fileno()):
+            pytest.skip("temporary files are in memory here")
+    script = """
+    import sharedarray as sa
+    from sharedarray import freelist
+    for _ in range(3):
+        assert sa.ones(1 << 18)[-1] == 1
+        assert not freelist._state.blocks
+    """
+    run(script, SHAREDARRAY_DIR=str(tmp_path))
 
 
 def test_a_process_that_ends_leaves_nothing() -> None:

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import wait
+from multiprocessing.forkserver import read_signed
 from pathlib import Path
 
 import numpy as np
@@ -623,7 +624,7 @@ def test_a_worker_is_silent_if_its_pool_is_killed_before_all_is_said(capfd):
         finally:
             os.close(orders)
         try:
-            assert [fork_server.read_number(status) for _ in range(2)][1] == 1
+            assert [read_signed(status) for _ in range(2)][1] == 1
         finally:
             os.close(status)
     finally:

@@ -45,7 +45,7 @@ def _make_cache(token: str | None, made: Any, function: Any, parameters: dict[st
     if known is not None and arrived.versions.get(token) == (made, parameters):
         return known
     cached = functools.lru_cache(**parameters)(function)
-    tokens.register(cached, token)
+    tokens.register(token, cached)
     arrived.new.add(token)
     arrived.take_version(token, (made, parameters))
     caches = arrived.caches

@@ -151,7 +151,7 @@ function_state: Callable[[types.FunctionType], tuple[Any, ...]] = operator.attrg
 
 def make_function(token: str | None, code: types.CodeType, home: str, cells: int) -> types.FunctionType:
     """Return the function with a token; make it if there is none."""
-    globals_, known = namespace(home), None if token is None else tokens.find(token)
+    globals_, known = namespace(home), tokens.find(token)
     if (
         known is not None
         and known.__globals__ is globals_
@@ -163,7 +163,7 @@ def make_function(token: str | None, code: types.CodeType, home: str, cells: int
     closure = tuple([types.CellType() for _ in range(cells)])
     function = types.FunctionType(code, globals_, None, None, closure)
     if token is not None:
-        tokens.register(function, token)
+        tokens.register(token, function)
         arrived.new.add(token)
     return function
 

@@ -82,7 +82,11 @@ class Snapshot:
         own = [*(keywords or {}).values(), *function.__dict__.values(), *_contents(function)]
         for value in (defaults, *own):
             self.add(value)
-        if len(self._containers) > containers or not self.fixed or _assigns_outer(code):
+        if (
+            len(self._containers) > containers
+            or not self.fixed
+            or _assigns(code, frozenset(code.co_freevars))
+        ):
             self.constant = False
             self.fixed &= not self._with_globals  # a worker has to load such a function for each call
         self._containers += [(each, dict(each)) for each in (keywords, function.__dict__) if each]
@@ -196,16 +200,16 @@ def global_names(code: types.CodeType) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _assigns_outer(code: types.CodeType) -> bool:
-    """Return whether code assigns variables of the functions around it."""
-    steps = dis.get_instructions(code) if code.co_freevars else ()
-    return any(
-        step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in code.co_freevars for step in steps
-    ) or any(
-        set(inner.co_freevars) & set(code.co_freevars) and _assigns_outer(inner)
-        for inner in code.co_consts
-        if isinstance(inner, types.CodeType)
-    )
+def _assigns(code: types.CodeType, names: frozenset[str]) -> bool:
+    """Return whether code, or code within it, assigns some of these variables of functions around it."""
+    if not names:
+        return False
+    found = {step.argval for step in dis.get_instructions(code) if step.opname in _ASSIGN}
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return bool(found & names) or any(_assigns(each, names.intersection(each.co_freevars)) for each in inner)
+
+
+_ASSIGN = frozenset(("STORE_DEREF", "DELETE_DEREF"))
 
 
 # Types of functions that a worker may keep.

@@ -36,9 +36,9 @@ from sharedarray import errors
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool.processes import interpreters, threads
-from sharedarray.pool.processes.fork_server_main import CHUNK, COUNT, NUMBER
+from sharedarray.pool.processes.fork_server_main import CHUNK, COUNT
 
-__all__ = ["ForkServer", "read_number", "server_for"]
+__all__ = ["ForkServer", "server_for"]
 
 # Seconds until the program that was started must have shown that it is a Python. Starting one takes 0.05 s
 # here; a network file system or a debugger takes some seconds.
@@ -96,7 +96,8 @@ class ForkServer:
         Returns
         -------
         tuple of int
-            The pipe to read the worker's pid and exit code from, and the pipe to write its orders to.
+            The pipe from which `multiprocessing.forkserver.read_signed` reads the worker's pid and exit code,
+            and the pipe to write its orders to.
 
         Raises
         ------
@@ -210,23 +211,6 @@ def _as_socket(number: int) -> Iterator[socket.socket]:
         yield found
     finally:
         found.detach()
-
-
-def read_number(descriptor: int) -> int:
-    """Read a pid or an exit code from the pipe that `ForkServer.fork` returned.
-
-    Raises
-    ------
-    EOFError
-        The other end was closed.
-    """
-    data = b""
-    while len(data) < NUMBER.size:
-        piece = os.read(descriptor, NUMBER.size - len(data))
-        if not piece:
-            raise EOFError("the fork server has ended")
-        data += piece
-    return int(NUMBER.unpack(data)[0])
 
 
 # The fork servers, the one that was used last at the end; and those that end when their workers have. A fork

@@ -16,15 +16,14 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from multiprocessing import resource_tracker, spawn, util
+from multiprocessing import forkserver, resource_tracker, spawn, util
 from typing import Any
 
 from sharedarray._platform import platform
 from sharedarray.pool.processes import group_signals
 
-__all__ = ["CHUNK", "COUNT", "NUMBER", "Inherited", "main", "settle"]
+__all__ = ["CHUNK", "COUNT", "Inherited", "main", "settle"]
 
-NUMBER = struct.Struct("q")  # a pid, or an exit code
 COUNT = struct.Struct("=H")  # descriptors that come with a request
 # Descriptors in one message: Linux takes 253.
 CHUNK = 250
@@ -177,7 +176,7 @@ class _Server:
         if pipe < 0:
             return  # a process that a module started when it was loaded
         with contextlib.suppress(BrokenPipeError):  # the caller has ended
-            os.write(pipe, NUMBER.pack(value))
+            forkserver.write_signed(pipe, value)
         if last:
             os.close(pipe)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-from multiprocessing import popen_fork, popen_spawn_posix, resource_tracker, util
+from multiprocessing import forkserver, popen_fork, popen_spawn_posix, resource_tracker, util
 from typing import Any
 
 from sharedarray._platform import platform
@@ -172,13 +172,13 @@ class ForkServed(_Exits, popen_fork.Popen):
         self.sentinel = status
         with os.fdopen(to_child, "wb") as pipe:
             pipe.write(sent)
-        self.pid = fork_server.read_number(status)
+        self.pid = forkserver.read_signed(status)
 
     def _status(self) -> int | None:
         if not pipes.wait_readable(self.sentinel, 0):
             return None
         try:
-            return fork_server.read_number(self.sentinel)
+            return int(forkserver.read_signed(self.sentinel))
         except (OSError, EOFError):
             return _UNKNOWN
 

@@ -35,10 +35,7 @@ def set_copy(copy: bool) -> None:
 def end_copy(raised: BaseException | None = None) -> NoReturn:
     """End this process, which has returned from the function that forked it, and report that.
 
-    Parameters
-    ----------
-    raised
-        The exception that the function raised. `SystemExit` ends this process as it ends a program.
+    ``raised`` is the exception of the function. `SystemExit` ends this process as it ends a program.
     """
     with contextlib.suppress(Exception):
         if isinstance(raised, SystemExit):

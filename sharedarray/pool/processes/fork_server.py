@@ -70,12 +70,7 @@ _BOOT = (
 class ForkServer:
     """A fork server, as its caller sees it.
 
-    Parameters
-    ----------
-    modules
-        Modules that it loads, in this order, before it forks.
-    extra
-        Environment variables that it has besides the caller's.
+    It loads ``modules`` in this order before it forks; its environment is the caller's and ``extra``.
     """
 
     def __init__(self, modules: Sequence[str], extra: Mapping[str, str]) -> None:
@@ -86,23 +81,13 @@ class ForkServer:
         self._code: int | None = None
 
     def fork(self, descriptors: Sequence[int]) -> tuple[int, int]:
-        """Request a worker.
-
-        Parameters
-        ----------
-        descriptors
-            Descriptors that the worker inherits; see `Inherited`.
+        """Request a worker that inherits descriptors; raise ConnectionError if the server has just ended.
 
         Returns
         -------
         tuple of int
             The pipe from which `multiprocessing.forkserver.read_signed` reads the worker's pid and exit code,
             and the pipe to write its orders to.
-
-        Raises
-        ------
-        ConnectionError, EOFError
-            The server has just ended.
         """
         self._run()
         status, child_status = platform.opened(os.pipe)
@@ -165,20 +150,16 @@ class ForkServer:
         ours, theirs = platform.opened(socket.socketpair)
         with ours:
             with theirs:
-                self._pid = self._start(theirs.fileno())
+                number, self._code = theirs.fileno(), None
+                bytecode = sys.dont_write_bytecode, sys.pycache_prefix
+                path, modules = interpreters.import_path(), self._modules
+                code = _BOOT.format(
+                    number=number, extra=self._extra, path=path, bytecode=bytecode, modules=modules
+                )
+                command = [interpreters.executable(), *interpreters.flags(), "-c", code]
+                self._pid = interpreters.launch(command, [number])
             self._greeted(ours)
             self._control = ours.detach()
-
-    def _start(self, number: int) -> int:
-        self._code = None
-        code = _BOOT.format(
-            number=number,
-            extra=self._extra,
-            path=interpreters.import_path(),
-            bytecode=(sys.dont_write_bytecode, sys.pycache_prefix),
-            modules=self._modules,
-        )
-        return interpreters.launch([interpreters.executable(), *interpreters.flags(), "-c", code], [number])
 
     def _greeted(self, control: socket.socket) -> None:
         """Wait until the program has shown that it is a Python; else kill it and raise."""

@@ -79,21 +79,11 @@ def settle(
 
 
 def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
-    """Run the fork server.
-
-    Parameters
-    ----------
-    number
-        Descriptor of the socket to the caller.
-    before
-        The environment before any module was loaded.
-    modules
-        Modules to load.
-    """
+    """Run the fork server: its socket is descriptor ``number``, ``before`` the environment at its start."""
     platform.keep_standard_streams()
-    old = {}
-    for name in group_signals.NAMES:  # the server ends with its caller, not by a signal
-        old[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The server ends with its caller, not by a signal.
+    ignored = [getattr(signal, name) for name in group_signals.NAMES]
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     control = socket.socket(fileno=number)
     control.setblocking(True)  # gevent's sockets, which the caller may have, are not
     for module in modules:
@@ -124,10 +114,6 @@ def _load(module: str, control: socket.socket) -> None:
             )
 
 
-def _nothing(number: int, frame: Any) -> None:
-    pass
-
-
 class _Server:
     """The loop of a fork server; ``handlers`` are those of signals that it ignores and a worker does not."""
 
@@ -138,7 +124,7 @@ class _Server:
         self._wake, self._waker = platform.opened(os.pipe)
         os.set_blocking(self._wake, False)
         os.set_blocking(self._waker, False)
-        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _nothing)
+        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def run(self) -> None:
@@ -155,30 +141,24 @@ class _Server:
             if self._control.fileno() in ready and not self._serve():
                 break
         self._control.close()
-        while self._status and self._reap(0):
-            pass
+        self._reap(0)
         os._exit(0)
 
-    def _reap(self, flag: int) -> bool:
-        """Send the exit codes of workers that have ended; return whether there are other children."""
-        while True:
-            try:
+    def _reap(self, flag: int) -> None:
+        """Send the exit codes of workers that have ended; with a flag of 0 wait for all workers."""
+        with contextlib.suppress(ChildProcessError):
+            while flag or self._status:
                 pid, status = os.waitpid(-1, flag)
-            except ChildProcessError:
-                return False
-            if not pid:
-                return True
-            self._send(self._status.pop(pid, -1), os.waitstatus_to_exitcode(status), last=True)
-            if not flag:
-                return True
+                if not pid:
+                    break
+                pipe = self._status.pop(pid, None)
+                if pipe is not None:  # else it is a process that a module has started
+                    self._send(pipe, os.waitstatus_to_exitcode(status))
+                    os.close(pipe)
 
-    def _send(self, pipe: int, value: int, *, last: bool = False) -> None:
-        if pipe < 0:
-            return  # a process that a module started when it was loaded
+    def _send(self, pipe: int, value: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # the caller has ended
             forkserver.write_signed(pipe, value)
-        if last:
-            os.close(pipe)
 
     def _serve(self) -> bool:
         """Read a request and fork; return False if the caller has ended."""
@@ -206,12 +186,9 @@ class _Server:
         return True
 
     def _request(self) -> list[int]:
-        head = b""
-        while len(head) < COUNT.size:
-            piece = self._control.recv(COUNT.size - len(head))
-            if not piece:
-                raise EOFError
-            head += piece
+        head = self._control.recv(COUNT.size, socket.MSG_WAITALL)
+        if len(head) < COUNT.size:
+            raise EOFError
         (count,) = COUNT.unpack(head)
         found: list[int] = []
         while len(found) < count:
@@ -238,9 +215,10 @@ class _Server:
             tracker, *_inherited[:] = rest
             with contextlib.suppress(AttributeError):  # else the worker starts a tracker of its own
                 resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
-            _clear_exit_functions()
+            atexit._clear()  # the exit functions of modules that the server has loaded
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
             code = spawn._main(orders, parent)
-            _run_exit_functions()
+            atexit._run_exitfuncs()
         except BaseException:
             if not _is_closed(parent):  # else the caller was killed while it sent the orders
                 sys.excepthook(*sys.exc_info())
@@ -256,13 +234,3 @@ def _is_closed(pipe: int) -> bool:
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
     return any(found & select.POLLHUP for _, found in ready.poll(0))
-
-
-def _clear_exit_functions() -> None:
-    """Drop the exit functions of modules that the server has loaded: a worker is not the server."""
-    getattr(atexit, "_clear", lambda: None)()
-    atexit.register(getattr(util, "_exit_function", lambda: None))
-
-
-def _run_exit_functions() -> None:
-    getattr(atexit, "_run_exitfuncs", lambda: None)()

@@ -57,17 +57,9 @@ def chosen() -> dict[int, bool]:
 def block(before: set[Any] | None = None) -> set[Any]:
     """Block the signals, and SIGPIPE, in this thread and the children that it starts.
 
-    A write to a pipe whose reader died is an error then, even if the program has SIGPIPE end it.
-
-    Parameters
-    ----------
-    before
-        The signals that the program blocks; None for those that this thread blocks.
-
-    Returns
-    -------
-    set
-        The signals that the program blocks, for another thread that this one starts.
+    Without SIGPIPE, a write to a pipe whose reader died is an error. ``before`` are the signals that the
+    program blocks; None for those that this thread blocks. They are returned, for threads that this one
+    starts.
     """
     if _mask is None:
         return set()

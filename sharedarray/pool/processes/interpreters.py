@@ -29,15 +29,7 @@ def hash_seed() -> str:
 
 
 def launch(command: Sequence[str], descriptors: Sequence[int]) -> int:
-    """Start an interpreter with the common hash seed; return its pid.
-
-    Parameters
-    ----------
-    command
-        The program and its arguments.
-    descriptors
-        Descriptors that it inherits besides the standard streams.
-    """
+    """Start an interpreter with the common hash seed, which inherits descriptors; return its pid."""
     words = [os.fsencode(word) for word in command]
     if b"=" not in words[0] and os.access(_ENV, os.X_OK):
         words = [os.fsencode(word) for word in (_ENV, f"{HASH_SEED}={hash_seed()}")] + words
@@ -72,15 +64,8 @@ def import_path() -> list[str]:
 
 
 def spawn_command(**arguments: int) -> list[str]:
-    """Return the command that starts a worker in a new interpreter.
+    """Return the command that starts a worker in a new interpreter, with arguments of `spawn_main`.
 
-    Parameters
-    ----------
-    arguments
-        Arguments of `multiprocessing.spawn.spawn_main`.
-
-    Notes
-    -----
     In a frozen program multiprocessing starts the program itself, though another one was chosen by
     `multiprocessing.set_executable`.
     """

@@ -17,15 +17,19 @@ outcomes       exceptions that are the outcomes of calls which no worker has fin
 stats          how long functions take, what was copied, which worker ran which call
 reader         which thread reads the pipes
 incoming       loading the outcomes that workers send
-worker_handle  one worker, as the pool sees it
+outgoing       messages to one worker
+worker_handle  one worker, as the pool sees it: its state, and the calls that it has
+dispatcher     the queue, and sending tasks to workers
+cancellation   tasks that will not be done
+inbox          acting on what workers send
 copier         copying large arguments without the engine's lock
-receiver       reading messages and exits, and settling what they bring
+receiver       waiting for messages and exits: the pool's thread, or a caller
 timers         limits, deadlines, processes that do not end
 lifecycle      pools at the end of the interpreter and in a fork
 supervisor     starting workers, noticing their exits, retrying their calls
 manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
-engine         the queue, and which worker gets what
+engine         the state of a pool, and what its modules have in common
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
 arguments      checks of the arguments of `Pool`

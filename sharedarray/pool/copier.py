@@ -61,12 +61,12 @@ class Copier:
     def look_ahead(self) -> None:
         """Find the next task of the queue whose arguments are to be copied while the workers run others."""
         engine = self._engine
-        upcoming = itertools.islice(engine.queue, engine.workers)
+        upcoming = itertools.islice(engine.dispatcher.queue, engine.workers)
         self._next = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
 
     def next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
-        tasks = itertools.islice(self._engine.queue, OVERTAKEN)
+        tasks = itertools.islice(self._engine.dispatcher.queue, OVERTAKEN)
         return next((at for at, task in enumerate(tasks) if task.is_copied), 0)
 
     def clear(self) -> None:
@@ -116,19 +116,19 @@ class Copier:
                 unwanted = task.cancelled or not engine.takes_tasks
                 if not unwanted:
                     if accepts:
-                        engine.give(worker, task, lent)
+                        engine.dispatcher.give(worker, task, lent)
                         first, lent = worker, None
                     else:
-                        engine.queue.appendleft(task)
-            engine.dispatch(first)
+                        engine.dispatcher.queue.appendleft(task)
+            engine.dispatcher.dispatch(first)
             if engine.is_shut or not accepts:
                 engine.wake_manager()
         if lent is not None:
             engine.store.put_back(lent)
         if raised is not None:
-            engine.fail([task], partial(unsendable, task.label, raised))
+            engine.cancellation.fail([task], partial(unsendable, task.label, raised))
         elif unwanted:
-            engine.give_up([task])
+            engine.cancellation.give_up([task])
 
     def _copy_ahead(self, task: Task) -> None:
         """Copy the arguments of a task that comes soon, while the workers run others."""

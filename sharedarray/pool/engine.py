@@ -1,4 +1,4 @@
-"""The engine of a pool: the queue, and which worker gets what.
+"""The engine of a pool: its state, and what the other modules have in common.
 
 ::
 
@@ -6,7 +6,7 @@
     ----------------                  -----------------                     ----------------
     submit: make a task (`intake`)    start and stop workers (`supervisor`)
        |-- a worker is free? -------- CALLS, TASK over its pipe ----------> run the calls (`worker`)
-       `-- else queue it              keep the timers (`timers`)               |
+       `-- else queue it (`dispatcher`) keep the timers (`timers`)               |
                                       call callbacks (`manager`)               |
     future.result():                  read the pipes                           |
        read the pipes (`receiver`) <-- if no caller does ------ REPLIES -------'
@@ -28,8 +28,6 @@ as garbage, and at the interpreter's end (`lifecycle`).
 
 from __future__ import annotations
 
-import copy
-import itertools
 import os
 import threading
 from collections import deque
@@ -40,13 +38,15 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from sharedarray import errors, greenlets, reloads
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.interrupts import deferred
-from sharedarray.pool import lifecycle, outcomes, processes, scheduler
-from sharedarray.pool.calls import Raised, Sink, Task
+from sharedarray.pool import lifecycle, processes, scheduler
+from sharedarray.pool.calls import Sink, Task
+from sharedarray.pool.cancellation import Cancellation
 from sharedarray.pool.codec import failures
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.copier import Copier
+from sharedarray.pool.dispatcher import Dispatcher
 from sharedarray.pool.futures import PoolFuture
+from sharedarray.pool.inbox import Inbox
 from sharedarray.pool.intake import Intake
 from sharedarray.pool.manager import Manager
 from sharedarray.pool.receiver import Receiver
@@ -64,13 +64,13 @@ from sharedarray.pool.stats import Statistics
 from sharedarray.pool.supervisor import Supervisor
 from sharedarray.pool.timers import Timers
 from sharedarray.pool.transport import pipes
-from sharedarray.pool.transport.slots import TRIM_AFTER, Slot, Store
+from sharedarray.pool.transport.slots import TRIM_AFTER, Store
 from sharedarray.pool.worker.main import Setup
 from sharedarray.pool.worker_handle import WorkerHandle
 from sharedarray.segment import Mapping
 
 if TYPE_CHECKING:
-    from sharedarray.display.pool_stats import PoolStats
+    pass
 
 __all__ = ["Engine"]
 
@@ -105,8 +105,6 @@ class Engine:
         See `states.POOL`.
     lock
         Guards everything here.
-    queue
-        Tasks that no worker has.
     handles
         The workers.
     dropped
@@ -128,14 +126,16 @@ class Engine:
         self.workers = workers
         self.state: str = RUNNING
         self.lock = threading.RLock()
-        self.queue: deque[Task] = deque()
         self.handles: list[WorkerHandle] = []
         self.dropped: deque[object] = deque()
         self.statistics = Statistics()
         self.store = Store(self._on_slot_returned)
         self.intake = Intake(self, retries)
+        self.dispatcher = Dispatcher(self)
+        self.cancellation = Cancellation(self)
         self.copier = Copier(self)
         self.timers = Timers(self)
+        self.inbox = Inbox(self)
         self.receiver = Receiver(self)
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
@@ -147,14 +147,12 @@ class Engine:
         self._waker: pipes.Waker | None = None
         self._broken: Callable[[], errors.WorkerDied] | None = None
         self._is_forsaken = False
-        self._cancels_queued = False
+        self.cancels_queued = False
         self._active = time.monotonic()  # when workers were last busy
-        self._writable: dict[int, WorkerHandle] = {}
         # What finalizers have asked for while their thread had the lock, or may have had it.
         self._arrivals: deque[tuple[Sequence[Task], Pickled | None]] = deque()
         self._forgotten_functions: deque[int] = deque()
         self._released_blocks: deque[tuple[int, int]] = deque()
-        self._abandoned: deque[tuple[Sink, bool]] = deque()
         reloads.watch_autoreload()
         lifecycle.register(self)
 
@@ -196,7 +194,7 @@ class Engine:
         return (
             self.is_shut
             or (self.timers.trim_at is None and self.store.dirty)
-            or (bool(self.queue) and self.supervisor.may_start())
+            or (bool(self.dispatcher.queue) and self.supervisor.may_start())
         )
 
     def _advance(self, event: str) -> None:
@@ -257,18 +255,18 @@ class Engine:
                 raise
             if not self.manager.is_started:
                 self._start()
-            self.queue.extend(tasks)
+            self.dispatcher.queue.extend(tasks)
             deadline = tasks[0].deadline
             if deadline is not None and self.timers.note_deadline(deadline):
                 self.wake()
             if not scheduler.can_wait(self.handles, self.workers, tasks[-1]):
-                self.dispatch()
+                self.dispatcher.dispatch()
             if call is not None:
                 task = tasks[0]
                 self.statistics.called(task.call, task.label, call)
                 if call.blocks:
                     self.intake.follow(call)
-            if self.queue or sum([worker.load for worker in self.handles]) > 1:
+            if self.dispatcher.queue or sum([worker.load for worker in self.handles]) > 1:
                 self.receiver.reader.watch()
             starts = len(self.handles) < self.workers and self.supervisor.may_start()
         if self.copier.is_needed or self.dropped:
@@ -305,169 +303,15 @@ class Engine:
 
     # Sending
 
-    def dispatch(self, first: WorkerHandle | None = None) -> None:
-        """Give queued tasks to the workers that have room for them; write these, and ``first``.
-
-        With the engine's lock held.
-        """
-        queue, handles, copier = self.queue, self.handles, self.copier
-        given: list[WorkerHandle] = [] if first is None else [first]
-        if queue and len(handles) > 1:
-            stuck = scheduler.stuck(handles, time.monotonic())
-            if stuck is not None:
-                self.requeue(stuck.revoke(stuck.load))
-        while queue:
-            task = queue[0]
-            if not task.sink.wanted():
-                queue.popleft()
-                task.sink.begin()  # this tells the waiters of a cancelled future
-                self._skip(task)
-                continue
-            if copier.tasks and not task.is_copied:
-                # One thread copies, one task after the other: others may overtake what waits for that.
-                at = copier.next_ready()
-                if not at or scheduler.place(handles, queue[at], self.supervisor.max_tasks)[0] is None:
-                    break
-                queue.appendleft(queue[at])
-                del queue[at + 1]
-                continue
-            worker, count = scheduler.place(handles, task, self.supervisor.max_tasks)
-            if worker is None:
-                break
-            if task.slot is not None and task.slot != worker.slot:
-                task = self._part_for(worker, task, count)
-            elif task.remaining > count:
-                if scheduler.is_dealt(task, count):
-                    queue.popleft()
-                    dealt = task.deal(count, len(handles))
-                    queue.extendleft(reversed(dealt))
-                    task = queue.popleft()
-                else:
-                    queue[0] = task.split(task.done + count)
-            else:
-                queue.popleft()
-            expected = 0 if task.items is not None else task.stats.result
-            ready, lent = task.is_copied, None
-            if ready and expected:
-                lent = self.store.take(expected, make=False)
-                ready = lent is not None
-            if ready:
-                self.give(worker, task, lent)
-                if worker not in given:
-                    given.append(worker)
-            else:
-                copier.choose(task, worker)
-        for worker in given:
-            self._write(worker)
-        if queue:
-            copier.look_ahead()
-        elif len(handles) > 1:
-            self._even_out()
-
-    def _part_for(self, worker: WorkerHandle, other: Task, room: int) -> Task:
-        """Remove from the queue what a worker rather gets than the first task: its own part of the call.
-
-        If that is done, the end of the largest part takes its place, for its owner comes to that last.
-        """
-        queue = self.queue
-        parts = [task for task in itertools.islice(queue, 2 * self.workers) if task.call == other.call]
-        own = next((task for task in parts if task.slot == worker.slot), None)
-        if own is not None:
-            at = queue.index(own)
-            if own.remaining > room:
-                queue[at] = own.split(own.done + room)
-            else:
-                del queue[at]
-            return own
-        most = max(parts, key=lambda task: task.remaining)
-        if most.remaining > room:
-            return most.split(most.count - room)
-        del queue[queue.index(most)]
-        return most
-
-    def give(self, worker: WorkerHandle, task: Task, lent: Slot | None = None) -> None:
-        """Give a task to a worker, with memory for its result, unless it was cancelled just now."""
-        if not task.sink.begin():
-            self._skip(task)
-            if lent is not None:
-                self.store.put_back(lent)
-            return
-        known = worker.known
-        size = worker.give(task, lent, self.store.gone(known) if known else ())
-        if size:
-            self.statistics.sends_plain(task.call, size, task.remaining)
-        if task.limit is not None or task.deadline is not None:
-            self.wake_manager()
-
-    def _write(self, worker: WorkerHandle) -> None:
-        """Write what a worker was given."""
-        try:
-            if worker.flush() and not worker.is_writing:
-                return
-        except OSError:
-            # Its process has ended, which is reported separately; calls that it has not begun are not lost.
-            if worker.state != HUNG_UP:
-                worker.kill()
-        self.watch_writing(worker)
-
-    def watch_writing(self, worker: WorkerHandle) -> None:
-        """Poll a pipe for writability exactly as long as something waits for it."""
-        if worker.channel.unsent != worker.is_writing and worker.state != HUNG_UP:
-            if worker.is_writing:
-                self.unwatch_writing(worker)
-            else:
-                worker.is_writing = True
-                self._writable[worker.channel.out] = worker
-                self.receiver.outer.add(worker.channel.out, write=True)
-
-    def unwatch_writing(self, worker: WorkerHandle) -> None:
-        """Poll a pipe for writability no more."""
-        if worker.is_writing:
-            worker.is_writing = False
-            self._writable.pop(worker.channel.out, None)
-            self.receiver.outer.remove(worker.channel.out)
-
-    def _on_writable(self, descriptor: int) -> None:
-        """Write what a worker could not take before."""
-        with self.lock:
-            worker = self._writable.get(descriptor)
-            if worker is not None and worker.state != HUNG_UP:
-                try:
-                    worker.channel.flush(safe=True)
-                except OSError:
-                    worker.kill()
-                    self.unwatch_writing(worker)
-                    return
-                self.watch_writing(worker)
-
-    def _even_out(self) -> None:
-        """Give a worker that has nothing to do what another one has not begun."""
-        fullest, count, at = scheduler.overloaded(self.handles, time.monotonic())
-        if fullest is None:
-            return
-        if not count:  # look again, should it turn out to be stuck behind a slow call
-            if self.timers.look_at is None:
-                self.timers.look_at = at
-                self.wake_manager()
-            return
-        back = fullest.revoke(count)
-        if back:
-            self.queue.extend(back)
-            self.dispatch()
-
-    def requeue(self, tasks: Sequence[Task]) -> None:
-        """Put tasks back at the front of the queue."""
-        self.queue.extendleft(reversed(tasks))
-
     def after_replies(self, worker: WorkerHandle) -> None:
         """Do what replies make possible. With the engine's lock held."""
         self._active = time.monotonic()
         if self.supervisor.max_tasks is not None:
             self.supervisor.look_after(worker)
-        if self.queue or len(self.handles) > 1:
-            self.dispatch()
+        if self.dispatcher.queue or len(self.handles) > 1:
+            self.dispatcher.dispatch()
         if worker.is_writing or worker.channel.unsent:
-            self.watch_writing(worker)
+            self.dispatcher.watch_writing(worker)
 
     # For futures and results
 
@@ -487,6 +331,14 @@ class Engine:
         """Return whether this thread may wait for the pool: it does not read for it."""
         return not self.receiver.is_reading
 
+    def withdraw(self, task: Task, *, running: bool) -> bool:
+        """Take a task back from a worker that has not begun it, or kill the worker that has."""
+        return self.cancellation.withdraw(task, running=running)
+
+    def forget(self, sink: Sink, *, running: bool = False) -> None:
+        """Drop the tasks of a sink that have not begun; kill the workers of those that have, if so wished."""
+        self.cancellation.forget(sink, running=running)
+
     def call_later(self, future: PoolFuture) -> bool:
         """Queue the callbacks of a future if this thread settles it; return whether it did so."""
         return self.manager.call_later(future)
@@ -495,110 +347,6 @@ class Engine:
         """Return whether a task is the one that its worker is at."""
         with self.lock:
             return any(worker.tasks and worker.tasks[0] is task for worker in self.handles)
-
-    def withdraw(self, task: Task, *, running: bool) -> bool:
-        """Take a task back from a worker that has not begun it, or kill the worker that has.
-
-        Parameters
-        ----------
-        task
-            Which.
-        running
-            Whether to kill the worker if it has begun the task.
-
-        Returns
-        -------
-        bool
-            Whether it will not be run to its end.
-        """
-        if self.is_foreign or self.holds_lock():
-            return False
-        with deferred:
-            with self.lock:
-                worker = next((each for each in self.handles if task in each.tasks), None)
-                if worker is None:
-                    # Its arguments are being copied, or its worker died and it waits for another one.
-                    if task in self.copier.tasks:
-                        task.cancelled = True
-                        return True
-                    if task not in self.queue:
-                        return False
-                else:
-                    behind = itertools.islice(worker.tasks, worker.tasks.index(task), None)
-                    self.requeue(worker.revoke(sum([other.remaining for other in behind])))
-                mine = task in self.queue
-                if mine:
-                    self.queue.remove(task)
-                elif running and worker is not None and worker.tasks and worker.tasks[-1] is task:
-                    # The last of its calls: all others could be taken back. Those before it are done, though
-                    # their replies may not have been read.
-                    worker.kill(outcomes.cancelled)
-                self.dispatch()
-                killed = not mine and worker is not None and worker.error is outcomes.cancelled
-            self.wake()
-            if mine:
-                self.give_up([task])
-            return mine or killed
-
-    def forget(self, sink: Sink, *, running: bool = False) -> None:
-        """Drop the tasks of a sink that have not begun; kill the workers of those that have, if so wished."""
-        if self.is_foreign:
-            return
-        if self.holds_lock() or not self.lock.acquire(blocking=False):
-            # Perhaps in this very thread: an iterator of results may be collected as garbage at any moment.
-            self._abandoned.append((sink, running))
-            self.wake()
-            return
-        try:
-            gone = self._forget(sink, running)
-        finally:
-            self.lock.release()
-        self._drop_tasks(gone)
-        self.wake()
-
-    def _forget(self, sink: Sink, running: bool) -> list[Task]:
-        gone = [task for task in self.queue if task.sink is sink]
-        if gone:
-            self.queue = deque(task for task in self.queue if task.sink is not sink)
-        for worker in self.handles:
-            if any(task.sink is sink for task in worker.tasks):
-                back = worker.revoke(worker.load)
-                gone += [task for task in back if task.sink is sink]
-                self.requeue([task for task in back if task.sink is not sink])
-                if running and worker.tasks and worker.tasks[-1].sink is sink:
-                    worker.kill(outcomes.cancelled)
-        self.dispatch()
-        return gone
-
-    def _drop_tasks(self, gone: list[Task]) -> None:
-        while gone:
-            self._skip(gone.pop())
-        self.dropped.clear()
-
-    def _skip(self, task: Task) -> None:
-        """Give up a task whose outcomes are not wanted any more."""
-        self.statistics.cancelled += task.remaining
-        task.sink.skip(task.remaining)
-        task.release(self.dropped)
-
-    def give_up(self, tasks: Sequence[Task]) -> None:
-        """Cancel tasks that are not queued any more, or fail them if the pool is broken."""
-        if self._broken is not None:
-            self.fail(tasks, self._broken)
-            return
-        for task in tasks:
-            self.statistics.cancelled += task.remaining
-            task.sink.cancel_items(task.index, task.remaining, task.step)
-            task.release()
-
-    def fail(self, tasks: Sequence[Task], error: Callable[[], BaseException]) -> None:
-        """Give an exception of its own to each item of these tasks."""
-        for task in tasks:
-            self.statistics.failed += task.remaining
-            task.sink.begin()
-            task.sink.put(task.index, [Raised(error()) for _ in range(task.remaining)], task.step)
-            task.release()
-        self.wake_reader()
 
     def fail_for_good(self, message: str, reason: BaseException | None, **details: str | None) -> None:
         """Give the pool up: every task fails, and so does each later `submit`."""
@@ -611,26 +359,13 @@ class Engine:
         with self.lock:
             self._broken = self._broken or error
             self._advance("fail")
-            lost, self.queue = list(self.queue), deque()
+            lost, self.dispatcher.queue = list(self.dispatcher.queue), deque()
             for worker in self.handles:
                 worker.kill()
                 begun, rest = worker.unfinished()
                 lost += rest if begun is None else [begun, *rest]
-        self.fail(lost, error)
+        self.cancellation.fail(lost, error)
         self.wake()
-
-    def fail_queued(self, reason: errors.LimitError) -> None:
-        """Fail what waits for a worker while none can be started. The next call tries again to start one."""
-
-        def error() -> BaseException:
-            made = copy.copy(reason)
-            made.add_note("So the pool could start no worker process. It tries again for the next call.")
-            return made
-
-        with self.lock:
-            lost, self.queue = list(self.queue), deque()
-            self.supervisor.abandon_starts()
-        self.fail(lost, error)
 
     # For finalizers, at any moment
 
@@ -673,7 +408,7 @@ class Engine:
         with self.lock:
             was = self.state
             self._advance(event)
-            self._cancels_queued |= cancel
+            self.cancels_queued |= cancel
             never_started = not self.manager.is_started and was != CLOSED
             if never_started:
                 self._advance("empty")
@@ -707,21 +442,16 @@ class Engine:
         with self.lock:
             if self._is_forsaken and self.state == RUNNING:
                 self._advance("shut down")
-            aborting, cancels = self.is_aborting, self._cancels_queued
+            aborting, cancels = self.is_aborting, self.cancels_queued
         if cancels:
-            self._cancel_queued()
-        while self._abandoned:
-            sink, running = self._abandoned.popleft()
-            with self.lock:
-                gone = self._forget(sink, running)
-            self._drop_tasks(gone)
-            del sink
+            self.cancellation.cancel_queued()
+        self.cancellation.drop_abandoned()
         self._take_arrivals()
         if aborting:
             with self.lock:
                 for worker in self.handles:
                     worker.kill()
-        if self.receiver.has_unread:
+        if self.inbox.unread:
             self.receiver.read_now()
         self.timers.check()
         self._start_workers()
@@ -730,8 +460,9 @@ class Engine:
             for worker in self.handles:
                 self.supervisor.look_after(worker)
             if self.store.retired > MANY_RETIRED:
-                self.store.retain(set().union(*[worker.known for worker in self.handles]))
-            going_on = bool(self.handles or self.queue or self.copier.tasks or self.state == RUNNING)
+                self.store.retain(set().union(*[worker.outgoing.known for worker in self.handles]))
+            there = self.handles or self.dispatcher.queue or self.copier.tasks
+            going_on = bool(there) or self.state == RUNNING
             busy = any(worker.load for worker in self.handles)
         now = time.monotonic()
         if busy:
@@ -745,14 +476,14 @@ class Engine:
         while True:
             with self.lock:
                 self._send_forgotten()
-                self.dispatch()
+                self.dispatcher.dispatch()
                 if not self.supervisor.may_start():
                     return
             try:
                 self.supervisor.start_worker()
             except errors.LimitError as reason:
                 if not self.handles:
-                    self.fail_queued(reason)
+                    self.cancellation.fail_queued(reason)
                 return
             except BaseException as reason:  # also what the pickling of the initializer's arguments raises
                 if self.is_copied:
@@ -770,25 +501,25 @@ class Engine:
         for descriptor, _ in self.receiver.outer.wait(patience):
             if self._waker is not None and descriptor == self._waker.fileno():
                 self._waker.drain()
-            elif descriptor in self._writable:
-                self._on_writable(descriptor)
             elif descriptor == self.receiver.pipes.fileno():
                 self.receiver.read_now()
+            else:
+                self.dispatcher.on_writable(descriptor)
 
     def _send_forgotten(self) -> None:
         """Tell workers of functions and blocks that they may drop."""
         while self._forgotten_functions:
             number = self._forgotten_functions.popleft()
             for worker in self.handles:
-                if worker.state != HUNG_UP and worker.forget(number):
-                    self._write(worker)
+                if worker.state != HUNG_UP and worker.outgoing.forget(number):
+                    self.dispatcher.write(worker)
         gone = set()
         while self._released_blocks:
             gone.add(self._released_blocks.popleft())
         if gone:
             for worker in self.handles:
-                if worker.state != HUNG_UP and worker.released(gone):
-                    self._write(worker)
+                if worker.state != HUNG_UP and worker.outgoing.released(gone):
+                    self.dispatcher.write(worker)
 
     def _take_arrivals(self) -> None:
         """Accept what finalizers have submitted that interrupted a thread with the lock."""
@@ -797,31 +528,19 @@ class Engine:
             try:
                 self.enqueue(tasks, call)
             except Exception as closed:  # the pool takes no more
-                self.fail(tasks, partial(_same, closed))
-
-    def _cancel_queued(self) -> None:
-        with self.lock:
-            queued, self.queue = list(self.queue), deque()
-            for worker in self.handles:
-                queued += worker.revoke(worker.load)
-            for task in self.copier.tasks:
-                task.cancelled = True
-            self._cancels_queued = False
-        while queued:
-            self.give_up([queued.pop()])
-        self.wake_reader()
+                self.cancellation.fail(tasks, partial(_same, closed))
 
     def finish(self) -> None:
         """End everything, when the last worker has ended or the pool's thread has failed."""
         self.supervisor.finish()
         with self.lock:
-            queued, self.queue = list(self.queue), deque()
+            queued, self.dispatcher.queue = list(self.dispatcher.queue), deque()
             self._released_blocks.clear()
             self._forgotten_functions.clear()
             if self.state == RUNNING:
                 self._advance("shut down")
             self._advance("empty")
-        self.give_up(queued)
+        self.cancellation.give_up(queued)
         del queued
         self._take_arrivals()
         self.store.close()
@@ -833,43 +552,6 @@ class Engine:
         """Return the process ids of the workers."""
         with self.lock:
             return [worker.pid for worker in self.handles if worker.pid]
-
-    def stats(self) -> PoolStats:
-        """Return what is being done and was done."""
-        from sharedarray.display.pool_stats import PoolStats
-
-        self.receiver.catch_up()
-        with self.lock:
-            loads = [worker.load for worker in self.handles]
-            queued = sum(task.remaining for task in itertools.chain(self.queue, self.copier.tasks))
-            queued += sum(max(0, load - 1) for load in loads)
-        busy = sum(load > 0 for load in loads)
-        used, free, count = self.store.sizes()
-        limit, idle_limit = self.store.limits
-        statistics = self.statistics
-        shared, copied, pickled = statistics.totals()
-        return PoolStats(
-            workers=len(loads),
-            busy=busy,
-            max_workers=self.workers,
-            queued=queued,
-            running=busy,
-            done=statistics.done,
-            failed=statistics.failed,
-            cancelled=statistics.cancelled,
-            retried=statistics.retried,
-            died=statistics.died,
-            replaced=statistics.replaced,
-            recycled_bytes=used + free,
-            recycled_in_use=used,
-            recycled_free=free,
-            recycled_blocks=count,
-            recycled_limit=limit,
-            recycled_idle_limit=idle_limit,
-            shared_bytes=shared,
-            copied_bytes=copied,
-            pickled_bytes=pickled,
-        )
 
     # In a fork of this process
 
@@ -889,7 +571,7 @@ class Engine:
         # A callback may have forked, or an argument as it was pickled. Then a thread of ours goes on there,
         # and must neither touch the parent's workers nor wait for them.
         handles, self.handles = self.handles, []
-        self.queue.clear()
+        self.dispatcher.queue.clear()
         for worker in handles:
             worker.disown(self._refuse)
         self.receiver.clear()

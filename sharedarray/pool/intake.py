@@ -210,7 +210,7 @@ class Intake:
                 try:
                     self._copy_now(task, task.pickled)
                 except Exception as reason:
-                    engine.fail([task], partial(unsendable, task.label, reason))
+                    engine.cancellation.fail([task], partial(unsendable, task.label, reason))
                     return
                 engine.enqueue([task])
 

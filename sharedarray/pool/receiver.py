@@ -1,13 +1,11 @@
-"""Reading the workers' messages and exits, and settling what they bring.
+"""Waiting for the workers' messages and exits.
 
 One thread at a time reads (`reader`): the pool's, or a caller that waits for a result. Whichever it is does
-the same with what it finds, in this order: load the outcomes, without a lock; record them and send what is
-queued, under the engine's lock; settle the futures, without it. Exits of workers are in the same poller as
-their pipes, so the reading thread handles a death at once (`supervisor`).
+the same with what it finds (`inbox`). Exits of workers are in the same poller as their pipes, so the thread
+that reads handles a death at once (`supervisor`).
 
-Ctrl-C breaks a caller off while it waits, and while it loads what a user has written, nowhere else (see
-`sharedarray.interrupts`). If it breaks the loading off, the outcomes before it count, and the pool's thread
-loads the others again.
+Ctrl-C breaks a caller off while it waits (see `sharedarray.interrupts`). It gives the role up, and the pool's
+thread reads on.
 """
 
 from __future__ import annotations
@@ -15,17 +13,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sharedarray import errors, interrupts
 from sharedarray._platform import platform
 from sharedarray.clock import time
-from sharedarray.pool.calls import Raised, Sink
-from sharedarray.pool.incoming import LOST, OUTCOMES, DamagedReplyError, Incoming, shared_bytes
 from sharedarray.pool.reader import Reader
-from sharedarray.pool.states import CLOSED, HUNG_UP, KILLING, LEASED
+from sharedarray.pool.states import CLOSED, LEASED
 from sharedarray.pool.transport import pipes
-from sharedarray.pool.transport.messages import HOLDS, PLAIN, Frame, Kind
 from sharedarray.pool.transport.poller import Poller, new_poller
 from sharedarray.pool.transport.spin import SpinWait
 from sharedarray.pool.worker_handle import WorkerHandle
@@ -33,15 +28,10 @@ from sharedarray.pool.worker_handle import WorkerHandle
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
 
-__all__ = ["Receiver", "Settled"]
+__all__ = ["Receiver"]
 
-_REPLIES = int(Kind.REPLIES)
 # Seconds for which a caller polls for a reply before it sleeps.
 SPIN: Final = 60e-6
-# Seconds until a worker that has closed its pipe is killed.
-PATIENCE: Final = 5.0
-
-Settled = list[tuple[Sink, int, list[Any], int]]
 
 
 class Receiver:
@@ -63,12 +53,10 @@ class Receiver:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.incoming = Incoming(engine.store)
         self.is_started = False
         self._waker: pipes.Waker | None = None
         self._handlers: dict[int, Callable[[], object]] = {}
         self._released = threading.Event()
-        self._unread: set[WorkerHandle] = set()  # workers with messages that Ctrl-C kept from being loaded
         self._pausing = False  # the reading thread sleeps, so a handler that interrupts it may read as well
         self.processors = platform.processors()
         self._spinning = SpinWait(SPIN if self.processors > 1 else 0)
@@ -198,14 +186,15 @@ class Receiver:
                 self._waker.wake()  # what the outer waits are for may have arrived
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        poller, spinning, reader, manager = self.pipes, self._spinning, self.reader, self._engine.manager
+        poller, spinning, reader = self.pipes, self._spinning, self.reader
+        manager, inbox = self._engine.manager, self._engine.inbox
         me = threading.get_ident()
         while not (done() or manager.is_over) and reader.owner == me:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 return
-            ready = () if self._unread else poller.ready()
-            if ready or self._unread:
+            ready = () if inbox.unread else poller.ready()
+            if ready or inbox.unread:
                 spinning.waited(0.0)  # it was there before the end of what had to be done after the sending
             else:
                 began = time.perf_counter()
@@ -271,18 +260,13 @@ class Receiver:
         with self._engine.lock:
             mine = not self.is_reading and self.reader.take()
         if not mine:
-            if self._unread:
+            if self._engine.inbox.unread:
                 self.wake_reader()
             return
         try:
             self.on_ready(self.pipes.ready())
         finally:
             self._release()
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether there are messages that Ctrl-C kept from being loaded."""
-        return bool(self._unread)
 
     def wake_reader(self) -> None:
         """Wake the reading thread so that it checks its exit condition again."""
@@ -294,9 +278,9 @@ class Receiver:
     def on_ready(self, ready: Sequence[tuple[int, object]]) -> None:
         """Call the handlers of descriptors that are readable."""
         handlers, reader = self._handlers, self.reader
-        me = reader.owner
-        while self._unread:
-            self.handle(self._unread.pop(), ())
+        me, inbox = reader.owner, self._engine.inbox
+        while inbox.unread:
+            inbox.handle(inbox.unread.pop(), ())
         for descriptor, _ in ready:
             handler = handlers.get(descriptor)
             if handler is not None:
@@ -306,160 +290,5 @@ class Receiver:
 
     def watch_worker(self, worker: WorkerHandle) -> None:
         """Watch the pipe and the exit of a worker. With the engine's lock held."""
-        self.watch(worker.channel.fileno(), partial(self.receive, worker))
+        self.watch(worker.channel.fileno(), partial(self._engine.inbox.receive, worker))
         self.watch(worker.exit, partial(self._engine.supervisor.on_exit, worker))
-
-    def receive(self, worker: WorkerHandle) -> bool:
-        """Read once what a worker has sent, and act on it; return whether there was anything."""
-        try:
-            frames = worker.channel.receive()
-        except (EOFError, OSError):
-            self._on_end_of_file(worker)
-            return False
-        if frames:
-            self.handle(worker, frames)
-        return bool(frames)
-
-    def _on_end_of_file(self, worker: WorkerHandle) -> None:
-        """Note that a worker has closed its pipe; it has ended, or is about to."""
-        with self._engine.lock:
-            self.unwatch(worker.channel.fileno())
-            if worker.state != HUNG_UP:
-                worker.advance("end of file")
-                if worker.state != KILLING:
-                    worker.until = time.monotonic() + PATIENCE
-            self._engine.unwatch_writing(worker)
-        self._engine.wake_manager()
-
-    def handle(self, worker: WorkerHandle, frames: Sequence[Frame]) -> None:
-        """Act on messages of a worker; settle what they bring.
-
-        Raises
-        ------
-        BaseException
-            Ctrl-C has broken the loading of an outcome off.
-        """
-        engine, incoming = self._engine, self.incoming
-        settled: Settled = []
-        try:
-            self._handle(worker, frames, settled)
-        except BaseException:
-            # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
-            with engine.lock:
-                for each in engine.handles:
-                    each.kill()
-            engine.wake()
-            settle(settled)  # these are no worker's calls any more
-            raise
-        del frames
-        interrupt, incoming.interrupt = incoming.interrupt, None
-        engine.dropped.clear()
-        try:
-            settle(settled)
-        finally:
-            if interrupt is not None:
-                engine.wake()  # the pool's thread loads what was not loaded
-                raise interrupt
-            if engine.copier.is_needed:
-                engine.copier.run()
-
-    def _handle(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
-        engine, incoming = self._engine, self.incoming
-        replies: list[tuple[Frame, list[Any]]] = []
-        messages: list[Frame] = []
-        if worker.unread:
-            frames, worker.unread = [*worker.unread, *frames], []
-        for index, frame in enumerate(frames):
-            if frame.kind in OUTCOMES:
-                try:
-                    outcomes, rest = incoming.load(worker, frame)
-                except DamagedReplyError:
-                    with engine.lock:
-                        worker.kill()
-                    continue
-                replies.append((frame, outcomes))
-                if rest is not None:
-                    worker.unread = [rest, *frames[index + 1 :]]
-                    self._unread.add(worker)
-                    break
-            else:
-                messages.append(frame)
-        if replies:
-            with engine.lock:
-                for frame, outcomes in replies:
-                    self._record(worker, frame, outcomes, settled)
-                engine.after_replies(worker)
-        for (
-            frame
-        ) in messages:  # after the replies, for a worker sends nothing behind these until it is answered
-            self._on_message(worker, frame)
-
-    def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
-        """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
-        engine = self._engine
-        total, at = len(outcomes), 0
-        may_fail = frame.kind != _REPLIES or not frame.flags & PLAIN
-        began, span = frame.began, frame.ended - frame.began
-        while at < total and worker.tasks:
-            task = worker.tasks[0]
-            count = min(total - at, task.count - task.done)
-            run = outcomes if count == total else outcomes[at : at + count]
-            index = task.index
-            worker.replied(count)
-            if run[0] is LOST:
-                worker.lost.append(task.only(task.done - 1))
-                at = total
-                continue
-            settled.append((task.sink, index, run, task.step))
-            if frame.flags & HOLDS:
-                engine.statistics.shares(task.call, "result", shared_bytes(run[0]))
-                worker.confirm()
-            engine.statistics.observe(
-                task,
-                frame,
-                count,
-                began + span * at // total,
-                began + span * (at + count) // total,
-                failed=sum([type(each) is Raised for each in run]) if may_fail else 0,
-                worker=worker.name,
-                pid=worker.pid,
-            )
-            if task.done == task.count:
-                task.release(engine.dropped)
-            at += count
-        if at:
-            worker.since = time.monotonic()
-            worker.advance("reply" if worker.load else "last reply")
-
-    def _on_message(self, worker: WorkerHandle, frame: Frame) -> None:
-        """Act on a message without outcomes."""
-        engine, kind = self._engine, frame.kind
-        if kind == Kind.READY:
-            engine.supervisor.on_ready(worker)
-        elif kind == Kind.REFUSED:
-            engine.supervisor.on_refusal(frame)
-        elif kind == Kind.DROPPED:
-            with engine.lock:
-                worker.dropped(frame.item)
-                engine.dispatch()
-            if engine.is_shut:
-                engine.wake_manager()
-        elif kind == Kind.NEED:
-            lent = engine.store.take(frame.began)
-            with engine.lock:
-                worker.grant(lent)
-                engine.watch_writing(worker)
-
-
-def settle(settled: Settled) -> None:
-    """Give the outcomes to their sinks; all of them, whatever one of them raises."""
-    raised: BaseException | None = None
-    while settled:
-        sink, index, outcomes, step = settled.pop(0)
-        try:
-            sink.put(index, outcomes, step)
-        except BaseException as error:
-            raised = raised or error
-        del sink, outcomes
-    if raised is not None:
-        raise raised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,43 @@ class Reporting:
             Counts of workers and tasks, bytes of recycled memory in use and free, with its limits, and bytes
             shared, copied and pickled so far.
         """
-        return self._engine.stats()
+        from sharedarray.display.pool_stats import PoolStats  # few programs ask for it
+
+        engine = self._engine
+        engine.receiver.catch_up()
+        with engine.lock:
+            loads = [worker.load for worker in engine.handles]
+            queued = sum(
+                task.remaining for task in itertools.chain(engine.dispatcher.queue, engine.copier.tasks)
+            )
+            queued += sum(max(0, load - 1) for load in loads)
+        busy = sum(load > 0 for load in loads)
+        used, free, count = engine.store.sizes()
+        limit, idle_limit = engine.store.limits
+        statistics = engine.statistics
+        shared, copied, pickled = statistics.totals()
+        return PoolStats(
+            workers=len(loads),
+            busy=busy,
+            max_workers=engine.workers,
+            queued=queued,
+            running=busy,
+            done=statistics.done,
+            failed=statistics.failed,
+            cancelled=statistics.cancelled,
+            retried=statistics.retried,
+            died=statistics.died,
+            replaced=statistics.replaced,
+            recycled_bytes=used + free,
+            recycled_in_use=used,
+            recycled_free=free,
+            recycled_blocks=count,
+            recycled_limit=limit,
+            recycled_idle_limit=idle_limit,
+            shared_bytes=shared,
+            copied_bytes=copied,
+            pickled_bytes=pickled,
+        )
 
     def copy_report(self, future: Future[Any] | None = None) -> CopyReport | None:
         """Return the bytes of a call that were shared, copied and pickled, by argument.

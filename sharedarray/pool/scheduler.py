@@ -69,6 +69,7 @@ class Load(Protocol):
     load: int
     given: int
     since: float
+    turn: int
 
     @property
     def is_ending(self) -> bool:
@@ -98,6 +99,9 @@ def depth(task: Item) -> int:
 def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tuple[_W | None, int]:
     """Return the worker that gets the next items of a task, and how many; None if all have enough.
 
+    Of those with the fewest calls, the worker that was given calls the longest ago gets them: so calls that
+    are sent ahead alternate between the workers, and one does not wait behind the one that it belongs to.
+
     Parameters
     ----------
     workers
@@ -112,7 +116,7 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
     for worker in workers:
         if worker.accepts:
             accepting += 1
-            if best is None or worker.load < best.load:
+            if best is None or (worker.load, worker.turn) < (best.load, best.turn):
                 best = worker
     if best is None:
         return None, 0

@@ -79,7 +79,7 @@ class Supervisor:
     def may_start(self) -> bool:
         """Return whether one more worker would have calls to run."""
         engine = self._engine
-        if not engine.queue and not self._vacant:
+        if not engine.dispatcher.queue and not self._vacant:
             return False
         if not engine.takes_tasks:
             return False
@@ -90,7 +90,7 @@ class Supervisor:
             return True
         starting = sum(worker.state == STARTING for worker in there)
         waiting = 0
-        for task in engine.queue:
+        for task in engine.dispatcher.queue:
             waiting += task.remaining
             if starting < waiting:
                 return True
@@ -105,12 +105,12 @@ class Supervisor:
         engine = self._engine
         if worker.is_unused and not worker.is_ending and worker.state != REVOKING:
             worn_out = self.max_tasks is not None and worker.given >= self.max_tasks
-            if worn_out or (engine.is_shut and not engine.queue and not engine.copier.tasks):
+            if worn_out or (engine.is_shut and not engine.dispatcher.queue and not engine.copier.tasks):
                 worker.stop()
                 worker.until = time.monotonic() + STOPPED
                 engine.wake_manager()  # which kills a worker that does not end
                 engine.receiver.reader.watch()
-        engine.watch_writing(worker)
+        engine.dispatcher.watch_writing(worker)
 
     # Starting
 
@@ -164,7 +164,7 @@ class Supervisor:
         with self._engine.lock:
             worker.is_ready = True
             worker.advance("ready")
-            self._engine.dispatch()
+            self._engine.dispatcher.dispatch()
         worker.forget_name()
 
     def on_refusal(self, frame: Frame) -> None:
@@ -181,14 +181,14 @@ class Supervisor:
 
     def on_exit(self, worker: WorkerHandle) -> None:
         """Read what a worker that has ended had still sent, and fail, retry or requeue its calls."""
-        receiver = self._engine.receiver
-        while worker.state != HUNG_UP and receiver.receive(worker):
+        inbox = self._engine.inbox
+        while worker.state != HUNG_UP and inbox.receive(worker):
             pass
         if worker.unread:  # Ctrl-C broke the loading of one off before
-            receiver.handle(worker, ())
+            inbox.handle(worker, ())
         unsent = worker.unsent()
         if unsent:
-            receiver.handle(worker, unsent)
+            inbox.handle(worker, unsent)
         self.reap(worker)
 
     def reap(self, worker: WorkerHandle) -> None:
@@ -202,7 +202,7 @@ class Supervisor:
                 engine.handles.remove(worker)
             engine.receiver.unwatch(worker.channel.fileno())
             engine.receiver.unwatch(worker.exit)
-            engine.unwatch_writing(worker)
+            engine.dispatcher.unwatch_writing(worker)
             worker.close()
             begun, rest = worker.unfinished()
             worker.forget_name()
@@ -220,7 +220,7 @@ class Supervisor:
         with contextlib.suppress(ValueError):  # the exit code is unknown
             worker.process.close()
         with engine.lock:
-            engine.dispatch()
+            engine.dispatcher.dispatch()
         engine.wake()
 
     def _exit_code(self, worker: WorkerHandle) -> int | None:
@@ -255,7 +255,7 @@ class Supervisor:
             if rest[0].handovers > HANDOVERS:
                 self._fail_or_retry(worker, rest.pop(0), None)
         with self._engine.lock:
-            self._engine.requeue(rest)
+            self._engine.dispatcher.requeue(rest)
 
     def _fail_or_retry(self, worker: WorkerHandle, task: Task, code: int | None) -> None:
         """Decide about a call whose worker died."""
@@ -272,7 +272,7 @@ class Supervisor:
             task.retries -= 1
             engine.statistics.retried += 1
             with engine.lock:
-                engine.queue.appendleft(task)
+                engine.dispatcher.queue.appendleft(task)
             return
         else:
             make = lambda: outcomes.worker_died(worker, task.label, code)  # noqa: E731

@@ -82,13 +82,13 @@ class Timers:
                     worker.since = now  # the machine is busy: the call's time has not begun
                     if not _is_due(worker.tasks[0], now, now):
                         continue
-                engine.requeue(worker.revoke(worker.load))
+                engine.dispatcher.requeue(worker.revoke(worker.load))
                 if worker.load == 1:  # else it is at the next call, and the reply has not been read
                     worker.kill(timed_out(worker.tasks[0]))
             if self._next_deadline is not None and self._next_deadline <= now:
                 late = self._late(now)
         for task in late:
-            engine.fail([task], timed_out(task))
+            engine.cancellation.fail([task], timed_out(task))
 
     def _late(self, now: float) -> list[Task]:
         """Remove from the queue the tasks that are too late, and find out when to look again."""
@@ -99,11 +99,13 @@ class Timers:
         engine = self._engine
         for worker in engine.handles:
             if any(is_late(task) for task in itertools.islice(worker.tasks, 1, None)):
-                engine.requeue(worker.revoke(worker.load))
-        late = [task for task in engine.queue if is_late(task)]
+                engine.dispatcher.requeue(worker.revoke(worker.load))
+        late = [task for task in engine.dispatcher.queue if is_late(task)]
         if late:
-            engine.queue = deque(task for task in engine.queue if not is_late(task))
-        waiting = itertools.chain(engine.queue, engine.copier.tasks, *[each.tasks for each in engine.handles])
+            engine.dispatcher.queue = deque(task for task in engine.dispatcher.queue if not is_late(task))
+        waiting = itertools.chain(
+            engine.dispatcher.queue, engine.copier.tasks, *[each.tasks for each in engine.handles]
+        )
         times = [task.deadline for task in waiting if task.deadline is not None and task.deadline > now]
         self._next_deadline = min(times, default=None)
         return late

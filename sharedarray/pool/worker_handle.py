@@ -13,48 +13,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import marshal
-import pickle
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from sharedarray import reloads, segment
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.pool import processes
-from sharedarray.pool.calls import Function, Task
-from sharedarray.pool.codec.pickled import Pickled
+from sharedarray.pool.calls import Task
+from sharedarray.pool.outgoing import Outgoing
 from sharedarray.pool.processes.credits import Credits, counter_of
 from sharedarray.pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER, advance
 from sharedarray.pool.transport import page, pipes
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import (
-    AFRESH,
-    HEADER,
-    LAZY,
-    PLAIN,
     ROOM,
-    SHARES,
-    Entry,
     Frame,
     Kind,
-    encode,
 )
 from sharedarray.pool.transport.slots import Slot
-from sharedarray.reference import FORMAT, has_name
-from sharedarray.segment import Mapping
 
 __all__ = ["WorkerHandle"]
 
-_CALLS, _TASK = int(Kind.CALLS), int(Kind.TASK)
-_pack = HEADER.pack
-# Bytes of the head of a list in the format of marshal: its code and its length.
-_LIST_HEAD: Final = 5
-
-# Nanoseconds for which a block that had its name a moment ago is not looked for again.
-_MOMENT: Final = 1_000_000
-_NOTHING_FOUND = (-1, -1), 0, 0
+_turns = itertools.count(1)
 
 
 class WorkerHandle:
@@ -93,6 +74,8 @@ class WorkerHandle:
         How many calls it was sent in its life, without those that were revoked.
     since
         When it began the first of its calls, as far as the pool can tell: seconds of the monotonic clock.
+    turn
+        When it was given calls last: a number that grows with each time, for any worker.
     until
         When it is killed if it has not ended; None for never.
     is_ready
@@ -111,10 +94,8 @@ class WorkerHandle:
         What the first of these is loaded from, if it has an outcome.
     lost
         Tasks whose outcome has arrived, but not what it refers to.
-    functions
-        Numbers of the functions that it has.
-    known
-        Slots of recycled memory that it may have mapped.
+    outgoing
+        Messages to it.
     """
 
     def __init__(
@@ -139,6 +120,7 @@ class WorkerHandle:
         self.revoked = 0
         self.given = 0
         self.since = 0.0
+        self.turn = 0
         self.until: float | None = None
         self.is_ready = False
         self.is_stopped = False
@@ -149,19 +131,11 @@ class WorkerHandle:
         self.unread: list[Frame] = []
         self.pieces: tuple[Any, Sequence[Any]] | None = None
         self.lost: list[Task] = []
-        self.functions: set[int] = set()
-        self.known: set[int] = set()
+        self.outgoing = Outgoing(channel)
         self._copying = False  # arguments of a task for it are being copied
         self._page = page_file
         self._put_back = put_back
         self._rooms: dict[int, Slot] = {}  # slots that were lent to it for results, by task
-        self._blocks: set[tuple[int, int]] = set()  # blocks that it may have kept attached
-        self._reloads = reloads.count
-        # Calls that are not written yet, of one function: its number, whether they are lazy, their arguments.
-        self._new: list[bytes] = []
-        self._new_count = self._new_function = self._new_flags = 0
-        # The block that was looked for last: which, when, and `segment.removals` then.
-        self._found = _NOTHING_FOUND
         self._claim, self._credit, self._credits = counter_of(counter)
         self._named: Credits | None = counter  # see `forget_name`
 
@@ -215,136 +189,16 @@ class WorkerHandle:
         if not self.load:
             self.since = time.monotonic()
         self.advance("dispatch")
+        self.turn = next(_turns)
         self.tasks.append(task)
         count = task.count - task.done
         self.load += count
         self.given += count
         for _ in range(count):
             self._credit()
-        if retired:
-            self.retire(retired)
-        if self._reloads != reloads.count:
-            self._reload()
-        function = task.function
-        number = 0
-        if function is not None:
-            number = function.number
-            if number not in self.functions:
-                self._define(function)
-        pickled = task.pickled
-        if task.is_small and lent is None:
-            flags = LAZY if task.lazy else 0
-            if self._new and (number != self._new_function or flags != self._new_flags):
-                self._close_message()
-            self._new_function, self._new_flags = number, flags
-            self._new_count += count
-            if pickled is not None:
-                self._new.append(bytes(pickled.stream))
-                return 0
-            arguments: Any = task.arguments
-            data = marshal.dumps(arguments, FORMAT)[_LIST_HEAD:]
-            self._new.append(data)
-            return len(data)
-        assert pickled is not None
-        self._close_message()
-        kind, flags = (_CALLS, 0) if task.is_small else (_TASK, pickled.layout)
-        if pickled.blocks:
-            self._refers_to(pickled)
-            flags |= SHARES
-        if function is not None and function.pickled.shares:
-            flags |= SHARES
-        entries = list(pickled.entries)
         if lent is not None:
             self._rooms[task.number] = lent
-            entries.append(lent.entry(ROOM))
-        if entries:
-            self.known.update([entry.slot for entry in entries])
-        self.channel.queue(encode(kind, flags, 1, number, 0, 0, pickled.stream, entries, pickled.inline))
-        return 0
-
-    def _close_message(self) -> None:
-        """Queue the message of the calls that were accepted last."""
-        if self._new:
-            data = b"".join(self._new)
-            head = _pack(_CALLS, self._new_flags, 0, self._new_count, self._new_function, len(data), 0, 0)
-            self.channel.add(head + data)
-            self._new.clear()
-            self._new_count = 0
-
-    def flush(self) -> bool:
-        """Write what was accepted; return False if the kernel takes no more now.
-
-        Raises
-        ------
-        OSError
-            The process has ended.
-        """
-        if self._new:
-            self._close_message()
-        return self.channel.flush()
-
-    def _queue(self, kind: Kind, number: int = 0, stream: bytes = b"") -> None:
-        self._close_message()
-        self.channel.queue(encode(kind, 0, 0, number, 0, 0, stream))
-
-    def retire(self, retired: Sequence[int]) -> None:
-        """Queue which slots' memory was freed."""
-        self._queue(Kind.RETIRED, stream=pickle.dumps(retired))
-
-    def _reload(self) -> None:
-        """Queue which modules this process has loaded again."""
-        before, self._reloads = self._reloads, reloads.count
-        self._queue(Kind.RELOAD, stream=pickle.dumps((reloads.since(before), reloads.path_since(before))))
-
-    def _define(self, function: Function) -> None:
-        self._close_message()
-        self.functions.add(function.number)
-        pickled = function.pickled
-        self._refers_to(pickled)
-        self.known.update([entry.slot for entry in pickled.entries])
-        flags = pickled.layout & PLAIN | (SHARES if pickled.shares else 0)
-        if pickled.data and not flags & PLAIN:
-            flags |= AFRESH
-        number = function.number
-        self.channel.queue(
-            encode(Kind.DEFINE, flags, 0, number, 0, 0, pickled.stream, pickled.entries, pickled.inline)
-        )
-
-    def forget(self, number: int) -> bool:
-        """Queue that a function is not needed any more; return whether this worker had it."""
-        if number not in self.functions:
-            return False
-        self.functions.discard(number)
-        self._queue(Kind.FORGET, number)
-        return True
-
-    def _refers_to(self, pickled: Pickled) -> None:
-        for mapping in pickled.blocks:
-            self._blocks.add((mapping.device, mapping.inode))
-
-    def knows(self, mapping: Mapping) -> bool:
-        """Return whether it may have kept a block attached."""
-        return (mapping.device, mapping.inode) in self._blocks
-
-    def released(self, blocks: Collection[tuple[int, int]]) -> bool:
-        """Queue which blocks the pool's process has released; return whether this worker had one."""
-        had = self._blocks.intersection(blocks)
-        self._blocks -= had
-        if had:
-            self._queue(Kind.RELEASED, stream=pickle.dumps(had))
-        return bool(had)
-
-    def finds(self, mapping: Mapping, now: int) -> bool:
-        """Return whether it will find a block: by its name, or as one that it was sent a moment ago."""
-        block = mapping.device, mapping.inode
-        known, at, removals = self._found
-        if known == block and now - at < _MOMENT and removals == segment.removals and block in self._blocks:
-            return True
-        self._found = block, now, segment.removals
-        if has_name(mapping):
-            return True
-        self._found = _NOTHING_FOUND
-        return False
+        return self.outgoing.add(task, lent, retired)
 
     def grant(self, lent: Slot | None) -> None:
         """Send a slot for the result of the call that it is at, or that there is none."""
@@ -354,26 +208,21 @@ class WorkerHandle:
             self.clear_room(number)
             if lent is not None:
                 self._rooms[number] = lent
-                self.known.add(lent.number)
+                self.outgoing.known.add(lent.number)
                 entries = [lent.entry(ROOM)]
         elif lent is not None:
             self._put_back(lent)
-        self._send(Kind.GRANT, entries)
+        self.outgoing.send(Kind.GRANT, entries)
 
     def confirm(self) -> None:
         """Send that an outcome which refers to shared blocks has arrived."""
-        self._send(Kind.TAKEN)
+        self.outgoing.send(Kind.TAKEN)
 
     def stop(self) -> None:
         """Tell it to end."""
         self.advance("stop")
         self.is_stopped = True
-        self._send(Kind.STOP)
-
-    def _send(self, kind: Kind, entries: Sequence[Entry] = ()) -> None:
-        self._close_message()
-        with contextlib.suppress(OSError):  # its exit is reported separately
-            self.channel.send(kind, entries=entries)
+        self.outgoing.send(Kind.STOP)
 
     # Replies
 

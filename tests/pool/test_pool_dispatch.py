@@ -529,8 +529,8 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                 two = pool.submit(pool_tasks.meet_if_paths, second)
                 (member,) = engine.handles
                 if member.load == 1:  # as for a function that is known as quick
-                    engine.give(member, engine.queue.popleft())
-                    engine._write(member)
+                    engine.dispatcher.give(member, engine.dispatcher.queue.popleft())
+                    engine.dispatcher.write(member)
                 assert member.load == 2
                 wait_until(Path(first[0]).exists, "the first one has begun")
                 Path(first[1]).touch()

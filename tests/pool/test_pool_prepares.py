@@ -145,7 +145,7 @@ def test_a_pool_that_ends_while_arguments_are_copied(copying, end):
             wait_until(lambda: pool._engine.is_aborting, "the end begins")
         else:
             ending = Caller(lambda: pool.shutdown(cancel_futures=end == "cancel_futures"))
-            wait_until(lambda: pool._engine.is_shut and not pool._engine._cancels_queued, "the end begins")
+            wait_until(lambda: pool._engine.is_shut and not pool._engine.cancels_queued, "the end begins")
         copying.go_on.set()
         came = caller.get()
         if end == "shutdown":
@@ -278,8 +278,10 @@ def test_what_is_known_of_workers_is_bounded(pool):
     inner = pool._engine
 
     def remembered():
-        tables = [inner._forgotten_functions, inner._released_blocks, inner.dropped, inner._abandoned]
-        tables += [table for worker in inner.handles for table in (worker.functions, worker._blocks)]
+        tables = [inner._forgotten_functions, inner._released_blocks, inner.dropped]
+        tables += [
+            table for worker in inner.handles for table in (worker.outgoing.functions, worker.outgoing.blocks)
+        ]
         return sum(map(len, tables))
 
     before = remembered()

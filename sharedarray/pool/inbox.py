@@ -1,7 +1,7 @@
 """Acting on what workers send.
 
-In this order: load the outcomes, without a lock; record them and send what is queued, under the engine's lock;
-settle the futures, without it.
+In this order: load the outcomes, without a lock; record them and send what is queued, under the engine's
+lock; settle the futures, without it.
 
 Ctrl-C may break off the loading of an outcome, because that calls what a user has written, and nothing else
 here. Then the outcomes before it count, and the others are loaded again by the thread that reads next.

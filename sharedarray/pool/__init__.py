@@ -27,6 +27,7 @@ receiver       waiting for messages and exits: the pool's thread, or a caller
 timers         limits, deadlines, processes that do not end
 lifecycle      pools at the end of the interpreter and in a fork
 supervisor     starting workers, noticing their exits, retrying their calls
+housekeeping   what the pool's thread does between two waits
 manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
 engine         the state of a pool, and what its modules have in common

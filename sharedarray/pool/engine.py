@@ -32,7 +32,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sharedarray import errors, greenlets, reloads
@@ -41,11 +40,11 @@ from sharedarray.clock import time
 from sharedarray.pool import lifecycle, processes, scheduler
 from sharedarray.pool.calls import Sink, Task
 from sharedarray.pool.cancellation import Cancellation
-from sharedarray.pool.codec import failures
 from sharedarray.pool.codec.pickled import Pickled
 from sharedarray.pool.copier import Copier
 from sharedarray.pool.dispatcher import Dispatcher
 from sharedarray.pool.futures import PoolFuture
+from sharedarray.pool.housekeeping import Housekeeping
 from sharedarray.pool.inbox import Inbox
 from sharedarray.pool.intake import Intake
 from sharedarray.pool.manager import Manager
@@ -55,7 +54,6 @@ from sharedarray.pool.states import (
     BROKEN,
     CLOSED,
     DRAINING,
-    HUNG_UP,
     POOL,
     RUNNING,
     advance,
@@ -64,10 +62,9 @@ from sharedarray.pool.stats import Statistics
 from sharedarray.pool.supervisor import Supervisor
 from sharedarray.pool.timers import Timers
 from sharedarray.pool.transport import pipes
-from sharedarray.pool.transport.slots import TRIM_AFTER, Store
+from sharedarray.pool.transport.slots import Store
 from sharedarray.pool.worker.main import Setup
 from sharedarray.pool.worker_handle import WorkerHandle
-from sharedarray.segment import Mapping
 
 if TYPE_CHECKING:
     pass
@@ -109,6 +106,14 @@ class Engine:
         The workers.
     dropped
         What finished tasks referred to, to be dropped without the lock.
+    is_copied
+        Whether this is a fork of the pool's process.
+    is_forsaken
+        Whether the pool was collected as garbage.
+    cancels_queued
+        Whether what has not begun is to be cancelled.
+    waker
+        What wakes the pool's thread.
     """
 
     writes = True  # workers can write to this process's shared memory, which `blockwise` asks
@@ -129,7 +134,8 @@ class Engine:
         self.handles: list[WorkerHandle] = []
         self.dropped: deque[object] = deque()
         self.statistics = Statistics()
-        self.store = Store(self._on_slot_returned)
+        self.housekeeping = Housekeeping(self)
+        self.store = Store(self.housekeeping.on_slot_returned)
         self.intake = Intake(self, retries)
         self.dispatcher = Dispatcher(self)
         self.cancellation = Cancellation(self)
@@ -143,16 +149,11 @@ class Engine:
         # Whether this thread has the lock: in a finalizer that interrupts it.
         self.holds_lock: Callable[[], bool] = getattr(self.lock, "_is_owned", lambda: False)
         self._owner = os.getpid()
-        self._at_end = at_end
-        self._waker: pipes.Waker | None = None
+        self.at_end = at_end
+        self.waker: pipes.Waker | None = None
         self._broken: Callable[[], errors.WorkerDied] | None = None
-        self._is_forsaken = False
+        self.is_forsaken = False
         self.cancels_queued = False
-        self._active = time.monotonic()  # when workers were last busy
-        # What finalizers have asked for while their thread had the lock, or may have had it.
-        self._arrivals: deque[tuple[Sequence[Task], Pickled | None]] = deque()
-        self._forgotten_functions: deque[int] = deque()
-        self._released_blocks: deque[tuple[int, int]] = deque()
         reloads.watch_autoreload()
         lifecycle.register(self)
 
@@ -197,7 +198,8 @@ class Engine:
             or (bool(self.dispatcher.queue) and self.supervisor.may_start())
         )
 
-    def _advance(self, event: str) -> None:
+    def advance(self, event: str) -> None:
+        """Change the state."""
         self.state = advance(POOL, event, self.state)
 
     def broken_error(self) -> errors.WorkerDied:
@@ -218,14 +220,14 @@ class Engine:
 
     def check_open(self) -> None:
         """Raise an exception if no tasks are accepted."""
-        if self.state == RUNNING and not self._is_forsaken and not lifecycle.is_exiting():
+        if self.state == RUNNING and not self.is_forsaken and not lifecycle.is_exiting():
             if self.is_foreign:
                 self.check_owner()
             return
         self.check_owner()
         if self._broken is not None:
             raise self._broken()
-        if self.state != RUNNING or self._is_forsaken:
+        if self.state != RUNNING or self.is_forsaken:
             raise RuntimeError("cannot schedule new futures after shutdown: the pool takes no more tasks")
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
@@ -243,7 +245,7 @@ class Engine:
         """
         if self.holds_lock():
             self.check_open()
-            self._arrivals.append((tasks, call))
+            self.housekeeping.arrivals.append((tasks, call))
             self.wake()
             return
         with self.lock:
@@ -280,9 +282,9 @@ class Engine:
             platform.need_descriptors(DESCRIPTORS)
             _ = errors.WorkerDied  # which cannot be made any more when the interpreter ends
             lifecycle.end_with_process()
-            self._waker = pipes.Waker()
+            self.waker = pipes.Waker()
             self.receiver.start()
-            self.receiver.outer.add(self._waker.fileno())
+            self.receiver.outer.add(self.waker.fileno())
             processes.make_ready(self.supervisor.method)
             if self.supervisor.method == "fork":
                 # Before the pool's thread exists: a fork copies the state that its caller left.
@@ -298,14 +300,14 @@ class Engine:
 
     def close_waker(self) -> None:
         """Close what wakes the pool's thread."""
-        if self._waker is not None:
-            self._waker.close()
+        if self.waker is not None:
+            self.waker.close()
 
     # Sending
 
     def after_replies(self, worker: WorkerHandle) -> None:
         """Do what replies make possible. With the engine's lock held."""
-        self._active = time.monotonic()
+        self.housekeeping.active = time.monotonic()
         if self.supervisor.max_tasks is not None:
             self.supervisor.look_after(worker)
         if self.dispatcher.queue or len(self.handles) > 1:
@@ -358,7 +360,7 @@ class Engine:
 
         with self.lock:
             self._broken = self._broken or error
-            self._advance("fail")
+            self.advance("fail")
             lost, self.dispatcher.queue = list(self.dispatcher.queue), deque()
             for worker in self.handles:
                 worker.kill()
@@ -369,27 +371,9 @@ class Engine:
 
     # For finalizers, at any moment
 
-    def forget_function(self, number: int) -> None:
-        """Note that a function is not needed any more."""
-        if not self.manager.is_over:
-            self._forgotten_functions.append(number)
-            self.wake()
-
-    def left(self, mapping: Mapping) -> None:
-        """Note that this process has released a block that workers were sent."""
-        if not self.manager.is_over:
-            self._released_blocks.append((mapping.device, mapping.inode))
-            self.wake()
-
-    def _on_slot_returned(self) -> None:
-        """Note that a result in recycled memory is gone."""
-        trim_at = self.timers.trim_at
-        if trim_at is None or trim_at > time.monotonic() + TRIM_AFTER:
-            self.wake()
-
     def forsake(self) -> None:
         """Shut down without waiting."""
-        self._is_forsaken = True
+        self.is_forsaken = True
         self.wake()
 
     # The end
@@ -407,14 +391,14 @@ class Engine:
             return
         with self.lock:
             was = self.state
-            self._advance(event)
+            self.advance(event)
             self.cancels_queued |= cancel
             never_started = not self.manager.is_started and was != CLOSED
             if never_started:
-                self._advance("empty")
+                self.advance("empty")
         if never_started:
             self.supervisor.finish()
-            self._at_end()
+            self.at_end()
         self.wake()
         if wait and not self.holds_lock():
             self.join()
@@ -426,7 +410,7 @@ class Engine:
 
     def wake(self) -> None:
         """Make the pool's thread look at what there is to do."""
-        waker = self._waker
+        waker = self.waker
         if waker is not None and not self.is_foreign:
             waker.wake()
 
@@ -434,117 +418,6 @@ class Engine:
         """Do so, unless this is the pool's thread."""
         if not self.manager.is_current:
             self.wake()
-
-    # For the pool's thread
-
-    def tend(self) -> bool:
-        """Do what can be done now; return whether there is anything left to wait for."""
-        with self.lock:
-            if self._is_forsaken and self.state == RUNNING:
-                self._advance("shut down")
-            aborting, cancels = self.is_aborting, self.cancels_queued
-        if cancels:
-            self.cancellation.cancel_queued()
-        self.cancellation.drop_abandoned()
-        self._take_arrivals()
-        if aborting:
-            with self.lock:
-                for worker in self.handles:
-                    worker.kill()
-        if self.inbox.unread:
-            self.receiver.read_now()
-        self.timers.check()
-        self._start_workers()
-        self.copier.run()
-        with self.lock:
-            for worker in self.handles:
-                self.supervisor.look_after(worker)
-            if self.store.retired > MANY_RETIRED:
-                self.store.retain(set().union(*[worker.outgoing.known for worker in self.handles]))
-            there = self.handles or self.dispatcher.queue or self.copier.tasks
-            going_on = bool(there) or self.state == RUNNING
-            busy = any(worker.load for worker in self.handles)
-        now = time.monotonic()
-        if busy:
-            self._active = now
-        trim = self.store.trim(now - self._active)
-        self.timers.trim_at = None if trim is None else now + trim
-        return going_on
-
-    def _start_workers(self) -> None:
-        """Send what is queued, and start the workers that there is work for."""
-        while True:
-            with self.lock:
-                self._send_forgotten()
-                self.dispatcher.dispatch()
-                if not self.supervisor.may_start():
-                    return
-            try:
-                self.supervisor.start_worker()
-            except errors.LimitError as reason:
-                if not self.handles:
-                    self.cancellation.fail_queued(reason)
-                return
-            except BaseException as reason:  # also what the pickling of the initializer's arguments raises
-                if self.is_copied:
-                    raise
-                if not self.handles:
-                    found = failures.described(reason)
-                    self.fail_for_good("no worker process could be started", reason, found=found)
-                return
-
-    def wait(self, *, now: bool) -> None:
-        """Wait until something happens, or it is time for something; not at all if ``now``."""
-        with self.lock:
-            check = self.receiver.reader.check()
-        patience = 0.0 if now else self.timers.patience(check)
-        for descriptor, _ in self.receiver.outer.wait(patience):
-            if self._waker is not None and descriptor == self._waker.fileno():
-                self._waker.drain()
-            elif descriptor == self.receiver.pipes.fileno():
-                self.receiver.read_now()
-            else:
-                self.dispatcher.on_writable(descriptor)
-
-    def _send_forgotten(self) -> None:
-        """Tell workers of functions and blocks that they may drop."""
-        while self._forgotten_functions:
-            number = self._forgotten_functions.popleft()
-            for worker in self.handles:
-                if worker.state != HUNG_UP and worker.outgoing.forget(number):
-                    self.dispatcher.write(worker)
-        gone = set()
-        while self._released_blocks:
-            gone.add(self._released_blocks.popleft())
-        if gone:
-            for worker in self.handles:
-                if worker.state != HUNG_UP and worker.outgoing.released(gone):
-                    self.dispatcher.write(worker)
-
-    def _take_arrivals(self) -> None:
-        """Accept what finalizers have submitted that interrupted a thread with the lock."""
-        while self._arrivals:
-            tasks, call = self._arrivals.popleft()
-            try:
-                self.enqueue(tasks, call)
-            except Exception as closed:  # the pool takes no more
-                self.cancellation.fail(tasks, partial(_same, closed))
-
-    def finish(self) -> None:
-        """End everything, when the last worker has ended or the pool's thread has failed."""
-        self.supervisor.finish()
-        with self.lock:
-            queued, self.dispatcher.queue = list(self.dispatcher.queue), deque()
-            self._released_blocks.clear()
-            self._forgotten_functions.clear()
-            if self.state == RUNNING:
-                self._advance("shut down")
-            self._advance("empty")
-        self.cancellation.give_up(queued)
-        del queued
-        self._take_arrivals()
-        self.store.close()
-        self._at_end()
 
     # For reports
 
@@ -564,8 +437,8 @@ class Engine:
         self.is_copied = True
         self.lock = threading.RLock()  # another thread may have held it, and that thread is gone
         self.holds_lock = getattr(self.lock, "_is_owned", self.holds_lock)
-        self._advance("fork")
-        self._arrivals.clear()
+        self.advance("fork")
+        self.housekeeping.arrivals.clear()
         self.manager.clear()
         self.copier.clear()
         # A callback may have forked, or an argument as it was pickled. Then a thread of ours goes on there,
@@ -577,7 +450,3 @@ class Engine:
         self.receiver.clear()
         self.close_waker()
         self.store.close_copy()
-
-
-def _same(raised: Exception) -> Exception:
-    return raised

@@ -297,7 +297,7 @@ class Intake:
     def follow(self, pickled: Pickled) -> None:
         """Have the engine told when this process releases a block that workers were sent."""
         for mapping in pickled.blocks:
-            follow(mapping, self._engine)
+            follow(mapping, self._engine.housekeeping)
 
     def _copy_now(self, task: Task, pickled: Pickled) -> None:
         """Copy the arguments, unless they are too large, so that the caller may change its arrays."""
@@ -315,7 +315,7 @@ def _forget(engine: weakref.ref[Engine], number: int) -> None:
     """Tell an engine that a function is not needed any more. A finalizer must not keep the engine alive."""
     found = engine()
     if found is not None:
-        found.forget_function(number)
+        found.housekeeping.forget_function(number)
 
 
 def _packed(

@@ -123,10 +123,10 @@ class Manager:
         managing = True
         self.ident = threading.get_ident()
         try:
-            while managing and engine.tend():
+            while managing and engine.housekeeping.tend():
                 managing = self._call_back()
                 if managing:
-                    engine.wait(now=bool(self._callbacks) and self._caller is None)
+                    engine.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
                     if engine.is_copied:
                         copies.end_copy()  # what this thread has loaded has forked
                     managing = self._call_back() and not self._hand_back()
@@ -147,7 +147,7 @@ class Manager:
         try:
             if not self._is_finished:
                 self._is_finished = True
-                engine.finish()
+                engine.housekeeping.finish()
         finally:
             if self._call_back():
                 with engine.lock:

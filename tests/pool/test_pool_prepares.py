@@ -12,7 +12,7 @@ import pytest
 from helpers import kill, wait_until
 
 import sharedarray as sa
-from sharedarray.pool import engine as engines, lifecycle
+from sharedarray.pool import engine as engines, housekeeping, lifecycle
 from sharedarray.pool.transport.slots import Slot
 
 LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
@@ -267,10 +267,10 @@ def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
 def test_slots_that_there_are_no_more_are_forgotten(pool):
     inner = pool._engine
     assert list(pool.map(firsts, large(1, 2))) == [1, 2]
-    for _ in range(2 * engines.MANY_RETIRED):
+    for _ in range(2 * housekeeping.MANY_RETIRED):
         inner.store.discard(inner.store.take(LARGE))
     inner.wake()
-    wait_until(lambda: inner.store.retired <= engines.MANY_RETIRED, "they are forgotten")
+    wait_until(lambda: inner.store.retired <= housekeeping.MANY_RETIRED, "they are forgotten")
     assert list(pool.map(firsts, large(3, 4))) == [3, 4]
 
 
@@ -278,7 +278,7 @@ def test_what_is_known_of_workers_is_bounded(pool):
     inner = pool._engine
 
     def remembered():
-        tables = [inner._forgotten_functions, inner._released_blocks, inner.dropped]
+        tables = [inner.housekeeping._forgotten_functions, inner.housekeeping._released_blocks, inner.dropped]
         tables += [
             table for worker in inner.handles for table in (worker.outgoing.functions, worker.outgoing.blocks)
         ]

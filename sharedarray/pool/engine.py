@@ -198,7 +198,7 @@ class Engine:
             or (bool(self.dispatcher.queue) and self.supervisor.may_start())
         )
 
-    def advance(self, event: str) -> None:
+    def advance_pool(self, event: str) -> None:
         """Change the state."""
         self.state = advance(POOL, event, self.state)
 
@@ -360,7 +360,7 @@ class Engine:
 
         with self.lock:
             self._broken = self._broken or error
-            self.advance("fail")
+            self.advance_pool("fail")
             lost, self.dispatcher.queue = list(self.dispatcher.queue), deque()
             for worker in self.handles:
                 worker.kill()
@@ -391,11 +391,11 @@ class Engine:
             return
         with self.lock:
             was = self.state
-            self.advance(event)
+            self.advance_pool(event)
             self.cancels_queued |= cancel
             never_started = not self.manager.is_started and was != CLOSED
             if never_started:
-                self.advance("empty")
+                self.advance_pool("empty")
         if never_started:
             self.supervisor.finish()
             self.at_end()
@@ -437,7 +437,7 @@ class Engine:
         self.is_copied = True
         self.lock = threading.RLock()  # another thread may have held it, and that thread is gone
         self.holds_lock = getattr(self.lock, "_is_owned", self.holds_lock)
-        self.advance("fork")
+        self.advance_pool("fork")
         self.housekeeping.arrivals.clear()
         self.manager.clear()
         self.copier.clear()

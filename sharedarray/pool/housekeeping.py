@@ -48,7 +48,7 @@ class Housekeeping:
         engine = self._engine
         with engine.lock:
             if engine.is_forsaken and engine.state == RUNNING:
-                engine.advance("shut down")
+                engine.advance_pool("shut down")
             aborting, cancels = engine.is_aborting, engine.cancels_queued
         if cancels:
             engine.cancellation.cancel_queued()
@@ -150,8 +150,8 @@ class Housekeeping:
             self._released_blocks.clear()
             self._forgotten_functions.clear()
             if engine.state == RUNNING:
-                engine.advance("shut down")
-            engine.advance("empty")
+                engine.advance_pool("shut down")
+            engine.advance_pool("empty")
         engine.cancellation.give_up(queued)
         del queued
         self._take_arrivals()

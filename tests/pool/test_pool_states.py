@@ -166,7 +166,7 @@ def events_in_the_code() -> Iterator[tuple[str, str, str]]:
             table = ast.unparse(node.args[0]).lower()
             for event in texts(node.args[1]):
                 yield where, table, event
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in ("advance", "_advance", "_end"):
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in ("advance", "advance_pool", "_end"):
             # Of a `WorkerHandle`; of an `Engine`.
             table = "worker" if node.func.attr == "advance" else "pool"
             for event in texts(node.args[0]):

@@ -68,7 +68,9 @@ class Housekeeping:
                 engine.supervisor.look_after(worker)
             if engine.store.retired > MANY_RETIRED:
                 engine.store.retain(set().union(*[worker.outgoing.known for worker in engine.handles]))
-            there = engine.handles or engine.dispatcher.queue or engine.copier.tasks
+            there = (
+                engine.handles or engine.supervisor.reaping or engine.dispatcher.queue or engine.copier.tasks
+            )
             going_on = bool(there) or engine.state == RUNNING
             busy = any(worker.load for worker in engine.handles)
         now = time.monotonic()

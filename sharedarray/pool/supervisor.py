@@ -22,7 +22,7 @@ from sharedarray.pool.codec import failures
 from sharedarray.pool.incoming import load_refusal
 from sharedarray.pool.processes import exit_codes
 from sharedarray.pool.processes.credits import new_counter
-from sharedarray.pool.states import HUNG_UP, KILLING, REVOKING, STARTING
+from sharedarray.pool.states import DEAD, HUNG_UP, KILLING, REVOKING, STARTING
 from sharedarray.pool.transport import page, pipes
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import Frame
@@ -73,6 +73,7 @@ class Supervisor:
         self._last_ready: float | None = None
         self._vacant = 0  # slots of workers that died, to be filled at once
         self._gone = 0  # workers that ended and were not replaced
+        self.reaping = 0  # workers that have ended, whose calls are not settled or queued again yet
 
     # With the engine's lock held
 
@@ -156,6 +157,8 @@ class Supervisor:
         with engine.lock:
             engine.receiver.watch_worker(worker)
             engine.receiver.reader.watch()
+            if worker.state == KILLING:  # by another thread, when there was no process yet
+                worker.end_process()
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Note that a worker has run the initializer."""
@@ -196,8 +199,11 @@ class Supervisor:
         engine = self._engine
         code = self._exit_code(worker)
         with engine.lock:
+            if worker.state == DEAD:  # both a caller and the pool's thread at its end have noticed it
+                return
             was = worker.state
             worker.advance("exit")
+            self.reaping += 1  # so the pool does not end before its calls have
             if worker in engine.handles:
                 engine.handles.remove(worker)
             engine.receiver.unwatch(worker.channel.fileno())
@@ -209,19 +215,28 @@ class Supervisor:
             self._gone += 1
             self._vacant += not worker.is_stopped
             engine.statistics.died += not worker.is_stopped
-        self._requeue(worker, rest, killed=was == KILLING)
+        try:
+            self._settle_calls(worker, begun, rest, code, killed=was == KILLING)
+        finally:
+            with engine.lock:
+                self.reaping -= 1
+                engine.dispatcher.dispatch()
+            engine.wake()
+
+    def _settle_calls(
+        self, worker: WorkerHandle, begun: Task | None, rest: list[Task], code: int | None, *, killed: bool
+    ) -> None:
+        """Fail, retry or requeue the calls of a worker that has ended."""
+        self._requeue(worker, rest, killed=killed)
         for task in worker.lost:
             self._fail_or_retry(worker, task, code)
         worker.lost.clear()
         if begun is not None:
             self._fail_or_retry(worker, begun, code)
-        elif not (worker.is_ready or worker.is_stopped or was == KILLING or engine.is_broken):
+        elif not (worker.is_ready or worker.is_stopped or killed or self._engine.is_broken):
             self._on_early_death(worker, code)
         with contextlib.suppress(ValueError):  # the exit code is unknown
             worker.process.close()
-        with engine.lock:
-            engine.dispatcher.dispatch()
-        engine.wake()
 
     def _exit_code(self, worker: WorkerHandle) -> int | None:
         code = worker.process.exitcode

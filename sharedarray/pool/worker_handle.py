@@ -322,8 +322,12 @@ class WorkerHandle:
         was = self.state
         self.advance("kill")
         if was != self.state:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                self.process.kill()
+            self.end_process()
+
+    def end_process(self) -> None:
+        """Send SIGKILL, if the process has been started."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.process.kill()
 
     def close(self) -> None:
         """Close its pipes, its page, and the descriptor of its exit."""

@@ -1,0 +1,91 @@
+"""What happens between two steps of a thread of the pool: a gate holds it there, and another one acts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pool_tasks
+import pytest
+from helpers import kill, wait_until
+
+import sharedarray as sa
+from sharedarray.pool import processes
+from sharedarray.pool.supervisor import Supervisor
+
+ENDS = 10.0  # seconds within which a pool must have ended
+
+
+class Gate:
+    """Stands before a function: the first thread that comes waits until the gate is opened."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.is_reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_reached.is_set():
+            self.is_reached.set()
+            assert self.opened.wait(ENDS)
+        return self.function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self(instance, *args, **kwargs)
+
+
+def in_thread(function: Callable[..., Any], *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def ends(thread: threading.Thread) -> bool:
+    thread.join(ENDS)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_pool_does_not_end_before_the_calls_of_a_dead_worker_are_settled(monkeypatch, tmp_path, retries):
+    """A caller notices the death, and the pool's thread looks whether anything is left to do."""
+    pool = sa.Pool(1, retries=retries)
+    pool.submit(pool_tasks.add, 1).result()
+    started, release, called = tmp_path / "started", tmp_path / "release", threading.Event()
+    future = pool.submit(pool_tasks.signal_and_wait_for, started, release)
+    future.add_done_callback(lambda _: called.set())
+    assert pool_tasks.until(started.exists)
+    gate = Gate(Supervisor._requeue)
+    monkeypatch.setattr(Supervisor, "_requeue", gate)
+    outcomes: list[object] = []
+    caller = in_thread(lambda: outcomes.append(future.exception()))
+    engine = pool._engine
+    wait_until(lambda: engine.receiver.reader.owner == caller.ident, "the caller reads")
+    pool.shutdown(wait=False)
+    release.touch()
+    kill(engine.pids()[0])
+    assert gate.is_reached.wait(ENDS)
+    tended = threading.Event()
+    monkeypatch.setattr(engine.store, "trim", lambda _, trim=engine.store.trim: (tended.set(), trim(_))[1])
+    engine.wake()
+    assert tended.wait(ENDS)
+    gate.opened.set()
+    assert ends(caller)
+    assert isinstance(outcomes[0], type(None) if retries else sa.WorkerDied)
+    pool.shutdown()
+    assert called.is_set()
+
+
+def test_a_worker_that_is_killed_before_it_has_a_process_ends(monkeypatch, tmp_path):
+    """The pool fails while its thread starts a second worker."""
+    release = tmp_path / "release"
+    pool = sa.Pool(2)
+    pool.submit(pool_tasks.add, 1).result()
+    gate = Gate(processes.start)
+    monkeypatch.setattr(processes, "start", gate)
+    futures = [pool.submit(pool_tasks.wait_if_path, str(release)) for _ in range(4)]
+    assert gate.is_reached.wait(ENDS)
+    pool._engine.fail_for_good("it is broken", None)
+    gate.opened.set()
+    assert all(isinstance(future.exception(ENDS), sa.WorkerDied) for future in futures)
+    assert ends(in_thread(pool.shutdown))

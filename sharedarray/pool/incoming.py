@@ -84,7 +84,7 @@ class Incoming:
             kind = type(outcome)
             if kind is list:
                 try:
-                    outcomes[at] = unpack_array(iter(()), *outcome)
+                    outcomes[at] = unpack_array(iter(()), None, *outcome)
                 except Exception as raised:
                     outcomes[at] = _unloadable(raised, failed=False)
             elif kind is tuple:

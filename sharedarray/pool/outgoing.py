@@ -110,9 +110,9 @@ class Outgoing:
             flags |= SHARES
         entries = list(pickled.entries)
         if lent is not None:
+            self.known.add(lent.number)
             entries.append(lent.entry(ROOM))
-        if entries:
-            self.known.update([entry.slot for entry in entries])
+        self.known.update(pickled.slots)
         self._channel.queue(encode(kind, flags, 1, number, 0, 0, pickled.stream, entries, pickled.inline))
         return 0
 
@@ -155,7 +155,7 @@ class Outgoing:
         self.functions.add(function.number)
         pickled = function.pickled
         self._refers_to(pickled)
-        self.known.update([entry.slot for entry in pickled.entries])
+        self.known.update(pickled.slots)
         flags = pickled.layout & PLAIN | (SHARES if pickled.shares else 0)
         if pickled.data and not flags & PLAIN:
             flags |= AFRESH

@@ -10,7 +10,6 @@ import pytest
 from needs import needs_proc
 
 from sharedarray._platform import platform
-from sharedarray.pool.codec.arrays import SlotInUse
 from sharedarray.pool.transport.mappings import SlotMappings
 from sharedarray.pool.transport.messages import PRIVATE, ROOM, STREAM, Entry
 from sharedarray.pool.transport.slots import Slot, Store
@@ -40,9 +39,14 @@ def filled(store: Store, data: np.ndarray = DATA, within: int | None = None) -> 
     return found[0]
 
 
-def sent(store: Store, data: np.ndarray = DATA) -> tuple[SlotInUse, Slot]:
-    slot = filled(store, data)
-    return SlotInUse(slot), slot
+class Message:
+    """What travels in a slot."""
+
+
+def sent(store: Store, data: np.ndarray = DATA) -> tuple[Message, Slot]:
+    message, slot = Message(), filled(store, data)
+    slot.send_with(message)
+    return message, slot
 
 
 def borrowed(mappings: SlotMappings, entry: Entry) -> np.ndarray:
@@ -164,7 +168,7 @@ def test_what_is_in_use_is_bounded(store: Store) -> None:
 def test_what_cannot_be_copied_leaves_no_slot_in_use(store: Store) -> None:
     filled(store).busy = False
     broken = np.empty(SIZE // 8, object)
-    with pytest.raises(ValueError, match="OBJECT"):
+    with pytest.raises(ValueError, match="objects"):
         store.put([broken], [SIZE])
     assert store.sizes()[0] == 0
 

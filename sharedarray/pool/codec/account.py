@@ -5,17 +5,22 @@ from __future__ import annotations
 import functools
 import marshal
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sharedarray.pool.transport.messages import Buffer
 
-__all__ = ["Account", "Copied", "PlainAccount", "names_of"]
+__all__ = ["Account", "Copied", "Plain", "PlainAccount", "names_of"]
 
 # Of one argument: bytes sent by reference, copied, pickled, and copied for another task.
 Copied: TypeAlias = tuple[int, int, int, int]
 
 # Bytes of a stream that a number, or what is around a text, takes: roughly.
 _OVERHEAD = 5
+# Bytes of the function's name and what is around it, and of what stands for an array in a slot: roughly.
+_HEAD, _ARRAY = 40, 50
+
+# Module and name of the function, the keywords, and the arguments.
+Plain: TypeAlias = tuple[str | None, str, tuple[str, ...], list[Any]]
 
 
 class Account:
@@ -44,18 +49,27 @@ class Account:
 
 
 class PlainAccount(Account):
-    """The same of a PLAIN call; it is computed only if asked for, from the call and the arrays' sizes."""
+    """The same of a PLAIN call; it is computed only if asked for.
 
-    __slots__ = ("_sizes", "_stream")
+    Parameters
+    ----------
+    sizes
+        Of each array and scalar of NumPy's: bytes sent by reference, copied, and copied for another task.
+    call
+        The call: in the format of `marshal`, or as it is while it has no data in it.
+    """
 
-    def __init__(self, stream: Buffer, sizes: Sequence[tuple[int, int, int]]) -> None:
+    __slots__ = ("_call", "_sizes")
+
+    def __init__(self, sizes: Sequence[tuple[int, int, int]], call: Buffer | Plain) -> None:
         self.names = ()
-        self._stream = stream
+        self._call = call
         self._sizes = sizes
 
     def rows(self) -> Iterable[tuple[str, Copied]]:
         """Return the name and the bytes of each."""
-        _, _, keywords, values = marshal.loads(self._stream)
+        call = self._call
+        _, _, keywords, values = call if isinstance(call, tuple) else marshal.loads(call)
         sizes = iter(self._sizes)
         parts = []
         for value in values:
@@ -64,13 +78,13 @@ class PlainAccount(Account):
                 pickled = _OVERHEAD
                 if type(value) is tuple and type(value[0]) is bytes:
                     pickled += len(value[0])
-                if type(value) is list and value[0] is not None:
+                if type(value) is list and type(value[0]) is bytes:
                     pickled += len(value[0])
                 parts.append((shared, copied, pickled, reused))
             else:
                 length = len(value) if type(value) is str or type(value) is bytes else 0
                 parts.append((0, 0, length + _OVERHEAD, 0))
-        rest = len(self._stream) - sum([pickled for _, _, pickled, _ in parts])
+        rest = self._length - sum([pickled for _, _, pickled, _ in parts])
         names = self.names or names_of(len(values) - len(keywords), keywords)
         return zip(names, [(0, 0, max(0, rest), 0), *parts], strict=True)
 
@@ -80,7 +94,12 @@ class PlainAccount(Account):
             shared, copied, reused = self._sizes[0]
         else:
             shared, copied, reused = (sum(column) for column in zip(*self._sizes, strict=True))
-        return shared, copied, len(self._stream), reused
+        return shared, copied, self._length, reused
+
+    @property
+    def _length(self) -> int:
+        """Bytes of the stream: roughly, if it was not made when the arrays were counted."""
+        return _HEAD + _ARRAY * len(self._sizes) if isinstance(self._call, tuple) else len(self._call)
 
 
 @functools.lru_cache

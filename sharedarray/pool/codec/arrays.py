@@ -1,8 +1,8 @@
 """Plain arrays: what stands for them in a stream, and their memory beside it.
 
-In a PLAIN stream an array of a usual type, or a scalar of NumPy's, is a list: its bytes, or None if they are
-beside the stream; the character of its dtype; its shape, None for a scalar; and its order. In a pickle, a
-large array is a call of `array_from`.
+In a PLAIN stream an array of a usual type, or a scalar of NumPy's, is a list: its bytes, or the place in a
+slot where they are (see `transport.messages`), or None if a table tells of them; the character of its dtype;
+its shape, None for a scalar; and its order. In a pickle, a large array is a call of `array_from`.
 
 A large array's memory is an `OutOfBandBuffer`: first in its owner's memory, then in a slot. A buffer that
 several tasks read is one object, which all of them hold; its slot is free when the last of them has ended.
@@ -17,15 +17,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray.dtypes import NATIVE
-from sharedarray.pool.transport.memory import Source, length_of
-from sharedarray.pool.transport.messages import Buffer
+from sharedarray.pool.transport.memory import Source
+from sharedarray.pool.transport.messages import Buffer, Place
 from sharedarray.pool.transport.slots import Slot, Store
 from sharedarray.thresholds import OUT_OF_BAND
 
 __all__ = [
+    "Borrow",
     "KnownBuffers",
     "OutOfBandBuffer",
-    "SlotInUse",
     "array_from",
     "buffer_for",
     "contiguous",
@@ -34,14 +34,8 @@ __all__ = [
 ]
 
 
-class SlotInUse:
-    """A slot that is in use until this object goes."""
-
-    __slots__ = ("__weakref__", "slot")
-
-    def __init__(self, slot: Slot) -> None:
-        self.slot = slot
-        slot.send_with(self)
+# Returns the bytes that are at a place in a slot.
+Borrow: TypeAlias = Callable[[Place], Buffer]
 
 
 class OutOfBandBuffer:
@@ -55,29 +49,27 @@ class OutOfBandBuffer:
         How many bytes.
     many
         Whether several tasks read them.
+    slot
+        The slot of its own that it was copied to, if several tasks read it.
     """
 
-    __slots__ = ("_in_use", "length", "many", "source")
+    __slots__ = ("__weakref__", "length", "many", "slot", "source")
 
-    def __init__(self, source: Source, *, many: bool = False) -> None:
+    def __init__(self, source: Source, length: int, *, many: bool = False) -> None:
         self.source: Source | None = source
-        self.length = length_of(source)
+        self.length = length
         self.many = many
-        self._in_use: SlotInUse | None = None
-
-    @property
-    def slot(self) -> Slot | None:
-        """The slot of its own that it was copied to."""
-        return None if self._in_use is None else self._in_use.slot
+        self.slot: Slot | None = None
 
     def copy_to_slot(self, store: Store, within: int | None = None) -> bool:
         """Copy into a slot of its own; return False if there is no memory for it."""
-        if self._in_use is None:
+        if self.slot is None:
             assert self.source is not None
             found = store.put([self.source], [self.length], within)
             if found is None:
                 return False
-            self._in_use = SlotInUse(found[0])
+            self.slot = found[0]
+            self.slot.send_with(self)
             self.source = None
         return True
 
@@ -95,13 +87,13 @@ def buffer_for(
     An array that another task got has its buffer already, which then goes to many.
     """
     if known is None:
-        return OutOfBandBuffer(laid)
+        return OutOfBandBuffer(laid, laid.nbytes)
     of, found = known.get(id(array), _UNKNOWN)
     # An array that is made while something is pickled may have gone, and another one have its number.
     if found is not None and of() is array:
         found.many = True
         return found
-    made = OutOfBandBuffer(laid)
+    made = OutOfBandBuffer(laid, laid.nbytes)
     known[id(array)] = weakref.ref(array), made
     return made
 
@@ -139,10 +131,20 @@ def pack_array(value: Any, buffers: list[OutOfBandBuffer], known: KnownBuffers |
 
 
 def unpack_array(
-    buffers: Iterator[Buffer], raw: Any, char: str, shape: tuple[int, ...] | None, order: str
+    buffers: Iterator[Buffer],
+    borrow: Borrow | None,
+    raw: Any,
+    char: str,
+    shape: tuple[int, ...] | None,
+    order: str,
 ) -> np.ndarray[Any, Any] | np.generic:
     """Return what `pack_array` was given; an array has memory of its own and is writable."""
     if shape is None:
         scalar: np.generic = np.frombuffer(raw, char)[0]
         return scalar
-    return array_from(next(buffers) if raw is None else bytearray(raw), char, shape, order)
+    if type(raw) is tuple:
+        assert borrow is not None
+        raw = borrow(raw)
+    else:
+        raw = next(buffers) if raw is None else bytearray(raw)
+    return array_from(raw, char, shape, order)

@@ -23,7 +23,7 @@ from sharedarray import reference
 from sharedarray.array import SharedArray
 from sharedarray.pool import functions
 from sharedarray.pool.codec.account import Account, Copied, PlainAccount, names_of
-from sharedarray.pool.codec.arrays import KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
+from sharedarray.pool.codec.arrays import Borrow, KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray.pool.codec.pickled import Pickled, Short, marshalled
 from sharedarray.pool.codec.pickler import PickleState, TaskPickler, loads
 from sharedarray.pool.transport.messages import PARTS, PLAIN, Buffer
@@ -107,9 +107,7 @@ def dump_call(
     """
     home = importable_name(function)
     if home is not None:
-        if not kwargs and are_scalars(map(type, args)):
-            return marshalled((*home, (), args))
-        call = _plain_call(*home, args, kwargs, known)
+        call = _plain_call(home, args, kwargs, known)
         if call is not None:
             return call
     file = io.BytesIO()
@@ -144,13 +142,13 @@ class Call(Short):
 
     def __init__(self, label: str, stream: bytes, block: Mapping | None, size: int) -> None:
         self.label = label
-        self.stream = stream
+        self._stream = stream
         self.block = block
         self.size = size
         if block is None:
             self.blocks, self.account = (), None
         else:
-            self.blocks, self.account = (block,), PlainAccount(stream, ((size, 0, 0),))
+            self.blocks, self.account = (block,), PlainAccount(((size, 0, 0),), stream)
 
 
 def short_call(home: tuple[str | None, str], args: tuple[Any, ...]) -> Call | None:
@@ -204,11 +202,7 @@ def _pack_shared(array: SharedArray) -> tuple[bytes, Mapping] | None:
 
 
 def _plain_call(
-    home: str | None,
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    known: KnownBuffers | None,
+    home: tuple[str | None, str], args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownBuffers | None
 ) -> Pickled | None:
     """Return the PLAIN call of arguments that are arrays, numbers and text; None if there are others.
 
@@ -219,51 +213,60 @@ def _plain_call(
     sizes: list[tuple[int, int, int]] = []  # bytes shared, copied, and copied for another task
     blocks: list[Mapping] = []
     buffers: list[OutOfBandBuffer] = []
-    seen: dict[int, tuple[tuple[int], tuple[int, int, int]]] = {}
-    for place, value in enumerate((*args, *kwargs.values()) if kwargs else args):
+    holes: list[list[Any]] = []  # of the buffers
+    seen: dict[int, tuple[int]] = {}
+    values = (*args, *kwargs.values()) if kwargs else args
+    for value in values:
         kind = type(value)
         if kind in SCALARS:
             items.append(value)
             continue
-        before = seen.get(id(value))
-        if before is not None:
-            items.append(before[0])
-            sizes.append(before[1])
+        if id(value) in seen:
+            items.append(seen[id(value)])
+            sizes.append((value.nbytes, 0, 0) if mapping_of(value) is not None else _NO_BYTES)
             continue
-        mapping = mapping_of(value) if kind is SharedArray or kind is np.ndarray else None
+        mapping = mapping_of(value) if kind is np.ndarray or kind is SharedArray else None
         packed: Any
         if mapping is not None:
-            held, size = reference.pack_held(value, mapping), (value.nbytes, 0, 0)
-            packed = None if held is None else (held,)
-            blocks.append(mapping)
-        elif kind is np.ndarray:
-            count = len(buffers)
-            packed, size = pack_array(value, buffers, known), (0, 0, 0)
-            if len(buffers) > count:
-                length = buffers[-1].length
-                size = (0, 0, length) if buffers[-1].many else (0, length, 0)
-        elif issubclass(kind, np.generic):
-            items.append(pack_array(value, buffers, known))
-            sizes.append((0, 0, 0))
-            if items[-1] is None:
+            held = reference.pack_held(value, mapping)
+            if held is None:
                 return None
-            continue
+            packed = (held,)
+            sizes.append((value.nbytes, 0, 0))
+            blocks.append(mapping)
+        elif kind is np.ndarray or issubclass(kind, np.generic):
+            packed = pack_array(value, buffers, known)
+            if packed is None:
+                return None
+            if packed[0] is None:
+                length = buffers[-1].length
+                sizes.append((0, 0, length) if buffers[-1].many else (0, length, 0))
+                holes.append(packed)
+            else:
+                sizes.append(_NO_BYTES)
         else:
             return None
-        if packed is None:
-            return None
+        if kind is np.ndarray or kind is SharedArray:
+            seen[id(value)] = (len(items),)
         items.append(packed)
-        sizes.append(size)
-        seen[id(value)] = ((place,), size if mapping is not None else (0, 0, 0))
-    call = home, name, tuple(kwargs) if kwargs else (), items
     if not sizes:
-        return marshalled(call)
+        return marshalled((*home, tuple(kwargs), items) if kwargs else (*home, (), args))
+    call = *home, tuple(kwargs) if kwargs else (), items
+    data = len(blocks) < len(sizes)
+    if len(holes) == len(items):
+        # No data is in the stream: it is made when the arrays are in slots.
+        return Pickled(None, buffers, blocks, data, PlainAccount(sizes, call), PLAIN, call, holes)
     try:
         stream = marshal.dumps(call, FORMAT)
     except ValueError:  # the dtype has fields
         return None
-    data = len(blocks) < len(sizes)
-    return Pickled(stream, buffers, blocks, data, PlainAccount(stream, sizes), PLAIN)
+    account = PlainAccount(sizes, stream)
+    if holes and len(stream) < OUT_OF_BAND // 2:
+        return Pickled(stream, buffers, blocks, data, account, PLAIN, call, holes)
+    return Pickled(stream, buffers, blocks, data, account, PLAIN)
+
+
+_NO_BYTES = 0, 0, 0
 
 
 def load_call(
@@ -271,10 +274,12 @@ def load_call(
     buffers: Sequence[Buffer],
     layout: int = PARTS,
     unpack: Callable[[bytes], Any] = reference.unpack,
+    borrow: Borrow | None = None,
 ) -> tuple[Any, Sequence[Any], dict[str, Any]]:
     """Return the function and the arguments that `dump_call` was given.
 
-    The packed reference of a shared array in a PLAIN layout is given to `unpack`.
+    The packed reference of a shared array in a PLAIN layout is given to `unpack`, and the place of a plain
+    array in a slot to `borrow`.
     """
     if layout == PLAIN:
         home, name, names, values = marshal.loads(stream)
@@ -286,7 +291,7 @@ def load_call(
                 first = value[0]
                 values[place] = values[first] if type(first) is int else unpack(first)
             elif type(value) is list:
-                values[place] = unpack_array(rest, *value)
+                values[place] = unpack_array(rest, borrow, *value)
         function = function_named(home, name)
         if not names:
             return function, values, {}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sharedarray.pool.codec.account import Account
-from sharedarray.pool.codec.arrays import OutOfBandBuffer, SlotInUse, contiguous
+from sharedarray.pool.codec.arrays import OutOfBandBuffer, contiguous
 from sharedarray.pool.transport.memory import Source
-from sharedarray.pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry
+from sharedarray.pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry, Place, new_entry
 from sharedarray.pool.transport.slots import PrivateCopy, Slot, Store
 from sharedarray.reference import FORMAT
 from sharedarray.segment import Mapping
@@ -23,62 +23,89 @@ __all__ = ["Pickled", "Short", "marshalled"]
 class Pickled:
     """A stream and what was left out of it.
 
-    Attributes
+    Parameters
     ----------
     stream
-        The bytes; see ``layout``.
+        The bytes, None if they are still to be made of the content.
     buffers
         What was left out, in order.
     blocks
         The attachments of the shared blocks that it refers to.
     data
         Whether it has arrays in it, or beside it, that the receiver gets as its own.
+    account
+        The bytes of each argument, if they were counted.
+    layout
+        Of the stream, as flags of a message: 0, a pickle; PARTS, a call in parts; PLAIN, in the format of
+        `marshal`.
+    content, holes
+        What a PLAIN stream is made of, and the list in it for each buffer, which is told there in which slot
+        it is. A stream without these leaves that to a table.
+
+    Attributes
+    ----------
     short
         Whether all of it is in the stream, and that fits into the pipe.
     sendable
         Whether everything is where it can be sent from.
-    layout
-        Of the stream, as flags of a message: 0, a pickle; PARTS, a call in parts; PLAIN, in the format of
-        `marshal`.
-    account
-        The bytes of each argument, if they were counted.
+    entries
+        The table that tells the receiver where everything is that the stream does not tell of.
+    inline
+        What has to go through the pipe because there is no memory for it.
+    slots
+        The numbers of the slots that anything is in.
     """
 
     __slots__ = (
-        "_entries",
-        "_in_use",
-        "_inline",
+        "__weakref__",
+        "_content",
+        "_holes",
         "_private",
+        "_stream",
         "account",
         "blocks",
         "buffers",
         "data",
+        "entries",
+        "inline",
         "layout",
         "sendable",
         "short",
-        "stream",
+        "slots",
     )
 
     def __init__(
         self,
-        stream: Buffer,
+        stream: Buffer | None,
         buffers: Sequence[OutOfBandBuffer] = (),
         blocks: Collection[Mapping] = (),
         data: bool = False,
         account: Account | None = None,
         layout: int = 0,
+        content: Any = None,
+        holes: Sequence[list[Any]] = (),
     ) -> None:
-        self.stream = stream
+        self._stream = stream
         self.buffers = buffers
         self.blocks = blocks
         self.data = data
-        self.short = self.sendable = not buffers and len(stream) < OUT_OF_BAND
+        self.short = self.sendable = not buffers and stream is not None and len(stream) < OUT_OF_BAND
         self.account = account
         self.layout = layout
-        self._entries: list[Entry] | None = None
-        self._inline: list[Buffer] = []
-        self._in_use: SlotInUse | None = None
+        self._content = content
+        self._holes = holes
+        self.entries: Sequence[Entry] = ()
+        self.inline: Sequence[Buffer] = ()
+        self.slots: Sequence[int] = ()
         self._private: PrivateCopy | None = None
+
+    @property
+    def stream(self) -> Buffer:
+        """The bytes; see ``layout``."""
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = marshal.dumps(self._content, FORMAT)
+        return stream
 
     @property
     def shares(self) -> bool:
@@ -109,38 +136,50 @@ class Pickled:
             elif buffer.source is not None:
                 sources.append(buffer.source)
                 lengths.append(buffer.length)
-        length = len(self.stream)
-        if length >= OUT_OF_BAND:
+        if self._content is None and len(self.stream) >= OUT_OF_BAND:
             sources.append(self.stream)
-            lengths.append(length)
+            lengths.append(len(self.stream))
         found = store.put(sources, lengths, within) if sources else None
-        in_use = None if found is None else SlotInUse(found[0])
+        if found is not None:
+            found[0].send_with(self)
         if within is not None and not (complete and (found is not None or not sources)):
+            if found is not None:
+                store.put_back(found[0])
             return False
-        self._in_use = in_use
         self._locate(found, PRIVATE if private else 0)
         self._private = None
         self.sendable = True
         return True
 
     def _locate(self, found: tuple[Slot, Sequence[int]] | None, flags: int) -> None:
-        """Make the table, after the buffers were copied; those that found no slot go through the pipe."""
-        slot, starts = (None, iter(())) if found is None else (found[0], iter(found[1]))
-        self._entries = entries = []
+        """Tell the receiver where the buffers are; those that found no slot go through the pipe."""
+        slot, starts = (None, ()) if found is None else found
+        places: list[Place] = []
+        inline: list[Buffer] = []
+        copied = 0
         for buffer in self.buffers:
-            at = buffer.slot if buffer.many else slot
-            if at is None:
-                assert buffer.source is not None
-                self._inline.append(contiguous(buffer.source))
-                entries.append(Entry(0, 0, 0, 0, 0, buffer.length))
-            elif buffer.many:
-                entries.append(at.entry(PRIVATE, 0, buffer.length))
-            else:
-                entries.append(at.entry(flags, next(starts), buffer.length))
+            if buffer.slot is not None:
+                places.append(buffer.slot.place(PRIVATE, 0, buffer.length))
+            elif slot is not None and not buffer.many:
+                places.append(slot.place(flags, starts[copied], buffer.length))
+                copied += 1
                 buffer.source = None
-        if slot is not None and len(self.stream) >= OUT_OF_BAND:
-            entries.append(slot.entry(STREAM, next(starts), len(self.stream)))
-            self.stream = b""
+            else:
+                assert buffer.source is not None
+                inline.append(contiguous(buffer.source))
+                places.append((0, 0, 0, 0, 0, buffer.length))
+        self.slots = [place[0] for place in places if place[0]]
+        self.inline = inline
+        if self._content is not None and not inline:
+            for hole, place in zip(self._holes, places, strict=True):
+                hole[0] = place
+            self._stream = marshal.dumps(self._content, FORMAT)
+            self._content, self._holes = None, ()
+            return
+        if slot is not None and self._content is None and len(self.stream) >= OUT_OF_BAND:
+            places.append(slot.place(STREAM, starts[copied], len(self.stream)))
+            self._stream = b""
+        self.entries = [new_entry(Entry, place) for place in places]
 
     def copy_now(self, store: Store, *, within: int) -> None:
         """Copy what found no slot into this process's own memory, unless that is more than ``within`` bytes.
@@ -152,16 +191,6 @@ class Pickled:
         if self._private is not None:
             for buffer, source in ours:
                 buffer.source = source.copy() if isinstance(source, np.ndarray) else bytes(source)
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """The table that tells the receiver where everything is."""
-        return self._entries or ()
-
-    @property
-    def inline(self) -> Sequence[Buffer]:
-        """What has to go through the pipe because there is no memory for it."""
-        return self._inline
 
     def sources(self) -> list[Source]:
         """Return what does not go through the pipe if there is memory; a long stream comes last."""
@@ -183,12 +212,10 @@ class Short(Pickled):
     data = False
     short = sendable = True
     layout = PLAIN
-    _entries = None
-    _inline: list[Buffer] = []  # noqa: RUF012  (never changed: there is nothing to be copied)
-    _in_use = None
+    entries = inline = slots = ()
 
     def __init__(self, stream: Buffer) -> None:
-        self.stream = stream
+        self._stream = stream
 
 
 def marshalled(obj: Any) -> Pickled:

@@ -121,7 +121,7 @@ class PickleState:
         self.data = True
         if raw.nbytes < OUT_OF_BAND:
             return True
-        self.buffers.append(OutOfBandBuffer(raw, many=self.many))
+        self.buffers.append(OutOfBandBuffer(raw, raw.nbytes, many=self.many))
         return False
 
 

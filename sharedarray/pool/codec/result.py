@@ -39,4 +39,4 @@ def load_result(stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0) 
     if not flags & PLAIN:
         return loads(stream, buffers)
     found = marshal.loads(stream)
-    return unpack_array(iter(buffers), *found) if type(found) is list else found
+    return unpack_array(iter(buffers), None, *found) if type(found) is list else found

@@ -7,6 +7,8 @@ import mmap
 import weakref
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from sharedarray._platform import platform
 from sharedarray.pool.transport.memory import (
     SlotView,
@@ -18,7 +20,16 @@ from sharedarray.pool.transport.memory import (
     opened,
     write_into,
 )
-from sharedarray.pool.transport.messages import FRESH, PRIVATE, ROOM, STREAM, Buffer, Entry, new_entry
+from sharedarray.pool.transport.messages import (
+    FRESH,
+    PRIVATE,
+    ROOM,
+    STREAM,
+    Buffer,
+    Entry,
+    Place,
+    new_entry,
+)
 from sharedarray.thresholds import COPIED_UP_TO
 
 __all__ = ["SlotMappings"]
@@ -37,7 +48,7 @@ class SlotMappings:
         self._pool = pool
         self._mappings: dict[int, mmap.mmap] = {}
         # Views that have no lock yet, and where their slots are.
-        self._borrowed: list[tuple[weakref.ref[SlotView], Entry]] = []
+        self._borrowed: list[tuple[weakref.ref[SlotView], Place]] = []
         mine = weakref.ref(self)
         platform.around_fork(lambda: _lock_before_fork(mine()), _nothing, _nothing)
 
@@ -51,41 +62,34 @@ class SlotMappings:
     ) -> tuple[Buffer, list[Buffer]]:
         """Return the stream and the buffers of a message, writable and private to this task."""
         rest = iter(inline)
-        last, view = -1, memoryview(b"")
         buffers: list[Buffer] = []
         for entry in entries:
-            slot, _, flags, _, offset, length = entry
-            if flags & ROOM:
+            if entry.flags & ROOM:
                 continue
-            if not slot:
-                buffers.append(next(rest))
-                continue
-            if flags & PRIVATE and length <= COPIED_UP_TO and not flags & STREAM:
-                mapping = self._mappings.get(slot) or self._mapped(entry)
-                buffers.append(bytearray(memoryview(mapping)[offset : offset + length]))
-                continue
-            if slot != last:
-                last, view = slot, self._view(entry)
-            if flags & STREAM:
-                stream = view[offset : offset + length]
+            buffer = self.buffer(entry) if entry.slot else next(rest)
+            if entry.flags & STREAM:
+                stream = buffer
             else:
-                buffers.append(view[offset : offset + length])
+                buffers.append(buffer)
         return stream, buffers
 
-    def _path(self, entry: Entry) -> str:
-        path = platform.path_of(entry.handle, self._pool)
+    def buffer(self, place: Place) -> Buffer:
+        """Return the bytes at a place in a slot, writable and private to this task."""
+        number, _, flags, _, offset, length = place
+        mapping = self._mappings.get(number) or self._mapped(place)
+        if flags & PRIVATE:
+            if length <= COPIED_UP_TO:
+                return bytearray(memoryview(mapping)[offset : offset + length])
+            with opened(self._path(place)) as handle:
+                mapping = platform.map(mmap.mmap, handle, place[3], "c")
+        view = SlotView(length, np.uint8, mapping, offset)
+        self._borrowed.append((weakref.ref(view), place))
+        return view.data
+
+    def _path(self, place: Place) -> str:
+        path = platform.path_of(place[1], self._pool)
         assert path is not None  # or the pool would have made no slots
         return path
-
-    def _view(self, entry: Entry) -> memoryview:
-        if entry.flags & PRIVATE:
-            with opened(self._path(entry)) as handle:
-                mapping = platform.map(mmap.mmap, handle, entry.size, "c")
-        else:
-            mapping = self._mappings.get(entry.slot) or self._mapped(entry)
-        view = SlotView.of(mapping)
-        self._borrowed.append((weakref.ref(view), entry))
-        return view.data
 
     def lock_views(self) -> None:
         """Lock the slots that still have views. The worker calls this before it answers.
@@ -100,24 +104,24 @@ class SlotMappings:
         """
         borrowed = self._borrowed
         while borrowed:
-            reference, entry = borrowed[-1]
+            reference, place = borrowed[-1]
             view = reference()
             if view is not None:
-                view.lock(self._path(entry))
+                view.lock(self._path(place))
             borrowed.pop()
 
     def lock_for_fork(self) -> None:
         """Lock the slots that have views, which a process that is forked now may keep for longer."""
         with contextlib.suppress(OSError):  # the next `lock_views` raises it again
-            for reference, entry in self._borrowed:
+            for reference, place in self._borrowed:
                 view = reference()
                 if view is not None:
-                    view.lock(self._path(entry))
+                    view.lock(self._path(place))
 
-    def _mapped(self, entry: Entry) -> mmap.mmap:
+    def _mapped(self, place: Place) -> mmap.mmap:
         """Map a slot for good, through an open file of its own: one without a lock."""
-        with opened(self._path(entry)) as handle:
-            mapping = self._mappings[entry.slot] = map_ready(handle, entry.size)
+        with opened(self._path(place)) as handle:
+            mapping = self._mappings[place[0]] = map_ready(handle, place[3])
         return mapping
 
     def fill(self, entry: Entry, sources: Sequence[Source]) -> list[Entry]:

@@ -52,12 +52,11 @@ def offsets(lengths: Iterable[int]) -> tuple[list[int], int]:
 def copy_into(mapping: mmap.mmap, start: int, source: Source) -> None:
     """Copy a buffer, or an array in C order, to a mapping, without holding other threads up."""
     if isinstance(source, np.ndarray):
-        # Not by np.ndarray(..., mapping), which would take the bytes there for objects of an object array.
-        target = np.frombuffer(mapping, source.dtype, source.size, start)
-        np.copyto(target.reshape(source.shape), source)
+        if source.dtype.hasobject:
+            raise ValueError("an array of objects cannot be copied as bytes")
+        np.copyto(np.ndarray(source.shape, source.dtype, mapping, start), source)
     else:
-        target = np.frombuffer(mapping, np.uint8, len(source), start)
-        np.copyto(target, np.frombuffer(source, np.uint8))
+        np.copyto(np.ndarray(len(source), np.uint8, mapping, start), np.frombuffer(source, np.uint8))
 
 
 def write_into(handle: int, offset: int, source: Source) -> None:

@@ -22,7 +22,7 @@ from sharedarray.pool.transport.memory import (
     unnamed,
     write_into,
 )
-from sharedarray.pool.transport.messages import FRESH, Entry, new_entry
+from sharedarray.pool.transport.messages import FRESH, Entry, Place, new_entry
 
 __all__ = ["PrivateCopy", "Slot", "Store"]
 
@@ -36,6 +36,7 @@ _MOST = 96
 IDLE_LIMIT = 128 << 20
 # Bytes of free slots that a pool keeps while it works.
 BUSY_LIMIT = 1 << 30
+_AT_0 = [0]
 # Parts of the file system's size that neither of them may exceed.
 _IDLE_SHARE, _BUSY_SHARE = 8, 4
 # Seconds without work after which the memory is trimmed to IDLE_LIMIT, and after which all of it is freed.
@@ -99,9 +100,13 @@ class Slot:
 
     def entry(self, flags: int = 0, offset: int = 0, length: int = 0) -> Entry:
         """Return the entry of a table that says where a buffer in this slot is."""
+        return new_entry(Entry, self.place(flags, offset, length))
+
+    def place(self, flags: int, offset: int, length: int) -> Place:
+        """Return the same for the stream of a PLAIN message."""
         if self.fresh:
             flags |= FRESH
-        return new_entry(Entry, (self.number, self.handle, flags, self.size, offset, length))
+        return self.number, self.handle, flags, self.size, offset, length
 
     def close(self) -> None:
         """Close its file; what is mapped of it stays. Idempotent."""
@@ -133,7 +138,7 @@ class Slot:
                 write_into(self.handle, start, source)
             self.fresh = False
             return
-        mapping = self.mapped()
+        mapping = self.mapping or self.mapped()
         for start, source in zip(starts, sources, strict=True):
             copy_into(mapping, start, source)
 
@@ -252,10 +257,11 @@ class Store:
             if size + in_use > within:
                 return None
         best: Slot | None = None
+        most = _LOOSE * size
         for slot in self._slots:
-            fits = size <= slot.size <= _LOOSE * size and (best is None or slot.size < best.size)
-            if fits and self._free(slot):
+            if size <= slot.size <= most and self._free(slot):
                 best = slot
+                most = slot.size - 1
         if best is None:
             return self._make(size) if make else None
         best.busy = True
@@ -279,7 +285,7 @@ class Store:
         tuple or None
             None if there is no memory, or the pool has ended.
         """
-        starts, size = offsets(lengths)
+        starts, size = (_AT_0, lengths[0]) if len(lengths) == 1 else offsets(lengths)
         with self._lock:
             slot = self._take(size, within, True)
             if slot is None:
@@ -347,8 +353,9 @@ class Store:
         return slot
 
     def put_back(self, slot: Slot) -> None:
-        """End a slot's way; from now on the kernel alone says whether it is in use."""
+        """End a slot's way; from now on views and the kernel say whether it is in use."""
         slot.busy = False
+        slot.message = _nothing
 
     def discard(self, slot: Slot) -> None:
         """Give up a slot that could not be written to."""

@@ -133,6 +133,7 @@ class Loop:
         self._claim = credits.acquire
         self._unclaimed = credits.get_value
         self._slots = SlotMappings(pool)
+        self._borrow = self._slots.buffer
         self._todo: deque[_Calls] = deque()
         self._definitions: dict[int, _Definition] = {}
         self._held: deque[object] = deque()  # values that the pool has not confirmed
@@ -355,14 +356,14 @@ class Loop:
         kwargs: dict[str, Any] = {}
         layout = frame.flags & (PARTS | PLAIN)
         if not frame.flags & SHARES:
-            function, args, kwargs = load_call(stream, buffers, layout)
+            function, args, kwargs = load_call(stream, buffers, layout, borrow=self._borrow)
         elif (
             single := None if buffers or layout != PLAIN else self._single_array(bytes(stream))
         ) is not None:
             args = (self._view(single),)
         else:
             with self._attachments.kept:
-                function, args, kwargs = load_call(stream, buffers, layout, self._view)
+                function, args, kwargs = load_call(stream, buffers, layout, self._view, self._borrow)
         if frame.task:
             function = self._function(frame.task)
         return function, args, kwargs

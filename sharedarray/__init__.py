@@ -1,36 +1,36 @@
 """NumPy arrays in shared memory that any process attaches to by name.
 
-The rooms, bottom to top; imports go downwards only:
+The modules and packages, bottom to top; imports go downwards only:
 
 =====================  ===========================================================================
-clock                  the time, whatever a program's tests do to it
+clock                  the time, whatever replaces Python's clocks
 errors                 the exception tree
-greenlets              programs that gevent or eventlet has patched
-thresholds             sizes from which on data is handled in another way
-versions               which versions of other packages are registered with
-interrupts             Ctrl-C, at a moment when nothing is half done
-progress               bars, where a person looks on and it takes long
-_platform              what is asked of an operating system, and one file for each that does it
-damage                 files of the registry that are not as they should be
+greenlets              programs in which gevent or eventlet has replaced threads
+thresholds             sizes from which on data is handled in another way, each with its reason
+versions               the versions of other packages that this library registers with
+interrupts             Ctrl-C, deferred until book-keeping is complete
+progress               progress bars
+_platform              the contract with the operating system, and one module for each system
+damage                 damaged files of the registry
 interpreter            the program that runs Python for helper processes
-requirements           what is needed of a kernel and of a file system
-marks                  which bytes are being written, and which were left half-written
-registry               the records beside the blocks, and who may remove what
-janitor                the process that removes what sudden death left
+requirements           what blocks, locks and pools need of a kernel and of a file system
+marks                  which bytes are being written, and which writes a death has interrupted
+registry               the records beside the blocks, and which process may remove a block
+janitor                the process that removes the blocks of processes that died
 freelist               blocks that were just freed, whose pages the next ones use
 segment                named bytes with a lease
-dtypes                 the text that stands for a dtype, and what no header holds
-header                 the NPY page: pure encode and decode
+dtypes                 the text for a dtype that travels, and for dtypes that no header can hold
+header                 the NPY header of a block: pure encode and decode
 display                how arrays, blocks and pools look at a terminal and in a notebook
 locks                  locks on the bytes of a block, or of any file
 array                  `SharedArray`; attaching by name, opening a file
 subclasses             how instances of ndarray subclasses travel
 creation               NumPy's creation functions, and `share`
-reference              the handle that stands for a view while it travels
-reloads                modules that were loaded anew, and workers that have to do the same
-picklers               registration with the picklers that carry tasks
-listing                which blocks there are, and who holds them
-family                 the process that keeps a block for those who have closed it
+reference              the handle for a view that travels between processes
+reloads                modules that were reloaded, and that workers have to reload
+picklers               registration with the picklers of other packages
+listing                which blocks exist, and which processes hold them
+family                 the process that keeps blocks for the processes that have closed them
 shareable              the bytes of a `ShareableList`: pure encode and decode
 shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
 objects                any picklable object in one block

@@ -20,8 +20,8 @@ import sharedarray as sa
 from sharedarray import errors
 
 PACKAGE = Path(sa.__file__).parent
-ROOMS = re.findall(r"^(\w+(?:, \w+)*)  +\S", (sa.__doc__ or "").split("=\n", 1)[1], re.MULTILINE)
-LEVEL = {name: level for level, row in enumerate(ROOMS) for name in row.split(", ")}
+LAYERS = re.findall(r"^(\w+(?:, \w+)*)  +\S", (sa.__doc__ or "").split("=\n", 1)[1], re.MULTILINE)
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row.split(", ")}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
@@ -53,7 +53,7 @@ def source(module: str) -> str:
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
 
 
-def room_of(module: str) -> str:
+def layer_of(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
@@ -76,8 +76,8 @@ def imports_of(module: str) -> set[str]:
     return found
 
 
-def test_every_module_stands_in_a_room() -> None:
-    assert {room_of(module) for module in MODULES} - {"__init__", "__main__"} == set(LEVEL)
+def test_every_module_is_in_a_layer() -> None:
+    assert {layer_of(module) for module in MODULES} - {"__init__", "__main__"} == set(LEVEL)
 
 
 PACKAGES = {
@@ -122,18 +122,18 @@ def test_imports_go_downwards_in_a_package(package: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downwards(module: str) -> None:
-    room = room_of(module)
-    if room in ("__init__", "__main__"):
+    layer = layer_of(module)
+    if layer in ("__init__", "__main__"):
         return
     for imported in imports_of(module):
-        target = room_of(imported)
+        target = layer_of(imported)
         if target == "__init__":
-            assert room in ("bench", "cli", "demo", "top"), f"{module} imports the whole package"
-        elif target != room:
-            # Between array and reference, one function asks the room above it, which nothing else may.
+            assert layer in ("bench", "cli", "demo", "top"), f"{module} imports the whole package"
+        elif target != layer:
+            # Between array and reference, one function calls the module above it, which nothing else may.
             if (module, imported) == ("sharedarray.array", "sharedarray.reference"):
                 continue
-            assert LEVEL[target] < LEVEL[room], f"{module} imports {imported}, which is not below it"
+            assert LEVEL[target] < LEVEL[layer], f"{module} imports {imported}, which is not below it"
 
 
 def test_the_platform_is_looked_at_in_one_place() -> None:
@@ -194,7 +194,7 @@ OPENERS = ("sharedarray._platform.descriptors", "sharedarray._platform.windows")
 PROGRAMS = ("bench", "demo")
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) not in PROGRAMS])
+@pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) not in PROGRAMS])
 def test_descriptors_are_opened_through_one_function(module: str) -> None:
     found = [] if module in OPENERS else opening_calls(module)
     if module == "sharedarray.pool.processes.worker_process":
@@ -263,7 +263,7 @@ APART = "sharedarray.integrations.dask"
 
 def test_docstrings_run_in_a_program_of_their_own() -> None:
     need_extra(APART)
-    code = f"import doctest, sys, {APART} as room; sys.exit(doctest.testmod(room).failed)"
+    code = f"import doctest, sys, {APART} as module; sys.exit(doctest.testmod(module).failed)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -157,6 +157,16 @@ class Model:
         return cls.factor
 
 
+class Node:
+    kind = None
+
+    def has_kind(self):
+        return type(self) is Node.kind is self.kind
+
+
+Node.kind = Node
+
+
 class Child(Model):
     def __init__(self):
         super().__init__()
@@ -233,6 +243,7 @@ with sa.Pool(1, sys.argv[1], initializer=begin, initargs=(42,)) as pool:
     made = ask(make, 2)
     tell("one class", ask(same_class, Point(1)), type(made) is Point, made == Point(2))
     tell("a base class", *ask(lambda c: [isinstance(c, Model), isinstance(c.parent, Model)], Child()))
+    tell("a class in itself", ask(Node().has_kind), ask(Node).kind is Node)
     tell("by identity", ask(handler, helper), ask(handler, Point))
     tell("a function as a result", ask(lambda: helper) is helper, ask(lambda: Point) is Point)
     tell("main", *ask(main_name))
@@ -283,6 +294,7 @@ RIGHT: dict[str, list[Any]] = {
     "self": [1, 1, 1],
     "one class": [True, True, True],
     "a base class": [True, True],
+    "a class in itself": [True, True],
     "by identity": ["helper", "Point"],
     "a function as a result": [True, True],
     "main": ["__main__", True],

@@ -236,8 +236,9 @@ def version_of(value: Any) -> tuple[Any, bool]:
 def _snapshot_of(value: Any) -> Snapshot:
     known = _snapshots.get(value)
     if known is None or not known.is_current():
-        known = _snapshots[value] = Snapshot(with_globals=False)
+        known = Snapshot(with_globals=False)
         known.made = _digest(value, known)
+        _snapshots[value] = known  # now: other threads use it as well
     return known
 
 
@@ -245,7 +246,7 @@ def _digest(value: Any, snapshot: Snapshot | None = None) -> tuple[Any, bool]:
     import hashlib  # here, for it loads OpenSSL, which takes as long as 20 of our modules
 
     file = io.BytesIO()
-    pickler = _VersionPickler(file, value)
+    pickler = _VersionPickler(file, None if snapshot is None else value)
     pickler.snapshot = snapshot
     pickler.dump(value)
     made: Any = hashlib.blake2b(file.getbuffer(), digest_size=16).digest(), pickler.reloads
@@ -253,7 +254,9 @@ def _digest(value: Any, snapshot: Snapshot | None = None) -> tuple[Any, bool]:
     if pickler.attributes is not None:
         versions = {}
         for name, attribute in pickler.attributes.items():
-            versions[name], one_shares = version_of(attribute)
+            # A class has a version of its own; it may be this very class.
+            of = _digest if isinstance(attribute, type) else version_of
+            versions[name], one_shares = of(attribute)
             shares |= one_shares
         made = made, versions
     return made, shares

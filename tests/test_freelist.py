@@ -388,6 +388,25 @@ def test_what_another_process_has_opened_since_it_was_free_is_not_reused() -> No
         assert np.frombuffer(file.read()[4096:]).max() == OLD
 
 
+def test_an_open_that_was_held_up_until_the_file_is_another_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has looked up the old name, and opens the file when it has the new one."""
+    arrays = [sa.full(COUNT, OLD, name="old")]
+    before, enter = file_of(arrays[0]), platform.enter
+
+    def held_up(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
+        arrays.clear()
+        arrays.append(sa.full(COUNT, NEW, name="new"))
+        assert file_of(arrays[0]) == before
+        return enter(f"{directory()}/new", writable)
+
+    monkeypatch.setattr("sharedarray._platform.posix._TICK", 60.0)  # on a slow machine
+    monkeypatch.setattr(platform, "enter", held_up)
+    with pytest.raises(sa.BlockNotFoundError):
+        sa.attach("old")
+    monkeypatch.setattr(platform, "enter", enter)
+    assert (sa.attach("new") == NEW).all()
+
+
 def test_a_reference_on_its_way_keeps_its_block() -> None:
     array = sa.full(COUNT, OLD)
     before, sent = file_of(array), bytes(ForkingPickler.dumps(array))

@@ -33,6 +33,9 @@ STUCK, WORTH_MOVING = 0.001, 0.0003
 WAITING: Final = 50e-6
 # Seconds of a call for which a message of its own costs more than it gains.
 QUICK: Final = 150e-6
+# Seconds of an item from which workers get items ahead in turn only: the gap of some 60 us before a call that
+# was not sent ahead is little beside that.
+SLOW: Final = 0.0005
 
 
 class Durations(Protocol):
@@ -116,7 +119,8 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
     for worker in workers:
         if worker.accepts:
             accepting += 1
-            if best is None or (worker.load, worker.turn) < (best.load, best.turn):
+            load = worker.load
+            if best is None or load < best.load or (load and load == best.load and worker.turn < best.turn):
                 best = worker
     if best is None:
         return None, 0
@@ -126,6 +130,10 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
     most = depth(task)
     if most > 2 and 2 * load > most:
         return None, 0  # not one by one: each message costs more than a short call
+    if load and task.step == 1 and task.slot is None and _is_slow(task):
+        for worker in workers:
+            if worker.turn < best.turn and not worker.is_ending:
+                return None, 0  # it is the turn of another one, which accepts none now
     room = most - load
     if max_tasks is not None:
         room = min(room, max_tasks - best.given)
@@ -136,6 +144,15 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
         return best, min(room, remaining)  # dealt already
     sharers = accepting if task.slot is None else 1
     return best, max(1, min(room, -(-remaining // (2 * sharers))))
+
+
+def _is_slow(task: Item) -> bool:
+    """Return whether items are so slow that workers get them ahead in turn only.
+
+    An item may wait for the next one, as in `is_dealt`.
+    """
+    seconds = task.stats.seconds
+    return task.independent and seconds is not None and seconds >= SLOW
 
 
 def is_dealt(task: Item, count: int) -> bool:

@@ -399,7 +399,7 @@ def test_an_open_that_was_held_up_until_the_file_is_another_block(monkeypatch: p
         assert file_of(arrays[0]) == before
         return enter(f"{directory()}/new", writable)
 
-    monkeypatch.setattr("sharedarray._platform.posix._TICK", 60.0)  # on a slow machine
+    monkeypatch.setattr(sys.modules["sharedarray._platform.posix"], "_TICK", 60.0)  # on a slow machine
     monkeypatch.setattr(platform, "enter", held_up)
     with pytest.raises(sa.BlockNotFoundError):
         sa.attach("old")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from sharedarray.pool.calls import Task
 from sharedarray.pool.outcomes import unsendable
-from sharedarray.pool.transport.slots import Slot
+from sharedarray.pool.transport.slot import Slot
 from sharedarray.pool.worker_handle import WorkerHandle
 from sharedarray.thresholds import COPIED_AHEAD
 

@@ -11,7 +11,7 @@ from sharedarray.clock import time
 from sharedarray.pool import scheduler
 from sharedarray.pool.calls import Task
 from sharedarray.pool.states import HUNG_UP
-from sharedarray.pool.transport.slots import Slot
+from sharedarray.pool.transport.slot import Slot
 from sharedarray.pool.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from sharedarray.pool.transport.messages import (
     Kind,
     encode,
 )
-from sharedarray.pool.transport.slots import Slot
+from sharedarray.pool.transport.slot import Slot
 from sharedarray.reference import FORMAT
 
 __all__ = ["Outgoing"]

@@ -31,7 +31,7 @@ from sharedarray.pool.transport.messages import (
     Frame,
     Kind,
 )
-from sharedarray.pool.transport.slots import Slot
+from sharedarray.pool.transport.slot import Slot
 
 __all__ = ["WorkerHandle"]
 

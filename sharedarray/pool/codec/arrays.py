@@ -19,7 +19,8 @@ import numpy as np
 from sharedarray.dtypes import NATIVE
 from sharedarray.pool.transport.memory import Source
 from sharedarray.pool.transport.messages import Buffer, Place
-from sharedarray.pool.transport.slots import Slot, Store
+from sharedarray.pool.transport.slot import Slot
+from sharedarray.pool.transport.slots import Store
 from sharedarray.thresholds import OUT_OF_BAND
 
 __all__ = [

@@ -12,7 +12,8 @@ from sharedarray.pool.codec.account import Account
 from sharedarray.pool.codec.arrays import OutOfBandBuffer, contiguous
 from sharedarray.pool.transport.memory import Source
 from sharedarray.pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry, Place, new_entry
-from sharedarray.pool.transport.slots import PrivateCopy, Slot, Store
+from sharedarray.pool.transport.slot import Slot
+from sharedarray.pool.transport.slots import PrivateCopy, Store
 from sharedarray.reference import FORMAT
 from sharedarray.segment import Mapping
 from sharedarray.thresholds import OUT_OF_BAND

@@ -1,4 +1,4 @@
-"""The pool's side of recycled memory: all the slots of a pool, made, filled, kept and freed."""
+"""The pool's side of recycled memory: all the slots of a pool, made, found free, kept and freed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,10 @@ from sharedarray import registry
 from sharedarray._platform import platform
 from sharedarray.clock import time
 from sharedarray.interrupts import finalize, finalizer
-from sharedarray.pool.transport.memory import (
-    SlotView,
-    Source,
-    copy_into,
-    map_ready,
-    offsets,
-    unnamed,
-    write_into,
-)
-from sharedarray.pool.transport.messages import FRESH, Entry, Place, new_entry
+from sharedarray.pool.transport.memory import Source, offsets, unnamed
+from sharedarray.pool.transport.slot import Slot
 
-__all__ = ["PrivateCopy", "Slot", "Store"]
+__all__ = ["PrivateCopy", "Store"]
 
 # Slots are made in sizes of 1/2**3 of a power of two apart, so that slightly different arrays share them.
 _STEPS = 3
@@ -36,145 +28,13 @@ _MOST = 96
 IDLE_LIMIT = 128 << 20
 # Bytes of free slots that a pool keeps while it works.
 BUSY_LIMIT = 1 << 30
-_AT_0 = [0]
 # Parts of the file system's size that neither of them may exceed.
 _IDLE_SHARE, _BUSY_SHARE = 8, 4
 # Seconds without work after which the memory is trimmed to IDLE_LIMIT, and after which all of it is freed.
 TRIM_AFTER = 0.4
 FREE_AFTER = 60.0
-
-
-class Slot:
-    """One piece of recycled memory, seen from the pool.
-
-    Attributes
-    ----------
-    number
-        Never used twice in a store.
-    handle
-        Its open file; -1 once retired.
-    size
-        Bytes.
-    fresh
-        Whether no process has written to it yet.
-    busy
-        Whether it is taken.
-    filling
-        Whether a thread is copying to it.
-    message
-        What was sent in it, for as long as a worker may read it: see `send_with`.
-    view
-        The view of it in this process.
-    used
-        When it was last taken, in seconds of the monotonic clock.
-    """
-
-    __slots__ = (
-        "_at_end",
-        "busy",
-        "filling",
-        "fresh",
-        "handle",
-        "mapping",
-        "message",
-        "number",
-        "path",
-        "size",
-        "used",
-        "view",
-    )
-
-    def __init__(self, number: int, handle: int, size: int) -> None:
-        self.number = number
-        self.handle = handle
-        self.path = platform.path_of(handle) or ""
-        self.size = size
-        self.fresh = True
-        self.busy = True
-        self.filling = False
-        self.message: Callable[[], object | None] = _nothing
-        self.view: Callable[[], SlotView | None] = _nothing
-        self._at_end: object = None
-        self.used = time.monotonic()
-        self.mapping: mmap.mmap | None = None
-
-    def entry(self, flags: int = 0, offset: int = 0, length: int = 0) -> Entry:
-        """Return the entry of a table that says where a buffer in this slot is."""
-        return new_entry(Entry, self.place(flags, offset, length))
-
-    def place(self, flags: int, offset: int, length: int) -> Place:
-        """Return the same for the stream of a PLAIN message."""
-        if self.fresh:
-            flags |= FRESH
-        return self.number, self.handle, flags, self.size, offset, length
-
-    def close(self) -> None:
-        """Close its file; what is mapped of it stays. Idempotent."""
-        if self.handle >= 0:
-            platform.close(self.handle)
-        self.handle = -1
-        self.mapping = None
-
-    @property
-    def in_use(self) -> bool:
-        """Whether this process, or a worker that has not answered, uses it."""
-        return self.busy or self.message() is not None or self.view() is not None
-
-    def mapped(self) -> mmap.mmap:
-        """Return its bytes in this process."""
-        if self.mapping is None:
-            self.mapping = map_ready(self.handle, self.size)
-        return self.mapping
-
-    def send_with(self, message: object) -> None:
-        """Keep it in use for as long as an object lives, which must be until the worker has answered."""
-        self.message = weakref.ref(message)
-        self.busy = False
-
-    def fill(self, sources: Sequence[Source], starts: Sequence[int]) -> None:
-        """Copy buffers to these offsets."""
-        if self.fresh:
-            for start, source in zip(starts, sources, strict=True):
-                write_into(self.handle, start, source)
-            self.fresh = False
-            return
-        mapping = self.mapping or self.mapped()
-        for start, source in zip(starts, sources, strict=True):
-            copy_into(mapping, start, source)
-
-    def borrow(self) -> memoryview:
-        """Return its bytes, and keep it in use for as long as a view of them lives."""
-        view = self.view()
-        if view is None:
-            view = SlotView.of(self.mapped())
-            self.view = weakref.ref(view)
-        return view.data
-
-    def call_at_end(self, function: Callable[[], object]) -> None:
-        """Have a function called when the view in this process ends, if there is one."""
-        view = self.view()
-        if view is None:
-            return
-
-        @finalizer
-        def ended(_: object) -> None:
-            finalize(function)
-
-        self._at_end = weakref.ref(view, ended)
-
-    def lock_view(self) -> None:
-        """Lock it for as long as the view in this process lives, and in a process that is forked now."""
-        view = self.view()
-        if view is None or self.handle < 0:
-            return
-        try:
-            view.lock(self.path)
-        except OSError:  # no file can be opened: it stays in use
-            self.busy = True
-
-
-def _nothing() -> None:
-    return None
+# Where the only buffer of a slot begins.
+_AT_0 = [0]
 
 
 class PrivateCopy:
@@ -354,8 +214,7 @@ class Store:
 
     def put_back(self, slot: Slot) -> None:
         """End a slot's way; from now on views and the kernel say whether it is in use."""
-        slot.busy = False
-        slot.message = _nothing
+        slot.put_back()
 
     def discard(self, slot: Slot) -> None:
         """Give up a slot that could not be written to."""

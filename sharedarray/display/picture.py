@@ -48,10 +48,10 @@ def picture(array: Array) -> str:
     if array.size < 2 or array.dtype.kind not in "biufcmM":
         return ""
     with np.errstate(all="ignore"):
-        drawn, said = _draw(array)
+        drawn, caption = _draw(array)
     if not drawn:
         return ""
-    caption = f'<figcaption style="opacity:.8">{escaped(said)}</figcaption>'
+    caption = f'<figcaption style="opacity:.8">{escaped(caption)}</figcaption>'
     return f'<figure style="margin:0">{drawn}{caption}</figure>'
 
 
@@ -93,7 +93,7 @@ def _range(found: Array) -> tuple[float, float] | None:
     return (float(real.min()), float(real.max())) if real.size else None
 
 
-def _said(kind: str, sample: Array, limits: tuple[float, float], *, whole: bool) -> str:
+def _caption(kind: str, sample: Array, limits: tuple[float, float], *, whole: bool) -> str:
     low, high = (f"{limit:.4g}" for limit in limits)
     of = "" if whole else f" (in a sample of {sample.size:,})"
     kind += " of magnitudes" if sample.dtype.kind == "c" else ""
@@ -124,20 +124,20 @@ def _image(array: Array) -> tuple[str, str]:
     sample = array[np.ix_(rows, columns)]
     whole = sample.shape[:2] == array.shape[:2]
     if array.ndim == 3:
-        pixels, said = _true_colours(sample), f"image{'' if whole else ', reduced'}"
+        pixels, caption = _true_colours(sample), f"image{'' if whole else ', reduced'}"
     else:
         found = _numbers(sample)
         limits = _range(found)
         if limits is None:
             return "", ""
         pixels = _coloured(found, *limits)
-        said = _said("values, dark to bright", sample, limits, whole=whole)
+        caption = _caption("values, dark to bright", sample, limits, whole=whole)
     high, wide = array.shape[:2]
     scale = min(_WIDE / wide, _HIGH / high)
     size = f'width="{max(8, round(wide * scale))}" height="{max(8, round(high * scale))}"'
     style = f"image-rendering:pixelated;max-width:none;border:{_FAINT}"
     source = f"data:image/png;base64,{_png(pixels)}"
-    return f'<img alt="the data as an image" {size} style="{style}" src="{source}">', said
+    return f'<img alt="the data as an image" {size} style="{style}" src="{source}">', caption
 
 
 def _true_colours(sample: Array) -> Array:
@@ -202,7 +202,7 @@ def _lines(array: Array) -> tuple[str, str]:
         for row, colour in zip(found, _STROKES, strict=False)
     ]
     kind = "line" if count == 1 else f"{count} lines"
-    return _svg("the data as lines", "".join(paths)), _said(kind, sample, limits, whole=whole)
+    return _svg("the data as lines", "".join(paths)), _caption(kind, sample, limits, whole=whole)
 
 
 def _path(across: Array, found: Array, low: float, high: float) -> str:
@@ -246,7 +246,7 @@ def _histogram(array: Array) -> tuple[str, str]:
         for place, tall in enumerate(counts / tallest * (_HIGH - 6))
         if tall > 0
     ]
-    return _svg("a histogram", f'<g fill="{_STROKES[0]}">{"".join(bars)}</g>'), _said(
+    return _svg("a histogram", f'<g fill="{_STROKES[0]}">{"".join(bars)}</g>'), _caption(
         "histogram", sample, limits, whole=whole
     )
 

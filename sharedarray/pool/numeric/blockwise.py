@@ -217,16 +217,16 @@ def _put(
     """Write a block's result to its place."""
     if result.shape != target.shape:
         raise ValueError(
-            f"{name_of(func)} returned an array of shape {result.shape} for {tiling.said(block)}, but the "
-            f"output has shape {target.shape} there"
+            f"{name_of(func)} returned an array of shape {result.shape} for {tiling.describe(block)}, but "
+            f"the output has shape {target.shape} there"
         )
     try:
         np.copyto(target, result, casting=casting)
     except TypeError as error:
         if casting == "safe":
             raise TypeError(
-                f"{name_of(func)} returned {result.dtype} for {tiling.said(block)} and {target.dtype} for "
-                "the first block, which does not hold it; give out=, or let the function return one dtype"
+                f"{name_of(func)} returned {result.dtype} for {tiling.describe(block)} and {target.dtype} "
+                "for the first block, which does not hold it; give out=, or let the function return one dtype"
             ) from error
         raise
 
@@ -250,8 +250,8 @@ class _Call:
         self._engine = engine
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = {**options, "deadline": self._deadline}
-        self._came: Results | None = None
-        self.told = tuple(
+        self._results: Results | None = None
+        self.sent_once = tuple(
             [each if isinstance(each, _Scalar) or _is_shared(each) else None for each in plan.inputs]
         )
 
@@ -262,8 +262,8 @@ class _Call:
         the first time costs a process as much as many a function.
         """
         tiling = self.plan.tiling
-        inputs = zip(self.plan.inputs, self.told, strict=True)
-        plain = [each for each, told in inputs if told is None and not isinstance(each, _Scalar)]
+        inputs = zip(self.plan.inputs, self.sent_once, strict=True)
+        plain = [each for each, sent_once in inputs if sent_once is None and not isinstance(each, _Scalar)]
         calls: list[tuple[Any, ...]] = [(number,) for number in numbers]
         if plain:
             # An array that goes whole to every block is the same object for all, so it is copied once.
@@ -272,23 +272,23 @@ class _Call:
                 (*[tiling.cut(array, tiling[number]) if parts else array for array, parts in cut], number)
                 for number in numbers
             ]
-        names = [str(at) for at, told in enumerate(self.told) if told is None]
-        came = self._engine.intake.map(
+        names = [str(at) for at, sent_once in enumerate(self.sent_once) if sent_once is None]
+        results = self._engine.intake.map(
             job,
             calls,
             label=name_of(self.func),
             parted=isinstance(job, _Write),
             names=[*names, "block"],
-            part_of=self._came,
+            part_of=self._results,
             **self._options,
         )
         del calls
-        if self._came is None:
-            for at, told in enumerate(self.told):
-                if isinstance(told, np.ndarray):
-                    self._engine.statistics.shares(came.call, str(at), told.nbytes)
-        self._came = came
-        return _Done(self._engine, came, self._deadline)
+        if self._results is None:
+            for at, sent_once in enumerate(self.sent_once):
+                if isinstance(sent_once, np.ndarray):
+                    self._engine.statistics.shares(results.call, str(at), sent_once.nbytes)
+        self._results = results
+        return _Done(self._engine, results, self._deadline)
 
 
 class _Done:
@@ -298,27 +298,27 @@ class _Done:
     not allow.
     """
 
-    def __init__(self, engine: Engine, came: Results, deadline: float | None) -> None:
+    def __init__(self, engine: Engine, results: Results, deadline: float | None) -> None:
         self._engine = engine
-        self._came = came
+        self._results = results
         self._deadline = deadline
 
     def __enter__(self) -> Iterator[Any]:
-        return self._came.in_order(self._deadline)
+        return self._results.in_order(self._deadline)
 
     def __exit__(self, kind: type[BaseException] | None, raised: object, traceback: object) -> None:
         if kind is None:
             return
-        came = self._came
-        came.end()
+        results = self._results
+        results.end()
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        if (issubclass(kind, Exception) or came.failed) and not late:
-            self._engine.forget(came)
-            came.rest()
+        if (issubclass(kind, Exception) or results.failed) and not late:
+            self._engine.forget(results)
+            results.rest()
         else:  # Ctrl-C as well: running blocks write into memory that the caller may use otherwise
-            self._engine.forget(came, running=True)
+            self._engine.forget(results, running=True)
             with contextlib.suppress(TimeoutError):
-                came.rest(time.monotonic() + _PATIENCE)
+                results.rest(time.monotonic() + _PATIENCE)
 
 
 def map_blocks(
@@ -340,7 +340,7 @@ def map_blocks(
     with contextlib.ExitStack() as stack:
         shown = bar(progress, len(tiling))
         stack.callback(shown.close)
-        compute = _Compute(func, tiling, call.told, np.ndarray if out is None else type(out))
+        compute = _Compute(func, tiling, call.sent_once, np.ndarray if out is None else type(out))
         begun = 0
         heads: Iterator[Any] = iter(())
         first: list[Array] = []
@@ -369,7 +369,7 @@ def map_blocks(
             _put(func, tiling, block, np.asanyarray(result), tiling.target(work, block), casting)
 
         writing = _is_shared(work) and engine.writes
-        job = _Write(func, tiling, call.told, compute.keeps, work, casting) if writing else compute
+        job = _Write(func, tiling, call.sent_once, compute.keeps, work, casting) if writing else compute
         rest = range(begun, len(tiling))
         results = stack.enter_context(call.done(job, rest)) if rest else iter(())
         # Popped, so that the memory of a result is freed when the result is copied.
@@ -405,7 +405,7 @@ def reduce_blocks(
     shown = bar(progress, len(blocks))
     # No ExitStack, which from Python 3.13 on reads an attribute of the exceptions that pass through it.
     with contextlib.closing(shown):
-        reduce = _Reduce(func, plan.tiling, call.told, np.ndarray)
+        reduce = _Reduce(func, plan.tiling, call.sent_once, np.ndarray)
         with call.done(reduce, blocks) as results:
             so_far: T = next(results)
             shown.update()

@@ -195,7 +195,7 @@ class Tiling:
             made[axis] = length
         return tuple(made)
 
-    def said(self, block: Block) -> str:
+    def describe(self, block: Block) -> str:
         """Return a text for messages that says which block this is."""
         spans = [f"{span.start} to {span.stop}" for span in block]
         along = ", ".join(map(str, self.axes))

@@ -132,12 +132,12 @@ class ForkServer:
 
     def failure(self) -> ChildProcessError:
         """Return the error that says how the server ended, and which module it was loading."""
-        said = b""
+        announced = b""
         if self._control >= 0:
             with contextlib.suppress(OSError), _as_socket(self._control) as control:
                 while piece := control.recv(1 << 16, socket.MSG_DONTWAIT):
-                    said += piece
-        last = said.rpartition(b"\n")[2].decode(errors="replace") if b"\n" in said else ""
+                    announced += piece
+        last = announced.rpartition(b"\n")[2].decode(errors="replace") if b"\n" in announced else ""
         where = f" while it loaded {last}" if last else ""
         return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
 

@@ -63,7 +63,7 @@ class Dispatcher:
                 queue.appendleft(queue[at])
                 del queue[at + 1]
                 continue
-            worker, count = scheduler.place(handles, task, max_tasks)
+            worker, count = scheduler.place(handles, task, max_tasks, len(queue))
             if worker is None:
                 break
             if task.slot is not None and task.slot != worker.slot:
@@ -85,6 +85,9 @@ class Dispatcher:
                 ready = lent is not None
             if ready:
                 self.give(worker, task, lent)
+                while count > 1 and queue and scheduler.is_like(queue[0], task) and queue[0].sink.wanted():
+                    self.give(worker, queue.popleft())
+                    count -= 1
                 if worker not in given:
                     given.append(worker)
             else:

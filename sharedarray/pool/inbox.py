@@ -133,12 +133,15 @@ class Inbox:
 
     def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
         """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
-        engine = self._engine
-        total, at = len(outcomes), 0
+        engine, tasks, total, at = self._engine, worker.tasks, len(outcomes), 0
+        statistics, dropped = engine.statistics, engine.dropped
         may_fail = frame.kind != _REPLIES or not frame.flags & PLAIN
-        began, span = frame.began, frame.ended - frame.began
-        while at < total and worker.tasks:
-            task = worker.tasks[0]
+        began = frame.began
+        each = (frame.ended - began) // (total or 1)
+        now = time.monotonic()
+        stats = None
+        while at < total and tasks:
+            task = tasks[0]
             count = min(total - at, task.count - task.done)
             run = outcomes if count == total else outcomes[at : at + count]
             index = task.index
@@ -149,23 +152,23 @@ class Inbox:
                 continue
             settled.append((task.sink, index, run, task.step))
             if frame.flags & HOLDS:
-                engine.statistics.shares(task.call, "result", shared_bytes(run[0]))
+                statistics.shares(task.call, "result", shared_bytes(run[0]))
                 worker.confirm()
-            engine.statistics.observe(
-                task,
-                frame,
-                count,
-                began + span * at // total,
-                began + span * (at + count) // total,
-                failed=sum([type(each) is Raised for each in run]) if may_fail else 0,
-                worker=worker.name,
-                pid=worker.pid,
-            )
+            if task.stats is not stats:
+                stats = task.stats
+                stats.took(each * 1e-9)
+            failed = sum([type(outcome) is Raised for outcome in run]) if may_fail else 0
+            if not task.began:
+                task.began = began
+            began += each * count
+            statistics.observe(task, frame, count, failed, now)
             if task.done == task.count:
-                task.release(engine.dropped)
+                outcome = "raised" if failed and task.count == 1 else "done"
+                statistics.finished(task, began, worker.name, worker.pid, outcome, now)
+                task.release(dropped)
             at += count
         if at:
-            worker.since = time.monotonic()
+            worker.since = now
             worker.advance("reply" if worker.load else "last reply")
 
     def _on_message(self, worker: WorkerHandle, frame: Frame) -> None:
@@ -191,12 +194,11 @@ class Inbox:
 def settle(settled: Settled) -> None:
     """Give the outcomes to their sinks; all of them, whatever one of them raises."""
     raised: BaseException | None = None
-    while settled:
-        sink, index, outcomes, step = settled.pop(0)
+    for sink, index, outcomes, step in settled:
         try:
             sink.put(index, outcomes, step)
         except BaseException as error:
             raised = raised or error
-        del sink, outcomes
+    settled.clear()
     if raised is not None:
         raise raised

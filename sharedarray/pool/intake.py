@@ -115,9 +115,13 @@ class Intake:
     def _set_options(
         self, task: Task, retries: int | None, limit: float | None, deadline: float | None
     ) -> None:
-        task.retries = self._retries if retries is None else retries
-        task.limit = limit
-        task.deadline = deadline
+        again = self._retries if retries is None else retries
+        if again:
+            task.retries = again
+        if limit is not None:
+            task.limit = limit
+        if deadline is not None:
+            task.deadline = deadline
 
     def map(
         self,

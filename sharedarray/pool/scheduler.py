@@ -11,7 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["Durations", "Item", "Load", "can_wait", "depth", "is_dealt", "overloaded", "place", "stuck"]
+__all__ = [
+    "Durations",
+    "Item",
+    "Load",
+    "can_wait",
+    "depth",
+    "is_dealt",
+    "is_like",
+    "overloaded",
+    "place",
+    "stuck",
+]
 
 # Seconds of work that a worker is given ahead: several times what handing out more takes.
 AHEAD: Final = 0.006
@@ -99,7 +110,9 @@ def depth(task: Item) -> int:
     return max(least, min(deepest, int(AHEAD / max(seconds, 1e-9))))
 
 
-def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tuple[_W | None, int]:
+def place(
+    workers: Sequence[_W], task: Item, max_tasks: int | None = None, queued: int = 1
+) -> tuple[_W | None, int]:
     """Return the worker that gets the next items of a task, and how many; None if all have enough.
 
     Of those with the fewest calls, the worker that was given calls the longest ago gets them: so calls that
@@ -113,6 +126,9 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
         The first task of the queue.
     max_tasks
         How many calls a worker gets in its life; None for no limit.
+    queued
+        How many tasks there are in the queue. If the first one has a single item, this many may get as many
+        of those behind it that are like it.
     """
     best: _W | None = None
     accepting = 0
@@ -125,7 +141,8 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
     if best is None:
         return None, 0
     load = best.load
-    if not load and task.count == 1 and max_tasks is None:
+    single = task.count == 1
+    if not load and single and queued == 1 and max_tasks is None:
         return best, 1  # the usual case
     most = depth(task)
     if most > 2 and 2 * load > most:
@@ -139,7 +156,7 @@ def place(workers: Sequence[_W], task: Item, max_tasks: int | None = None) -> tu
         room = min(room, max_tasks - best.given)
     if room <= 0:
         return None, 0
-    remaining = task.count - task.done
+    remaining = queued if single and task.is_small else task.count - task.done
     if task.step > 1:
         return best, min(room, remaining)  # dealt already
     sharers = accepting if task.slot is None else 1
@@ -162,6 +179,12 @@ def is_dealt(task: Item, count: int) -> bool:
     which must not wait behind it. Items so short wait for no other process.
     """
     return count > 1 and task.slot is None and task.step == 1 and (task.stats.seconds or 1.0) > WAITING
+
+
+def is_like(other: Item, task: Item) -> bool:
+    """Return whether a task goes to the worker that has just got one, as part of the same decision."""
+    single = task.count == other.count == 1
+    return single and other.stats is task.stats and other.is_small and task.is_small and not task.stats.result
 
 
 def can_wait(workers: Sequence[Load], most: int, task: Item) -> bool:

@@ -127,51 +127,44 @@ class Statistics:
             found = self._functions[label] = FunctionStats()
         return found
 
-    def observe(
-        self,
-        task: Task,
-        frame: Frame,
-        count: int,
-        began: int,
-        ended: int,
-        *,
-        failed: int,
-        worker: str,
-        pid: int,
-    ) -> None:
-        """Note the outcomes of so many items of a task.
+    def observe(self, task: Task, frame: Frame, count: int, failed: int, now: float) -> None:
+        """Note the outcomes of so many items of a task, which are counted in it already.
 
         Parameters
         ----------
         task
-            Which; these items are counted as done in it already.
+            Which.
         frame
             The message that they came in.
         count
             How many.
-        began, ended
-            When they were computed, in nanoseconds of the monotonic clock.
         failed
-            How many are exceptions.
-        worker, pid
-            Which worker computed them.
+            How many of them are exceptions.
+        now
+            Seconds of the monotonic clock.
         """
         self.done += count - failed
         self.failed += failed
-        stats = task.stats
-        stats.took((ended - began) * 1e-9 / count)
-        if not task.began:
-            task.began = began
         if frame.entries:
-            self._measure(task, frame, stats)
+            self._measure(task, frame, task.stats)
+            return
+        task.stats.result = 0
+        size = len(frame.stream)
+        if count != frame.item > 1:
+            size = size * count // frame.item
+        self._totals[2] += size
+        call, plain = task.call, self._plain
+        if call == plain.call:
+            plain.received, plain.ended = size, now
         else:
-            stats.result = 0
-            size = len(frame.stream)
-            self._received(task.call, size if frame.item <= 1 else size * count // frame.item, count)
-        if task.done == task.count:
-            self.finished(task, ended, worker, pid, "raised" if failed and task.count == 1 else "done")
+            made = self._calls.get(call)
+            if made is not None:
+                made.received += size
+                made.results += count
 
-    def finished(self, task: Task, ended: int, worker: str, pid: int, outcome: str) -> None:
+    def finished(
+        self, task: Task, ended: int, worker: str, pid: int, outcome: str, now: float | None = None
+    ) -> None:
         """Note that a task is over: it is ``done``, has ``raised``, ``died``, or was ``cancelled``."""
         call = task.call
         self._spans_made += 1
@@ -189,25 +182,10 @@ class Statistics:
                 task.count,
             )
         )
-        at = time.monotonic()
         plain = self._plain
-        if call == plain.call:
-            plain.ended = at
-            return
-        made = self._calls.get(call)
+        made = plain if call == plain.call else self._calls.get(call)
         if made is not None:
-            made.ended = at
-
-    def _received(self, call: int, size: int, count: int) -> None:
-        self._totals[2] += size
-        plain = self._plain
-        if call == plain.call:
-            plain.received = size
-            return
-        made = self._calls.get(call)
-        if made is not None:
-            made.received += size
-            made.results += count
+            made.ended = time.monotonic() if now is None else now
 
     def _measure(self, task: Task, frame: Frame, stats: FunctionStats) -> None:
         pickled = len(frame.stream)

@@ -184,6 +184,8 @@ class Supervisor:
 
     def on_exit(self, worker: WorkerHandle) -> None:
         """Read what a worker that has ended had still sent, and fail, retry or requeue its calls."""
+        if not pipes.has_ended(worker.exit, 0):
+            return  # a worker that was handled in this very round had a descriptor of this number
         inbox = self._engine.inbox
         while worker.state != HUNG_UP and inbox.receive(worker):
             pass

@@ -1,0 +1,136 @@
+"""Functions by which a worker dies at a certain step of its life. Workers import this, without pytest."""
+
+from __future__ import annotations
+
+import os
+
+import pool_tasks
+
+import sharedarray as sa
+from sharedarray.pool.transport.channel import Channel
+from sharedarray.pool.transport.messages import Kind
+from sharedarray.pool.worker.loop import Loop
+from sharedarray.pool.worker.replies import Replies
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), pool_tasks.KILL)
+
+
+def note(path, number, size=0):
+    """Note that this was called; return the number, or so many bytes."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, b"%d\n" % number)
+    os.close(file)
+    return b"x" * size if size else number
+
+
+def note_and_die(path, number, deadly, marker=None):
+    """Do as `note`, and die of that number, once if there is a marker."""
+    note(path, number)
+    if number == deadly:
+        if marker is None:
+            die()
+        pool_tasks.die_the_first_time(marker)
+    return number
+
+
+def make_noted(path, number):
+    """Return a shared array of the worker's own."""
+    return sa.full(3, note(path, number), name=f"made-as-{number}")
+
+
+# -- traps: what this worker does at a step of the next call ---------------------------------------------
+
+
+def on_message(kind):
+    plain = Loop._on_message
+
+    def dies(loop, frame):
+        if frame.kind == kind:
+            die()
+        plain(loop, frame)
+
+    Loop._on_message = dies
+
+
+def on_flush():
+    plain = Replies._flush
+
+    def dies(replies):
+        if replies._since:
+            die()
+        plain(replies)
+
+    Replies._flush = dies
+
+
+def before_reply():
+    plain = Loop._run_next
+
+    def armed(loop):  # for this call is answered as well
+        Replies.add = die
+        plain(loop)
+
+    Loop._run_next = armed
+
+
+def after_reply():
+    plain = Loop._run_next
+
+    def armed(loop):
+        plain(loop)
+        Loop._wait = die
+
+    Loop._run_next = armed
+
+
+def in_the_middle_of_a_message():
+    plain = Channel.flush
+
+    def dies(channel, *, safe=False):
+        channel._gather()
+        if sum(map(len, channel._unsent)) > 1 << 18:
+            *head, body = channel._unsent
+            channel._write_all([*head, body[: len(body) // 2]])
+            die()
+        return plain(channel, safe=safe)
+
+    Channel.flush = dies
+    Loop._ask = lambda loop, size: None  # no slot, so the result travels through the pipe
+
+
+def after_the_outcome():
+    plain = Replies.send_outcome
+
+    def dies(replies, *given):
+        plain(replies, *given)
+        die()
+
+    Replies.send_outcome = dies
+
+
+TRAPS = {
+    "the function arrives": lambda: on_message(Kind.DEFINE),
+    "it was read": lambda: setattr(Loop, "_run_next", die),
+    "it was begun": lambda: setattr(Loop, "_function", die),
+    "it was run": before_reply,
+    "its outcome waits to be sent": on_flush,
+    "half of its outcome was sent": in_the_middle_of_a_message,
+    "it was answered": after_reply,
+    "its outcome was sent": after_the_outcome,
+    "its outcome was confirmed": lambda: on_message(Kind.TAKEN),
+    "calls were revoked": lambda: setattr(Loop, "_drop", die),
+    "it is stopped": lambda: on_message(Kind.STOP),
+}
+
+
+def trap(step):
+    """Have this worker die at a step of what it does next."""
+    TRAPS[step]()
+    return os.getpid()
+
+
+def trap_all(step):
+    """Do so as an initializer: then every worker dies."""
+    TRAPS[step]()

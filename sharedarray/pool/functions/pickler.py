@@ -38,30 +38,16 @@ _sent_names: set[tuple[str, str]] = set()
 class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """A pickler by which functions and classes of by-value modules keep one module in the receiver.
 
-    Parameters
-    ----------
-    file
-        The file to which it writes.
-    purpose
-        `CALL`, `RESULT` or `COPY`.
-
-    Attributes
-    ----------
-    purpose
-        The same.
-    snapshot
-        Records the objects that the pickle is made of, if it is not None.
-    globals
-        Modules, names and versions of the globals that are sent.
-    versions
-        Tokens and versions of the functions and classes that are sent.
+    Its purpose is `CALL`, `RESULT` or `COPY`.
     """
 
+    # Records the objects that the pickle is made of, if it is not None.
     snapshot: Snapshot | None = None
 
     def __init__(self, file: io.BytesIO, purpose: str, **options: Any) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, **options)
         self.purpose = purpose
+        # Globals that are sent: module, name and version; functions and classes: token and version.
         self.globals: list[tuple[str, str, Any]] = []
         self.versions: list[tuple[str, Any]] = []
         self._attached: set[tuple[str, str]] = set()

@@ -46,24 +46,15 @@ class Snapshot:
     """The objects that a pickle was made of: while they are the same, so is the pickle.
 
     Functions and classes are held weakly. Other objects are held, so that no other one gets the id of one.
-
-    Parameters
-    ----------
-    with_globals
-        Whether the globals that functions name are among these objects.
-
-    Attributes
-    ----------
-    fixed
-        Whether all objects that may change in place are small containers of immutable objects.
-    constant
-        Whether a call of these functions can change nothing that they bring along.
-    made
-        What was made of the pickle.
+    ``with_globals`` says whether the globals that functions name are among these objects.
     """
 
     def __init__(self, *, with_globals: bool = True) -> None:
-        self.fixed = self.constant = True
+        # Whether all objects that may change in place are small containers of immutable objects.
+        self.fixed = True
+        # Whether a call of these functions can change nothing that they bring along.
+        self.constant = True
+        # The result for which the pickle was made.
         self.made: Any = None
         self._with_globals = with_globals
         self._functions: list[tuple[Any, ...]] = []

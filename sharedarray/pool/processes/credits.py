@@ -40,13 +40,7 @@ class Credits(Protocol):
         """Add a credit."""
 
     def get_value(self) -> int:
-        """Return the number of credits.
-
-        Raises
-        ------
-        NotImplementedError
-            The system has no call for this (macOS).
-        """
+        """Return the number of credits; NotImplementedError on macOS, which has no call for this."""
 
 
 def new_counter(method: str) -> Credits:

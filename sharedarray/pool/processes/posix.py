@@ -33,9 +33,9 @@ _NO_HANG = getattr(os, "WNOHANG", 1)
 class _Exits:
     """Mixed into multiprocessing's Popen classes: any thread may ask for the exit code.
 
-    The management thread of the pool and `multiprocessing.active_children` in a thread of the user may ask at
-    the same moment, and the kernel tells only one of them. In a fork of this process it tells neither: there
-    the worker is no child, and counts as ended.
+    The pool's thread and `multiprocessing.active_children` in another thread may ask at the same moment, and
+    the kernel answers only one of them. In a fork of this process it answers neither: there the worker is no
+    child, and counts as ended.
     """
 
     pid: int

@@ -101,6 +101,17 @@ def test_each_module_of_the_pool_is_in_a_map() -> None:
         assert len(names) == len(inside)
 
 
+def test_modules_and_classes_of_the_pool_are_small() -> None:
+    """A module answers one question: at most 600 lines; a class has at most 400."""
+    for module in MODULES:
+        if module.startswith(("sharedarray.pool", "sharedarray.display")):
+            text = source(module)
+            assert text.count("\n") <= 600, module
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef):
+                    assert (node.end_lineno or 0) - node.lineno < 400, f"{module}.{node.name}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_downwards_in_a_package(package: str) -> None:
     level = {f"{package}.{name}": number for number, name in enumerate(PACKAGES[package])}

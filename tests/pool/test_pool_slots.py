@@ -131,7 +131,7 @@ def test_a_result_keeps_its_slot_and_frees_it(store: Store, mappings: SlotMappin
     slot = store.take(SIZE)
     assert slot is not None
     for source in (DATA, DATA[::-1]):  # the first one to a slot that is new
-        (entry,) = mappings.fill(slot.entry(ROOM), [source])
+        (entry,) = mappings.fill(slot.entry(ROOM), [source], [SIZE], [0])
         slot.fresh = False
         view = store.borrow_slot(slot)
         array = np.frombuffer(view, np.uint8)[entry.offset : entry.offset + entry.length]

@@ -14,9 +14,7 @@ from sharedarray.pool.transport.memory import (
     SlotView,
     Source,
     copy_into,
-    length_of,
     map_ready,
-    offsets,
     opened,
     write_into,
 )
@@ -124,16 +122,23 @@ class SlotMappings:
             mapping = self._mappings[place[0]] = map_ready(handle, place[3])
         return mapping
 
-    def fill(self, entry: Entry, sources: Sequence[Source]) -> list[Entry]:
+    def fill(
+        self, entry: Entry, sources: Sequence[Source], lengths: Sequence[int], starts: Sequence[int]
+    ) -> list[Entry]:
         """Copy the buffers of a result into a slot that was granted for it; return where they are.
+
+        Parameters
+        ----------
+        entry
+            The slot.
+        sources, lengths, starts
+            The buffers, how many bytes each has, and where it begins (see `offsets`).
 
         Raises
         ------
         OSError
             There is no memory for them.
         """
-        lengths = [length_of(source) for source in sources]
-        starts, _ = offsets(lengths)
         number, handle_there, flags, size, _, _ = entry
         if flags & FRESH:
             with opened(self._path(entry)) as handle:

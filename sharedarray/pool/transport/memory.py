@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,10 @@ def length_of(source: Source) -> int:
     return source.nbytes if isinstance(source, np.ndarray) else len(source)
 
 
-def offsets(lengths: Iterable[int]) -> tuple[list[int], int]:
+def offsets(lengths: Sequence[int]) -> tuple[list[int], int]:
     """Return where buffers of these lengths begin in a slot, and how long it has to be."""
+    if len(lengths) == 1:
+        return [0], max(lengths[0], 1)
     found: list[int] = []
     end = 0
     for length in lengths:

@@ -33,8 +33,6 @@ _IDLE_SHARE, _BUSY_SHARE = 8, 4
 # Seconds without work after which the memory is trimmed to IDLE_LIMIT, and after which all of it is freed.
 TRIM_AFTER = 0.4
 FREE_AFTER = 60.0
-# Where the only buffer of a slot begins.
-_AT_0 = [0]
 
 
 class PrivateCopy:
@@ -145,7 +143,7 @@ class Store:
         tuple or None
             None if there is no memory, or the pool has ended.
         """
-        starts, size = (_AT_0, lengths[0]) if len(lengths) == 1 else offsets(lengths)
+        starts, size = offsets(lengths)
         with self._lock:
             slot = self._take(size, within, True)
             if slot is None:

@@ -441,13 +441,14 @@ class Loop:
 
     def _place(self, sources: Sequence[Any]) -> tuple[list[Entry], list[Buffer]]:
         """Copy the buffers of an outcome into a slot, if there is one."""
-        size = offsets(map(length_of, sources))[1]
+        lengths = [length_of(source) for source in sources]
+        starts, size = offsets(lengths)
         room, self._granted = self._granted, None
         if room is None or room.size < size:
             room = self._ask(size)
         if room is not None:
             try:
-                return self._slots.fill(room, sources), []
+                return self._slots.fill(room, sources, lengths, starts), []
             except OSError:
                 pass  # no memory: through the pipe, then
         inline = [contiguous(source) for source in sources]

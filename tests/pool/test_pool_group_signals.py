@@ -48,7 +48,7 @@ def work(n):
     return n
 
 folder = sys.argv[1]
-came = []
+came, waiting = [], []
 {prepare}
 pool = sa.Pool(2, {method!r})
 futures = [pool.submit(work, n) for n in range(4)]
@@ -57,6 +57,8 @@ while not (Path(f"{{folder}}/begun-0").exists() and Path(f"{{folder}}/begun-1").
 before = sorted(pool._engine.pids())
 print(*before, flush=True)
 sys.stdin.readline()
+for thread in waiting:
+    thread.join({soon})
 print("handled", came, flush=True)
 Path(f"{{folder}}/go").touch()
 print([future.result({soon}) for future in futures], sorted(pool._engine.pids()) == before, flush=True)
@@ -71,7 +73,10 @@ loop.add_signal_handler(signal.{name}, lambda: None)
 SIGWAIT = """
 import threading
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.{name}])
-threading.Thread(target=lambda: came.append(int(signal.sigwait([signal.{name}]))), daemon=True).start()
+def wait():
+    came.append(int(signal.sigwait([signal.{name}])))
+waiting.append(threading.Thread(target=wait, daemon=True))
+waiting[0].start()
 """
 IGNORED = "signal.signal(signal.{name}, signal.SIG_IGN)"
 WAYS = {"handler": HANDLER, "asyncio": ASYNCIO, "sigwait": SIGWAIT, "ignored": IGNORED}

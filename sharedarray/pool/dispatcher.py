@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sharedarray.clock import time
 from sharedarray.pool import scheduler
 from sharedarray.pool.calls import Task
-from sharedarray.pool.states import HUNG_UP
+from sharedarray.pool.states import DEAD, HUNG_UP, KILLING
 from sharedarray.pool.transport.slot import Slot
 from sharedarray.pool.worker_handle import WorkerHandle
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
 
 __all__ = ["Dispatcher"]
+
+# In these states a worker reads nothing any more.
+_UNREADING: Final = frozenset((HUNG_UP, KILLING, DEAD))
 
 
 class Dispatcher:
@@ -148,8 +151,12 @@ class Dispatcher:
         self.watch_writing(worker)
 
     def watch_writing(self, worker: WorkerHandle) -> None:
-        """Poll a pipe for writability exactly as long as something waits for it."""
-        if worker.channel.unsent != worker.is_writing and worker.state != HUNG_UP:
+        """Poll a pipe for writability exactly as long as something waits for it.
+
+        The pipe of a worker that was killed counts as writable, and nothing can be written to it.
+        """
+        waits = worker.channel.unsent and worker.state not in _UNREADING
+        if waits != worker.is_writing:
             if worker.is_writing:
                 self.unwatch_writing(worker)
             else:
@@ -168,13 +175,11 @@ class Dispatcher:
         """Write what a worker could not take before."""
         with self._engine.lock:
             worker = self._writable.get(descriptor)
-            if worker is not None and worker.state != HUNG_UP:
+            if worker is not None:
                 try:
                     worker.channel.flush(safe=True)
                 except OSError:
                     worker.kill()
-                    self.unwatch_writing(worker)
-                    return
                 self.watch_writing(worker)
 
     def _even_out(self) -> None:

@@ -35,12 +35,15 @@ class Reader:
     ----------
     owner
         The identifier of the thread that reads; 0 if no thread does.
+    is_wanted
+        Set without the lock: the pool's thread is to end the lease at its next check, which is at once.
     """
 
     def __init__(self, outer: Poller, pipes: Poller) -> None:
         self._outer, self._pipes = outer, pipes
         self.state = WATCHED
         self.owner = 0
+        self.is_wanted = False
         self._checking = self._came = False
         self._check_at = 0.0
 
@@ -76,6 +79,9 @@ class Reader:
     def check(self) -> float | None:
         """End a lease that is not used; return the seconds until the next check, None for none."""
         now = time.monotonic()
+        if self.is_wanted:
+            self.is_wanted = False
+            self.watch()
         if self._checking and now >= self._check_at:
             if not self._came:
                 self._checking = False

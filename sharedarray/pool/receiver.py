@@ -244,7 +244,8 @@ class Receiver:
                     self.reader.watch()
                 finally:
                     self._engine.lock.release()
-            else:
+            else:  # a thread that holds the lock may wait for one that this thread has
+                self.reader.is_wanted = True
                 self._engine.wake()
 
     def catch_up(self) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pool_tasks
 import pytest
-from helpers import kill, wait_until
+from helpers import SIGNALS, kill, wait_until
 
 import sharedarray as sa
-from sharedarray.pool import processes
+from sharedarray.pool import processes, reader
 from sharedarray.pool.supervisor import Supervisor
 
 ENDS = 10.0  # seconds within which a pool must have ended
@@ -89,3 +89,59 @@ def test_a_worker_that_is_killed_before_it_has_a_process_ends(monkeypatch, tmp_p
     gate.opened.set()
     assert all(isinstance(future.exception(ENDS), sa.WorkerDied) for future in futures)
     assert ends(in_thread(pool.shutdown))
+
+
+def test_who_asks_for_an_answer_needs_no_patience_while_another_thread_has_the_lock(monkeypatch):
+    """The caller must not wait for the lock, so the pool's thread ends the lease for it."""
+    monkeypatch.setattr(reader, "LEASE", 1000.0)
+    with sa.Pool(1) as pool:
+        engine = pool._engine
+        wait_until(
+            lambda: pool.submit(pool_tasks.add, 1).result() and engine.receiver.reader.state == "leased",
+            "the role is leased",
+        )
+        future, called, held, free = pool.submit(pool_tasks.add, 1), *(threading.Event() for _ in range(3))
+
+        def hold() -> None:
+            with engine.lock:
+                held.set()
+                assert free.wait(ENDS)
+
+        holder = in_thread(hold)
+        assert held.wait(ENDS)
+        future.add_done_callback(lambda _: called.set())
+        free.set()
+        assert called.wait(ENDS)
+        assert ends(holder)
+
+
+@pytest.mark.skipif(not SIGNALS, reason="a process cannot be stopped here")
+def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
+    """Something waits to be written to it, and the thread that reads does not come to its exit."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    rounds: list[int] = []
+    with sa.Pool(2, retries=1) as pool:
+        future = pool.submit(pool_tasks.signal_and_wait_for, started, release)
+        assert pool_tasks.until(started.exists)
+        pool.submit(pool_tasks.add, 1).result()  # the other worker is there
+        engine = pool._engine
+        worker = next(each for each in engine.handles if each.load)
+        tend = engine.housekeeping.tend
+        monkeypatch.setattr(engine.housekeeping, "tend", lambda: rounds.append(1) or tend())
+
+        def hook() -> None:
+            kill(worker.pid)
+            wait_until(lambda: worker.state == "killing", "the pool's thread finds that it is dead")
+            rounds.clear()
+            threading.Event().wait(0.2)
+
+        with engine.lock:
+            worker.channel.queue([b"no frame", bytes(1 << 22)])
+            worker.channel.flush()
+            engine.dispatcher.watch_writing(worker)
+        monkeypatch.setattr(pool_tasks, "hooks", [hook])
+        pool.submit(pool_tasks.loaded, "list", 1).result()
+        found = len(rounds)
+        release.touch()
+        assert future.result(ENDS) == "released"
+    assert found < 20

@@ -232,6 +232,8 @@ class Replies:
                         if self._since == seen and monotonic_ns() - seen >= self._window:
                             self._flush()
             self._awake = False
+            if self._since:  # held back in the meantime, by a thread that took this one for awake
+                self._wake()
 
 
 def _end_copy(*_: Any) -> NoReturn:

@@ -7,10 +7,15 @@ import mmap
 import threading
 from typing import Any
 
+import pytest
+
 from sharedarray.pool.transport import page
 from sharedarray.pool.worker import replies
 from sharedarray.pool.worker.replies import Replies
 from sharedarray.reference import FORMAT
+
+# The second thread ends by SystemExit.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Written:

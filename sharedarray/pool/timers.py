@@ -13,6 +13,7 @@ from sharedarray.pool.states import DEAD, KILLING
 
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
+    from sharedarray.pool.worker_handle import WorkerHandle
 
 __all__ = ["Timers"]
 
@@ -62,7 +63,7 @@ class Timers:
                 if worker.state == KILLING or worker.state == DEAD:
                     continue  # its end is the next event, however long the kernel takes to free its memory
                 if worker.tasks:
-                    times += _due(worker.tasks[0], worker.since)
+                    times += _due(*worker.current)
                 if worker.until is not None:
                     times.append(worker.until)
         return max(SHORTEST, min(times) - now) if times else None
@@ -76,19 +77,31 @@ class Timers:
             for worker in engine.handles:
                 if worker.until is not None and worker.until <= now:
                     worker.kill()
-                if not worker.tasks or not _is_due(worker.tasks[0], worker.since, now):
-                    continue
-                if not worker.has_begun:
-                    worker.since = now  # the machine is busy: the call's time has not begun
-                    if not _is_due(worker.tasks[0], now, now):
-                        continue
-                engine.dispatcher.requeue(worker.revoke(worker.load))
-                if worker.load == 1:  # else it is at the next call, and the reply has not been read
-                    worker.kill(timed_out(worker.tasks[0]))
+                if worker.tasks and _is_due(*worker.current, now):
+                    self._check_call(worker, now)
             if self._next_deadline is not None and self._next_deadline <= now:
                 late = self._late(now)
         for task in late:
             engine.cancellation.fail([task], timed_out(task))
+
+    def _check_call(self, worker: WorkerHandle, now: float) -> None:
+        """Kill a worker whose call is due, unless it has not begun that, or is at a later one.
+
+        If it is at a later one, the replies to the others have not arrived; perhaps they will not, because it
+        is in native code that keeps the interpreter. That call began before this was noticed.
+        """
+        if not worker.has_begun:
+            worker.since = now  # the machine is busy: the call's time has not begun
+            if not _is_due(worker.tasks[0], now, now):
+                return
+        self._engine.dispatcher.requeue(worker.revoke(worker.load))
+        if not worker.tasks:
+            return
+        last, begun = worker.tasks[-1], worker.load
+        if begun == 1 or (worker.later is not None and worker.later[:2] == (last, begun)):
+            worker.kill(timed_out(last))
+        else:
+            worker.later = last, begun, now
 
     def _late(self, now: float) -> list[Task]:
         """Remove from the queue the tasks that are too late, and find out when to look again."""

@@ -74,6 +74,9 @@ class WorkerHandle:
         How many calls it was sent in its life, without those that were revoked.
     since
         When it began the first of its calls, as far as the pool can tell: seconds of the monotonic clock.
+    later
+        If it was at a later call when the first one was due, because replies have not arrived: the task of
+        that call, how many calls had begun, and when that was noticed. A reply ends it.
     turn
         When it was given calls last: a number that grows with each time, for any worker.
     until
@@ -120,6 +123,7 @@ class WorkerHandle:
         self.revoked = 0
         self.given = 0
         self.since = 0.0
+        self.later: tuple[Task, int, float] | None = None
         self.turn = 0
         self.until: float | None = None
         self.is_ready = False
@@ -158,6 +162,13 @@ class WorkerHandle:
     def first(self) -> Task:
         """The task that it is at."""
         return self.tasks[0]
+
+    @property
+    def current(self) -> tuple[Task, float]:
+        """The call that it is at, as far as the pool can tell, and when it began that at the latest."""
+        if self.later is not None:
+            return self.later[0], self.later[2]
+        return self.tasks[0], self.since
 
     @property
     def has_begun(self) -> bool:
@@ -229,6 +240,7 @@ class WorkerHandle:
     def replied(self, count: int) -> Task:
         """Note outcomes of the first task; return it. They arrive in the order of the calls."""
         task = self.tasks[0]
+        self.later = None
         self.answered += count
         self.load -= count
         task.done += count

@@ -214,6 +214,23 @@ def test_a_limit_is_for_each_item_of_a_map(two):
     assert two.submit(abs, -1).result() == 1
 
 
+def test_a_limit_ends_native_code_that_keeps_the_interpreter(tmp_path):
+    """It keeps the replies to the items before it from being sent as well."""
+    pipe = str(tmp_path / "pipe")
+    pool_tasks.prepare_to_block(pipe)
+    with sa.Pool(1) as pool:
+        list(pool.map(pool_tasks.block_at_once, range(2000)))
+        guard = threading.Timer(20, kill, pool._engine.pids())
+        guard.start()
+        results = pool.options(timeout=0.2).map(pool_tasks.block_at_once, [*range(20), pipe])
+        assert [next(results) for _ in range(20)] == list(range(20))
+        with pytest.raises(TimeoutError):
+            next(results)
+        guard.cancel()
+        guard.join()
+        assert pool.submit(abs, -1).result() == 1
+
+
 def test_running_tasks_are_cancelled_on_request(two, tmp_path):
     started = tmp_path / "started"
     future = two.submit(pool_tasks.signal_and_wait_for, started, tmp_path / "never")

@@ -88,6 +88,8 @@ class Incoming:
                 except Exception as raised:
                     outcomes[at] = _unloadable(raised, failed=False)
             elif kind is tuple:
+                if not outcome:
+                    raise DamagedReplyError
                 try:
                     outcomes[at] = self._unpickled(outcome[0], (), 0, failed=len(outcome) > 1)
                 except BaseException as interrupt:

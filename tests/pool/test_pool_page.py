@@ -87,6 +87,12 @@ def test_a_damaged_length_takes_no_memory(handle: int, code: bytes) -> None:
     assert page.read(handle, 0) == (0, b"")
 
 
+def test_an_outcome_that_is_cut_off_is_not_taken_for_ctrl_c(handle: int) -> None:
+    leave(handle, 0, 2, marshal.dumps(1, FORMAT) + marshal.dumps((), FORMAT))
+    with pytest.raises(DamagedReplyError):
+        loaded(*page.read(handle, 0))
+
+
 @pytest.mark.parametrize("rounds", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_noise_raises_nothing(handle: int, rounds: int) -> None:
     outcomes = packed()

@@ -77,12 +77,13 @@ class FunctionStats:
         Bytes of recycled memory that the last result needed; 0 for none.
     """
 
-    __slots__ = ("count", "result", "seconds")
+    __slots__ = ("_code", "count", "result", "seconds")
 
     # Weight of the newest duration.
     NEWEST = 0.2
 
-    def __init__(self) -> None:
+    def __init__(self, code: object = None) -> None:
+        self._code = code  # kept, so that no other function gets its identity
         self.seconds: float | None = None
         self.count = 0
         self.result = 0

@@ -93,7 +93,7 @@ class Intake:
             task = Task(future, shipped.label, shipped.stats)
         else:
             label = label or name_of(function)
-            task = Task(future, label, engine.statistics.function(label))
+            task = Task(future, label, engine.statistics.function(function, label))
         task.function = shipped
         task.pickled = pickled
         if pickled.blocks or pickled.buffers:
@@ -292,7 +292,7 @@ class Intake:
 
     def _made_of(self, pickled: Pickled, function: Callable[..., Any], label: str) -> Function:
         engine = self._engine
-        made = Function(label, pickled, function, engine.statistics.function(label))
+        made = Function(label, pickled, function, engine.statistics.function(function, label))
         weakref.finalize(made, _forget, weakref.ref(engine), made.number).atexit = False
         return made
 

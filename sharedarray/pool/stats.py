@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 from sharedarray.clock import time
 from sharedarray.pool.calls import FunctionStats, Task
@@ -111,20 +113,26 @@ class Statistics:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0
         self._totals = [0, 0, 0]
         self._plain = _Plain()
-        self._functions: OrderedDict[str, FunctionStats] = OrderedDict()
+        self._functions: OrderedDict[tuple[str, int], FunctionStats] = OrderedDict()
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
         self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
         self._spans_made = 0
         self._newest = 0  # of `_calls`
 
-    def function(self, label: str) -> FunctionStats:
-        """Return what is known about a function."""
-        found = self._functions.get(label)
+    def function(self, function: Callable[..., Any], label: str) -> FunctionStats:
+        """Return what is known about a function, which its label and its code tell apart from others.
+
+        Two lambdas have one label, and two decorated functions may have one code; a lambda that is made again
+        in a loop has both of the one before.
+        """
+        code = function.__code__ if type(function) is FunctionType else None
+        key = label, id(code)
+        found = self._functions.get(key)
         if found is None:
             if len(self._functions) >= _FUNCTIONS:
                 with contextlib.suppress(KeyError):  # another thread did so
                     self._functions.popitem(last=False)
-            found = self._functions[label] = FunctionStats()
+            found = self._functions[key] = FunctionStats(code)
         return found
 
     def observe(self, task: Task, frame: Frame, count: int, failed: int, now: float) -> None:

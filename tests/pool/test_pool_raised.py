@@ -284,7 +284,9 @@ def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path)
         assert pool.submit(abs, -1).result(SOON) == 1
 
         receiver = engine.receiver
-        engine.statistics.function("loaded_and_noted").took(1e-3)  # so a worker gets two at a time
+        engine.intake.function_of(pool_tasks.loaded_and_noted).stats.took(
+            1e-3
+        )  # so a worker gets two at a time
         with engine.lock:
             assert receiver.reader.take()  # so that the replies stay in the pipe
         results = engine.intake.map(pool_tasks.loaded_and_noted, calls)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from sharedarray.pool import scheduler
+from sharedarray.pool.stats import Statistics
 
 
 @dataclass
@@ -63,3 +64,22 @@ def test_a_slow_item_is_sent_ahead_in_turn_only(accepts):
 def test_a_worker_without_calls_gets_an_item_out_of_turn():
     free = Worker("free", load=0, turn=8)
     assert scheduler.place([free, Worker("other", load=2, turn=7)], Item(Durations(0.002))) == (free, 1)
+
+
+def test_functions_are_told_apart_by_label_and_code():
+    statistics = Statistics()
+
+    def made(number):
+        return lambda: number
+
+    def other():
+        return lambda: None
+
+    one = statistics.function(made(1), "made.<locals>.<lambda>")
+    assert statistics.function(made(2), "made.<locals>.<lambda>") is one  # made again in a loop
+    assert statistics.function(other(), "made.<locals>.<lambda>") is not one
+    assert statistics.function(made(1), "decorated") is not one
+    assert statistics.function(abs, "abs") is statistics.function(abs, "abs")
+    for number in range(2000):
+        statistics.function(abs, str(number))
+    assert len(statistics._functions) <= 512

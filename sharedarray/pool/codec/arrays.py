@@ -90,7 +90,7 @@ def buffer_for(
     if known is None:
         return OutOfBandBuffer(laid, laid.nbytes)
     of, found = known.get(id(array), _UNKNOWN)
-    # An array that is made while something is pickled may have gone, and another one have its number.
+    # An array that was made during pickling may be gone, and another array may have its id.
     if found is not None and of() is array:
         found.many = True
         return found

@@ -48,9 +48,9 @@ class Pickled:
     short
         Whether all of it is in the stream, and that fits into the pipe.
     sendable
-        Whether everything is where it can be sent from.
+        Whether it can be sent without copying anything before.
     entries
-        The table that tells the receiver where everything is that the stream does not tell of.
+        The table of the buffers whose places are not in the stream.
     inline
         What has to go through the pipe because there is no memory for it.
     slots
@@ -153,7 +153,7 @@ class Pickled:
         return True
 
     def _locate(self, found: tuple[Slot, Sequence[int]] | None, flags: int) -> None:
-        """Tell the receiver where the buffers are; those that found no slot go through the pipe."""
+        """Write down where the buffers are; those that found no slot go through the pipe."""
         slot, starts = (None, ()) if found is None else found
         places: list[Place] = []
         inline: list[Buffer] = []

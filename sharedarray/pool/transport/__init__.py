@@ -9,7 +9,7 @@ messages  the messages, byte for byte
 spin      polling for a short time before a thread sleeps
 channel   one end of two pipes; why it cannot deadlock
 memory    files without a name: how bytes get into one, and which process uses it
-slot      one slot, seen from the pool: how it is filled, and who uses it
+slot      one slot, seen from the pool: how it is filled, and whether it is in use
 slots     the pool's side: all the slots of a pool, made, found free, kept and freed
 page      the page of a worker's replies that are not sent yet
 mappings  a worker's side: the slots that it has mapped

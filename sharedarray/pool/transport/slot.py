@@ -1,4 +1,4 @@
-"""One slot, seen from the pool: how it is filled, who uses it, and what tells a worker where it is."""
+"""One slot, seen from the pool: how it is filled, whether it is in use, and where its buffers are."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Slot:
         return view.data
 
     def call_at_end(self, function: Callable[[], object]) -> None:
-        """Have a function called when the view in this process ends, if there is one."""
+        """Arrange that a function is called when the view in this process ends, if there is one."""
         view = self.view()
         if view is None:
             return
@@ -134,7 +134,7 @@ class Slot:
         self._at_end = weakref.ref(view, ended)
 
     def put_back(self) -> None:
-        """End its way; from now on views and the kernel say whether it is in use."""
+        """Note that no message needs it any more; views and locks may still keep it in use."""
         self.busy = False
         self.message = _nothing
 

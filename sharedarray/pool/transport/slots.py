@@ -211,7 +211,7 @@ class Store:
         return slot
 
     def put_back(self, slot: Slot) -> None:
-        """End a slot's way; from now on views and the kernel say whether it is in use."""
+        """Note that no message needs a slot any more; views and locks may still keep it in use."""
         slot.put_back()
 
     def discard(self, slot: Slot) -> None:

@@ -1,19 +1,17 @@
-"""A worker's attachments to the blocks that its tasks are given again and again.
+"""A worker's attachments to the shared blocks of its calls.
 
-To attach takes some 100 us, and each page of a fresh mapping a fault besides; so what a task was given stays
-mapped for the next one. It does not stay for longer than somebody could miss it:
+To attach a block takes some 100 us, and each page of a fresh mapping costs a fault. So the blocks of a call
+stay mapped for the next one, under these rules:
 
-- The block is not kept by that. While a task runs, the pool's process holds what it was given, so the worker
-  needs no lease of its own. Before the answer is sent, it takes leases for the arrays that something in it
-  still refers to, and has none for the others; whoever closes an array then, or has dropped it, finds its
-  name free.
-- The pool tells the worker (LEFT) when its own process gives a block up, and the worker unmaps it. The memory
-  of a block that the pool's process holds is there anyway, so an idle worker that has it mapped costs
-  nothing.
-- A worker that is at a task does not hear that. So a second thread lets go of all once a task has taken some
-  0.1 s; beside such a task, to attach again is nothing. (While native code keeps the interpreter to itself,
-  the thread has to wait for it.)
-- There are never more than some dozen.
+- An attachment does not keep its block. While a call runs, the pool's process holds the blocks of its
+  arguments, so the worker needs no lease. Before the worker replies, it takes leases for the arrays that it
+  still refers to, and for no others: if another process closes or drops an array then, its name is free.
+- The pool sends RELEASED when its own process releases a block, and the worker unmaps it. The memory of a
+  block that the pool's process holds exists anyway, so the mapping of an idle worker costs nothing.
+- A worker does not read messages during a call. So a second thread drops all attachments once a call has
+  taken 0.1 s; beside such a call, the time to attach again does not count. While native code holds the
+  interpreter's lock, this thread waits.
+- At most 64 blocks stay attached.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ from sharedarray.reference import Kept
 
 __all__ = ["Attachments"]
 
-# Blocks that are kept at most, and seconds between two looks at whether a task takes long.
+# Blocks that stay attached at most, and seconds after which a call is a long one.
 _MOST, _LONG = 64, 0.1
 
 
 class Attachments:
-    """What a worker has attached.
+    """The blocks that a worker has attached.
 
     Attributes
     ----------
     kept
-        A context in which references that arrive are kept.
+        The cache of attachments, and the context in which references are loaded through it.
     """
 
     def __init__(self) -> None:
@@ -48,33 +46,35 @@ class Attachments:
         self._work = threading.Semaphore(0)
 
     def begin(self) -> None:
-        """Hear that a task begins."""
+        """Note that a call begins."""
         self._begun += 1
         self._running = True
         if not self._awake and self.kept.attached:
             self._wake()
 
     def end(self) -> None:
-        """Hear that it is over."""
+        """Note that the call has ended."""
         self._running = False
 
     def settle(self) -> None:
-        """Hear that it is over, and hold no block that no array in this process is on."""
+        """Note that the call has ended, and hold only the blocks that arrays in this process are on."""
         self._running = False
         self.kept.settle()
 
-    def left(self, blocks: Iterable[tuple[int, int]]) -> None:
-        """Hear that the pool's process has given up blocks."""
+    def released(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Unmap blocks that the pool's process has released."""
         self.kept.forget(blocks)
 
     def _wake(self) -> None:
         self._awake = True
         if self._thread is None:
-            self._thread = threading.Thread(target=self._look, name="sharedarray-attachments", daemon=True)
+            self._thread = threading.Thread(
+                target=self._drop_in_long_calls, name="sharedarray-attachments", daemon=True
+            )
             self._thread.start()
         self._work.release()
 
-    def _look(self) -> None:
+    def _drop_in_long_calls(self) -> None:
         while True:
             self._work.acquire()
             while self._awake:
@@ -84,5 +84,5 @@ class Attachments:
                     if self._running:
                         self.kept.clear()
                     self._awake = False
-                    # A task that began in between has taken this thread for awake.
+                    # A call that began meanwhile did not wake this thread.
                     self._awake = seen != self._begun

@@ -202,7 +202,7 @@ class Loop:
         elif kind == Kind.RETIRED:
             self._slots.forget(loads(frame.stream))
         elif kind == Kind.RELEASED:
-            self._attachments.left(loads(frame.stream))
+            self._attachments.released(loads(frame.stream))
         elif kind == Kind.RELOAD:
             reloads.apply(*loads(frame.stream))
         elif kind == Kind.GRANT:

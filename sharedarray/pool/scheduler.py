@@ -72,6 +72,10 @@ class Item(Protocol):
         """Whether it has numbers and short text only."""
 
     @property
+    def is_copied(self) -> bool:
+        """Whether it can be sent without copying anything before."""
+
+    @property
     def stats(self) -> Durations:
         """What is known about its function."""
 
@@ -183,8 +187,9 @@ def is_dealt(task: Item, count: int) -> bool:
 
 def is_like(other: Item, task: Item) -> bool:
     """Return whether a task goes to the worker that has just got one, as part of the same decision."""
-    single = task.count == other.count == 1
-    return single and other.stats is task.stats and other.is_small and task.is_small and not task.stats.result
+    single = task.count == other.count == 1 and task.limit is other.limit is None
+    alike = single and other.stats is task.stats and other.is_small and task.is_small
+    return alike and other.is_copied and not task.stats.result
 
 
 def can_wait(workers: Sequence[Load], most: int, task: Item) -> bool:

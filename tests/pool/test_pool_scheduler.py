@@ -27,6 +27,7 @@ class Item:
     slot: int | None = None
     step: int = 1
     is_small: bool = False
+    is_copied: bool = True
 
 
 @dataclass
@@ -83,3 +84,14 @@ def test_functions_are_told_apart_by_label_and_code():
     for number in range(2000):
         statistics.function(abs, str(number))
     assert len(statistics._functions) <= 512
+
+
+def test_what_needs_a_worker_or_a_moment_of_its_own_is_not_given_with_others() -> None:
+    """Its function may have to be copied first, though another one of this name has not."""
+    stats = Durations(0.00001)
+    task = Item(stats, is_small=True)
+    assert scheduler.is_like(Item(stats, is_small=True), task)
+    assert not scheduler.is_like(Item(stats, is_small=True, is_copied=False), task)
+    assert not scheduler.is_like(Item(stats, is_small=True, limit=1.0), task)
+    assert not scheduler.is_like(Item(stats, is_small=True, count=2), task)
+    assert not scheduler.is_like(Item(Durations(0.00001), is_small=True), task)

@@ -260,8 +260,8 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
             Seconds from now until the last result must be there. Workers that still run calls then are killed
             and replaced.
         chunksize : int, default 1
-            Checked and ignored: calls are sent in batches that take some milliseconds, and taken back from a
-            worker that turns out to be slow.
+            Checked and ignored: calls are sent in batches of up to 0.1 s, and those that have not begun are
+            taken back from a worker that turns out to be slow.
         buffersize : int, optional
             Largest number of calls that are submitted, or done and not yet taken; None for all. The iterables
             are consumed as results are, so they may be endless; an exception of theirs comes behind the
@@ -281,6 +281,11 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
             From the iterator, when the timeout expires.
         MissingExtraError
             ``progress`` without tqdm (an `ImportError`).
+
+        Notes
+        -----
+        Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some 25 ms
+        after they are computed; the first result of each batch arrives at once.
         """
         calls = zip(*iterables)  # noqa: B905
         if buffersize is None:

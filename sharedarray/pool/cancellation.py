@@ -83,17 +83,18 @@ class Cancellation:
         engine = self._engine
         if engine.is_foreign:
             return
-        if engine.holds_lock() or not engine.lock.acquire(blocking=False):
-            # Perhaps in this very thread: an iterator of results may be collected as garbage at any moment.
-            self.abandoned.append((sink, running))
+        with deferred:
+            # An iterator of results may be collected at any moment, also in a thread that has the lock.
+            if engine.holds_lock() or not engine.lock.acquire(blocking=False):
+                self.abandoned.append((sink, running))
+                engine.wake()
+                return
+            try:
+                gone = self._forget(sink, running)
+            finally:
+                engine.lock.release()
+            self._drop_tasks(gone)
             engine.wake()
-            return
-        try:
-            gone = self._forget(sink, running)
-        finally:
-            engine.lock.release()
-        self._drop_tasks(gone)
-        engine.wake()
 
     def _forget(self, sink: Sink, running: bool) -> list[Task]:
         engine = self._engine
@@ -119,9 +120,11 @@ class Cancellation:
     def skip(self, task: Task) -> None:
         """Give up a task whose outcomes are not wanted any more."""
         engine = self._engine
-        engine.statistics.cancelled += task.remaining
+        with engine.lock:
+            engine.statistics.cancelled += task.remaining
         task.sink.skip(task.remaining)
         task.release(engine.dropped)
+        engine.wake_reader()  # it may wait for this
 
     def give_up(self, tasks: Sequence[Task]) -> None:
         """Cancel tasks that are not queued any more, or fail them if the pool is broken."""
@@ -130,7 +133,8 @@ class Cancellation:
             self.fail(tasks, engine.broken_error)
             return
         for task in tasks:
-            engine.statistics.cancelled += task.remaining
+            with engine.lock:
+                engine.statistics.cancelled += task.remaining
             task.sink.cancel_items(task.index, task.remaining, task.step)
             task.release()
 
@@ -138,8 +142,11 @@ class Cancellation:
         """Give an exception of its own to each item of these tasks."""
         engine = self._engine
         for task in tasks:
-            engine.statistics.failed += task.remaining
-            task.sink.begin()
+            if not task.sink.begin():
+                self.skip(task)
+                continue
+            with engine.lock:
+                engine.statistics.failed += task.remaining
             task.sink.put(task.index, [Raised(error()) for _ in range(task.remaining)], task.step)
             task.release()
         engine.wake_reader()

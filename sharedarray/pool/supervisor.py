@@ -271,8 +271,17 @@ class Supervisor:
             rest[0].handovers += 1
             if rest[0].handovers > HANDOVERS:
                 self._fail_or_retry(worker, rest.pop(0), None)
-        with self._engine.lock:
-            self._engine.dispatcher.requeue(rest)
+        self._queue_again(rest)
+
+    def _queue_again(self, tasks: list[Task]) -> None:
+        """Put tasks back into the queue, unless the pool has been aborted or has failed meanwhile."""
+        engine = self._engine
+        with engine.lock:
+            again = engine.takes_tasks
+            if again:
+                engine.dispatcher.requeue(tasks)
+        if not again:
+            engine.cancellation.give_up(tasks)
 
     def _fail_or_retry(self, worker: WorkerHandle, task: Task, code: int | None) -> None:
         """Decide about a call whose worker died."""
@@ -287,9 +296,9 @@ class Supervisor:
             make = worker.error
         elif task.retries > 0:
             task.retries -= 1
-            engine.statistics.retried += 1
             with engine.lock:
-                engine.dispatcher.queue.appendleft(task)
+                engine.statistics.retried += 1
+            self._queue_again([task])
             return
         else:
             make = lambda: outcomes.worker_died(worker, task.label, code)  # noqa: E731
@@ -297,9 +306,10 @@ class Supervisor:
         if worker.error is make:
             outcome = "timeout" if isinstance(error, TimeoutError) else "cancelled"
         task.began = task.began or int(worker.since * 1e9)
-        engine.statistics.failed += outcome != "cancelled"
-        engine.statistics.cancelled += outcome == "cancelled"
-        engine.statistics.finished(task, time.monotonic_ns(), worker.name, worker.pid, outcome)
+        with engine.lock:
+            engine.statistics.failed += outcome != "cancelled"
+            engine.statistics.cancelled += outcome == "cancelled"
+            engine.statistics.finished(task, time.monotonic_ns(), worker.name, worker.pid, outcome)
         if outcome == "cancelled":
             task.sink.cancel_items(task.index, task.remaining, task.step)
         else:

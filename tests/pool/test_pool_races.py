@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pool_tasks
 import pytest
-from helpers import SIGNALS, kill, wait_until
+from helpers import SIGNALS, kill, stopped, wait_until
 
 import sharedarray as sa
 from sharedarray.pool import processes, reader
+from sharedarray.pool.calls import FunctionStats, Task
+from sharedarray.pool.futures import PoolFuture
 from sharedarray.pool.supervisor import Supervisor
 
 ENDS = 10.0  # seconds within which a pool must have ended
@@ -145,3 +149,59 @@ def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
         release.touch()
         assert future.result(ENDS) == "released"
     assert found < 20
+
+
+@pytest.mark.skipif(not SIGNALS, reason="a process cannot be stopped here")
+@pytest.mark.parametrize("how", ["abort", "fail"])
+def test_calls_of_a_dead_worker_are_not_queued_in_a_pool_that_has_ended_meanwhile(monkeypatch, how):
+    """Nothing would run or cancel them, and the pool would never end."""
+    pool = sa.Pool(1)
+    pool.submit(pool_tasks.add, 1).result()
+    engine = pool._engine
+    gate = Gate(Supervisor._requeue)
+    monkeypatch.setattr(Supervisor, "_requeue", gate)
+
+    def ask() -> None:
+        with contextlib.suppress(CancelledError):
+            future.exception(ENDS)
+
+    with stopped(engine.pids()[0]):
+        future = pool.submit(pool_tasks.add, 1)  # it does not begin
+        caller = in_thread(ask)
+        wait_until(lambda: engine.receiver.reader.owner == caller.ident, "the caller reads")
+        kill(engine.pids()[0])
+    assert gate.is_reached.wait(ENDS)
+    if how == "abort":
+        engine.abort()
+        wait_until(lambda: not engine.cancels_queued, "what is queued is cancelled")
+    else:
+        engine.fail_for_good("it is broken", None)
+    gate.opened.set()
+    assert ends(in_thread(pool.shutdown))
+    assert ends(caller)
+    assert future.done()
+
+
+def test_two_threads_that_cancel_count_both():
+    second_counts = threading.Event()
+
+    class First(Task):
+        @property
+        def remaining(self) -> int:
+            second_counts.wait(0.2)
+            return 1
+
+    pool = sa.Pool(1)
+    engine = pool._engine
+    stats = FunctionStats()
+    first = in_thread(engine.cancellation.give_up, [First(PoolFuture(), "first", stats)])
+
+    def count() -> None:
+        engine.cancellation.give_up([Task(PoolFuture(), "second", stats)])
+        second_counts.set()
+
+    second = in_thread(count)
+    assert ends(first)
+    assert ends(second)
+    assert pool.stats().cancelled == 2
+    pool.shutdown()

@@ -15,7 +15,7 @@ from sharedarray.pool.codec.arrays import unpack_array
 from sharedarray.pool.codec.pickler import loads
 from sharedarray.pool.codec.result import load_result
 from sharedarray.pool.transport import pipes
-from sharedarray.pool.transport.messages import HOLDS, PLAIN, STREAM, Frame, Kind
+from sharedarray.pool.transport.messages import HOLDS, PLAIN, STREAM, Frame, Kind, Place
 from sharedarray.pool.transport.slots import Store
 from sharedarray.reference import FORMAT
 from sharedarray.segment import mapping_of
@@ -119,12 +119,11 @@ class Incoming:
             worker.pieces = pieces  # so that slots stay lent
             raise
 
-    @staticmethod
-    def _unpickled(stream: Any, buffers: Sequence[Any], flags: int, *, failed: bool) -> Any:
+    def _unpickled(self, stream: Any, buffers: Sequence[Any], flags: int, *, failed: bool) -> Any:
         before = interrupts.broken_off()
         try:
             if flags & PLAIN:
-                found = load_result(stream, buffers, PLAIN)
+                found = load_result(stream, buffers, PLAIN, self._borrow)
             else:
                 with interrupts.allowed:  # it may call methods that a user has written
                     found = load_result(stream, buffers)
@@ -134,6 +133,14 @@ class Incoming:
                 raise
             return _unloadable(raised, failed=failed)
 
+    def _borrow(self, place: Place) -> memoryview:
+        """Return the bytes at a place in a slot, which stay there."""
+        number, _, _, _, offset, length = place
+        slot = self._store.find(number)
+        assert slot is not None
+        slot.fresh = False
+        return self._store.borrow_slot(slot)[offset : offset + length]
+
     def _pieces(self, frame: Frame) -> tuple[Any, Sequence[Any]]:
         """Return the stream and the buffers of an outcome; what is in a slot stays there.
 
@@ -141,18 +148,9 @@ class Incoming:
         """
         stream: Any = frame.stream
         inline = iter(frame.inline)
-        lent: dict[int, memoryview] = {}
         buffers: list[Any] = []
         for entry in frame.entries:
-            if not entry.slot:
-                piece = next(inline)
-            else:
-                if entry.slot not in lent:
-                    slot = self._store.find(entry.slot)
-                    assert slot is not None
-                    slot.fresh = False
-                    lent[entry.slot] = self._store.borrow_slot(slot)
-                piece = lent[entry.slot][entry.offset : entry.offset + entry.length]
+            piece = self._borrow(entry) if entry.slot else next(inline)
             if entry.flags & STREAM:
                 stream = piece
             else:

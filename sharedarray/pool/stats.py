@@ -153,7 +153,7 @@ class Statistics:
         """
         self.done += count - failed
         self.failed += failed
-        if frame.entries:
+        if frame.entries or frame.task:
             self._measure(task, frame, task.stats)
             return
         task.stats.result = 0
@@ -203,8 +203,10 @@ class Statistics:
                 pickled += entry.length
             else:
                 copied += entry.length
-        last = frame.entries[-1]
-        stats.result = max(last.offset + last.length, OUT_OF_BAND)
+        size = copied = copied or frame.task
+        if frame.entries:
+            size = frame.entries[-1].offset + frame.entries[-1].length
+        stats.result = max(size, OUT_OF_BAND)
         made = self._calls.get(task.call)
         if made is None and task.pickled is not None and task.pickled.account is None:
             made = self._note(task.call, self._plain_one(task, len(task.pickled.stream)))

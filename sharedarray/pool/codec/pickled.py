@@ -182,6 +182,15 @@ class Pickled:
             self._stream = b""
         self.entries = [new_entry(Entry, place) for place in places]
 
+    def with_places(self, entries: Sequence[Entry]) -> Buffer | None:
+        """Return the stream of a result whose buffers are in a slot; None if a table has to tell of them."""
+        if self._content is None:
+            return None
+        for hole, entry in zip(self._holes, entries, strict=True):
+            hole[0] = tuple(entry)
+        stream: Buffer = marshal.dumps(self._content, FORMAT)
+        return stream
+
     def copy_now(self, store: Store, *, within: int) -> None:
         """Copy what found no slot into this process's own memory, unless that is more than ``within`` bytes.
 
@@ -196,7 +205,7 @@ class Pickled:
     def sources(self) -> list[Source]:
         """Return what does not go through the pipe if there is memory; a long stream comes last."""
         found: list[Source] = [buffer.source for buffer in self.buffers if buffer.source is not None]
-        return [*found, self.stream] if len(self.stream) >= OUT_OF_BAND else found
+        return [*found, self.stream] if self._content is None and len(self.stream) >= OUT_OF_BAND else found
 
     def pieces(self) -> list[Buffer]:
         """Return what was left out of the stream, as it goes through a pipe."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sharedarray.pool import functions
-from sharedarray.pool.codec.arrays import OutOfBandBuffer, pack_array, unpack_array
+from sharedarray.pool.codec.arrays import Borrow, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray.pool.codec.call import SCALARS
 from sharedarray.pool.codec.pickled import Pickled, marshalled
 from sharedarray.pool.codec.pickler import dumps, loads
@@ -30,13 +30,15 @@ def dump_result(value: Any) -> Pickled:
         if packed is not None:
             if not buffers:
                 return marshalled(packed)
-            return Pickled(marshal.dumps(packed), buffers, (), True, None, PLAIN)
+            return Pickled(None, buffers, (), True, None, PLAIN, packed, [packed])
     return dumps(value, purpose=functions.RESULT)
 
 
-def load_result(stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0) -> Any:
-    """Return what `dump_result` was given."""
+def load_result(
+    stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0, borrow: Borrow | None = None
+) -> Any:
+    """Return what `dump_result` was given; the place of an array in a slot is given to `borrow`."""
     if not flags & PLAIN:
         return loads(stream, buffers)
     found = marshal.loads(stream)
-    return unpack_array(iter(buffers), None, *found) if type(found) is list else found
+    return unpack_array(iter(buffers), borrow, *found) if type(found) is list else found

@@ -40,7 +40,8 @@ Each message is one frame, in the byte order of the machine, which both ends sha
 
 ``task`` of DEFINE, CALLS, TASK and FORGET is the number of the function, 0 for none. ``item`` of CALLS,
 REPLIES and DROPPED is the number of calls. ``began`` and ``ended`` of outcomes are the times of the first and
-the last one, in nanoseconds of the monotonic clock; ``began`` of NEED is the number of bytes.
+the last one, in nanoseconds of the monotonic clock; ``began`` of NEED is the number of bytes. ``task`` of a
+RESULT is the number of bytes of the arrays whose places are in the stream.
 
 The stream of a DEFINE, a TASK, a RESULT or an ERROR is a pickle (protocol 5), or in the format of `marshal`
 (the flag PLAIN). The streams of CALLS and REPLIES are values in that format, one behind the other: tuples of
@@ -48,7 +49,7 @@ arguments, and outcomes. An outcome is a number or a text; a list that stands fo
 NumPy's (see `codec`); or a tuple with a pickle, and a second element if that is an exception's.
 
 The table has an entry for each buffer that the stream left out, and for a slot that is lent for the result. A
-PLAIN stream of a TASK tells itself in which slots its arrays are, by the same numbers in a tuple (`Place`)::
+PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`) for each array in a slot::
 
      0          8        12      16     24       32
     +----------+--------+-------+------+--------+--------+

@@ -414,14 +414,18 @@ class Loop:
         except Exception as reason:  # no memory for a copy, or a dtype that cannot be copied as bytes
             return self._reply(began, _failed(_unsendable(value, reason)), last=last)
         self._hold(answer, value)
-        stream = answer.stream
-        if len(sources) > len(answer.buffers):
+        size, stream = 0, None if inline else answer.with_places(entries)
+        if stream is not None:
+            size, entries = entries[-1].offset + entries[-1].length, []
+        elif len(sources) > len(answer.buffers):
             stream = b""
             entries[-1] = entries[-1]._replace(flags=STREAM)
+        else:
+            stream = answer.stream
         if not inline:
             del value, answer, sources  # which may be views of the arguments
         self._lock_views()
-        self._replies.send_outcome(kind, flags, began, ended, stream, entries, inline)
+        self._replies.send_outcome(kind, flags, began, ended, stream, entries, inline, size)
         return monotonic_ns()
 
     def _lock_views(self) -> None:

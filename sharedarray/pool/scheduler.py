@@ -47,6 +47,8 @@ QUICK: Final = 150e-6
 # Seconds of an item from which workers get items ahead in turn only: the gap of some 60 us before a call that
 # was not sent ahead is little beside that.
 SLOW: Final = 0.0005
+# Seconds of an item from which it is sent by itself: the 20 us that this takes are little beside that.
+SINGLY: Final = 0.003
 
 
 class Durations(Protocol):
@@ -164,7 +166,23 @@ def place(
     if task.step > 1:
         return best, min(room, remaining)  # dealt already
     sharers = accepting if task.slot is None else 1
-    return best, max(1, min(room, -(-remaining // (2 * sharers))))
+    count = max(1, min(room, -(-remaining // (2 * sharers))))
+    if is_dealt(task, count) and not _has_hands(workers, task, most):
+        return best, 1
+    return best, count
+
+
+def _has_hands(workers: Sequence[Load], task: Item, most: int) -> bool:
+    """Return whether each worker takes its hand now if items are dealt.
+
+    Otherwise a hand would stay in the queue, and its items would begin long after later ones.
+    """
+    if (task.stats.seconds or 0.0) >= SINGLY:
+        return False
+    for worker in workers:
+        if not worker.is_ending and (not worker.accepts or 2 * worker.load > most):
+            return False
+    return True
 
 
 def _is_slow(task: Item) -> bool:

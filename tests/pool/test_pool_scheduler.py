@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from needs import few
 
-from sharedarray.pool import scheduler
+from sharedarray.pool import dispatcher, scheduler, worker_handle
+from sharedarray.pool.calls import FunctionStats, Task
+from sharedarray.pool.dispatcher import Dispatcher
 from sharedarray.pool.stats import Statistics
+from sharedarray.pool.worker_handle import WorkerHandle
 
 
 @dataclass
@@ -95,3 +103,531 @@ def test_what_needs_a_worker_or_a_moment_of_its_own_is_not_given_with_others() -
     assert not scheduler.is_like(Item(stats, is_small=True, limit=1.0), task)
     assert not scheduler.is_like(Item(stats, is_small=True, count=2), task)
     assert not scheduler.is_like(Item(Durations(0.00001), is_small=True), task)
+
+
+def workers(*loads, **more):
+    return [Worker(str(number), load, **more) for number, load in enumerate(loads)]
+
+
+def small(seconds=None, **more):
+    return Item(Durations(seconds), is_small=True, **more)
+
+
+# -- depth ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        small(independent=False),
+        small(independent=True),
+        Item(Durations(None)),
+        small(scheduler.SHORT * 1.01, independent=False),
+        Item(Durations(1.0), independent=False),
+        small(1e-6, independent=False, limit=1.0),
+        Item(Durations(1e-6, count=scheduler.TRUSTED - 1), independent=False, is_small=True),
+    ],
+)
+def test_one_at_a_time_if_little_is_known_or_calls_are_long_or_limited(item):
+    assert scheduler.depth(item) == 1
+
+
+def test_short_calls_are_batched_by_their_measured_duration():
+    for seconds in (1e-6, 1e-5, 1e-4, scheduler.SHORT):
+        most = scheduler.depth(small(seconds, independent=False))
+        assert most == min(scheduler.DEEPEST, int(scheduler.AHEAD / seconds))
+    assert scheduler.depth(small(0.0, independent=False)) == scheduler.DEEPEST
+
+
+def test_small_items_of_a_map_are_ahead_by_their_duration_whatever_that_is():
+    assert scheduler.depth(small(1e-3)) == int(scheduler.MAP_AHEAD / 1e-3)
+    assert scheduler.depth(small(10.0)) == 2
+    assert scheduler.depth(small(1e-9)) == scheduler.DEEPEST
+    assert scheduler.depth(small(1e-3, limit=5.0)) == int(scheduler.MAP_AHEAD / 1e-3)
+
+
+def test_large_arguments_or_results_wait_two_at_a_time():
+    assert scheduler.depth(Item(Durations(1e-6))) == scheduler.LARGE_DEEPEST == 2
+    assert scheduler.depth(Item(Durations(1e-6), independent=False)) == 2
+    assert scheduler.depth(Item(Durations(1e-6, result=1 << 20), independent=False, is_small=True)) == 2
+    assert scheduler.depth(Item(Durations(5.0))) == 2
+
+
+# -- place ----------------------------------------------------------------------------------------------
+
+
+def test_the_worker_with_the_fewest_calls_gets_the_next_ones():
+    three = workers(5, 2, 9)
+    assert scheduler.place(three, small(1e-5, independent=False, count=100))[0] is three[1]
+    three[1].accepts = False
+    assert scheduler.place(three, small(1e-5, independent=False, count=100))[0] is three[0]
+
+
+def test_no_worker_gets_anything_if_none_accepts():
+    assert scheduler.place([], Item()) == (None, 0)
+    assert scheduler.place(workers(0, 0, accepts=False), Item()) == (None, 0)
+
+
+def test_all_have_enough():
+    assert scheduler.place(workers(1, 1), Item(Durations(None))) == (None, 0)
+    assert scheduler.place(workers(2, 2), Item(Durations(5.0))) == (None, 0)
+
+
+def test_more_is_sent_when_half_is_done():
+    item = small(scheduler.AHEAD / 100, independent=False, count=1000)
+    most = scheduler.depth(item)
+    assert scheduler.place(workers(most // 2 + 1), item) == (None, 0)
+    worker, count = scheduler.place(workers(most // 2), item)
+    assert worker is not None
+    assert count == most - most // 2
+
+
+def test_a_worker_gets_at_most_half_of_its_share_of_what_is_left():
+    """So that all end at about the same time."""
+    item = small(1e-6, count=100)
+    assert scheduler.place(workers(0), item)[1] == 50
+    assert scheduler.place(workers(0, 0), item)[1] == 25
+    assert scheduler.place([*workers(0, 0), Worker("dead", accepts=False)], item)[1] == 25
+    assert scheduler.place(workers(0, 0), small(1e-6, count=100, done=99))[1] == 1
+    assert scheduler.place(workers(0, 0), small(1e-6, count=100, slot=1))[1] == 50
+    assert scheduler.place(workers(0, 0), small(1e-6, count=100, step=2))[1] == 100  # dealt already
+
+
+def test_a_worker_gets_no_more_calls_than_it_may_have_in_its_life():
+    worn = Worker("worn", given=7)
+    assert scheduler.place([worn], small(1e-6, count=100), 10) == (worn, 3)
+    assert scheduler.place([worn], Item(), 8) == (worn, 1)
+    worn.given = 10
+    assert scheduler.place([worn], Item(), 10) == (None, 0)
+    assert scheduler.place([worn], small(1e-6, count=100), 10) == (None, 0)
+
+
+def test_single_calls_are_placed_together_if_they_are_short():
+    one, two = workers(0, 0)
+    assert scheduler.place([one, two], small(1e-5, independent=False), None, 40) == (one, 10)
+    assert scheduler.place([one, two], small(1.0, independent=False), None, 40) == (one, 1)
+    assert scheduler.place([one, two], Item(Durations(1e-5), independent=False), None, 40)[1] == 1
+
+
+def test_items_that_may_wait_for_others_are_dealt_like_cards():
+    assert scheduler.is_dealt(small(1e-3), 5)
+    assert scheduler.is_dealt(small(None), 5)
+    assert not scheduler.is_dealt(small(1e-3), 1)
+    assert not scheduler.is_dealt(small(scheduler.WAITING), 5)
+    assert not scheduler.is_dealt(small(1e-3, slot=0), 5)
+    assert not scheduler.is_dealt(small(1e-3, step=3), 5)
+
+
+def test_items_are_dealt_only_if_each_worker_takes_its_hand_now():
+    """A hand that stays in the queue would begin long after later items, which may wait for it."""
+    item = small(1e-3, count=1000)
+    most = scheduler.depth(item)
+    assert scheduler.place(workers(0, most // 2), item)[1] == most
+    assert scheduler.place(workers(0, most // 2 + 1), item)[1] == 1
+    assert scheduler.place([Worker("one"), Worker("revoking", accepts=False)], item)[1] == 1
+    assert scheduler.place([Worker("one"), Worker("dead", accepts=False, is_ending=True)], item)[1] == most
+    assert scheduler.place(workers(0, 0), small(scheduler.SINGLY, count=1000))[1] == 1
+    # Items so short wait for no other process.
+    short = small(scheduler.WAITING, count=1000)
+    assert scheduler.place([Worker("one"), Worker("revoking", accepts=False)], short)[1] == 500
+
+
+# -- waiting and moving ---------------------------------------------------------------------------------
+
+
+def test_a_short_call_waits_for_the_next_reply_if_all_workers_are_busy():
+    quick, slow = small(scheduler.QUICK), small(scheduler.QUICK * 1.1)
+    assert scheduler.can_wait(workers(1, 3), 2, quick)
+    assert not scheduler.can_wait(workers(1, 3), 2, slow)
+    assert not scheduler.can_wait(workers(1, 3), 2, small(None))
+    assert not scheduler.can_wait(workers(1, 0), 2, quick)
+    assert not scheduler.can_wait(workers(1, 3), 3, quick)  # one more may be started
+    assert not scheduler.can_wait([*workers(1), Worker("starting", load=1, accepts=False)], 2, quick)
+
+
+def test_what_waits_behind_a_slow_call_moves_to_a_free_worker():
+    full = Worker("full", load=5, since=0.0, first=small(1e-6))
+    free = Worker("free")
+    late = scheduler.STUCK
+    assert scheduler.overloaded([full, free], late) == (full, 4, late)
+    assert scheduler.stuck([full, free], late) is full
+    # Before, it is not known that the call is slow: that is looked at again.
+    assert scheduler.overloaded([full, free], late / 2) == (full, 0, late)
+    assert scheduler.stuck([full, free], late / 2) is None
+
+
+def test_half_of_what_waits_moves_if_that_saves_more_than_it_costs():
+    full = Worker("full", load=5, since=10.0, first=small(scheduler.WORTH_MOVING))
+    assert scheduler.overloaded([full, Worker("free")], 10.0) == (full, 2, 10.0)
+    assert scheduler.stuck([full, Worker("free")], 10.0) is None
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [Worker("busy", load=1)],
+        [Worker("revoking", accepts=False)],
+        [Worker("dead", accepts=False, is_ending=True)],
+    ],
+)
+def test_nothing_moves_if_no_worker_is_free(others):
+    full = Worker("full", load=5, since=0.0, first=small(1.0))
+    assert scheduler.overloaded([full, *others], 10.0) == (None, 0, 10.0)
+
+
+def test_nothing_is_taken_from_a_worker_with_one_call_or_at_its_end():
+    assert scheduler.overloaded(workers(1, 0), 10.0)[0] is None
+    ending = Worker("ending", load=5, accepts=False, is_ending=True)
+    assert scheduler.overloaded([ending, Worker("free")], 10.0)[0] is None
+
+
+# -- all together ---------------------------------------------------------------------------------------
+
+durations = st.builds(
+    Durations,
+    seconds=st.one_of(st.none(), st.floats(0, 10)),
+    count=st.integers(0, 10),
+    result=st.sampled_from([0, 1 << 20]),
+)
+items = st.builds(
+    Item,
+    stats=durations,
+    count=st.integers(1, 10_000),
+    independent=st.booleans(),
+    limit=st.sampled_from([None, 1.0]),
+    slot=st.sampled_from([None, 0, 1]),
+    step=st.sampled_from([1, 2]),
+    is_small=st.booleans(),
+)
+some_workers = st.lists(
+    st.builds(
+        Worker,
+        name=st.just("any"),
+        load=st.integers(0, scheduler.DEEPEST),
+        turn=st.integers(0, 9),
+        accepts=st.booleans(),
+        is_ending=st.booleans(),
+        given=st.integers(0, 20),
+        since=st.floats(0, 10),
+        first=items,
+    ),
+    max_size=5,
+)
+
+
+@given(some_workers, items, st.sampled_from([None, 1, 15]), st.integers(1, 5000))
+def test_whatever_is_placed_may_be_placed(there, item, max_tasks, queued):
+    worker, count = scheduler.place(there, item, max_tasks, queued)
+    if worker is None:
+        assert count == 0
+        unused = [each for each in there if each.accepts and not each.load]
+        assert all(max_tasks is not None and each.given >= max_tasks for each in unused)
+        return
+    assert worker.accepts
+    assert all(worker.load <= other.load for other in there if other.accepts)
+    assert 1 <= count <= max(queued if item.count == 1 else item.count, 1)
+    assert worker.load + count <= scheduler.DEEPEST
+    if not item.is_small:
+        assert worker.load + count <= scheduler.LARGE_DEEPEST
+    if max_tasks is not None:
+        assert worker.given + count <= max_tasks
+
+
+@given(some_workers, st.floats(10, 20))
+def test_whatever_moves_waits_and_a_worker_is_free(there, now):
+    fullest, count, at = scheduler.overloaded(there, now)
+    if fullest is None:
+        return
+    assert 0 <= count < fullest.load
+    assert not fullest.is_ending
+    assert any(worker.accepts and not worker.load for worker in there)
+    assert count or now - 1e-9 <= at <= now + scheduler.STUCK
+
+
+# -- a pool without processes: the real queue, the real handles, and workers that are lists ----------------
+
+
+class Clock:
+    """What the dispatcher and the handles take for the time."""
+
+    def __init__(self):
+        self.now = 1.0
+
+    def monotonic(self):
+        return self.now
+
+    def monotonic_ns(self):
+        return int(self.now * 1e9)
+
+
+class Count:
+    """The credits of one worker."""
+
+    def __init__(self):
+        self.count = 0
+
+    def acquire(self, block=True):
+        if not self.count:
+            return False
+        self.count -= 1
+        return True
+
+    def release(self):
+        self.count += 1
+
+    def get_value(self):
+        return self.count
+
+
+class Pipe:
+    """Takes everything."""
+
+    unsent = False
+
+    def flush(self):
+        return True
+
+    def add(self, frame):
+        pass
+
+    queue = add
+
+
+class Simulated(WorkerHandle):
+    """The pool's view of a worker that is a list of items, the one that it is at, and what it has sent."""
+
+    def __init__(self, number):
+        super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, lambda lent: None, number)
+        self.todo, self.at, self.sent = [], None, []
+        self.advance("ready")
+
+    def give(self, task, lent=None, retired=()):
+        self.todo += [(task, task.index + number * task.step) for number in range(task.remaining)]
+        return super().give(task, lent, retired)
+
+    def begin(self):
+        """Begin the next item, or drop all if the pool has taken the rest back; return the item."""
+        if self._claim(False):
+            self.at = self.todo.pop(0)
+            return self.at[1]
+        self.sent.append(len(self.todo))
+        self.todo.clear()
+        return None
+
+    def finish(self):
+        self.sent.append(self.at)
+        self.at = None
+
+
+class Outcomes:
+    """A sink which counts how often each item was done."""
+
+    def __init__(self, count):
+        self.done = [0] * count
+
+    def wanted(self):
+        return True
+
+    begin = wanted
+
+
+class SimulatedPool:
+    """The real queue and the real handles, without processes, pipes, and time."""
+
+    def __init__(self, count):
+        self.clock = Clock()
+        self.workers = [Simulated(number) for number in range(count)]
+        copier = SimpleNamespace(tasks=(), look_ahead=lambda: None)
+        self.engine = SimpleNamespace(
+            handles=self.workers,
+            workers=count,
+            copier=copier,
+            supervisor=SimpleNamespace(max_tasks=None),
+            store=SimpleNamespace(gone=lambda known: ()),
+            statistics=SimpleNamespace(sends_plain=lambda *given: None),
+            timers=SimpleNamespace(look_at=None),
+            wake_manager=lambda: None,
+        )
+        self.dispatcher = Dispatcher(self.engine)
+        self.sinks = []
+
+    def enqueue(self, stats, count, *, single=False):
+        """Do as `Engine.enqueue`: calls one by one, or the items of one map."""
+        sink = Outcomes(count)
+        self.sinks.append(sink)
+        for first in range(count) if single else (0,):
+            task = Task(sink, "simulated", stats)
+            task.items = [()] * count
+            task.first, task.count = first, 1 if single else count
+            task.independent = not single
+            self.dispatcher.queue.append(task)
+            if not scheduler.can_wait(self.workers, len(self.workers), task):
+                self.dispatcher.dispatch()
+
+    def read(self, worker):
+        """Read one message of a worker."""
+        message = worker.sent.pop(0)
+        if type(message) is int:
+            worker.dropped(message)
+        else:
+            index = message[1]
+            mine = worker.first
+            assert mine.index == index, "outcomes arrive in the order of the calls"
+            worker.replied(1)
+            mine.sink.done[index] += 1
+            mine.stats.took(0.0 if mine.stats.seconds is None else mine.stats.seconds)
+            worker.since = self.clock.now
+            worker.advance("reply" if worker.load else "last reply")
+        self.dispatcher.dispatch()
+
+    def later(self):
+        """As the timers do: look for workers that are stuck behind a slow call."""
+        self.clock.now += 2 * scheduler.STUCK
+        self.engine.timers.look_at = None
+        self.dispatcher.dispatch()
+
+    def run_to_the_end(self):
+        while any(self.undone()):
+            before = self.state()
+            for worker in self.workers:
+                if worker.at is not None:
+                    worker.finish()
+                while worker.sent:
+                    self.read(worker)
+                if worker.todo:
+                    worker.begin()
+            self.later()
+            assert self.state() != before, "nothing goes on"
+        assert all(count == 1 for sink in self.sinks for count in sink.done)
+        assert not any(worker.load for worker in self.workers)
+
+    def undone(self):
+        return [count == 0 for sink in self.sinks for count in sink.done]
+
+    def state(self):
+        return [(list(worker.todo), worker.at, list(worker.sent), worker.state) for worker in self.workers]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Calls and maps of any length, and workers that begin, end and are read in any order."""
+
+    @initialize(count=st.integers(1, 4))
+    def start(self, count):
+        self.patch = pytest.MonkeyPatch()
+        self.pool = SimulatedPool(count)
+        for module in (dispatcher, worker_handle):
+            self.patch.setattr(module, "time", self.pool.clock)
+        self.stats = [FunctionStats() for _ in range(6)]
+        for stats, seconds in zip(self.stats[1:], (1e-6, 6e-5, 1e-4, 1e-3, 1.0), strict=True):
+            for _ in range(scheduler.TRUSTED):
+                stats.took(seconds)
+
+    which = st.integers(0, 5)
+
+    @rule(which=which, count=st.one_of(st.integers(1, 9), st.integers(1, 300)))
+    def map(self, which, count):
+        self.pool.enqueue(self.stats[which], count)
+
+    @rule(which=which, count=st.integers(1, 9))
+    def submit(self, which, count):
+        self.pool.enqueue(self.stats[which], count, single=True)
+
+    @rule(which=which, steps=st.integers(1, 5))
+    def begin_and_finish(self, which, steps):
+        worker = self.pool.workers[which % len(self.pool.workers)]
+        for _ in range(steps):
+            if worker.at is not None:
+                worker.finish()
+            if worker.todo:
+                worker.begin()
+
+    @rule(which=which, steps=st.integers(1, 5))
+    def read(self, which, steps):
+        worker = self.pool.workers[which % len(self.pool.workers)]
+        for _ in range(min(steps, len(worker.sent))):
+            self.pool.read(worker)
+
+    @rule()
+    def later(self):
+        self.pool.later()
+
+    @invariant()
+    def every_item_is_in_one_place(self):
+        pool = self.pool
+        queued = sum(task.remaining for task in pool.dispatcher.queue)
+        loads = sum(worker.load for worker in pool.workers)
+        assert queued + loads == sum(pool.undone())
+        for worker in pool.workers:
+            assert worker.load == sum(task.remaining for task in worker.tasks)
+            assert worker.load <= scheduler.DEEPEST
+            begun = worker.load - worker._credits()
+            assert begun == (worker.at is not None) + sum(type(each) is not int for each in worker.sent)
+
+    @invariant()
+    def no_worker_is_free_while_calls_wait(self):
+        free = [worker for worker in self.pool.workers if worker.accepts and not worker.load]
+        assert not (free and self.pool.dispatcher.queue)
+
+    def teardown(self):
+        if hasattr(self, "pool"):
+            try:
+                self.pool.run_to_the_end()
+            finally:
+                self.patch.undo()
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_every_item_is_done_once_in_any_order_of_events(examples):
+    run_state_machine_as_test(
+        AnyOrder,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("count", few([3, 2, 4]))
+@pytest.mark.parametrize("seconds", [None, 1e-4, 1e-3, 3e-3, 0.02, 0.05])
+def test_items_that_wait_for_each_other_meet(count, seconds):
+    """Two neighbours wait for each other, in whatever order workers go on and are read."""
+    for seed in range(30):
+        chance = random.Random(seed)
+        meet(chance, count, seconds, pairs=chance.randint(1, 40))
+
+
+def meet(chance, count, seconds, pairs):
+    pool = SimulatedPool(count)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (dispatcher, worker_handle):
+            patch.setattr(module, "time", pool.clock)
+        stats = FunctionStats()
+        for _ in range(scheduler.TRUSTED if seconds is not None else 0):
+            stats.took(seconds)
+        begun = set()
+        pool.enqueue(stats, 2 * pairs)
+
+        def steps():
+            for worker in pool.workers:
+                if worker.at is not None and worker.at[1] ^ 1 in begun:
+                    yield worker.finish
+                if worker.at is None and worker.todo:
+                    yield lambda worker=worker: begun.add(worker.begin())
+                if worker.sent:
+                    yield lambda worker=worker: pool.read(worker)
+
+        steady = chance.random() < 0.3  # then the first worker does all that it can, and so on
+        while any(pool.undone()):
+            possible = list(steps())
+            if not possible:
+                pool.later()
+                possible = list(steps())
+                at = [worker.at and worker.at[1] for worker in pool.workers]
+                assert possible, f"they wait for ever at {at}"
+            step = possible[0] if steady and chance.random() < 0.9 else chance.choice(possible)
+            step()
+        assert pool.sinks[0].done == [1] * 2 * pairs

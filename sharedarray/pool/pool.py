@@ -284,8 +284,8 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
 
         Notes
         -----
-        Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some 25 ms
-        after they are computed; the first result of each batch arrives at once.
+        Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
+        25 ms after they are computed; the first result of each batch arrives at once.
         """
         calls = zip(*iterables)  # noqa: B905
         if buffersize is None:

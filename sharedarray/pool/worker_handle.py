@@ -289,14 +289,13 @@ class WorkerHandle:
             last = self.tasks[-1]
             if last.remaining <= count:
                 self.tasks.pop()
+                self.clear_room(last.number)
                 count -= last.remaining
                 found.append(last.unanswered())
             else:
                 found.append(last.split(last.count - count))
                 count = 0
         found.reverse()
-        for task in found:
-            self.clear_room(task.number)
         return found
 
     def unfinished(self) -> tuple[Task | None, list[Task]]:

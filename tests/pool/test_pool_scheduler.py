@@ -393,6 +393,9 @@ class Pipe:
 
     queue = add
 
+    def send(self, kind, *, entries=()):
+        return True
+
 
 class Simulated(WorkerHandle):
     """The pool's view of a worker that is a list of items, the one that it is at, and what it has sent."""
@@ -631,3 +634,25 @@ def meet(chance, count, seconds, pairs):
             step = possible[0] if steady and chance.random() < 0.9 else chance.choice(possible)
             step()
         assert pool.sinks[0].done == [1] * 2 * pairs
+
+
+@pytest.mark.parametrize("revoked", ["all that are left", "some"])
+def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoked):
+    """Though the last item of the task that was answered is not the last one that it had."""
+    back = []
+    worker = Simulated(0)
+    worker._put_back = back.append
+    task = Task(Outcomes(3), "simulated", FunctionStats())
+    task.items, task.count = [()] * 3, 3
+    worker.give(task)
+    worker.begin()
+    slot = SimpleNamespace(number=7, entry=lambda flags: None)
+    worker.grant(slot)
+    worker.replied(1)
+    if revoked == "some":
+        worker.begin()
+    assert [part.remaining for part in worker.revoke(3)] == [1 if revoked == "some" else 2]
+    if revoked == "some":
+        assert back == []
+        worker.replied(1)
+    assert back == [slot]

@@ -55,8 +55,9 @@ _SETTLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"))
 _NOTIFIED = frozenset(("CANCELLED_AND_NOTIFIED", "FINISHED"))
 
 
-# Held while a future without a condition changes its state or gets a condition.
-_making = threading.Lock()
+# Held while a future without a condition changes its state or gets a condition. A signal handler or a
+# finalizer may interrupt that and use a pool: so a thread can take it twice, and nothing is called within it.
+_making = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
 
@@ -84,12 +85,14 @@ class PoolFuture(Future[Any]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         own = self._own
         if own is None:
+            waiters: list[Any] = []
+            callbacks: list[Any] = []
+            made = threading.Condition()
             with _making:
                 own = self._own
                 if own is None:
-                    self._waiters: list[Any] = []
-                    self._done_callbacks: list[Any] = []
-                    own = self._own = threading.Condition()
+                    self._waiters, self._done_callbacks = waiters, callbacks
+                    own = self._own = made
             self._attend()
         return own
 

@@ -205,3 +205,23 @@ def test_two_threads_that_cancel_count_both():
     assert ends(second)
     assert pool.stats().cancelled == 2
     pool.shutdown()
+
+
+def test_what_interrupts_the_making_of_a_condition_may_use_the_pool(monkeypatch):
+    """As a signal handler or a finalizer may do, which interrupts the thread that adds a callback."""
+    with sa.Pool(1) as pool:
+        future, called, found = pool.submit(pool_tasks.add, 1), threading.Event(), []
+        condition = threading.Condition
+
+        def interrupted(*args: Any) -> threading.Condition:
+            monkeypatch.setattr(threading, "Condition", condition)
+            found.append(pool.submit(pool_tasks.add, 2).result(ENDS))
+            return condition(*args)
+
+        def ask() -> None:
+            monkeypatch.setattr(threading, "Condition", interrupted)
+            future.add_done_callback(lambda _: called.set())
+
+        assert ends(in_thread(ask))
+        assert found == [3]
+        assert called.wait(ENDS)

@@ -14,8 +14,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from sharedarray.clock import time
 from sharedarray.pool.calls import Task
-from sharedarray.pool.outcomes import unsendable
+from sharedarray.pool.outcomes import timed_out, unsendable
 from sharedarray.pool.transport.slot import Slot
 from sharedarray.pool.worker_handle import WorkerHandle
 from sharedarray.thresholds import COPIED_AHEAD
@@ -107,14 +108,15 @@ class Copier:
                 lent = engine.store.take(expected)
         except BaseException as error:
             raised = error
-        unwanted = False
+        unwanted = late = False
         with engine.lock:
             worker.reserve(False)
             self.tasks.discard(task)
             accepts, first = worker.accepts, None
             if raised is None:
                 unwanted = task.cancelled or not engine.takes_tasks
-                if not unwanted:
+                late = task.deadline is not None and task.deadline <= time.monotonic()
+                if not (unwanted or late):
                     if accepts:
                         engine.dispatcher.give(worker, task, lent)
                         first, lent = worker, None
@@ -129,6 +131,8 @@ class Copier:
             engine.cancellation.fail([task], partial(unsendable, task.label, raised))
         elif unwanted:
             engine.cancellation.give_up([task])
+        elif late:
+            engine.cancellation.fail([task], timed_out(task))
 
     def _copy_ahead(self, task: Task) -> None:
         """Copy the arguments of a task that comes soon, while the workers run others."""

@@ -213,6 +213,20 @@ def test_what_a_worker_was_given_ahead_expires_on_time(tmp_path):
         assert pool.submit(pool_tasks.add, 1).result(LIMIT) == 2
 
 
+def test_what_expires_while_its_arguments_are_copied_ends_no_worker(copying):
+    with sa.Pool(1) as pool:
+        ready(pool, 1)
+        before = pool._engine.pids()
+        caller = Caller(lambda: list(pool.map(firsts, large(1, 2, 3), timeout=0.05)))
+        assert copying.begun.wait(LIMIT)
+        wait_until(lambda: pool.stats().failed == 2, "those in the queue are too late")
+        copying.go_on.set()
+        assert isinstance(caller.get(), TimeoutError)
+        wait_until(lambda: pool.stats().failed == 3, "and so is the one whose arguments were copied")
+        assert pool.submit(pool_tasks.add, 1).result(LIMIT) == 2
+        assert pool._engine.pids() == before
+
+
 # -- what is dropped, and what is remembered ------------------------------------------------------------
 
 

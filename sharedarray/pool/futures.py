@@ -145,7 +145,7 @@ class PoolFuture(Future[Any]):
             Whether it is cancelled.
         """
         engine, task = self._engine, self._task
-        if not super().cancel():
+        if not self._cancel():
             if self._state != "RUNNING" or engine is None or task is None:
                 return False
             if engine.withdraw(task, running=running) and engine.may_wait():
@@ -154,6 +154,23 @@ class PoolFuture(Future[Any]):
         if engine is not None:
             engine.wake_reader()
         return self.cancelled()
+
+    def _cancel(self) -> bool:
+        """Cancel the call if it has not begun, and tell all that wait for it; return whether it is cancelled.
+
+        The state changes without the condition: `begin` must not wait for that.
+        """
+        with interrupts.deferred:
+            with _making:
+                pending = self._state == "PENDING"
+                if pending:
+                    self._state = "CANCELLED"
+            if pending:
+                with self._condition:
+                    self._condition.notify_all()
+                self._begins()
+                self._invoke_callbacks()
+        return self._state in _CANCELLED
 
     def done(self) -> bool:
         """Return whether the call is over or cancelled."""
@@ -176,13 +193,15 @@ class PoolFuture(Future[Any]):
         self._task, self._call = task, task.call
 
     def begin(self) -> bool:
-        """Note that the call is handed out; return False if it was cancelled."""
-        if self._own is None:
-            with _making:
-                if self._own is None:
-                    self._state = "RUNNING"
-                    return True
-        return self._state == "RUNNING" or self._begins()
+        """Note that the call is handed out; return False if it was cancelled.
+
+        The engine's lock is held, which a thread may wait for that has the condition: by a signal handler, or
+        a finalizer, which interrupts it.
+        """
+        with _making:
+            if self._state == "PENDING":
+                self._state = "RUNNING"
+        return self._state == "RUNNING"
 
     def _begins(self) -> bool:
         """Change to running; return False if it is cancelled or over. Its waiters learn of that once."""
@@ -245,11 +264,10 @@ class PoolFuture(Future[Any]):
         """Become cancelled, though the call was handed out."""
         self._task = None
         self._settling = True
-        with self._condition:
+        with _making:
             if self._state == "RUNNING":
                 self._state = "PENDING"
-        if super().cancel():
-            self._begins()
+        self._cancel()
 
     def skip(self, count: int) -> None:
         """Do nothing: it is cancelled already."""

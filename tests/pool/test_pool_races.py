@@ -225,3 +225,21 @@ def test_what_interrupts_the_making_of_a_condition_may_use_the_pool(monkeypatch)
         assert ends(in_thread(ask))
         assert found == [3]
         assert called.wait(ENDS)
+
+
+def test_a_call_begins_though_another_thread_has_the_condition_of_its_future():
+    """That thread may be interrupted there by a signal handler that waits for the engine's lock."""
+    future = PoolFuture()
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with future._condition:
+            held.set()
+            assert free.wait(ENDS)
+
+    holder = in_thread(hold)
+    assert held.wait(ENDS)
+    assert ends(in_thread(future.begin))
+    assert future._state == "RUNNING"
+    free.set()
+    assert ends(holder)

@@ -154,6 +154,8 @@ class Task:
         What must live until the outcome has arrived.
     independent
         Whether no item waits for another one, so that a worker may get items ahead of their turn.
+    is_small
+        Whether it has numbers and short text only, so that many share a message.
     lazy
         Whether the outcomes are not awaited one by one.
     slot
@@ -178,6 +180,7 @@ class Task:
     kept: object = None
     independent = False
     lazy = False
+    is_small = False
     slot: int | None = None
     retries = 0
     handovers = 0
@@ -213,11 +216,6 @@ class Task:
         """The arguments of the items that are not answered, of a task with ``items``."""
         assert self.items is not None
         return self.items[self.index : self.first + self.count * self.step : self.step]
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it has numbers and short text only, so that many share a message."""
-        return self.items is not None or type(self.pickled) is Arguments
 
     @property
     def is_copied(self) -> bool:
@@ -282,4 +280,7 @@ class Task:
 class Arguments(Short):
     """The arguments of one call, numbers and short text only, as a tuple in the format of `marshal`."""
 
-    __slots__ = ()
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: bytes) -> None:
+        self.stream = stream  # type: ignore[misc]

@@ -53,12 +53,9 @@ class Dispatcher:
                 self.requeue(stuck.revoke(stuck.load))
         while queue:
             task = queue[0]
-            if not task.sink.wanted():
-                queue.popleft()
-                task.sink.begin()  # this tells the waiters of a cancelled future
-                self._engine.cancellation.skip(task)
-                continue
-            if copier.tasks and not task.is_copied:
+            pickled, function = task.pickled, task.function
+            ready = (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
+            if copier.tasks and not ready and task.sink.wanted():
                 # One thread copies, one task after the other: others may overtake what waits for that.
                 at = copier.next_ready()
                 if not at or scheduler.place(handles, queue[at], max_tasks)[0] is None:
@@ -67,11 +64,16 @@ class Dispatcher:
                 del queue[at + 1]
                 continue
             worker, count = scheduler.place(handles, task, max_tasks, len(queue))
+            if not task.sink.wanted():
+                queue.popleft()
+                task.sink.begin()  # this tells the waiters of a cancelled future
+                engine.cancellation.skip(task)
+                continue
             if worker is None:
                 break
             if task.slot is not None and task.slot != worker.slot:
                 task = self._part_for(worker, task, count)
-            elif task.remaining > count:
+            elif task.count - task.done > count:
                 if scheduler.is_dealt(task, count):
                     queue.popleft()
                     dealt = task.deal(count, len(handles))
@@ -82,9 +84,9 @@ class Dispatcher:
             else:
                 queue.popleft()
             expected = 0 if task.items is not None else task.stats.result
-            ready, lent = task.is_copied, None
+            lent = None
             if ready and expected:
-                lent = self._engine.store.take(expected, make=False)
+                lent = engine.store.take(expected, make=False)
                 ready = lent is not None
             if ready:
                 self.give(worker, task, lent)

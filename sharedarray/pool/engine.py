@@ -56,7 +56,6 @@ from sharedarray.pool.states import (
     DRAINING,
     POOL,
     RUNNING,
-    advance,
 )
 from sharedarray.pool.stats import Statistics
 from sharedarray.pool.supervisor import Supervisor
@@ -143,6 +142,7 @@ class Engine:
         self.timers = Timers(self)
         self.inbox = Inbox(self)
         self.receiver = Receiver(self)
+        self.read_until = self.receiver.read_until
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
         self.is_copied = False  # this is a fork of the pool's process
@@ -185,22 +185,17 @@ class Engine:
         return self._owner != os.getpid()
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether workers may send something."""
-        return any(worker.load or not worker.accepts for worker in self.handles)
-
-    @property
     def wants_manager(self) -> bool:
         """Whether the pool's thread has something to do when a caller has read."""
         return (
-            self.is_shut
+            self.state != RUNNING
             or (self.timers.trim_at is None and self.store.dirty)
             or (bool(self.dispatcher.queue) and self.supervisor.may_start())
         )
 
     def advance_pool(self, event: str) -> None:
         """Change the state."""
-        self.state = advance(POOL, event, self.state)
+        self.state = POOL[event][self.state]
 
     def broken_error(self) -> errors.WorkerDied:
         """Return the outcome of every call of a pool that has failed for good."""
@@ -220,9 +215,8 @@ class Engine:
 
     def check_open(self) -> None:
         """Raise an exception if no tasks are accepted."""
-        if self.state == RUNNING and not self.is_forsaken and not lifecycle.is_exiting():
-            if self.is_foreign:
-                self.check_owner()
+        usual = self.state == RUNNING and self._owner == os.getpid()
+        if usual and not (self.is_forsaken or lifecycle.is_exiting()):
             return
         self.check_owner()
         if self._broken is not None:
@@ -255,7 +249,7 @@ class Engine:
                 for task in tasks:
                     task.release()
                 raise
-            if not self.manager.is_started:
+            if not self.receiver.is_started:
                 self._start()
             self.dispatcher.queue.extend(tasks)
             deadline = tasks[0].deadline
@@ -268,7 +262,10 @@ class Engine:
                 self.statistics.called(task.call, task.label, call)
                 if call.blocks:
                     self.intake.follow(call)
-            if self.dispatcher.queue or sum([worker.load for worker in self.handles]) > 1:
+            load = len(self.dispatcher.queue)
+            for worker in self.handles:
+                load += worker.load
+            if load > 1:  # more than the one call that this thread is about to wait for
                 self.receiver.reader.watch()
             starts = len(self.handles) < self.workers and self.supervisor.may_start()
         if self.copier.is_needed or self.dropped:
@@ -316,10 +313,6 @@ class Engine:
             self.dispatcher.watch_writing(worker)
 
     # For futures and results
-
-    def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        """Read replies until ``done()``, or time is up, unless another thread reads."""
-        self.receiver.read_until(done, deadline)
 
     def attend(self) -> None:
         """Ensure that replies are read though no thread waits for them by `read_until`."""

@@ -79,7 +79,7 @@ class Inbox:
         engine, incoming = self._engine, self._incoming
         settled: Settled = []
         try:
-            self._handle(worker, frames, settled)
+            self._load_and_record(worker, frames, settled)
         except BaseException:
             # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
             with engine.lock:
@@ -90,7 +90,8 @@ class Inbox:
             raise
         del frames
         interrupt, incoming.interrupt = incoming.interrupt, None
-        engine.dropped.clear()
+        if engine.dropped:
+            engine.dropped.clear()
         try:
             settle(settled)
         finally:
@@ -100,36 +101,34 @@ class Inbox:
             if engine.copier.is_needed:
                 engine.copier.run()
 
-    def _handle(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
-        engine, incoming = self._engine, self._incoming
+    def _load_and_record(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
+        engine = self._engine
         replies: list[tuple[Frame, list[Any]]] = []
         messages: list[Frame] = []
         if worker.unread:
             frames, worker.unread = [*worker.unread, *frames], []
         for index, frame in enumerate(frames):
-            if frame.kind in OUTCOMES:
-                try:
-                    outcomes, rest = incoming.load(worker, frame)
-                except DamagedReplyError:
-                    with engine.lock:
-                        worker.kill()
-                    continue
-                replies.append((frame, outcomes))
-                if rest is not None:
-                    worker.unread = [rest, *frames[index + 1 :]]
-                    self.unread.add(worker)
-                    break
-            else:
+            if frame.kind not in OUTCOMES:
                 messages.append(frame)
+                continue
+            try:
+                outcomes, rest = self._incoming.load(worker, frame)
+            except DamagedReplyError:
+                with engine.lock:
+                    worker.kill()
+                continue
+            replies.append((frame, outcomes))
+            if rest is not None:
+                worker.unread = [rest, *frames[index + 1 :]]
+                self.unread.add(worker)
+                break
         if replies:
             with engine.lock:
                 for frame, outcomes in replies:
                     self._record(worker, frame, outcomes, settled)
                 engine.after_replies(worker)
-        for (
-            frame
-        ) in messages:  # after the replies, for a worker sends nothing behind these until it is answered
-            self._on_message(worker, frame)
+        for message in messages:  # a worker sends no replies behind these
+            self._on_message(worker, message)
 
     def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
         """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
@@ -142,9 +141,11 @@ class Inbox:
         stats = None
         while at < total and tasks:
             task = tasks[0]
-            count = min(total - at, task.count - task.done)
+            count = task.count - task.done
+            if count > total - at:
+                count = total - at
             run = outcomes if count == total else outcomes[at : at + count]
-            index = task.index
+            index = task.first + task.done * task.step
             worker.replied(count)
             if run[0] is LOST:
                 worker.lost.append(task.only(task.done - 1))

@@ -96,7 +96,9 @@ class Intake:
             task = Task(future, label, engine.statistics.function(function, label))
         task.function = shipped
         task.pickled = pickled
-        if pickled.blocks or pickled.buffers:
+        if type(pickled) is Arguments:
+            task.is_small = True
+        elif pickled.blocks or pickled.buffers:
             task.kept = (function, args, kwargs)
         self._set_options(task, retries, limit, deadline)
         future.assign(task)
@@ -176,6 +178,7 @@ class Intake:
                     task = Task(results, shared.label, shared.stats, call)
                     task.function = shared
                     task.items = calls
+                    task.is_small = True
                     task.first, task.count = start + first, stop - first
                     task.independent = True
                     task.lazy = limit is None and len(items) > 1
@@ -244,6 +247,7 @@ class Intake:
             pickled.account.names = ("function", *names)
         self._engine.statistics.sends(task.call, pickled)
         task.kept = args if pickled.blocks or pickled.buffers else None
+        task.is_small = type(pickled) is Arguments
         return task
 
     # Functions

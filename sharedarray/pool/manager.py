@@ -35,6 +35,8 @@ class Manager:
     ----------
     ident
         The identifier of the thread that manages the pool, while it is not in a callback; 0 for none.
+    is_over
+        Whether the pool has ended.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -50,6 +52,7 @@ class Manager:
         # The thread that managed before and has called all callbacks; set when it manages again.
         self._back: threading.Thread | None = None
         self._handed = threading.Event()
+        self.is_over = False
         self._over = threading.Event()
         self._blocked: set[Any] = set()  # signals that the program blocks
         self._is_finished = False
@@ -71,11 +74,6 @@ class Manager:
     def is_started(self) -> bool:
         """Whether there is a thread, or was one."""
         return self._thread is not None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the pool has ended."""
-        return self._over.is_set()
 
     @property
     def is_current(self) -> bool:
@@ -151,6 +149,7 @@ class Manager:
         finally:
             if self._call_back():
                 with engine.lock:
+                    self.is_over = True
                     self._over.set()
                     self._handed.set()
                 engine.receiver.close()

@@ -119,11 +119,15 @@ class Outgoing:
     def _close_message(self) -> None:
         """Queue the message of the calls that were accepted last."""
         if self._new:
-            data = b"".join(self._new)
-            head = _pack(_CALLS, self._new_flags, 0, self._new_count, self._new_function, len(data), 0, 0)
-            self._channel.add(head + data)
-            self._new.clear()
-            self._new_count = 0
+            self._channel.add(self._message())
+
+    def _message(self) -> bytes:
+        """Return that message."""
+        new = self._new
+        data = new[0] if len(new) == 1 else b"".join(new)
+        new.clear()
+        count, self._new_count = self._new_count, 0
+        return _pack(_CALLS, self._new_flags, 0, count, self._new_function, len(data), 0, 0) + data
 
     def flush(self) -> bool:
         """Write what was accepted; return False if the kernel takes no more now.
@@ -134,7 +138,7 @@ class Outgoing:
             The process has ended.
         """
         if self._new:
-            self._close_message()
+            return self._channel.write(self._message())
         return self._channel.flush()
 
     def _queue(self, kind: Kind, number: int = 0, stream: bytes = b"") -> None:

@@ -12,7 +12,7 @@ import threading
 from typing import Final
 
 from sharedarray.clock import time
-from sharedarray.pool.states import CLOSED, HELD, LEASED, READER, WATCHED, advance
+from sharedarray.pool.states import CLOSED, HELD, LEASED, READER, WATCHED
 from sharedarray.pool.transport.poller import Poller
 
 __all__ = ["LEASE", "Reader"]
@@ -53,7 +53,7 @@ class Reader:
             return False
         if self.state == WATCHED:
             self._outer.modify(self._pipes.fileno(), read=False, write=False)
-        self.state = advance(READER, "take", self.state)
+        self.state = READER["take"][self.state]
         self.owner = threading.get_ident()
         self._came = True
         return True
@@ -63,7 +63,7 @@ class Reader:
         self.owner = 0
         if self.state == CLOSED:
             return False
-        self.state = advance(READER, "release", self.state)
+        self.state = READER["release"][self.state]
         if self._checking:
             return False
         self._checking = True
@@ -74,7 +74,7 @@ class Reader:
         """Have the pool's thread woken by what can be read, unless a thread reads."""
         if self.state == LEASED:
             self._outer.modify(self._pipes.fileno(), read=True, write=False)
-        self.state = advance(READER, "watch", self.state)
+        self.state = READER["watch"][self.state]
 
     def check(self) -> float | None:
         """End a lease that is not used; return the seconds until the next check, None for none."""
@@ -93,4 +93,4 @@ class Reader:
     def close(self) -> None:
         """Let no thread read any more."""
         if self.state != CLOSED:
-            self.state = advance(READER, "close", self.state)
+            self.state = READER["close"][self.state]

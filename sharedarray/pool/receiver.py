@@ -56,7 +56,8 @@ class Receiver:
         self.is_started = False
         self._waker: pipes.Waker | None = None
         self._handlers: dict[int, Callable[[], object]] = {}
-        self._released = threading.Event()
+        self._is_closing = False
+        self._released = threading.Event()  # of the reader's role, while this is closing
         self._pausing = False  # the reading thread sleeps, so a handler that interrupts it may read as well
         self.processors = platform.processors()
         self._spinning = SpinWait(SPIN if self.processors > 1 else 0)
@@ -79,6 +80,7 @@ class Receiver:
                 if not self.reader.owner:
                     self.reader.close()
                     break
+                self._is_closing = True
                 self._released.clear()
             self.wake_reader()
             self._released.wait(0.01)
@@ -147,13 +149,13 @@ class Receiver:
             return
         if not self.is_started:
             return
-        me = threading.get_ident()
+        me, reader = threading.get_ident(), self.reader
         with interrupts.deferred:
-            if self.reader.owner == me or engine.manager.ident == me or engine.holds_lock():
+            if reader.owner == me or engine.manager.ident == me or engine.holds_lock():
                 self._read_within(done, deadline)
                 return
             with engine.lock:
-                mine = self.reader.take()
+                mine = reader.take()
             if mine:
                 try:
                     self._read_until(done, deadline)
@@ -224,13 +226,17 @@ class Receiver:
     def _release(self) -> None:
         """Give the role up. If replies are outstanding, the pool's thread reads them."""
         engine = self._engine
+        reader = self.reader
         with engine.lock:
-            if not self.is_reading:
+            if reader.owner != threading.get_ident():
                 return
-            wake = self.reader.release()
-            if engine.is_waiting:
-                self.reader.watch()
-            self._released.set()
+            wake = reader.release()
+            for worker in engine.handles:
+                if worker.load or not worker.accepts:  # it may send something
+                    reader.watch()
+                    break
+            if self._is_closing:
+                self._released.set()
         if wake or engine.wants_manager:
             engine.wake()
 

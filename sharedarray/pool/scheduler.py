@@ -68,10 +68,7 @@ class Item(Protocol):
     limit: float | None
     slot: int | None
     step: int
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it has numbers and short text only."""
+    is_small: bool
 
     @property
     def is_copied(self) -> bool:

@@ -39,6 +39,29 @@ __all__ = [
 
 Table: TypeAlias = Mapping[str, Mapping[str, str]]
 
+
+class ForbiddenChangeError(RuntimeError):
+    """A pool's internal error: something happened that must not happen in this state."""
+
+    def __init__(self, event: str, state: str) -> None:
+        super().__init__(f"a pool's internal error: {event!r} must not happen in the state {state!r}")
+
+
+class _Row(dict[str, str]):
+    """The states that follow an event. To look one up calls no function of Python's, unless it is missing."""
+
+    def __init__(self, event: str, following: Mapping[str, str]) -> None:
+        super().__init__(following)
+        self._event = event
+
+    def __missing__(self, state: str) -> str:
+        raise ForbiddenChangeError(self._event, state)
+
+
+def _table(rows: Table) -> Table:
+    return {event: _Row(event, following) for event, following in rows.items()}
+
+
 # Of a worker.
 STARTING: Final = "starting"  # its process was started, and has not run the initializer
 IDLE: Final = "idle"  # it has no calls
@@ -54,19 +77,21 @@ _LIVING: Final = (STARTING, IDLE, BUSY, REVOKING, STOPPING, HUNG_UP, KILLING)
 ACCEPTING: Final = frozenset((IDLE, BUSY))
 ENDING: Final = frozenset((STOPPING, HUNG_UP, KILLING, DEAD))
 
-WORKER: Final[Table] = {
-    "ready": {STARTING: IDLE, STOPPING: STOPPING, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "dispatch": {IDLE: BUSY, BUSY: BUSY},
-    "reply": {BUSY: BUSY, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "last reply": {BUSY: IDLE, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "revoke": {BUSY: REVOKING, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "some dropped": {REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "all dropped": {REVOKING: IDLE, HUNG_UP: HUNG_UP, KILLING: KILLING},
-    "stop": {STARTING: STOPPING, IDLE: STOPPING, STOPPING: STOPPING},
-    "end of file": {**dict.fromkeys(_LIVING, HUNG_UP), KILLING: KILLING},
-    "kill": dict.fromkeys(_LIVING, KILLING),
-    "exit": dict.fromkeys(_LIVING, DEAD),
-}
+WORKER: Final[Table] = _table(
+    {
+        "ready": {STARTING: IDLE, STOPPING: STOPPING, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "dispatch": {IDLE: BUSY, BUSY: BUSY},
+        "reply": {BUSY: BUSY, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "last reply": {BUSY: IDLE, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "revoke": {BUSY: REVOKING, REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "some dropped": {REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "all dropped": {REVOKING: IDLE, HUNG_UP: HUNG_UP, KILLING: KILLING},
+        "stop": {STARTING: STOPPING, IDLE: STOPPING, STOPPING: STOPPING},
+        "end of file": {**dict.fromkeys(_LIVING, HUNG_UP), KILLING: KILLING},
+        "kill": dict.fromkeys(_LIVING, KILLING),
+        "exit": dict.fromkeys(_LIVING, DEAD),
+    }
+)
 
 # Of a pool.
 RUNNING: Final = "running"
@@ -76,46 +101,43 @@ BROKEN: Final = "broken"  # it has failed for good; every call fails
 CLOSED: Final = "closed"  # its last worker has ended
 FOREIGN: Final = "foreign"  # this process is a fork of the pool's
 
-POOL: Final[Table] = {
-    "shut down": {
-        RUNNING: DRAINING,
-        DRAINING: DRAINING,
-        ABORTING: ABORTING,
-        BROKEN: BROKEN,
-        CLOSED: CLOSED,
-        FOREIGN: FOREIGN,
-    },
-    "abort": {
-        RUNNING: ABORTING,
-        DRAINING: ABORTING,
-        ABORTING: ABORTING,
-        BROKEN: BROKEN,
-        CLOSED: CLOSED,
-        FOREIGN: FOREIGN,
-    },
-    "fail": {RUNNING: BROKEN, DRAINING: BROKEN, ABORTING: ABORTING, BROKEN: BROKEN},
-    "empty": {DRAINING: CLOSED, ABORTING: CLOSED, BROKEN: BROKEN},
-    "fork": dict.fromkeys((RUNNING, DRAINING, ABORTING, BROKEN, CLOSED, FOREIGN), FOREIGN),
-}
+POOL: Final[Table] = _table(
+    {
+        "shut down": {
+            RUNNING: DRAINING,
+            DRAINING: DRAINING,
+            ABORTING: ABORTING,
+            BROKEN: BROKEN,
+            CLOSED: CLOSED,
+            FOREIGN: FOREIGN,
+        },
+        "abort": {
+            RUNNING: ABORTING,
+            DRAINING: ABORTING,
+            ABORTING: ABORTING,
+            BROKEN: BROKEN,
+            CLOSED: CLOSED,
+            FOREIGN: FOREIGN,
+        },
+        "fail": {RUNNING: BROKEN, DRAINING: BROKEN, ABORTING: ABORTING, BROKEN: BROKEN},
+        "empty": {DRAINING: CLOSED, ABORTING: CLOSED, BROKEN: BROKEN},
+        "fork": dict.fromkeys((RUNNING, DRAINING, ABORTING, BROKEN, CLOSED, FOREIGN), FOREIGN),
+    }
+)
 
 # Of the reader's role: which thread reads the pipes.
 WATCHED: Final = "watched"  # the pool's thread is woken if something can be read
 HELD: Final = "held"  # one thread reads, and the pool's thread is not woken
 LEASED: Final = "leased"  # no thread reads; the last one is expected back, and the pool's thread checks that
 
-READER: Final[Table] = {
-    "take": {WATCHED: HELD, LEASED: HELD},
-    "release": {HELD: LEASED},
-    "watch": {LEASED: WATCHED, HELD: HELD, WATCHED: WATCHED, CLOSED: CLOSED},
-    "close": {WATCHED: CLOSED, LEASED: CLOSED, HELD: CLOSED},
-}
-
-
-class ForbiddenChangeError(RuntimeError):
-    """A pool's internal error: something happened that must not happen in this state."""
-
-    def __init__(self, event: str, state: str) -> None:
-        super().__init__(f"a pool's internal error: {event!r} must not happen in the state {state!r}")
+READER: Final[Table] = _table(
+    {
+        "take": {WATCHED: HELD, LEASED: HELD},
+        "release": {HELD: LEASED},
+        "watch": {LEASED: WATCHED, HELD: HELD, WATCHED: WATCHED, CLOSED: CLOSED},
+        "close": {WATCHED: CLOSED, LEASED: CLOSED, HELD: CLOSED},
+    }
+)
 
 
 def advance(table: Table, event: str, state: str) -> str:
@@ -126,7 +148,4 @@ def advance(table: Table, event: str, state: str) -> str:
     ForbiddenChangeError
         The table lacks this event in this state: it must not happen.
     """
-    following = table[event].get(state)
-    if following is None:
-        raise ForbiddenChangeError(event, state)
-    return following
+    return table[event][state]

@@ -23,7 +23,7 @@ from sharedarray.pool import processes
 from sharedarray.pool.calls import Task
 from sharedarray.pool.outgoing import Outgoing
 from sharedarray.pool.processes.credits import Credits, counter_of
-from sharedarray.pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER, advance
+from sharedarray.pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER
 from sharedarray.pool.transport import page, pipes
 from sharedarray.pool.transport.channel import Channel
 from sharedarray.pool.transport.messages import (
@@ -145,8 +145,8 @@ class WorkerHandle:
 
     def advance(self, event: str) -> None:
         """Change the state."""
-        self.state = advance(WORKER, event, self.state)
-        self.accepts = self.state in ACCEPTING and not self._copying
+        self.state = state = WORKER[event][self.state]
+        self.accepts = state in ACCEPTING and not self._copying
 
     @property
     def is_ending(self) -> bool:

@@ -389,9 +389,9 @@ class Pipe:
         return True
 
     def add(self, frame):
-        pass
+        return True
 
-    queue = add
+    write = queue = add
 
     def send(self, kind, *, entries=()):
         return True
@@ -461,7 +461,7 @@ class SimulatedPool:
         self.sinks.append(sink)
         for first in range(count) if single else (0,):
             task = Task(sink, "simulated", stats)
-            task.items = [()] * count
+            task.items, task.is_small = [()] * count, True
             task.first, task.count = first, 1 if single else count
             task.independent = not single
             self.dispatcher.queue.append(task)
@@ -643,7 +643,7 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     worker = Simulated(0)
     worker._put_back = back.append
     task = Task(Outcomes(3), "simulated", FunctionStats())
-    task.items, task.count = [()] * 3, 3
+    task.items, task.count, task.is_small = [()] * 3, 3, True
     worker.give(task)
     worker.begin()
     slot = SimpleNamespace(number=7, entry=lambda flags: None)

@@ -73,8 +73,6 @@ __all__ = ["Engine"]
 # Descriptors that a pool opens as it starts: 2 pollers, 2 wakers of 2 each, 2 of the resource tracker, 2 more
 # for the modules that it imports.
 DESCRIPTORS: Final = 10
-# Slots whose memory was freed after which those are forgotten that no worker knows.
-MANY_RETIRED: Final = 256
 
 
 class Engine:

@@ -1,0 +1,46 @@
+"""How much the objects of a pool remember, in the pool's process and in a worker. Workers import this."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter, deque
+
+from sharedarray.pool.worker import loop
+
+CONTAINERS = dict, set, list, deque
+
+
+def sizes(*roots):
+    """Return how many entries the containers hold that are attributes of objects of the pool's, by attribute.
+
+    Containers within containers count for the attribute that they are reached from.
+    """
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    todo = [("", root) for root in roots]
+    while todo:
+        name, value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, CONTAINERS):
+            found[name] += len(value)
+            inner = value.values() if isinstance(value, dict) else value
+            todo += [(name, each) for each in list(inner)]
+        elif type(value).__module__.startswith("sharedarray.pool"):
+            kind = type(value)
+            slots = [slot for each in kind.__mro__ for slot in getattr(each, "__slots__", ())]
+            names = [*getattr(value, "__dict__", ()), *slots]
+            todo += [(f"{kind.__name__}.{each}", getattr(value, each, None)) for each in names]
+    return found
+
+
+def sizes_here():
+    """Return the sizes in this worker."""
+    gc.collect()
+    return sizes(*[each for each in gc.get_objects() if type(each) is loop.Loop])
+
+
+def remember_few():
+    """Have bounds reached soon in this worker."""
+    loop._KNOWN = 4

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from multiprocessing import resource_tracker
 from typing import Any
 
 import pool_tasks
 import pytest
 from helpers import SIGNALS, kill, stopped, wait_until
+from needs import needs_fork
 
 import sharedarray as sa
 from sharedarray.pool import processes, reader
@@ -243,3 +247,26 @@ def test_a_call_begins_though_another_thread_has_the_condition_of_its_future():
     assert future._state == "RUNNING"
     free.set()
     assert ends(holder)
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_while_another_thread_speaks_to_the_tracker_of_semaphores_can_make_a_pool():
+    resource_tracker.ensure_running()
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with resource_tracker._resource_tracker._lock:  # type: ignore[attr-defined]
+            held.set()
+            assert free.wait(ENDS)
+
+    holder = in_thread(hold)
+    assert held.wait(ENDS)
+    child = os.fork()
+    if not child:
+        signal.alarm(int(ENDS))
+        resource_tracker.ensure_running()
+        os._exit(0)
+    free.set()
+    assert ends(holder)
+    assert os.waitpid(child, 0)[1] == 0

@@ -153,9 +153,17 @@ def make_ready(method: str) -> None:
 _starting = threading.RLock()
 
 
+def _in_fork() -> None:
+    """Free the locks that another thread may have held, which is gone; multiprocessing keeps its own."""
+    tracker = getattr(resource_tracker, "_resource_tracker", None)
+    for lock in (_starting, getattr(tracker, "_lock", None)):
+        if hasattr(lock, "_at_fork_reinit"):
+            lock._at_fork_reinit()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_starting.acquire,
         after_in_parent=_starting.release,
-        after_in_child=_starting._at_fork_reinit,  # type: ignore[attr-defined]
+        after_in_child=_in_fork,
     )

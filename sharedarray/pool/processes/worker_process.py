@@ -156,7 +156,8 @@ _starting = threading.RLock()
 def _in_fork() -> None:
     """Free the locks that another thread may have held, which is gone; multiprocessing keeps its own."""
     tracker = getattr(resource_tracker, "_resource_tracker", None)
-    for lock in (_starting, getattr(tracker, "_lock", None)):
+    locks: tuple[Any, ...] = _starting, getattr(tracker, "_lock", None)
+    for lock in locks:
         if hasattr(lock, "_at_fork_reinit"):
             lock._at_fork_reinit()
 

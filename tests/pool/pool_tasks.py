@@ -546,14 +546,19 @@ def meet_if_paths(value):
     return value
 
 
-def block_if_path(value):
-    """Return at once what is no path; wait for `let_go` in native code that keeps the interpreter."""
+def block_if_path(value, lets_others_run=True):
+    """Return at once what is no path; wait for `let_go` in native code that keeps the interpreter.
+
+    Before that, other threads can run until `let_go` is called.
+    """
     if isinstance(value, str) and hasattr(os, "mkfifo"):
         pipe = os.open(value, os.O_RDONLY)
         ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
         os.close(pipe)
     elif isinstance(value, str):
-        kernel, began, go = _events(value)
+        kernel, reached, began, go = _events(value)
+        if lets_others_run:
+            ctypes.WinDLL("kernel32").WaitForSingleObject(reached, -1)  # as `os.open` waits for the other end
         kernel.SetEvent(began)
         kernel.WaitForSingleObject(go, -1)
     return value
@@ -566,7 +571,7 @@ def block_at_once(value):
         ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
         os.close(pipe)
         return value
-    return block_if_path(value)
+    return block_if_path(value, lets_others_run=False)
 
 
 def prepare_to_block(path):
@@ -581,14 +586,15 @@ def let_go(path):
         with open(path, "wb") as end:  # opens when the worker has it open, too
             end.write(b"x")
     else:
-        kernel, began, go = _events(path)
+        kernel, reached, began, go = _events(path)
+        kernel.SetEvent(reached)
         assert kernel.WaitForSingleObject(began, 60_000) == 0
         kernel.SetEvent(go)
 
 
 def _events(path):
     kernel = ctypes.PyDLL("kernel32")  # whose calls keep the interpreter
-    names = [f"{path}.{word}".replace("\\", "/") for word in ("began", "go")]
+    names = [f"{path}.{word}".replace("\\", "/") for word in ("reached", "began", "go")]
     return kernel, *(kernel.CreateEventW(None, True, False, name) for name in names)
 
 

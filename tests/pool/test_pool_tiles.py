@@ -340,15 +340,19 @@ def test_a_call_that_takes_too_long(first_method, tmp_path):
     def slow(block):
         if block[0] == 0:
             return block
-        (tmp_path / f"begun{block[0]}").touch()
+        (begun / str(block[0])).touch()
         time.sleep(600)
         raise AssertionError
 
+    begun, meet = tmp_path / "begun", tmp_path / "meet"
+    begun.mkdir()
+    meet.mkdir()
     with sa.Pool(2, first_method) as pool:
+        list(pool.map(pool_tasks.meet, [meet] * 2, [2] * 2))  # the workers have started
         out = sa.zeros(40)
         with pytest.raises(TimeoutError):
             pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=1.5 if FORKS else 8)
-        assert list(tmp_path.iterdir())
+        assert list(begun.iterdir())
         assert pool.stats().running == 0
         with pytest.raises(TimeoutError):
             pool.reduce_blocks(slow, np.add, np.arange(10, 50), block_size=10, timeout=0.2)

@@ -213,8 +213,7 @@ class Engine:
 
     def check_open(self) -> None:
         """Raise an exception if no tasks are accepted."""
-        usual = self.state == RUNNING and self._owner == os.getpid()
-        if usual and not (self.is_forsaken or lifecycle.is_exiting()):
+        if self.state == RUNNING and not (self.is_forsaken or self.is_foreign or lifecycle.exiting):
             return
         self.check_owner()
         if self._broken is not None:
@@ -241,12 +240,10 @@ class Engine:
             self.wake()
             return
         with self.lock:
-            try:
-                self.check_open()
-            except BaseException:
+            if self.state != RUNNING or self.is_forsaken or self._owner != os.getpid() or lifecycle.exiting:
                 for task in tasks:
                     task.release()
-                raise
+                self.check_open()
             if not self.receiver.is_started:
                 self._start()
             self.dispatcher.queue.extend(tasks)

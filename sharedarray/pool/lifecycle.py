@@ -19,25 +19,20 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sharedarray.pool.engine import Engine
 
-__all__ = ["end_with_process", "is_exiting", "register"]
+__all__ = ["end_with_process", "exiting", "register"]
 
 # Among what multiprocessing does at the end of a process: before its own finalizers, which are at most 20.
 FIRST: Final = 100
 
 # The state of this module.
 _engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
-_exiting = False
+exiting = False  # the interpreter is at its end
 _finalized = 0  # the process in which multiprocessing ends the pools
 
 
 def register(engine: Engine) -> None:
     """Have an engine ended with the interpreter, and told of forks."""
     _engines[id(engine)] = engine
-
-
-def is_exiting() -> bool:
-    """Return whether the interpreter is at its end."""
-    return _exiting
 
 
 def _all_engines() -> list[Engine]:
@@ -47,8 +42,8 @@ def _all_engines() -> list[Engine]:
 
 
 def _at_exit() -> None:
-    global _exiting
-    _exiting = True
+    global exiting
+    exiting = True
     engines = _all_engines()
     try:
         _end(engines, abort=_ended_by_interrupt())
@@ -86,8 +81,8 @@ def _ended_by_interrupt() -> bool:
 
 
 def _in_fork() -> None:
-    global _exiting
-    _exiting = False
+    global exiting
+    exiting = False
     for engine in _all_engines():
         engine.close_copy()
     _engines.clear()

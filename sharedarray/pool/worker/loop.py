@@ -95,18 +95,18 @@ class _Definition:
 class _Calls:
     """Calls of one function, or the one call of a TASK."""
 
-    __slots__ = ("arguments", "frame", "function", "lazy")
+    __slots__ = ("arguments", "entries", "flags", "frame", "function")
 
     def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.function = frame.task
-        self.lazy = bool(frame.flags & LAZY)
+        kind, self.flags, count, self.function, _, _, stream, self.entries, _ = frame
+        self.frame: Frame | None = None
         self.arguments: list[tuple[Any, ...]] = []  # the next ones last
-        if frame.kind == _CALLS:
-            values = b"[" + frame.item.to_bytes(4, "little") + frame.stream
-            self.arguments = marshal.loads(values)
-            self.arguments.reverse()
-            self.frame = frame._replace(stream=b"")
+        if kind == _CALLS:
+            arguments = self.arguments = marshal.loads(b"[" + count.to_bytes(4, "little") + stream)
+            if count > 1:
+                arguments.reverse()
+        else:
+            self.frame = frame
 
 
 class Loop:
@@ -218,11 +218,9 @@ class Loop:
         calls = self._todo[0]
         if calls.arguments:
             self._run_calls(calls)
-        elif self._claim(False):
+        else:
             del calls
             self._run_task()
-        else:
-            self._drop()
 
     def _drop(self) -> None:
         """Drop what the pool has revoked, which is all that is left."""
@@ -232,7 +230,7 @@ class Loop:
 
     def _run_calls(self, calls: _Calls) -> None:
         """Run the calls of one message, whose arguments are numbers and text."""
-        self._grant(calls.frame)
+        self._grant(calls.entries)
         todo, args, claim, replies = self._todo, calls.arguments, self._claim, self._replies
         definition = self._definitions.get(calls.function)
         flags = 0 if definition is None else definition.frame.flags
@@ -240,7 +238,7 @@ class Loop:
         attachments = self._attachments if shares or self._attachments.kept.attached else None
         function: Any = None
         outcome: _Outcome | None
-        replies.begin(lazy=calls.lazy)
+        replies.begin(lazy=bool(calls.flags & LAZY))
         ended = monotonic_ns()
         while args:
             if self._held:
@@ -319,19 +317,23 @@ class Loop:
 
     def _run_task(self) -> None:
         """Run the one call of a message, whose arguments are more than numbers and text."""
+        if not self._claim(False):
+            self._drop()
+            return
         began = monotonic_ns()
         frame = self._todo.popleft().frame
+        assert frame is not None
         self._replies.begin(lazy=False)
-        self._grant(frame)
+        self._grant(frame.entries)
         box = [frame]
         del frame
         self._reply(began, self._outcome(box), last=not self._todo)
 
-    def _grant(self, frame: Frame) -> None:
+    def _grant(self, entries: Sequence[Entry]) -> None:
         """Note the slot for a result that comes with a call; one that was not needed is the pool's again."""
         self._granted = None
-        if frame.entries:
-            self._granted = next((entry for entry in frame.entries if entry.flags & ROOM), None)
+        if entries:
+            self._granted = next((entry for entry in entries if entry.flags & ROOM), None)
 
     def _outcome(self, box: list[Frame]) -> _Outcome:
         self._attachments.begin()

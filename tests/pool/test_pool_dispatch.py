@@ -9,6 +9,7 @@ import time
 from concurrent.futures import CancelledError, as_completed, wait
 from pathlib import Path
 
+import numpy as np
 import pool_tasks
 import pytest
 from helpers import PROC, kill, run, wait_until
@@ -461,7 +462,7 @@ def _read_only(array):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the newest NumPy: it still can be done
 @pytest.mark.parametrize("change", [_reshaped, _of_other_type, _read_only])
 def test_a_call_is_made_anew_where_the_array_was_changed(pair, change):
-    shared = sa.share([[1, 2, 3], [4, 5, 6]])
+    shared = sa.share(np.array([[1, 2, 3], [4, 5, 6]], "i8"))
     for _ in range(2):
         assert pair.submit(pool_tasks.describe, shared).result() == pool_tasks.describe(shared)
     change(shared)

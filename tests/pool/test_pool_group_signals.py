@@ -66,8 +66,9 @@ pool.shutdown()
 """
 HANDLER = "signal.signal(signal.{name}, lambda number, frame: came.append(number))"
 ASYNCIO = """
-import asyncio
+import asyncio, atexit
 loop = asyncio.new_event_loop()
+atexit.register(loop.close)
 loop.add_signal_handler(signal.{name}, lambda: None)
 """
 SIGWAIT = """

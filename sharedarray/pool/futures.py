@@ -168,7 +168,8 @@ class PoolFuture(Future[Any]):
             if pending:
                 with self._condition:
                     self._condition.notify_all()
-                self._begins()
+                if self._task is not None:
+                    self._begins()  # its waiters learn of it now, for no worker will take it
                 self._invoke_callbacks()
         return self._state in _CANCELLED
 

@@ -206,6 +206,18 @@ def ensure(directory: str, *, strict: bool = True) -> None:
         _appear(directory)
 
 
+def appear(directory: str) -> None:
+    """Show processes of other pid namespaces that this process lives, unless it has done so.
+
+    Called before its first record is written: a janitor of another pid namespace would take the maker of that
+    for dead.
+    """
+    if registry.registry_of(directory) not in _state.present:
+        with _state.lock:
+            if registry.registry_of(directory) not in _state.present:
+                _appear(directory)
+
+
 def _forget_ended() -> None:
     """Forget directories in which this process has no block any more, so that their janitors have ended."""
     for directory, connection in list(_state.connections.items()):

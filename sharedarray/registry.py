@@ -61,9 +61,6 @@ from sharedarray._platform import platform
 from sharedarray.clock import time
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
-# Seconds within which a process of another pid namespace locks its byte of ``janitor.lock``: it makes the
-# record of its first block before that.
-APPEARS_WITHIN = 5.0
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 _VERSION = "1"
 _PIDS = 1 << 32  # above every system's process ids
@@ -184,11 +181,6 @@ class Record(NamedTuple):
     def maker_alive(self, directory: str) -> bool:
         """Return whether the block's maker lives."""
         return alive(self.pid, self.started, self.space, directory)
-
-    @property
-    def is_fresh_elsewhere(self) -> bool:
-        """Whether a process of another pid namespace, which may not have appeared yet, has just made it."""
-        return self.space not in (0, here()) and self.moment.age() < APPEARS_WITHIN
 
     def kept_by(self) -> Process | None:
         """The process that keeps the block, if nobody holds it; None when no such process lives."""
@@ -787,7 +779,7 @@ def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | 
     """
     if (
         record is None
-        or not (record.maker_alive(directory) or record.is_fresh_elsewhere)
+        or not record.maker_alive(directory)
         or (not record.persist and platform.ended(inode))
         or record.moment.age() > ORPHAN_RECORD
     ) and platform.inode_of(path_of(directory, name)) != inode:

@@ -795,6 +795,7 @@ def _publish(
     directory, inode = str(mapping.directory), mapping.inode
     token = None
     try:
+        janitor.appear(directory)
         for _ in range(_NAME_TRIES):
             try:
                 registry.write_record(

@@ -218,7 +218,7 @@ def test_an_object_in_one_block_reuses_pages() -> None:
     assert sa.get(name)[1] == "text"
 
 
-# -- nobody sees it -------------------------------------------------------------------------------------
+# -- no process sees it ----------------------------------------------------------------------------------
 
 
 def test_a_free_block_has_no_name_that_leads_to_it() -> None:

@@ -362,10 +362,27 @@ def test_a_block_that_is_being_made_in_another_pid_namespace_keeps_its_record(ow
         finally:
             os.close(lock)
         registry.sweep(own_directory)
-        assert registry.read_record(own_directory, "made", 7) is not None  # it may not have appeared yet
-        monkeypatch.setattr(registry, "APPEARS_WITHIN", 0.0)
-        registry.sweep(own_directory)
         assert registry.read_record(own_directory, "made", 7) is None
+
+
+def test_a_process_appears_before_it_makes_its_first_record(own_directory):
+    """A janitor of another pid namespace that sweeps in between would drop the record."""
+    with sa.zeros(3):
+        done = run("""
+            import sharedarray as sa
+            from sharedarray import registry
+
+            plain, appeared = registry.write_record, []
+
+            def write_record(directory, *what, **more):
+                appeared.append(registry._appears(directory, registry.me()[0], registry.here()))
+                plain(directory, *what, **more)
+
+            registry.write_record = write_record
+            sa.zeros(3)
+            print(appeared)
+        """)
+    assert done.stdout == "[True]\n"
 
 
 # -- clocks that are set --------------------------------------------------------------------------------

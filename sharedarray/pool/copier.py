@@ -35,8 +35,6 @@ class Copier:
 
     Attributes
     ----------
-    is_needed
-        Whether there may be something to copy.
     tasks
         Those that are chosen for a worker and not sent yet.
     """
@@ -46,8 +44,12 @@ class Copier:
         self.tasks: set[Task] = set()
         self._chosen: deque[tuple[Task, WorkerHandle]] = deque()
         self._next: Task | None = None
-        self.is_needed = False
         self._copying = threading.Lock()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is something to copy."""
+        return bool(self._chosen) or self._next is not None
 
     # With the engine's lock held
 
@@ -56,14 +58,12 @@ class Copier:
         worker.reserve(True)
         self.tasks.add(task)
         self._chosen.append((task, worker))
-        self.is_needed = True
 
     def look_ahead(self) -> None:
         """Find the next task of the queue whose arguments are to be copied while the workers run others."""
         engine = self._engine
         upcoming = itertools.islice(engine.dispatcher.queue, engine.workers)
         self._next = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
-        self.is_needed = self.is_needed or self._next is not None
 
     def next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
@@ -82,8 +82,7 @@ class Copier:
     def run(self) -> None:
         """Copy what is to be copied, unless another thread does so."""
         self._engine.dropped.clear()
-        while (self._chosen or self._next) and self._copying.acquire(blocking=False):
-            self.is_needed = False
+        while self.is_needed and self._copying.acquire(blocking=False):
             try:
                 while self._chosen:
                     self._copy_for(*self._chosen.popleft())

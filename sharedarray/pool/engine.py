@@ -6,8 +6,8 @@
     ----------------                  -----------------                     ----------------
     submit: make a task (`intake`)    start and stop workers (`supervisor`)
        |-- a worker is free? -------- CALLS, TASK over its pipe ----------> run the calls (`worker`)
-       `-- else queue it (`dispatcher`) keep the timers (`timers`)               |
-                                      call callbacks (`manager`)               |
+       `-- else queue it              keep the timers (`timers`)               |
+           (`dispatcher`)             call callbacks (`manager`)               |
     future.result():                  read the pipes                           |
        read the pipes (`receiver`) <-- if no caller does ------ REPLIES -------'
          load and record the outcomes, send what is queued, settle the futures;
@@ -32,7 +32,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from sharedarray import errors, greenlets, reloads
 from sharedarray._platform import platform
@@ -64,9 +64,6 @@ from sharedarray.pool.transport import pipes
 from sharedarray.pool.transport.slots import Store
 from sharedarray.pool.worker.main import Setup
 from sharedarray.pool.worker_handle import WorkerHandle
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Engine"]
 
@@ -143,7 +140,7 @@ class Engine:
         self.read_until = self.receiver.read_until
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
-        self.is_copied = False  # this is a fork of the pool's process
+        self.is_copied = False
         # Whether this thread has the lock: in a finalizer that interrupts it.
         self.holds_lock: Callable[[], bool] = getattr(self.lock, "_is_owned", lambda: False)
         self._owner = os.getpid()

@@ -80,11 +80,6 @@ class Manager:
         """Whether this thread manages the pool."""
         return threading.current_thread() is self._thread
 
-    @property
-    def is_busy_with_callbacks(self) -> bool:
-        """Whether callbacks are waiting to be called."""
-        return bool(self._callbacks)
-
     def join(self) -> None:
         """Wait for the end of the threads, unless one of them asks."""
         if self._thread is None or threading.current_thread() in self._threads:

@@ -118,8 +118,9 @@ def place(
 ) -> tuple[_W | None, int]:
     """Return the worker that gets the next items of a task, and how many; None if all have enough.
 
-    Of those with the fewest calls, the worker that was given calls the longest ago gets them: so calls that
-    are sent ahead alternate between the workers, and one does not wait behind the one that it belongs to.
+    The worker with the fewest calls gets them. Of workers without calls that is the first one, which polls;
+    of others, the one that was given calls the longest ago: so calls that are sent ahead alternate between
+    the workers, and a call does not wait behind the one that it belongs to.
 
     Parameters
     ----------

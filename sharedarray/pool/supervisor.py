@@ -135,9 +135,7 @@ class Supervisor:
         process = processes.WorkerProcess(self.method, f"sharedarray-worker-{self._started}", ends, setup)
         channel = Channel(to_pool[0], to_worker[1], blocking=False)
         worker = WorkerHandle(process, channel, counter, page_file, engine.store.put_back, slot)
-        engine.handles.append(
-            worker
-        )  # before the start: a forked worker closes our ends, which it finds here
+        engine.handles.append(worker)  # before the start: a forked worker finds the ends to close here
         try:
             processes.start(process)
             worker.exit, worker.owns_exit = pipes.exit_descriptor(process)

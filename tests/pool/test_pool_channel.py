@@ -275,12 +275,12 @@ def test_a_link_goes_with_the_last_who_has_it():
 
 
 def test_one_looks_for_what_came_quickly_the_last_time():
-    glance = SpinWait(1e-3)
-    assert glance.worthwhile()
-    glance.waited(0.01)
-    assert not glance.worthwhile()
-    glance.waited(1.1e-3)  # asleep, perhaps, and so longer than it would have taken otherwise
-    assert glance.worthwhile()
+    spinning = SpinWait(1e-3)
+    assert spinning.worthwhile()
+    spinning.waited(0.01)
+    assert not spinning.worthwhile()
+    spinning.waited(1.1e-3)  # asleep, perhaps, and so longer than it would have taken otherwise
+    assert spinning.worthwhile()
     never = SpinWait(0)
     never.waited(0.0)
     assert not never.worthwhile()
@@ -289,16 +289,16 @@ def test_one_looks_for_what_came_quickly_the_last_time():
 def test_who_is_robbed_of_the_processor_sleeps_more_often(monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(spin.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
-    glance = SpinWait(1.0)
+    spinning = SpinWait(1.0)
     skipped = []
     for _ in range(4):
-        assert glance.worthwhile()
-        assert not glance.poll(lambda: False)
+        assert spinning.worthwhile()
+        assert not spinning.poll(lambda: False)
         skipped.append(0)
-        while not glance.worthwhile():
+        while not spinning.worthwhile():
             skipped[-1] += 1
     assert skipped == [1, 2, 4, 8]
-    assert glance.poll(lambda: True)  # at once, so in peace
+    assert spinning.poll(lambda: True)  # at once, so undisturbed
 
 
 def test_a_look_ends_with_what_it_looks_for_or_with_its_time(monkeypatch):

@@ -542,7 +542,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
         with engine.lock:
             engine.lock = threading.RLock()  # type: ignore[assignment]
         try:
-            with engine.lock:  # whoever reads an answer needs it, and so does what is called here
+            with engine.lock:  # the reading thread needs it, and so does what is called here
                 if way in ("forget", "deadline"):
                     until = 0.01 if way == "deadline" else None
                     results = pool.map(pool_tasks.meet_if_paths, [first], timeout=until)

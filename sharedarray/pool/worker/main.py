@@ -41,7 +41,7 @@ __all__ = ["ENDS_WITHIN", "Ends", "Setup", "main"]
 # tasks have left takes some 10 ms where they are idle; shutting the pool down waits for it.
 ENDS_WITHIN = 5.0
 
-# What a worker that lost its parent ends with; nobody is there to read it.
+# Exit code of a worker that lost its parent: no process reads it.
 _ORPHANED = 1
 
 
@@ -127,7 +127,7 @@ def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited 
             del setup
             Loop(channel, ends.credits, ends.pool, own, spins=ends.spins).run()
     except (EOFError, ConnectionError):
-        os._exit(_ORPHANED)  # the pool is gone: there is nobody left for whom to end in order
+        os._exit(_ORPHANED)  # the pool is gone: no process waits for an end in order
     _end()
 
 

@@ -13,10 +13,10 @@ import pytest
 from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
-from sharedarray.bench import hosts, memory, tasks
-from sharedarray.bench.contestants import CONTESTANTS as ALL
-from sharedarray.bench.limits import bare_worker, placed
-from sharedarray.bench.race import FEWEST
+from sharedarray._bench import hosts, memory, tasks
+from sharedarray._bench.contestants import CONTESTANTS as ALL
+from sharedarray._bench.limits import bare_worker, placed
+from sharedarray._bench.race import FEWEST
 
 SIZES = [1 << 10, 1 << 21] if QUICK else [1 << power for power in range(10, 31, 2)]  # bytes
 CONTESTANTS = list(ALL)  # in QUICK as well, so that none of them rots

@@ -19,7 +19,7 @@ import pytest
 from conftest import BUDGET, human
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import _registry as registry
 
 SIZES = [1 << 20, 64 << 20]  # bytes; attaching costs the same for both
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from conftest import QUICK
 
-from sharedarray import registry
-from sharedarray.bench import memory
+from sharedarray import _registry as registry
+from sharedarray._bench import memory
 
 pytest.importorskip("joblib")
 pytest.importorskip("sklearn")

@@ -18,9 +18,9 @@ import pytest
 from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
-from sharedarray.bench.contestants import CONTESTANTS as ALL
-from sharedarray.bench.limits import CONTEXT, bare_connection
-from sharedarray.bench.tasks import Array, attach_both, block_by_hand, collatz
+from sharedarray._bench.contestants import CONTESTANTS as ALL
+from sharedarray._bench.limits import CONTEXT, bare_connection
+from sharedarray._bench.tasks import Array, attach_both, block_by_hand, collatz
 
 SIZE = 8 << 20 if QUICK else 512 << 20  # bytes of the input, and of the output
 BLOCK = 1 << 20 if QUICK else 8 << 20  # bytes of a block of the rivals: the most that the pool gives in one

@@ -17,7 +17,7 @@ import pytest
 from conftest import BUDGET, QUICK, human, need
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import _registry as registry
 
 pandas = pytest.importorskip("pandas")
 

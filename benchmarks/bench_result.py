@@ -12,11 +12,11 @@ import pytest
 from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
-from sharedarray.bench import hosts, memory, tasks
-from sharedarray.bench.contestant import Executor, Multiprocessing
-from sharedarray.bench.contestants import CONTESTANTS as ALL
-from sharedarray.bench.limits import bare_worker, warm_copy
-from sharedarray.bench.race import FEWEST
+from sharedarray._bench import hosts, memory, tasks
+from sharedarray._bench.contestant import Executor, Multiprocessing
+from sharedarray._bench.contestants import CONTESTANTS as ALL
+from sharedarray._bench.limits import bare_worker, warm_copy
+from sharedarray._bench.race import FEWEST
 
 SIZES = [1 << 10, 1 << 21] if QUICK else [1 << power for power in range(10, 31, 2)]  # bytes
 STANDARD = [name for name, contestant in ALL.items() if contestant.needs in ("numpy", "sharedarray")]

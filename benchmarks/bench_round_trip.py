@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from conftest import BUDGET, QUICK, Everyone
 
-from sharedarray.bench.contestants import CONTESTANTS as ALL
-from sharedarray.bench.limits import placed
+from sharedarray._bench.contestants import CONTESTANTS as ALL
+from sharedarray._bench.limits import placed
 
 STANDARD = ("limit", "sharedarray", "ProcessPoolExecutor", "multiprocessing.Pool")
 # Where callers and workers run, and who takes part.

@@ -25,10 +25,10 @@ import pytest
 from conftest import BUDGET, QUICK, Everyone, human, need
 
 import sharedarray as sa
-from sharedarray import freelist, registry
-from sharedarray.bench.limits import warm_copy
-from sharedarray.bench.race import seconds_of
-from sharedarray.bench.tasks import Array
+from sharedarray import _freelist as freelist, _registry as registry
+from sharedarray._bench.limits import warm_copy
+from sharedarray._bench.race import seconds_of
+from sharedarray._bench.tasks import Array
 
 SIZES = [1 << 20] if QUICK else [1 << power for power in range(10, 31, 2)]  # bytes
 CONTESTANTS = [] if QUICK else ["ray", "torch"]

@@ -66,7 +66,7 @@ def test_import(race: Callable[..., Any]) -> None:
         "numpy": importing("numpy"),
         "sharedarray": importing("sharedarray"),
         "sharedarray, after numpy": importing("numpy", "sharedarray"),
-        "sharedarray.pool, after both": importing("numpy", "sharedarray", "sharedarray.pool"),
+        "sharedarray._pool, after both": importing("numpy", "sharedarray", "sharedarray._pool"),
         "multiprocessing.pool, after numpy": importing("numpy", "multiprocessing.pool"),
     }
     if not QUICK and importlib.util.find_spec("joblib"):

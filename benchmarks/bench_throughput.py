@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from conftest import BUDGET, QUICK, Everyone
 
-from sharedarray.bench.contestant import Executor, Limit, Multiprocessing, Ours
-from sharedarray.bench.contestants import CONTESTANTS as ALL
-from sharedarray.bench.tasks import noop
+from sharedarray._bench.contestant import Executor, Limit, Multiprocessing, Ours
+from sharedarray._bench.contestants import CONTESTANTS as ALL
+from sharedarray._bench.tasks import noop
 
 MAPPED = [1_000] if QUICK else [10_000, 100_000]
 FEW = 200 if QUICK else 2_000  # of each for everybody: some take a millisecond for a task

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common; the measuring itself is `sharedarray.bench`.
+"""What the benchmarks have in common; the measuring itself is `sharedarray._bench`.
 
 ``pytest benchmarks`` prints the tables. With ``--report DIR`` it stores pytest-benchmark's JSON there, as
 ``results.json``, and writes the report next to it: ``report.md`` and pictures. When that is
@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import sharedarray as sa
-from sharedarray.bench import hosts, machine, memory
-from sharedarray.bench.race import FEWEST, Race, seconds_of
+from sharedarray._bench import hosts, machine, memory
+from sharedarray._bench.race import FEWEST, Race, seconds_of
 
 QUICK = bool(os.environ.get("SHAREDARRAY_BENCH_QUICK"))
 """Few rounds and small sizes: whether a benchmark still runs, not what it says."""
@@ -204,7 +204,7 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 def pytest_unconfigure(config: pytest.Config) -> None:
     directory = config.getoption("--report")
     if directory is not None and (directory / "results.json").exists():
-        from sharedarray.bench import report, results
+        from sharedarray._bench import report, results
 
         found = results.load([directory / "results.json"])
         report.write(found, directory)

@@ -1,62 +1,90 @@
 """NumPy arrays in shared memory that any process attaches to by name.
 
-The modules and packages, bottom to top; imports go downwards only:
+A `SharedArray` is a NumPy array whose data lie in a block of shared memory. The block's header holds
+the shape and the dtype, so that another process needs its name alone.
 
-=====================  ===========================================================================
-clock                  the time, whatever replaces Python's clocks
-errors                 the exception tree
-greenlets              programs in which gevent or eventlet has replaced threads
-thresholds             sizes from which on data is handled in another way, each with its reason
-versions               the versions of other packages that this library registers with
-interrupts             Ctrl-C, deferred until book-keeping is complete
-progress               progress bars
-_platform              the contract with the operating system, and one module for each system
-damage                 damaged files of the registry
-interpreter            the program that runs Python for helper processes
-requirements           what blocks, locks and pools need of a kernel and of a file system
-marks                  which bytes are being written, and which writes a death has interrupted
-registry               the records beside the blocks, and which process may remove a block
-janitor                the process that removes the blocks of processes that died
-freelist               blocks that were just freed, whose pages the next ones use
-segment                named bytes with a lease
-dtypes                 the text for a dtype that travels, and for dtypes that no header can hold
-header                 the NPY header of a block: pure encode and decode
-display                how arrays, blocks and pools look at a terminal and in a notebook
-locks                  locks on the bytes of a block, or of any file
-array                  `SharedArray`; attaching by name, opening a file
-subclasses             how instances of ndarray subclasses travel
-creation               NumPy's creation functions, and `share`
-reference              the handle for a view that travels between processes
-reloads                modules that were reloaded, and that workers have to reload
-picklers               registration with the picklers of other packages
-listing                which blocks exist, and which processes hold them
-family                 the process that keeps blocks for the processes that have closed them
-shareable              the bytes of a `ShareableList`: pure encode and decode
-shared_memory          CPython's `SharedMemory` and `ShareableList`, on blocks
-objects                any picklable object in one block
-managers               CPython's `SharedMemoryManager`, for blocks and arrays
-pool                   `Pool`: an executor for arrays
-integrations           joblib's backend, and Dask on one machine and on many
-demo                   the main job, on real data: public API only
-bench                  sharing against pickling and against others, measured
-top                    the blocks, live in a terminal: public API only
-cli                    the command line: public API only
-=====================  ===========================================================================
+>>> import numpy as np
+>>> import sharedarray as sa
+>>> frames = sa.share(np.arange(6.0).reshape(2, 3), name="frames")  # one copy, into a new block
+>>> other = sa.attach("frames")  # in any process: the same memory, no copy
+>>> other[0, 0] = 10.0
+>>> float(frames[0, 0])
+10.0
+
+The block is freed when the last process that holds it lets go of it or dies.
+
+>>> del frames, other
+>>> sa.exists("frames")
+False
+
+Where to start:
+
+===================================  ===================================================================
+`share`, `empty`, `zeros`, `attach`  make an array, and find it by name
+`Pool`                               run functions in worker processes, with arrays that are not copied
+`put`, `get`                         any picklable object, by name
+`SharedArray.lock`, `lock_file`      locks between processes, for arrays and for files
+`open`, and ``file=``                arrays in ``.npy`` files
+`blocks`, `prune`, `unlink`          which blocks exist, and removing them
+`SharedMemory`, `ShareableList`      the interfaces of `multiprocessing.shared_memory`
+===================================  ===================================================================
+
+The command ``sharedarray --help`` lists what can be done from a terminal.
 """
+
+# The modules and packages, bottom to top; imports go downwards only (a test compares this list):
+#
+#   _clock         the time, whatever replaces Python's clocks
+#   _errors        the exception tree
+#   _greenlets     programs in which gevent or eventlet has replaced threads
+#   _thresholds    sizes from which on data is handled in another way, each with its reason
+#   _versions      the versions of other packages that this library registers with
+#   _interrupts    Ctrl-C, deferred until book-keeping is complete
+#   _progress      progress bars
+#   _platform      the contract with the operating system, and one module for each system
+#   _damage        damaged files of the registry
+#   _interpreter   the program that runs Python for helper processes
+#   _requirements  what blocks, locks and pools need of a kernel and of a file system
+#   _marks         which bytes are being written, and which writes a death has interrupted
+#   _registry      the records beside the blocks, and which process may remove a block
+#   _janitor       the process that removes the blocks of processes that died
+#   _freelist      blocks that were just freed, whose pages the next ones use
+#   _segment       named bytes with a lease
+#   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
+#   _header        the NPY header of a block: pure encode and decode
+#   _display       how arrays, blocks and pools look at a terminal and in a notebook
+#   _locks         locks on the bytes of a block, or of any file
+#   _array         `SharedArray`; attaching by name, opening a file
+#   _subclasses    how instances of ndarray subclasses travel
+#   _creation      NumPy's creation functions, and `share`
+#   _reference     the handle for a view that travels between processes
+#   _reloads       modules that were reloaded, and that workers have to reload
+#   _picklers      registration with the picklers of other packages
+#   _listing       which blocks exist, and which processes hold them
+#   _family        the process that keeps blocks for the processes that have closed them
+#   _shareable     the bytes of a `ShareableList`: pure encode and decode
+#   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
+#   _objects       any picklable object in one block
+#   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
+#   _pool          `Pool`: an executor for arrays
+#   integrations   joblib's backend, and Dask on one machine and on many
+#   _demo          the main job, on real data: public API only
+#   _bench         sharing against pickling and against others, measured
+#   _top           the blocks, live in a terminal: public API only
+#   _cli           the command line: public API only
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sharedarray import integrations as _integrations, interrupts as _interrupts, picklers as _picklers
-from sharedarray._platform import platform as _platform
-from sharedarray.array import (
+from sharedarray import _interrupts as _interrupts, _picklers as _picklers, integrations as _integrations
+from sharedarray._array import (
     SharedArray,
     attach,
     open as open,  # noqa: A004  (NumPy's and tarfile's habit: sharedarray.open)
 )
-from sharedarray.creation import (
+from sharedarray._creation import (
     empty,
     empty_like,
     full,
@@ -67,7 +95,7 @@ from sharedarray.creation import (
     zeros,
     zeros_like,
 )
-from sharedarray.errors import (
+from sharedarray._errors import (
     BlockClosedError,
     BlockExistsError,
     BlockNotFoundError,
@@ -85,17 +113,18 @@ from sharedarray.errors import (
     UnsupportedDTypeError,
     UnsupportedError,
 )
-from sharedarray.listing import BlockInfo, blocks, prune
-from sharedarray.locks import Lock, lock_file
-from sharedarray.reference import Reference
-from sharedarray.segment import Segment, exists, unlink
+from sharedarray._listing import BlockInfo, blocks, prune
+from sharedarray._locks import Lock, lock_file
+from sharedarray._platform import platform as _platform
+from sharedarray._reference import Reference
+from sharedarray._segment import Segment, exists, unlink
 
 if TYPE_CHECKING:
-    from sharedarray.errors import WorkerDied as WorkerDied
-    from sharedarray.managers import SharedMemoryManager as SharedMemoryManager
-    from sharedarray.objects import get as get, put as put
-    from sharedarray.pool import Pool as Pool
-    from sharedarray.shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
+    from sharedarray._errors import WorkerDied as WorkerDied
+    from sharedarray._managers import SharedMemoryManager as SharedMemoryManager
+    from sharedarray._objects import get as get, put as put
+    from sharedarray._pool import Pool as Pool
+    from sharedarray._shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
 
 __all__ = [
     "BlockClosedError",
@@ -146,13 +175,13 @@ __all__ = [
 
 # Imported when first asked for: processes that only attach need neither a pool nor multiprocessing.
 _LAZY = {
-    "Pool": "sharedarray.pool",
-    "ShareableList": "sharedarray.shared_memory",
-    "SharedMemory": "sharedarray.shared_memory",
-    "SharedMemoryManager": "sharedarray.managers",
-    "WorkerDied": "sharedarray.errors",
-    "get": "sharedarray.objects",
-    "put": "sharedarray.objects",
+    "Pool": "sharedarray._pool",
+    "ShareableList": "sharedarray._shared_memory",
+    "SharedMemory": "sharedarray._shared_memory",
+    "SharedMemoryManager": "sharedarray._managers",
+    "WorkerDied": "sharedarray._errors",
+    "get": "sharedarray._objects",
+    "put": "sharedarray._objects",
 }
 
 _picklers.install()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sharedarray.cli import main
+from sharedarray._cli import main
 
 if __name__ == "__main__":  # children of the demo's pools import this module too
     sys.exit(main())

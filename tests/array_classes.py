@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import sharedarray as sa
-from sharedarray.segment import mapping_of
+from sharedarray._segment import mapping_of
 
 
 class Tagged(np.ndarray):

@@ -48,13 +48,13 @@ from helpers import (  # noqa: E402
     wait_until,
 )
 
-import sharedarray.freelist  # noqa: E402
-import sharedarray.janitor  # noqa: E402
-import sharedarray.marks  # noqa: E402
-import sharedarray.pool.manager  # noqa: E402
-import sharedarray.pool.states  # noqa: E402
-import sharedarray.registry  # noqa: E402
-import sharedarray.segment  # noqa: E402
+import sharedarray._freelist  # noqa: E402
+import sharedarray._janitor  # noqa: E402
+import sharedarray._marks  # noqa: E402
+import sharedarray._pool.manager  # noqa: E402
+import sharedarray._pool.states  # noqa: E402
+import sharedarray._registry  # noqa: E402
+import sharedarray._segment  # noqa: E402
 
 # Tests of signals start programs, which would inherit that one is ignored, as in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,7 +62,7 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "3"))  # seconds for what is just ending
-_DEFAULT = sharedarray.registry.platform.DEFAULT_DIRECTORY
+_DEFAULT = sharedarray._registry.platform.DEFAULT_DIRECTORY
 _SHM = _DEFAULT if os.path.isdir(_DEFAULT) and blocks_are_files() else None
 _KINDS = ("block", "child", "thread", "descriptor")
 _FAILED = pytest.StashKey[bool]()
@@ -130,11 +130,11 @@ class Snapshot:
 
 def _ours_elsewhere() -> dict[object, str]:
     """Blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
-    me = sharedarray.registry.me()
-    where = sharedarray.registry.platform.DEFAULT_DIRECTORY
+    me = sharedarray._registry.me()
+    where = sharedarray._registry.platform.DEFAULT_DIRECTORY
     return {
         (name, inode): f"{where}/{name}"
-        for name, inode, record in sharedarray.registry.records(where)
+        for name, inode, record in sharedarray._registry.records(where)
         if record is not None and (record.pid, record.started) == me
     }
 
@@ -189,14 +189,14 @@ def _command(pid: int) -> str:
 def _descriptors() -> dict[object, str]:
     if not PROC:
         # What the library itself has open.
-        return {handle: f"handle {handle}" for handle in sharedarray.segment._handles}
-    kept = {connection._socket.fileno() for connection in sharedarray.janitor._state.connections.values()}
-    kept |= set(sharedarray.janitor._state.present.values())
-    kept |= set(sharedarray.freelist._state.witness or ())
+        return {handle: f"handle {handle}" for handle in sharedarray._segment._handles}
+    kept = {connection._socket.fileno() for connection in sharedarray._janitor._state.connections.values()}
+    kept |= set(sharedarray._janitor._state.present.values())
+    kept |= set(sharedarray._freelist._state.witness or ())
     server = sys.modules.get("multiprocessing.forkserver")
     kept.add(getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None))  # type: ignore[arg-type]
     # The pools' fork servers, which serve the next pool too.
-    pools = sys.modules.get("sharedarray.pool.processes.fork_server")
+    pools = sys.modules.get("sharedarray._pool.processes.fork_server")
     kept |= {pool_server._control for pool_server in getattr(pools, "_servers", {}).values()}
     for package in ("multiprocessing", "loky.backend", "joblib.externals.loky.backend"):
         tracker = sys.modules.get(f"{package}.resource_tracker")
@@ -231,7 +231,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.stash.get(_FAILED, False):
         return  # its frames are still alive, and with them what they hold
     request.node.funcargs.clear()  # where pytest keeps what the fixtures gave
-    sharedarray.freelist.clear()  # which would go within a second
+    sharedarray._freelist.clear()  # which would go within a second
     mark = request.node.get_closest_marker("lingers")
     allowed = set(mark.args) if mark else set()
     if not Snapshot.take().since(before, allowed):
@@ -240,7 +240,7 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def settled() -> bool:
         gc.collect()
-        sharedarray.freelist.clear()
+        sharedarray._freelist.clear()
         multiprocessing.active_children()  # reaps the ones that have ended
         last[:] = Snapshot.take().since(before, allowed)
         return not last
@@ -259,7 +259,7 @@ _internal_errors: list[BaseException] = []
 @pytest.fixture(scope="session", autouse=True)
 def internal_errors_are_noted() -> Iterator[None]:
     """Note each forbidden change of a state, and each exception that ends a pool's thread."""
-    states, manager = sharedarray.pool.states, sharedarray.pool.manager
+    states, manager = sharedarray._pool.states, sharedarray._pool.manager
 
     class Noted(states.ForbiddenChangeError):
         def __init__(self, event: str, state: str) -> None:
@@ -268,7 +268,7 @@ def internal_errors_are_noted() -> Iterator[None]:
 
     fail = manager.Manager.fail
 
-    def noted(pool: sharedarray.pool.manager.Manager, broken: BaseException) -> None:
+    def noted(pool: sharedarray._pool.manager.Manager, broken: BaseException) -> None:
         _internal_errors.append(broken)
         fail(pool, broken)
 
@@ -312,8 +312,8 @@ def no_janitor_stays() -> Iterator[None]:
     """At the end of all tests, nothing is left in any directory, and every janitor ends by itself."""
     yield
     gc.collect()
-    sharedarray.freelist.clear()
-    sharedarray.marks._leave_all()
+    sharedarray._freelist.clear()
+    sharedarray._marks._leave_all()
     for path in _directories:
         forget_janitor(path)
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}

@@ -173,7 +173,7 @@ def block_files(where: str | None = None) -> set[str]:
     # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
     found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
     if not blocks_are_files():
-        from sharedarray import registry
+        from sharedarray import _registry as registry
 
         found |= {name for name, number, _ in registry.records(where) if inode(name, where) == number}
     return found
@@ -182,7 +182,7 @@ def block_files(where: str | None = None) -> set[str]:
 def notes(where: str | None = None) -> set[str]:
     """Records, tokens and notes in the registry: all but the janitor's two files and the table of marks."""
     if not janitor_needed():
-        from sharedarray import registry as rooms
+        from sharedarray import _registry as rooms
 
         rooms.sweep(where or directory())  # nobody else does, before somebody makes a block
     return {name for name in _names(registry(where)) if not name.startswith("janitor.") and name != TABLE}
@@ -446,7 +446,9 @@ def plain(text: str) -> str:
 
 def forget_janitor(path: str) -> None:
     """Close this process's connection to the janitor of a directory."""
-    from sharedarray import janitor  # not above: some programs that import this must do without the library
+    from sharedarray import (
+        _janitor as janitor,  # not above: some programs that import this must do without the library
+    )
 
     connection = janitor._state.connections.pop(path, None)
     if connection is not None:

@@ -19,9 +19,9 @@ import numpy as np
 from helpers import ANSWER, FORKS, KILLED, PROC, environment, suicide, wait_until
 
 import sharedarray as sa
-from sharedarray import locks, segment
+from sharedarray import _locks as locks, _segment as segment
 from sharedarray._platform import platform
-from sharedarray.reference import reduce_held
+from sharedarray._reference import reduce_held
 
 _started: dict[int, subprocess.Popen[bytes]] = {}  # where nobody can fork
 

@@ -19,11 +19,11 @@ from helpers import KILLED, alive, kill, wait_until
 from needs import needs_signals
 
 import sharedarray as sa
-from sharedarray.bench import command, contestants, hosts, machine, memory, results, summary
-from sharedarray.bench.contestants import CONTESTANTS
-from sharedarray.bench.race import ContestantError, Race
-from sharedarray.bench.results import Results
-from sharedarray.cli import main
+from sharedarray._bench import command, contestants, hosts, machine, memory, results, summary
+from sharedarray._bench.contestants import CONTESTANTS
+from sharedarray._bench.race import ContestantError, Race
+from sharedarray._bench.results import Results
+from sharedarray._cli import main
 
 KIB, MIB = 1 << 10, 1 << 20
 MACHINE = {
@@ -334,8 +334,8 @@ def test_without_matplotlib_a_picture_says_what_it_needs(monkeypatch, capsys):
 
 
 def test_other_commands_do_not_import_the_benchmark():
-    code = "import sys; from sharedarray.cli import main; main(['ls'])"
-    code += "; print('sharedarray.bench' in sys.modules)"
+    code = "import sys; from sharedarray._cli import main; main(['ls'])"
+    code += "; print('sharedarray._bench' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.endswith("False\n")
 
@@ -358,7 +358,7 @@ def test_the_stored_results_name_no_machine_of_anybodys():
 
 @needs_pictures
 def test_the_readme_shows_the_stored_figures(stored):
-    from sharedarray.bench import report
+    from sharedarray._bench import report
 
     readme = (STORED.parents[2] / "README.md").read_text(encoding="utf-8")
     assert report.readme(stored) == readme.split(report.BEGIN)[1].split(report.END)[0]
@@ -370,7 +370,7 @@ def test_the_readme_shows_the_stored_figures(stored):
 @fonts_stay
 def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):
     pytest.importorskip("matplotlib")
-    from sharedarray.bench import report
+    from sharedarray._bench import report
 
     report.write(stored, tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == (STORED.parent / "report.md").read_text(
@@ -380,7 +380,7 @@ def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):
 
 @needs_pictures
 def test_every_loss_in_the_report_has_its_reason(stored):
-    from sharedarray.bench import report
+    from sharedarray._bench import report
 
     far = [*summary.behind(stored), *(race for race, _, _ in summary.losses(stored))]
     assert far  # a report without a loss would be too good to be true

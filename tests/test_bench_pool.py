@@ -10,11 +10,11 @@ import pytest
 from test_bench import MACHINE, race_of
 
 import sharedarray as sa
-from sharedarray.bench import processor_time, results, rows, script, short_tasks
-from sharedarray.bench.race import Race, run_together
-from sharedarray.bench.results import Results
-from sharedarray.bench.rows import arrays, calls, growth, maps
-from sharedarray.cli import main
+from sharedarray._bench import processor_time, results, rows, script, short_tasks
+from sharedarray._bench.race import Race, run_together
+from sharedarray._bench.results import Results
+from sharedarray._bench.rows import arrays, calls, growth, maps
+from sharedarray._cli import main
 
 BESIDE = {
     "round-trip": {"limit", "ProcessPoolExecutor", calls.SCRIPT},
@@ -31,7 +31,7 @@ BESIDE = {
 PROGRAM = """
 import sys
 from pathlib import Path
-from sharedarray.bench import results, rows
+from sharedarray._bench import results, rows
 
 if __name__ == "__main__":
     found = {name: list(row(rows.TINY)) for name, row in rows.ROWS.items()}
@@ -91,7 +91,7 @@ def test_an_aim_is_met_or_missed() -> None:
 
 
 def test_the_aims_are_told_with_the_figures_and_in_the_report(tmp_path: Path) -> None:
-    report = pytest.importorskip("sharedarray.bench.report", reason="needs matplotlib")
+    report = pytest.importorskip("sharedarray._bench.report", reason="needs matplotlib")
     figures = {"sharedarray": [20e-6], calls.SCRIPT: [50e-6], "limit": [30e-6]}
     found = Results(dict(MACHINE), [race_of(figures, group=calls.ROUND_TRIPS["back to back"])])
     lines = list(rows.sentences(found))

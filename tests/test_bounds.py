@@ -16,9 +16,17 @@ from helpers import forget_janitor, janitors, wait_until
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import header, janitor, locks, marks, reference, requirements, segment
+from sharedarray import (
+    _header as header,
+    _janitor as janitor,
+    _locks as locks,
+    _marks as marks,
+    _reference as reference,
+    _requirements as requirements,
+    _segment as segment,
+)
 from sharedarray._platform import platform
-from sharedarray.segment import mapping_of
+from sharedarray._segment import mapping_of
 
 PACKAGE = Path(sa.__file__).parent
 
@@ -30,27 +38,27 @@ BOUNDS = {
     "_platform.windows._sections": "the blocks that are open",
     "_platform.windows._paths": "the blocks that are open",
     "_platform.windows._trusted": "the registries that are there",
-    "array._of_subclasses": "the modules that ask for it: one",
-    "damage._reported": "test_reports_are_bounded",
-    "header._known": "test_pages_that_were_parsed",
+    "_array._of_subclasses": "the modules that ask for it: one",
+    "_damage._reported": "test_reports_are_bounded",
+    "_header._known": "test_pages_that_were_parsed",
     "integrations.joblib._preload": "two keys",
-    "integrations.transport._origins": "weak keys",
-    "interrupts._open": "the depth of blocks",
-    "janitor._warned": "test_directories_that_were_used",
-    "locks._holds": "test_locks_that_were_used",
-    "locks._idle": "test_locks_that_were_used",
-    "marks._tables": "test_directories_that_were_used",
-    "picklers._tables": "the picklers that there are: three",
-    "reference._arrived": "weak values",
-    "reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
-    "reloads._numbers": "the modules that there are",
-    "reloads._watched": "one, of the shell that the program runs in",
-    "requirements._checked": "test_directories_that_were_checked",
-    "segment._child_leases": "a fork; empty after it",
-    "segment._handles": "test_blocks_that_were_open",
-    "segment.on_leave": "the modules that ask for it",
-    "versions._left_alone": "the packages of `versions.BOUNDS`",
-    "versions._warned": "the packages of `versions.BOUNDS`",
+    "integrations._transport._origins": "weak keys",
+    "_interrupts._open": "the depth of blocks",
+    "_janitor._warned": "test_directories_that_were_used",
+    "_locks._holds": "test_locks_that_were_used",
+    "_locks._idle": "test_locks_that_were_used",
+    "_marks._tables": "test_directories_that_were_used",
+    "_picklers._tables": "the picklers that there are: three",
+    "_reference._arrived": "weak values",
+    "_reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
+    "_reloads._numbers": "the modules that there are",
+    "_reloads._watched": "one, of the shell that the program runs in",
+    "_requirements._checked": "test_directories_that_were_checked",
+    "_segment._child_leases": "a fork; empty after it",
+    "_segment._handles": "test_blocks_that_were_open",
+    "_segment.on_leave": "the modules that ask for it",
+    "_versions._left_alone": "the packages of `versions.BOUNDS`",
+    "_versions._warned": "the packages of `versions.BOUNDS`",
 }
 EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
 
@@ -58,7 +66,7 @@ EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictiona
 def tables() -> Iterator[str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] in ("bench", "demo", "pool"):
+        if parts[0] in ("_bench", "_demo", "_pool"):
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -141,7 +149,7 @@ def test_references_that_arrived() -> None:
 
 
 def test_arrays_that_a_manager_or_pool_made() -> None:
-    from sharedarray.array import Living
+    from sharedarray._array import Living
 
     living = Living()
     for _ in range(30):

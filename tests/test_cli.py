@@ -30,8 +30,8 @@ from helpers import (
 from needs import link, needs_signals, needs_terminals
 
 import sharedarray as sa
-from sharedarray import cli
-from sharedarray.cli import main
+from sharedarray import _cli as cli
+from sharedarray._cli import main
 
 COMMAND = (sys.executable, "-m", "sharedarray")
 HOLDS = "a = sa.share([[1.5, 2, 3]] * 2, name='frames'); say(); hear()"
@@ -464,13 +464,14 @@ def test_demo_shows_its_options(capsys):
 
 
 def test_demo_runs_the_demo(monkeypatch):
-    monkeypatch.setattr("sharedarray.demo.run", lambda args: 40 + args.workers)
+    monkeypatch.setattr("sharedarray._demo.run", lambda args: 40 + args.workers)
     assert main(["demo", "--workers", "2"]) == 42
 
 
 def test_other_commands_do_not_import_the_demo():
     done = run(
-        "import sys; from sharedarray.cli import main; main(['ls']); print('sharedarray.demo' in sys.modules)"
+        "import sys; from sharedarray._cli import main; main(['ls']);"
+        " print('sharedarray._demo' in sys.modules)"
     )
     assert done.stdout.endswith("False\n")
 

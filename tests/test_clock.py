@@ -9,7 +9,7 @@ import types
 import pytest
 from helpers import answer
 
-from sharedarray import clock
+from sharedarray import _clock as clock
 
 # Waits of every kind that have a limit, and a worker that dies. The lock's holder is another process.
 WAITS = """

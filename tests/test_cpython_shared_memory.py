@@ -39,7 +39,7 @@ import pytest
 from helpers import FORKS, GONE, KILL, KILLED, SIGNALS, Puppet, inode, run, wait_until
 
 import sharedarray as sa
-from sharedarray import segment, shareable
+from sharedarray import _segment as segment, _shareable as shareable
 
 upstream: Any = pytest.importorskip(
     "test._test_multiprocessing", reason="this Python was built without its own tests of multiprocessing"

@@ -9,7 +9,7 @@ import pytest
 from helpers import blocks_are_files
 
 import sharedarray as sa
-from sharedarray import creation, header, segment
+from sharedarray import _creation as creation, _header as header, _segment as segment
 
 DTYPES = [
     "?",

@@ -16,7 +16,7 @@ from helpers import ANSWER, alive, block_files, environment, nothing_left, wait_
 from needs import few
 
 import sharedarray as sa
-from sharedarray import demo
+from sharedarray import _demo as demo
 
 pytestmark = needs_consoles
 
@@ -226,9 +226,8 @@ def command(*words: str) -> dict[str, object]:
 
 def test_cp_that_is_interrupted_leaves_no_file(tmp_path: Path) -> None:
     array = sa.ones(200_000, name="large")
-    slowly = (
-        "import sys; from sharedarray import cli; cli._PIECE = 16; sys.exit(cli.main(sys.argv[1:]))"  # bytes
-    )
+    # 16 bytes at a time
+    slowly = "import sys; from sharedarray import _cli; _cli._PIECE = 16; sys.exit(_cli.main(sys.argv[1:]))"
     target = tmp_path / "copy.npy"
     with Console(**command("-c", slowly, "cp", "large", str(target))) as console:  # type: ignore[arg-type]
         wait_until(lambda: os.listdir(tmp_path), "it copies", ANSWER)
@@ -244,7 +243,7 @@ def test_cp_that_is_interrupted_as_it_makes_its_file_leaves_none(tmp_path: Path)
     array = sa.ones(10, name="small")
     interrupted = """
 import signal, sys, tempfile
-from sharedarray import cli
+from sharedarray import _cli as cli
 
 def make(*args, plain=tempfile.mkstemp):
     found = plain(*args)

@@ -18,9 +18,9 @@ from helpers import TABLE, Puppet, block_files, environment, registry, wait_unti
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import damage, marks, registry as records
+from sharedarray import _damage as damage, _marks as marks, _registry as records
+from sharedarray._marks import COUNT, Table
 from sharedarray._platform import platform
-from sharedarray.marks import COUNT, Table
 
 KEY = 4711
 WORD = 8

@@ -18,13 +18,13 @@ from helpers import nothing_left, run, wait_until
 from pipeline import pipeline, same
 
 import sharedarray as sa
-from sharedarray.segment import mapping_of
+from sharedarray._segment import mapping_of
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 import dask.array as da  # noqa: E402
 
-from sharedarray.integrations import transport  # noqa: E402
+from sharedarray.integrations import _transport as transport  # noqa: E402
 from sharedarray.integrations.dask import DaskPool, _given_often, from_array, share  # noqa: E402
 
 pytestmark = [
@@ -100,7 +100,7 @@ def test_frames(pool: sa.Pool) -> None:
 
 def test_other_executors_take_the_same_graphs() -> None:
     """What `dumps` makes is pickled by whatever pool there is: without out-of-band buffers, too."""
-    from sharedarray.integrations.packing import Parcel, dumps, loads
+    from sharedarray.integrations._packing import Parcel, dumps, loads
 
     given = {"a": np.arange(10_000), "f": lambda x: x + 1, "small": np.arange(3)}
     parcel = dumps(given)

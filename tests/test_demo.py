@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 import sharedarray as sa
-from sharedarray import demo
-from sharedarray.demo import contest, landscape, stages
+from sharedarray import _demo as demo
+from sharedarray._demo import contest, landscape, stages
 
 CELL = (7.0, 5.5)
 needs_extra = pytest.mark.skipif(
@@ -351,6 +351,6 @@ def test_importing_the_package_does_not_import_the_demo() -> None:
     import subprocess
 
     check = (
-        "import sys, sharedarray; sys.exit('sharedarray.demo' in sys.modules or 'matplotlib' in sys.modules)"
+        "import sys, sharedarray; sys.exit('sharedarray._demo' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

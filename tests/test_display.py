@@ -17,7 +17,7 @@ import pytest
 from helpers import Puppet, blocks_are_files
 
 import sharedarray as sa
-from sharedarray import display
+from sharedarray import _display as display
 from sharedarray._platform import platform
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -256,7 +256,7 @@ def test_showing_looks_at_few_pages_only(tmp_path: Path) -> None:
     """Of a sparse file of 10 GiB, less than one page in a hundred is brought into memory."""
     path = tmp_path / "huge.npy"
     for shape in ((10 << 27,), (1 << 15, 10 << 12), (1 << 10, 10 << 7, 1 << 10)):
-        header = sa.header.encode(np.dtype("f8"), shape, fortran=False)
+        header = sa._header.encode(np.dtype("f8"), shape, fortran=False)
         path.write_bytes(header)
         os.truncate(path, len(header) + (10 << 30))
         a = sa.open(path)
@@ -300,13 +300,13 @@ def test_blocks_show_themselves() -> None:
             assert fact in shown.text
         kept.unlink()
     del held
-    assert "0 blocks" in page(sa.listing.BlockList()).text
+    assert "0 blocks" in page(sa._listing.BlockList()).text
 
 
 def test_many_blocks_are_cut() -> None:
     held = sa.zeros(1)
     (one,) = sa.blocks()
-    shown = page(sa.listing.BlockList([one] * 500))
+    shown = page(sa._listing.BlockList([one] * 500))
     assert len(shown.all("tr")) == 201
     assert "300 more" in shown.text
     del held

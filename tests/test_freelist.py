@@ -39,9 +39,9 @@ from lock_helpers import end, start
 from needs import few, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray import freelist, marks, segment
+from sharedarray import _freelist as freelist, _marks as marks, _segment as segment
 from sharedarray._platform import platform
-from sharedarray.thresholds import REUSED_FROM
+from sharedarray._thresholds import REUSED_FROM
 
 pytestmark = [
     pytest.mark.skipif(not platform.REUSES_PAGES, reason="every block has fresh pages here"),
@@ -599,7 +599,7 @@ NATIVE = """
 import ctypes, os
 import numpy as np
 import sharedarray as sa
-from sharedarray import freelist, segment
+from sharedarray import _freelist as freelist, _segment as segment
 from helpers import say
 def file_of(array):
     return segment.mapping_of(array).inode
@@ -740,7 +740,7 @@ def test_files_of_another_file_system_are_not_reused(tmp_path: Path) -> None:
             pytest.skip("temporary files are in memory here")
     script = """
     import sharedarray as sa
-    from sharedarray import freelist
+    from sharedarray import _freelist as freelist
     for _ in range(3):
         assert sa.ones(1 << 18)[-1] == 1
         assert not freelist._state.blocks
@@ -775,7 +775,7 @@ def test_a_killed_process_leaves_nothing() -> None:
 
 
 STEPS = """
-from sharedarray import freelist, registry
+from sharedarray import _freelist as freelist, _registry as registry
 from sharedarray._platform import platform
 name, when = sys.argv[1:]
 freelist.IDLE = 60.0
@@ -914,7 +914,7 @@ def test_gevent_has_fresh_pages() -> None:
     gevent.monkey.patch_all()
     import os
     import sharedarray as sa
-    from sharedarray import freelist
+    from sharedarray import _freelist as freelist
     threads = len(os.listdir("/proc/self/task"))
     sa.ones(1 << 18)
     assert not freelist._state.blocks

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 from needs import needs_files
 
 import sharedarray as sa
-from sharedarray import header
-from sharedarray.header import PAGE, check_dtype, decode, encode
+from sharedarray import _header as header
+from sharedarray._header import PAGE, check_dtype, decode, encode
 
 # -- frozen bytes ---------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from hypothesis import given, settings, strategies as st
 from needs import link, need_links, needs_root
 
 import sharedarray as sa
+from sharedarray._header import MAX_HEADER, PAGE, decode, encode
 from sharedarray._platform import platform
-from sharedarray.header import MAX_HEADER, PAGE, decode, encode
 
 pytestmark = pytest.mark.timeout(60)  # a header that keeps us busy is hostile too
 

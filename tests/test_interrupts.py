@@ -17,9 +17,9 @@ from helpers import run, wait_until
 from needs import few
 
 import sharedarray as sa
-from sharedarray import interrupts, segment
-from sharedarray.interrupts import allowed, call_user, deferred, finalize, finalizer
-from sharedarray.segment import mapping_of
+from sharedarray import _interrupts as interrupts, _segment as segment
+from sharedarray._interrupts import allowed, call_user, deferred, finalize, finalizer
+from sharedarray._segment import mapping_of
 
 
 @pytest.fixture(autouse=True)
@@ -423,15 +423,15 @@ def test_what_is_imported_late_is_imported_as_a_whole():
 
         class Meanwhile:
             def find_spec(self, name, path, target=None):
-                if name == "sharedarray.pool.engine":
+                if name == "sharedarray._pool.engine":
                     signal.raise_signal(signal.SIGINT)
 
         sys.meta_path.insert(0, Meanwhile())
-        assert "sharedarray.pool" not in sys.modules
+        assert "sharedarray._pool" not in sys.modules
         try:
             sharedarray.Pool
         except KeyboardInterrupt:
-            assert "Pool" in vars(sys.modules["sharedarray.pool"])
+            assert "Pool" in vars(sys.modules["sharedarray._pool"])
         else:
             raise AssertionError("not interrupted")
         sharedarray.Pool(1).shutdown()

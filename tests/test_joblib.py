@@ -19,8 +19,8 @@ import pytest
 from helpers import KILL, SIGNALS, Puppet, alive, answer, janitors, nothing_left, run, wait_until
 
 import sharedarray as sa
-from sharedarray.bench import memory
-from sharedarray.segment import mapping_of
+from sharedarray._bench import memory
+from sharedarray._segment import mapping_of
 
 joblib = pytest.importorskip("joblib")
 from joblib import Parallel, delayed, parallel_config  # noqa: E402

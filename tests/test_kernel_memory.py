@@ -7,7 +7,7 @@ import pytest
 from helpers import Puppet, block_files, blocks_are_files, directory, inode, nothing_left
 
 import sharedarray as sa
-from sharedarray import segment
+from sharedarray import _segment as segment
 
 pytestmark = pytest.mark.skipif(blocks_are_files(), reason="blocks are files here")
 

@@ -43,7 +43,7 @@ from helpers import (
 from needs import link, needs_files, needs_fork, needs_janitor, needs_limits, needs_modes, needs_users
 
 import sharedarray as sa
-from sharedarray import registry as rooms, segment
+from sharedarray import _registry as rooms, _segment as segment
 from sharedarray._platform import platform
 
 HOLDS = """
@@ -345,7 +345,7 @@ def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
         (pid,) = janitors()
         os.kill(pid, signal.SIGSTOP)
         with Puppet(
-            "from helpers import registry; c = sa.janitor._Connection(registry()); say(); hear()"
+            "from helpers import registry; c = sa._janitor._Connection(registry()); say(); hear()"
         ) as second:
             second.hear()
             second.kill()
@@ -970,7 +970,7 @@ def test_a_forked_child_that_dies_leaves_its_parents_block_alone(own_directory):
                 end()
             os.waitpid(pid, 0)
         say(sa.prune()); hear()
-        say(os.path.exists(sa.registry.directory() + "/x")); hear()
+        say(os.path.exists(sa._registry.directory() + "/x")); hear()
         a.close()
         """
     ) as parent:
@@ -1100,7 +1100,7 @@ def test_fork_waits_for_a_thread_that_connects_without_a_deadlock():
         """
         import faulthandler, os, threading, time, warnings
         import sharedarray as sa
-        from sharedarray import janitor, segment
+        from sharedarray import _janitor as janitor, _segment as segment
         faulthandler.dump_traceback_later(20, exit=True)
         warnings.simplefilter("ignore", DeprecationWarning)
         a = sa.zeros(3)

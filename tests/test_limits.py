@@ -18,7 +18,7 @@ from helpers import METHODS, answer
 from needs import needs_limits, needs_proc, needs_root
 
 import sharedarray as sa
-from sharedarray import listing
+from sharedarray import _listing as listing
 
 pytestmark = [needs_limits, needs_proc]
 
@@ -26,7 +26,7 @@ HEAD = """
 import contextlib, errno, gc, json, os, resource, signal, sys, tempfile, time
 import numpy as np
 import sharedarray as sa
-from sharedarray import listing
+from sharedarray import _listing as listing
 from helpers import block_files, notes, say, wait_until
 
 LIMIT = 200
@@ -283,7 +283,7 @@ def test_no_more_address_space() -> None:
 FILES = """
 import gc, os
 import sharedarray as sa
-from sharedarray import listing
+from sharedarray import _listing as listing
 from helpers import block_files, notes, say
 arrays = []
 def full():

@@ -49,7 +49,7 @@ from lock_helpers import (
 from needs import link, many_starts, needs_files, needs_fork, needs_free_files, needs_signals
 
 import sharedarray as sa
-from sharedarray import marks
+from sharedarray import _marks as marks
 from sharedarray._platform import platform
 
 END = 1 << 62

@@ -54,7 +54,7 @@ from lock_helpers import (
 from needs import link, many_starts, needs_fork, needs_janitor, needs_signals
 
 import sharedarray as sa
-from sharedarray import locks, marks
+from sharedarray import _locks as locks, _marks as marks
 
 PAGE = 4096
 
@@ -1255,7 +1255,7 @@ KILLS_AT_ANY_MOMENT = """
         data[:] = 0
     with data.lock(timeout=5) as lock:
         assert not lock.abandoned
-    from sharedarray import marks
+    from sharedarray import _marks as marks
     (table,) = marks._tables.values()
     say([*counts.sum(0).tolist(), table.words[marks.COUNT]])
 """

@@ -32,7 +32,7 @@ from helpers import (
 from needs import EACH_METHOD, needs_files, needs_fork, needs_signals
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import _registry as registry
 
 QUICK = "fork" if "fork" in METHODS else METHODS[0]
 

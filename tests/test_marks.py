@@ -13,9 +13,9 @@ from lock_helpers import child, descriptors, end, killed, start, waiters
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray import marks
+from sharedarray import _marks as marks
+from sharedarray._marks import COUNT, Table, identity
 from sharedarray._platform import platform
-from sharedarray.marks import COUNT, Table, identity
 
 KEY, OTHER = 4711, 4712
 A_PAGE = 15  # slots of the first page

@@ -27,7 +27,7 @@ notebook = nbformat.read(path, as_version=4)
 nbformat.validate(notebook)
 first = f'''
 import multiprocessing
-from sharedarray.pool.processes import worker_process
+from sharedarray._pool.processes import worker_process
 multiprocessing.set_start_method({method!r})
 worker_process.default_method = lambda: {method!r}
 '''

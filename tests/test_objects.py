@@ -26,8 +26,8 @@ from helpers import (
 from needs import needs_modes, needs_root
 
 import sharedarray as sa
-from sharedarray import objects
-from sharedarray.segment import mapping_of
+from sharedarray import _objects as objects
+from sharedarray._segment import mapping_of
 
 MB = 1 << 20
 
@@ -256,7 +256,7 @@ def test_a_frame_is_rebuilt_in_another_process_without_copying_it() -> None:
             """
             import sharedarray as sa, numpy as np
             from helpers import say
-            from sharedarray.segment import mapping_of
+            from sharedarray._segment import mapping_of
             frame = sa.get("frame")
             parts = [frame[c].to_numpy() for c in frame.columns]
             say([all(mapping_of(np.asarray(p)) is not None for p in parts), float(frame["d"].sum()),

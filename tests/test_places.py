@@ -21,7 +21,7 @@ from helpers import METHODS, answer, block_files, environment, inode, janitors, 
 from needs import few, needs_fork, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
-from sharedarray import interpreter, janitor, registry
+from sharedarray import _interpreter as interpreter, _janitor as janitor, _registry as registry
 
 
 def can_unshare(*options: str) -> bool:
@@ -146,7 +146,7 @@ def test_an_application_that_embeds_python_is_not_started_again(own_directory, t
                 lost = sa.ones(3, name="lost")
                 os.kill(os.getpid(), signal.SIGKILL)
             os.waitpid(pid, 0)
-            sa.janitor._state.failed.clear()  # as after some seconds
+            sa._janitor._state.failed.clear()  # as after some seconds
             c = sa.ones(3)
         say([len(seen), str(seen[0].message), "lost" in block_files(), float((a + b + c).sum())])
         """,
@@ -248,7 +248,7 @@ def test_the_janitor_writes_bytecode_where_its_starter_does(own_directory, tmp_p
             *(sys.executable, *(("-B",) if way == "-B" else ()), "-c"),
             (
                 "import sharedarray as sa\na = sa.zeros(3)\n"
-                "(connection,) = sa.janitor._state.connections.values()\n"
+                "(connection,) = sa._janitor._state.connections.values()\n"
                 "print(sa.__file__, connection.covered())"
             ),
         ],
@@ -262,7 +262,7 @@ def test_the_janitor_writes_bytecode_where_its_starter_does(own_directory, tmp_p
     assert done.stdout == f"{copy / 'sharedarray' / '__init__.py'} True\n"
     assert list(copy.rglob("*.pyc")) == []
     if way == "prefix":
-        assert list((tmp_path / "cache").rglob("janitor.*.pyc"))
+        assert list((tmp_path / "cache").rglob("_janitor.*.pyc"))
 
 
 # -- pid namespaces that share a directory --------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_a_process_appears_before_it_makes_its_first_record(own_directory):
     with sa.zeros(3):
         done = run("""
             import sharedarray as sa
-            from sharedarray import registry
+            from sharedarray import _registry as registry
 
             plain, appeared = registry.write_record, []
 

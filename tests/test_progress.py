@@ -19,8 +19,8 @@ from helpers import ANSWER, environment, run
 from needs import needs_terminals
 
 import sharedarray as sa
-from sharedarray import header, progress, segment
-from sharedarray.cli import main
+from sharedarray import _header as header, _progress as progress, _segment as segment
+from sharedarray._cli import main
 
 SCRIPT = """
 import sys, time
@@ -169,7 +169,7 @@ def test_pools_pass_it_on_and_a_missing_tqdm_makes_nothing(
 FILLING = """
 import sys
 import numpy as np, sharedarray as sa
-from sharedarray import progress
+from sharedarray import _progress as progress
 progress._LATE = float(sys.argv[1])
 sa.share(np.ones(1 << 25), name="big").close()
 """

@@ -27,8 +27,8 @@ from needs import many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
-from sharedarray import reference, registry
-from sharedarray.segment import Mapping, mapping_of
+from sharedarray import _reference as reference, _registry as registry
+from sharedarray._segment import Mapping, mapping_of
 
 DATA = np.arange(24.0).reshape(4, 6)
 RECORDS = np.array([(1, 2.5), (3, 4.5)], dtype=[("x", "<i4"), ("y", "<f8")])
@@ -721,8 +721,8 @@ if {when!r} in ("import", "always"):
     sys.settrace(trace)
 import numpy as np
 import sharedarray as sa
-from sharedarray.reference import Kept, pack_held
-from sharedarray.segment import mapping_of
+from sharedarray._reference import Kept, pack_held
+from sharedarray._segment import mapping_of
 sys.settrace(trace if {when!r} in ("calls", "always") else None)
 
 def main():

@@ -168,7 +168,7 @@ def test_a_full_file_system_is_an_error_for_every_size(small: Run):
 def test_blocks_that_are_free_for_reuse_have_a_quarter_of_the_room_at_most(small: Run):
     small(
         """
-        from sharedarray import freelist
+        from sharedarray import _freelist as freelist
         sa.ones(8 * MB, "u1")
         if freelist._state.blocks:
             assert len(notes()) == 1 and 55 * MB < free() < 57 * MB
@@ -184,8 +184,8 @@ def test_blocks_that_are_free_for_reuse_have_a_quarter_of_the_room_at_most(small
 def test_blocks_that_are_free_for_reuse_go_when_memory_is_short(small: Run):
     small(
         """
-        from sharedarray import freelist
-        from sharedarray.pool.transport import memory
+        from sharedarray import _freelist as freelist
+        from sharedarray._pool.transport import memory
         freelist.IDLE = 60.0
 
         def make_one_free():

@@ -24,7 +24,7 @@ from hypothesis import example, given, settings, strategies as st
 from needs import many_starts
 
 import sharedarray as sa
-from sharedarray import shareable
+from sharedarray import _shareable as shareable
 
 MIXED = ["howdy", b"HoWdY", -273.154, 100, None, True, 42]
 

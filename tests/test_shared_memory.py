@@ -48,9 +48,9 @@ from helpers import (
 from needs import link, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray import family, reference, registry, segment
-from sharedarray.cli import main
-from sharedarray.registry import Record
+from sharedarray import _family as family, _reference as reference, _registry as registry, _segment as segment
+from sharedarray._cli import main
+from sharedarray._registry import Record
 
 METHODS = multiprocessing.get_all_start_methods()
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 import sharedarray as sa
-from sharedarray import errors
+from sharedarray import _errors as errors
 
 PACKAGE = Path(sa.__file__).parent
-LAYERS = re.findall(r"^(\w+(?:, \w+)*)  +\S", (sa.__doc__ or "").split("=\n", 1)[1], re.MULTILINE)
-LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row.split(", ")}
+LAYERS = re.findall(r"^#   (\w+)  *\S", (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+LEVEL = {name: level for level, name in enumerate(LAYERS)}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
@@ -36,9 +36,9 @@ NOT_IMPORTED = {"sharedarray.__main__"} | {
 }
 # Modules that need packages which only some users have.
 EXTRAS = {
-    "sharedarray.bench.picture": "matplotlib",
-    "sharedarray.bench.report": "matplotlib",
-    "sharedarray.demo.picture": "matplotlib",
+    "sharedarray._bench.picture": "matplotlib",
+    "sharedarray._bench.report": "matplotlib",
+    "sharedarray._demo.picture": "matplotlib",
     "sharedarray.integrations.dask": "distributed",
     "sharedarray.integrations.joblib": "joblib",
 }
@@ -90,7 +90,9 @@ PACKAGES = {
 
 
 def test_each_module_of_the_pool_is_in_a_map() -> None:
-    assert {"sharedarray.pool", "sharedarray.pool.functions", "sharedarray.pool.processes"} <= set(PACKAGES)
+    assert {"sharedarray._pool", "sharedarray._pool.functions", "sharedarray._pool.processes"} <= set(
+        PACKAGES
+    )
     for package, names in PACKAGES.items():
         inside = {
             module.removeprefix(f"{package}.").split(".")[0]
@@ -104,7 +106,7 @@ def test_each_module_of_the_pool_is_in_a_map() -> None:
 def test_modules_and_classes_of_the_pool_are_small() -> None:
     """A module answers one question: at most 600 lines; a class has at most 400."""
     for module in MODULES:
-        if module.startswith(("sharedarray.pool", "sharedarray.display")):
+        if module.startswith(("sharedarray._pool", "sharedarray._display")):
             text = source(module)
             assert text.count("\n") <= 600, module
             for node in ast.walk(ast.parse(text)):
@@ -123,8 +125,8 @@ def test_imports_go_downwards_in_a_package(package: str) -> None:
         for imported in imports_of(module) if member(module) in level else ():
             # The process object of a worker runs in the worker, and only there imports what that runs.
             if (module, imported) == (
-                "sharedarray.pool.processes.worker_process",
-                "sharedarray.pool.worker.main",
+                "sharedarray._pool.processes.worker_process",
+                "sharedarray._pool.worker.main",
             ):
                 continue
             if member(imported) in level and member(imported) != member(module):
@@ -139,10 +141,10 @@ def test_imports_go_downwards(module: str) -> None:
     for imported in imports_of(module):
         target = layer_of(imported)
         if target == "__init__":
-            assert layer in ("bench", "cli", "demo", "top"), f"{module} imports the whole package"
+            assert layer in ("_bench", "_cli", "_demo", "_top"), f"{module} imports the whole package"
         elif target != layer:
             # Between array and reference, one function calls the module above it, which nothing else may.
-            if (module, imported) == ("sharedarray.array", "sharedarray.reference"):
+            if (module, imported) == ("sharedarray._array", "sharedarray._reference"):
                 continue
             assert LEVEL[target] < LEVEL[layer], f"{module} imports {imported}, which is not below it"
 
@@ -202,13 +204,13 @@ def opening_calls(module: str) -> list[str]:
 
 # What opens descriptors for the others, and programs of their own that measure other libraries.
 OPENERS = ("sharedarray._platform.descriptors", "sharedarray._platform.windows")
-PROGRAMS = ("bench", "demo")
+PROGRAMS = ("_bench", "_demo")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) not in PROGRAMS])
 def test_descriptors_are_opened_through_one_function(module: str) -> None:
     found = [] if module in OPENERS else opening_calls(module)
-    if module == "sharedarray.pool.processes.worker_process":
+    if module == "sharedarray._pool.processes.worker_process":
         found = [call for call in found if not call.startswith("super().start")]  # called by `start`, guarded
     assert found == []
 
@@ -262,7 +264,7 @@ def test_importing_is_light() -> None:
     program = (
         "import sys, sharedarray as sa, numpy as np; a = sa.share(np.arange(3)); sa.attach(a.name)\n"
         "print([name for name in ('multiprocessing', 'concurrent.futures.process', 'asyncio', 'cloudpickle',"
-        " 'sharedarray.pool', 'sharedarray.cli', 'matplotlib', 'tqdm') if name in sys.modules])"
+        " 'sharedarray._pool', 'sharedarray._cli', 'matplotlib', 'tqdm') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
@@ -368,12 +370,12 @@ def test_docstrings_are_numpydoc(name: str) -> None:
 
 
 def test_sizes_from_which_data_is_handled_in_another_way_stand_in_one_place() -> None:
-    from sharedarray import thresholds
+    from sharedarray import _thresholds as thresholds
 
     said = re.compile(r"#.*[Bb]ytes .*(from which on|up to which)")
     elsewhere = [name for name in MODULES if said.search(source(name))]
     assert elsewhere == []
-    text = source("sharedarray.thresholds")
+    text = source("sharedarray._thresholds")
     for name in thresholds.__all__:
         assert re.search(rf'^{name} = .*\n"""', text, re.MULTILINE), f"{name} has no reason"
         users = [each for each in MODULES if re.search(rf"\b{name}\b", source(each))]
@@ -383,7 +385,7 @@ def test_sizes_from_which_data_is_handled_in_another_way_stand_in_one_place() ->
 def test_no_weak_set_is_iterated() -> None:
     """A thread that adds to one meanwhile makes the iteration fail: lists of weak references are used."""
     users = [name for name in MODULES if "WeakSet" in source(name)]
-    assert users == ["sharedarray.interrupts"]  # which looks at the code of its callback only
+    assert users == ["sharedarray._interrupts"]  # which looks at the code of its callback only
     tables = "_arrived|_by_token|_engines|_made|_origins|_token_of|_versions"
     iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
     assert [name for name in MODULES if iterated.search(source(name))] == []

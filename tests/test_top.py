@@ -17,7 +17,7 @@ from helpers import ANSWER, Puppet, block_files, environment, kill_janitors
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import top
+from sharedarray import _top as top
 
 COMMAND = (sys.executable, "-m", "sharedarray", "top")
 

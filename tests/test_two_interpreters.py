@@ -19,7 +19,7 @@ import pytest
 from helpers import ANSWER, forget_janitor, janitor_needed
 
 import sharedarray as sa
-from sharedarray import registry
+from sharedarray import _registry as registry
 
 HEAD = """
 import json, sys

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import run
 
-from sharedarray import integrations, picklers, versions
+from sharedarray import _picklers as picklers, _versions as versions, integrations
 
 pytestmark = pytest.mark.lingers("child", "descriptor")
 

@@ -70,7 +70,7 @@ class Platform(Protocol):
     """
 
     REUSES_PAGES: bool
-    """Whether a block's file and pages can be used for the next block; see `sharedarray.freelist`.
+    """Whether a block's file and pages can be used for the next block; see `sharedarray._freelist`.
 
     Where they cannot, the functions from `is_memory` to `thread_runs` are never called.
     """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from sharedarray import errors
+from sharedarray import _errors as errors
 
 __all__ = [
     "EXHAUSTED",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from sharedarray import errors
+from sharedarray import _errors as errors
 from sharedarray._platform.descriptors import EXHAUSTED, exhausted, opened
 
 __all__ = ["check_files", "file_size", "maps"]

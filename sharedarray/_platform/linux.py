@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from sharedarray import errors
+from sharedarray import _errors as errors
+from sharedarray._clock import time
 from sharedarray._platform import limits
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.descriptors import (
@@ -75,7 +76,6 @@ from sharedarray._platform.posix import (
     write_note as write_note,
 )
 from sharedarray._platform.processors import processors as permitted
-from sharedarray.clock import time
 
 if TYPE_CHECKING:
     import socket

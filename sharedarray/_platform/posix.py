@@ -23,10 +23,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from sharedarray._clock import time
 from sharedarray._platform import descriptors, limits
 from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.descriptors import opened, opened_file, standard_streams
-from sharedarray.clock import time
 
 RECORDS_DECIDE = True
 STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before

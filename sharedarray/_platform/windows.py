@@ -75,6 +75,7 @@ import win32process
 import win32security
 import winerror
 
+from sharedarray._clock import time
 from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.fresh_pages import (
     REUSES_PAGES as REUSES_PAGES,
@@ -90,7 +91,6 @@ from sharedarray._platform.fresh_pages import (
     unwitnessed as unwitnessed,
 )
 from sharedarray._platform.processors import processors as processors
-from sharedarray.clock import time
 
 if TYPE_CHECKING:
     import socket

@@ -19,7 +19,7 @@ import pywintypes
 import win32console
 import win32event
 
-from sharedarray.clock import time
+from sharedarray._clock import time
 
 _OBEY = 0x4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 _STEP = 50  # milliseconds of one wait

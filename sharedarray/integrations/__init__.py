@@ -1,14 +1,16 @@
-"""Other packages that take a pool, or shared arrays: joblib and Dask. Each is imported by its own room only.
+"""Other packages that take a pool, or shared arrays: joblib and Dask.
 
-=========  ==============================================================================
-packing    a pickle with the arrays beside it, for transports that are not ours
-transport  shared arrays on the wires of Dask's distributed scheduler
-joblib     ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
-dask       `share` and `DaskPool` for clusters; needs the extra ``dask``
-=========  ==============================================================================
+Each is imported by its own module only.
 
-What has to be told to them is told when their modules are there, whichever is imported first
-(`sharedarray.picklers`), so that nobody who does without pays for it.
+==========  ==============================================================================
+_packing    a pickle with the arrays beside it, for transports that are not ours
+_transport  shared arrays on the wires of Dask's distributed scheduler
+joblib      ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
+dask        `share` and `DaskPool` for clusters; needs the extra ``dask``
+==========  ==============================================================================
+
+`install` registers with each package when that package is imported, before or after this one
+(`sharedarray._picklers`). A program that does not use a package does not import it.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from sharedarray import versions
-from sharedarray.array import offset_of
-from sharedarray.picklers import when_imported
-from sharedarray.segment import mapping_of
+from sharedarray import _versions as versions
+from sharedarray._array import offset_of
+from sharedarray._picklers import when_imported
+from sharedarray._segment import mapping_of
 
 __all__ = ["install"]
 
@@ -55,7 +57,7 @@ def _joblibs_own(module: ModuleType, options: dict[str, Any]) -> Any:
 def _register_with_dask(module: ModuleType) -> None:
     import dask
 
-    from sharedarray.integrations import packing
+    from sharedarray.integrations import _packing as packing
 
     dask.config.update_defaults({"func_dumps": packing.dumps, "func_loads": packing.loads})
 
@@ -88,7 +90,7 @@ _DISTRIBUTED = (
 
 
 def _register_with_distributed(module: ModuleType) -> None:
-    from sharedarray.integrations import transport
+    from sharedarray.integrations import _transport as transport
 
     transport.register(module)
 

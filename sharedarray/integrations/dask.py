@@ -35,19 +35,25 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import array as arrays, creation, errors, reference, versions
-from sharedarray.array import ShapeLike, SharedArray
-from sharedarray.clock import time
-from sharedarray.integrations.packing import pack, travels_apart, unpack
-from sharedarray.integrations.transport import PREFIX, Lost, domain
-from sharedarray.pool.calls import name_of
-from sharedarray.pool.codec.failures import RemoteTraceback, outside_iteration
-from sharedarray.pool.numeric import blockwise
-from sharedarray.pool.numeric.tiling import Axes, Sizes
-from sharedarray.progress import Progress, bar, watched
-from sharedarray.segment import Mapping, mapping_of
-from sharedarray.subclasses import PLAIN
-from sharedarray.thresholds import SHARED_ONCE_FROM
+from sharedarray import (
+    _array as arrays,
+    _creation as creation,
+    _errors as errors,
+    _reference as reference,
+    _versions as versions,
+)
+from sharedarray._array import ShapeLike, SharedArray
+from sharedarray._clock import time
+from sharedarray._pool.calls import name_of
+from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
+from sharedarray._pool.numeric import blockwise
+from sharedarray._pool.numeric.tiling import Axes, Sizes
+from sharedarray._progress import Progress, bar, watched
+from sharedarray._segment import Mapping, mapping_of
+from sharedarray._subclasses import PLAIN
+from sharedarray._thresholds import SHARED_ONCE_FROM
+from sharedarray.integrations._packing import pack, travels_apart, unpack
+from sharedarray.integrations._transport import PREFIX, Lost, domain
 
 try:
     import distributed

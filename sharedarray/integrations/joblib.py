@@ -39,15 +39,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import creation, errors, reference
+from sharedarray import _creation as creation, _errors as errors, _reference as reference
+from sharedarray._array import SharedArray, address_of
 from sharedarray._platform import platform
-from sharedarray.array import SharedArray, address_of
-from sharedarray.integrations.packing import pack, unpack
-from sharedarray.pool import Pool
-from sharedarray.pool.functions import CALL
-from sharedarray.pool.processes.threads import VARIABLES
-from sharedarray.segment import mapping_of
-from sharedarray.thresholds import OUT_OF_BAND, SHARED_ONCE_FROM
+from sharedarray._pool import Pool
+from sharedarray._pool.functions import CALL
+from sharedarray._pool.processes.threads import VARIABLES
+from sharedarray._segment import mapping_of
+from sharedarray._thresholds import OUT_OF_BAND, SHARED_ONCE_FROM
+from sharedarray.integrations._packing import pack, unpack
 
 try:
     from joblib import cpu_count

@@ -16,7 +16,7 @@ from helpers import wait_until
 from needs import EACH_METHOD
 
 import sharedarray as sa
-from sharedarray.pool.processes import default_method
+from sharedarray._pool.processes import default_method
 
 # Workers import the functions of pool_tasks, without this test directory's other imports.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -13,7 +13,7 @@ from multiprocessing import util
 from pathlib import Path
 
 import sharedarray as sa
-from sharedarray.pool.worker import main as worker
+from sharedarray._pool.worker import main as worker
 
 kept = []
 

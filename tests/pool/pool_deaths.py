@@ -7,10 +7,10 @@ import os
 import pool_tasks
 
 import sharedarray as sa
-from sharedarray.pool.transport.channel import Channel
-from sharedarray.pool.transport.messages import Kind
-from sharedarray.pool.worker.loop import Loop
-from sharedarray.pool.worker.replies import Replies
+from sharedarray._pool.transport.channel import Channel
+from sharedarray._pool.transport.messages import Kind
+from sharedarray._pool.worker.loop import Loop
+from sharedarray._pool.worker.replies import Replies
 
 
 def die(*_, **__):

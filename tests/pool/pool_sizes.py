@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter, deque
 
-from sharedarray.pool.worker import loop
+from sharedarray._pool.worker import loop
 
 CONTAINERS = dict, set, list, deque
 
@@ -27,7 +27,7 @@ def sizes(*roots):
             found[name] += len(value)
             inner = value.values() if isinstance(value, dict) else value
             todo += [(name, each) for each in list(inner)]
-        elif type(value).__module__.startswith("sharedarray.pool"):
+        elif type(value).__module__.startswith("sharedarray._pool"):
             kind = type(value)
             slots = [slot for each in kind.__mro__ for slot in getattr(each, "__slots__", ())]
             names = [*getattr(value, "__dict__", ()), *slots]

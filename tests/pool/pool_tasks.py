@@ -228,8 +228,8 @@ def use_up_memory(group):
 
 def die_while_sending(moment):
     """End the worker as it asks for room for a large result, as half of that is copied, or in the pickle."""
-    from sharedarray.pool.transport import mappings
-    from sharedarray.pool.worker import loop
+    from sharedarray._pool.transport import mappings
+    from sharedarray._pool.worker import loop
 
     def ask(worker, size):
         worker._replies.send(loop.Kind.NEED, began=size)

@@ -16,7 +16,7 @@ from helpers import PROC, memory_is_there
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray import segment
+from sharedarray import _segment as segment
 
 
 def mapped(name: str, pid: int | None = None) -> set[int]:

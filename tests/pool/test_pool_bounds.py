@@ -13,12 +13,12 @@ import pytest
 from helpers import wait_until
 
 import sharedarray as sa
-from sharedarray.pool import intake, stats
-from sharedarray.pool.calls import Task
-from sharedarray.pool.codec.pickled import Pickled
-from sharedarray.pool.transport import page
-from sharedarray.pool.worker import loop
-from sharedarray.pool.worker.replies import Replies
+from sharedarray._pool import intake, stats
+from sharedarray._pool.calls import Task
+from sharedarray._pool.codec.pickled import Pickled
+from sharedarray._pool.transport import page
+from sharedarray._pool.worker import loop
+from sharedarray._pool.worker.replies import Replies
 
 LIMIT = 20.0
 

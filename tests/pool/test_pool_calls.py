@@ -23,8 +23,8 @@ from needs import many_starts
 
 import sharedarray as sa
 from sharedarray import NotPicklableError
-from sharedarray.pool import RemoteTraceback
-from sharedarray.pool.transport import pipes
+from sharedarray._pool import RemoteTraceback
+from sharedarray._pool.transport import pipes
 
 # -- calls ----------------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ def test_shared_arrays_are_the_same_memory(pool):
 
 
 def test_a_reference_is_small_whatever_it_stands_for(pool):
-    from sharedarray.pool.codec.pickler import dumps
+    from sharedarray._pool.codec.pickler import dumps
 
     array = sa.empty((4096, 1024))
     pickled = dumps((pool_tasks.total, (array[::2],), {}))

@@ -12,12 +12,22 @@ import weakref
 import pytest
 from helpers import run
 
-from sharedarray.pool.transport import spin
-from sharedarray.pool.transport.channel import Channel
-from sharedarray.pool.transport.messages import ENTRY, HEADER, HOLDS, ROOM, SHARES, Entry, Frame, Kind, encode
-from sharedarray.pool.transport.pipes import PIPES, one_way
-from sharedarray.pool.transport.poller import _Selector, _Sockets, new_poller
-from sharedarray.pool.transport.spin import SpinWait
+from sharedarray._pool.transport import spin
+from sharedarray._pool.transport.channel import Channel
+from sharedarray._pool.transport.messages import (
+    ENTRY,
+    HEADER,
+    HOLDS,
+    ROOM,
+    SHARES,
+    Entry,
+    Frame,
+    Kind,
+    encode,
+)
+from sharedarray._pool.transport.pipes import PIPES, one_way
+from sharedarray._pool.transport.poller import _Selector, _Sockets, new_poller
+from sharedarray._pool.transport.spin import SpinWait
 
 
 def inline(*sizes: int) -> list[Entry]:

@@ -38,9 +38,9 @@ from array_classes import (
 from helpers import wait_until
 
 import sharedarray as sa
-from sharedarray.pool.codec import pickler
-from sharedarray.segment import mapping_of
-from sharedarray.thresholds import OUT_OF_BAND
+from sharedarray._pool.codec import pickler
+from sharedarray._segment import mapping_of
+from sharedarray._thresholds import OUT_OF_BAND
 
 SIZES = [8, OUT_OF_BAND // 8 + 2]  # elements of 8 bytes: within the pickle, and beside it
 
@@ -439,7 +439,7 @@ def test_workers_do_not_load_masked_arrays_for_others() -> None:
     """NumPy 2 does not load them before they are used, and neither does this package."""
     program = (
         "import sys, numpy; before = 'numpy.ma' in sys.modules\n"
-        "import sharedarray.pool, sharedarray.objects; print(('numpy.ma' in sys.modules) and not before)"
+        "import sharedarray._pool, sharedarray._objects; print(('numpy.ma' in sys.modules) and not before)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"

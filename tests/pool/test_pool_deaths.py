@@ -17,9 +17,9 @@ from helpers import PROC, alive, kill, wait_until
 from needs import needs_signals
 
 import sharedarray as sa
-from sharedarray.pool import inbox, scheduler, states, supervisor
-from sharedarray.pool.incoming import Incoming
-from sharedarray.pool.transport.messages import HOLDS
+from sharedarray._pool import inbox, scheduler, states, supervisor
+from sharedarray._pool.incoming import Incoming
+from sharedarray._pool.transport.messages import HOLDS
 
 LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
 

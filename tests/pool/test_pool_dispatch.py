@@ -16,7 +16,7 @@ from helpers import PROC, kill, run, wait_until
 from needs import few, many_starts
 
 import sharedarray as sa
-from sharedarray.pool import reader
+from sharedarray._pool import reader
 
 
 @pytest.fixture

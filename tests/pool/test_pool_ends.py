@@ -23,7 +23,7 @@ from helpers import FORKS, METHODS, ROOT, SIGNALS, alive, environment, stopped, 
 from needs import few, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
-from sharedarray.pool.processes import default_method, fork_server
+from sharedarray._pool.processes import default_method, fork_server
 
 HERE = Path(__file__).parent
 

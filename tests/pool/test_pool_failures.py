@@ -13,9 +13,9 @@ from helpers import FORKS, METHODS, SIGNALS, kill, memory_group, wait_until
 from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool.processes import WorkerProcess
-from sharedarray.pool.processes.exit_codes import explain
-from sharedarray.pool.transport import pipes
+from sharedarray._pool.processes import WorkerProcess
+from sharedarray._pool.processes.exit_codes import explain
+from sharedarray._pool.transport import pipes
 
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {

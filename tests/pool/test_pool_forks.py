@@ -19,8 +19,8 @@ from helpers import ANSWER, block_files, environment, notes, wait_until
 from needs import few, needs_fork
 
 import sharedarray as sa
-from sharedarray.pool.transport import pipes
-from sharedarray.pool.transport.channel import Channel
+from sharedarray._pool.transport import pipes
+from sharedarray._pool.transport.channel import Channel
 
 pytestmark = needs_fork
 

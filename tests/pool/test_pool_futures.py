@@ -9,8 +9,8 @@ import pool_tasks
 import pytest
 from helpers import wait_until
 
-from sharedarray.pool.calls import Raised
-from sharedarray.pool.futures import PoolFuture
+from sharedarray._pool.calls import Raised
+from sharedarray._pool.futures import PoolFuture
 
 
 def states(future):

@@ -25,8 +25,8 @@ from helpers import JANITOR_ENDS, METHODS, ROOT, environment, janitor_needed, ja
 from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
-from sharedarray.pool import processes
-from sharedarray.pool.processes import credits, fork_server, seeds, threads  # noqa: A004
+from sharedarray._pool import processes
+from sharedarray._pool.processes import credits, fork_server, seeds, threads  # noqa: A004
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -278,7 +278,7 @@ def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
     code = """
         import os
         import sharedarray as sa
-        from sharedarray.pool.processes import threads
+        from sharedarray._pool.processes import threads
 
         threads.can_limit_loaded = lambda: False
         def pid():

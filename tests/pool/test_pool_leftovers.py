@@ -12,8 +12,8 @@ from helpers import FORKS, alive, wait_until
 from needs import few, needs_signals
 
 import sharedarray as sa
-from sharedarray.pool import supervisor
-from sharedarray.pool.processes import default_method
+from sharedarray._pool import supervisor
+from sharedarray._pool.processes import default_method
 
 CHOSEN = default_method()
 LATE = 60.0  # seconds that an end may take on a busy machine; what does not end takes for ever

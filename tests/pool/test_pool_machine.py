@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 import sharedarray as sa
-from sharedarray.pool import processes
+from sharedarray._pool import processes
 
 LIMIT = 60.0  # seconds within which every call is over, on a machine that is busy
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from helpers import PROC
 
-from sharedarray.pool.codec.result import dump_result
-from sharedarray.pool.incoming import DamagedReplyError, Incoming
-from sharedarray.pool.transport import page
-from sharedarray.pool.transport.messages import Frame, Kind
-from sharedarray.reference import FORMAT
+from sharedarray._pool.codec.result import dump_result
+from sharedarray._pool.incoming import DamagedReplyError, Incoming
+from sharedarray._pool.transport import page
+from sharedarray._pool.transport.messages import Frame, Kind
+from sharedarray._reference import FORMAT
 
 pytestmark = pytest.mark.skipif(not PROC, reason="workers have no page here")
 SCALARS = [None, True, -5, 1 << 80, -(1 << 80), 2.5, 1 + 2j, "text", "ü", b"bytes", ""]

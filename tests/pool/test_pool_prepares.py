@@ -12,8 +12,8 @@ import pytest
 from helpers import kill, wait_until
 
 import sharedarray as sa
-from sharedarray.pool import engine as engines, housekeeping, lifecycle
-from sharedarray.pool.transport.slot import Slot
+from sharedarray._pool import engine as engines, housekeeping, lifecycle
+from sharedarray._pool.transport.slot import Slot
 
 LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
 LARGE = 1 << 17  # bytes of an array that is not sent through the pipe

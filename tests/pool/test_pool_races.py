@@ -17,10 +17,10 @@ from helpers import SIGNALS, kill, stopped, wait_until
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray.pool import processes, reader
-from sharedarray.pool.calls import FunctionStats, Task
-from sharedarray.pool.futures import PoolFuture
-from sharedarray.pool.supervisor import Supervisor
+from sharedarray._pool import processes, reader
+from sharedarray._pool.calls import FunctionStats, Task
+from sharedarray._pool.futures import PoolFuture
+from sharedarray._pool.supervisor import Supervisor
 
 ENDS = 10.0  # seconds within which a pool must have ended
 

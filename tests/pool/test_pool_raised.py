@@ -18,7 +18,7 @@ from helpers import wait_until
 from needs import few, needs_signals
 
 import sharedarray as sa
-from sharedarray import interrupts
+from sharedarray import _interrupts as interrupts
 
 KINDS = {
     "exhausted": StopIteration("end"),

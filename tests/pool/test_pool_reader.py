@@ -8,9 +8,9 @@ import pytest
 from helpers import wait_until
 
 import sharedarray as sa
-from sharedarray.pool import reader as readers, states
-from sharedarray.pool.reader import LEASE, Reader
-from sharedarray.pool.states import CLOSED, HELD, LEASED, WATCHED, ForbiddenChangeError
+from sharedarray._pool import reader as readers, states
+from sharedarray._pool.reader import LEASE, Reader
+from sharedarray._pool.states import CLOSED, HELD, LEASED, WATCHED, ForbiddenChangeError
 
 PIPES = 7  # the descriptor of the poller of the pipes
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sharedarray.pool.transport import page
-from sharedarray.pool.worker import replies
-from sharedarray.pool.worker.replies import Replies
-from sharedarray.reference import FORMAT
+from sharedarray._pool.transport import page
+from sharedarray._pool.worker import replies
+from sharedarray._pool.worker.replies import Replies
+from sharedarray._reference import FORMAT
 
 # The second thread ends by SystemExit.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

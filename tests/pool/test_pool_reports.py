@@ -22,12 +22,12 @@ import pytest
 from needs import link, needs_limits, needs_modes
 
 import sharedarray as sa
-from sharedarray.display import timeline_svg
-from sharedarray.display.copies import ArgumentCopies, CopyReport
-from sharedarray.display.pool_stats import PoolStats
-from sharedarray.display.spans import Span
-from sharedarray.display.text import human, human_time
-from sharedarray.display.timeline import Timeline
+from sharedarray._display import timeline_svg
+from sharedarray._display.copies import ArgumentCopies, CopyReport
+from sharedarray._display.pool_stats import PoolStats
+from sharedarray._display.spans import Span
+from sharedarray._display.text import human, human_time
+from sharedarray._display.timeline import Timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 MS = 1_000_000

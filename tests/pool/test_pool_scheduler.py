@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from needs import few
 
-from sharedarray.pool import dispatcher, scheduler, worker_handle
-from sharedarray.pool.calls import FunctionStats, Task
-from sharedarray.pool.dispatcher import Dispatcher
-from sharedarray.pool.stats import Statistics
-from sharedarray.pool.worker_handle import WorkerHandle
+from sharedarray._pool import dispatcher, scheduler, worker_handle
+from sharedarray._pool.calls import FunctionStats, Task
+from sharedarray._pool.dispatcher import Dispatcher
+from sharedarray._pool.stats import Statistics
+from sharedarray._pool.worker_handle import WorkerHandle
 
 
 @dataclass

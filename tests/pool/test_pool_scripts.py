@@ -126,7 +126,7 @@ def test_the_users_multiprocessing_is_left_alone(tmp_path):
 
 
 def test_importing_the_package_does_not_import_the_pool():
-    code = "import sys, sharedarray; print([m for m in sys.modules if m.startswith('sharedarray.pool')])"
+    code = "import sys, sharedarray; print([m for m in sys.modules if m.startswith('sharedarray._pool')])"
     assert run(["-c", code], cwd=Path(os.sep)) == "[]\n"
 
 

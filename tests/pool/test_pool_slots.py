@@ -10,11 +10,11 @@ import pytest
 from needs import needs_proc
 
 from sharedarray._platform import platform
-from sharedarray.pool.transport.mappings import SlotMappings
-from sharedarray.pool.transport.messages import PRIVATE, ROOM, STREAM, Entry
-from sharedarray.pool.transport.slot import Slot
-from sharedarray.pool.transport.slots import Store
-from sharedarray.thresholds import COPIED_UP_TO, OUT_OF_BAND
+from sharedarray._pool.transport.mappings import SlotMappings
+from sharedarray._pool.transport.messages import PRIVATE, ROOM, STREAM, Entry
+from sharedarray._pool.transport.slot import Slot
+from sharedarray._pool.transport.slots import Store
+from sharedarray._thresholds import COPIED_UP_TO, OUT_OF_BAND
 
 pytestmark = needs_proc
 

@@ -12,8 +12,8 @@ import pytest
 from helpers import wait_until
 
 import sharedarray as sa
-from sharedarray.pool import states, worker_handle
-from sharedarray.pool.states import ForbiddenChangeError, Table, advance
+from sharedarray._pool import states, worker_handle
+from sharedarray._pool.states import ForbiddenChangeError, Table, advance
 
 POOL_DIRECTORY = Path(states.__file__).parent
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import FORKS, PROC, SIGNALS, kill, unnamed_memory
 
 import sharedarray as sa
-from sharedarray.pool.transport import page, slots
+from sharedarray._pool.transport import page, slots
 
 pytestmark = pytest.mark.slow
 

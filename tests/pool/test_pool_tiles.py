@@ -12,8 +12,8 @@ import pytest
 from helpers import FORKS
 
 import sharedarray as sa
-from sharedarray.pool.numeric import tiling
-from sharedarray.pool.numeric.tiling import Tiling
+from sharedarray._pool.numeric import tiling
+from sharedarray._pool.numeric.tiling import Tiling
 
 RNG = np.random.default_rng(11)
 

@@ -20,13 +20,13 @@ from helpers import unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_limits, needs_proc
 
 import sharedarray as sa
-from sharedarray.pool import intake
-from sharedarray.pool.codec.call import dump_call, importable_name, load_call
-from sharedarray.pool.codec.pickled import Pickled
-from sharedarray.pool.codec.result import dump_result, load_result
-from sharedarray.pool.transport import slots
-from sharedarray.pool.transport.messages import PLAIN
-from sharedarray.thresholds import COPIED_UP_TO, OUT_OF_BAND
+from sharedarray._pool import intake
+from sharedarray._pool.codec.call import dump_call, importable_name, load_call
+from sharedarray._pool.codec.pickled import Pickled
+from sharedarray._pool.codec.result import dump_result, load_result
+from sharedarray._pool.transport import slots
+from sharedarray._pool.transport.messages import PLAIN
+from sharedarray._thresholds import COPIED_UP_TO, OUT_OF_BAND
 
 LARGE = OUT_OF_BAND // 8 + 1  # elements of float64 that travel in recycled memory
 MAPPED = COPIED_UP_TO // 8 + 1  # and that are mapped by a worker even if others read them

@@ -1,0 +1,784 @@
+"""`SharedArray`: an ndarray whose memory is a block.
+
+It behaves as `numpy.memmap` does. What shares the memory is a `SharedArray`: slices, transposes, fields,
+reshapes. What has memory of its own, the results of arithmetic, reductions, fancy indexing, `copy` and
+`astype`, is a plain array or scalar.
+
+There is no ``__array_finalize__`` and no attribute on the array: every view finds its block by walking
+``.base`` down to the mapping (`sharedarray._segment.mapping_of`), which costs nothing until somebody asks,
+and cannot be lost by a view that NumPy makes without telling us.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from ctypes import addressof, c_char
+from operator import index
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sharedarray import (
+    _dtypes as dtypes,
+    _errors as errors,
+    _header as header,
+    _registry as registry,
+    _segment as segment,
+    _versions as versions,
+)
+from sharedarray._locks import ArrayLock, EmptyLock, Lock
+from sharedarray._platform import Mode, platform
+from sharedarray._progress import Progress
+from sharedarray._segment import Mapping, Segment, mapping_of
+
+if TYPE_CHECKING:
+    from sharedarray._reference import Reference
+
+__all__ = ["Living", "ShapeLike", "SharedArray", "address_of", "attach", "make", "on_subclass", "open"]
+
+ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+
+# NumPy 1 made scalars of all 0-d results, and had no way to say which.
+_BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+
+
+_SHOWN_HOLDERS = 8  # pids that a notebook shows
+
+_first_byte = c_char.from_buffer
+_BYTE = np.dtype(np.uint8)
+_frombuffer, _new_array = np.frombuffer, np.ndarray.__new__
+_getitem = np.ndarray.__getitem__  # super() takes as long as the slice
+
+
+_of_subclasses: list[Callable[[type[Any]], None]] = []
+
+
+def on_subclass(call: Callable[[type[Any]], None]) -> None:
+    """Call a function with each subclass of `SharedArray` that is defined from now on."""
+    _of_subclasses.append(call)
+
+
+class SharedArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array in shared memory, which any process attaches to by its name.
+
+    Making one makes a block; its elements are zero until written. The block lives as long as any process
+    holds it: the last one to close it, drop its last view or end, removes it, unless it persists.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype : dtype_like, default float
+        Type of the elements; any but ``object``.
+    order : {'C', 'F'}
+        Whether the last or the first axis varies fastest.
+    name : str, optional
+        Name to attach by, one path component; a word of chance when None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        Make an ``.npy`` file there instead of a block. It is never removed.
+    exist_ok, replace : bool
+        What to do where the name is taken; see `empty`.
+
+    Attributes
+    ----------
+    name : str or None
+        The block's name, a file's path, None where the memory is not shared (the result of a function
+        that keeps the class but not the memory).
+    mode : {'r', 'r+', 'c'} or None
+        Read-only, read and write, or copy-on-write. 'c' is no snapshot: pages that were not written yet
+        still show what others write.
+    segment : Segment or None
+        The block below.
+    closed : bool
+        Whether the lease is given up.
+
+    Raises
+    ------
+    BlockExistsError
+        The name is taken (a `FileExistsError`).
+    OutOfSharedMemoryError
+        There is not enough memory (an `OSError` with ``ENOSPC``).
+    UnsupportedDTypeError
+        The dtype holds Python objects (a `TypeError` and a `ValueError`).
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Notes
+    -----
+    Other processes see every write at once, in the order in which the processor makes it visible; `lock`
+    keeps a reader from seeing half of one. Plain pickling, `numpy.save` and `copy` store the data;
+    multiprocessing, joblib and Dask send a small reference instead.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.SharedArray((2, 3), "int32") as a:
+    ...     a[:] = 7
+    ...     b = sa.attach(a.name)
+    ...     int(b.sum())
+    42
+    >>> b.close()
+    """
+
+    # Slots, not attributes: `numpy.ma` copies an array's attributes into what is made of it, which would hold
+    # the block. Both are unset until the array is sent.
+    __slots__ = ("__dict__", "_call", "_packed")
+    _packed: tuple[Any, bytes, Mapping]  # see `sharedarray._reference.pack_held`
+    _call: Any  # see `sharedarray._pool.codec.call.short_call`
+
+    __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
+
+    def __new__(
+        cls,
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        order: str = "C",
+        *,
+        name: str | None = None,
+        persist: bool = False,
+        file: str | os.PathLike[str] | None = None,
+        exist_ok: bool = False,
+        replace: bool = False,
+    ) -> Self:
+        if order not in ("C", "F"):
+            raise ValueError(f"order is 'C' or 'F', not {order!r}")
+        made = make(
+            as_shape(shape),
+            np.dtype(dtype),
+            fortran=order == "F",
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
+        )
+        return made if type(made) is cls else made.view(cls)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for told in _of_subclasses:
+            told(cls)
+
+    # -- the block ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """The block's name, or the file's path; None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else mapping.name
+
+    @property
+    def mode(self) -> Mode | None:
+        """'r', 'r+' or 'c'; None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else mapping.mode
+
+    @property
+    def segment(self) -> Segment | None:
+        """The block below, None where the memory is not shared."""
+        mapping = mapping_of(self)
+        return None if mapping is None else Segment(mapping, _grip_of(self))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the lease is given up; every view of one attachment tells the same."""
+        mapping = mapping_of(self)
+        return mapping is not None and mapping.left
+
+    def close(self) -> None:
+        """Give up this process's lease on the block; the last holder removes it. Idempotent.
+
+        Every view of the same attachment is closed with it. The memory stays mapped until the last of them
+        goes, so reading and writing one that is closed is safe; others may not see it any more.
+        """
+        mapping = mapping_of(self)
+        if mapping is not None:
+            mapping.leave()
+
+    def unlink(self) -> None:
+        """Remove the block's name now, persistent or not; processes that hold it keep their memory.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or another block has it by now (a `FileNotFoundError`).
+        NotOursError
+            It is a file (a `PermissionError`).
+        """
+        segment.unlink_mapping(self._mapping("unlink"))
+
+    def persist(self, flag: bool = True) -> None:
+        """Have the block outlive its holders until `unlink`, or not any more.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        """
+        segment.persist_mapping(self._mapping("persist"), flag)
+
+    def flush(self) -> None:
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory."""
+        mapping = mapping_of(self)
+        if mapping is not None and mapping.directory is None and mapping.mode == "r+":
+            platform.sync(mapping)
+
+    def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
+        """Lock exactly the bytes that this view spans, against other processes and threads that ask too.
+
+        Parameters
+        ----------
+        shared
+            Whether others may hold the lock at the same time, for reading.
+        timeout
+            Seconds to wait, None to wait as long as it takes.
+
+        Returns
+        -------
+        Lock
+            A context manager, which takes the lock on entering. Its `abandoned` tells whether whoever wrote
+            here last did not finish, because he died or an exception ended his block.
+
+        Raises
+        ------
+        LockTimeout
+            On entering, when it was not free in time (a `TimeoutError`).
+        DeadlockError
+            On entering without a timeout, when this thread is in a ``with`` block that locks some of the
+            bytes already (a `RuntimeError`). Nobody detects deadlocks between several threads or processes.
+        BlockClosedError
+            On entering, when the array is closed (a `ValueError`).
+        NotOursError
+            On entering, when the file may not be written (a `PermissionError`); it can be locked `shared`.
+
+        Notes
+        -----
+        From the first byte of the view's elements to the last one: every second row locks those between as
+        well. An empty view locks nothing. The kernel frees the lock when its holder dies, and lets writers
+        wait as long as readers come. A forked child holds nothing of what its parent holds. Closing or
+        unlinking the array ends no lock. The mode of the array does not matter.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> counts = sa.zeros((8, 2), int)
+        >>> with counts[3].lock(timeout=10) as lock:
+        ...     counts[3] += 1
+        >>> lock.abandoned
+        False
+        """
+        mapping = mapping_of(self)
+        if mapping is None:
+            mapping = self._mapping("lock")
+        length = self.nbytes
+        if length and self.flags.forc:  # in one piece
+            try:
+                first = addressof(_first_byte(self))  # type: ignore[arg-type]  # a third of `address_of`'s time
+            except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
+                first = address_of(self)
+            low = first - (mapping.address or _find_address(mapping))
+            return ArrayLock(mapping, low, length, shared, timeout, id(mapping), self.base)
+        low, high = self._span(mapping)
+        if low == high:
+            return EmptyLock(mapping, low, 0, shared, timeout)
+        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping), self.base)
+
+    def reference(self) -> Reference:
+        """A small handle on this view, which every pickler sends as it is.
+
+        It keeps nothing alive: somebody has to hold the block until the last ``.attach()`` on it.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        """
+        from sharedarray._reference import Reference
+
+        return Reference.of(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _mapping(self, doing: str) -> Mapping:
+        mapping = mapping_of(self)
+        if mapping is None:
+            raise ValueError(
+                f"cannot {doing}: this array's memory is not shared; see sharedarray.share(array)"
+            )
+        return mapping
+
+    def _span(self, mapping: Mapping) -> tuple[int, int]:
+        """First byte of this view in its block, and the one behind its last."""
+        if self.size == 0:
+            return 0, 0
+        low = high = offset_of(self, mapping)
+        for length, stride in zip(self.shape, self.strides, strict=True):
+            if stride < 0:
+                low += (length - 1) * stride
+            else:
+                high += (length - 1) * stride
+        return low, high + self.itemsize
+
+    # -- NumPy's hooks --------------------------------------------------------------------------------
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False, /) -> Any:
+        if array is self:
+            return array
+        if mapping_of(array) is not None:  # squeeze() and its like wrap a view
+            return array.view(type(self))
+        if return_scalar or (_BEFORE_RETURN_SCALAR and array.shape == ()):
+            return array[()]
+        return array.view(np.ndarray)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = _getitem(self, key)
+        # A view's base is a SharedArray, or the array over the mapping; a fancy result's is neither.
+        if type(found) is SharedArray and type(found.base) is not SharedArray and mapping_of(found) is None:
+            return found.view(np.ndarray)
+        return found
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        versions.warn_of_data()
+        return np.asarray(self).__reduce_ex__(protocol)
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()
+
+    def __copy__(self) -> Any:
+        return np.array(self, order="K")
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:
+        return np.array(self, order="K")
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        mapping = mapping_of(self)
+        if mapping is None or not text.endswith(")"):
+            return text
+        state = ", closed" if mapping.left else ""
+        return f"{text[:-1]}, name={mapping.name!r}{state})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and a picture from a sample of the data."""
+        from sharedarray import _display as display  # here: only notebooks ask
+
+        data, mapping = self.view(np.ndarray), mapping_of(self)
+        if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_RANDOM)  # or the system reads ahead at every place: 11 s of 10 GiB
+        try:
+            drawn, below = display.picture(data), display.values(data)
+        finally:
+            if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
+                mapping.madvise(mmap.MADV_NORMAL)
+        return display.card(type(self).__name__, _facts(self), drawn=drawn, below=below)
+
+
+def _facts(array: SharedArray) -> list[tuple[str, str]]:
+    """What there is to say of an array, in the order in which people ask."""
+    from sharedarray._display import human
+
+    mapping = mapping_of(array)
+    facts = [
+        ("shape", str(array.shape)),
+        ("dtype", str(array.dtype)),
+        ("size", f"{human(array.nbytes)} ({array.nbytes:,} bytes)"),
+    ]
+    if mapping is None:
+        return [("name", "none: this memory is not shared"), *facts]
+    if mapping.left:
+        holders = "not known: this process has closed it"
+    elif mapping.directory is None:
+        holders = "not counted: it is a file, which stays"
+    else:
+        key = (mapping.device, mapping.inode)
+        pids = platform.holders([key]).get(key, ())
+        me = os.getpid()
+        holders = ", ".join(
+            [f"{pid} (this process)" if pid == me else str(pid) for pid in pids[:_SHOWN_HOLDERS]]
+        )
+        holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
+    block = len(mapping) - header.PAGE
+    if array.nbytes < block:
+        facts[-1] = ("size", f"{facts[-1][1]}, of {human(block)} in all")
+    writes = {"r": "r (read-only)", "r+": "r+ (read and write)", "c": "c (copy-on-write)"}[mapping.mode]
+    record = (
+        None
+        if mapping.directory is None
+        else registry.read_record(mapping.directory, mapping.name, mapping.inode)
+    )
+    if record is not None and record.persist:
+        holders += "; it persists until unlink"
+    return [("name", mapping.name), *facts, ("mode", writes), ("holders", holders)]
+
+
+def _plain(name: str) -> Any:
+    """Override a method whose result has memory of its own, such that it is a plain array."""
+    method = getattr(np.ndarray, name)
+
+    def plain(self: SharedArray, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        if isinstance(result, SharedArray) and mapping_of(result) is None:
+            return result.view(np.ndarray)
+        return result
+
+    plain.__name__ = name
+    plain.__qualname__ = f"SharedArray.{name}"
+    plain.__doc__ = f"As `numpy.ndarray.{name}`; a plain array where the result has memory of its own."
+    return plain
+
+
+_MAY_COPY = (
+    "argpartition",
+    "argsort",
+    "astype",
+    "byteswap",
+    "choose",
+    "compress",
+    "conj",
+    "conjugate",
+    "copy",
+    "dot",
+    "flatten",
+    "ravel",
+    "repeat",
+    "reshape",
+    "searchsorted",
+    "take",
+)
+for _name in _MAY_COPY:
+    setattr(SharedArray, _name, _plain(_name))
+del _name
+
+
+# -- making and attaching -------------------------------------------------------------------------------
+
+
+def as_shape(shape: ShapeLike) -> tuple[int, ...]:
+    """A shape as a tuple of ints, as NumPy takes it."""
+    # `isinstance(shape, SupportsIndex)` asks the same, but takes as long as ten system calls.
+    lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"negative dimensions are not allowed: {lengths}")
+    return lengths
+
+
+def make(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    fortran: bool,
+    name: str | None = None,
+    persist: bool = False,
+    file: str | os.PathLike[str] | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+    data: Sequence[memoryview] = (),
+    fill: Callable[[segment.Write, int], None] | None = None,
+) -> SharedArray:
+    """Make a block with the header for this array, and attach to it.
+
+    `data` is the array's bytes in memory order; `fill(write, offset)` writes them instead. Without either
+    they are zero. `exist_ok`, `replace` and `progress` are those of `sharedarray.empty`. Metadata of the
+    dtype stays with the array, and with references to it; the block has no place for it.
+    """
+    if replace and (exist_ok or file is not None):
+        raise ValueError(
+            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
+            "never removed"
+        )
+    while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
+        dtype, axes = dtype.subdtype
+        shape += axes
+    header.check_dtype(dtype)
+    if len(shape) < 2:
+        fortran = False
+    page = header.encode(dtype, shape, fortran=fortran)
+    try:
+        layout = header.decode(page, len(page) + math.prod(shape) * dtype.itemsize, name="the new array")
+    except errors.HeaderError as error:
+        raise ValueError(f"an array cannot have this shape: {error.found}") from None
+
+    def create() -> SharedArray:
+        mapping = segment.create(
+            layout.size,
+            buffers=[memoryview(page), *data],
+            fill=None if fill is None else (lambda write: fill(write, layout.offset)),
+            name=name,
+            persist=persist,
+            file=file,
+            kind="array",
+            replace=replace,
+            progress=progress,
+        )
+        return over(mapping, layout)
+
+    if (name is not None or file is not None) and dtypes.has_metadata(dtype):
+        warnings.warn(
+            "an NPY header stores no metadata of a dtype: attach() and open() will give the dtype without it",
+            UserWarning,
+            stacklevel=3,
+        )
+    if exist_ok and not (name is None and file is None):
+        made = _found_or_made(create, layout, name=name, persist=persist, file=file)
+    else:
+        made = create()
+    # A header tells nothing of metadata, nor of records' scalar class or alignment.
+    if dtype.metadata or dtype.names is not None:
+        made = np.ndarray.view(made, dtype)  # type: ignore[assignment]
+    return made
+
+
+def _found_or_made(
+    create: Callable[[], SharedArray],
+    layout: header.Layout,
+    *,
+    name: str | None,
+    persist: bool,
+    file: str | os.PathLike[str] | None,
+) -> SharedArray:
+    """The array that is there, if it is such a one; a new one where there is none.
+
+    Of many that ask at once one makes it, and the others get that one. What others do between our two looks
+    sends us round again, so each turn is a turn that somebody else has taken.
+    """
+    while True:
+        found = _found(name, file)
+        if found is None:
+            try:
+                return create()
+            except errors.BlockExistsError:
+                continue
+        _check_same(found, layout)
+        mapping = mapping_of(found)
+        if not persist or mapping is None or mapping.directory is None:
+            return found
+        try:
+            found.persist()
+        except (errors.BlockNotFoundError, errors.NotOursError):
+            if platform.inode_of(mapping.path) != mapping.inode:
+                continue  # it was removed meanwhile
+        return found  # a file without a record stays anyway: another program or another user put it there
+
+
+def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:
+    try:
+        if file is not None:
+            return open(file)
+        assert name is not None
+        if segment.freed(registry.directory(), name):
+            return None  # what killed processes have left is not taken over
+        return attach(name)
+    except errors.BlockNotFoundError:
+        return None
+    except errors.HeaderError as error:
+        raise errors.BlockExistsError(
+            f"the name {name or file!r} is taken by something else than an array",
+            name=error.name,
+            found=error.found,
+            expected="such an array as was asked for, or a free name",
+            next_step=error.next_step,
+        ) from error
+
+
+def _check_same(found: SharedArray, layout: header.Layout) -> None:
+    mapping = mapping_of(found)
+    order = "F" if found.flags.fnc else "C"
+    if (found.shape, found.dtype) == (layout.shape, layout.dtype) and (
+        order == layout.order or (found.flags.forc and found.flags.c_contiguous == found.flags.f_contiguous)
+    ):
+        return
+    name = "" if mapping is None else mapping.name
+    found.close()
+    raise errors.BlockExistsError(
+        f"the name {name!r} is taken by another kind of array",
+        name=name,
+        found=f"shape {found.shape}, dtype {found.dtype}, order {order}",
+        expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
+        next_step="replace=True to make a new one in its place, or another name",
+    )
+
+
+def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
+    """The array that a block's header describes."""
+    return _new_array(
+        SharedArray,
+        layout.shape,
+        layout.dtype,
+        _frombuffer(mapping, _BYTE),  # which keeps the mapping open: `ndarray` alone would not
+        layout.offset,
+        None,
+        layout.order,
+    )
+
+
+def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
+    """Byte in the block at which the view's first element is."""
+    return address_of(view) - (mapping.address or _find_address(mapping))
+
+
+def address_of(view: np.ndarray[Any, Any]) -> int:
+    """Return the address of an array's first element in this process, whatever its dtype.
+
+    The array interface has no word for the types of other packages.
+    """
+    return int(view.ctypes.data)
+
+
+def _find_address(mapping: Mapping) -> int:
+    mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+    return mapping.address
+
+
+def attach(name: str, mode: Mode = "r+") -> SharedArray:
+    """Attach to the array of that name, in any process.
+
+    Parameters
+    ----------
+    name : str
+        The block's name.
+    mode : {'r+', 'r', 'c'}
+        Read and write; read-only, which the hardware enforces; or copy-on-write, where what is written
+        stays private.
+
+    Returns
+    -------
+    SharedArray
+        Shape, dtype and order are the block's. It holds the block until closed or dropped.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is none of that name (a `FileNotFoundError`).
+    HeaderError
+        What is there is no array (a `ValueError`); it is left as it is.
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.share([1, 2, 3])
+    >>> sa.attach(frames.name, "r")[1:].tolist()
+    [2, 3]
+    """
+    mapping = segment.attach(name, mode)
+    # Read, not looked at through the mapping: a page fault costs several times as much.
+    return _view(mapping, platform.read(mapping.handle, header.PAGE))
+
+
+def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
+    """Open an ``.npy`` file on disk as a shared array.
+
+    Every process that opens it shares its pages. The file needs no lease, and is never removed; `flush`
+    brings what was written onto the disk.
+
+    Parameters
+    ----------
+    path : path_like
+        The file.
+    mode : {'r+', 'r', 'c'}
+        Read and write, read-only, or copy-on-write.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is no such file (a `FileNotFoundError`).
+    HeaderError
+        It is no NPY file, or one of Python objects (a `ValueError`).
+    """
+    mapping = segment.open_file(path, mode)
+    return _view(mapping, mapping[: header.PAGE])
+
+
+def _view(mapping: Mapping, page: bytes) -> SharedArray:
+    try:
+        return over(mapping, header.decode(page, len(mapping), name=mapping.name, more=mapping))
+    except errors.HeaderError as error:
+        error.next_step = _other_ways(mapping)
+        mapping.leave()
+        raise
+    except BaseException:
+        mapping.leave()
+        raise
+
+
+def _other_ways(mapping: Mapping) -> str | None:
+    """How to open what is no array."""
+    if mapping.directory is None:
+        return None
+    record = registry.read_record(mapping.directory, mapping.name, mapping.inode)
+    if record is not None and record.kind == "list":
+        return f"it is a list: sharedarray.ShareableList(name={mapping.name!r})"
+    return f"for its plain bytes, sharedarray.SharedMemory({mapping.name!r})"
+
+
+# -- grips ----------------------------------------------------------------------------------------------
+
+
+class Grip(np.ndarray[Any, Any]):
+    """All bytes of an attachment: the arrays that arrived as references refer to it; see `reference`."""
+
+
+def _grip_of(array: np.ndarray[Any, Any]) -> Grip | None:
+    """Return the grip that an array has its memory from, None if it has none."""
+    view: Any = array
+    while view is not None and type(view) is not Grip:
+        view = view.obj if type(view) is memoryview else getattr(view, "base", None)
+    return view
+
+
+def bytes_behind(array: np.ndarray[Any, Any], mapping: Mapping) -> np.ndarray[Any, Any]:
+    """Return all bytes of an array's attachment, in use for as long as the array is."""
+    grip = _grip_of(array)
+    return np.frombuffer(mapping, np.uint8) if grip is None else grip
+
+
+# -- arrays that somebody else has ----------------------------------------------------------------------
+
+
+class _Alive(weakref.ref[SharedArray]):
+    """A reference that is equal to itself alone, for a set."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Living:
+    """Arrays for as long as they live, which are closed by who made them for others.
+
+    No Python runs when one goes, as it does in `weakref.WeakValueDictionary`: an array's memory is freed just
+    before, which takes long, and if Ctrl-C came meanwhile, it would be raised there, and be ignored.
+    """
+
+    def __init__(self) -> None:
+        self._alive: set[_Alive] = set()
+        self._closing = threading.Lock()
+
+    def add(self, array: SharedArray) -> SharedArray:
+        """Have one more, and return it."""
+        self._alive.add(_Alive(array, self._alive.discard))
+        return array
+
+    def close(self) -> None:
+        """Close all."""
+        with self._closing:
+            for reference in self._alive.copy():
+                array = reference()
+                if array is not None:
+                    array.close()

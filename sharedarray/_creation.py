@@ -1,0 +1,603 @@
+"""Making shared arrays: NumPy's creation functions with ``name=``, ``persist=`` and ``file=``.
+
+Where there is data, it is written into the block before the block is mapped: the kernel fills fresh pages
+in half the time that a process needs to fault them in one by one. Data that needs a conversion or a
+change of order is converted piece by piece, so that no second copy of it ever stands in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray import _errors as errors, _header as header
+from sharedarray._array import ShapeLike, SharedArray, as_shape, make
+from sharedarray._progress import Progress
+from sharedarray._segment import Write
+from sharedarray._subclasses import is_masked
+
+__all__ = [
+    "empty",
+    "empty_like",
+    "full",
+    "full_like",
+    "ones",
+    "ones_like",
+    "refuse_masked",
+    "share",
+    "zeros",
+    "zeros_like",
+]
+
+Order: TypeAlias = Literal["K", "A", "C", "F"]
+Path: TypeAlias = str | os.PathLike[str]
+
+_PIECE = 1 << 20  # bytes that are converted or repeated at once, so that they stay in the cache
+
+
+def empty(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array without saying what is in it.
+
+    Fresh shared memory is zero, so this is `zeros` under another intention. Every page is reserved now: a
+    write never fails later.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype : dtype_like, default float
+        Type of the elements; any but ``object`` and those of other packages. Its metadata, as h5py's enums
+        have, stays with this array and what it is sent as; `attach` by name finds a dtype without it.
+    order : {'C', 'F'}
+        Whether the last or the first axis varies fastest.
+    name : str, optional
+        Name to attach by; a word of chance when None.
+    persist : bool, default False
+        Whether the block outlives its holders, until `unlink`.
+    file : path_like, optional
+        Make this ``.npy`` file instead of a block in memory. It is never removed.
+    exist_ok : bool, default False
+        Where an array of this shape, dtype and order has the name (or the file) already, attach to that one
+        and leave its elements as they are, instead of raising. Of many processes that ask at once, one makes
+        it and all get the same. What killed processes have left under the name is not taken over.
+    replace : bool, default False
+        Where a block has the name already, take the name from it once the new one is whole, with no moment
+        in between. Whoever holds the old one keeps its memory; who attaches from now on gets the new one. Of
+        many that replace at once, the last one has the name.
+    progress : bool or mapping, optional
+        True for a progress bar, or a mapping of arguments of `tqdm.auto.tqdm`; False for none. When None,
+        one where a person looks on, in a notebook or at a terminal, and it takes longer than a second.
+
+    Returns
+    -------
+    SharedArray
+        Holds the block until closed or dropped; the last holder of all processes removes it.
+
+    Raises
+    ------
+    BlockExistsError
+        The name or file is taken (a `FileExistsError`); with `exist_ok`, by anything but such an array.
+    NotOursError
+        With `replace`, by a file that this library did not make (a `PermissionError`); it is left as it is.
+    OutOfSharedMemoryError
+        There is not enough memory (an `OSError` with ``ENOSPC``).
+    UnsupportedDTypeError
+        The dtype holds Python objects (a `TypeError` and a `ValueError`).
+    InvalidNameError
+        The name is no plain path component (a `ValueError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.empty((2, 3), "f4").shape
+    (2, 3)
+    """
+    return make(
+        as_shape(shape),
+        np.dtype(dtype),
+        fortran=_fortran(order, None),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def zeros(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.zeros(3).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    return make(
+        as_shape(shape),
+        np.dtype(dtype),
+        fortran=_fortran(order, None),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def ones(
+    shape: ShapeLike,
+    dtype: DTypeLike = float,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.ones(2, "i8").tolist()
+    [1, 1]
+    """
+    return _full(
+        as_shape(shape),
+        1,
+        np.dtype(dtype),
+        order,
+        None,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def full(
+    shape: ShapeLike,
+    fill_value: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "C",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array filled with `fill_value`; see `empty` for the other parameters and errors.
+
+    Parameters
+    ----------
+    shape
+        Lengths of the axes.
+    fill_value : scalar or array_like
+        The value, broadcast to `shape`.
+    dtype
+        Type of the elements, that of `fill_value` when None.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.full((2, 2), 7).tolist()
+    [[7, 7], [7, 7]]
+    """
+    refuse_masked(fill_value, "fill an array with")
+    chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
+    return _full(
+        as_shape(shape),
+        fill_value,
+        chosen,
+        order,
+        None,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def empty_like(
+    prototype: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    subok: bool = True,
+    shape: ShapeLike | None = None,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array with the shape, dtype and order of `prototype`, as far as they are not given.
+
+    `subok` is there for NumPy's sake: the result is a `SharedArray` whatever the class of `prototype`. See
+    `empty` for the other parameters, errors and who frees it.
+    """
+    like, chosen, lengths = _like(prototype, dtype, shape)
+    return make(
+        lengths,
+        chosen,
+        fortran=_fortran(order, like),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def zeros_like(
+    a: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    subok: bool = True,
+    shape: ShapeLike | None = None,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array of zeros like `a`; see `empty_like`."""
+    return empty_like(
+        a,
+        dtype,
+        order,
+        subok,
+        shape,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def ones_like(
+    a: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    subok: bool = True,
+    shape: ShapeLike | None = None,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array of ones like `a`; see `empty_like`."""
+    like, chosen, lengths = _like(a, dtype, shape)
+    return _full(
+        lengths,
+        1,
+        chosen,
+        order,
+        like,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def full_like(
+    a: ArrayLike,
+    fill_value: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    subok: bool = True,
+    shape: ShapeLike | None = None,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
+    refuse_masked(fill_value, "fill an array with")
+    like, chosen, lengths = _like(a, dtype, shape)
+    return _full(
+        lengths,
+        fill_value,
+        chosen,
+        order,
+        like,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def share(
+    array_like: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order = "K",
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Copy data into a new shared array.
+
+    Parameters
+    ----------
+    array_like : array_like
+        The data. Of an instance of a subclass of ndarray, such as a quantity, these are the elements alone. A
+        masked array is an error.
+    dtype : dtype_like, optional
+        Type of the elements, converted as `numpy.array` does; the data's own when None.
+    order : {'K', 'A', 'C', 'F'}
+        'C' or 'F' for that order; 'K' and 'A' keep Fortran order where the data has it.
+    name, persist, file, exist_ok, replace, progress
+        As for `empty`. With `exist_ok`, an array that is there already keeps its own data.
+
+    Returns
+    -------
+    SharedArray
+        A copy: later changes of the original do not reach it. Holds the block until closed or dropped.
+
+    Raises
+    ------
+    MaskedArrayError
+        The data are a masked array, or have one among them, whose mask would be lost (a `TypeError`).
+    BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `empty`; nothing is left behind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> frames = sa.share(np.arange(6).reshape(2, 3), name="frames_of_share")
+    >>> int(sa.attach("frames_of_share").sum())
+    15
+    """
+    refuse_masked(array_like, "share")
+    source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
+    source = source.view(np.ndarray)
+    chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
+    if chosen.hasobject:
+        header.check_dtype(chosen)
+    fortran = _fortran(order, source)
+    layout = source.T if fortran else source
+    if source.dtype == chosen and layout.flags.c_contiguous:
+        return make(
+            source.shape,
+            chosen,
+            fortran=fortran,
+            data=[_bytes(layout)],
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
+            progress=progress,
+        )
+
+    def fill(write: Write, offset: int) -> None:
+        _write_converted(write, offset, layout, chosen)
+
+    return make(
+        source.shape,
+        chosen,
+        fortran=fortran,
+        fill=fill,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+_NUMBERS = frozenset((bool, int, float, complex, str, bytes))
+
+
+def refuse_masked(values: object, doing: str) -> None:
+    """Raise `MaskedArrayError` for a masked array, and for a list or tuple with one in it.
+
+    ``numpy.asarray`` drops the mask of either without a word.
+    """
+    if is_masked(values):
+        raise errors.MaskedArrayError(
+            f"cannot {doing} a masked array: its mask would be lost",
+            found=f"a {type(values).__qualname__}",
+            expected="an array without a mask",
+            next_step="use its .filled(value); or two arrays, its .data and numpy.ma.getmaskarray of it, "
+            "which numpy.ma.array(data, mask=mask, copy=False) puts together",
+        )
+    # What begins with a number has no arrays in it.
+    if isinstance(values, list | tuple) and values and type(values[0]) not in _NUMBERS:
+        for each in values:
+            refuse_masked(each, doing)
+
+
+# -- filling --------------------------------------------------------------------------------------------
+
+
+def _converted(array_like: ArrayLike, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Lists become arrays of the dtype at once; arrays are converted on their way into the block."""
+    return np.asarray(array_like) if hasattr(array_like, "__array__") else np.asarray(array_like, dtype)
+
+
+def _sized(dtype: np.dtype[Any], source: np.ndarray[Any, Any]) -> np.dtype[Any]:
+    """A dtype such as ``str`` or ``'datetime64'``, with the size or unit that the data needs."""
+    if dtype.itemsize and dtype not in ("M8", "m8"):
+        return dtype
+    return source[:0].astype(dtype).dtype if source.dtype == dtype else source.astype(dtype).dtype
+
+
+def _bytes(layout: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of a C-contiguous array, whatever its dtype."""
+    if layout.nbytes == 0:
+        return memoryview(b"")
+    return layout.reshape(-1).view(np.uint8).data
+
+
+def _write_converted(write: Write, offset: int, layout: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    """Write an array in C order as `dtype`, some rows at a time."""
+    if layout.size == 0 or dtype.itemsize == 0:
+        return
+    if layout.ndim > 1 and layout[0].size * dtype.itemsize > _PIECE:
+        step = layout[0].size * dtype.itemsize
+        for row in layout:
+            _write_converted(write, offset, row, dtype)
+            offset += step
+        return
+    rows = layout.reshape(1) if layout.ndim == 0 else layout
+    step = max(1, _PIECE // (rows[0].size * dtype.itemsize))
+    for start in range(0, len(rows), step):
+        piece = np.array(rows[start : start + step], dtype=dtype, order="C")
+        write(offset, [_bytes(piece)])
+        offset += piece.nbytes
+
+
+def _full(
+    shape: tuple[int, ...],
+    value: ArrayLike,
+    dtype: np.dtype[Any],
+    order: Order,
+    like: np.ndarray[Any, Any] | None,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
+    fortran = _fortran(order, like)
+    values = np.asarray(value)
+    if values.ndim or dtype.itemsize == 0:
+        return share(
+            np.broadcast_to(values, shape),
+            dtype,
+            "F" if fortran else "C",
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
+            progress=progress,
+        )
+    dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
+    element = np.empty(1, dtype)
+    element[...] = values
+    if not any(element.tobytes()):
+        return make(
+            shape,
+            dtype,
+            fortran=fortran,
+            name=name,
+            persist=persist,
+            file=file,
+            exist_ok=exist_ok,
+            replace=replace,
+            progress=progress,
+        )
+    return make(
+        shape,
+        dtype,
+        fortran=fortran,
+        fill=_repeater(element, shape),
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def _repeater(element: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Callable[[Write, int], None]:
+    count = 1
+    for length in shape:
+        count *= length
+
+    def fill(write: Write, offset: int) -> None:
+        piece = np.repeat(element, max(1, min(count, _PIECE // element.itemsize)))
+        data, left = _bytes(piece), count * element.itemsize
+        while left > 0:
+            write(offset, [data[:left]])
+            offset += len(data)
+            left -= len(data)
+
+    return fill
+
+
+# -- NumPy's arguments ----------------------------------------------------------------------------------
+
+
+def _like(
+    prototype: ArrayLike, dtype: DTypeLike | None, shape: ShapeLike | None
+) -> tuple[np.ndarray[Any, Any], np.dtype[Any], tuple[int, ...]]:
+    like = np.asarray(prototype)
+    chosen = like.dtype if dtype is None else np.dtype(dtype)
+    return like, chosen, like.shape if shape is None else as_shape(shape)
+
+
+def _fortran(order: str, like: np.ndarray[Any, Any] | None) -> bool:
+    if order in ("C", "F"):
+        return order == "F"
+    if order not in ("K", "A") or like is None:
+        choices = "'C' or 'F'" if like is None else "'K', 'A', 'C' or 'F'"
+        raise ValueError(f"order is {choices}, not {order!r}")
+    return bool(like.flags.fnc)

@@ -1,0 +1,235 @@
+"""Which blocks there are, who holds them, and sweeping up.
+
+Only blocks with a record count: a file that somebody copied into the directory is not ours to show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from sharedarray import _errors as errors, _header as header, _registry as registry
+from sharedarray._platform import platform
+
+__all__ = ["BlockInfo", "BlockList", "blocks", "prune"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """One block.
+
+    Attributes
+    ----------
+    name : str
+        The name to attach by.
+    path : str
+        Where its bytes are, an ``.npy`` file for every reader of that format.
+    kind : str
+        'array', 'bytes' (a `Segment`), 'memory' (a `SharedMemory`), 'list' (a `ShareableList`) or
+        'object' (of `put`).
+    shape : tuple of int or None
+        Lengths of the axes; None where the bytes are no array.
+    dtype : numpy.dtype or None
+        Type of the elements; None where the bytes are no array.
+    order : {'C', 'F'} or None
+        Which axis varies fastest: the last, or the first.
+    size : int
+        Bytes of the block, header included.
+    created : datetime.datetime
+        When it was made, in UTC, by the clock as it is set now.
+    creator : int
+        Pid of the process that made it.
+    creator_alive : bool
+        Whether that very process still lives.
+    persistent : bool
+        Whether it outlives its holders.
+    held : bool
+        Whether any process holds it.
+    holders : tuple of int
+        Pids of the holders, as far as they can be seen: not those in other pid namespaces or of other
+        users.
+    references : int
+        References to it that are on their way.
+    keeper : int or None
+        Pid of a process because of which it stays even if nobody holds it: one of its maker's family, or the
+        `SharedMemoryManager` that owns it.
+    """
+
+    name: str
+    path: str
+    kind: str
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+    order: str | None
+    size: int
+    created: datetime
+    creator: int
+    creator_alive: bool
+    persistent: bool
+    held: bool
+    holders: tuple[int, ...]
+    references: int
+    keeper: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        if self.shape is None or self.dtype is None:
+            return self.size
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    @property
+    def orphan(self) -> bool:
+        """Whether nobody holds or keeps it, it does not persist and no reference to it is on its way."""
+        return not (self.held or self.persistent or self.references or self.keeper)
+
+
+class BlockList(list[BlockInfo]):
+    """The list that `blocks` gives: in a notebook it shows itself as a table."""
+
+    def _repr_html_(self) -> str:
+        from sharedarray import _display as display  # here: only notebooks ask
+
+        said = "1 block" if len(self) == 1 else f"{len(self):,} blocks"
+        said += f", {display.human(sum(block.size for block in self))}"
+        try:
+            directory = registry.directory()
+            said += f"; {display.human(platform.room(directory, memory=True))} free in {directory}"
+        except OSError:
+            pass  # there is no such directory, and so there are no blocks
+        return display.table(said, [_TITLES, *map(_row, self)])
+
+
+_TITLES = ("name", "kind", "shape", "dtype", "size", "made", "by", "holders", "state")
+_SHOWN_HOLDERS = 8
+
+
+def _row(block: BlockInfo) -> tuple[str, ...]:
+    from sharedarray._display import human
+
+    pids = ", ".join(map(str, block.holders[:_SHOWN_HOLDERS]))
+    pids += ", …" if len(block.holders) > _SHOWN_HOLDERS else ""
+    state = ["persists"] * block.persistent + ["orphan"] * block.orphan
+    if block.references:
+        state.append(f"{block.references} on the way")
+    if block.keeper is not None:
+        state.append(f"kept by {block.keeper}")
+    return (
+        block.name,
+        block.kind,
+        "" if block.shape is None else str(block.shape),
+        "" if block.dtype is None else str(block.dtype),
+        human(block.size),
+        f"{block.created:%Y-%m-%d %H:%M:%S} UTC",
+        f"{block.creator}" if block.creator_alive else f"{block.creator}, who is dead",
+        f"{len(block.holders)}: {pids}" if pids else ("unseen" if block.held else "none"),
+        ", ".join(state),
+    )
+
+
+def blocks() -> BlockList:
+    """List this user's blocks, by name.
+
+    Returns
+    -------
+    list of BlockInfo
+        A snapshot: another process may end while it is taken. In a notebook it shows itself as a table.
+
+    Examples
+    --------
+    >>> import os
+    >>> import sharedarray as sa
+    >>> a = sa.zeros(10, name="shown_by_blocks")
+    >>> [(b.shape, b.holders == (os.getpid(),)) for b in sa.blocks() if b.name == a.name]
+    [((10,), True)]
+    """
+    directory = registry.directory()
+    waiting: dict[int, int] = {}
+    for token in registry.tokens(directory):
+        waiting[token.inode] = waiting.get(token.inode, 0) + 1
+    found = []
+    for name, inode, record in registry.records(directory):
+        looked = None if record is None else _look(directory, name, inode)
+        if record is not None and looked is not None:
+            found.append((name, record, looked))
+    # Many blocks have one maker, and one moment is enough for all.
+    alive = cache(lambda pid, started, space: registry.alive(pid, started, space, directory))
+    now = registry.Moment.now()
+    holders = platform.holders(status[:2] for _, _, (status, _, held) in found if held)
+    return BlockList(
+        sorted(
+            (
+                BlockInfo(
+                    name=name,
+                    path=registry.path_of(directory, name),
+                    kind=record.kind,
+                    shape=None if layout is None else layout.shape,
+                    dtype=None if layout is None else layout.dtype,
+                    order=None if layout is None else layout.order,
+                    size=status.size,
+                    created=datetime.fromtimestamp(record.moment.created_as_set(now), UTC),
+                    creator=record.pid,
+                    creator_alive=alive(record.pid, record.started, record.space),
+                    persistent=record.persist,
+                    held=held,
+                    holders=holders.get(status[:2], ()),
+                    references=waiting.get(status.inode, 0),
+                    keeper=(record.kept_by() or (None,))[0],
+                )
+                for name, record, (status, layout, held) in found
+            ),
+            key=lambda block: block.name,
+        )
+    )
+
+
+def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | None, bool] | None:
+    """Status, layout and whether somebody holds it; None when the name leads elsewhere."""
+    try:
+        handle = platform.open(registry.path_of(directory, name), writable=True)
+    except errors.LimitError:
+        raise
+    except OSError:
+        return None
+    try:
+        status = platform.status(handle)
+        if status.inode != inode or not status.regular:
+            return None
+        return status, _layout(handle, status.size, name), platform.held(handle)
+    finally:
+        platform.close(handle)
+
+
+def _layout(handle: int, size: int, name: str) -> header.Layout | None:
+    try:
+        page = platform.read(handle, header.PAGE)
+        return header.decode(page, size, name=name, more=_Bytes(handle))
+    except errors.HeaderError:
+        return None
+
+
+class _Bytes:
+    """The start of an open block, read when it is sliced."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __getitem__(self, part: slice) -> bytes:
+        return platform.read(self._handle, part.stop)
+
+
+def prune() -> list[str]:
+    """Remove every block that nobody holds or keeps, that does not persist and has no reference on its way.
+
+    The janitor does so by itself within two seconds; this is for the case that it was killed too.
+
+    Returns
+    -------
+    list of str
+        The names that were removed.
+    """
+    return sorted(registry.sweep(registry.directory()).removed)

@@ -1,0 +1,548 @@
+"""Which bytes are being written, and which were left half-written.
+
+A lock ends with its holder, and the kernel does not tell the next one how. So whoever locks bytes to write
+them leaves a *mark* on them, and takes it away when he has finished. The marks stand in a table beside the
+records, which every process that locks has mapped::
+
+    /dev/shm/.sharedarray-1000/locks.1
+        slot 0        number of slots, number of edits
+        slot 1, 2, …  key  start  end  check  path        4 words of 8 bytes, and 224 bytes
+
+The key stands for one file, by device, inode and time of birth; 0 says that the slot is empty. The check is
+the three others' exclusive or, so that nobody takes the halves of two marks for one. A writer does this::
+
+    lock bytes start to end           the kernel grants them to nobody else
+    look for marks over them          found: their writer did not finish
+    write his own mark                start, end and check first, then the key
+    take over what was found          see below
+    ... write the bytes ...
+    take the mark away                key = 0
+    unlock the bytes                  the kernel grants them to the next one
+
+He may be killed between any two steps: before he has his mark he has written nothing, and when it is gone he
+has finished. A writer that lives has his mark over bytes that he alone holds. So **whoever holds bytes and
+finds a mark over them that is not his own knows that a writer did not finish.** Who is alive need not be
+asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves no mark.
+
+Taking over: the bytes that a writer was told of are his own now, and so is the duty to finish; his mark says
+so already. The rest of the old mark is written to other slots, and then the old one is emptied. Cut off in
+between, bytes are marked twice, and never not at all. Two may do this at once, and a third may look meanwhile
+and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd until it is
+done; who finds it odd, or another one after looking, looks again under that lock.
+
+A slot is written by the process that has *claimed* it, by a kernel lock on the byte of the table that has the
+slot's number. The claim ends with the process too: an empty slot that nobody claims is free, and a filled one
+is a mark that stays. Claims have an open file of their own: the mapping's is kept by forked children.
+
+Nobody has to tidy up. The last process to leave removes the table when there is no mark; the janitor does it
+for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
+one user's, as the registry is, and outlive no reboot.
+
+Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
+bounds the number of slots, and the next process that edits marks corrects that number. A table whose size or
+kind is wrong is set aside, and the next lock makes another. A table that is cut off while a process has it
+mapped ends that process by SIGBUS, as with every mapped file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sharedarray import _damage as damage, _interrupts as interrupts
+from sharedarray._platform import platform
+
+__all__ = ["COUNT", "NAME", "Table", "claim", "identity", "left_on", "prepare", "sweep", "table"]
+
+NAME = "locks.1"  # of the table; another layout would have another number
+_EDITING = 0  # byte of the table that is locked by whoever edits marks
+COUNT, _EDITS = 0, 1  # words of slot 0
+_SLOT = 256  # bytes of a slot
+_STRIDE = _SLOT // 8  # words of a slot
+_PATH = 4 * 8  # byte of a slot at which the path stands
+_PATH_BYTES = _SLOT - _PATH
+_each_slot = struct.Struct(f"4Q{_PATH_BYTES}x").iter_unpack
+_PAGE = 4096  # bytes by which the table grows
+_MANY = 1024  # slots from which on marks are not divided any more: their bytes are told of once more instead
+_MOST = 1 << 20  # slots
+_MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
+_WORD = (1 << 64) - 1  # the greatest number in a word
+_MOST_READ = 1 << 18  # bytes of a table that `left_on` reads
+_MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
+_PATIENCE = 1000  # looks at a mark that is just being written
+
+
+def identity(device: int, inode: int, born: int) -> int:
+    """The key of a file: 64 bits that the next file with its inode does not have."""
+    mixed = (device * 0x9E3779B97F4A7C15 + inode) * 0xD6E8FEB86659FD93 + born
+    return (mixed & 0xFFFFFFFFFFFFFFFF) or 1
+
+
+def prepare(words: memoryview, at: int, key: int, start: int, end: int) -> None:
+    """Write into an empty slot what it is to mark. It is a mark as soon as the key stands there too."""
+    words[at + 1] = start
+    words[at + 2] = end
+    words[at + 3] = key ^ start ^ end
+
+
+def _read(words: memoryview, at: int) -> tuple[int, int, int]:
+    """Key, start and end of a mark; key 0 where there is none."""
+    for _ in range(_PATIENCE):
+        key, start, end, check = words[at : at + 4]
+        if key == 0 or check == key ^ start ^ end:
+            break
+    return key, start, end  # or what somebody has damaged, as it is
+
+
+class _DamagedError(Exception):
+    """What stands in the table's place cannot be one."""
+
+    def __init__(self, found: str, inode: int | None) -> None:
+        super().__init__(found)
+        self.found = found
+        self.inode = inode
+
+
+class Table:
+    """One table of marks, as a process has it open.
+
+    Attributes
+    ----------
+    words : memoryview
+        All of it, in words of 8 bytes.
+    claimed : set of int
+        The slots of this process, by first word. While there are no others, there is no mark to look for.
+    closed : bool
+        Whether it is of no use any more: closed, or the parent's of a forked child.
+    """
+
+    __slots__ = ("_bytes", "_free", "_handle", "_lock", "_slots", "claimed", "closed", "path", "words")
+
+    words: memoryview
+
+    def __init__(self, path: str, handle: int) -> None:
+        self.path = path
+        self._handle = handle
+        self._lock = threading.RLock()
+        self._free: list[int] = []
+        self.claimed: set[int] = set()
+        self.closed = False
+        self._map()
+
+    @classmethod
+    def open(cls, folder: str) -> Table:
+        """Open the table of a registry, making it where it is missing."""
+        path = f"{folder}/{NAME}"
+        while True:
+            try:
+                found = cls.find(folder)
+            except FileNotFoundError:
+                _make(folder, path)
+            except _DamagedError as error:
+                _set_aside(path, error)
+            else:
+                return found
+
+    @classmethod
+    def find(cls, folder: str) -> Table:
+        """Open the table of a registry; `FileNotFoundError` where there is none."""
+        path = f"{folder}/{NAME}"
+        while True:
+            handle = _open(path)
+            try:
+                problem = _problem(handle)
+                if problem is not None:
+                    raise _DamagedError(problem, platform.status(handle).inode)
+                platform.hold(handle)  # whoever removes it is alone on it
+                if platform.status(handle).links:
+                    return cls(path, handle)
+            except BaseException:
+                platform.close(handle)
+                raise
+            platform.close(handle)
+
+    def close(self) -> None:
+        """Give up the claims; a slot that is filled stays as a mark."""
+        self.closed = True
+        handle, self._handle = self._handle, -1
+        platform.close(handle)
+
+    def disown(self) -> None:
+        """Close a table in a forked child: its claims and marks are the parent's."""
+        self._free, self.claimed = [], set()
+        self.close()
+
+    def lost(self) -> bool:
+        """Whether somebody has removed it from outside."""
+        return platform.status(self._handle).links == 0
+
+    def unused(self) -> bool:
+        """Return whether every slot of this process is free."""
+        return len(self._free) == len(self.claimed)
+
+    def _map(self) -> None:
+        """Map it as long as it is by now."""
+        handle = platform.open_again(self._handle)  # or the mapping would share what carries the claims
+        try:
+            size = min(platform.status(handle).size // _PAGE * _PAGE, _MOST_BYTES)
+            if not size:
+                raise OSError(errno.EIO, "the table of marks has been cut off", self.path)
+            self._bytes = memoryview(platform.map(mmap.mmap, handle, size, "r+"))
+            self.words = self._bytes.cast("Q")
+        finally:
+            platform.close(handle)
+        self._slots = size // _SLOT - 1
+
+    @contextmanager
+    def _editing(self) -> Iterator[None]:
+        with interrupts.deferred, self._lock:  # the wait as well: nobody holds this for more than a moment
+            platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
+            try:
+                self._correct()
+                yield
+            finally:
+                platform.unlock(self._handle, _EDITING, 1)
+
+    def _correct(self) -> None:
+        """Correct the number of slots, while editing."""
+        count = self.words[COUNT]
+        if count > self._slots:
+            self._map()
+            if count > self._slots:
+                damage.report(
+                    self.path,
+                    f"it counts {count} slots and has {self._slots}",
+                    "a lock may not tell that its last holder was killed",
+                )
+                self.words[COUNT] = self._slots
+        elif count < len(self.claimed):
+            self.words[COUNT] = self._slots
+
+    # -- slots ----------------------------------------------------------------------------------------
+
+    def claim(self, path: str) -> int:
+        """A slot for marks on the file at `path`, for this process alone: its first word."""
+        try:
+            at = self._free.pop()
+        except IndexError:
+            with self._editing():
+                found = self._spare(_MOST)
+                if found is None:
+                    raise OSError(errno.ENOLCK, f"{_MOST} locks are in use at once") from None
+                at = found
+                self.claimed.add(at)
+        self._name(at, path)
+        return at
+
+    def give_back(self, at: int) -> None:
+        """Have no more use for a slot; what is in it stays as a mark. Takes no lock: finalizers call it."""
+        if self.closed:
+            return
+        if not self.words[at]:
+            self._free.append(at)
+            return
+        self.claimed.discard(at)
+        platform.unlock(self._handle, at // _STRIDE, 1)
+
+    def _spare(self, most: int) -> int | None:
+        """Claim a slot that is free, while editing."""
+        for number in range(1, most):
+            if number > self._slots or number > self.words[COUNT]:
+                self._reach(number)
+            at = number * _STRIDE
+            if self.words[at] or at in self.claimed:
+                continue
+            if platform.lock(self._handle, number, 1, shared=False, wait=False):
+                if not self.words[at]:  # or its owner has just died
+                    return at
+                platform.unlock(self._handle, number, 1)
+        return None
+
+    def _reach(self, number: int) -> None:
+        """Have the slot of this number, in the table and in what is mapped."""
+        if number > self._slots:
+            size = (number + 1) * _SLOT
+            if platform.status(self._handle).size < size:
+                platform.reserve(self._handle, -(-size // _PAGE) * _PAGE)
+            self._map()
+        self.words[COUNT] = max(number, self.words[COUNT])
+
+    def _name(self, at: int, path: str) -> None:
+        name = os.fsencode(path)
+        if len(name) > _PATH_BYTES:
+            name = b""  # then its marks stay until they are taken over
+        start = at * 8 + _PATH
+        self._bytes[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
+
+    def _named(self, at: int) -> str:
+        start = at * 8 + _PATH
+        return os.fsdecode(bytes(self._bytes[start : start + _PATH_BYTES]).rstrip(b"\0"))
+
+    # -- marks ----------------------------------------------------------------------------------------
+
+    def marked(self, key: int, start: int, end: int) -> bool:
+        """Whether somebody left a mark on any of these bytes, for one who holds them and has none there."""
+        edits = self.words[_EDITS]
+        found = self._over(key, start, end)
+        count = self.words[COUNT]
+        if (
+            edits & 1
+            or self.words[_EDITS] != edits  # another process edits it, or died there
+            or count > self._slots
+            or count < len(self.claimed)  # the count is damaged
+        ):
+            with self._editing():
+                edits = self.words[_EDITS]
+                self.words[_EDITS] = (edits + (edits & 1)) & _WORD
+                found = self._over(key, start, end)
+        return bool(found)
+
+    def take_over(self, key: int, start: int, end: int, own: int) -> None:
+        """Take away what others left on these bytes, for one who has marked them himself, in slot `own`."""
+        with self._editing(), self._odd():
+            for at in self._over(key, start, end):
+                if at != own:
+                    _, low, high = _read(self.words, at)
+                    path = self._named(at)
+                    if (low >= start or self._leave(key, low, start, path)) and (
+                        high <= end or self._leave(key, end, high, path)
+                    ):
+                        self.words[at] = 0
+
+    @contextmanager
+    def _odd(self) -> Iterator[None]:
+        odd = self.words[_EDITS] | 1
+        self.words[_EDITS] = odd
+        yield
+        self.words[_EDITS] = (odd + 1) & _WORD
+
+    def _over(self, key: int, start: int, end: int) -> list[int]:
+        """The slots with marks that have any of these bytes."""
+        count = self.words[COUNT]
+        if count > self._slots:
+            self._map()
+            count = min(count, self._slots)
+        found = []
+        at = 0
+        for there, low, high, _ in _each_slot(self._bytes[_SLOT : (count + 1) * _SLOT]):
+            at += _STRIDE
+            if there == key and low < end and start < high:
+                there, low, high = _read(self.words, at)  # these may be the halves of two
+                if there == key and low < end and start < high:
+                    found.append(at)
+        return found
+
+    def _leave(self, key: int, start: int, end: int, path: str) -> bool:
+        """Write the rest of a mark to a slot of its own; False where there are too many already."""
+        at = self._spare(_MANY)
+        if at is None:
+            return False
+        self._name(at, path)
+        prepare(self.words, at, key, start, end)
+        self.words[at] = key
+        platform.unlock(self._handle, at // _STRIDE, 1)
+        return True
+
+    # -- tidying up -----------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Drop the marks of files that are gone, and the table itself if nobody has any use for it."""
+        with self._editing():
+            top = 0
+            for number in range(1, self.words[COUNT] + 1):
+                at = number * _STRIDE
+                if not platform.lock(self._handle, number, 1, shared=False, wait=False):
+                    top = number
+                    continue
+                key, start, end, check = self.words[at : at + 4]
+                if key:
+                    leads = _leads(self._named(at), key)
+                    if leads is False or (leads is None and check != key ^ start ^ end):
+                        self.words[at] = 0
+                if self.words[at]:
+                    top = number
+                platform.unlock(self._handle, number, 1)
+            self.words[COUNT] = top  # so that nobody looks through what is free
+        if top == 0 and platform.alone(self._handle):
+            if platform.inode_of(self.path) == platform.status(self._handle).inode and not self.words[COUNT]:
+                platform.remove(self.path)
+            platform.release(self._handle)
+
+
+def _make(folder: str, path: str) -> None:
+    draft = platform.draft(folder)
+    try:
+        platform.reserve(draft.handle, _PAGE)
+        platform.publish(draft, path)
+    except FileExistsError:
+        pass  # somebody was faster
+    finally:
+        platform.discard(draft)
+
+
+def _open(path: str) -> int:
+    try:
+        return platform.open(path, writable=True)
+    except damage.NOT_A_FILE as error:
+        raise _DamagedError(str(error.strerror), platform.inode_of(path)) from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise
+        raise _DamagedError(str(error.strerror), platform.inode_of(path)) from None
+
+
+def _problem(handle: int) -> str | None:
+    """Return what keeps an open file from being a table, None if nothing does."""
+    status = platform.status(handle)
+    if not status.regular:
+        return "no regular file"
+    if status.links and (status.size % _PAGE or not _PAGE <= status.size <= _MOST_BYTES):
+        return f"a file of {status.size} bytes"
+    return platform.others(handle)
+
+
+def _set_aside(path: str, error: _DamagedError) -> None:
+    """Free the table's name for the next one, or raise what keeps this process from it."""
+    damage.report(path, error.found, "it is set aside; a lock may not tell that its last holder was killed")
+    if platform.inode_of(path) == error.inode and not damage.set_aside(path):
+        raise PermissionError(errno.EPERM, f"the table of marks is {error.found}", path)
+
+
+def _leads(path: str, key: int) -> bool | None:
+    """Return whether a path leads to the file of this key, None if that cannot be known."""
+    if not path:
+        return None
+    if "\0" in path or not os.path.isabs(path):
+        return False
+    try:
+        handle = platform.open(path, writable=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    try:
+        status = platform.status(handle)
+        return identity(status.device, status.inode, platform.born(handle)) == key
+    finally:
+        platform.close(handle)
+
+
+def sweep(folder: str) -> None:
+    """Tidy up the table of a registry, if it has one."""
+    with interrupts.deferred, _guard:
+        try:
+            found = Table.find(folder)
+        except FileNotFoundError:
+            return
+        except _DamagedError as error:
+            _set_aside(f"{folder}/{NAME}", error)
+            return
+        try:
+            found.tidy()
+        finally:
+            found.close()
+
+
+def left_on(folder: str, handle: int) -> bool:
+    """Return whether a file has a mark, for a process that has the file for itself. Takes no lock.
+
+    Parameters
+    ----------
+    folder
+        The registry.
+    handle
+        The open file.
+    """
+    path = f"{folder}/{NAME}"
+    if platform.inode_of(path) is None:
+        return False
+    table = platform.open(path, writable=False)
+    try:
+        status = platform.status(handle)
+        key = identity(status.device, status.inode, platform.born(handle))
+        content = platform.read(table, _MOST_READ)
+    finally:
+        platform.close(table)
+    if len(content) % _SLOT or len(content) == _MOST_READ:
+        return True  # it may be
+    return any(slot[0] == key for slot in _each_slot(content[_SLOT:]))
+
+
+# -- the tables of this process --------------------------------------------------------------------------
+
+_guard = threading.RLock()  # held while a table is opened or closed, and across every fork
+_tables: dict[str, Table] = {}  # by registry
+
+
+def table(folder: str) -> Table:
+    """The table of a registry, open until the process ends; `FileNotFoundError` without a registry."""
+    found = _tables.get(folder)
+    if found is not None and not found.lost():
+        return found
+    with interrupts.deferred, _guard:
+        found = _tables.pop(folder, None)
+        if found is not None and found.lost():
+            found.close()
+            found = None
+        _tables[folder] = found or Table.open(folder)
+        return _tables[folder]
+
+
+def claim(folder: str, path: str) -> tuple[Table, int]:
+    """Claim a slot for marks on the file at `path`; return the table of the registry, and the slot."""
+    with interrupts.deferred, _guard:  # or it might be closed as unused in between
+        if folder not in _tables and len(_tables) >= _MOST_TABLES:
+            _close_unused()
+        found = table(folder)
+        return found, found.claim(path)
+
+
+def _close_unused() -> None:
+    """Close the tables of which this process uses no slot, with `_guard` held."""
+    for folder, found in list(_tables.items()):
+        if found.unused():
+            del _tables[folder]
+            _leave(folder, found)
+
+
+def before_fork() -> None:
+    """Have no table half open in the child. Who holds this lock may still want the segments' one."""
+    _guard.acquire()
+
+
+def after_fork_in_parent() -> None:
+    """Go on."""
+    _guard.release()
+
+
+def after_fork_in_child() -> None:
+    """Have nothing to do with the parent's claims and marks."""
+    for found in _tables.values():
+        found.disown()
+    _tables.clear()
+    _guard.release()
+
+
+def _leave_all() -> None:
+    """Leave nothing behind at the interpreter's end that nobody needs."""
+    with _guard:
+        while _tables:
+            _leave(*_tables.popitem())
+
+
+def _leave(folder: str, found: Table) -> None:
+    try:
+        found.close()
+        sweep(folder)
+        platform.remove_directory(folder)
+    except OSError:
+        pass  # another process will
+
+
+atexit.register(_leave_all)

@@ -1,0 +1,320 @@
+r"""Any picklable object in one block: `put` and `get`.
+
+The pickle and, beside it, the memory of the object's arrays (pickle protocol 5, out-of-band buffers)::
+
+    byte 0                 an NPY page, as of an array of uint8 with one axis
+         4096              b"\x93SAOBJ1\n", then as 64-bit little-endian numbers:
+         4104              count of buffers, n
+         4112              bytes of the pickle
+         4120 + 16 * i     of buffer i: byte at which it is, and its length in bytes
+         4120 + 16 * n     the pickle
+         ...               the buffers: those of a page or more from a multiple of 4096 on, smaller ones
+                           from a multiple of 64 on, so that a thousand of them do not take a thousand pages
+
+All bytes count from the start of the block. So the block is a valid ``.npy`` file, of bytes, for every reader
+of that format.
+
+**What is rebuilt** looks at the block itself, by a private mapping (copy-on-write): nothing is copied until
+somebody writes, and then the pages that were written, which nobody else sees. An array that was read-only is
+so again. The block lives while anything looks at it: each buffer leads to the mapping, and so to its lease.
+
+**Unpickling runs code**, so whoever can write a block that another process gets can have his code run there.
+`get` refuses a block that belongs to another user, or that another user may write, by looking at the open
+block itself, before it reads a byte. Blocks are made with mode 0600; a group or an access list that may write
+shows in the mode.
+
+Other things that `put` sees to: what the reader could not import travels by value (cloudpickle); an array
+that is not contiguous is made so; a `SharedArray` inside goes in with its data, for the block has to be whole
+when that one is gone.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import struct
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sharedarray import _errors as errors, _header as header, _segment as segment
+from sharedarray._array import SharedArray, over
+from sharedarray._header import PAGE
+from sharedarray._platform import platform
+from sharedarray._progress import Progress
+from sharedarray._segment import Mapping, mapping_of
+from sharedarray._subclasses import PLAIN, reduce_subclass
+
+__all__ = ["get", "put"]
+
+_MAGIC = b"\x93SAOBJ1\n"
+_HEAD = struct.Struct("<8sQQ")
+_PLACE = struct.Struct("<QQ")
+_SMALL = 64  # bytes: a cache line, and what vector instructions want
+_PROTOCOL = 5
+
+
+# -- the bytes ------------------------------------------------------------------------------------------
+
+
+def encode(stream: bytes, lengths: Sequence[int]) -> tuple[bytes, list[int], int]:
+    """Lay out a pickle and its buffers.
+
+    Returns
+    -------
+    head : bytes
+        What comes behind the NPY page: the table, and the pickle.
+    starts : list of int
+        The byte of the block at which each buffer is.
+    size : int
+        Bytes of the block.
+    """
+    end = PAGE + _HEAD.size + _PLACE.size * len(lengths) + len(stream)
+    starts = [0] * len(lengths)
+    for large in (False, True):
+        for number, length in enumerate(lengths):
+            if (length >= PAGE) == large:
+                starts[number] = -(-end // (PAGE if large else _SMALL)) * (PAGE if large else _SMALL)
+                end = starts[number] + length
+    places = [_PLACE.pack(*place) for place in zip(starts, lengths, strict=True)]
+    return b"".join([_HEAD.pack(_MAGIC, len(lengths), len(stream)), *places, stream]), starts, end
+
+
+def decode(block: memoryview, name: str) -> tuple[memoryview, list[memoryview]]:
+    """The pickle and the buffers of a block.
+
+    Raises
+    ------
+    HeaderError
+        The block is no object, or it was damaged.
+    """
+    layout = header.decode(bytes(block[:PAGE]), len(block), name=name, more=block)
+    if layout.dtype != np.uint8 or len(layout.shape) != 1 or layout.offset != PAGE:
+        raise _no_object(name, f"an array of shape {layout.shape} and dtype {layout.dtype}")
+    if layout.size - PAGE < _HEAD.size:
+        raise _no_object(name, f"an array of {layout.size - PAGE} bytes")
+    magic, count, length = _HEAD.unpack_from(block, PAGE)
+    if magic != _MAGIC:
+        raise _no_object(name, f"bytes that start with {magic!r}")
+    start = PAGE + _HEAD.size + _PLACE.size * count
+    places: Iterable[tuple[int, int]] = ()
+    if start <= layout.size:
+        places = list(_PLACE.iter_unpack(block[PAGE + _HEAD.size : start]))
+    for at, many in ((start, length), *places):
+        if at + many > layout.size:
+            raise errors.HeaderError(
+                f"the object in {name!r} does not fit its block",
+                name=name,
+                found=f"{many} bytes from byte {at} on in an array that ends at byte {layout.size}",
+                cause="the block was damaged or cut off",
+            )
+    return block[start : start + length], [block[at : at + many] for at, many in places]
+
+
+def _no_object(name: str, found: str) -> errors.HeaderError:
+    return errors.HeaderError(
+        f"{name!r} is no object",
+        name=name,
+        found=found,
+        expected="what sharedarray.put has made",
+        next_step="for an array, sharedarray.attach(name)",
+    )
+
+
+# -- putting --------------------------------------------------------------------------------------------
+
+
+def put(
+    obj: object, *, name: str | None = None, persist: bool = False, progress: Progress = None
+) -> SharedArray:
+    """Store an object in a new block, from which any process of this user gets it by name.
+
+    Parameters
+    ----------
+    obj : object
+        Anything that can be pickled: a pandas frame, a sparse matrix, a fitted model, a dict of arrays.
+        Functions and classes that others cannot import (those of a script or notebook) go in by value.
+    name : str, optional
+        One path component; a word of chance when None.
+    persist : bool, default False
+        Whether the block outlives its holders until `unlink`.
+    progress : bool or mapping, optional
+        As for `empty`.
+
+    Returns
+    -------
+    SharedArray
+        The block's bytes, read-only. It tells the `name`, and holds the block until it is closed or dropped.
+        It may be sent to other processes, as every shared array, and be given to `get`.
+
+    Raises
+    ------
+    BlockExistsError, OutOfSharedMemoryError, InvalidNameError
+        As for `empty`; nothing is left behind.
+    pickle.PicklingError, TypeError
+        The object cannot be pickled.
+
+    See Also
+    --------
+    share : For an array, which others then see as such, and may write.
+
+    Notes
+    -----
+    The object is stored as it is now: a copy is made of its arrays, those in shared memory included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> held = sa.put({"weights": np.arange(3.0), "labels": ["a", "b"]}, name="model_of_put")
+    >>> model = sa.get("model_of_put")  # in any process
+    >>> model["labels"], model["weights"].tolist()
+    (['a', 'b'], [0.0, 1.0, 2.0])
+    """
+    if name is not None:
+        segment.check_name(name)
+    stream, buffers = _pickled(obj)
+    head, starts, size = encode(stream, [buffer.nbytes for buffer in buffers])
+    page = header.encode(np.dtype(np.uint8), (size - PAGE,), fortran=False)
+
+    def fill(write: segment.Write) -> None:
+        write(0, [memoryview(page), memoryview(head)])
+        for start, buffer in zip(starts, buffers, strict=True):
+            write(start, [buffer])
+
+    mapping = segment.create(size, fill=fill, name=name, persist=persist, kind="object", progress=progress)
+    stored = over(mapping, header.decode(page, size, name=mapping.name))
+    stored.flags.writeable = False
+    return stored
+
+
+@lru_cache(1)
+def _pickler() -> Any:
+    """Return the class that pickles what `put` gets."""
+    import cloudpickle  # not above: those who only get need none of it
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, np.ndarray):
+                return _reduced(obj)
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
+    buffers: list[memoryview] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            buffers.append(buffer.raw())
+        except BufferError:
+            return True  # not contiguous, so it stays in the pickle
+        return False
+
+    file = io.BytesIO()
+    _pickler()(file, protocol=_PROTOCOL, buffer_callback=take).dump(obj)
+    return file.getvalue(), buffers
+
+
+def _reduced(array: np.ndarray[Any, Any]) -> Any:
+    """Have an array offer its buffer: NumPy's do so only if they are contiguous, and not of dates."""
+    if type(array) not in PLAIN:
+        return NotImplemented if type(array) in copyreg.dispatch_table else reduce_subclass(array)
+    plain = np.asarray(array)
+    if plain.dtype.hasobject or plain.dtype.kind == "T":
+        return plain.__reduce_ex__(_PROTOCOL)
+    if not plain.flags.forc:
+        plain = np.ascontiguousarray(plain)
+    try:
+        _ = plain.data
+    except (ValueError, TypeError):  # the buffer protocol has no word for dates
+        order: Any = "C" if plain.flags.c_contiguous else "F"
+        data = plain.reshape(-1, order=order).view(np.uint8)
+        return _as_before, (data, plain.dtype, plain.shape, order)
+    return plain.__reduce_ex__(_PROTOCOL)
+
+
+def _as_before(data: np.ndarray[Any, Any], dtype: np.dtype[Any], shape: Any, order: Any) -> Any:
+    return data.view(dtype).reshape(shape, order=order)
+
+
+# -- getting --------------------------------------------------------------------------------------------
+
+
+def get(name: str | SharedArray) -> Any:
+    """Rebuild an object that `put` has stored, without copying its arrays.
+
+    Parameters
+    ----------
+    name : str or SharedArray
+        The block's name; or what `put` has returned, in whatever process.
+
+    Returns
+    -------
+    object
+        Its arrays look at the block. What you write to them is yours alone. The block lives while any of them
+        does.
+
+    Raises
+    ------
+    BlockNotFoundError
+        There is no block of that name (a `FileNotFoundError`).
+    NotOursError
+        Another user owns the block, or may write to it, and so could have you run his code (a
+        `PermissionError`).
+    HeaderError
+        The block is no object, or was damaged (a `ValueError`).
+
+    Notes
+    -----
+    Getting takes the same time whatever the size of the arrays. Trees, text in lists and other small Python
+    objects are made anew, as by `pickle.loads`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> with sa.put([np.arange(1000)]) as held:
+    ...     int(sa.get(held.name)[0].sum())
+    499500
+    """
+    mapping = _attached(name)
+    try:
+        _refuse_others(mapping)
+        stream, buffers = decode(memoryview(mapping), mapping.name)
+        return pickle.loads(stream, buffers=buffers)
+    except BaseException:
+        mapping.leave()
+        raise
+
+
+def _attached(name: str | SharedArray) -> Mapping:
+    if not isinstance(name, SharedArray):
+        return segment.attach(name, "c")
+    held = mapping_of(name)
+    if held is None or held.directory is None:
+        raise ValueError("this array is no block of sharedarray.put")
+    mapping = segment.attach(held.name, "c", directory=held.directory)
+    if (mapping.device, mapping.inode) != (held.device, held.inode):
+        mapping.leave()
+        raise segment.not_found(held.name, held.directory, found="another block of that name")
+    return mapping
+
+
+def _refuse_others(mapping: Mapping) -> None:
+    """Refuse a block whose bytes another user may have written, before any of them is unpickled."""
+    others = segment.with_handle(mapping, platform.others)
+    if others is not None:
+        raise errors.NotOursError(
+            f"the object in {mapping.name!r} is not loaded, because loading a pickle runs code",
+            name=mapping.name,
+            found=f"a block that is {others}",
+            expected="one that only you can write",
+            cause="another user put it there, or its mode was changed",
+            next_step="have the data shared as arrays, which attach reads without running anything; or copy "
+            "the file into one of your own if you trust it",
+        )

@@ -1,0 +1,46 @@
+"""Processes that run functions on arrays: `Pool`.
+
+The modules of this package, bottom to top; imports go downwards only:
+
+=============  =====================================================================
+transport      pipes, messages and pollers; the memory of large arguments and results
+functions      functions and classes of the main module, and the ``__main__`` of a worker
+codec          calls, arguments, results and exceptions as bytes; shared arrays by reference
+processes      worker processes: how each is started, and what its end means
+worker         what runs in each of them
+states         the states of a pool, of a worker and of the reader's role
+scheduler      which worker gets which calls: pure functions
+calls          functions and tasks: what a pool is asked to do
+futures        `PoolFuture`: the outcome of one submitted call
+sinks          the outcomes of the items of one map
+outcomes       exceptions that are the outcomes of calls which no worker has finished
+stats          how long functions take, what was copied, which worker ran which call
+reader         which thread reads the pipes
+incoming       loading the outcomes that workers send
+outgoing       messages to one worker
+worker_handle  one worker, as the pool sees it: its state, and the calls that it has
+dispatcher     the queue, and sending tasks to workers
+cancellation   tasks that will not be done
+inbox          acting on what workers send
+copier         copying large arguments without the engine's lock
+receiver       waiting for messages and exits: the pool's thread, or a caller
+timers         limits, deadlines, processes that do not end
+lifecycle      pools at the end of the interpreter and in a fork
+supervisor     starting workers, noticing their exits, retrying their calls
+housekeeping   what the pool's thread does between two waits
+manager        the pool's thread, and the callbacks of futures
+intake         from a call to a task
+engine         the state of a pool, and what its modules have in common
+numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
+results        iterators over the results of `Pool.map` and its variants
+arguments      checks of the arguments of `Pool`
+arrays         shared arrays that a pool makes and closes
+reporting      reports of a pool on its work
+pool           `Pool`: the façade
+=============  =====================================================================
+"""
+
+from sharedarray._pool.codec.failures import RemoteTraceback
+from sharedarray._pool.pool import Pool
+
+__all__ = ["Pool", "RemoteTraceback"]

@@ -1,0 +1,318 @@
+"""Calls: the function's name, and the arguments.
+
+A call of a function that can be imported, with numbers, text and arrays alone, is told by the function's name
+in the format of `marshal` (PLAIN). Any other is a row of pickles with one memo (PARTS): the function, then
+each argument.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import marshal
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from sharedarray import _reference as reference
+from sharedarray._array import SharedArray
+from sharedarray._pool import functions
+from sharedarray._pool.codec.account import Account, Copied, PlainAccount, names_of
+from sharedarray._pool.codec.arrays import Borrow, KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
+from sharedarray._pool.codec.pickled import Pickled, Short, marshalled
+from sharedarray._pool.codec.pickler import PickleState, TaskPickler, loads
+from sharedarray._pool.transport.messages import PARTS, PLAIN, Buffer
+from sharedarray._reference import FORMAT, packed_before
+from sharedarray._segment import Mapping, mapping_of
+from sharedarray._thresholds import OUT_OF_BAND
+
+__all__ = [
+    "SCALARS",
+    "Call",
+    "are_scalars",
+    "dump_call",
+    "function_named",
+    "importable_name",
+    "load_call",
+    "short_call",
+    "single_array",
+]
+
+SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
+"""The types of numbers, text and the like, which need no care and can be shared by tasks."""
+
+
+def are_scalars(kinds: Iterable[type]) -> bool:
+    """Return whether all of these types are numbers, text and the like."""
+    try:
+        return SCALARS.issuperset(kinds)
+    except Exception:  # the hash of a class is its metaclass's
+        return False
+
+
+def importable_name(function: Any) -> tuple[str | None, str] | None:
+    """Return module and name of a function that every process can import by these, None for others."""
+    if function is None:
+        return None, ""
+    kind = type(function)
+    if kind not in _NAMED:
+        ufunc: str = function.__name__ if kind is np.ufunc else ""
+        return ("numpy", ufunc) if ufunc and getattr(np, ufunc, None) is function else None
+    home: str | None = function.__module__
+    if home is None or _BY_VALUE:
+        return None
+    module = sys.modules.get(home)
+    if module is None:
+        return None
+    if _specs.get(home, "") is not getattr(module, "__spec__", None) and functions.is_by_value(home):
+        return None
+    name: str = function.__qualname__
+    return (home, name) if getattr(module, name, None) is function else None
+
+
+def function_named(home: str | None, name: str) -> Any:
+    """Return what `importable_name` was given."""
+    if home is None:
+        return None
+    return getattr(sys.modules.get(home) or importlib.import_module(home), name)
+
+
+# Kinds of callables that have a module and a name; the last one is that of most functions of NumPy's.
+_NAMED = frozenset((FunctionType, BuiltinFunctionType, type, type(np.sum)))
+# The specs of modules that any process can import.
+_specs = functions.importable
+# Modules whose functions the user wants to be sent by value (cloudpickle.register_pickle_by_value).
+_BY_VALUE: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
+
+
+def dump_call(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownBuffers | None = None
+) -> Pickled:
+    """Pickle a call.
+
+    Parameters
+    ----------
+    function
+        None if the receiver has it already.
+    args, kwargs
+        Its arguments.
+    known
+        The buffers of the call's other tasks, by id of the array: an array that is found there goes to many.
+        The caller keeps the arrays alive, and sends nothing before the last task is pickled.
+    """
+    home = importable_name(function)
+    if home is not None:
+        call = _plain_call(home, args, kwargs, known)
+        if call is not None:
+            return call
+    file = io.BytesIO()
+    state = PickleState(known, many=False)
+    pickler = TaskPickler(file, state)
+    parts: list[Copied] = []
+    before = (0, 0, 0, 0)
+    names = tuple(kwargs)
+    head = function if home is None else None, home, len(args), names
+    for part in (head, *args, *kwargs.values()):
+        pickler.dump(part)
+        copied = sum([buffer.length for buffer in state.buffers]) - state.reused
+        now = state.shared, copied, file.tell(), state.reused
+        parts.append((now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]))
+        before = now
+    account = Account(names_of(len(args), names), parts)
+    return Pickled(file.getvalue(), state.buffers, state.blocks, state.data, account, PARTS)
+
+
+class Call(Short):
+    """A small call, of which at most one argument is an array, a shared one. It is never changed.
+
+    Attributes
+    ----------
+    label
+        The function's name.
+    block, size
+        The array's block, which may have lost its name since, and its bytes; None and 0 if there is no array.
+    """
+
+    __slots__ = ("account", "block", "blocks", "label", "size")
+
+    def __init__(self, label: str, stream: bytes, block: Mapping | None, size: int) -> None:
+        self.label = label
+        self._stream = stream
+        self.block = block
+        self.size = size
+        if block is None:
+            self.blocks, self.account = (), None
+        else:
+            self.blocks, self.account = (block,), PlainAccount(((size, 0, 0),), stream)
+
+
+def short_call(home: tuple[str | None, str], args: tuple[Any, ...]) -> Call | None:
+    """Do what `dump_call` does, in a third of the time, for the calls that come by the thousand.
+
+    These are calls of importable functions, by what `importable_name` returns, with numbers and text, and one
+    `SharedArray` perhaps; None is returned for others, and for long texts.
+    """
+    if len(args) == 1 and type(args[0]) is SharedArray:
+        return _call_of(home, args[0])
+    items: Any = args
+    block: Mapping | None = None
+    size = 0
+    if not SCALARS.issuperset(map(type, args)):
+        items = values = list(args)
+        for place, value in enumerate(args):
+            kind = type(value)
+            if kind in SCALARS:
+                continue
+            if kind is not SharedArray or block is not None:
+                return None
+            known = packed_before(value) or _pack_shared(value)
+            if known is None:
+                return None
+            packed, block = known
+            values[place] = (packed,)
+            size = value.nbytes
+    stream = marshal.dumps((*home, (), items), FORMAT)
+    return Call(home[1], stream, block, size) if len(stream) < OUT_OF_BAND else None
+
+
+def _call_of(home: tuple[str | None, str], array: SharedArray) -> Call | None:
+    """Return the call of a function with this array alone, the one of the last time if it is the same."""
+    known = packed_before(array) or _pack_shared(array)
+    if known is None:
+        return None
+    packed, block = known
+    last: tuple[bytes, tuple[str | None, str], Call] | None = getattr(array, "_call", None)
+    if last is not None and last[0] is packed and last[1] == home:
+        return last[2]
+    call = Call(home[1], marshal.dumps((*home, (), [(packed,)]), FORMAT), block, array.nbytes)
+    array._call = packed, home, call
+    return call
+
+
+def _pack_shared(array: SharedArray) -> tuple[bytes, Mapping] | None:
+    """Do as `packed_before` the first time."""
+    mapping = mapping_of(array)
+    packed = None if mapping is None else reference.pack_held(array, mapping, named=True)
+    return None if mapping is None or packed is None else (packed, mapping)
+
+
+def _plain_call(
+    home: tuple[str | None, str], args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownBuffers | None
+) -> Pickled | None:
+    """Return the PLAIN call of arguments that are arrays, numbers and text; None if there are others.
+
+    An argument that is there several times must arrive as one object: its repetitions are the position of the
+    first.
+    """
+    items: list[Any] = []
+    sizes: list[tuple[int, int, int]] = []  # bytes shared, copied, and copied for another task
+    blocks: list[Mapping] = []
+    buffers: list[OutOfBandBuffer] = []
+    holes: list[list[Any]] = []  # of the buffers
+    seen: dict[int, tuple[int]] = {}
+    values = (*args, *kwargs.values()) if kwargs else args
+    for value in values:
+        kind = type(value)
+        if kind in SCALARS:
+            items.append(value)
+            continue
+        if id(value) in seen:
+            items.append(seen[id(value)])
+            sizes.append((value.nbytes, 0, 0) if mapping_of(value) is not None else _NO_BYTES)
+            continue
+        mapping = mapping_of(value) if kind is np.ndarray or kind is SharedArray else None
+        packed: Any
+        if mapping is not None:
+            held = reference.pack_held(value, mapping)
+            if held is None:
+                return None
+            packed = (held,)
+            sizes.append((value.nbytes, 0, 0))
+            blocks.append(mapping)
+        elif kind is np.ndarray or issubclass(kind, np.generic):
+            packed = pack_array(value, buffers, known)
+            if packed is None:
+                return None
+            if packed[0] is None:
+                length = buffers[-1].length
+                sizes.append((0, 0, length) if buffers[-1].many else (0, length, 0))
+                holes.append(packed)
+            else:
+                sizes.append(_NO_BYTES)
+        else:
+            return None
+        if kind is np.ndarray or kind is SharedArray:
+            seen[id(value)] = (len(items),)
+        items.append(packed)
+    if not sizes:
+        return marshalled((*home, tuple(kwargs), items) if kwargs else (*home, (), args))
+    call = *home, tuple(kwargs) if kwargs else (), items
+    data = len(blocks) < len(sizes)
+    if len(holes) == len(items):
+        # No data is in the stream: it is made when the arrays are in slots.
+        return Pickled(None, buffers, blocks, data, PlainAccount(sizes, call), PLAIN, call, holes)
+    try:
+        stream = marshal.dumps(call, FORMAT)
+    except ValueError:  # the dtype has fields
+        return None
+    account = PlainAccount(sizes, stream)
+    if holes and len(stream) < OUT_OF_BAND // 2:
+        return Pickled(stream, buffers, blocks, data, account, PLAIN, call, holes)
+    return Pickled(stream, buffers, blocks, data, account, PLAIN)
+
+
+_NO_BYTES = 0, 0, 0
+
+
+def load_call(
+    stream: Buffer,
+    buffers: Sequence[Buffer],
+    layout: int = PARTS,
+    unpack: Callable[[bytes], Any] = reference.unpack,
+    borrow: Borrow | None = None,
+) -> tuple[Any, Sequence[Any], dict[str, Any]]:
+    """Return the function and the arguments that `dump_call` was given.
+
+    The packed reference of a shared array in a PLAIN layout is given to `unpack`, and the place of a plain
+    array in a slot to `borrow`.
+    """
+    if layout == PLAIN:
+        home, name, names, values = marshal.loads(stream)
+        if type(values) is tuple:  # numbers and text alone
+            return function_named(home, name), values, {}
+        rest = iter(buffers)
+        for place, value in enumerate(values):
+            if type(value) is tuple:
+                first = value[0]
+                values[place] = values[first] if type(first) is int else unpack(first)
+            elif type(value) is list:
+                values[place] = unpack_array(rest, borrow, *value)
+        function = function_named(home, name)
+        if not names:
+            return function, values, {}
+    elif layout == PARTS:
+        unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=iter(buffers))
+        function, home, count, names = unpickler.load()
+        if home is not None:
+            function = function_named(*home)
+        values = [unpickler.load() for _ in range(count + len(names))]
+    else:
+        return loads(stream, buffers)  # type: ignore[no-any-return]
+    count = len(values) - len(names)
+    return function, values[:count], dict(zip(names, values[count:], strict=True))
+
+
+def single_array(stream: Buffer) -> tuple[str | None, str, bytes] | None:
+    """Return the home and the name of a PLAIN call's function, and what stands for a shared array.
+
+    None is returned if that is not its only argument.
+    """
+    home, name, names, values = marshal.loads(stream)
+    if names or len(values) != 1 or type(values[0]) is not tuple:
+        return None
+    return home, name, values[0][0]

@@ -1,0 +1,44 @@
+"""Results of tasks."""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sharedarray._pool import functions
+from sharedarray._pool.codec.arrays import Borrow, OutOfBandBuffer, pack_array, unpack_array
+from sharedarray._pool.codec.call import SCALARS
+from sharedarray._pool.codec.pickled import Pickled, marshalled
+from sharedarray._pool.codec.pickler import dumps, loads
+from sharedarray._pool.transport.messages import PLAIN, Buffer
+from sharedarray._segment import mapping_of
+
+__all__ = ["dump_result", "load_result"]
+
+
+def dump_result(value: Any) -> Pickled:
+    """Pickle a result; see `dumps`."""
+    if type(value) in SCALARS:
+        return marshalled(value)
+    kind = type(value)
+    if (kind is np.ndarray and mapping_of(value) is None) or issubclass(kind, np.generic):
+        buffers: list[OutOfBandBuffer] = []
+        packed = pack_array(value, buffers, None)
+        if packed is not None:
+            if not buffers:
+                return marshalled(packed)
+            return Pickled(None, buffers, (), True, None, PLAIN, packed, [packed])
+    return dumps(value, purpose=functions.RESULT)
+
+
+def load_result(
+    stream: Buffer, buffers: Sequence[Buffer] = (), flags: int = 0, borrow: Borrow | None = None
+) -> Any:
+    """Return what `dump_result` was given; the place of an array in a slot is given to `borrow`."""
+    if not flags & PLAIN:
+        return loads(stream, buffers)
+    found = marshal.loads(stream)
+    return unpack_array(iter(buffers), borrow, *found) if type(found) is list else found

@@ -1,0 +1,148 @@
+"""Copying large arguments into recycled memory, without the engine's lock.
+
+A task whose arguments are still to be copied is chosen for a worker under the lock, copied without it, and
+sent under it. One thread at a time copies: it copies once what several tasks have in common. Meanwhile tasks
+that can be sent as they are may overtake. When all chosen tasks are copied, the next one of the queue is
+copied ahead, while the workers run others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from sharedarray._clock import time
+from sharedarray._pool.calls import Task
+from sharedarray._pool.outcomes import timed_out, unsendable
+from sharedarray._pool.transport.slot import Slot
+from sharedarray._pool.worker_handle import WorkerHandle
+from sharedarray._thresholds import COPIED_AHEAD
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Copier"]
+
+# Tasks that another one may overtake, at most, while their arguments are copied.
+OVERTAKEN: Final = 64
+
+
+class Copier:
+    """Copy the arguments of tasks that wait for it.
+
+    Attributes
+    ----------
+    tasks
+        Those that are chosen for a worker and not sent yet.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.tasks: set[Task] = set()
+        self._chosen: deque[tuple[Task, WorkerHandle]] = deque()
+        self._next: Task | None = None
+        self._copying = threading.Lock()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is something to copy."""
+        return bool(self._chosen) or self._next is not None
+
+    # With the engine's lock held
+
+    def choose(self, task: Task, worker: WorkerHandle) -> None:
+        """Have a task copied and then sent to a worker."""
+        worker.reserve(True)
+        self.tasks.add(task)
+        self._chosen.append((task, worker))
+
+    def look_ahead(self) -> None:
+        """Find the next task of the queue whose arguments are to be copied while the workers run others."""
+        engine = self._engine
+        upcoming = itertools.islice(engine.dispatcher.queue, engine.workers)
+        self._next = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
+
+    def next_ready(self) -> int:
+        """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
+        tasks = itertools.islice(self._engine.dispatcher.queue, OVERTAKEN)
+        return next((at for at, task in enumerate(tasks) if task.is_copied), 0)
+
+    def clear(self) -> None:
+        """Forget everything, in a fork of the pool's process."""
+        self._copying = threading.Lock()
+        self._chosen.clear()
+        self.tasks.clear()
+        self._next = None
+
+    # Without the lock
+
+    def run(self) -> None:
+        """Copy what is to be copied, unless another thread does so."""
+        self._engine.dropped.clear()
+        while self.is_needed and self._copying.acquire(blocking=False):
+            try:
+                while self._chosen:
+                    self._copy_for(*self._chosen.popleft())
+                task, self._next = self._next, None
+                if task is not None:
+                    self._copy_ahead(task)
+            finally:
+                self._copying.release()
+
+    def _copy_for(self, task: Task, worker: WorkerHandle) -> None:
+        """Copy the arguments of a task and send it to the worker that it was chosen for."""
+        engine = self._engine
+        lent: Slot | None = None
+        raised: BaseException | None = None
+        try:
+            pickled, function = task.pickled, task.function
+            if pickled is not None:
+                pickled.copy_to_slots(engine.store, private=task.retries > 0)
+            if function is not None:
+                function.pickled.copy_to_slots(engine.store, private=True)
+            expected = 0 if task.items is not None else task.stats.result
+            if expected:
+                lent = engine.store.take(expected)
+        except BaseException as error:
+            raised = error
+        unwanted = late = False
+        with engine.lock:
+            worker.reserve(False)
+            self.tasks.discard(task)
+            accepts, first = worker.accepts, None
+            if raised is None:
+                unwanted = task.cancelled or not engine.takes_tasks
+                late = task.deadline is not None and task.deadline <= time.monotonic()
+                if not (unwanted or late):
+                    if accepts:
+                        engine.dispatcher.give(worker, task, lent)
+                        first, lent = worker, None
+                    else:
+                        engine.dispatcher.queue.appendleft(task)
+            engine.dispatcher.dispatch(first)
+            if engine.is_shut or not accepts:
+                engine.wake_manager()
+        if lent is not None:
+            engine.store.put_back(lent)
+        if raised is not None:
+            engine.cancellation.fail([task], partial(unsendable, task.label, raised))
+        elif unwanted:
+            engine.cancellation.give_up([task])
+        elif late:
+            engine.cancellation.fail([task], timed_out(task))
+
+    def _copy_ahead(self, task: Task) -> None:
+        """Copy the arguments of a task that comes soon, while the workers run others."""
+        engine, pickled = self._engine, task.pickled
+        if pickled is None:  # it is over
+            return
+        within = min(COPIED_AHEAD, engine.intake.eager)
+        try:
+            if pickled.copy_to_slots(engine.store, private=task.retries > 0, within=within):
+                with engine.lock:
+                    self.look_ahead()
+        except Exception:  # it is raised again when the task is chosen for a worker
+            return

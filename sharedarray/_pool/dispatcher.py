@@ -1,0 +1,204 @@
+"""The queue, and sending tasks to workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from sharedarray._clock import time
+from sharedarray._pool import scheduler
+from sharedarray._pool.calls import Task
+from sharedarray._pool.states import DEAD, HUNG_UP, KILLING
+from sharedarray._pool.transport.slot import Slot
+from sharedarray._pool.worker_handle import WorkerHandle
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Dispatcher"]
+
+# In these states a worker reads nothing any more.
+_UNREADING: Final = frozenset((HUNG_UP, KILLING, DEAD))
+
+
+class Dispatcher:
+    """Give queued tasks to workers (`scheduler` decides which one gets what), and write them to the pipes.
+
+    All methods are called with the engine's lock held, except `on_writable`.
+
+    Attributes
+    ----------
+    queue
+        Tasks that no worker has.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.queue: deque[Task] = deque()
+        self._writable: dict[int, WorkerHandle] = {}  # by the descriptor that is polled for writability
+
+    def dispatch(self, first: WorkerHandle | None = None) -> None:
+        """Give queued tasks to the workers that have room for them; write these, and ``first``.
+
+        With the engine's lock held.
+        """
+        engine, queue = self._engine, self.queue
+        handles, copier, max_tasks = engine.handles, engine.copier, engine.supervisor.max_tasks
+        given: list[WorkerHandle] = [] if first is None else [first]
+        if queue and len(handles) > 1:
+            stuck = scheduler.stuck(handles, time.monotonic())
+            if stuck is not None:
+                self.requeue(stuck.revoke(stuck.load))
+        while queue:
+            task = queue[0]
+            pickled, function = task.pickled, task.function
+            ready = (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
+            if copier.tasks and not ready and task.sink.wanted():
+                # One thread copies, one task after the other: others may overtake what waits for that.
+                at = copier.next_ready()
+                if not at or scheduler.place(handles, queue[at], max_tasks)[0] is None:
+                    break
+                queue.appendleft(queue[at])
+                del queue[at + 1]
+                continue
+            worker, count = scheduler.place(handles, task, max_tasks, len(queue))
+            if not task.sink.wanted():
+                queue.popleft()
+                task.sink.begin()  # this tells the waiters of a cancelled future
+                engine.cancellation.skip(task)
+                continue
+            if worker is None:
+                break
+            if task.slot is not None and task.slot != worker.slot:
+                task = self._part_for(worker, task, count)
+            elif task.count - task.done > count:
+                if scheduler.is_dealt(task, count):
+                    queue.popleft()
+                    dealt = task.deal(count, len(handles))
+                    queue.extendleft(reversed(dealt))
+                    task = queue.popleft()
+                else:
+                    queue[0] = task.split(task.done + count)
+            else:
+                queue.popleft()
+            expected = 0 if task.items is not None else task.stats.result
+            lent = None
+            if ready and expected:
+                lent = engine.store.take(expected, make=False)
+                ready = lent is not None
+            if ready:
+                self.give(worker, task, lent)
+                while count > 1 and queue and scheduler.is_like(queue[0], task) and queue[0].sink.wanted():
+                    self.give(worker, queue.popleft())
+                    count -= 1
+                if worker not in given:
+                    given.append(worker)
+            else:
+                copier.choose(task, worker)
+        for worker in given:
+            self.write(worker)
+        if queue:
+            copier.look_ahead()
+        elif len(handles) > 1:
+            self._even_out()
+
+    def _part_for(self, worker: WorkerHandle, other: Task, room: int) -> Task:
+        """Remove from the queue what a worker rather gets than the first task: its own part of the call.
+
+        If that is done, the end of the largest part takes its place, for its owner comes to that last.
+        """
+        queue = self.queue
+        parts = [
+            task for task in itertools.islice(queue, 2 * self._engine.workers) if task.call == other.call
+        ]
+        own = next((task for task in parts if task.slot == worker.slot), None)
+        if own is not None:
+            at = queue.index(own)
+            if own.remaining > room:
+                queue[at] = own.split(own.done + room)
+            else:
+                del queue[at]
+            return own
+        most = max(parts, key=lambda task: task.remaining)
+        if most.remaining > room:
+            return most.split(most.count - room)
+        del queue[queue.index(most)]
+        return most
+
+    def give(self, worker: WorkerHandle, task: Task, lent: Slot | None = None) -> None:
+        """Give a task to a worker, with memory for its result, unless it was cancelled just now."""
+        if not task.sink.begin():
+            self._engine.cancellation.skip(task)
+            if lent is not None:
+                self._engine.store.put_back(lent)
+            return
+        known = worker.outgoing.known
+        size = worker.give(task, lent, self._engine.store.gone(known) if known else ())
+        if size:
+            self._engine.statistics.sends_plain(task.call, size, task.remaining)
+        if task.limit is not None or task.deadline is not None:
+            self._engine.wake_manager()
+
+    def write(self, worker: WorkerHandle) -> None:
+        """Write what a worker was given."""
+        try:
+            if worker.outgoing.flush() and not worker.is_writing:
+                return
+        except OSError:
+            # Its process has ended, which is reported separately; calls that it has not begun are not lost.
+            if worker.state != HUNG_UP:
+                worker.kill()
+        self.watch_writing(worker)
+
+    def watch_writing(self, worker: WorkerHandle) -> None:
+        """Poll a pipe for writability exactly as long as something waits for it.
+
+        The pipe of a worker that was killed counts as writable, and nothing can be written to it.
+        """
+        waits = worker.channel.unsent and worker.state not in _UNREADING
+        if waits != worker.is_writing:
+            if worker.is_writing:
+                self.unwatch_writing(worker)
+            else:
+                worker.is_writing = True
+                self._writable[worker.channel.out] = worker
+                self._engine.receiver.outer.add(worker.channel.out, write=True)
+
+    def unwatch_writing(self, worker: WorkerHandle) -> None:
+        """Poll a pipe for writability no more."""
+        if worker.is_writing:
+            worker.is_writing = False
+            self._writable.pop(worker.channel.out, None)
+            self._engine.receiver.outer.remove(worker.channel.out)
+
+    def on_writable(self, descriptor: int) -> None:
+        """Write what a worker could not take before."""
+        with self._engine.lock:
+            worker = self._writable.get(descriptor)
+            if worker is not None:
+                try:
+                    worker.channel.flush(safe=True)
+                except OSError:
+                    worker.kill()
+                self.watch_writing(worker)
+
+    def _even_out(self) -> None:
+        """Give a worker that has nothing to do what another one has not begun."""
+        fullest, count, at = scheduler.overloaded(self._engine.handles, time.monotonic())
+        if fullest is None:
+            return
+        if not count:  # look again, should it turn out to be stuck behind a slow call
+            if self._engine.timers.look_at is None:
+                self._engine.timers.look_at = at
+                self._engine.wake_manager()
+            return
+        back = fullest.revoke(count)
+        if back:
+            self.queue.extend(back)
+            self.dispatch()
+
+    def requeue(self, tasks: Sequence[Task]) -> None:
+        """Put tasks back at the front of the queue."""
+        self.queue.extendleft(reversed(tasks))

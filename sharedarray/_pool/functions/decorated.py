@@ -1,0 +1,131 @@
+"""Reducers of what decorators make of functions, and of modules: what pickle cannot send or sends wrongly."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import pickle
+import types
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import cloudpickle
+
+from sharedarray._pool.functions import tokens
+from sharedarray._pool.functions.modules import MAIN_NAMES, is_by_value, module_of, name_in, namespace_of
+from sharedarray._pool.functions.received import Global, arrived, module
+from sharedarray._pool.functions.snapshots import LRU_CACHE
+
+if TYPE_CHECKING:
+    from sharedarray._pool.functions.pickler import CodePickler
+
+__all__ = ["REDUCERS", "reduce_dispatcher"]
+
+
+def _reduce_cache(pickler: CodePickler, cached: Any) -> Any:
+    """Reduce the wrapper that `functools.lru_cache` and `functools.cache` return, without its cache."""
+    if not is_by_value(cached.__module__) and cloudpickle._lookup_module_and_qualname(cached) is not None:
+        return NotImplemented
+    function, token, made = cached.__wrapped__, None, None
+    if type(function) is types.FunctionType and name_in(function.__globals__, cached) is not None:
+        home = module_of(function.__globals__)
+        if home is not None and (known := pickler.reduce_received(cached, home)) is not None:
+            return known
+        if home is not None and pickler.sends_globals:
+            token, made = tokens.token_of(cached), pickler.version_of_constant(function)
+    return _make_cache, (token, made, function, cached.cache_parameters()), dict(cached.__dict__)
+
+
+def _make_cache(token: str | None, made: Any, function: Any, parameters: dict[str, Any]) -> Any:
+    if token is None or made is None:
+        return functools.lru_cache(**parameters)(function)
+    known = tokens.find(token)
+    if known is not None and arrived.versions.get(token) == (made, parameters):
+        return known
+    cached = functools.lru_cache(**parameters)(function)
+    tokens.register(token, cached)
+    arrived.new.add(token)
+    arrived.take_version(token, (made, parameters))
+    caches = arrived.caches
+    caches[weakref.ref(cached, lambda gone: caches.pop(gone, None))] = None
+    return cached
+
+
+def reduce_dispatcher(function: types.FunctionType) -> Any:
+    """Reduce a function that `functools` has made for dispatch by type; None for another function."""
+    if function.__code__ is _DISPATCHER:
+        registry = list(function.registry.items())  # type: ignore[attr-defined]
+        state = registry, function.__wrapped__  # type: ignore[attr-defined]
+        return _make_dispatcher, (), state, None, None, _set_dispatcher
+    if function.__code__ is _DISPATCHED_METHOD:
+        of = inspect.getclosurevars(function).nonlocals
+        return getattr, (of["cls"] if of["obj"] is None else of["obj"], function.__name__)
+    return None
+
+
+def _make_dispatcher() -> Any:
+    return functools.singledispatch(_nothing)
+
+
+def _set_dispatcher(dispatcher: Any, state: tuple[list[tuple[type, Any]], Any]) -> None:
+    registry, function = state
+    for kind, implementation in registry:
+        dispatcher.register(kind, implementation)
+    functools.update_wrapper(dispatcher, function)
+
+
+def _nothing(*_: Any) -> None:
+    """Return nothing: `singledispatch` wants a function at once."""
+
+
+_DISPATCHER = _make_dispatcher().__code__
+# What `functools.singledispatchmethod` makes for an instance: a function before Python 3.14.
+_DISPATCHED_METHOD = getattr(
+    functools.singledispatchmethod(_nothing).__get__(types.SimpleNamespace()), "__code__", ""
+)
+
+
+def _reduce_module(pickler: CodePickler, each: types.ModuleType) -> Any:
+    """Reduce a by-value module with all globals that can be sent; other modules by their names."""
+    home, there = each.__name__, each.__dict__
+    if home in MAIN_NAMES or not is_by_value(home) or namespace_of(home) is not there:
+        return NotImplemented
+    found: list[Global] = []
+    for name in list(there) if pickler.sends_globals else ():
+        if name not in _OF_MODULES:
+            with contextlib.suppress(pickle.PicklingError):
+                found += pickler.globals_of(home, there, (name,))
+    return module, (home,), found, None, None, _set_module
+
+
+# What each module has of its own.
+_OF_MODULES = frozenset(("__builtins__", "__cached__", "__loader__", "__name__", "__package__", "__spec__"))
+
+
+def _set_module(_: types.ModuleType, found: list[Global]) -> None:
+    for each in found:
+        arrived.assign(*each)
+
+
+def _reduce_method(pickler: CodePickler, method: types.MethodType) -> Any:
+    """Reduce a method that its instance does not have under the function's name, such as a lambda."""
+    if getattr(method.__self__, method.__func__.__name__, None) == method:
+        return NotImplemented
+    return types.MethodType, (method.__func__, method.__self__)
+
+
+def _reduce_descriptor(pickler: CodePickler, descriptor: Any) -> Any:
+    """Reduce a `cached_property` or `singledispatchmethod` without its lock or cache."""
+    kept = {key: value for key, value in vars(descriptor).items() if key not in ("lock", "_method_cache")}
+    return type(descriptor), (descriptor.func,), kept
+
+
+REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
+    LRU_CACHE: _reduce_cache,
+    functools.cached_property: _reduce_descriptor,
+    functools.singledispatchmethod: _reduce_descriptor,
+    types.ModuleType: _reduce_module,
+    types.MethodType: _reduce_method,
+}

@@ -1,0 +1,112 @@
+"""Which modules travel by value, because no fresh process can import them, and their namespaces."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import weakref
+from typing import Any
+
+from sharedarray import _reloads as reloads
+
+__all__ = [
+    "MAIN",
+    "MAIN_NAMES",
+    "MISSING",
+    "importable",
+    "is_by_value",
+    "module_of",
+    "name_in",
+    "namespace_of",
+]
+
+MAIN = "__main__"
+# The name that multiprocessing gives to the main module in a child that imports it.
+MAIN_OF_CHILD = "__mp_main__"
+MAIN_NAMES = frozenset((MAIN, MAIN_OF_CHILD))
+MISSING = object()
+
+# The specs of modules that a fresh process can import, by name, and the count of reloads at that time.
+importable: dict[str, Any] = {}
+_found_at: dict[str, int] = {}
+# Weak references to modules that no fresh process can import.
+by_value: dict[str, weakref.ref[Any]] = {}
+
+
+def is_by_value(name: str | None) -> bool:
+    """Return whether a module's functions travel by value, because no fresh process can import it."""
+    if name in MAIN_NAMES:
+        return True
+    module = sys.modules.get(name or "")
+    if name is None or module is None:
+        return False
+    spec = getattr(module, "__spec__", None)
+    if importable.get(name, MISSING) is spec:
+        return False
+    known = by_value.get(name)
+    if known is not None and known() is module:
+        return True
+    if not _can_be_imported(name, module):
+        by_value[name] = weakref.ref(module)
+        importable.pop(name, None)
+        return True
+    if name in importable and reloads.number_of(name) <= _found_at[name]:
+        reloads.note(name)  # it was loaded anew, and the finder of `picklers` was not asked
+    importable[name], _found_at[name] = spec, reloads.count
+    by_value.pop(name, None)
+    reloads.note_path()
+    return False
+
+
+def _can_be_imported(name: str, module: Any) -> bool:
+    """Return whether the import system finds a module again, under its name and in the same place."""
+    if not isinstance(module, types.ModuleType):
+        return True  # a program's own way of importing
+    spec = getattr(module, "__spec__", None)
+    parent = name.rpartition(".")[0]
+    if parent and (parent not in sys.modules or is_by_value(parent)):
+        return False
+    if spec is None:
+        return bool(parent)  # the package may have made it
+    path = getattr(sys.modules[parent], "__path__", None) if parent else None
+    if parent and path is None:
+        return True
+    for finder in list(sys.meta_path):
+        try:
+            found = finder.find_spec(name, path)
+        except Exception:
+            continue  # it would not find the module in another process either
+        if found is not None:
+            return _places(spec) == _places(found) or bool(_places(spec) & _places(found))
+    return False
+
+
+def _places(spec: Any) -> set[str]:
+    """Return the file of a module; a namespace package has folders and no file."""
+    origin = getattr(spec, "origin", None)
+    folders = list(getattr(spec, "submodule_search_locations", None) or ())
+    return {os.path.realpath(place) for place in (folders if origin is None else [origin])}
+
+
+def namespace_of(name: str | None) -> dict[str, Any] | None:
+    """Return the namespace of a loaded module."""
+    return getattr(sys.modules.get(name or ""), "__dict__", None)
+
+
+def module_of(namespace: dict[str, Any]) -> str | None:
+    """Return the name of the by-value module that has this namespace; None for any other namespace."""
+    if namespace_of(MAIN) is namespace:
+        return MAIN
+    name = namespace.get("__name__")
+    if name == MAIN_OF_CHILD:
+        return MAIN  # in a child of multiprocessing, whose module has a copy of this namespace
+    if type(name) is not str or name in MAIN_NAMES or not is_by_value(name):
+        return None
+    return name if namespace_of(name) is namespace else None
+
+
+def name_in(namespace: dict[str, Any] | None, obj: Any) -> str | None:
+    """Return the name by which a module has this function or class at its top level."""
+    name = getattr(obj, "__qualname__", None)
+    return name if name and namespace is not None and namespace.get(name, MISSING) is obj else None

@@ -1,0 +1,374 @@
+"""`CodePickler`, by which functions and classes travel by value, and the versions of values."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import sys
+import types
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from cloudpickle import cloudpickle as _cloudpickle
+
+from sharedarray import _reference as reference, _reloads as reloads
+from sharedarray._picklers import reducers
+from sharedarray._pool.functions import modules, received, tokens
+from sharedarray._pool.functions.decorated import REDUCERS, reduce_dispatcher
+from sharedarray._pool.functions.snapshots import SCALARS, Snapshot, cell_content, global_names
+from sharedarray._subclasses import PLAIN, reduce_subclass
+from sharedarray._thresholds import HASHED_FROM
+
+__all__ = ["CALL", "COPY", "RESULT", "CodePickler"]
+
+# What a pickle is made for: a call or an initializer; a result on its way to the caller; a process that is no
+# worker of a pool, to which each pickle brings its globals along; a version.
+CALL, RESULT, COPY, VERSION = "call", "result", "copy", "version"
+
+# Modules that the program wants to be sent by value (cloudpickle.register_pickle_by_value).
+_REGISTERED: set[str] = _cloudpickle._PICKLE_BY_VALUE_MODULES
+# Names of globals that this process has sent. The absence of another global is not worth a word.
+_sent_names: set[tuple[str, str]] = set()
+
+
+class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler by which functions and classes of by-value modules keep one module in the receiver.
+
+    Its purpose is `CALL`, `RESULT` or `COPY`.
+    """
+
+    # Records the objects that the pickle is made of, if it is not None.
+    snapshot: Snapshot | None = None
+
+    def __init__(self, file: io.BytesIO, purpose: str, **options: Any) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL, **options)
+        self.purpose = purpose
+        # Globals that are sent: module, name and version; functions and classes: token and version.
+        self.globals: list[tuple[str, str, Any]] = []
+        self.versions: list[tuple[str, Any]] = []
+        self._attached: set[tuple[str, str]] = set()
+
+    @property
+    def sends_globals(self) -> bool:
+        """Whether functions and classes bring their globals along, one by one and with versions."""
+        return self.purpose == CALL
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is pickled; NotImplemented for the usual way."""
+        kind = type(obj)
+        if kind is types.FunctionType:
+            return self._function(obj)
+        if issubclass(kind, type):
+            return self._class(obj)
+        reducer = REDUCERS.get(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
+
+    def _function(self, function: types.FunctionType) -> Any:
+        home = function.__module__
+        if _is_importable(function, home):
+            return NotImplemented
+        if not modules.is_by_value(home) and _cloudpickle._should_pickle_by_reference(function):
+            return NotImplemented
+        if self.snapshot is not None:
+            self.snapshot.add_function(function)
+        reduced = reduce_dispatcher(function)
+        if reduced is not None:
+            return reduced
+        there = function.__globals__
+        module = None if self.purpose == COPY else modules.module_of(there)
+        if module is None:
+            return self._dynamic_function_reduce(function)
+        name, token, made = modules.name_in(there, function), None, None
+        if name is not None:
+            if (known := self.reduce_received(function, module)) is not None:
+                return known
+            token, made = tokens.token_of(function), self.version_of_constant(function)
+            self.versions.append((token, made))
+        code, cells = function.__code__, function.__closure__ or ()
+        names = global_names(code)
+        submodules = None
+        if types.ModuleType in map(type, map(there.get, names)):
+            submodules = _cloudpickle._find_imported_submodules(code, list(map(there.get, names)))
+        globals_: list[received.Global] = []
+        if self.sends_globals:
+            globals_ = self.globals_of(module, there, names if name is None else (*names, name))
+        contents = tuple(map(cell_content, cells))
+        attributes = function.__dict__ or None
+        state = token, made, received.function_state(function), attributes, contents, submodules, globals_
+        args = token, code, module, len(cells)
+        return received.make_function, args, state, None, None, received.set_function
+
+    def _class(self, each: type) -> Any:
+        home = each.__module__
+        if type(each) is type and _is_importable(each, home):
+            return NotImplemented
+        reduced = self._reduce_class(each)
+        if reduced is NotImplemented or len(reduced) != 6:
+            return reduced
+        there = modules.namespace_of(home) if modules.is_by_value(home) else None
+        name = modules.name_in(there, each)
+        if name is not None and (known := self.reduce_received(each, home)) is not None:
+            return known
+        make, args, state, _, _, _ = reduced
+        if make is _cloudpickle._make_skeleton_class and "__slots__" in vars(each):
+            _add_slots(each, args[3], state[0])
+        if self.snapshot is not None:
+            self.snapshot.add_class(each)
+        token, made = tokens.token_of(each), version_of(each)[0]
+        self.versions.append((token, made))
+        globals_ = []
+        if name is not None and there is not None and self.sends_globals:
+            globals_ = self.globals_of(modules.MAIN if home in modules.MAIN_NAMES else home, there, (name,))
+        state = token, made, state, globals_
+        return received.make_class, (token, make, args), state, None, None, received.set_class
+
+    def _reduce_class(self, each: type) -> Any:
+        if modules.is_by_value(each.__module__):
+            return _cloudpickle._dynamic_class_reduce(each)
+        return cloudpickle.Pickler.reducer_override(self, each)
+
+    def reduce_received(self, obj: Any, module: str) -> Any:
+        """Return how a result refers to what the caller has sent; None for another function or class."""
+        if self.purpose != RESULT:
+            return None
+        token = tokens.known_token(obj)
+        if token not in received.arrived.versions:
+            return None
+        return received.caller_object, (token, module, obj.__qualname__)
+
+    def globals_of(self, module: str, there: dict[str, Any], names: Iterable[str]) -> list[received.Global]:
+        """Return those of a module's globals that this pickle does not have yet."""
+        found = []
+        for name in names:
+            key = module, name
+            if key not in self._attached and (name in there or key in _sent_names):
+                self._attached.add(key)
+                found.append(self._global(module, name, there.get(name, modules.MISSING)))
+        return found
+
+    def _global(self, module: str, name: str, value: Any) -> received.Global:
+        made, shares = None, False
+        if value is modules.MISSING:
+            value = None
+        else:
+            _sent_names.add((module, name))
+            try:
+                made, shares = version_of(value)
+            except Exception as reason:
+                raise pickle.PicklingError(
+                    f"the global {name!r} of {module}, a {type(value).__name__}: {reason}"
+                ) from reason
+        self.globals.append((module, name, made))
+        return module, name, made, value, shares
+
+    def version_of_constant(self, function: types.FunctionType) -> Any:
+        """Return a function's version; None if a call may change what the function brings along."""
+        known = _snapshots.get(function)
+        if known is not None and not known.constant:
+            return None
+        known = _snapshot_of(function)
+        return known.made[0] if known.constant else None
+
+
+def _is_importable(each: Any, home: str | None) -> bool:
+    """Return whether the receiver can import this; cloudpickle finds that out in ten times the time."""
+    module = sys.modules.get(home or "")
+    return (
+        module is not None
+        and modules.importable.get(home or "", "") is getattr(module, "__spec__", None)
+        and not _REGISTERED
+        and module.__dict__.get(each.__qualname__) is each
+    )
+
+
+def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:
+    """Make a class with its slots; cloudpickle would only assign ``__slots__``."""
+    slots = [name for name, value in vars(each).items() if type(value) is types.MemberDescriptorType]
+    if slots:  # none in a named tuple, which does not take the argument
+        arguments["__slots__"] = state.pop("__slots__")
+        for name in slots:
+            state.pop(name, None)
+
+
+# -- versions ------------------------------------------------------------------------------------------------
+
+_numbers = itertools.count(1)
+# Snapshots of functions and classes by themselves, each made for a version and whether this shares memory.
+_snapshots: weakref.WeakKeyDictionary[Any, Snapshot] = weakref.WeakKeyDictionary()
+# Longer texts are hashed like other values.
+_SHORT_TEXT = 64
+
+
+def version_of(value: Any) -> tuple[Any, bool]:
+    """Return a value's version, and whether the value leads to a shared array.
+
+    Of a class it is a pair: the version of its code, and those of the attributes that programs assign.
+    """
+    kind = type(value)
+    if kind in SCALARS and (kind not in (str, bytes) or len(value) <= _SHORT_TEXT):
+        return (kind.__name__, repr(value)), False  # 1, 1.0 and True differ, and so do 0.0 and -0.0
+    if kind is types.ModuleType and not modules.is_by_value(value.__name__):
+        return ("module", value.__name__), False
+    is_class = isinstance(value, type) and modules.is_by_value(value.__module__)
+    if is_class or (kind is types.FunctionType and modules.module_of(value.__globals__) is not None):
+        return _snapshot_of(value).made  # type: ignore[no-any-return]
+    return _digest(value)
+
+
+def _snapshot_of(value: Any) -> Snapshot:
+    known = _snapshots.get(value)
+    if known is None or not known.is_current():
+        known = Snapshot(with_globals=False)
+        known.made = _digest(value, known)
+        _snapshots[value] = known  # now: other threads use it as well
+    return known
+
+
+def _digest(value: Any, snapshot: Snapshot | None = None) -> tuple[Any, bool]:
+    import hashlib  # here, for it loads OpenSSL, which takes as long as 20 of our modules
+
+    file = io.BytesIO()
+    pickler = _VersionPickler(file, None if snapshot is None else value)
+    pickler.snapshot = snapshot
+    pickler.dump(value)
+    made: Any = hashlib.blake2b(file.getbuffer(), digest_size=16).digest(), pickler.reloads
+    shares = pickler.shares
+    if pickler.attributes is not None:
+        versions = {}
+        for name, attribute in pickler.attributes.items():
+            # A class has a version of its own; it may be this very class.
+            of = _digest if isinstance(attribute, type) else version_of
+            versions[name], one_shares = of(attribute)
+            shares |= one_shares
+        made = made, versions
+    return made, shares
+
+
+class _VersionPickler(CodePickler):
+    """Writes what a value's version is derived from: other functions and classes only by their tokens."""
+
+    def __init__(self, file: io.BytesIO, root: Any) -> None:
+        super().__init__(file, VERSION)
+        self._root = root
+        self.shares = False
+        self.reloads = 0
+        # The attributes of a class that programs assign; each has a version of its own.
+        self.attributes: dict[str, Any] | None = None
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if isinstance(obj, np.ndarray):
+            return self._array(obj)
+        if kind in _HANDED_OVER and kind in reducers():
+            return _stands_for, (tokens.token_of(obj),)
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and (kind is types.FunctionType or issubclass(kind, type)):
+            self.reloads += reloads.number_of(obj.__module__)  # it is another one after a reload
+        return reduced
+
+    def _array(self, array: np.ndarray[Any, Any]) -> Any:
+        if type(array) not in PLAIN:
+            return reduce_subclass(array)
+        held = reference.reduce_held(array)
+        if held is not None:
+            self.shares = True
+            return _stands_for, (repr(held[1]),)
+        if array.dtype.hasobject or array.nbytes < HASHED_FROM:
+            return NotImplemented
+        return _stands_for, _version_of_array(array)
+
+    def version_of_constant(self, function: types.FunctionType) -> Any:
+        return None  # the version of the root is being made
+
+    def _function(self, function: types.FunctionType) -> Any:
+        there = function.__globals__
+        if (
+            function is self._root
+            or modules.name_in(there, function) is None
+            or modules.module_of(there) is None
+        ):
+            return super()._function(function)
+        return _stands_for, (tokens.token_of(function),)
+
+    def _class(self, each: type) -> Any:
+        if each is not self._root and modules.is_by_value(each.__module__):
+            return _stands_for, (tokens.token_of(each),)
+        reduced = self._reduce_class(each)
+        if reduced is NotImplemented or len(reduced) != 6:
+            return reduced
+        if each is not self._root:
+            return _stands_for, (tokens.token_of(each),)
+        if self.snapshot is not None:
+            self.snapshot.add_class(each)
+        state = reduced[2][0]
+        state.pop("__slotnames__", None)  # copyreg adds it when the first instance is pickled
+        self.attributes = {name: state.pop(name) for name in list(state) if _is_assigned(name, state[name])}
+        return reduced
+
+
+def _is_assigned(name: str, attribute: Any) -> bool:
+    """Return whether an attribute of a class is one that programs assign, rather than a part of its code."""
+    return not (name.startswith("__") and name.endswith("__")) and not hasattr(type(attribute), "__get__")
+
+
+def _stands_for(*_: Any) -> None:
+    """Never called: pickles of `_VersionPickler` are not loaded."""
+
+
+# The reducers of these start a server that hands the object over to a process.
+_HANDED_OVER = frozenset(
+    kind for kind in reducers() if kind.__name__ in ("Connection", "PipeConnection", "socket")
+)
+
+
+class _ArrayCopies:
+    """Versions of large arrays by copies of their data: to compare takes a fifth of the time of a digest.
+
+    A copy is dropped with its array, and when the copies exceed `LIMIT`.
+    """
+
+    LIMIT = 64 << 20  # bytes of all copies
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, bytearray, str]] = {}  # by id of the array
+
+    def version_of(self, array: np.ndarray[Any, Any]) -> str:
+        """Return a version of an array's data."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        if len(data) > self.LIMIT:
+            import hashlib  # see `_digest`
+
+            return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+        key = id(array)
+        ref, copy, made = self._known.get(key, _NO_COPY)
+        if ref is not None and ref() is array and copy == data:
+            return made
+        # Other threads do the same at the same time, and so may the collection of garbage in this one.
+        self._known.pop(key, None)
+        known = list(self._known.items())
+        size = len(data) + sum([len(copy) for _, (_, copy, _) in known])
+        for oldest, (_, copy, _) in known:
+            if size <= self.LIMIT:
+                break
+            self._known.pop(oldest, None)
+            size -= len(copy)
+
+        def forget(ref: weakref.ref[Any]) -> None:
+            if self._known.get(key, _NO_COPY)[0] is ref:
+                self._known.pop(key, None)
+
+        made = f"data {next(_numbers)}"
+        self._known[key] = weakref.ref(array, forget), bytearray(data), made
+        return made
+
+
+_NO_COPY: tuple[Any, bytearray, str] = (None, bytearray(), "")
+_copies = _ArrayCopies()
+
+
+def _version_of_array(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    return _copies.version_of(array), str(array.dtype), array.shape, array.strides

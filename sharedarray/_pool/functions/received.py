@@ -1,0 +1,222 @@
+"""What has arrived in this process from a caller: globals, functions and classes, each with its version."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import operator
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from cloudpickle import cloudpickle
+
+from sharedarray._pool.functions import tokens
+from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value
+from sharedarray._pool.functions.snapshots import Empty
+
+__all__ = ["Global", "arrived", "release", "version"]
+
+# One global on its way: module, name, version (None if there is no such global), value, and whether it must
+# not outlive the call.
+Global: TypeAlias = tuple[str, str, Any, Any, bool]
+
+# Entries of the table of versions after which those of dead objects are dropped.
+_MAX_VERSIONS = 4096
+
+
+class _Received:
+    """What has arrived in this process."""
+
+    def __init__(self) -> None:
+        self.is_worker = False  # whether this process is a worker of a pool
+        self.globals: dict[tuple[str, str], Any] = {}  # versions, by module and name
+        self.versions: dict[str, Any] = {}  # of functions and classes, by token
+        self.new: set[str] = set()  # tokens of functions and classes that have no state yet
+        self.count = 0  # changes of these versions
+        # Globals that must not outlive the call: module, name, and value.
+        self.passing: list[tuple[str, str, Any]] = []
+        # The globals of by-value modules at the fork of this process, by module.
+        self.at_fork: dict[str, dict[str, Any]] = {}
+        self.modules: dict[str, types.ModuleType] = {}  # those that this process has made, except __main__
+        # The globals of the main module's functions, in a fork of a process whose __main__ has a copy.
+        self.main: dict[str, Any] | None = None
+        # Functions with caches, which a change by the caller clears: their results may depend on it.
+        # Weak references. A weak set could not be iterated while other threads add to it.
+        self.caches: dict[weakref.ref[Any], None] = {}
+
+    def assign(self, module: str, name: str, made: Any, value: Any, passing: bool) -> None:
+        """Assign a global, if its version is another one than that which arrived last."""
+        before = self.globals.get((module, name), MISSING)
+        if before is not MISSING and before == made:
+            return
+        there = namespace(module)
+        self.globals[module, name] = made
+        if before is MISSING and self._has_own(module, there, name):
+            return
+        self._count_change(clear=before is not MISSING)
+        if made is None:
+            there.pop(name, None)
+            return
+        there[name] = value
+        if passing:
+            self.passing.append((module, name, value))
+
+    def _count_change(self, *, clear: bool) -> None:
+        self.count += 1
+        for known in list(self.caches) if clear else ():
+            cached = known()
+            if cached is not None:
+                cached.cache_clear()
+
+    def _has_own(self, module: str, there: dict[str, Any], name: str) -> bool:
+        """Return whether this process has assigned a global itself, in an initializer for example."""
+        value = there.get(name, MISSING)
+        if value is MISSING or (name.startswith("__") and name.endswith("__")):
+            return False
+        at_fork = self.at_fork.get(module)
+        if at_fork is None:
+            return module == MAIN or module in self.modules
+        return at_fork.get(name, MISSING) is not value
+
+    def release(self) -> None:
+        """Remove the globals that must not outlive the call."""
+        while self.passing:
+            module, name, value = self.passing.pop()
+            there = namespace(module)
+            if there.get(name) is value:
+                del there[name]
+                self.globals.pop((module, name), None)
+
+    def take_version(self, token: str, made: Any) -> bool:
+        """Return whether the state of a function or class has to be set; if so, record its version."""
+        is_new = token in self.new
+        self.new.discard(token)
+        before = self.versions.get(token, MISSING)
+        if not is_new:
+            if before is MISSING and not self.is_worker:
+                return False  # this process's own
+            if made is not None and before == made:
+                return False
+            if before is not MISSING and before != made:
+                self._count_change(clear=True)
+        if len(self.versions) >= _MAX_VERSIONS:
+            for each in list(self.versions):
+                if tokens.find(each) is None:
+                    del self.versions[each]
+        self.versions[token] = made
+        return True
+
+
+arrived = _Received()
+
+
+def version() -> int:
+    """Return a number that changes with every change of a global, function or class that arrives."""
+    return arrived.count
+
+
+def release() -> None:
+    """Remove the globals of the last call that lead to shared arrays."""
+    if arrived.passing:
+        arrived.release()
+
+
+def namespace(name: str) -> dict[str, Any]:
+    """Return the namespace of a by-value module in this process; make the module if there is none."""
+    return arrived.main if name == MAIN and arrived.main is not None else module(name).__dict__
+
+
+def module(name: str) -> types.ModuleType:
+    """Return a by-value module in this process; make it if there is none."""
+    found = sys.modules.get(name)
+    if isinstance(found, types.ModuleType) and is_by_value(name):
+        return found
+    made = arrived.modules.get(name)
+    if made is None:
+        made = arrived.modules[name] = types.ModuleType(name)
+        made.__dict__["__builtins__"] = builtins
+        sys.modules.setdefault(name, made)  # an importable module of this name stays
+    return made
+
+
+# What a pickle calls. A function or class is made first, then its state is set: it may refer to itself.
+
+_ATTRIBUTES: tuple[str, ...] = ("__name__", "__qualname__", "__module__", "__doc__")
+_ATTRIBUTES += ("__annotations__", "__defaults__", "__kwdefaults__")
+function_state: Callable[[types.FunctionType], tuple[Any, ...]] = operator.attrgetter(*_ATTRIBUTES)
+
+
+def make_function(token: str | None, code: types.CodeType, home: str, cells: int) -> types.FunctionType:
+    """Return the function with a token; make it if there is none."""
+    globals_, known = namespace(home), tokens.find(token)
+    if (
+        known is not None
+        and known.__globals__ is globals_
+        and len(known.__closure__ or ()) == cells == len(code.co_freevars)
+    ):
+        if known.__code__ != code:
+            known.__code__ = code
+        return known  # type: ignore[no-any-return]
+    closure = tuple([types.CellType() for _ in range(cells)])
+    function = types.FunctionType(code, globals_, None, None, closure)
+    if token is not None:
+        tokens.register(token, function)
+        arrived.new.add(token)
+    return function
+
+
+def set_function(function: types.FunctionType, state: tuple[Any, ...]) -> None:
+    """Set the state of a function, unless it is of the same version, and the globals that it names."""
+    token, made, of_function, attributes, contents, _, globals_ = state
+    if token is None or arrived.take_version(token, made):
+        for name, value in zip(_ATTRIBUTES, of_function, strict=True):
+            setattr(function, name, value)
+        function.__dict__.clear()
+        function.__dict__.update(attributes or {})
+        for cell, content in zip(function.__closure__ or (), contents, strict=True):
+            if content is not Empty:
+                cell.cell_contents = content
+    for each in globals_:
+        arrived.assign(*each)
+
+
+def make_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """Return the class with a token; make it if there is none."""
+    known: type | None = tokens.find(token)
+    if known is None:
+        known = make(*args)  # cloudpickle enters the token
+        arrived.new.add(token)
+    return known
+
+
+def set_class(each: type, state: tuple[str, Any, Any, list[Global]]) -> None:
+    """Set the state of a class, unless it is of the same version, and the global that is this class.
+
+    A class has a version, and so has each attribute that programs assign: only attributes that the caller has
+    changed are set.
+    """
+    token, made, of_class, globals_ = state
+    before = (None, {}) if token in arrived.new else arrived.versions.get(token, (None, {}))
+    if arrived.take_version(token, made):
+        attributes, slots = of_class
+        for name in before[1].keys() - made[1].keys():
+            with contextlib.suppress(AttributeError):
+                delattr(each, name)
+        if before[0] == made[0]:
+            attributes = {name: attributes[name] for name in made[1] if made[1][name] != before[1].get(name)}
+        cloudpickle._class_setstate(each, (attributes, slots))
+    for one in globals_:
+        arrived.assign(*one)
+
+
+def caller_object(token: str, home: str, name: str) -> Any:
+    """Return the function or class of this process that a result refers to."""
+    found = tokens.find(token)
+    if found is None:
+        found = sys.modules.get(MAIN if home in MAIN_NAMES else home)
+        for part in name.split("."):
+            found = getattr(found, part)
+    return found

@@ -1,0 +1,88 @@
+"""The ``__main__`` of a worker: a new one, or that which a forked worker has from its parent."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from sharedarray._pool.functions import tokens
+from sharedarray._pool.functions.modules import MAIN, MAIN_OF_CHILD, by_value, is_by_value, namespace_of
+from sharedarray._pool.functions.pickler import CALL, CodePickler
+from sharedarray._pool.functions.received import arrived
+from sharedarray._pool.functions.snapshots import LRU_CACHE
+
+__all__ = ["Inherited", "before_fork", "begin_worker"]
+
+
+class _MainModule(types.ModuleType):
+    """The ``__main__`` of a worker that was not forked from the caller.
+
+    Code may name ``__file__``, which is a global then. The module has no such attribute all the same: from it
+    `multiprocessing` would conclude that children of the worker have to run the caller's script.
+    """
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override]
+        raise AttributeError("__file__")
+
+
+# What a forked worker has from its parent: module, name and version of each global; token and version of each
+# function and class.
+Inherited: TypeAlias = tuple[list[tuple[str, str, Any]], list[tuple[str, Any]]]
+
+
+def before_fork(initializer: Callable[..., object] | None) -> Inherited:
+    """Return the versions of what the initializer reaches, for a worker that is about to be forked."""
+    for value in list((namespace_of(MAIN) or {}).values()):
+        if isinstance(value, (type, types.FunctionType)) and is_by_value(value.__module__):
+            tokens.token_of(value)  # here, so that parent and child have the same
+    pickler = CodePickler(io.BytesIO(), CALL)
+    if initializer is not None:
+        with contextlib.suppress(Exception):  # it is not sent, so it need not be picklable
+            pickler.dump(initializer)
+    return pickler.globals, pickler.versions
+
+
+def begin_worker(inherited: Inherited | None) -> None:
+    """Make this process a worker: give it a ``__main__``, or take the one that it has from its parent."""
+    arrived.__init__()  # type: ignore[misc]
+    arrived.is_worker = True
+    if inherited is None:
+        module = _MainModule(MAIN)
+        module.__dict__["__builtins__"] = builtins
+        _replaced.append(sys.modules.get(MAIN))
+        sys.modules[MAIN] = sys.modules[MAIN_OF_CHILD] = module
+        return
+    arrived.main = _main_of_child()
+    arrived.at_fork = {name: dict(namespace_of(name) or {}) for name in (MAIN, *by_value)}
+    if arrived.main is not None:
+        arrived.at_fork[MAIN] = dict(arrived.main)
+    globals_, versions = inherited
+    arrived.globals = {(module, name): made for module, name, made in globals_}
+    arrived.versions = dict(versions)
+
+
+# The module that `begin_worker` replaced, whose code still runs.
+_replaced: list[Any] = []
+
+
+def _main_of_child() -> dict[str, Any] | None:
+    """Return the globals of the main module's functions if ``__main__`` has a copy of these.
+
+    This is so in a process that multiprocessing has started by ``spawn`` or ``forkserver``: it runs the
+    script by `runpy`, and copies the resulting globals into a new module.
+    """
+    namespace = namespace_of(MAIN) or {}
+    if namespace.get("__name__") != MAIN_OF_CHILD:
+        return None
+    for value in list(namespace.values()):
+        for each in vars(value).values() if isinstance(value, type) else (value,):
+            function = each.__wrapped__ if type(each) is LRU_CACHE else each
+            if type(function) is types.FunctionType and function.__globals__.get("__name__") == MAIN_OF_CHILD:
+                return function.__globals__
+    return None

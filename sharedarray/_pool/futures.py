@@ -1,0 +1,274 @@
+"""`PoolFuture`: the outcome of one submitted call.
+
+A thread that waits for it does not sleep until the pool's thread has the outcome: it reads the workers' pipes
+itself (`Helper.read_until`). That saves the wake-up of a thread in each round trip, which is most of what a
+short call costs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Protocol
+
+from sharedarray import _interrupts as interrupts
+from sharedarray._clock import time
+from sharedarray._pool.calls import Raised, Task
+
+__all__ = ["Helper", "PoolFuture"]
+
+_logger = logging.getLogger("concurrent.futures")  # which logs what callbacks raise
+
+
+class Helper(Protocol):
+    """What futures and results need of the engine."""
+
+    def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Read replies until ``done()``, or time is up, unless another thread reads."""
+
+    def wake_reader(self) -> None:
+        """Wake the reading thread so that it checks its exit condition again."""
+
+    def attend(self) -> None:
+        """Ensure that replies are read though no thread waits for them by `read_until`."""
+
+    def withdraw(self, task: Task, *, running: bool) -> bool:
+        """Take a task back from a worker that has not begun it, or kill the worker that has."""
+
+    def may_wait(self) -> bool:
+        """Return whether this thread may wait for the pool: it has nothing to do for it."""
+
+    def is_running(self, task: Task) -> bool:
+        """Return whether a task is the one that its worker is at."""
+
+    def call_later(self, future: PoolFuture) -> bool:
+        """Queue the callbacks of a future if this thread settles it; return whether it did so."""
+
+
+# Seconds within which a killed worker must be gone.
+_PATIENCE = 5.0
+_CANCELLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED"))
+_SETTLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"))
+_NOTIFIED = frozenset(("CANCELLED_AND_NOTIFIED", "FINISHED"))
+
+
+# Held while a future without a condition changes its state or gets a condition. A signal handler or a
+# finalizer may interrupt that and use a pool: so a thread can take it twice, and nothing is called within it.
+_making = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+class PoolFuture(Future[Any]):
+    """A `concurrent.futures.Future` whose waiting thread reads the pipes, and which can end a running call.
+
+    Most futures are only waited for by `result`. They need neither condition nor waiters nor callbacks, and
+    making and using these takes as long as pickling a small call. So a future gets them when its condition
+    is accessed, which the standard library does before all that it does with them.
+    """
+
+    _own: threading.Condition | None = None
+    _task: Task | None = None
+    _call = 0
+    _settling = False
+    _state = "PENDING"
+    _result: Any = None
+    _exception: BaseException | None = None
+
+    def __init__(self, engine: Helper | None = None) -> None:
+        self._engine = engine
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        own = self._own
+        if own is None:
+            waiters: list[Any] = []
+            callbacks: list[Any] = []
+            made = threading.Condition()
+            with _making:
+                own = self._own
+                if own is None:
+                    self._waiters, self._done_callbacks = waiters, callbacks
+                    own = self._own = made
+            self._attend()
+        return own
+
+    def _attend(self) -> None:
+        """Ensure that the reply is read: not only `result` asks for it."""
+        if self._engine is not None and self._state not in _SETTLED:
+            self._engine.attend()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
+        try:
+            if timeout is not None or self._engine is None:
+                timeout = self._read(timeout)
+            elif self._state not in _SETTLED:
+                self._engine.read_until(self._is_settled, None)
+            if self._own is None and self._state == "FINISHED" and self._exception is None:
+                return self._result
+            return super().result(timeout)
+        finally:
+            del self  # as the standard library does: an exception's frame must not keep the future
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None; see `concurrent.futures.Future.exception`."""
+        return super().exception(self._read(timeout))
+
+    def _read(self, timeout: float | None) -> float | None:
+        engine = self._engine
+        if self._state in _SETTLED or engine is None:
+            return timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        engine.read_until(self._is_settled, deadline)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    @property
+    def call(self) -> int:
+        """The number of the call, by which the pool's reports know it."""
+        return self._call
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the call if it has not begun.
+
+        Parameters
+        ----------
+        running : bool, default False
+            Cancel it even then: the worker that runs it is killed and replaced. Nothing else is lost.
+
+        Returns
+        -------
+        bool
+            Whether it is cancelled.
+        """
+        engine, task = self._engine, self._task
+        if not self._cancel():
+            if self._state != "RUNNING" or engine is None or task is None:
+                return False
+            if engine.withdraw(task, running=running) and engine.may_wait():
+                with self._condition:
+                    self._condition.wait_for(lambda: self._state in _SETTLED, _PATIENCE)
+        if engine is not None:
+            engine.wake_reader()
+        return self.cancelled()
+
+    def _cancel(self) -> bool:
+        """Cancel the call if it has not begun, and tell all that wait for it; return whether it is cancelled.
+
+        The state changes without the condition: `begin` must not wait for that.
+        """
+        with interrupts.deferred:
+            with _making:
+                pending = self._state == "PENDING"
+                if pending:
+                    self._state = "CANCELLED"
+            if pending:
+                with self._condition:
+                    self._condition.notify_all()
+                if self._task is not None:
+                    self._begins()  # its waiters learn of it now, for no worker will take it
+                self._invoke_callbacks()
+        return self._state in _CANCELLED
+
+    def done(self) -> bool:
+        """Return whether the call is over or cancelled."""
+        if self._state not in _SETTLED:
+            self._attend()
+        return self._state in _SETTLED
+
+    def _is_settled(self) -> bool:
+        return self._state in _SETTLED
+
+    def running(self) -> bool:
+        """Return whether the call is being run, as far as the pool knows: it is the first of its worker's."""
+        task = self._task
+        return super().running() and (task is None or self._engine is None or self._engine.is_running(task))
+
+    # As a sink
+
+    def assign(self, task: Task) -> None:
+        """Note the task whose outcome this is, before any other thread has the future."""
+        self._task, self._call = task, task.call
+
+    def begin(self) -> bool:
+        """Note that the call is handed out; return False if it was cancelled.
+
+        The engine's lock is held, which a thread may wait for that has the condition: by a signal handler, or
+        a finalizer, which interrupts it.
+        """
+        with _making:
+            if self._state == "PENDING":
+                self._state = "RUNNING"
+        return self._state == "RUNNING"
+
+    def _begins(self) -> bool:
+        """Change to running; return False if it is cancelled or over. Its waiters learn of that once."""
+        with self._condition:
+            if self._state in _NOTIFIED:
+                return False  # a second notice would be an error
+            return self.set_running_or_notify_cancel()
+
+    def wanted(self) -> bool:
+        """Return whether it was not cancelled."""
+        return self._state not in _CANCELLED
+
+    def _invoke_callbacks(self) -> None:
+        """Call the callbacks now if the caller has cancelled, else when all that has arrived is settled."""
+        if not self._done_callbacks:
+            return
+        if not (self._settling and self._engine is not None and self._engine.call_later(self)):
+            self.call_back()
+
+    def put(self, index: int, outcomes: list[Any], step: int = 1) -> None:
+        """Settle the future, unless it was cancelled while it still waited."""
+        self._task = None
+        self._settling = True
+        outcome = outcomes[0]
+        if self._own is None and type(outcome) is not Raised:
+            with _making:
+                if self._own is None:
+                    self._result = outcome
+                    self._state = "FINISHED"
+                    return
+        if self._state != "RUNNING" and not self._begins():
+            return
+        try:
+            if type(outcome) is Raised:
+                self.set_exception(outcome.exception)
+            else:
+                self.set_result(outcome)
+        except InvalidStateError:
+            pass
+
+    def call_back(self) -> None:
+        """Call the callbacks, all of them; see `concurrent.futures.Future.add_done_callback`.
+
+        What a callback raises is logged, as the standard library does with an `Exception`, so that it does
+        not end the pool's own thread. Only what a signal's handler raises goes on to the main thread.
+        """
+        raised: list[BaseException] = []
+        for callback in self._done_callbacks:
+            try:
+                interrupts.call_user(callback, self)
+            except BaseException as error:
+                if isinstance(error, Exception) or error is self._exception or not interrupts.is_main():
+                    _logger.exception("exception calling callback for %r", self)
+                else:
+                    raised.append(error)
+        if raised:
+            raise raised[0]
+
+    def cancel_items(self, index: int, count: int, step: int = 1) -> None:
+        """Become cancelled, though the call was handed out."""
+        self._task = None
+        self._settling = True
+        with _making:
+            if self._state == "RUNNING":
+                self._state = "PENDING"
+        self._cancel()
+
+    def skip(self, count: int) -> None:
+        """Do nothing: it is cancelled already."""

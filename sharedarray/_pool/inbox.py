@@ -1,0 +1,205 @@
+"""Acting on what workers send.
+
+In this order: load the outcomes, without a lock; record them and send what is queued, under the engine's
+lock; settle the futures, without it.
+
+Ctrl-C may break off the loading of an outcome, because that calls what a user has written, and nothing else
+here. Then the outcomes before it count, and the others are loaded again by the thread that reads next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sharedarray._clock import time
+from sharedarray._pool.calls import Raised, Sink
+from sharedarray._pool.incoming import LOST, OUTCOMES, DamagedReplyError, Incoming, shared_bytes
+from sharedarray._pool.states import HUNG_UP, KILLING
+from sharedarray._pool.transport.messages import HOLDS, PLAIN, Frame, Kind
+from sharedarray._pool.worker_handle import WorkerHandle
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Inbox"]
+
+_REPLIES = int(Kind.REPLIES)
+# Seconds until a worker that has closed its pipe is killed.
+PATIENCE: Final = 5.0
+
+# A sink, the index of the first outcome, the outcomes, and how far the next one is from each.
+Settled: TypeAlias = list[tuple[Sink, int, list[Any], int]]
+
+
+class Inbox:
+    """Act on the messages of workers. The thread that reads calls it, without the engine's lock.
+
+    Attributes
+    ----------
+    unread
+        Workers with messages that Ctrl-C kept from being loaded.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._incoming = Incoming(engine.store)
+        self.unread: set[WorkerHandle] = set()
+
+    def receive(self, worker: WorkerHandle) -> bool:
+        """Read once what a worker has sent, and act on it; return whether there was anything."""
+        try:
+            frames = worker.channel.receive()
+        except (EOFError, OSError):
+            self._on_end_of_file(worker)
+            return False
+        if frames:
+            self.handle(worker, frames)
+        return bool(frames)
+
+    def _on_end_of_file(self, worker: WorkerHandle) -> None:
+        """Note that a worker has closed its pipe; it has ended, or is about to."""
+        with self._engine.lock:
+            self._engine.receiver.unwatch(worker.channel.fileno())
+            if worker.state != HUNG_UP:
+                worker.advance("end of file")
+                if worker.state != KILLING:
+                    worker.until = time.monotonic() + PATIENCE
+            self._engine.dispatcher.unwatch_writing(worker)
+        self._engine.wake_manager()
+
+    def handle(self, worker: WorkerHandle, frames: Sequence[Frame]) -> None:
+        """Act on messages of a worker; settle what they bring.
+
+        Raises
+        ------
+        BaseException
+            Ctrl-C has broken the loading of an outcome off.
+        """
+        engine, incoming = self._engine, self._incoming
+        settled: Settled = []
+        try:
+            self._load_and_record(worker, frames, settled)
+        except BaseException:
+            # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
+            with engine.lock:
+                for each in engine.handles:
+                    each.kill()
+            engine.wake()
+            settle(settled)  # these are no worker's calls any more
+            raise
+        del frames
+        interrupt, incoming.interrupt = incoming.interrupt, None
+        if engine.dropped:
+            engine.dropped.clear()
+        try:
+            settle(settled)
+        finally:
+            if interrupt is not None:
+                engine.wake()  # the pool's thread loads what was not loaded
+                raise interrupt
+            if engine.copier.is_needed:
+                engine.copier.run()
+
+    def _load_and_record(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
+        engine = self._engine
+        replies: list[tuple[Frame, list[Any]]] = []
+        messages: list[Frame] = []
+        if worker.unread:
+            frames, worker.unread = [*worker.unread, *frames], []
+        for index, frame in enumerate(frames):
+            if frame.kind not in OUTCOMES:
+                messages.append(frame)
+                continue
+            try:
+                outcomes, rest = self._incoming.load(worker, frame)
+            except DamagedReplyError:
+                with engine.lock:
+                    worker.kill()
+                continue
+            replies.append((frame, outcomes))
+            if rest is not None:
+                worker.unread = [rest, *frames[index + 1 :]]
+                self.unread.add(worker)
+                break
+        if replies:
+            with engine.lock:
+                for frame, outcomes in replies:
+                    self._record(worker, frame, outcomes, settled)
+                engine.after_replies(worker)
+        for message in messages:  # a worker sends no replies behind these
+            self._on_message(worker, message)
+
+    def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
+        """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
+        engine, tasks, total, at = self._engine, worker.tasks, len(outcomes), 0
+        statistics, dropped = engine.statistics, engine.dropped
+        may_fail = frame.kind != _REPLIES or not frame.flags & PLAIN
+        began = frame.began
+        each = (frame.ended - began) // (total or 1)
+        now = time.monotonic()
+        stats = None
+        while at < total and tasks:
+            task = tasks[0]
+            count = task.count - task.done
+            if count > total - at:
+                count = total - at
+            run = outcomes if count == total else outcomes[at : at + count]
+            index = task.first + task.done * task.step
+            worker.replied(count)
+            if run[0] is LOST:
+                worker.lost.append(task.only(task.done - 1))
+                at = total
+                continue
+            settled.append((task.sink, index, run, task.step))
+            if frame.flags & HOLDS:
+                statistics.shares(task.call, "result", shared_bytes(run[0]))
+                worker.confirm()
+            if task.stats is not stats:
+                stats = task.stats
+                stats.took(each * 1e-9)
+            failed = sum([type(outcome) is Raised for outcome in run]) if may_fail else 0
+            if not task.began:
+                task.began = began
+            began += each * count
+            statistics.observe(task, frame, count, failed, now)
+            if task.done == task.count:
+                outcome = "raised" if failed and task.count == 1 else "done"
+                statistics.finished(task, began, worker.name, worker.pid, outcome, now)
+                task.release(dropped)
+            at += count
+        if at:
+            worker.since = now
+            worker.advance("reply" if worker.load else "last reply")
+
+    def _on_message(self, worker: WorkerHandle, frame: Frame) -> None:
+        """Act on a message without outcomes."""
+        engine, kind = self._engine, frame.kind
+        if kind == Kind.READY:
+            engine.supervisor.on_ready(worker)
+        elif kind == Kind.REFUSED:
+            engine.supervisor.on_refusal(frame)
+        elif kind == Kind.DROPPED:
+            with engine.lock:
+                worker.dropped(frame.item)
+                engine.dispatcher.dispatch()
+            if engine.is_shut:
+                engine.wake_manager()
+        elif kind == Kind.NEED:
+            lent = engine.store.take(frame.began)
+            with engine.lock:
+                worker.grant(lent)
+                engine.dispatcher.watch_writing(worker)
+
+
+def settle(settled: Settled) -> None:
+    """Give the outcomes to their sinks; all of them, whatever one of them raises."""
+    raised: BaseException | None = None
+    for sink, index, outcomes, step in settled:
+        try:
+            sink.put(index, outcomes, step)
+        except BaseException as error:
+            raised = raised or error
+    settled.clear()
+    if raised is not None:
+        raise raised

@@ -1,0 +1,363 @@
+"""From a call to a task: find the function, pack the arguments, copy what is large."""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sharedarray import _interrupts as interrupts
+from sharedarray._pool.calls import Arguments, Function, Raised, Task, name_of, new_number
+from sharedarray._pool.codec.arrays import KnownBuffers
+from sharedarray._pool.codec.call import are_scalars, dump_call, importable_name, short_call
+from sharedarray._pool.codec.pickled import Pickled
+from sharedarray._pool.codec.pickler import dumps
+from sharedarray._pool.functions import SENT_ONCE, FunctionCache, Snapshot
+from sharedarray._pool.futures import PoolFuture
+from sharedarray._pool.outcomes import unsendable
+from sharedarray._pool.sinks import Results
+from sharedarray._pool.transport.messages import PLAIN
+from sharedarray._pool.transport.slots import BUSY_LIMIT
+from sharedarray._reference import FORMAT, has_name
+from sharedarray._segment import follow
+from sharedarray._thresholds import LONG_TEXT
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Intake"]
+
+# Functions that can be imported, of which workers keep the names.
+IMPORTED: Final = 512
+_NO_HOME = (None, "")
+_TEXT = frozenset((str, bytes))
+
+
+class Intake:
+    """Make tasks of calls, and give them to the engine.
+
+    Parameters
+    ----------
+    engine
+        Runs them.
+    retries
+        How often a task is run again if its worker died, unless the call says otherwise.
+    """
+
+    def __init__(self, engine: Engine, retries: int) -> None:
+        self._engine = engine
+        self._retries = retries
+        self._cache = FunctionCache()
+        self._imported: dict[tuple[str | None, str], Function] = {}
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        label: str | None = None,
+        retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> Future[Any]:
+        """Have a worker call ``function``; return the future of the outcome.
+
+        Parameters
+        ----------
+        function, args, kwargs
+            The call.
+        label
+            What messages call the function.
+        retries
+            How often it is run again if its worker died; the pool's number if None.
+        limit
+            Seconds that it may run, before its worker is killed.
+        deadline
+            When it must be over, in seconds of the monotonic clock.
+        """
+        engine = self._engine
+        future = PoolFuture(engine)
+        try:
+            shipped = self._shipped(function)
+            pickled = _packed(shipped, function, args, kwargs)
+        except Exception as reason:
+            engine.check_open()
+            future.set_exception(unsendable(label or name_of(function), reason))
+            return future
+        if shipped is not None and label is None:
+            task = Task(future, shipped.label, shipped.stats)
+        else:
+            label = label or name_of(function)
+            task = Task(future, label, engine.statistics.function(function, label))
+        task.function = shipped
+        task.pickled = pickled
+        if type(pickled) is Arguments:
+            task.is_small = True
+        elif pickled.blocks or pickled.buffers:
+            task.kept = (function, args, kwargs)
+        self._set_options(task, retries, limit, deadline)
+        future.assign(task)
+        with interrupts.deferred:
+            if not pickled.sendable:
+                engine.check_open()
+                try:
+                    self._copy_now(task, pickled)
+                except Exception as reason:  # a dtype that is not to be copied as bytes, no memory
+                    task.release()
+                    future.set_exception(unsendable(task.label, reason))
+                    return future
+            engine.enqueue([task], pickled)
+        return future
+
+    def _set_options(
+        self, task: Task, retries: int | None, limit: float | None, deadline: float | None
+    ) -> None:
+        again = self._retries if retries is None else retries
+        if again:
+            task.retries = again
+        if limit is not None:
+            task.limit = limit
+        if deadline is not None:
+            task.deadline = deadline
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        *,
+        label: str | None = None,
+        parted: bool = False,
+        names: Sequence[str] | None = None,
+        part_of: Results | None = None,
+        retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> Results:
+        """Have ``function`` called on each tuple of arguments; return the outcomes, in order.
+
+        Parameters
+        ----------
+        function, calls
+            What is called, on what.
+        label
+            What messages call the function.
+        parted
+            Whether each worker rather gets calls of a part of its own, the same one each time: then it has
+            the memory mapped already that these are about.
+        names
+            What reports call the arguments; their positions if None.
+        part_of
+            What `map` has returned for another part of what is one call to the user.
+        retries, limit, deadline
+            As for `submit`.
+        """
+        engine = self._engine
+        engine.check_open()
+        shared = self.function_of(function, label)
+        call = new_number() if part_of is None else part_of.call
+        results = Results(engine, len(calls), call=call)
+        options = (retries, limit, deadline)
+        engine.statistics.called_many(call, shared.label, shared.pickled, len(calls))
+        tasks: list[Task] = []
+        known: KnownBuffers = {}
+        start = 0
+        groups: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]] = itertools.groupby(calls, _are_small)
+        if _are_small(itertools.chain.from_iterable(calls), calls):  # all at once, at a quarter of the time
+            groups = [(True, calls)] if calls else []
+        for small, group in groups:
+            items = group if isinstance(group, list) else list(group)
+            if small:
+                parts = engine.workers if parted and len(items) >= 2 * engine.workers else 1
+                for part in range(parts):
+                    first, stop = (len(items) * at // parts for at in (part, part + 1))
+                    task = Task(results, shared.label, shared.stats, call)
+                    task.function = shared
+                    task.items = calls
+                    task.is_small = True
+                    task.first, task.count = start + first, stop - first
+                    task.independent = True
+                    task.lazy = limit is None and len(items) > 1
+                    task.slot = part if parts > 1 else None
+                    self._set_options(task, *options)
+                    tasks.append(task)
+            else:
+                made = [
+                    self._item(shared, results, index, args, known, options, names)
+                    for index, args in enumerate(items, start)
+                ]
+                tasks += [task for task in made if task is not None]
+            start += len(items)
+        if tasks:
+            with interrupts.deferred:
+                engine.enqueue(tasks)
+        return results
+
+    def add(
+        self,
+        function: Function,
+        results: Results,
+        args: tuple[Any, ...],
+        *,
+        retries: int | None = None,
+        limit: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Have one more item done whose outcome is taken as it arrives."""
+        engine = self._engine
+        engine.check_open()
+        engine.statistics.more(results.call)
+        task = self._item(function, results, 0, args, None, (retries, limit, deadline))
+        if task is not None and task.pickled is not None:
+            with interrupts.deferred:
+                try:
+                    self._copy_now(task, task.pickled)
+                except Exception as reason:
+                    engine.cancellation.fail([task], partial(unsendable, task.label, reason))
+                    return
+                engine.enqueue([task])
+
+    def _item(
+        self,
+        function: Function,
+        results: Results,
+        index: int,
+        args: tuple[Any, ...],
+        known: KnownBuffers | None,
+        options: tuple[int | None, float | None, float | None],
+        names: Sequence[str] | None = None,
+    ) -> Task | None:
+        """Return the task for one item; None if it cannot be sent, which is its outcome then."""
+        task = Task(results, function.label, function.stats, results.call)
+        task.first = index
+        task.function = function
+        task.independent = True
+        self._set_options(task, *options)
+        try:
+            task.pickled = pickled = _packed(function, None, args, {}, known)
+        except Exception as reason:
+            results.put(index, [Raised(unsendable(function.label, reason))])
+            return None
+        self.follow(pickled)
+        if names is not None and pickled.account is not None:
+            pickled.account.names = ("function", *names)
+        self._engine.statistics.sends(task.call, pickled)
+        task.kept = args if pickled.blocks or pickled.buffers else None
+        task.is_small = type(pickled) is Arguments
+        return task
+
+    # Functions
+
+    def _shipped(self, function: Callable[..., Any]) -> Function | None:
+        """Return a function that workers keep; None if it travels with its call."""
+        home = importable_name(function)
+        if home is not None:
+            return self._imported.get(home) or self._import(home, function)
+        if type(function) in SENT_ONCE:
+            found: Function | None = self._cache.get(function, self._send_once)
+            return found
+        return None
+
+    def _import(self, home: tuple[str | None, str], function: Callable[..., Any]) -> Function:
+        if len(self._imported) >= IMPORTED:
+            self._imported.clear()
+        pickled = Pickled(marshal.dumps(home, FORMAT), layout=PLAIN)
+        made = self._imported[home] = self._made_of(pickled, function, name_of(function))
+        return made
+
+    def _send_once(self, function: Callable[..., Any], snapshot: Snapshot) -> Function | None:
+        """Return a function that workers keep; None if it depends on what may change unseen, or is large."""
+        pickled = dumps(function, snapshot=snapshot)
+        snapshot.fixed &= pickled.short and not pickled.data and not pickled.blocks
+        return self._made_of(pickled, function, name_of(function)) if snapshot.fixed else None
+
+    def function_of(self, function: Callable[..., Any], label: str | None = None) -> Function:
+        """Return a function that is sent once to each worker for many items.
+
+        Raises
+        ------
+        NotPicklableError
+            It cannot be sent.
+        """
+        try:
+            if label is None:
+                shipped = self._shipped(function)
+                if shipped is not None:
+                    return shipped
+            pickled = dumps(function, many=True)
+        except Exception as reason:
+            raise unsendable(label or name_of(function), reason) from reason
+        self.follow(pickled)
+        return self._made_of(pickled, function, label or name_of(function))
+
+    def _made_of(self, pickled: Pickled, function: Callable[..., Any], label: str) -> Function:
+        engine = self._engine
+        made = Function(label, pickled, function, engine.statistics.function(function, label))
+        weakref.finalize(made, _forget, weakref.ref(engine), made.number).atexit = False
+        return made
+
+    # Arguments
+
+    def follow(self, pickled: Pickled) -> None:
+        """Have the engine told when this process releases a block that workers were sent."""
+        for mapping in pickled.blocks:
+            follow(mapping, self._engine.housekeeping)
+
+    def _copy_now(self, task: Task, pickled: Pickled) -> None:
+        """Copy the arguments, unless they are too large, so that the caller may change its arrays."""
+        store = self._engine.store
+        if not pickled.copy_to_slots(store, private=task.retries > 0, within=self.eager):
+            pickled.copy_now(store, within=BUSY_LIMIT)
+
+    @property
+    def eager(self) -> int:
+        """Bytes of arguments that are copied before there is a worker for them."""
+        return min(BUSY_LIMIT, self._engine.store.limits[0])
+
+
+def _forget(engine: weakref.ref[Engine], number: int) -> None:
+    """Tell an engine that a function is not needed any more. A finalizer must not keep the engine alive."""
+    found = engine()
+    if found is not None:
+        found.housekeeping.forget_function(number)
+
+
+def _packed(
+    shipped: Function | None,
+    function: Callable[..., Any] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    known: KnownBuffers | None = None,
+) -> Pickled:
+    """Return the arguments of a call, and the function if workers do not keep it."""
+    if shipped is not None and not kwargs:
+        if are_scalars(map(type, args)):
+            stream = marshal.dumps(args, FORMAT)
+            if len(stream) < LONG_TEXT:
+                return Arguments(stream)
+        elif known is None:
+            call = short_call(_NO_HOME, args)
+            if call is not None and (call.block is None or has_name(call.block)):
+                return call
+    return dump_call(function if shipped is None else None, args, kwargs, known)
+
+
+def _are_small(values: Iterable[Any], calls: Sequence[tuple[Any, ...]] | None = None) -> bool:
+    """Return whether these are numbers and short text, of which many can be sent in one message.
+
+    If ``calls`` is given, they are also the values of these, and can be iterated over only once.
+    """
+    try:
+        kinds = set(map(type, values))
+    except Exception:  # the hash of a class is its metaclass's
+        return False
+    if not are_scalars(kinds):
+        return False
+    if kinds.isdisjoint(_TEXT):
+        return True
+    again = values if calls is None else itertools.chain.from_iterable(calls)
+    return all(len(value) <= LONG_TEXT for value in again if type(value) in _TEXT)

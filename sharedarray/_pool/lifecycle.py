@@ -1,0 +1,96 @@
+"""Pools at the end of the interpreter and in a fork of the process.
+
+At the end of the interpreter a pool finishes what was submitted, as an executor does; if Ctrl-C is what ends
+the program, at once. In a fork of the process it is a copy without a thread: it says so and closes its copies
+of the pipes, or a worker would not notice the death of its real parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable
+from multiprocessing import util
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["end_with_process", "exiting", "register"]
+
+# Among what multiprocessing does at the end of a process: before its own finalizers, which are at most 20.
+FIRST: Final = 100
+
+# The state of this module.
+_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+exiting = False  # the interpreter is at its end
+_finalized = 0  # the process in which multiprocessing ends the pools
+
+
+def register(engine: Engine) -> None:
+    """Have an engine ended with the interpreter, and told of forks."""
+    _engines[id(engine)] = engine
+
+
+def _all_engines() -> list[Engine]:
+    """Return those that there are, in one step beside threads that make others."""
+    found = [reference() for reference in _engines.valuerefs()]
+    return [engine for engine in found if engine is not None]
+
+
+def _at_exit() -> None:
+    global exiting
+    exiting = True
+    engines = _all_engines()
+    try:
+        _end(engines, abort=_ended_by_interrupt())
+    except BaseException:  # Ctrl-C, by a user who did not want to wait
+        _end(engines, abort=True)
+        raise
+
+
+def end_with_process() -> None:
+    """End the pools of a process that multiprocessing has started before it waits for their workers.
+
+    In such a process that comes before the threads are joined.
+    """
+    global _finalized
+    if _finalized != os.getpid():
+        _finalized = os.getpid()
+        util.Finalize(None, _at_exit, exitpriority=FIRST)
+
+
+def _end(engines: Iterable[Engine], *, abort: bool) -> None:
+    for engine in engines:
+        if abort:
+            engine.abort()
+        else:
+            engine.shutdown(wait=False, cancel=False)
+    for engine in engines:
+        engine.join()
+
+
+def _ended_by_interrupt() -> bool:
+    if hasattr(sys, "ps1"):  # a session: what was interrupted there was some earlier statement
+        return False
+    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    return isinstance(last, KeyboardInterrupt)
+
+
+def _in_fork() -> None:
+    global exiting
+    exiting = False
+    for engine in _all_engines():
+        engine.close_copy()
+    _engines.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_fork)
+
+# This is called where threads are joined at the end, before atexit's functions: so a future that another
+# thread waits for is settled before that thread is waited for.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)

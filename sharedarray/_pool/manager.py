@@ -1,0 +1,234 @@
+"""The pool's thread, and how callbacks of futures are called.
+
+The thread starts and stops workers, keeps the timers, and reads the pipes if no caller does.
+
+It also calls the callbacks of futures, one after the other, when all that arrived with their outcomes is
+settled and no lock is held. A callback may wait for anything that the pool has to do: if it takes long, a
+second thread (`_watch_callbacks`) manages the pool until the callbacks are done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from sharedarray._clock import time
+from sharedarray._pool.futures import PoolFuture
+from sharedarray._pool.processes import copies, group_signals
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Manager"]
+
+# Seconds that callbacks may take before another thread manages the pool; how many times that without any
+# callbacks until that thread ends.
+LONG_CALLBACK: Final = 0.02
+QUIET: Final = 5
+
+
+class Manager:
+    """The threads of a pool.
+
+    Attributes
+    ----------
+    ident
+        The identifier of the thread that manages the pool, while it is not in a callback; 0 for none.
+    is_over
+        Whether the pool has ended.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.ident = 0
+        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []  # all that may not have ended
+        # Settled futures whose callbacks are to be called; the thread that calls them, since when.
+        self._callbacks: deque[PoolFuture] = deque()
+        self._caller: threading.Thread | None = None
+        self._calling = 0.0
+        self._deputy: threading.Thread | None = None  # manages the pool if callbacks take long
+        # The thread that managed before and has called all callbacks; set when it manages again.
+        self._back: threading.Thread | None = None
+        self._handed = threading.Event()
+        self.is_over = False
+        self._over = threading.Event()
+        self._blocked: set[Any] = set()  # signals that the program blocks
+        self._is_finished = False
+
+    # For other threads
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="sharedarray-pool", daemon=True)
+        self._threads.append(self._thread)
+        self._thread.start()
+
+    def undo_start(self) -> None:
+        """Forget the thread, which could not be started."""
+        self._thread = None
+        self._threads.clear()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a thread, or was one."""
+        return self._thread is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this thread manages the pool."""
+        return threading.current_thread() is self._thread
+
+    def join(self) -> None:
+        """Wait for the end of the threads, unless one of them asks."""
+        if self._thread is None or threading.current_thread() in self._threads:
+            return
+        # Not Thread.join alone: before Python 3.13, a join that Ctrl-C broke off takes the thread for ended.
+        self._over.wait()
+        for thread in list(self._threads):
+            thread.join()
+
+    def call_later(self, future: PoolFuture) -> bool:
+        """Queue the callbacks of a future if this thread settles it for others; return whether it did so."""
+        if not self.is_current and not self._engine.receiver.is_reading:
+            return False
+        self._callbacks.append(future)
+        if len(self._callbacks) == 1 and self._caller is None:
+            self._engine.wake_manager()
+        return True
+
+    def clear(self) -> None:
+        """Forget everything, in a fork of the pool's process."""
+        self._callbacks.clear()
+        self.ident = 0
+
+    # The threads
+
+    def _run(self) -> None:
+        self._blocked = group_signals.block()
+        while not self._manage() and self._come_back():
+            pass
+
+    def _manage(self) -> bool:
+        """Manage the pool; return whether to its end. If not, another thread does so by now."""
+        engine = self._engine
+        managing = True
+        self.ident = threading.get_ident()
+        try:
+            while managing and engine.housekeeping.tend():
+                managing = self._call_back()
+                if managing:
+                    engine.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
+                    if engine.is_copied:
+                        copies.end_copy()  # what this thread has loaded has forked
+                    managing = self._call_back() and not self._hand_back()
+        except BaseException as broken:
+            if engine.is_copied:
+                copies.end_copy()
+            self.fail(broken)
+        if managing:
+            self._end()
+        return managing
+
+    def fail(self, broken: BaseException) -> None:
+        """Give the pool up: something has raised an exception in its thread that should not have."""
+        self._engine.fail_for_good("the pool's management thread failed", broken)
+
+    def _end(self) -> None:
+        engine = self._engine
+        try:
+            if not self._is_finished:
+                self._is_finished = True
+                engine.housekeeping.finish()
+        finally:
+            if self._call_back():
+                with engine.lock:
+                    self.is_over = True
+                    self._over.set()
+                    self._handed.set()
+                engine.receiver.close()
+
+    def _come_back(self) -> bool:
+        """Manage the pool again, after callbacks that took long; return False at the pool's end."""
+        current = threading.current_thread()
+        with self._engine.lock:
+            if self._over.is_set():
+                return False
+            self._back = current
+            self._handed.clear()
+        self._engine.wake()
+        self._handed.wait()
+        return self._thread is current
+
+    def _hand_back(self) -> bool:
+        """Let the thread that managed before do so again; return whether there is such a thread."""
+        if self._back is None:
+            return False
+        with self._engine.lock:
+            self._deputy, self._thread, self._back = self._thread, self._back, None
+            self.ident = 0
+            self._handed.set()
+        return True
+
+    def _call_back(self) -> bool:
+        """Call the callbacks of what is settled; return whether this thread still manages the pool.
+
+        One after the other, as the standard library does, and in one thread at a time.
+        """
+        if not self._callbacks:
+            return True
+        engine = self._engine
+        current = threading.current_thread()
+        with engine.lock:
+            if self._caller is not None:
+                return True  # the other thread
+            self._caller = current
+            self.ident = 0
+            self._calling = time.monotonic()
+            watched = self._deputy is not None
+        if not watched:
+            self._appoint()
+        while True:
+            with engine.lock:
+                if not self._callbacks:
+                    self._caller = None
+                    if self._thread is not current:
+                        return False
+                    self.ident = threading.get_ident()
+                    return True
+                future = self._callbacks.popleft()
+            future.call_back()
+            if engine.is_copied:
+                copies.end_copy()  # a callback has forked
+            del future
+
+    def _appoint(self) -> None:
+        """Start the thread that manages the pool if callbacks take long."""
+        deputy = threading.Thread(target=self._watch_callbacks, name="sharedarray-pool", daemon=True)
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), deputy]
+        self._deputy = deputy
+        try:
+            deputy.start()
+        except BaseException:  # there are too many threads, or the interpreter is at its end
+            self._deputy = None
+            self._threads = [thread for thread in self._threads if thread is not deputy]
+
+    def _watch_callbacks(self) -> None:
+        """Manage the pool as soon as callbacks take long; end if there are none for a while."""
+        group_signals.block(self._blocked)
+        quiet = 0
+        while not self._over.wait(LONG_CALLBACK):
+            with self._engine.lock:
+                if self._caller is None:
+                    quiet += 1
+                    if quiet > QUIET:
+                        self._deputy = None
+                        return
+                    continue
+                quiet = 0
+                if self._caller is not self._thread or time.monotonic() - self._calling < LONG_CALLBACK:
+                    continue
+                self._thread, self._deputy = threading.current_thread(), None
+            if self._manage():
+                return

@@ -1,0 +1,70 @@
+"""The exceptions that are the outcomes of calls which no worker has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING
+
+from sharedarray import _errors as errors
+from sharedarray._pool.calls import Task
+from sharedarray._pool.codec import failures
+from sharedarray._pool.processes import exit_codes
+
+if TYPE_CHECKING:
+    from sharedarray._pool.worker_handle import WorkerHandle
+
+__all__ = ["cancelled", "interrupted", "timed_out", "unsendable", "worker_died"]
+
+
+def unsendable(label: str, reason: BaseException) -> errors.NotPicklableError:
+    """Return the outcome of a call that cannot be pickled."""
+    error = errors.NotPicklableError(
+        f"the call of {label} cannot be sent to a worker",
+        name=label,
+        found=failures.described(reason),
+        expected="a function and arguments that pickle or cloudpickle can write",
+        cause="open files, locks, sockets, generators and the like belong to one process",
+        next_step="open such things in the function itself, or in an initializer of the pool",
+    )
+    error.__cause__ = reason
+    return error
+
+
+def worker_died(worker: WorkerHandle, label: str, code: int | None) -> errors.WorkerDied:
+    """Return the outcome of a call whose worker died."""
+    death = exit_codes.explain(code)
+    return errors.WorkerDied(
+        f"the worker that ran {label} died",
+        name=label,
+        found=f"{worker.name} (process {worker.pid}) ended {death.how}",
+        expected="a result or an exception",
+        cause=death.cause,
+        next_step=f"{death.next_step}; the pool goes on with a new worker, and Pool(retries=1) would have "
+        "run the task again",
+    )
+
+
+def interrupted(label: str) -> errors.WorkerDied:
+    """Return the outcome of a call whose pool was aborted."""
+    return errors.WorkerDied(
+        f"the worker that ran {label} was ended with its pool",
+        name=label,
+        cause="the pool was interrupted (Ctrl-C, or an exit out of its with block)",
+    )
+
+
+def cancelled() -> CancelledError:
+    """Return the outcome of a running call that was cancelled."""
+    return CancelledError()
+
+
+def timed_out(task: Task) -> Callable[[], TimeoutError]:
+    """Return what makes the outcomes of a task that was not done in time."""
+    label, limit = task.label, task.limit
+
+    def made() -> TimeoutError:
+        allowed = "the time for the call" if limit is None else f"{limit:g} s"
+        return TimeoutError(f"{label} was not done within {allowed}; its worker was ended and replaced")
+
+    return made

@@ -1,0 +1,136 @@
+"""What the pool's thread does by the time: limits, deadlines, processes that do not end."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from sharedarray._clock import time
+from sharedarray._pool.calls import Task
+from sharedarray._pool.outcomes import timed_out
+from sharedarray._pool.states import DEAD, KILLING
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.worker_handle import WorkerHandle
+
+__all__ = ["Timers"]
+
+# Seconds that the pool's thread waits at least: a unit of the kernel's clock. What is due was looked at a
+# moment ago, and may wait for a reply that another thread is reading.
+SHORTEST: Final = 0.001
+
+
+class Timers:
+    """When the pool's thread must act though nothing happens.
+
+    Attributes
+    ----------
+    look_at
+        When to look for a worker that is stuck behind a slow call; None for never.
+    trim_at
+        When to look for idle memory; None for never.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.look_at: float | None = None
+        self.trim_at: float | None = None
+        self._next_deadline: float | None = None  # not later than that of any task that has not begun
+
+    def note_deadline(self, deadline: float) -> bool:
+        """Note the deadline of a task; return whether it is the next one. With the engine's lock held."""
+        if self._next_deadline is not None and self._next_deadline <= deadline:
+            return False
+        self._next_deadline = deadline
+        return True
+
+    def patience(self, check: float | None) -> float | None:
+        """Return for how many seconds there is nothing to do if nothing happens; None for ever.
+
+        Parameters
+        ----------
+        check
+            Seconds until the reader's role must be checked.
+        """
+        engine, now = self._engine, time.monotonic()
+        with engine.lock:
+            times = [at for at in (self.look_at, self.trim_at, self._next_deadline) if at is not None]
+            if check is not None:
+                times.append(now + check)
+            for worker in engine.handles:
+                if worker.state == KILLING or worker.state == DEAD:
+                    continue  # its end is the next event, however long the kernel takes to free its memory
+                if worker.tasks:
+                    times += _due(*worker.current)
+                if worker.until is not None:
+                    times.append(worker.until)
+        return max(SHORTEST, min(times) - now) if times else None
+
+    def check(self) -> None:
+        """Kill workers whose call or whose end takes too long, and fail tasks that were not done in time."""
+        engine, now = self._engine, time.monotonic()
+        late: list[Task] = []
+        with engine.lock:
+            self.look_at = None
+            for worker in engine.handles:
+                if worker.until is not None and worker.until <= now:
+                    worker.kill()
+                if worker.tasks and _is_due(*worker.current, now):
+                    self._check_call(worker, now)
+            if self._next_deadline is not None and self._next_deadline <= now:
+                late = self._late(now)
+        for task in late:
+            engine.cancellation.fail([task], timed_out(task))
+
+    def _check_call(self, worker: WorkerHandle, now: float) -> None:
+        """Kill a worker whose call is due, unless it has not begun that, or is at a later one.
+
+        If it is at a later one, the replies to the others have not arrived; perhaps they will not, because it
+        is in native code that keeps the interpreter. That call began before this was noticed.
+        """
+        if not worker.has_begun:
+            worker.since = now  # the machine is busy: the call's time has not begun
+            if not _is_due(worker.tasks[0], now, now):
+                return
+        self._engine.dispatcher.requeue(worker.revoke(worker.load))
+        if not worker.tasks:
+            return
+        last, begun = worker.tasks[-1], worker.load
+        if begun == 1 or (worker.later is not None and worker.later[:2] == (last, begun)):
+            worker.kill(timed_out(last))
+        else:
+            worker.later = last, begun, now
+
+    def _late(self, now: float) -> list[Task]:
+        """Remove from the queue the tasks that are too late, and find out when to look again."""
+
+        def is_late(task: Task) -> bool:
+            return task.deadline is not None and task.deadline <= now
+
+        engine = self._engine
+        for worker in engine.handles:
+            if any(is_late(task) for task in itertools.islice(worker.tasks, 1, None)):
+                engine.dispatcher.requeue(worker.revoke(worker.load))
+        late = [task for task in engine.dispatcher.queue if is_late(task)]
+        if late:
+            engine.dispatcher.queue = deque(task for task in engine.dispatcher.queue if not is_late(task))
+        waiting = itertools.chain(
+            engine.dispatcher.queue, engine.copier.tasks, *[each.tasks for each in engine.handles]
+        )
+        times = [task.deadline for task in waiting if task.deadline is not None and task.deadline > now]
+        self._next_deadline = min(times, default=None)
+        return late
+
+
+def _due(task: Task, since: float) -> list[float]:
+    """Return when a task that began at a time has to be over."""
+    times = [] if task.deadline is None else [task.deadline]
+    if task.limit is not None:
+        times.append(since + task.limit)
+    return times
+
+
+def _is_due(task: Task, since: float, now: float) -> bool:
+    return any(at <= now for at in _due(task, since))

@@ -1,0 +1,161 @@
+"""A worker's side of recycled memory: the slots that it has mapped."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import weakref
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from sharedarray._platform import platform
+from sharedarray._pool.transport.memory import (
+    SlotView,
+    Source,
+    copy_into,
+    map_ready,
+    opened,
+    write_into,
+)
+from sharedarray._pool.transport.messages import (
+    FRESH,
+    PRIVATE,
+    ROOM,
+    STREAM,
+    Buffer,
+    Entry,
+    Place,
+    new_entry,
+)
+from sharedarray._thresholds import COPIED_UP_TO
+
+__all__ = ["SlotMappings"]
+
+
+class SlotMappings:
+    """The slots that a worker has mapped.
+
+    Parameters
+    ----------
+    pool
+        The process id of the pool.
+    """
+
+    def __init__(self, pool: int) -> None:
+        self._pool = pool
+        self._mappings: dict[int, mmap.mmap] = {}
+        # Views that have no lock yet, and where their slots are.
+        self._borrowed: list[tuple[weakref.ref[SlotView], Place]] = []
+        mine = weakref.ref(self)
+        platform.around_fork(lambda: _lock_before_fork(mine()), _nothing, _nothing)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Drop the mappings of slots that were retired."""
+        for number in numbers:
+            self._mappings.pop(number, None)
+
+    def borrow(
+        self, stream: Buffer, entries: Iterable[Entry], inline: Iterable[Buffer]
+    ) -> tuple[Buffer, list[Buffer]]:
+        """Return the stream and the buffers of a message, writable and private to this task."""
+        rest = iter(inline)
+        buffers: list[Buffer] = []
+        for entry in entries:
+            if entry.flags & ROOM:
+                continue
+            buffer = self.buffer(entry) if entry.slot else next(rest)
+            if entry.flags & STREAM:
+                stream = buffer
+            else:
+                buffers.append(buffer)
+        return stream, buffers
+
+    def buffer(self, place: Place) -> Buffer:
+        """Return the bytes at a place in a slot, writable and private to this task."""
+        number, _, flags, _, offset, length = place
+        mapping = self._mappings.get(number) or self._mapped(place)
+        if flags & PRIVATE:
+            if length <= COPIED_UP_TO:
+                return bytearray(memoryview(mapping)[offset : offset + length])
+            with opened(self._path(place)) as handle:
+                mapping = platform.map(mmap.mmap, handle, place[3], "c")
+        view = SlotView(length, np.uint8, mapping, offset)
+        self._borrowed.append((weakref.ref(view), place))
+        return view.data
+
+    def _path(self, place: Place) -> str:
+        path = platform.path_of(place[1], self._pool)
+        assert path is not None  # or the pool would have made no slots
+        return path
+
+    def lock_views(self) -> None:
+        """Lock the slots that still have views. The worker calls this before it answers.
+
+        Until it answers, the pool does not use the slots again anyway; and of nearly all, the views are gone
+        by then. So a task costs no system call for its slots.
+
+        Raises
+        ------
+        OSError
+            This process has as many files open as it may have.
+        """
+        borrowed = self._borrowed
+        while borrowed:
+            reference, place = borrowed[-1]
+            view = reference()
+            if view is not None:
+                view.lock(self._path(place))
+            borrowed.pop()
+
+    def lock_for_fork(self) -> None:
+        """Lock the slots that have views, which a process that is forked now may keep for longer."""
+        with contextlib.suppress(OSError):  # the next `lock_views` raises it again
+            for reference, place in self._borrowed:
+                view = reference()
+                if view is not None:
+                    view.lock(self._path(place))
+
+    def _mapped(self, place: Place) -> mmap.mmap:
+        """Map a slot for good, through an open file of its own: one without a lock."""
+        with opened(self._path(place)) as handle:
+            mapping = self._mappings[place[0]] = map_ready(handle, place[3])
+        return mapping
+
+    def fill(
+        self, entry: Entry, sources: Sequence[Source], lengths: Sequence[int], starts: Sequence[int]
+    ) -> list[Entry]:
+        """Copy the buffers of a result into a slot that was granted for it; return where they are.
+
+        Parameters
+        ----------
+        entry
+            The slot.
+        sources, lengths, starts
+            The buffers, how many bytes each has, and where it begins (see `offsets`).
+
+        Raises
+        ------
+        OSError
+            There is no memory for them.
+        """
+        number, handle_there, flags, size, _, _ = entry
+        if flags & FRESH:
+            with opened(self._path(entry)) as handle:
+                for start, source in zip(starts, sources, strict=True):
+                    write_into(handle, start, source)
+        else:
+            mapping = self._mappings.get(number) or self._mapped(entry)
+            for start, source in zip(starts, sources, strict=True):
+                copy_into(mapping, start, source)
+        places = zip(starts, lengths, strict=True)
+        return [new_entry(Entry, (number, handle_there, 0, size, start, length)) for start, length in places]
+
+
+def _lock_before_fork(mappings: SlotMappings | None) -> None:
+    if mappings is not None:
+        mappings.lock_for_fork()
+
+
+def _nothing() -> None:
+    pass

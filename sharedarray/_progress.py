@@ -1,0 +1,172 @@
+"""Progress bars, if tqdm is installed (extra ``progress``).
+
+Who asks for one gets one at once. Who says nothing gets one where a person looks on, in a notebook or at a
+terminal, and only when it has taken a second: until then nothing is imported, and nothing is seen. Programs
+whose output goes elsewhere, and workers, show none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
+
+from sharedarray import _errors as errors
+from sharedarray._clock import time
+
+__all__ = ["IN_BYTES", "NO_BAR", "Bar", "Progress", "bar", "silent", "watched"]
+
+T = TypeVar("T")
+
+Progress = bool | Mapping[str, Any] | None
+
+IN_BYTES: Mapping[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}  # arguments of tqdm
+
+_GONE = (OSError, ValueError)  # what writing to a terminal raises that is not there any more
+
+_LATE = 1.0  # seconds after which a bar appears that nobody has asked for
+
+
+class Bar(Protocol):
+    """What is used of a progress bar."""
+
+    def update(self, n: float = 1) -> Any:
+        """Say that ``n`` more are done."""
+
+    def close(self) -> None:
+        """End the bar."""
+
+
+class _NoBar:
+    def update(self, n: float = 1) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+NO_BAR: Bar = _NoBar()
+
+
+class _LateBar:
+    """A bar that appears when it has taken a second."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+        self._done: float = 0  # as tqdm shows it
+        self._began = time.time()
+        self._due = time.monotonic() + _LATE
+        self._shown: Bar | None = None
+
+    def update(self, n: float = 1) -> None:
+        self._done += n
+        with suppress(*_GONE):
+            if self._shown is not None:
+                self._shown.update(n)
+            elif time.monotonic() > self._due:
+                self._appear()
+
+    def _appear(self) -> None:
+        self._due = float("inf")
+        widgets = _notebook() and find_spec("ipywidgets") is not None  # without, tqdm warns of it
+        try:
+            made: Any = import_module("tqdm.notebook" if widgets else "tqdm").tqdm
+        except ImportError:
+            return  # the extra 'progress' is not there, and nobody has asked for it
+        shown = made(**self._arguments)
+        shown.start_t = self._began  # tqdm's own: it has run for so long
+        shown.update(self._done)
+        self._shown = shown
+
+    def close(self) -> None:
+        with suppress(*_GONE):
+            if self._shown is not None:
+                self._shown.close()
+
+
+def _watched_by_a_person() -> bool:
+    process = sys.modules.get("multiprocessing.process")  # which every worker has loaded
+    if process is not None and process.parent_process() is not None:
+        return False
+    try:
+        return _notebook() or sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False  # there is no stderr, or it is closed
+
+
+def _notebook() -> bool:
+    """Whether this is a kernel, which shows what it is told to on a page."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def silent(shown: Bar) -> bool:
+    """Whether this is no bar, so that nobody need say how far something is."""
+    return shown is NO_BAR
+
+
+def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
+    """Return a progress bar, or something that acts as one where ``progress`` is False.
+
+    Parameters
+    ----------
+    progress
+        True, or a mapping of arguments of `tqdm.auto.tqdm`; None for a bar where a person looks on and it
+        takes longer than a second.
+    total
+        How many there are to do.
+    arguments
+        Further ones of `tqdm.auto.tqdm`, where ``progress`` does not say otherwise.
+
+    Raises
+    ------
+    MissingExtraError
+        tqdm is not installed (an `ImportError`).
+    """
+    if progress is False:
+        return NO_BAR
+    if progress is None:
+        return _LateBar({"total": total, **arguments}) if _watched_by_a_person() else NO_BAR
+    try:
+        from tqdm.auto import tqdm  # optional: the extra 'progress'
+    except ImportError as missing:
+        raise errors.MissingExtraError(
+            "progress needs the package tqdm, which is not installed",
+            name="tqdm",
+            next_step="pip install 'numpy-sharedarray[progress]', or leave progress out",
+        ) from missing
+    chosen = {} if progress is True else progress
+    if "file" not in chosen and not _notebook() and (sys.stderr is None or sys.stderr.closed):
+        return NO_BAR  # a program without standard streams
+    made: Bar = tqdm(**{"total": total, **arguments, **chosen})
+    return made
+
+
+def watched(results: Iterable[T], shown: Bar) -> Iterator[T]:
+    """Pass ``results`` on, one step of the bar for each, and end the bar with them.
+
+    Nothing that was passed on is held.
+    """
+    if silent(shown):
+        return iter(results)
+    return _watched(results, shown)
+
+
+def _watched(results: Iterable[T], shown: Bar) -> Iterator[T]:
+    steps = iter(results)
+    box: list[T] = []
+    try:
+        for value in steps:
+            box.append(value)
+            del value
+            shown.update()
+            yield box.pop()
+    finally:
+        close = getattr(steps, "close", None)
+        if close is not None:
+            close()
+        shown.close()

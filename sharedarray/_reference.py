@@ -1,0 +1,658 @@
+"""References: small handles that stand for a view while it travels between processes.
+
+A reference names the block (directory, name, device and inode, so that another block of the same name is
+an error) and the view in it (offset, shape, strides, dtype, mode). It travels in two ways:
+
+- ``array.reference()`` is a value that every pickler sends as it is. It keeps nothing alive.
+- The picklers that carry tasks between processes on this machine reduce the array itself to one: those of
+  multiprocessing (`ForkingPickler`), loky, joblib and Dask, with which `sharedarray._picklers` registers
+  `reduce_for_transport`. Such a reference carries a *token*, one more name of the block in the registry,
+  which keeps the block until the receiver has a lease::
+
+      sender: array ─▶ pin(token) ─▶ pickle ═══════▶ receiver: open(token) ─▶ lease ─▶ unpin ─▶ view
+      sender may let go here ───────▲
+
+  The first to load the reference takes the token with it; whoever loads it again attaches by name. A token
+  whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a pickler
+  may pickle without sending, a grace period after the pickling.
+
+An instance of an ndarray subclass travels as `subclasses` says: its memory as a reference, its class and
+attributes beside it.
+
+Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
+whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private. An array that a
+program has laid over the bytes of a `SharedMemory` is an array like any other here, as it is with CPython's.
+
+References that arrive share one attachment per block and mode in the receiving process, so that a
+thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
+gets references to the same blocks again and again may keep their attachments (`Kept`).
+
+A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
+array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
+grip tells whether it lives. (The number of references to an attachment would not: free-threaded builds,
+specialised bytecode, tracers and debuggers count in ways of their own.)
+"""
+
+from __future__ import annotations
+
+import marshal
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from pickle import DEFAULT_PROTOCOL
+from threading import get_ident
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sharedarray import _errors as errors, _registry as registry, _segment as segment
+from sharedarray._array import Grip, SharedArray, offset_of
+from sharedarray._dtypes import short
+from sharedarray._platform import Mode, platform
+from sharedarray._segment import Mapping, mapping_of
+from sharedarray._subclasses import reduce_subclass
+
+__all__ = [
+    "FORMAT",
+    "Kept",
+    "Reference",
+    "has_name",
+    "pack_held",
+    "packed_before",
+    "reduce_for_transport",
+    "reduce_held",
+    "reduce_subclass_for_transport",
+    "unpack",
+    "unpack_held",
+]
+
+# Of marshal's streams: the one before it began to look for objects that occur twice, which takes as long as
+# all the rest.
+FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A handle on a view of a block: a few hundred bytes in any pickle, whatever the array's size.
+
+    It keeps nothing alive. Made by `SharedArray.reference`.
+
+    Attributes
+    ----------
+    name : str
+        The block's name, or the path of a file.
+    directory : str or None
+        Where the block is; None for a file.
+    device, inode : int
+        The block's identity.
+    offset : int
+        Byte in the block at which the view's first element is.
+    shape : tuple of int
+        Lengths of the view's axes.
+    strides : tuple of int
+        Bytes from one element to the next along each axis.
+    dtype : numpy.dtype
+        Type of the elements.
+    mode : {'r', 'r+', 'c'}
+        How `attach` maps it when not told otherwise.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> import sharedarray as sa
+    >>> a = sa.share([[1, 2], [3, 4]])
+    >>> handle = pickle.loads(pickle.dumps(a[:, 1].reference()))
+    >>> handle.attach().tolist()
+    [2, 4]
+    """
+
+    name: str
+    directory: str | None
+    device: int
+    inode: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    mode: Mode
+
+    @classmethod
+    def of(cls, view: np.ndarray[Any, Any]) -> Reference:
+        """The reference to a view of a block.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        ValueError
+            Its memory is not shared.
+        """
+        mapping = mapping_of(view)
+        if mapping is None:
+            raise ValueError("this array's memory is not shared; see sharedarray.share(array)")
+        if mapping.left:
+            raise errors.BlockClosedError(
+                f"{mapping.name!r} is closed, so nothing keeps it for a reference",
+                name=mapping.name,
+                next_step="take the reference before close(), or attach again",
+            )
+        return cls(*_fields(view, mapping))
+
+    def attach(self, mode: Mode | None = None) -> SharedArray:
+        """The view, in this process.
+
+        Parameters
+        ----------
+        mode : {'r', 'r+', 'c'}, optional
+            How to map it; the reference's own mode when None.
+
+        Returns
+        -------
+        SharedArray
+            Shares one attachment with the other references to this block here, and holds the block.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The block is gone, or its name leads to another one (a `FileNotFoundError`).
+        """
+        return self._attach(mode or self.mode, None)
+
+    def _attach(self, mode: Mode, token: str | None) -> SharedArray:
+        return _arrive(
+            self.name,
+            self.directory,
+            self.device,
+            self.inode,
+            self.offset,
+            self.shape,
+            self.strides,
+            self.dtype,
+            mode,
+            token,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, self._pack()
+
+    def _pack(self) -> tuple[Any, ...]:
+        return (
+            self.name,
+            self.directory,
+            self.device,
+            self.inode,
+            self.offset,
+            self.shape,
+            self.strides,
+            short(self.dtype),
+            self.mode,
+        )
+
+
+def _unpack(*fields: Any) -> Reference:
+    name, directory, device, inode, offset, shape, strides, dtype, mode = fields
+    return Reference(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode)
+
+
+def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
+    """What a reference consists of, in the order of its attributes."""
+    mode = mapping.mode
+    return (
+        mapping.name,
+        mapping.directory,
+        mapping.device,
+        mapping.inode,
+        offset_of(view, mapping) if view.size else 0,  # an empty one's may be anywhere
+        view.shape,
+        view.strides,
+        view.dtype,
+        mode if mode == "c" or view.flags.writeable else "r",
+    )
+
+
+# -- attachments that references share ------------------------------------------------------------------
+
+_arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
+_Key: TypeAlias = tuple[int, int, Mode]
+_arrived: weakref.WeakValueDictionary[_Key, Mapping] = weakref.WeakValueDictionary()
+
+
+def _reset_in_child() -> None:
+    global _arriving
+    _arriving = threading.RLock()
+
+
+platform.around_fork(lambda: None, lambda: None, _reset_in_child)
+
+
+class _Attached:
+    """One attachment that is kept.
+
+    Attributes
+    ----------
+    mapping
+        The attachment.
+    key
+        Of what.
+    whole
+        An array of all bytes.
+    grip
+        A weak reference to the grip of the array that `Kept.view` made last; other arrays have the mapping's.
+    kept
+        Whether it still is.
+    used
+        Whether somebody may have an array on it since `Kept.settle`, or for longer.
+    turn
+        The greater, the later it was wanted.
+    """
+
+    __slots__ = ("grip", "kept", "key", "mapping", "turn", "used", "whole")
+
+    def __init__(self, key: _Key, mapping: Mapping) -> None:
+        self.key = key
+        self.mapping = mapping
+        self.whole = np.frombuffer(mapping, np.uint8)
+        self.grip: weakref.ref[Grip] | None = None
+        self.kept = True
+        self.used = False
+        self.turn = 0
+
+    def in_use(self) -> bool:
+        """Return whether an array of this process has its memory from the attachment."""
+        own = self.grip
+        return (own is not None and own() is not None) or _grip_of(self.mapping) is not None
+
+
+class Kept:
+    """Attachments that do not end with the last array on them.
+
+    What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
+    reference to the same block costs little. It must come from someone who holds the block until `settle` was
+    called, for what was kept before is used without a lease until then. `settle` takes one for what is still
+    in use, and gives up that of what is not, so that it does not keep the block; its memory is free when
+    somebody says `forget` besides.
+
+    Parameters
+    ----------
+    most : int
+        How many are kept at most; those that were not used for longest go first.
+
+    Attributes
+    ----------
+    attached
+        The attachments.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.attached: dict[_Key, _Attached] = {}
+        self._used: list[_Attached] = []
+        # One that is used by a single array, and by its views.
+        self._lent: _Attached | None = None
+        self._turns = 0
+        # What references of `pack_held` stand for: key, and what makes an array of the attachment.
+        self._meanings: dict[bytes, tuple[Any, ...]] = {}
+
+    def __enter__(self) -> None:
+        global _keeping
+        _keeping = get_ident(), self
+
+    def __exit__(self, *exception: object) -> None:
+        global _keeping
+        _keeping = None
+
+    def view(self, packed: bytes) -> np.ndarray[Any, Any]:
+        """Do as `unpack` in a ``with`` block, in a fraction of the time where the block is kept.
+
+        It is to be called by one thread, the same that calls `settle`.
+        """
+        known = self._meanings.get(packed)
+        if known is not None and self._lent is None:
+            key, kind, shape, dtype, offset, strides = known
+            at = self.attached.get(key)
+            if at is not None and not at.used:
+                # Without the lock: `_drop` first says that it is not kept and then asks whether it is used.
+                at.used = True
+                if at.kept and segment.borrow(at.mapping):
+                    grip: Any = at.whole.view(Grip)
+                    at.grip = weakref.ref(grip)
+                    self._lent = at
+                    self._turns = at.turn = self._turns + 1
+                    return _new_array(kind, shape, dtype, grip, offset, strides)
+                at.used = False
+        with _arriving:
+            key, kind, shape, dtype, offset, strides = known or self._meaning(packed)
+            found = self.lend(key)
+            if found is not None:
+                return _new_array(kind, shape, dtype, _gripped(found), offset, strides)
+        with self:
+            return unpack(packed)
+
+    def _meaning(self, packed: bytes) -> tuple[Any, ...]:
+        _, _, device, inode, offset, shape, strides, dtype, mode, _, shared = marshal.loads(packed)
+        if len(self._meanings) >= _MEANINGS:
+            self._meanings.clear()
+        kind = SharedArray if shared else np.ndarray
+        known = (device, inode, mode), kind, shape, np.dtype(dtype), offset, strides
+        self._meanings[packed] = known
+        return known
+
+    def lend(self, key: _Key) -> Mapping | None:
+        """Return an attachment that is kept, None where there is none of use."""
+        at = self.attached.get(key)
+        return at.mapping if at is not None and self._take(at) else None
+
+    def _take(self, at: _Attached) -> bool:
+        if not segment.borrow(at.mapping):
+            return False
+        if self._lent is at:
+            self._lent = None
+            self._used.append(at)
+        self._use(at)
+        return True
+
+    def _use(self, at: _Attached) -> None:
+        self._turns = at.turn = self._turns + 1
+        if not at.used:
+            at.used = True
+            self._used.append(at)
+
+    def add(self, key: _Key, mapping: Mapping) -> None:
+        """Keep an attachment."""
+        self._drop(key)
+        at = self.attached[key] = _Attached(key, mapping)
+        self._use(at)
+        if len(self.attached) > self._most:
+            self._drop(min(self.attached.values(), key=_turn).key)
+
+    def settle(self) -> None:
+        """Have a lease on those that an array needs, and on no others."""
+        lent = self._lent
+        if lent is not None:
+            self._lent = None
+            if lent.in_use() or not lent.mapping.parked:
+                self._used.append(lent)
+            else:
+                lent.mapping.borrowed = lent.used = False
+        if self._used or _woken:
+            self._settle()
+
+    def _settle(self) -> None:
+        with _arriving:  # nobody gets one of them meanwhile
+            while _woken:
+                at = self.attached.get(_woken.pop())
+                if at is not None:
+                    self._use(at)
+            used, self._used = self._used, []
+            for at in used:
+                if not at.kept:
+                    continue  # `_drop` took a lease, which ends with the last array
+                if at.in_use():
+                    segment.unpark(at.mapping)
+                    self._used.append(at)
+                    continue
+                at.used = False
+                if not segment.park(at.mapping):
+                    self._drop(at.key)
+                    at.mapping.leave()
+
+    def _drop(self, key: _Key) -> None:
+        """Let go of an attachment, and have a lease on it if an array may need it."""
+        at = self.attached.pop(key, None)
+        if at is None:
+            return
+        at.kept = False
+        if at.grip is not None:
+            alive = (grip for grip in (*at.mapping.grips, at.grip) if grip() is not None)
+            at.mapping.grips = tuple(alive)
+        if at.used:
+            if at in self._used:
+                self._used.remove(at)
+            segment.unpark(at.mapping)
+
+    def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Let go of blocks, by device and inode."""
+        gone = set(blocks)
+        with _arriving:
+            for key in [key for key in self.attached if key[:2] in gone]:
+                self._drop(key)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        with _arriving:
+            for key in list(self.attached):
+                self._drop(key)
+
+
+def _gripped(mapping: Mapping) -> Any:
+    """Return the grip of an attachment, with `_arriving` held."""
+    grip = _grip_of(mapping)
+    if grip is None:
+        grip = np.frombuffer(mapping, np.uint8).view(Grip)
+        mapping.grips = (weakref.ref(grip),)
+    return grip
+
+
+def _grip_of(mapping: Mapping) -> Any:
+    for known in mapping.grips:
+        grip = known()
+        if grip is not None:
+            return grip
+    return None
+
+
+_new_array = np.ndarray.__new__
+_turn = attrgetter("turn")
+_MEANINGS = 1024  # references whose meaning is remembered
+
+_keeping: tuple[int, Kept] | None = None
+# What was parked, and has a lease again for an array that came in another way.
+_woken: list[_Key] = []
+
+
+def _arrive(
+    name: str,
+    directory: str | None,
+    device: int,
+    inode: int,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    mode: Mode,
+    token: str | None,
+) -> SharedArray:
+    """The view that a reference with these attributes stands for, in this process."""
+    while True:
+        with _arriving:
+            key = (device, inode, mode)
+            now = _keeping
+            keeping = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
+            mapping = None if keeping is None else keeping.lend(key)
+            if mapping is None:
+                mapping = _arrived.get(key)
+                if mapping is not None and mapping.parked and keeping is None:
+                    _woken.append(key)
+                if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
+                    try:
+                        mapping = _attached(name, directory, key, token)
+                    except errors.LimitError:
+                        if keeping is None:
+                            raise
+                        keeping.clear()  # what is kept for later, and has its descriptors and maps
+                        mapping = _attached(name, directory, key, token)
+                if keeping is not None:
+                    keeping.add(key, mapping)
+            try:
+                grip = _gripped(mapping)
+            except ValueError:  # its last array went in another thread, and all of it just now
+                continue
+            if token is not None and directory is not None:
+                registry.unpin(directory, token)
+        break
+    try:
+        return _new_array(SharedArray, shape, dtype, grip, offset, strides)
+    except (ValueError, TypeError) as error:
+        raise errors.HeaderError(
+            f"a reference to {name!r} does not fit the block",
+            name=name,
+            found=f"offset {offset}, shape {shape}, strides {strides}, {dtype}",
+            expected=f"a view within {len(mapping)} bytes ({error})",
+        ) from None
+
+
+def _attached(name: str, directory: str | None, key: _Key, token: str | None) -> Mapping:
+    device, inode, mode = key
+    if directory is None:
+        mapping = segment.open_file(name, mode)
+    else:
+        mapping = _attach_block(name, directory, mode, token)
+    if (mapping.device, mapping.inode) != (device, inode):
+        mapping.leave()
+        raise segment.not_found(
+            name,
+            directory or "",
+            found=f"inode {mapping.inode} on device {mapping.device} in place of inode {inode} on "
+            f"device {device}",
+        )
+    if mode != "c":  # what is private to one view must not show in another
+        _arrived[key] = mapping
+    return mapping
+
+
+def _attach_block(name: str, directory: str, mode: Mode, token: str | None) -> Mapping:
+    if token is not None:
+        path = registry.token_path(directory, token)
+        try:
+            return segment.attach(name, mode, directory=directory, path=path)
+        except errors.BlockNotFoundError:
+            pass  # somebody loaded this reference before: the name has to do
+    return segment.attach(name, mode, directory=directory)
+
+
+# -- pickling -------------------------------------------------------------------------------------------
+
+
+def reduce_for_transport(array: np.ndarray[Any, Any], *, once: bool = True) -> tuple[Any, ...]:
+    """Reduce an array for a pickler that carries tasks: a pinned reference, or its data.
+
+    `once` says that what is pickled is loaded exactly once, unless its way is cut off.
+    """
+
+    def pin(mapping: Mapping) -> str:
+        return segment.with_handle(
+            mapping, lambda handle: registry.pin(str(mapping.directory), handle, mapping.inode, once=once)
+        )
+
+    reduced = _reduce(array, pin)
+    if reduced is not None:
+        return reduced
+    return np.asarray(array).__reduce__()  # type: ignore[return-value]
+
+
+def reduce_subclass_for_transport(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | str:
+    """Reduce an instance of a subclass for a pickler that carries tasks.
+
+    In memory of a block, its memory is a `SharedArray` in the pickle, which `reduce_for_transport` then
+    reduces; in other memory, the class does as it always does.
+    """
+    if mapping_of(array) is None and not isinstance(array, SharedArray):
+        return array.__reduce_ex__(DEFAULT_PROTOCOL)
+    return reduce_subclass(array)
+
+
+def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
+    """Reduce an array for a sender that holds it until the receiver has loaded it.
+
+    Returns
+    -------
+    tuple or None
+        What ``__reduce__`` would return, without a token; None when no reference can stand for the array.
+    """
+    return _reduce(array, None)
+
+
+def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = False) -> bytes | None:
+    """Do as `reduce_held`, for `unpack` and `Kept.view`: some hundred bytes that any pickler likes.
+
+    An array that is sent again and again remembers them, for as long as it is as it was.
+
+    Parameters
+    ----------
+    array, mapping
+        What is to be sent, and its attachment.
+    named
+        Whether the caller sees to it (`has_name`) that the block's name still leads to it.
+    """
+    known = packed_before(array) if type(array) is SharedArray else None
+    if known is not None:
+        return known[0] if named or has_name(mapping) else None
+    fields = _packed(array, mapping, None)
+    if fields is None:
+        return None
+    try:
+        packed = marshal.dumps(fields, FORMAT)
+    except ValueError:  # the dtype has fields
+        return None
+    if type(array) is SharedArray:
+        array._packed = _marks(array), packed, mapping
+    return packed
+
+
+def packed_before(array: SharedArray) -> tuple[bytes, Mapping] | None:
+    """Return what `pack_held` has made of an array that is still as it was, and its attachment."""
+    known: tuple[Any, bytes, Mapping] | None = getattr(array, "_packed", None)
+    if known is None or known[0] != _marks(array) or known[2].left or known[2].plain:
+        return None
+    return known[1:]
+
+
+def _marks(array: SharedArray) -> tuple[Any, ...]:
+    """What of an array can be changed in place, and changes what stands for it."""
+    return array.shape, array.strides, array.dtype, array.flags.writeable
+
+
+def _can_be_sent(mapping: Mapping) -> bool:
+    """Say whether others can attach to what this process has attached, and see the same."""
+    return not (mapping.left or mapping.mode == "c" or mapping.plain) and has_name(mapping)
+
+
+def has_name(mapping: Mapping) -> bool:
+    """Say whether a block's name leads to it; of one that is unlinked, the data still can travel."""
+    return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
+
+
+def _packed(
+    array: np.ndarray[Any, Any], mapping: Mapping, pin: Callable[[Mapping], str] | None
+) -> tuple[Any, ...] | None:
+    if not _can_be_sent(mapping):
+        return None
+    name, directory, device, inode, offset, shape, strides, dtype, mode = _fields(array, mapping)
+    token = None
+    if directory is not None and pin is not None:
+        try:
+            token = pin(mapping)
+        except (OSError, errors.BlockClosedError):
+            return None
+    shared = isinstance(array, SharedArray)
+    return name, directory, device, inode, offset, shape, strides, short(dtype), mode, token, shared
+
+
+def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:
+    mapping = mapping_of(array)
+    packed = None if mapping is None else _packed(array, mapping, pin)
+    return None if packed is None else (unpack_held, packed)
+
+
+def unpack(packed: bytes) -> np.ndarray[Any, Any]:
+    """Return the array that `pack_held` was given, or one of the same memory, in this process."""
+    return unpack_held(*marshal.loads(packed))
+
+
+def unpack_held(*packed: Any) -> np.ndarray[Any, Any]:
+    """Return the array that `reduce_held` was given, or one of the same memory, in this process."""
+    name, directory, device, inode, offset, shape, strides, dtype, mode, token, shared = packed
+    view = _arrive(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode, token)
+    return view if shared else np.asarray(view)

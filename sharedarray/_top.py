@@ -1,0 +1,550 @@
+"""``sharedarray top``: the blocks, live, in a terminal.
+
+Three parts, of which only the last needs a terminal and rich (the extra ``top``):
+
+`Watch`
+    looks at the blocks and remembers the look before, for the rates of growth.
+`Screen`
+    what is shown and chosen: order, marked line, question. Keys go in, and it says what is to be done; it
+    neither reads a keyboard nor draws, so that all of it can be tested by itself.
+`run`
+    ``--once`` and ``--json`` print one look. Otherwise: draw, wait for a key, a new size or the time of the
+    next look, and so on. The terminal is put back as it was, however it ends.
+
+======  ==================================================================
+n s g   by name, by size, by growth
+h a o   by holders, by age, orphans first; the same key again: backwards
+↑ ↓     the marked line; also j k, PgUp PgDn, Home End
+d       remove the marked block: asks first, and y removes it
+p       remove all orphans: asks first
+space   look now;  + and - look more and less often
+q       quit; also Esc, Ctrl-C
+======  ==================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sharedarray as sa
+from sharedarray._display import age, human, plain
+from sharedarray._platform import platform
+
+__all__ = ["Look", "Screen", "Watch", "add_arguments", "run"]
+
+_EVERY = 1.0  # seconds between two looks
+_FASTEST, _SLOWEST = 0.1, 60.0
+_FALLBACK = (100, 30)  # columns and lines of a terminal that does not tell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell `parser` what the command takes."""
+    parser.add_argument("--once", action="store_true", help="print one look as text, and end")
+    parser.add_argument("--json", action="store_true", help="print one look as an object, and end")
+    parser.add_argument(
+        "--interval", type=_seconds, default=_EVERY, metavar="SECONDS", help="between two looks (default: 1)"
+    )
+    parser.add_argument("--sort", choices=list(_ORDERS), default="size", help="what is first (default: size)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not _FASTEST <= found <= _SLOWEST:
+        raise argparse.ArgumentTypeError(f"{_FASTEST:g} to {_SLOWEST:g} seconds, not {text!r}")
+    return found
+
+
+# -- looking --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One block, and how many bytes a second its name has gained since the look before.
+
+    A block keeps its size. What grows is what stands under its name: one that was replaced by a larger one,
+    or that was not there before.
+    """
+
+    block: sa.BlockInfo
+    growth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All blocks at one moment, and the file system that they are in.
+
+    Attributes
+    ----------
+    lines : tuple of Line
+        The blocks, by name.
+    directory : str
+        Where they are.
+    used, free : int
+        Bytes of the file system, by whomever they are used.
+    growth, disk_growth : float
+        Bytes a second that all blocks together, and the file system's use, have gained.
+    """
+
+    lines: tuple[Line, ...]
+    directory: str
+    used: int
+    free: int
+    growth: float
+    disk_growth: float
+
+    @property
+    def total(self) -> int:
+        """Bytes of all blocks."""
+        return sum(line.block.size for line in self.lines)
+
+    @property
+    def orphans(self) -> list[sa.BlockInfo]:
+        """The blocks that nobody holds or keeps."""
+        return [line.block for line in self.lines if line.block.orphan]
+
+
+class Watch:
+    """Look at the blocks again and again.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds; the tests have their own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._when: float | None = None
+        self._sizes: dict[str, int] = {}
+        self._used = 0
+
+    def look(self) -> Look:
+        """See what there is now."""
+        now, blocks = self._clock(), sa.blocks()
+        directory = os.environ.get("SHAREDARRAY_DIR") or _directory(blocks)
+        used, free = _room(directory)
+        since = None if self._when is None else max(now - self._when, 1e-6)
+
+        def rate(gained: int) -> float:
+            return 0.0 if since is None else gained / since
+
+        found = Look(
+            lines=tuple(Line(block, rate(block.size - self._sizes.get(block.name, 0))) for block in blocks),
+            directory=directory,
+            used=used,
+            free=free,
+            growth=rate(sum(block.size for block in blocks) - sum(self._sizes.values())),
+            disk_growth=rate(used - self._used),
+        )
+        self._when, self._used = now, used
+        self._sizes = {block.name: block.size for block in blocks}
+        return found
+
+
+def _directory(blocks: Sequence[sa.BlockInfo]) -> str:
+    return os.path.dirname(blocks[0].path) if blocks else platform.DEFAULT_DIRECTORY
+
+
+def _room(directory: str) -> tuple[int, int]:
+    try:
+        free = platform.room(directory, memory=True)
+        return platform.capacity(directory) - free, free
+    except OSError:
+        return 0, 0  # there is none, and so there are no blocks
+
+
+# -- what is shown, and what keys do --------------------------------------------------------------------
+
+_ORDERS: dict[str, Callable[[Line], Any]] = {
+    "name": lambda line: line.block.name,
+    "size": lambda line: -line.block.size,
+    "growth": lambda line: -line.growth,
+    "holders": lambda line: -len(line.block.holders),
+    "age": lambda line: line.block.created,
+    "orphans": lambda line: not line.block.orphan,
+}
+_ORDER_KEYS = {order[0]: order for order in _ORDERS}
+_MOVES = {"up": -1, "k": -1, "down": 1, "j": 1, "pgup": -10, "pgdn": 10, "home": -(1 << 30), "end": 1 << 30}
+
+
+@dataclass
+class Screen:
+    """What is shown and chosen.
+
+    Attributes
+    ----------
+    look : Look
+        What was seen last.
+    order, backwards : str, bool
+        Which line is first.
+    marked : str or None
+        Name of the marked block; the mark stays with it wherever it goes.
+    asked : list of BlockInfo
+        What is removed if the answer is yes; empty where nothing is asked.
+    message : str
+        How the last thing ended.
+    interval : float
+        Seconds between two looks.
+    """
+
+    look: Look
+    order: str = "size"
+    backwards: bool = False
+    marked: str | None = None
+    asked: list[sa.BlockInfo] = field(default_factory=list)
+    message: str = ""
+    interval: float = _EVERY
+    _at: int = 0
+
+    def lines(self) -> list[Line]:
+        """The blocks in their order."""
+        found = sorted(self.look.lines, key=lambda line: line.block.name)
+        found.sort(key=_ORDERS[self.order], reverse=self.backwards)
+        return found
+
+    def at(self) -> int:
+        """Number of the marked line: where its block is gone, the one that has come into its place."""
+        lines = self.lines()
+        names = [line.block.name for line in lines]
+        if self.marked in names:
+            self._at = names.index(self.marked)
+        self._at = max(0, min(self._at, len(lines) - 1))
+        self.marked = names[self._at] if names else None
+        return self._at
+
+    def key(self, key: str) -> str | None:
+        """Take a key; returned is 'quit', 'look' for a new look, or None."""
+        if self.asked:
+            return self._answer(key)
+        self.message = ""
+        if key in ("q", "esc", "\x03"):
+            return "quit"
+        if key in _ORDER_KEYS:
+            order = _ORDER_KEYS[key]
+            self.backwards = not self.backwards if order == self.order else False
+            self.order = order
+        elif key in _MOVES:
+            lines = self.lines()
+            if lines:
+                at = max(0, min(self.at() + _MOVES[key], len(lines) - 1))
+                self.marked = lines[at].block.name
+        elif key in ("d", "del") and self.look.lines:
+            self.asked = [self.lines()[self.at()].block]
+        elif key == "p":
+            self.asked = self.look.orphans
+            self.message = "" if self.asked else "there are no orphans"
+        elif key == " ":
+            return "look"
+        elif key in "+-":
+            factor = 0.5 if key == "+" else 2.0
+            self.interval = min(max(self.interval * factor, _FASTEST), _SLOWEST)
+            self.message = f"a look every {self.interval:g} s"
+        return None
+
+    def _answer(self, key: str) -> str | None:
+        asked, self.asked = self.asked, []
+        if key not in ("y", "Y"):
+            self.message = "nothing was removed"
+            return None
+        self.message = _removed(asked)
+        return "look"
+
+    def question(self) -> str:
+        """What is asked, as one line."""
+        if len(self.asked) > 1:
+            size = human(sum(block.size for block in self.asked))
+            return f"Remove {len(self.asked)} orphans ({size})? y / n"
+        (block,) = self.asked
+        held = f", held by {len(block.holders) or 'unseen'}: they keep its memory" if block.held else ""
+        return f"Remove {plain(block.name)} ({human(block.size)}{held})? y / n"
+
+
+def _removed(asked: Sequence[sa.BlockInfo]) -> str:
+    """Remove what was shown when the question was asked, and nothing that has taken its name since."""
+    now = {block.name: (block.created, block.creator) for block in sa.blocks()}
+    gone, failed = 0, []
+    for block in asked:
+        try:
+            if now.get(block.name) != (block.created, block.creator):
+                raise sa.BlockNotFoundError(f"{block.name!r} is gone, or another block by now")
+            sa.unlink(block.name)
+            gone += 1
+        except (sa.SharedArrayError, OSError) as error:
+            failed.append(plain(str(error)))
+    return "; ".join([f"removed {gone}", *failed[:1]])
+
+
+# -- one look as text, or as an object ------------------------------------------------------------------
+
+_TITLES = ("NAME", "SHAPE", "DTYPE", "SIZE", "GROWTH", "AGE", "HOLDERS", "STATE")
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """The texts of a line, in the order of the titles."""
+    block = line.block
+    shape = "-" if block.shape is None else "x".join(map(str, block.shape)) or "()"
+    state = ["orphan"] * block.orphan + ["persist"] * block.persistent + ["kept"] * bool(block.keeper)
+    if block.references:
+        state.append(f"{block.references} ref")
+    if not block.creator_alive:
+        state.append("maker dead")
+    pids = " ".join(map(str, block.holders[:3])) + (" …" if len(block.holders) > 3 else "")
+    return (
+        plain(block.name),
+        shape,
+        "-" if block.dtype is None else plain(str(block.dtype) if block.dtype.names is None else "record"),
+        human(block.size),
+        rate(line.growth),
+        age(block.created),
+        f"{len(block.holders)}: {pids}" if block.holders else ("unseen" if block.held else "0"),
+        ", ".join(state) or "-",
+    )
+
+
+def rate(growth: float) -> str:
+    """Bytes a second, with their sign.
+
+    Examples
+    --------
+    >>> rate(2048.0), rate(-5e6), rate(0.2)
+    ('+2.0 KiB/s', '-4.8 MiB/s', '-')
+    """
+    if abs(growth) < 1:
+        return "-"
+    return f"{'+' if growth > 0 else '-'}{human(round(abs(growth)))}/s"
+
+
+def headline(look: Look) -> str:
+    """What there is in all, as one line."""
+    orphans = len(look.orphans)
+    blocks = f"{len(look.lines)} block{'' if len(look.lines) == 1 else 's'}, {human(look.total)}"
+    return (
+        f"{blocks}{_changing(look.growth)}, {orphans} orphan{'' if orphans == 1 else 's'}; "
+        f"{plain(look.directory)}: {human(look.used)} used{_changing(look.disk_growth)}, "
+        f"{human(look.free)} free"
+    )
+
+
+def _changing(growth: float) -> str:
+    return "" if abs(growth) < 1 else f" ({rate(growth)})"
+
+
+def _text(screen: Screen) -> Iterator[str]:
+    yield headline(screen.look)
+    rows = [_TITLES, *map(cells, screen.lines())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if screen.look.lines else []:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _object(screen: Screen) -> dict[str, Any]:
+    look = screen.look
+    return {
+        "time": datetime.now(UTC).isoformat(),
+        "directory": look.directory,
+        "used": look.used,
+        "free": look.free,
+        "total": look.total,
+        "orphans": len(look.orphans),
+        "blocks": [
+            {
+                "name": block.name,
+                "kind": block.kind,
+                "shape": None if block.shape is None else list(block.shape),
+                "dtype": None if block.dtype is None else str(block.dtype),
+                "size": block.size,
+                "created": block.created.isoformat(),
+                "creator": block.creator,
+                "creator_alive": block.creator_alive,
+                "held": block.held,
+                "holders": list(block.holders),
+                "persistent": block.persistent,
+                "references": block.references,
+                "orphan": block.orphan,
+            }
+            for block in (line.block for line in screen.lines())
+        ],
+    }
+
+
+# -- the command ----------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the blocks; return the exit status: 0, or 2 where there is no terminal or no rich."""
+    watch = Watch()
+    if args.json or args.once:
+        screen = Screen(watch.look(), order=args.sort)
+        for line in [json.dumps(_object(screen), indent=2)] if args.json else _text(screen):
+            print(line)
+        return 0
+    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+        return _refused("it needs a terminal; --once or --json prints one look")
+    try:
+        import rich  # noqa: F401  (of an extra that may be missing)
+    except ImportError:
+        return _refused(
+            "it needs the package rich: pip install 'numpy-sharedarray[top]'; --once and --json do without"
+        )
+    return _live(watch, args)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _refused(why: str) -> int:
+    print(f"sharedarray top: {why}", file=sys.stderr)
+    return 2
+
+
+def _live(watch: Watch, args: argparse.Namespace) -> int:
+    from rich.console import Console  # of an extra that may be missing
+    from rich.control import Control
+
+    screen = Screen(watch.look(), order=args.sort, interval=args.interval)
+    with platform.terminal() as typed, _whole_screen(Console()) as drawn:
+        keys = _one_by_one(typed)
+        due = time.monotonic() + screen.interval
+        while True:
+            columns, lines = _size()
+            drawn.console.size = (columns, lines)
+            if drawn.console.legacy_windows:
+                drawn.console.control(Control.home())
+            drawn.update(_picture(screen, columns, lines))
+            key = keys(max(0.0, due - time.monotonic()))
+            wish = screen.key(key) if key else None
+            if wish == "quit":
+                return 0
+            if wish == "look" or time.monotonic() >= due:
+                screen.look = watch.look()
+                due = time.monotonic() + screen.interval
+            else:
+                due = min(due, time.monotonic() + screen.interval)
+
+
+@contextlib.contextmanager
+def _whole_screen(console: Any) -> Iterator[Any]:
+    """Have a screen to draw on, and in the end what was there before, where the terminal keeps that."""
+    with console.screen(hide_cursor=True) as drawn:
+        if not console.legacy_windows:
+            yield drawn
+            return
+        console.show_cursor(False)
+        try:
+            yield drawn
+        finally:
+            console.show_cursor(True)
+            console.print()
+
+
+def _size() -> tuple[int, int]:
+    """Columns and lines, as they are now: what the shell once wrote into COLUMNS is of no use."""
+    try:
+        found = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return _FALLBACK
+    return (found.columns, found.lines) if found.columns and found.lines else _FALLBACK
+
+
+def _picture(screen: Screen, columns: int, lines: int) -> Any:
+    """The whole screen: what there is in all, the blocks around the marked one, and the keys."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    at, found = screen.at(), screen.lines()
+    room = max(1, lines - 4)  # below the headline and the titles, above the line with the keys
+    first = max(0, min(at - room // 2, len(found) - room))
+    table = Table(box=None, expand=True, pad_edge=False, header_style="bold")
+    for title in _shown_titles(columns):
+        mark = ""
+        if title.lower() == screen.order or (title, screen.order) == ("STATE", "orphans"):
+            mark = " ▲" if screen.backwards else " ▼"
+        table.add_column(
+            f"{title}{mark}",
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if title in ("SIZE", "GROWTH", "AGE") else "left",
+            min_width=8 if title == "NAME" else None,
+        )
+    for number, line in enumerate(found[first : first + room], first):
+        texts = dict(zip(_TITLES, cells(line), strict=True))
+        style = "reverse" if number == at else ("yellow" if line.block.orphan else "")
+        table.add_row(*[Text(texts[title]) for title in _shown_titles(columns)], style=style)
+    parts: list[Any] = [Text(headline(screen.look), no_wrap=True, overflow="ellipsis"), table]
+    if not found:
+        parts.append(Text("no blocks"))
+    used = (len(found[first : first + room]) or 1) + 2
+    parts.append(Text("\n" * max(0, lines - used - 2)))
+    if screen.asked:
+        parts.append(Text(screen.question(), style="bold reverse", no_wrap=True, overflow="ellipsis"))
+    else:
+        text = screen.message or (
+            "sort: n name s size g growth h holders a age o orphans | d remove p prune | ↑↓ | q quit"
+        )
+        parts.append(
+            Text(text, style="dim" if not screen.message else "bold", no_wrap=True, overflow="ellipsis")
+        )
+    return Group(*parts)
+
+
+def _shown_titles(columns: int) -> Sequence[str]:
+    """In a narrow terminal, the less important columns are left out."""
+    dropped = {
+        title
+        for least, title in ((95, "DTYPE"), (80, "SHAPE"), (62, "STATE"), (50, "AGE"))
+        if columns < least
+    }
+    return [title for title in _TITLES if title not in dropped]
+
+
+# -- the keyboard ---------------------------------------------------------------------------------------
+
+_NAMES = {
+    "A": "up", "B": "down", "5~": "pgup", "6~": "pgdn", "3~": "del",
+    "H": "home", "F": "end", "1~": "home", "4~": "end",
+}  # fmt: skip
+
+
+def _one_by_one(typed: Callable[[float], str | None]) -> Callable[[float], str | None]:
+    """Return what waits so many seconds for one key; None where none came."""
+    pending: list[str] = []
+
+    def key(seconds: float) -> str | None:
+        if not pending:
+            text = typed(seconds)
+            pending.extend(["q"] if text is None else _keys(text))  # the terminal has gone
+        return pending.pop(0) if pending else None
+
+    return key
+
+
+def _keys(text: str) -> list[str]:
+    r"""What was typed, as names of keys.
+
+    Examples
+    --------
+    >>> _keys("s\x1b[B\x1bOAq\x1b")
+    ['s', 'down', 'up', 'q', 'esc']
+    """
+    found = []
+    for escape, name, char in re.findall(r"(\x1b[\[O]([0-9;]*[A-Za-z~]))|(.)", text, re.DOTALL):
+        if escape:
+            found += [_NAMES[name]] if name in _NAMES else []
+        else:
+            found.append("esc" if char == "\x1b" else char)
+    return found

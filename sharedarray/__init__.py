@@ -36,6 +36,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #
 #   _clock         the time, whatever replaces Python's clocks
 #   _errors        the exception tree
+#   _spin          polling for a short time before a thread sleeps
 #   _greenlets     programs in which gevent or eventlet has replaced threads
 #   _thresholds    sizes from which on data is handled in another way, each with its reason
 #   _versions      the versions of other packages that this library registers with
@@ -50,6 +51,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _janitor       the process that removes the blocks of processes that died
 #   _freelist      blocks that were just freed, whose pages the next ones use
 #   _segment       named bytes with a lease
+#   _wakers        waking a process that uses the same block, and learning of its end
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
 #   _header        the NPY header of a block: pure encode and decode
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook

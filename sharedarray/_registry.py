@@ -14,6 +14,7 @@ enter::
         s.8123.4711.90210.77.60000.any         the same for a pickle that may be loaded never or often (Dask
                                                also pickles to look at the length): one for each sender,
                                                taken away by the first load, counted from when first seen
+        w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
         n.4711.5e0b17aa                        a note that is about to replace another
         locks.1                                which bytes are being written, see `sharedarray._marks`
         janitor.lock, janitor.sock             see `sharedarray._janitor`
@@ -548,6 +549,28 @@ def tokens(directory: str) -> list[Token]:
     return [token for file in platform.names(registry_of(directory)) if (token := Token.parse(file))]
 
 
+# -- wakers ---------------------------------------------------------------------------------------------
+
+_WAKER = "w."  # what the names of wakers start with
+
+
+def waker_path(directory: str, inode: int, party: int) -> str:
+    """Return the path of the waker of a party of a block."""
+    return f"{registry_of(directory)}/{_WAKER}{inode}.{party}"
+
+
+def _sweep_wakers(folder: str) -> None:
+    """Remove the wakers of processes that were killed."""
+    for file in platform.names(folder):
+        if file.startswith(_WAKER):
+            try:
+                platform.remove_unused_waker(f"{folder}/{file}")
+            except errors.LimitError:
+                raise
+            except OSError as error:
+                damage.report(f"{folder}/{file}", str(error), "it stays")
+
+
 # -- removal --------------------------------------------------------------------------------------------
 
 
@@ -644,6 +667,7 @@ def sweep(directory: str) -> Swept:
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
     folder = registry_of(directory)
+    _sweep_wakers(folder)
     try:
         marks.sweep(folder)
     except errors.LimitError:

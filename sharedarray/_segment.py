@@ -188,9 +188,16 @@ def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
         return use(mapping.handle)
 
 
-def guarded_close(handle: int) -> None:
+def guarded(opener: Callable[[], int]) -> int:
+    """Call what opens a handle. A forked child closes it, also if another thread forks meanwhile."""
+    return _open(opener)
+
+
+def guarded_close(handle: int, close: Callable[[int], None] = platform.close) -> None:
     """Close such a handle, in the process that opened it."""
-    _close(handle)
+    with _guard:
+        _handles.pop(handle, None)
+        close(handle)
 
 
 def _before_fork() -> None:

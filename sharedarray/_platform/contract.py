@@ -17,6 +17,8 @@ leaving
     The moment at which one process at a time may remove a block's name.
 note
     A short text under a name, written whole or not at all.
+waker
+    What a process is woken by while it waits, under a path. It is its owner's until that closes it or ends.
 """
 
 from __future__ import annotations
@@ -54,6 +56,22 @@ class Draft(NamedTuple):
 
     handle: int
     scratch: str | None = None
+
+
+class Watch(Protocol):
+    """A descriptor that can be read while one of several wakers has something to report."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def add(self, waker: int, *, own: bool = False) -> None:
+        """Watch this process's own waker, or whether the process behind another one has gone."""
+
+    def remove(self, waker: int) -> None:
+        """Stop watching a waker of another process."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
 
 
 class Platform(Protocol):
@@ -304,6 +322,37 @@ class Platform(Protocol):
 
     def unlock(self, handle: int, start: int, length: int) -> None:
         """Unlock these bytes, as they were locked."""
+
+    def make_waker(self, path: str) -> int:
+        """Make this process's waker of this path, or go on with that of an owner that has ended.
+
+        The caller has made sure that no other process does so: it holds a lock.
+        """
+
+    def open_waker(self, path: str, pid: int) -> int | None:
+        """Open the waker of another process, of this pid, to wake it; None if it has no owner any more."""
+
+    def wake(self, waker: int) -> bool:
+        """Wake the owner, now or when it next waits; return False if it has gone."""
+
+    def drain(self, waker: int) -> None:
+        """Forget that this process was woken by its own waker."""
+
+    def close_waker(self, waker: int, path: str | None = None) -> None:
+        """Close a waker. Its owner gives the path, which goes with it."""
+
+    def wait_for_wakers(self, own: int, others: Sequence[int], seconds: float | None) -> tuple[bool, bool]:
+        """Wait until this process is woken, the owner of another waker has gone, or the time is over.
+
+        Return whether it was woken, and whether an owner has gone. Ctrl-C breaks the wait off. There are at
+        most 62 others.
+        """
+
+    def watch(self) -> Watch:
+        """Return a descriptor for pollers and event loops, to which wakers are added."""
+
+    def remove_unused_waker(self, path: str) -> bool:
+        """Remove a waker whose owner was killed; return whether it was removed."""
 
     def inode_of(self, path: str) -> int | None:
         """Inode that the name leads to, None when there is no such name."""

@@ -75,6 +75,16 @@ from sharedarray._platform.posix import (
     write as write,
     write_note as write_note,
 )
+from sharedarray._platform.posix_wakers import (
+    close_waker as close_waker,
+    drain as drain,
+    make_waker as make_waker,
+    open_waker as open_waker,
+    remove_unused_waker as remove_unused_waker,
+    wait_for_wakers as wait_for_wakers,
+    wake as wake,
+    watch as watch,
+)
 from sharedarray._platform.processors import processors as permitted
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from sharedarray._pool.reader import Reader
 from sharedarray._pool.states import CLOSED, LEASED
 from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.poller import Poller, new_poller
-from sharedarray._pool.transport.spin import SpinWait
 from sharedarray._pool.worker_handle import WorkerHandle
+from sharedarray._spin import SpinWait
 
 if TYPE_CHECKING:
     from sharedarray._pool.engine import Engine

@@ -12,7 +12,7 @@ import weakref
 import pytest
 from helpers import run
 
-from sharedarray._pool.transport import spin
+from sharedarray import _spin as spin
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import (
     ENTRY,
@@ -27,7 +27,7 @@ from sharedarray._pool.transport.messages import (
 )
 from sharedarray._pool.transport.pipes import PIPES, one_way
 from sharedarray._pool.transport.poller import _Selector, _Sockets, new_poller
-from sharedarray._pool.transport.spin import SpinWait
+from sharedarray._spin import SpinWait
 
 
 def inline(*sizes: int) -> list[Entry]:

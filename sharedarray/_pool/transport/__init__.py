@@ -6,7 +6,6 @@ The modules, bottom to top; imports go downwards only:
 pipes     the pipes between two processes; wakers; descriptors for exits
 poller    waiting for many descriptors at once
 messages  the messages, byte for byte
-spin      polling for a short time before a thread sleeps
 channel   one end of two pipes; why it cannot deadlock
 memory    files without a name: how bytes get into one, and which process uses it
 slot      one slot, seen from the pool: how it is filled, and whether it is in use

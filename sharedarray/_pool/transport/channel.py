@@ -23,7 +23,7 @@ from typing import Any
 
 from sharedarray._pool.transport.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
 from sharedarray._pool.transport.pipes import PipeEnd
-from sharedarray._pool.transport.spin import SpinWait
+from sharedarray._spin import SpinWait
 
 __all__ = ["Channel"]
 

@@ -49,10 +49,10 @@ from sharedarray._pool.transport.messages import (
     Frame,
     Kind,
 )
-from sharedarray._pool.transport.spin import SpinWait
 from sharedarray._pool.worker.attachments import Attachments
 from sharedarray._pool.worker.replies import Replies
 from sharedarray._reference import FORMAT
+from sharedarray._spin import SpinWait
 from sharedarray._thresholds import HELD_BACK
 
 __all__ = ["Loop"]

@@ -1,0 +1,266 @@
+"""Waking a process that uses the same block, and learning of its end.
+
+Processes that wait for each other over a block are its *parties*. Each party has an index, and by it:
+
+- a **lease**: an exclusive lock on byte ``PARTIES + index`` of the block, which the kernel frees when the
+  party's process ends, however it does. So each index has one party at most. If the lease is free, the party
+  is dead or has left, and the words that it wrote may be cleared by the process that takes the lease next.
+- a **waker**: a file in the registry (``w.INODE.INDEX``; see the platform's contract) that wakes the party
+  while it waits. A process that waits for another party waits on that one's waker as well, which tells it if
+  the party's process has ended.
+
+A party sleeps like this, so that no wake-up is lost::
+
+    the party                                       the process that wakes it
+    drain()
+    words[ASLEEP] = a token not used before         words[…] = what the party waits for
+    fence()                                         fence()
+    look again; if it is there, go on               token = words[ASLEEP]
+    wait()                                          if it is a new one: wake(index)
+    words[ASLEEP] = 0
+
+One of the two sees the other: either the party finds what it waits for when it looks again, or the other
+process finds the token. A token wakes once, so that a process that publishes often makes one system call a
+sleep.
+
+`Fence` makes all stores before it visible before any load after it. Python has no such call, but a lock that
+is released and then acquired has this effect: both are atomic instructions, which are full fences on x86. On
+ARM the release keeps what is before it from moving behind, and the acquisition keeps what is behind it from
+moving before.
+
+A forked child is another party: it closes the wakers of its parent, and claims an index of its own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from sharedarray import _greenlets as greenlets, _registry as registry, _segment as segment
+from sharedarray._clock import time
+from sharedarray._platform import platform
+from sharedarray._segment import Mapping
+
+__all__ = ["PARTIES", "Fence", "Waker"]
+
+PARTIES = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
+_ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
+
+
+class Fence:
+    """A full memory fence, in the thread that calls it; two threads must not do so at once.
+
+    If an exception breaks a call off, the fence is of no use any more: make another one.
+
+    Attributes
+    ----------
+    release, acquire : callable
+        Called one after the other, they are the fence. For code that cannot afford the call of a method.
+    """
+
+    __slots__ = ("acquire", "release")
+
+    def __init__(self) -> None:
+        # The lock of a greenlet would be no fence.
+        allocate = greenlets.original("_thread", "allocate_lock") or _thread.allocate_lock
+        lock = allocate()
+        lock.acquire()
+        self.release: Callable[[], object] = lock.release
+        self.acquire: Callable[[], object] = lock.acquire
+
+    def __call__(self) -> None:
+        self.release()
+        self.acquire()
+
+
+class Waker:
+    """Makes this process a party of a block, and wakes the other parties.
+
+    Parameters
+    ----------
+    mapping
+        The block, which need not have its name yet.
+    pid_of
+        Returns the pid of the party with an index. Only systems whose wakers do not tell of the end of their
+        owners ask for it.
+
+    Attributes
+    ----------
+    index : int
+        This party's, -1 without one.
+    handle : int
+        This party's waker, -1 without one. On POSIX systems it is a descriptor that can be read once this
+        party was woken.
+    """
+
+    __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "_woken", "handle", "index")
+
+    def __init__(self, mapping: Mapping, pid_of: Callable[[int], int]) -> None:
+        directory, inode = str(mapping.directory), mapping.inode
+        self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
+        self._pid_of = pid_of
+        self._ends: dict[int, int] = {}
+        self._woken = False
+        self.index = self.handle = self._file = -1
+        self._file = segment.guarded_open(mapping)
+        _all.append(weakref.ref(self, _all.remove))
+
+    def claim(self, index: int) -> bool:
+        """Become the party with this index; return False if another one lives."""
+        if not self.take(index):
+            return False
+        try:
+            self.handle = segment.guarded(lambda: self._make(index))
+        except BaseException:
+            self.give_back(index)
+            raise
+        self.index = index
+        return True
+
+    def _make(self, index: int) -> int:
+        path = self._path_of(index)
+        try:
+            return platform.make_waker(path)
+        except FileNotFoundError:  # a janitor that ended has removed the registry
+            registry.open_registry(os.path.dirname(os.path.dirname(path)))
+            return platform.make_waker(path)
+
+    def take(self, index: int) -> bool:
+        """Take the lease of a party that has gone, to clear its words; return False if it lives."""
+        return platform.lock(self._file, PARTIES + index, 1, shared=False, wait=False)
+
+    def give_back(self, index: int) -> None:
+        """Give back a lease that was taken."""
+        platform.unlock(self._file, PARTIES + index, 1)
+
+    def alive(self, index: int) -> bool:
+        """Return whether another party has this index, and its process lives."""
+        return platform.locked(self._file, PARTIES + index, 1)
+
+    def _end(self, index: int) -> int | None:
+        """Return the waker of another party; None if it has none."""
+        end = self._ends.get(index)
+        if end is None:
+            pid = self._pid_of(index)
+            try:
+                end = segment.guarded(lambda: _opened(self._path_of(index), pid))
+            except _GoneError:
+                return None
+            self._ends[index] = end
+        return end
+
+    def wake(self, index: int) -> None:
+        """Wake a party, if it lives."""
+        for _ in range(2):
+            end = self._end(index)
+            if end is None or platform.wake(end):
+                return
+            self.forget(index)  # it was that of a former party
+
+    def forget(self, index: int) -> None:
+        """Close the waker of a party that has gone."""
+        end = self._ends.pop(index, None)
+        if end is not None:
+            segment.guarded_close(end, platform.close_waker)
+
+    def drain(self) -> None:
+        """Prepare to sleep: forget that this party was woken."""
+        if self._woken:
+            self._woken = False
+            platform.drain(self.handle)
+
+    def wait(self, parties: Iterable[int], seconds: float | None) -> bool:
+        """Sleep until this party is woken, one of these parties has gone, or the time is over.
+
+        Return whether a party may have gone: the caller asks which is not `alive`.
+        """
+        ends = {}
+        gone = False
+        for index in parties:
+            end = self._end(index)
+            if end is None:
+                gone = True
+            else:
+                ends[index] = end
+        if gone:  # while its process ends, the kernel may have closed its waker before its lease
+            seconds = _ENDING if seconds is None else min(seconds, _ENDING)
+        woken, left = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
+        if woken:
+            self._woken = True  # and it is drained before the next sleep, not on the way to what came
+        if left:
+            for index in ends:
+                self.forget(index)
+        return gone or left
+
+    def ends(self, parties: Iterable[int]) -> list[int]:
+        """Return the wakers of these parties, as far as they have some, for a `platform.watch`."""
+        return [end for index in parties if (end := self._end(index)) is not None]
+
+    def leave(self) -> None:
+        """Give up the waker, then the lease. Idempotent."""
+        for index in tuple(self._ends):
+            self.forget(index)
+        if self.handle >= 0:
+            handle, self.handle = self.handle, -1
+            path = self._path_of(self.index)
+            segment.guarded_close(handle, lambda waker: platform.close_waker(waker, path))
+        if self._file >= 0:
+            if self.index >= 0:
+                self.give_back(self.index)
+                self.index = -1
+            file, self._file = self._file, -1
+            segment.guarded_close(file)
+
+    def _in_child(self) -> None:
+        """Forget what `segment` closes in a forked child."""
+        self._ends.clear()
+        self.index = self.handle = self._file = -1
+        self._woken = False
+
+
+class _GoneError(Exception):
+    """A party has no waker."""
+
+
+def _opened(path: str, pid: int) -> int:
+    end = platform.open_waker(path, pid)
+    if end is None:
+        raise _GoneError
+    return end
+
+
+_all: list[weakref.ref[Waker]] = []
+
+
+def _after_fork_in_child() -> None:
+    for reference in _all[:]:
+        waker = reference()
+        if waker is not None:
+            waker._in_child()
+
+
+platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
+
+
+def until(deadline: float | None) -> float | None:
+    """Return the seconds until a moment of the monotonic clock, at least 0; None if there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def deadline(timeout: float | None) -> float | None:
+    """Return the moment of the monotonic clock at which a timeout is over; None for no timeout.
+
+    Raises
+    ------
+    ValueError
+        The timeout is no number.
+    """
+    if timeout is None:
+        return None
+    if math.isnan(timeout):
+        raise ValueError(f"a timeout is a number of seconds or None, not {timeout!r}")
+    return time.monotonic() + timeout

@@ -45,7 +45,7 @@ def printed(code: str) -> float:
 
 
 def _visit(address: str) -> int:
-    """Tell whoever listens that a worker is at work, and stay until he has heard of all of them."""
+    """Tell the listener that a worker is at work, and stay until it has heard of all of them."""
     with socket.socket(socket.AF_UNIX) as visitor:
         visitor.connect(address)
         visitor.recv(1)

@@ -5,7 +5,7 @@ reshapes. What has memory of its own, the results of arithmetic, reductions, fan
 `astype`, is a plain array or scalar.
 
 There is no ``__array_finalize__`` and no attribute on the array: every view finds its block by walking
-``.base`` down to the mapping (`sharedarray._segment.mapping_of`), which costs nothing until somebody asks,
+``.base`` down to the mapping (`sharedarray._segment.mapping_of`), which costs nothing until it is asked for,
 and cannot be lost by a view that NumPy makes without telling us.
 """
 
@@ -246,8 +246,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         Returns
         -------
         Lock
-            A context manager, which takes the lock on entering. Its `abandoned` tells whether whoever wrote
-            here last did not finish, because he died or an exception ended his block.
+            A context manager, which takes the lock on entering. Its `abandoned` tells whether the last writer
+            of these bytes did not finish, because it died or an exception ended its ``with`` statement.
 
         Raises
         ------
@@ -255,7 +255,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             On entering, when it was not free in time (a `TimeoutError`).
         DeadlockError
             On entering without a timeout, when this thread is in a ``with`` block that locks some of the
-            bytes already (a `RuntimeError`). Nobody detects deadlocks between several threads or processes.
+            bytes already (a `RuntimeError`). Deadlocks between several threads or processes are not detected.
         BlockClosedError
             On entering, when the array is closed (a `ValueError`).
         NotOursError
@@ -296,7 +296,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def reference(self) -> Reference:
         """A small handle on this view, which every pickler sends as it is.
 
-        It keeps nothing alive: somebody has to hold the block until the last ``.attach()`` on it.
+        It keeps nothing alive: a process has to hold the block until the last ``.attach()`` on it.
 
         Raises
         ------
@@ -554,7 +554,7 @@ def _found_or_made(
     """The array that is there, if it is such a one; a new one where there is none.
 
     Of many that ask at once one makes it, and the others get that one. What others do between our two looks
-    sends us round again, so each turn is a turn that somebody else has taken.
+    sends us round again, so each turn is a turn that another process has taken.
     """
     while True:
         found = _found(name, file)
@@ -748,7 +748,7 @@ def bytes_behind(array: np.ndarray[Any, Any], mapping: Mapping) -> np.ndarray[An
     return np.frombuffer(mapping, np.uint8) if grip is None else grip
 
 
-# -- arrays that somebody else has ----------------------------------------------------------------------
+# -- arrays of other objects ------------------------------------------------------------------------------
 
 
 class _Alive(weakref.ref[SharedArray]):

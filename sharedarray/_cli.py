@@ -7,9 +7,9 @@ one paragraph without a traceback. Exit codes:
 ====  ==============================================================================================
 0     done
 1     the library or the system said no, for one name at least; or the answer to a question was no
-2     wrong usage, such as removing without ``--yes`` where nobody can be asked
+2     wrong usage, such as removing without ``--yes`` without a terminal to ask at
 130   Ctrl-C
-141   whoever read the output went away (``sharedarray ls | head``)
+141   the reader of the output went away (``sharedarray ls | head``)
 ====  ==============================================================================================
 
 A block lives as long as a process holds it, and a command soon ends. So what `load` makes persists until
@@ -126,7 +126,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
     rm.add_argument("-n", "--dry-run", action="store_true", help="only show what would be removed")
 
-    prune = command("prune", _prune, "remove what nobody holds, does not persist and is not on its way")
+    prune = command("prune", _prune, "remove blocks without a holder, not persistent, not on their way")
     prune.add_argument("-n", "--dry-run", action="store_true", help="only show what would be removed")
 
     cp = command("cp", _cp, "copy an array into an .npy file, which appears whole or not at all")
@@ -144,7 +144,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     stay = load.add_mutually_exclusive_group()
     stay.add_argument("--persist", action="store_true", help="have it outlive its holders (the default)")
     stay.add_argument(
-        "--hold", action="store_true", help="stay and hold it until Ctrl-C; it goes when nobody else holds it"
+        "--hold", action="store_true", help="stay and hold it until Ctrl-C; then its last holder frees it"
     )
 
     top = command("top", _top, "watch the blocks live: sizes, holders, growth, room; sort and remove")
@@ -232,7 +232,7 @@ def _info(args: argparse.Namespace) -> int:
         "holders": _all_holders(block),
         "persistent": f"yes, until '{_rm_command(block.name)}'" if block.persistent else "no",
         "references": f"{block.references} on their way",
-        "kept by": "nobody" if block.keeper is None else f"pid {block.keeper}",
+        "kept by": "no process" if block.keeper is None else f"pid {block.keeper}",
         "orphan": "yes" if block.orphan else "no",
         **hints,
     }
@@ -244,7 +244,7 @@ def _info(args: argparse.Namespace) -> int:
 def _rm(args: argparse.Namespace) -> int:
     ask = not (args.yes or args.dry_run)
     if ask and not (sys.stdin is not None and sys.stdin.isatty()):
-        _say("rm: stdin is no terminal, so nobody can confirm: give --yes, or --dry-run to look first")
+        _say("rm: stdin is no terminal to confirm at: give --yes, or --dry-run to look first")
         return 2
     found, status = _chosen(args.names)
     for block in found:
@@ -394,7 +394,7 @@ def _warn_of_users(block: sa.BlockInfo) -> None:
     if block.held:
         _say(
             f"warning: {name} is in use; holders: {_all_holders(block)}. They keep its memory until they let "
-            "go, but nobody else can attach to it any more"
+            "go, but no other process can attach to it any more"
         )
     if block.references:
         _say(f"warning: {_count(block.references, 'reference')} to {name} on the way will not arrive")

@@ -76,9 +76,9 @@ def empty(
         and leave its elements as they are, instead of raising. Of many processes that ask at once, one makes
         it and all get the same. What killed processes have left under the name is not taken over.
     replace : bool, default False
-        Where a block has the name already, take the name from it once the new one is whole, with no moment
-        in between. Whoever holds the old one keeps its memory; who attaches from now on gets the new one. Of
-        many that replace at once, the last one has the name.
+        Where a block has the name already, take the name from it once the new one is whole, with no moment in
+        between. Processes that hold the old one keep its memory; those that attach from now on get the new
+        one. Of many that replace at once, the last one has the name.
     progress : bool or mapping, optional
         True for a progress bar, or a mapping of arguments of `tqdm.auto.tqdm`; False for none. When None,
         one where a person looks on, in a notebook or at a terminal, and it takes longer than a second.

@@ -1,10 +1,11 @@
 """The process that keeps a block for those who have closed it, as CPython's resource tracker does.
 
-CPython's blocks stay until `unlink`, closed or not, and whoever made them: a worker may make one, close it,
-say its name and end. What was not unlinked goes with the last process of the *family*, those that
-multiprocessing has started from one another, because they share a resource tracker. Code that was written
-for this gets the same here, without a tracker. A block's record names the process at the head of its maker's
-family as the block's keeper (see `sharedarray._registry`), and so it stays while either of the two lives::
+CPython's blocks stay until `unlink`, closed or not, in whichever process they were made: a worker may make
+one, close it, say its name and end. What was not unlinked goes with the last process of the *family*, those
+that multiprocessing has started from one another, because they share a resource tracker. Code that was
+written for this gets the same here, without a tracker. A block's record names the process at the head of its
+maker's family as the block's keeper (see `sharedarray._registry`), and so it stays while either of the two
+lives::
 
     head ── starts ──▶ child ── starts ──▶ grandchild
      ▲                   │                    │ makes a block, closes it, ends
@@ -14,7 +15,7 @@ Who the head is travels in the configuration that multiprocessing hands down to 
 Where nothing has come down, it is the process that started this one, and for a process that multiprocessing
 has not started, the process itself.
 
-When the head ends, its children have been joined already, and blocks that nobody holds go at once; those of a
+When the head ends, its children have been joined already, and blocks without holders go at once; those of a
 head that is killed are the janitor's.
 """
 
@@ -49,7 +50,7 @@ def head() -> registry.Process:
 
 
 def keeper() -> registry.Process | None:
-    """The process that keeps this one's blocks; None where the system frees what nobody holds."""
+    """The process that keeps this one's blocks; None if the system itself frees blocks without holders."""
     return head() if platform.RECORDS_DECIDE else None
 
 

@@ -174,7 +174,7 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
 
 
 # Pages that were parsed before, by their first bytes: to compare a page takes a hundredth of parsing it, and
-# whoever attaches often attaches to few arrays.
+# a process that attaches often attaches to few arrays.
 _KEY = 128
 _known: dict[bytes, tuple[bytes, Layout]] = {}
 

@@ -254,7 +254,7 @@ def _tidy(directory: str) -> None:
     try:
         registry.sweep(directory)
     except OSError:
-        pass  # the registry is not ours, which whoever makes a block is told
+        pass  # the registry is not ours, which making a block tells
 
 
 def _connect(directory: str) -> _Connection:
@@ -270,7 +270,7 @@ def _connect(directory: str) -> _Connection:
 
 
 def _start(directory: str) -> _Connection:
-    """Start a janitor unless somebody else is doing so, and connect to it."""
+    """Start a janitor unless another process is doing so, and connect to it."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         folder = registry.open_registry(directory)
@@ -450,7 +450,7 @@ def _sweep_quietly(directory: str) -> None:
     try:
         registry.sweep(directory)
     except OSError:
-        pass  # the registry is not ours, which whoever makes a block is told
+        pass  # the registry is not ours, which making a block tells
 
 
 # -- a janitor that is a child of a holder --------------------------------------------------------------
@@ -599,7 +599,7 @@ class _Janitor:
             try:
                 client, _ = platform.opened(self.listener.accept)
             except BlockingIOError:
-                return  # nobody else waits
+                return  # no other connection waits
             except OSError:
                 time.sleep(_LOOK_GAP)  # no descriptor is free: the rest waits in the backlog
                 return
@@ -651,7 +651,7 @@ class _Janitor:
 
     def _may_end(self, now: float) -> bool:
         if platform.inode_of(f"{self.folder}/janitor.sock") != self.socket_inode:
-            return True  # nobody can reach us any more; the next holder starts another
+            return True  # no process can reach us any more; the next holder starts another
         return self.idle_since is not None and now - self.idle_since >= LINGER
 
     def _end(self) -> bool:
@@ -665,7 +665,7 @@ class _Janitor:
             return False
         lock_path = f"{self.folder}/{registry.LOCK_FILE}"
         if not platform.lock(self.alive, _STARTING, 1, shared=False, wait=False):
-            return True  # somebody is starting the next one, and wants these files
+            return True  # a process is starting the next one, and wants these files
         if self._reachable():
             damage.set_aside(f"{self.folder}/janitor.sock")
             if platform.inode_of(lock_path) == platform.status(self.alive).inode:

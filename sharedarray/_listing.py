@@ -1,6 +1,6 @@
 """Which blocks there are, who holds them, and sweeping up.
 
-Only blocks with a record count: a file that somebody copied into the directory is not ours to show.
+Only blocks with a record count: a file that was copied into the directory is not ours to show.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class BlockInfo:
     references : int
         References to it that are on their way.
     keeper : int or None
-        Pid of a process because of which it stays even if nobody holds it: one of its maker's family, or the
-        `SharedMemoryManager` that owns it.
+        Pid of a process because of which it stays even if no process holds it: one of its maker's family, or
+        the `SharedMemoryManager` that owns it.
     """
 
     name: str
@@ -84,7 +84,7 @@ class BlockInfo:
 
     @property
     def orphan(self) -> bool:
-        """Whether nobody holds or keeps it, it does not persist and no reference to it is on its way."""
+        """True if no process holds or keeps it, it does not persist, and no reference to it is on its way."""
         return not (self.held or self.persistent or self.references or self.keeper)
 
 
@@ -188,7 +188,7 @@ def blocks() -> BlockList:
 
 
 def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | None, bool] | None:
-    """Status, layout and whether somebody holds it; None when the name leads elsewhere."""
+    """Status, layout and whether it has a holder; None if the name leads elsewhere."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
     except errors.LimitError:
@@ -223,7 +223,7 @@ class _Bytes:
 
 
 def prune() -> list[str]:
-    """Remove every block that nobody holds or keeps, that does not persist and has no reference on its way.
+    """Remove each block that no process holds or keeps, does not persist and has no reference on its way.
 
     The janitor does so by itself within two seconds; this is for the case that it was killed too.
 

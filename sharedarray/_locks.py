@@ -2,8 +2,9 @@
 
 A lock is a kernel lock on a byte range (``fcntl(2)``, "Open file description locks"). It belongs to one open
 description of the file, which nothing else uses meanwhile. So threads exclude each other as processes do,
-closing another descriptor of the file does not end it, and the kernel frees it when its holder dies. That
-he died in the midst of writing the kernel does not tell; the next holder learns it from `sharedarray._marks`.
+closing another descriptor of the file does not end it, and the kernel frees it when its holder dies. The
+kernel does not tell that the holder died while it wrote; the next holder learns that from
+`sharedarray._marks`.
 
 ::
 
@@ -258,7 +259,7 @@ class Lock:
     Attributes
     ----------
     abandoned : bool
-        Whether these bytes, or some of them, may be half-written: whoever last held them exclusively did not
+        Whether these bytes, or some of them, may be half-written: their last exclusive holder did not
         finish, because its process died or an exception ended its ``with`` block. Every holder is told, until
         one that holds the bytes exclusively has finished. Set on entering.
     shared : bool
@@ -270,8 +271,8 @@ class Lock:
     -----
     A ``with`` block belongs to its thread: to lock bytes once more that an outer block of the same thread
     has locked is a `DeadlockError` at once, unless both are shared, or there is a timeout. So a shared lock
-    cannot be made exclusive: lock exclusively from the start. Nobody detects that threads or processes wait
-    for each other; have all lock in the same order, or give a timeout.
+    cannot be made exclusive: lock exclusively from the start. No check detects that threads or processes wait
+    for each other: lock in the same order everywhere, or give a timeout.
 
     `acquire` belongs to no thread, and any may call `release`; in asyncio, await ``asyncio.to_thread`` of it,
     with a timeout where that may be cancelled: the thread goes on waiting, and takes the lock in the end.
@@ -541,7 +542,7 @@ class ArrayLock(Lock):
 
 
 class EmptyLock(Lock):
-    """A lock on no bytes, which nobody has to wait for."""
+    """A lock on no bytes, for which no thread has to wait."""
 
     __slots__ = ("_entered",)
 
@@ -627,8 +628,8 @@ def lock_file(
     holds for Python's own files; of others, ``flush()`` is called where they have it. Flush or close within
     the block what you write through another object, and `os.fsync` where it must survive a power cut.
 
-    A path is looked at again when the lock is granted: where somebody has replaced or removed the file
-    meanwhile, the new one is locked. So a holder may replace the file by `os.replace`.
+    A path is looked at again when the lock is granted: if another process has replaced or removed the file
+    meanwhile, the new file is locked. So a holder may replace the file by `os.replace`.
 
     It is one of the kernel's record locks, and so excludes `fcntl.lockf` of other programs, but not
     `fcntl.flock`. `Lock.abandoned` tells of holders of the same user on the same machine, with the same

@@ -15,9 +15,9 @@ process does (the ``o`` of a record, see `sharedarray._registry`)::
                                                         (its starter dies) the same
                                                         (is killed) the janitor removes the names
 
-So the server holds nothing open, whatever number of blocks it owns. Whoever has one open keeps its memory
-beyond the server's end, and nobody can attach to it any more. The server removes nothing but what a record,
-in this user's own registry, says to be its own; a client cannot have it remove other files.
+So the server holds nothing open, whatever number of blocks it owns. A process that has one open keeps its
+memory beyond the server's end, and no process can attach to it any more. The server removes nothing but what
+a record, in this user's own registry, says to be its own; a client cannot have it remove other files.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _begin(
     global _starter
     _starter = starter
     if leave:
-        segment.leave_all()  # what a fork has handed down and nobody here can use
+        segment.leave_all()  # what a fork has handed down and no code here can use
     if initializer is not None:
         initializer(*arguments)
 
@@ -175,8 +175,9 @@ class SharedMemoryManager(managers.BaseManager):
     and what it makes is the manager's as well.
 
     `shutdown`, the death of the manager's process and that of the process that has started it remove the
-    names of all its blocks within 2 seconds, whoever has them open. Who has keeps the memory, as after
-    `unlink`; nobody can attach any more. Closing a block or dropping an array frees nothing before that.
+    names of all its blocks within 2 seconds, open or not. A process that has one open keeps the memory, as
+    after `unlink`; no process can attach any more. Closing a block or dropping an array frees nothing before
+    that.
 
     Under the start methods ``spawn`` and ``forkserver``, starting it needs ``if __name__ == "__main__"`` as
     every process of multiprocessing does.

@@ -1,41 +1,42 @@
 """Which bytes are being written, and which were left half-written.
 
-A lock ends with its holder, and the kernel does not tell the next one how. So whoever locks bytes to write
-them leaves a *mark* on them, and takes it away when he has finished. The marks stand in a table beside the
-records, which every process that locks has mapped::
+A lock ends with its holder, and the kernel does not tell the next one how. So a writer leaves a *mark* on the
+bytes that it has locked, and removes the mark when it has finished. The marks stand in a table beside the
+records. Every process that locks has mapped that table::
 
     /dev/shm/.sharedarray-1000/locks.1
         slot 0        number of slots, number of edits
         slot 1, 2, …  key  start  end  check  path        4 words of 8 bytes, and 224 bytes
 
 The key stands for one file, by device, inode and time of birth; 0 says that the slot is empty. The check is
-the three others' exclusive or, so that nobody takes the halves of two marks for one. A writer does this::
+the three others' exclusive or, so that no reader takes the halves of two marks for one mark. A writer does
+this::
 
-    lock bytes start to end           the kernel grants them to nobody else
+    lock bytes start to end           the kernel grants them to no other writer
     look for marks over them          found: their writer did not finish
-    write his own mark                start, end and check first, then the key
+    write its own mark                start, end and check first, then the key
     take over what was found          see below
     ... write the bytes ...
     take the mark away                key = 0
     unlock the bytes                  the kernel grants them to the next one
 
-He may be killed between any two steps: before he has his mark he has written nothing, and when it is gone he
-has finished. A writer that lives has his mark over bytes that he alone holds. So **whoever holds bytes and
-finds a mark over them that is not his own knows that a writer did not finish.** Who is alive need not be
-asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves no mark.
+The writer may be killed between any two steps. Before its mark stands, it has written nothing; when the mark
+is gone, it has finished. A living writer has its mark over bytes that it alone holds. So **a holder of bytes
+that finds a foreign mark over them knows that a writer did not finish.** Which processes are alive need not
+be asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves no mark.
 
-Taking over: the bytes that a writer was told of are his own now, and so is the duty to finish; his mark says
-so already. The rest of the old mark is written to other slots, and then the old one is emptied. Cut off in
-between, bytes are marked twice, and never not at all. Two may do this at once, and a third may look meanwhile
+Taking over: the writer that found a mark holds those bytes now, and has to finish them; its own mark says
+so already. The rest of the old mark is written to other slots, and then the old one is emptied. A crash in
+between may duplicate a mark, but cannot lose one. Two may do this at once, and a third may look meanwhile
 and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd until it is
-done; who finds it odd, or another one after looking, looks again under that lock.
+done; a reader that finds it odd, or changed after looking, looks again under that lock.
 
 A slot is written by the process that has *claimed* it, by a kernel lock on the byte of the table that has the
-slot's number. The claim ends with the process too: an empty slot that nobody claims is free, and a filled one
+slot's number. The claim ends with the process too: an empty slot without a claim is free, and a filled one
 is a mark that stays. Claims have an open file of their own: the mapping's is kept by forked children.
 
-Nobody has to tidy up. The last process to leave removes the table when there is no mark; the janitor does it
-for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
+No process has to tidy up. The last process to leave removes the table when there is no mark; the janitor does
+it for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
 one user's, as the registry is, and outlive no reboot.
 
 Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
@@ -61,7 +62,7 @@ from sharedarray._platform import platform
 __all__ = ["COUNT", "NAME", "Table", "claim", "identity", "left_on", "prepare", "sweep", "table"]
 
 NAME = "locks.1"  # of the table; another layout would have another number
-_EDITING = 0  # byte of the table that is locked by whoever edits marks
+_EDITING = 0  # byte of the table that is locked while a process edits marks
 COUNT, _EDITS = 0, 1  # words of slot 0
 _SLOT = 256  # bytes of a slot
 _STRIDE = _SLOT // 8  # words of a slot
@@ -97,7 +98,7 @@ def _read(words: memoryview, at: int) -> tuple[int, int, int]:
         key, start, end, check = words[at : at + 4]
         if key == 0 or check == key ^ start ^ end:
             break
-    return key, start, end  # or what somebody has damaged, as it is
+    return key, start, end  # or damaged words, as they are
 
 
 class _DamagedError(Exception):
@@ -159,7 +160,7 @@ class Table:
                 problem = _problem(handle)
                 if problem is not None:
                     raise _DamagedError(problem, platform.status(handle).inode)
-                platform.hold(handle)  # whoever removes it is alone on it
+                platform.hold(handle)  # a process that removes the table is alone on it
                 if platform.status(handle).links:
                     return cls(path, handle)
             except BaseException:
@@ -179,7 +180,7 @@ class Table:
         self.close()
 
     def lost(self) -> bool:
-        """Whether somebody has removed it from outside."""
+        """Whether another process has removed the table."""
         return platform.status(self._handle).links == 0
 
     def unused(self) -> bool:
@@ -201,7 +202,7 @@ class Table:
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        with interrupts.deferred, self._lock:  # the wait as well: nobody holds this for more than a moment
+        with interrupts.deferred, self._lock:  # the wait as well: it lasts a moment only
             platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
             try:
                 self._correct()
@@ -287,7 +288,7 @@ class Table:
     # -- marks ----------------------------------------------------------------------------------------
 
     def marked(self, key: int, start: int, end: int) -> bool:
-        """Whether somebody left a mark on any of these bytes, for one who holds them and has none there."""
+        """True if another writer left a mark on these bytes; the caller holds them and has no mark there."""
         edits = self.words[_EDITS]
         found = self._over(key, start, end)
         count = self.words[COUNT]
@@ -304,7 +305,7 @@ class Table:
         return bool(found)
 
     def take_over(self, key: int, start: int, end: int, own: int) -> None:
-        """Take away what others left on these bytes, for one who has marked them himself, in slot `own`."""
+        """Remove the marks of others on these bytes; the caller's own mark is in slot `own`."""
         with self._editing(), self._odd():
             for at in self._over(key, start, end):
                 if at != own:
@@ -352,7 +353,7 @@ class Table:
     # -- tidying up -----------------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Drop the marks of files that are gone, and the table itself if nobody has any use for it."""
+        """Drop the marks of files that are gone, and the table itself if no process uses it."""
         with self._editing():
             top = 0
             for number in range(1, self.words[COUNT] + 1):
@@ -368,7 +369,7 @@ class Table:
                 if self.words[at]:
                     top = number
                 platform.unlock(self._handle, number, 1)
-            self.words[COUNT] = top  # so that nobody looks through what is free
+            self.words[COUNT] = top  # so that no search goes through free slots
         if top == 0 and platform.alone(self._handle):
             if platform.inode_of(self.path) == platform.status(self._handle).inode and not self.words[COUNT]:
                 platform.remove(self.path)
@@ -381,7 +382,7 @@ def _make(folder: str, path: str) -> None:
         platform.reserve(draft.handle, _PAGE)
         platform.publish(draft, path)
     except FileExistsError:
-        pass  # somebody was faster
+        pass  # another process was faster
     finally:
         platform.discard(draft)
 
@@ -530,7 +531,7 @@ def after_fork_in_child() -> None:
 
 
 def _leave_all() -> None:
-    """Leave nothing behind at the interpreter's end that nobody needs."""
+    """Remove each table that no process needs, at the interpreter's end."""
     with _guard:
         while _tables:
             _leave(*_tables.popitem())

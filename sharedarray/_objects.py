@@ -15,10 +15,10 @@ All bytes count from the start of the block. So the block is a valid ``.npy`` fi
 of that format.
 
 **What is rebuilt** looks at the block itself, by a private mapping (copy-on-write): nothing is copied until
-somebody writes, and then the pages that were written, which nobody else sees. An array that was read-only is
+a write, and then only the pages that are written, which no other process sees. An array that was read-only is
 so again. The block lives while anything looks at it: each buffer leads to the mapping, and so to its lease.
 
-**Unpickling runs code**, so whoever can write a block that another process gets can have his code run there.
+**Unpickling runs code**, so a user that can write a block can run code in each process that gets it.
 `get` refuses a block that belongs to another user, or that another user may write, by looking at the open
 block itself, before it reads a byte. Blocks are made with mode 0600; a group or an access list that may write
 shows in the mode.
@@ -264,7 +264,7 @@ def get(name: str | SharedArray) -> Any:
     BlockNotFoundError
         There is no block of that name (a `FileNotFoundError`).
     NotOursError
-        Another user owns the block, or may write to it, and so could have you run his code (a
+        Another user owns the block, or may write to it, and so could run code in your process (a
         `PermissionError`).
     HeaderError
         The block is no object, or was damaged (a `ValueError`).

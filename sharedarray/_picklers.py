@@ -1,7 +1,7 @@
 """Registration with the picklers that carry tasks between processes, whichever is imported first.
 
 Each of them has a table of its own of how to reduce a type, which plain ``pickle`` does not look at. A
-table is filled when its module is there: now, or when somebody imports it, which `_Finder` waits for.
+table is filled when its module is there: now, or when it is imported, which `_Finder` waits for.
 Nothing is imported for this.
 
 ==================================  ==================================================================
@@ -161,7 +161,7 @@ class _Finder:
 
 
 def when_imported(name: str, register: Callable[[ModuleType], None]) -> None:
-    """Have a function called with a module: now if it is there, otherwise when somebody imports it."""
+    """Call a function with a module: now if it is imported, otherwise when it is."""
     _WAITED_FOR[name] = register
     module = sys.modules.get(name)
     if module is not None:

@@ -27,7 +27,7 @@ IN_BYTES: Mapping[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 
 
 _GONE = (OSError, ValueError)  # what writing to a terminal raises that is not there any more
 
-_LATE = 1.0  # seconds after which a bar appears that nobody has asked for
+_LATE = 1.0  # seconds after which a bar appears without `progress=True`
 
 
 class Bar(Protocol):
@@ -75,7 +75,7 @@ class _LateBar:
         try:
             made: Any = import_module("tqdm.notebook" if widgets else "tqdm").tqdm
         except ImportError:
-            return  # the extra 'progress' is not there, and nobody has asked for it
+            return  # the extra 'progress' is not there, and no bar was asked for
         shown = made(**self._arguments)
         shown.start_t = self._began  # tqdm's own: it has run for so long
         shown.update(self._done)
@@ -105,7 +105,7 @@ def _notebook() -> bool:
 
 
 def silent(shown: Bar) -> bool:
-    """Whether this is no bar, so that nobody need say how far something is."""
+    """True if this is no bar, so that the caller need not report how far it is."""
     return shown is NO_BAR
 
 

@@ -12,9 +12,9 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
       sender: array ─▶ pin(token) ─▶ pickle ═══════▶ receiver: open(token) ─▶ lease ─▶ unpin ─▶ view
       sender may let go here ───────▲
 
-  The first to load the reference takes the token with it; whoever loads it again attaches by name. A token
-  whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a pickler
-  may pickle without sending, a grace period after the pickling.
+  The first to load the reference takes the token with it; a process that loads it again attaches by name. A
+  token whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a
+  pickler may pickle without sending, a grace period after the pickling.
 
 An instance of an ndarray subclass travels as `subclasses` says: its memory as a reference, its class and
 attributes beside it.
@@ -243,7 +243,7 @@ class _Attached:
     kept
         Whether it still is.
     used
-        Whether somebody may have an array on it since `Kept.settle`, or for longer.
+        Whether an array may look at it since `Kept.settle`, or for longer.
     turn
         The greater, the later it was wanted.
     """
@@ -272,7 +272,7 @@ class Kept:
     reference to the same block costs little. It must come from someone who holds the block until `settle` was
     called, for what was kept before is used without a lease until then. `settle` takes one for what is still
     in use, and gives up that of what is not, so that it does not keep the block; its memory is free when
-    somebody says `forget` besides.
+    `forget` is called besides.
 
     Parameters
     ----------
@@ -380,7 +380,7 @@ class Kept:
             self._settle()
 
     def _settle(self) -> None:
-        with _arriving:  # nobody gets one of them meanwhile
+        with _arriving:  # no thread gets one of them meanwhile
             while _woken:
                 at = self.attached.get(_woken.pop())
                 if at is not None:
@@ -528,7 +528,7 @@ def _attach_block(name: str, directory: str, mode: Mode, token: str | None) -> M
         try:
             return segment.attach(name, mode, directory=directory, path=path)
         except errors.BlockNotFoundError:
-            pass  # somebody loaded this reference before: the name has to do
+            pass  # this reference was loaded before: the name has to do
     return segment.attach(name, mode, directory=directory)
 
 

@@ -1,7 +1,6 @@
-"""What is known of a block beyond its bytes: the records beside the blocks, and who may remove what.
+"""The records beside the blocks: what is known of a block beyond its bytes, and which process may remove it.
 
-Beside the blocks, in the same directory, each user has a directory of his own that nobody else can
-enter::
+Beside the blocks, in the same directory, each user has a directory that no other user can enter::
 
     /dev/shm/frames                            a block
     /dev/shm/.sharedarray-1000/                the registry (mode 0700)
@@ -26,10 +25,10 @@ Records and the ``d.`` files are notes. A record's text is
 seconds since 1970, and how long the block lives:
 
 ====================  ==============================================================================
-``0``                 as long as somebody holds it
+``0``                 as long as a process holds it
 ``1``                 until it is unlinked
-``kPID.START.SPACE``  as long as somebody holds it, or its maker or the process PID (a *keeper*) lives
-``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, whoever holds it
+``kPID.START.SPACE``  as long as a process holds it, or its maker or the process PID (a *keeper*) lives
+``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, held or not
 ====================  ==============================================================================
 
 SPACE tells whose pids these are, for containers may share the directory and not their pids. A keeper in
@@ -41,14 +40,15 @@ differences on that clock. The text of a ``d.`` file is ``CREATED CLOCK UPTIME``
 ends with LIFE.
 
 A block without a record, or with another inode than the recorded one, is not ours to remove: it is
-somebody's copy. A record is written before its block has a name, so a name without a record is never one
+a user's copy. A record is written before its block has a name, so a name without a record is never one
 of ours in the making; a record without its name is dropped once its maker is dead, or after
 `ORPHAN_RECORD` seconds.
 
-`depart` is the way by which a name goes unasked, for those who leave, for the janitor and for
-everybody who sweeps: alone first, so that nobody attaches meanwhile; then the record; then the leaving,
-which `unlink` takes too, so that nobody else removes the name meanwhile; then the inode that the name
-leads to; then removal. Only the name of a block whose owner is dead goes without asking who holds it.
+`depart` removes a name that no user has unlinked: for processes that let go, for the janitor and for each
+sweep. It first locks the lease alone, so that no process attaches meanwhile. Then it checks the record, takes
+the removal lock (which `unlink` takes too, so that no other process removes the name meanwhile), checks the
+inode that the name leads to, and removes the name. The name of a block whose owner is dead goes even if
+processes hold it.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Record(NamedTuple):
         return alive(self.pid, self.started, self.space, directory)
 
     def kept_by(self) -> Process | None:
-        """The process that keeps the block, if nobody holds it; None when no such process lives."""
+        """The process that keeps a block without holders; None if no such process lives."""
         if self.keeper is None:
             return None
         if self.space != here():
@@ -196,7 +196,7 @@ class Record(NamedTuple):
 class Token(NamedTuple):
     """A reference on its way, as the name of its file tells it.
 
-    `grace` is in seconds; `once` is False where nobody knows whether the pickle is loaded at all.
+    `grace` is in seconds; `once` is False if the pickle may never be loaded, or often.
     """
 
     inode: int
@@ -309,7 +309,7 @@ def open_registry(directory: str) -> str:
     Raises
     ------
     NotOursError
-        Somebody else owns, or could write, what stands there.
+        Another user owns, or could write, the file or directory at that path.
     """
     path = registry_of(directory)
     try:
@@ -445,7 +445,7 @@ def read_record(directory: str, name: str, inode: int) -> Record | None:
     try:
         open_registry(directory)
     except OSError:
-        return None  # somebody else's notes decide nothing over our files
+        return None  # notes of another user decide nothing over our files
     return Record.parse(text)
 
 
@@ -583,7 +583,7 @@ def depart(
     on_their_way: int | None = None,
     token: str | None = None,
 ) -> bool:
-    """Remove the name of a block that nobody holds; the caller is alone on it, and releases it.
+    """Remove the name of a block without holders; the caller has locked its lease alone, and releases it.
 
     Parameters
     ----------
@@ -628,7 +628,7 @@ def _renamed(path: str, token: str, handle: int) -> bool:
 
 
 def disown(directory: str, name: str, inode: int) -> bool:
-    """Remove the name of a block that this process owns, whoever holds it; False when it owns none such."""
+    """Remove the name of a block that this process owns, held or not; False if it owns none such."""
     record = read_record(directory, name, inode)
     if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
         return False
@@ -646,7 +646,7 @@ def disown(directory: str, name: str, inode: int) -> bool:
 
 
 def _remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
-    """Remove the name of a block, whoever holds it; its record goes in any case."""
+    """Remove the name of a block, held or not; its record goes in any case."""
     platform.start_leaving(handle)
     try:
         path = path_of(directory, name)
@@ -658,7 +658,7 @@ def _remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
 
 
 def sweep(directory: str) -> Swept:
-    """Remove what nobody holds any more: blocks, tokens of senders long dead, records without a block."""
+    """Remove blocks without holders, tokens of senders long dead, and records without a block."""
     swept = Swept()
     if not _trusted(directory):
         return swept
@@ -693,7 +693,7 @@ def sweep_kept(directory: str) -> Swept:
 
 
 def _trusted(directory: str) -> bool:
-    """Whether there is a registry, and it is ours alone: nobody else's notes decide over our files."""
+    """True if the registry is ours alone: notes of other users decide nothing over our files."""
     folder = registry_of(directory)
     if platform.inode_of(folder) is None:
         return False

@@ -16,8 +16,8 @@ and left (`Mapping.leave`, by `close()`, the last view's end, or the interpreter
     release ─▶ held? ─▶ (alone? ─▶ registry.depart: record? leaving ─▶ inode? ─▶ remove ─▶ release)
     ─▶ close the handle, or keep it with the pages for the next block (`freelist`)
 
-The lease is released before the question whether anybody else has one. Of two that leave at once, the one
-that asks last finds nobody, so the block goes; and the many leavers that are not the last make two calls.
+The lease is released before the question whether another process has one. Of two that leave at once, the one
+that asks last finds no holder, so the block goes; and the many leavers that are not the last make two calls.
 
 What this process holds is in `_handles`. A fork gives the child a lease of its own on every block
 (`hold_again`, before the fork, so that there is no gap), and the child closes what it inherited.
@@ -136,7 +136,7 @@ def guarded_open(mapping: Mapping) -> int:
     Raises
     ------
     BlockClosedError
-        Somebody has closed it already.
+        It was closed already.
     BlockNotFoundError
         It is a file, and its path leads elsewhere by now.
     """
@@ -167,7 +167,7 @@ def _replaced(mapping: Mapping, found: str) -> errors.BlockNotFoundError:
         f"{mapping.path} does not lead to the file that was opened any more",
         name=mapping.name,
         found=f"{found} at that path",
-        cause="somebody has moved or replaced the file",
+        cause="the file was moved or replaced",
         next_step="open it again",
     )
 
@@ -178,7 +178,7 @@ def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
     Raises
     ------
     BlockClosedError
-        Somebody has closed it already.
+        It was closed already.
     """
     with _guard:
         if mapping.left:
@@ -203,7 +203,7 @@ def guarded_close(handle: int, close: Callable[[int], None] = platform.close) ->
 def _before_fork() -> None:
     with interrupts.deferred:
         freelist.before_fork()  # whose thread may want all locks, to give memory back
-    janitor.before_fork()  # these locks first: whoever holds one may still want ours, to drop a mapping
+    janitor.before_fork()  # these locks first: their holder may still want ours, to drop a mapping
     marks.before_fork()
     _guard.acquire()
     freelist.begin_generation()
@@ -304,7 +304,7 @@ class Mapping(mmap.mmap):
     writable_handle : bool
         Whether the handle allows to find out if this is the last lease.
     address : int
-        Where the bytes are in this process, 0 until somebody asked.
+        Where the bytes are in this process, 0 until it was asked for.
     lease_apart : bool
         Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
         alive, and with it the lease of a parent that is killed.
@@ -479,7 +479,7 @@ def follow(mapping: Mapping, follower: Follower) -> None:
 def park(mapping: Mapping) -> bool:
     """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it.
 
-    Returned is False where nobody else has one, so that it is for us to leave the attachment.
+    Return False if no other thread has one, so that the caller leaves the attachment.
     """
     mapping.borrowed = False
     if mapping.parked:
@@ -858,7 +858,7 @@ def _make_way(directory: str, name: str, successor: str) -> bool:
 
 
 def freed(directory: str, name: str) -> bool:
-    """Whether a name is free once whoever wants it has come and gone: the last one out removes an orphan."""
+    """True if a name is free after this process attached and let go: the last holder removes a block."""
     try:
         attach(name, "r", directory=directory).leave()
     except errors.BlockNotFoundError:
@@ -1226,7 +1226,7 @@ def unlink(name: str) -> None:
     BlockNotFoundError
         There is no such block.
     NotOursError
-        The file has no record of this library, so it is somebody's own.
+        The file has no record of this library, so it is a user's own.
     """
     check_name(name)
     remove(registry.directory(), name, None)
@@ -1265,7 +1265,7 @@ def remove(
                 raise not_found(name, directory)
             if not foreign and registry.read_record(directory, name, status.inode) is None:
                 if platform.inode_of(path) != status.inode:
-                    raise not_found(name, directory)  # somebody was faster
+                    raise not_found(name, directory)  # another process was faster
                 raise errors.NotOursError(
                     f"{path} has no record of sharedarray",
                     name=name,
@@ -1292,8 +1292,8 @@ def remove(
 class Segment:
     """Named bytes in shared memory, with a lease.
 
-    Made by `create` and `attach`. Whoever has one holds the block; the last process to let go removes it,
-    unless it persists. Letting go is `close()`, or dropping the segment and every view of `buf`.
+    Made by `create` and `attach`. A process that has one holds the block; the last process to let go removes
+    it, unless it persists. Letting go is `close()`, or dropping the segment and every view of `buf`.
 
     Attributes
     ----------

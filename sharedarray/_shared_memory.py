@@ -11,22 +11,22 @@ How long a block lives
 ==========================================  ===========================  ===============================
 what happens                                CPython's                    ours
 ==========================================  ===========================  ===============================
-`close()`, also by whoever made the block   it stays                     it stays
+`close()`, also by the block's maker        it stays                     it stays
 `unlink()`                                  its name goes at once        its name goes at once
 the process that made it ends               stays while its family does  stays while the family's head does
-the family has ended, or was killed         removed, with a warning      removed when nobody has it open
+the family has ended, or was killed         removed, with a warning      removed when no process has it open
 a process of another family has attached,   removed (gh-82300), unless   nothing
 and ends                                    with ``track=False``
 it was made with ``track=False``            stays until `unlink()`       stays until `unlink()`
 ==========================================  ===========================  ===============================
 
-Windows frees memory as soon as nobody has it open, CPython's and ours, tracked or not: there, somebody has
+Windows frees memory when no process has it open, CPython's and ours, tracked or not: there, a process has
 to hold a block for as long as it is to stay, and `unlink` only keeps others from attaching. Each side
 attaches to the other's by name there as well, for both are named memory of the kernel's; CPython's class
 sees a size in whole pages, and one page of ours behind the data.
 
 A *family* are the processes that multiprocessing has started from one another (see `sharedarray._family`).
-Whoever has a block open holds a lease on it, as on any other block, and a process that is killed leaves
+A process that has a block open holds a lease on it, as on any other block. A process that is killed leaves
 nothing behind.
 
 `close()` never fails and nothing crashes after it: the memory goes with the last array or memoryview that
@@ -106,7 +106,7 @@ class SharedMemory:
     table compares that with CPython's.
 
     CPython's class attaches to these blocks, and this one to CPython's. A CPython process that does so
-    destroys the block when it ends, whoever else uses it (gh-82300), unless it says ``SharedMemory(name,
+    destroys the block when it ends, even if others use it (gh-82300), unless it says ``SharedMemory(name,
     track=False)``, which it can from Python 3.13 on.
 
     Examples
@@ -193,7 +193,7 @@ class SharedMemory:
         Raises
         ------
         BlockNotFoundError
-            Somebody has done so already, or another block has the name by now (a `FileNotFoundError`). Not
+            It was unlinked already, or another block has the name by now (a `FileNotFoundError`). Not
             where the system takes a name away with the last holder: there, that is what was asked for.
         """
         directory, name, inode = self._where

@@ -112,7 +112,7 @@ class Look:
 
     @property
     def orphans(self) -> list[sa.BlockInfo]:
-        """The blocks that nobody holds or keeps."""
+        """The blocks that no process holds or keeps."""
         return [line.block for line in self.lines if line.block.orphan]
 
 

@@ -299,7 +299,8 @@ def no_internal_errors() -> Iterator[None]:
 def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory, and so a janitor, of this test's own; its blocks must be gone in the end.
 
-    The janitor has until the end of the session to go (`no_janitor_stays`), so that nobody waits for it here.
+    The janitor has until the end of the session to go (`no_janitor_stays`), so that no test waits for it
+    here.
     """
     path = _make_directory()
     monkeypatch.setenv("SHAREDARRAY_DIR", path)
@@ -319,7 +320,7 @@ def no_janitor_stays() -> Iterator[None]:
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
     assert not left, f"left at the end of the tests: {left}"
     tables = [path for path in _directories if os.path.lexists(f"{registry(path)}/{TABLE}")]
-    assert not tables, f"somebody holds or has left marks in {tables}"
+    assert not tables, f"a process holds or has left marks in {tables}"
 
     def still_there() -> dict[str, list[int]]:
         return {path: pids for path in _directories if (pids := janitors(path))}

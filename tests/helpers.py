@@ -125,7 +125,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def crash_quietly() -> None:
-    """Have a crash of this process end it, and nobody be asked about it, neither a debugger nor a person."""
+    """Let a crash of this process end it, without a question to a debugger or a person."""
     if not SIGNALS:
         import ctypes
 
@@ -168,7 +168,7 @@ def registry(where: str | None = None) -> str:
 
 
 def block_files(where: str | None = None) -> set[str]:
-    """Every block and file beside the registry, whoever made it, and every scratch file."""
+    """Every block and file beside the registry, of any maker, and every scratch file."""
     where = where or directory()
     # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
     found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
@@ -184,7 +184,7 @@ def notes(where: str | None = None) -> set[str]:
     if not janitor_needed():
         from sharedarray import _registry as rooms
 
-        rooms.sweep(where or directory())  # nobody else does, before somebody makes a block
+        rooms.sweep(where or directory())  # no process does before the next block is made
     return {name for name in _names(registry(where)) if not name.startswith("janitor.") and name != TABLE}
 
 
@@ -332,7 +332,7 @@ class Puppet:
         )
         self._heard = b""
         self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        if not SIGNALS:  # where nobody can wait for a pipe with a timeout
+        if not SIGNALS:  # where a pipe cannot be waited for with a timeout
             threading.Thread(target=self._listen, daemon=True).start()
 
     def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:

@@ -23,7 +23,7 @@ from sharedarray import _locks as locks, _segment as segment
 from sharedarray._platform import platform
 from sharedarray._reference import reduce_held
 
-_started: dict[int, subprocess.Popen[bytes]] = {}  # where nobody can fork
+_started: dict[int, subprocess.Popen[bytes]] = {}  # on systems without fork
 
 
 def start(work: Callable[[], Any]) -> int:
@@ -182,7 +182,7 @@ def free(lock: sa.Lock) -> bool:
 
 
 def waiters(inode: int) -> int:
-    """How many wait in the kernel for a lock on a file; where nobody tells, as if one did after a while."""
+    """How many wait in the kernel for a lock on a file; if the kernel does not tell, 1 after a while."""
     if not PROC:
         time.sleep(0.3)
         return 1
@@ -217,7 +217,7 @@ _TRIED = [*range(200), *range(4096 - 8, 4096 + 100), (1 << 62) - 1]
 
 
 def _tried(handle: int) -> list[tuple[str, int, int]]:
-    """The same where nobody tells: some bytes are tried through another handle."""
+    """The same if the kernel does not tell: some bytes are tried through another handle."""
     found: list[tuple[str, int, int]] = []
     other = platform.open_to_lock(handle)
     before = ""

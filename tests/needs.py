@@ -46,7 +46,7 @@ EACH_METHOD = [
 
 
 def many_starts(test: Any) -> Any:
-    """Mark as slow, where nobody can fork, what starts many interpreters in the place of forks."""
+    """Mark as slow on systems without fork: such tests start many interpreters in the place of forks."""
     return test if FORKS else pytest.mark.slow(test)
 
 
@@ -83,7 +83,7 @@ def _open_files_are_free() -> bool:
 
 
 def needs_free_files(test: Any) -> Any:
-    """Skip where a file that somebody has open cannot be replaced, renamed or opened at will."""
+    """Skip where a file that is open cannot be replaced, renamed or opened at will."""
     return pytest.mark.skipif(
         not _open_files_are_free(), reason="a file that is open stays where it is here"
     )(test)

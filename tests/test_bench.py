@@ -308,7 +308,7 @@ def test_the_table_says_who_has_no_figures_of_one_question():
     argument.group, result.group = "argument", "result"
     argument.missing, result.missing = {"ray": "not there"}, {"loky": "it failed", "ray": "not there"}
     shown = command.table(Results(machine.described(), [argument, result])).splitlines()
-    assert "nobody could be measured" in shown
+    assert "no contestant could be measured" in shown
     assert shown[-2:] == ["ray took no part: not there", "result: loky took no part: it failed"]
 
 

@@ -61,7 +61,7 @@ DIFFERENCES: dict[str, str] = {
     ),
     "test_shared_memory_tracking": (
         "wants a process that attaches with track=True to destroy the block when it ends, which is gh-82300; "
-        "here whoever attaches destroys nothing"
+        "here attaching destroys nothing"
     ),
     "test_shared_memory_name_with_embedded_null": (
         "sets the private attribute _name, by which CPython's class unlinks; here a block is unlinked by its "

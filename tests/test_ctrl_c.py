@@ -66,7 +66,7 @@ def test_it_breaks_off_the_wait_for_a_result_and_the_pool_goes_on(tmp_path: Path
         assert session.hear(SOON) == "interrupted"
         assert session.ask() == [2, False]  # what it waited for goes on, and another worker answers
         total, now = session.hear()
-        assert (total, set(workers)) == (7000, set(workers) & set(now))  # nobody was replaced
+        assert (total, set(workers)) == (7000, set(workers) & set(now))  # no worker was replaced
         session.end()
         assert session.complaints() == ""
         all_gone(now)

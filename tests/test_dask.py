@@ -49,7 +49,7 @@ def test_arrays_are_not_pickled_on_their_way_through_a_pool(pool: sa.Pool) -> No
     assert (array + 1).sum().compute() == pytest.approx((data + 1).sum(), rel=1e-12)
     sent = pool.stats()
     assert sent.pickled_bytes < 100_000
-    assert data.nbytes <= sent.copied_bytes < 1.1 * data.nbytes  # each block once, to whoever adds to it
+    assert data.nbytes <= sent.copied_bytes < 1.1 * data.nbytes  # each block once
     back = (array * 2).compute()
     np.testing.assert_array_equal(back, data * 2)
     # Dask computes blocks, joins them, and passes the whole on: three steps there and back, a copy for each.
@@ -491,7 +491,7 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
         assert each.name not in (array.name, one.name)
         each += 1
     np.testing.assert_array_equal(one, array)
-    # It knows where it came from, whoever attaches to it; and so do those who get it from here.
+    # It knows where it came from in each process that attaches to it or gets it from here.
     with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
         on = transport._dumps_by_pickle(other)
     monkeypatch.undo()

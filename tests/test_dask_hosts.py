@@ -195,7 +195,7 @@ def both(array: Any) -> Any:
 def test_what_comes_home_is_the_callers_to_write(
     cluster: Cluster, client: Any, beside_a_scheduler: bool
 ) -> None:
-    """Though on its host nobody may write it; and also in a process that has a scheduler, as many have."""
+    """Though it may not be written on its host; and also in a process that has a scheduler, as many have."""
     with contextlib.ExitStack() as stack:
         if beside_a_scheduler:
             stack.enter_context(distributed.LocalCluster(0, processes=False, dashboard_address=":0"))

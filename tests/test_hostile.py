@@ -1,4 +1,4 @@
-"""Headers, files and names that somebody made to hurt: clear errors, nothing destroyed, no code run.
+"""Headers, files and names that were made to hurt: clear errors, nothing destroyed, no code run.
 
 A file that is attached to or opened is either the very array that NumPy reads in it, or a `SharedArrayError`.
 Its bytes and its inode are the same afterwards, and it is still there.

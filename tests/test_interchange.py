@@ -186,7 +186,7 @@ def test_we_read_and_write_cpythons_block(theirs, name):
         process.stdin.flush()
         assert process.stdout.readline() == "7\n"
         block.close()
-        assert there(name)  # whoever attaches destroys nothing
+        assert there(name)  # attaching destroys nothing
         assert name not in {found.name for found in sa.blocks()}
         process.stdin.write("1\n")
         process.stdin.close()

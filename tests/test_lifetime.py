@@ -1,4 +1,4 @@
-"""Blocks live exactly as long as somebody holds them: promises 1, 4, 5 and 7 of the design.
+"""Blocks live exactly as long as a process holds them: promises 1, 4, 5 and 7 of the design.
 
 Real processes, real SIGKILL. Whatever a test does to a process, it first hears from that process where it is.
 """
@@ -180,7 +180,7 @@ class Round:
         if self.inode is not None:
             counts["held"] += 1
             if inode(self.name) != self.inode:
-                problems.append(f"{self.name} vanished, or changed, while somebody held it")
+                problems.append(f"{self.name} vanished, or changed, while a process held it")
         for process in self.processes:
             if b"?" in process.said():
                 problems.append(f"{self.name} lost its content")
@@ -225,7 +225,7 @@ def test_storm_of_sudden_deaths(own_directory):
     assert said["problems"] == [], said
     assert said["blocks"] == []
     assert said["notes"] == []
-    assert said["held"] > 20  # rounds in which somebody survived, and it was looked at that the block did too
+    assert said["held"] > 20  # rounds in which a holder survived, and its block was checked
     assert said["early"] > 10  # creators that died before they could say that they were done
     assert said["made"] > 20
     wait_until(lambda: not janitors(), "the janitor ends when nothing is left", JANITOR_ENDS)
@@ -268,7 +268,7 @@ def test_the_janitor_and_every_holder_are_killed_then_prune(own_directory):
         assert kill_janitors() == 1
         creator.kill()
     assert not janitors()
-    assert inode("x") is not None  # nobody is there to notice, so that the next line proves something
+    assert inode("x") is not None  # no process is there to notice, so that the next line proves something
     assert sa.prune() == ["x"]
     assert gone("x")
 
@@ -340,7 +340,7 @@ def test_a_janitor_that_is_killed_again_and_again_never_makes_two(own_directory)
 
 @needs_janitor
 def test_a_holder_that_dies_before_the_janitor_welcomes_it(own_directory):
-    """The janitor's first word goes to somebody dead, which must not end the janitor."""
+    """The janitor's first word goes to a dead process, which must not end the janitor."""
     with holder("sa.ones(10, name='x')") as first:
         (pid,) = janitors()
         os.kill(pid, signal.SIGSTOP)
@@ -656,7 +656,7 @@ def test_a_copy_under_the_blocks_own_name_survives_every_sweep(own_directory):
 @pytest.mark.slow
 @needs_files
 def test_a_copy_that_replaces_a_held_block_survives_its_last_holder(own_directory):
-    """The record still names the old inode when somebody moves another file over the name."""
+    """The record still names the old inode when another file is moved over the name."""
     with Puppet("a = sa.full(10, 8, name='x'); say(); hear(); a.close(); say(); hear()") as creator:
         creator.hear()
         shutil.copy(f"{own_directory}/x", f"{own_directory}/.kept")
@@ -772,7 +772,7 @@ def test_of_racing_creators_exactly_one_wins_and_the_others_attach_to_all_of_it(
 
 # Four processes create, attach, leave and remove one name without ever waiting for one another. Inodes are
 # not used twice on tmpfs, so each knows its block by it. A holder whose block has lost its name says so; at
-# the end somebody must have removed that very block.
+# the end a process must have removed that very block.
 FRAY = """
 import random, sys
 import numpy as np
@@ -807,7 +807,7 @@ def work(me):
                 a.unlink()
                 removed.append(mine)
             except sa.BlockNotFoundError:
-                lost.append(mine)  # somebody else did
+                lost.append(mine)  # another process did
         if chance.random() < 0.5:
             a.close()
         del a
@@ -824,7 +824,7 @@ def test_a_fray_over_one_name(own_directory, what):
     )
     assert len(made) == len(set(made)) > rounds / 8
     assert sum(joined) > rounds / 80
-    assert not set(lost) - set(removed), "lost, and nobody removed it"
+    assert not set(lost) - set(removed), "lost, and no process removed it"
     assert len(removed) == len(set(removed))
     assert (len(removed) > rounds / 40) == (what == "removing")
     assert not any(wrong), wrong
@@ -884,7 +884,7 @@ def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_on
             try:
                 {slow}
             except sa.BlockNotFoundError:
-                pass  # where nobody can keep it for its removal
+                pass  # where no process can keep it for its removal
             platform.inode_of = look
             say("removed"); hear()
             """
@@ -987,7 +987,7 @@ def test_parent_and_forked_child_are_both_killed(own_directory):
             parent.kill()
             assert inode("x") is not None
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: gone("x"), "nobody is left", GONE)
+        wait_until(lambda: gone("x"), "no process is left", GONE)
 
 
 @needs_fork
@@ -1147,7 +1147,7 @@ def test_threads_that_make_and_leave_share_the_connection_to_the_janitor():
 
 
 def test_arrays_closed_by_another_thread_while_they_are_pickled_leave_no_reference_behind(own_directory):
-    """A pin that nobody takes away would keep the block for as long as its sender lives."""
+    """A pin that is not removed would keep the block for as long as its sender lives."""
     said = answer(
         """
         import pickle, threading
@@ -1423,7 +1423,7 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
     _spoil(how, registry())
     np.save(f"{own_directory}/copy.npy", np.arange(3))
     os.rename(f"{own_directory}/copy.npy", f"{own_directory}/copy")
-    if how != "file":  # somebody wants us to remove the user's own file
+    if how != "file":  # a record that claims the user's own file
         platform.write_note(f"{registry()}/b.copy@{inode('copy')}", "1 array 1 1 1.0 0")
     for make in (
         lambda: sa.zeros(3),
@@ -1451,7 +1451,7 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
 
 @pytest.mark.parametrize("janitor_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_name_of_a_killed_process_is_free_at_once(own_directory, janitor_too):
-    """Whoever starts again after a crash needs not wait for the janitor, alive or not."""
+    """A program that starts again after a crash needs not wait for the janitor, alive or not."""
     for _ in range(5):
         with Puppet("a = sa.zeros(3, name='again'); say(); hear()") as other:
             other.hear()

@@ -342,7 +342,7 @@ def test_it_excludes_the_record_locks_of_other_programs(path: Path) -> None:
         assert not free(now(path))
         assert free(now(path, length=10))
         other.kill()
-        assert not told(sa.lock_file(path, timeout=10))  # it did not lock by us, so nobody can tell
+        assert not told(sa.lock_file(path, timeout=10))  # it did not lock by us, so its death is not known
 
 
 @many_starts
@@ -865,16 +865,16 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
     assert sorted(numbers) == [(me, piece) for me in range(workers) for piece in range(pieces)]  # nor lost
     assert told_of == kills == ((workers * pieces + kills) // every if every else 0)
     assert wrongly == 0
-    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, there is no queue
 
 
 @pytest.mark.parametrize(
     "every",
     [0, pytest.param(10, marks=pytest.mark.slow)],
-    ids=["nobody dies", "every tenth round kills the holder"],
+    ids=["no death", "every tenth round kills the holder"],
 )
 def test_8_writers_of_500_pieces_to_one_file(tmp_path: Path, every: int) -> None:
-    # Where nobody can fork, the next child after one that was killed takes a second to start.
+    # Without fork, the next child after one that was killed takes a second to start.
     workers, pieces = (8, 500) if FORKS or not every else (4, 15)
     _storm(tmp_path / "shared.txt", workers, pieces, every)
 

@@ -940,7 +940,7 @@ def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any)
             assert not free(array[1].lock(timeout=0))
             assert free(array[1].lock(shared=True, timeout=0))
         if mode == "c" and not FORKS:
-            return  # nobody else can have what is private to this process
+            return  # no other process can have what is private to this one
         die_holding(other[1].lock)
     assert told(array.lock())
 
@@ -1008,7 +1008,7 @@ def test_a_file_that_was_replaced_is_not_locked_in_its_place(tmp_path: Path) -> 
 
 @many_starts
 def test_many_processes_fill_one_file_on_disk(tmp_path: Path) -> None:
-    """Each under the locks of its rows, as in: every worker takes the next rows that nobody has filled."""
+    """Each under the locks of its rows, as in: every worker takes the next rows that are not filled."""
     path = tmp_path / "filled.npy"
     sa.full((64, 100), -1, "i4", file=path).close()
     script = """
@@ -1200,14 +1200,14 @@ def _storm(workers: int, pieces: int, every: int) -> None:
     assert kills == (count // every if every else 0)
     assert told_of == kills
     assert wrongly == 0
-    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, nobody stands in line
+    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, there is no queue
     assert not abandoned
 
 
 @many_starts
-@pytest.mark.parametrize("every", [0, 10], ids=["nobody dies", "every tenth round kills the holder"])
+@pytest.mark.parametrize("every", [0, 10], ids=["no death", "every tenth round kills the holder"])
 def test_8_writers_of_500_pieces_to_one_range(every: int) -> None:
-    # Where nobody can fork, the next child after one that was killed takes a second to start.
+    # Without fork, the next child after one that was killed takes a second to start.
     _storm(*((8, 500) if FORKS or not every else (4, 15)), every)
 
 
@@ -1219,7 +1219,7 @@ KILLS_AT_ANY_MOMENT = """
     from lock_helpers import any_end, end, start
 
     kills, seed = map(int, sys.argv[1:])
-    data = sa.zeros(64, "u1")     # 1 where somebody is writing, or has died there
+    data = sa.zeros(64, "u1")     # 1 where a process writes, or has died
     counts = sa.zeros((4, 3), "i8")
 
     def work(me, seed):

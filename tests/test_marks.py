@@ -99,7 +99,7 @@ def test_files_are_told_apart_by_device_inode_and_birth() -> None:
 def test_another_file_with_the_same_inode_has_another_key(tmp_path: Path) -> None:
     """File systems on disks give the inode of a file that was removed to the next one."""
     if not files_can_be_told_apart(tmp_path):
-        pytest.skip("numbers of files come again here, and nobody tells when a file was made")
+        pytest.skip("numbers of files come again here, and the time of birth is not known")
     path, keys, inodes = tmp_path / "x", set(), set()
     for _ in range(5):
         path.write_text("x")
@@ -251,7 +251,7 @@ def test_the_table_grows_and_others_see_it(folder: str, table: Table) -> None:
     size = os.stat(table.path)
     assert size.st_size > 2 * 4096
     if hasattr(size, "st_blocks"):
-        assert size.st_blocks * 512 >= size.st_size  # reserved: nobody dies of a full file system
+        assert size.st_blocks * 512 >= size.st_size  # reserved: no process dies of a full file system
     assert marked(other, size=50) == "x" * 45 + "." * 5
     assert other.claim("") not in slots
     other.give_back(own)
@@ -330,7 +330,7 @@ def test_a_table_that_nobody_uses_is_removed(folder: str) -> None:
     assert os.path.exists(path)
     table.words[at] = 0
     marks.sweep(folder)
-    assert os.path.exists(path)  # somebody has it open
+    assert os.path.exists(path)  # a process has it open
     table.close()
     marks.sweep(folder)
     assert not os.path.exists(path)
@@ -356,7 +356,7 @@ def test_marks_stay_until_their_file_is_gone(folder: str, tmp_path: Path) -> Non
     mark(dead, 5, 6, key, str(path))
     mark(dead, 0, 1, OTHER, str(other))  # another file is there by now
     mark(dead, 0, 1, OTHER + 1, str(tmp_path / "never"))
-    mark(dead, 0, 1, OTHER + 2, "")  # nobody knows where it is
+    mark(dead, 0, 1, OTHER + 2, "")  # its path is not known
     mark(dead, 0, 1, OTHER + 3, f"{path}/below")
     dead.give_back(live)
     dead.close()
@@ -415,7 +415,7 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
             marks.sweep(registry())  # as the janitor does, who may just have had it open, too
             return not os.path.exists(f"{registry()}/{TABLE}")
 
-        wait_until(removed, "nobody needs the table")
+        wait_until(removed, "no process needs the table")
         with sa.attach(str(array.name)) as other, other.lock() as lock:
             assert not lock.abandoned
             assert os.path.exists(f"{registry()}/{TABLE}")
@@ -423,7 +423,7 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
 
 
 def test_many_that_come_and_go_find_one_table(folder: str) -> None:
-    """Makers, removers and users of the table at once: nobody marks bytes in a table that is gone."""
+    """Makers, removers and users of the table at once: no process marks bytes in a table that is gone."""
 
     def work() -> None:
         for _ in range(60):

@@ -1,4 +1,4 @@
-"""A bar that nobody asked for: only where a person looks on, and only after a second."""
+"""A bar without `progress=True`: only at a terminal or in a notebook, and only after a second."""
 
 from __future__ import annotations
 

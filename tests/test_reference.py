@@ -255,7 +255,7 @@ def test_many_references_cost_one_attachment() -> None:
         assert [view[0] for view in views] == list(range(200))
         views[0].close()
         assert views[1].closed
-        assert not array.closed  # whoever attached otherwise keeps its own
+        assert not array.closed  # an array attached otherwise keeps its own
         again = pickle.loads(send(array))
         assert not again.closed
         assert views[1][0] == 1
@@ -389,7 +389,7 @@ def test_a_forked_child_has_a_lease_of_its_own_on_what_was_lent() -> None:
 
 
 def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
-    """Its owner is gone, and nobody says `forget`, for instance because the one that would is gone too."""
+    """Its owner is gone, and `forget` is not called, for instance because its caller is gone too."""
     kept = reference.Kept(2)
     array = sa.share(DATA)
     name, sent = array.name, packed(array)

@@ -396,7 +396,7 @@ CLOSES = "block.close()\n"
 
 @needs_files
 def test_a_block_that_is_closed_stays_for_others(block):
-    """gh-82300's other half: it stays although nobody has it open."""
+    """gh-82300's other half: it stays although no process has it open."""
     block.buf[0] = 42
     block.close()
     assert not sa.blocks()[0].held
@@ -507,7 +507,7 @@ def make_and_leave(name: str, deeper: int = 0, method: str | None = None) -> Non
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("deeper", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_may_make_a_block_and_end(method, deeper):
-    """The block is kept by the process at the head of the family, which nobody has told of it."""
+    """The block is kept by the process at the head of the family, which is not told of it."""
     family.head()  # as when this process has made a block before
     child = multiprocessing.get_context(method).Process(target=make_and_leave, args=("made", deeper, method))
     child.start()
@@ -768,7 +768,7 @@ def test_blocks_tells_what_it_is_and_who_keeps_it(block, capsys):
     assert main(["info", "items"]) == 0
     shown = capsys.readouterr().out
     assert "sharedarray.ShareableList(name='items')" in shown
-    keeper = f"pid {os.getpid()}" if blocks_are_files() else "nobody"
+    keeper = f"pid {os.getpid()}" if blocks_are_files() else "no process"
     assert keeper in next(line for line in shown.splitlines() if line.startswith("kept by"))
     assert main(["info", block.name]) == 0
     assert f"sharedarray.SharedMemory({block.name!r})" in capsys.readouterr().out
@@ -807,7 +807,7 @@ def test_a_record_says_how_long_the_block_lives():
 @needs_files
 @pytest.mark.parametrize("owned", [False, True])
 def test_a_keeper_in_another_container_is_taken_to_live(owned):
-    """Its pid means nothing here, and may be anybody's or nobody's."""
+    """Its pid means nothing here, and may be that of any process or of none."""
     block = sa.SharedMemory(create=True, size=5, name="far")
     block.close()
     number = inode("far") or 0
@@ -823,7 +823,7 @@ def test_a_keeper_in_another_container_is_taken_to_live(owned):
 
 @needs_files
 def test_processes_of_another_container_keep_their_blocks(own_directory):
-    """In a real pid namespace of its own: our janitor and sweeps see nobody of that pid."""
+    """In a real pid namespace of its own: our janitor and sweeps see no process of that pid."""
     apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("pid namespaces are not permitted here")

@@ -176,7 +176,7 @@ def test_exist_ok_while_others_come_and_go() -> None:
     with Puppet(script) as a, Puppet(script) as b:
         a.hear()
         b.hear()
-        for _ in range(2000 if FORKS else 150):  # where nobody forks, each takes longer as well
+        for _ in range(2000 if FORKS else 150):  # without fork, each takes longer as well
             with sa.zeros(4, name="flickers", exist_ok=True) as found:
                 assert found.shape == (4,)
         assert a.process.poll() is None
@@ -187,7 +187,7 @@ def test_exist_ok_while_others_come_and_go() -> None:
 
 
 def test_exist_ok_does_not_take_over_what_the_dead_have_left(own_directory: str) -> None:
-    """Without a janitor, a block of killed processes stays; whoever asks for its name gets a new one."""
+    """Without a janitor, a block of killed processes stays; asking for its name gives a new one."""
     from helpers import kill_janitors
 
     with Puppet("a = sa.full(3, 9, name='x'); say(); hear()") as dead:
@@ -226,7 +226,7 @@ def test_replace_makes_a_new_one(make: Callable[..., sa.SharedArray], other: Pup
     new = make(name="x", replace=True)
     assert np.array_equal(new, fresh)
     assert np.array_equal(sa.attach("x"), fresh)
-    assert (old == -5).all()  # whoever holds the old one keeps it
+    assert (old == -5).all()  # a process that holds the old one keeps it
     assert other.ask() == -5
     old.close()
     other.ask()
@@ -248,10 +248,10 @@ def test_replace_takes_the_name_of_any_block() -> None:
 
 def test_replace_leaves_what_is_not_ours() -> None:
     path = os.path.join(directory(), "theirs")
-    Path(path).write_text("somebody's own")
+    Path(path).write_text("a user's own")
     with pytest.raises(sa.NotOursError):
         sa.zeros(3, name="theirs", replace=True)
-    assert Path(path).read_text() == "somebody's own"
+    assert Path(path).read_text() == "a user's own"
     os.unlink(path)
     assert not notes()
 
@@ -274,7 +274,7 @@ def test_options_that_contradict_each_other(tmp_path: Path) -> None:
 
 
 def test_replace_leaves_no_moment_without_the_name() -> None:
-    """Whoever attaches while others replace gets one of the arrays, whole."""
+    """A process that attaches while others replace gets one of the arrays, whole."""
     script = """
         hear()
         for turn in range(300):

@@ -169,7 +169,7 @@ def test_lists_in_both_directions(name: str) -> None:
 
 
 def test_arrays_have_the_name_as_well(name: str) -> None:
-    """A block of ours begins with the NPY header, whoever looks at it."""
+    """A block of ours begins with the NPY header for every reader."""
     array = sa.share(np.arange(10, dtype="i8"), name=name)
     script = """
         block = attach(sys.argv[1])
@@ -182,7 +182,7 @@ def test_arrays_have_the_name_as_well(name: str) -> None:
 
 
 def test_either_side_may_be_killed(name: str) -> None:
-    """Who has the memory open keeps it, whoever made it."""
+    """A process that has the memory open keeps it, its maker or not."""
     script = """
         block = SharedMemory(sys.argv[1] + "-theirs", create=True, size=10)
         leave_alone(block)

@@ -297,7 +297,7 @@ def _left_out(found: results.Results) -> Iterator[str]:
 def _table(title: str, races: Sequence[Race]) -> str:
     names = list(dict.fromkeys(name for race in races for name in race.figures))
     if not names:
-        return f"{title}\nnobody could be measured"
+        return f"{title}\nno contestant could be measured"
     rows = [["", *names]]
     for race in races:
         cells = [race.shown(race.median(n)) if n in race.figures else "-" for n in names]

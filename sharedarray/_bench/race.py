@@ -96,7 +96,7 @@ class Race:
         fewest : int
             Rounds that every contestant is in, however slow it is.
         begun : callable, optional
-            Told the name of whoever is next.
+            Called with the name of the next contestant.
         """
         self.figures = {name: [] for name in contestants}
         spent = dict.fromkeys(contestants, 0.0)

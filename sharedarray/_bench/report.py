@@ -35,7 +35,7 @@ REASONS = {
     ),
     "map": (
         "`multiprocessing.Pool.map` cuts the tasks into 4 pieces for each worker, whatever they cost, and "
-        "answers once for each; here a slow task holds up nobody, for tasks go out in batches that grow "
+        "answers once for each; here no task waits behind a slow one, for tasks go out in batches that grow "
         "with what they cost, and each has a future that can fail, be cancelled and be rerun."
     ),
     "throughput": "As in the map: each task has a future of its own.",

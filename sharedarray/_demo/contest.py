@@ -1,6 +1,6 @@
 """The contestants: each runs all stages over a landscape and returns every layer.
 
-Nobody here measures time or compares; `sharedarray._demo` does both.
+`sharedarray._demo` measures time and compares, this module does neither.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ looks at which platform it is. The words are those of the design, not of one ker
 block
     Named memory: a file on a memory file system, or what the kernel has in its place. Or a file on disk.
 draft
-    A block in the making: nobody can attach to it half done, and it is gone with its last handle.
+    A block in the making: no process can attach to it half done, and it is gone with its last handle.
 handle
     An open block, as an int; closing it gives up everything that was held through it. Of a file it is the
     descriptor.
@@ -78,13 +78,13 @@ class Platform(Protocol):
     """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
 
     NEEDS_JANITOR: bool
-    """Whether a block outlives its last holder's sudden death, so that somebody has to look."""
+    """Whether a block outlives its last holder's sudden death, so that a janitor has to look."""
 
     RECORDS_DECIDE: bool
     """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
 
     Where it does not, a block that persists is of another kind from the start: a file. What is not made to
-    persist goes with its last holder, and nobody can keep it without holding it.
+    persist goes with its last holder, and no process can keep it without holding it.
     """
 
     REUSES_PAGES: bool
@@ -134,14 +134,15 @@ class Platform(Protocol):
         """Open the null device as each standard stream that is closed, for good: in a process of our own."""
 
     def draft(self, directory: str) -> Draft:
-        """Start an empty file that nobody can see, or one with a scratch name."""
+        """Start an empty file that no other process can see, or one with a scratch name."""
 
     def draft_memory(self, directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
         """Start a block of memory, to be published as `path`, or never, where that is None.
 
         Where memory has its name from its making on, it is made with its size, the name is taken from now on
-        (`FileExistsError`), and whoever opens it before it is published is told (`FileNotFoundError`); unless
-        it is to `replace` what has the name, and keeps it until then. It may also be empty, as `draft`'s.
+        (`FileExistsError`), and a process that opens it before it is published is told (`FileNotFoundError`);
+        unless it is to `replace` what has the name, and keeps it until then. It may also be empty, as
+        `draft`'s.
         """
 
     def reserve(self, handle: int, size: int, start: int = 0) -> None:
@@ -193,7 +194,7 @@ class Platform(Protocol):
         """Identity and size of an open block."""
 
     def others(self, handle: int) -> str | None:
-        """Who besides this user owns an open block or may write to it, in words; None when nobody does."""
+        """Which other users own an open block or may write to it, in words; None if there are none."""
 
     def map(
         self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False
@@ -215,7 +216,7 @@ class Platform(Protocol):
         """
 
     def hold(self, handle: int) -> None:
-        """Take a lease; waits while somebody who leaves looks whether he is the last."""
+        """Take a lease; waits while a leaving process looks whether it is the last."""
 
     def open_again(self, handle: int) -> int:
         """A new handle on the same block, whatever its name leads to by now."""
@@ -243,7 +244,7 @@ class Platform(Protocol):
         """Whether this very block can outlive its holders, if its record says so."""
 
     def leave(self, handle: int) -> bool:
-        """Give up the lease, and say whether nobody has one any more."""
+        """Give up the lease, and return whether no process has one any more."""
 
     def hold_apart(self, handle: int) -> None:
         """Move the lease to where no mapping shares it: a child that inherits one must not keep it."""
@@ -252,10 +253,10 @@ class Platform(Protocol):
         """Give up the lease, and the leaving if this handle has it."""
 
     def start_leaving(self, handle: int) -> None:
-        """Become the one that may remove this block's name; waits for whoever is."""
+        """Take the lock that allows removing this block's name; waits for the process that has it."""
 
     def alone(self, handle: int) -> bool:
-        """Whether nobody else holds a lease; if so, nobody gets one until the release, but waits."""
+        """True if no other process holds a lease; then each that wants one waits until the release."""
 
     def held(self, handle: int) -> bool:
         """Whether anybody else holds a lease. Takes nothing, for onlookers."""
@@ -267,7 +268,7 @@ class Platform(Protocol):
         """Whether memory without a name is used through any handle but this one."""
 
     def shrink(self, handle: int) -> None:
-        """Free the pages of memory without a name that nobody looks at, as far as the system can."""
+        """Free the pages of memory without a name that no process looks at, as far as the system can."""
 
     def is_memory(self, handle: int) -> bool:
         """Return whether a file is in the memory of this machine alone, so that `exclusive` knows all."""
@@ -358,7 +359,7 @@ class Platform(Protocol):
         """Inode that the name leads to, None when there is no such name."""
 
     def ended(self, inode: int) -> bool:
-        """Whether it is known that nobody has the memory of this inode any more, or brings a reference to it.
+        """True if certainly no process has the memory of this inode any more, or brings a reference to it.
 
         False where the kernel tells it by names alone; then it may be about to get one.
         """
@@ -369,15 +370,15 @@ class Platform(Protocol):
     def remove(self, path: str, inode: int | None = None) -> bool:
         """Remove a name; False when it was not there.
 
-        Where a block may lose its name though somebody has started leaving it, as the kernel takes names
+        If a block may lose its name although a process has started leaving it, as the kernel takes names
         away with the last holder, a name that does not lead to `inode`, if given, is left alone as well.
         """
 
     def move(self, source: str, target: str) -> None:
         """Give a block that is pinned, and perhaps not published, its name in the place of what has that.
 
-        In one step: whoever opens `target` meanwhile finds the one or the other. `source`, as `pin` made it,
-        is gone then.
+        In one step: a process that opens `target` meanwhile finds the one or the other. `source`, as `pin`
+        made it, is gone then.
         """
 
     def make_private_directory(self, path: str) -> None:

@@ -3,7 +3,7 @@
 A lease is a read lock on one byte far behind any data, and the leaving is a write lock on the byte
 after it (``fcntl(2)``, "Open file description locks"). Such a lock belongs to the open file description:
 it ends at an explicit unlock, or when the last descriptor *and mapping* made from the description is
-gone. A live mapping keeps its description, so whoever leaves always unlocks; a forked child shares its
+gone. A live mapping keeps its description, so a leaving process always unlocks; a forked child shares its
 parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
 
 *Does anybody else hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
@@ -29,7 +29,7 @@ from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.descriptors import opened, opened_file, standard_streams
 
 RECORDS_DECIDE = True
-STILL_MADE = "a block that is still being made"  # which nobody meets here: it has no name before
+STILL_MADE = "a block that is still being made"  # which no process meets here: it has no name before
 NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds an inode to it
 
 WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -3,7 +3,7 @@ r"""Windows: blocks are named memory of the kernel's, as CPython's; what persist
 How a block lives
 -----------------
 A block is a *section*, a named file mapping over the page file (``CreateFileMapping``). The kernel counts
-who has it open, so leaving and ``TerminateProcess`` free it alike, and nobody has to look: there is no
+the handles to it, so leaving and ``TerminateProcess`` free it alike, and no process has to look: there is no
 janitor. All of its pages are charged when it is made (``SEC_COMMIT``), so no later write can fail. The
 kernel knows a section's size in whole pages only, so one page of ours stands behind the data::
 
@@ -14,11 +14,11 @@ kernel knows a section's size in whole pages only, so one page of ours stands be
     event "sharedarray.held.ID.PID"     the same by process, to tell who holds it
     event "sharedarray.pinned.ID"       open for a reference on its way
 
-A section is made under its name, for the kernel can neither name nor rename it later; the state says when
-it is whole, and whoever comes before is told so. A lease is a handle of its own and not the mapping's: what
-is closed while views of it live is gone for others. Nor can the kernel take a name away; so an unlinked
-section says that it is one, and the next block of that name gets another of `_GENERATIONS` names, which
-whoever attaches tries one after the other. Names are given and taken under one mutex.
+A section is made under its name, for the kernel can neither name nor rename it later; the state says when it
+is whole, and a process that comes before is told so. A lease is a handle of its own and not the mapping's:
+what is closed while views of it live is gone for others. Nor can the kernel take a name away; so an unlinked
+section says that it is one, and the next block of that name gets another of `_GENERATIONS` names, which an
+attaching process tries one after the other. Names are given and taken under one mutex.
 
 In the default directory a section has the plain name of its block, so that CPython's `SharedMemory` finds
 it, and it is found when CPython made it; the names for another ``SHAREDARRAY_DIR`` start with a word for
@@ -30,17 +30,15 @@ small files.
 
 Locks
 -----
-``LockFileEx`` keeps everybody who did not lock from reading and writing. So bytes are locked 2**62 further
-on, where nobody reads or writes, and a lock is advisory, as elsewhere. What is locked of a section is a
+``LockFileEx`` keeps processes that did not lock from reading and writing. So bytes are locked 2**62 further
+on, where no process reads or writes, and a lock is advisory, as elsewhere. What is locked of a section is a
 file of no bytes beside its record. The kernel has no timed or interruptible wait for such a lock that all
 systems keep to, so a wait is a try from time to time.
 
-References on their way
------------------------
-A token is a note that tells of two handles, of the section and of an event, in a living process: the
-sender's parent, if multiprocessing started it, or else itself. Whoever removes the note closes them there
-(``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker that sends it and ends, but not the last of
-these processes.
+References on their way ----------------------- A token is a note that tells of two handles, of the section
+and of an event, in a living process: the sender's parent, if multiprocessing started it, or else itself. The
+process that removes the note closes them there (``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker
+that sends it and ends, but not the last of these processes.
 
 Tried under Wine 8; what it lacks is said where it matters.
 """
@@ -418,7 +416,7 @@ def _find(path: str, *, making: bool = False) -> _Section | None:
     if _in_registry(path):
         return None
     made: _Section | None = None
-    with _naming():  # or one who only looks whether somebody holds it could be taken for a holder
+    with _naming():  # or a process that only looks for holders could be taken for one
         for name in _generations(_kernel_name(path)):
             section, state = _open_section(name, path)
             if section is None:
@@ -454,7 +452,7 @@ def _event_name(number: int, pid: int | None = None) -> str:
 
 
 def _there(name: str) -> Any:
-    """Open an event; None when nobody has it."""
+    """Open an event; None if no process has it."""
     try:
         return win32event.OpenEvent(win32con.SYNCHRONIZE, False, name)
     except pywintypes.error:
@@ -466,8 +464,8 @@ def _pinned_name(number: int) -> str:
 
 
 def _exists(number: int) -> bool:
-    """Whether a block is held, or on its way to somebody."""
-    with _naming():  # one at a time: who looks has the event for a moment, and could be taken for a holder
+    """True if a block is held, or on its way to another process."""
+    with _naming():  # one at a time: a looking process has the event for a moment, as a holder has
         return _there(_event_name(number)) is not None or _there(_pinned_name(number)) is not None
 
 
@@ -547,7 +545,7 @@ def _make_unnamed(size: int) -> int:
         number = next(_numbers)
         path = path_of(number)
         section = _make(path, path, size)
-        if section is not None:  # or somebody still has memory of an earlier process with our pid
+        if section is not None:  # else a process still has memory of an earlier one with our pid
             _set_state(section.handle, _READY)
             _sections[number] = section
             return number
@@ -902,7 +900,7 @@ def leave(handle: int) -> bool:
         _unlock_at(handle, _LEASE, 1)
         return not held(handle)
     section = _sections[handle]
-    with _naming():  # of two that leave at once, the second sees nobody
+    with _naming():  # of two that leave at once, the second sees no holder
         _give_lease(section)
         if section.foreign or _exists(section.id):
             return False
@@ -911,7 +909,7 @@ def leave(handle: int) -> bool:
 
 
 def _drop_locks(section: _Section) -> None:
-    """Remove the file by which a block was locked, unless somebody has it open."""
+    """Remove the file by which a block was locked, unless another process has it open."""
     if not section.path.startswith(_MEMORY):
         remove(f"{os.path.dirname(section.path)}/.sharedarray-{user()}/l.{section.id}")
 
@@ -1044,7 +1042,7 @@ def unlock(handle: int, start: int, length: int) -> None:
 
 
 def _file_inode(path: str, *, follow: bool = False) -> int | None:
-    # os.stat shares what it looks at with nobody, which some systems refuse for a file that is open.
+    # os.stat opens a file unshared, which some systems refuse for a file that is open.
     flags = win32con.FILE_FLAG_BACKUP_SEMANTICS | (0 if follow else _NO_LINK)
     try:
         handle = win32file.CreateFile(
@@ -1095,7 +1093,7 @@ def pin(handle: int, path: str) -> None:
         return
     section = _sections[handle]
     if section.lease is None or section.foreign:
-        raise FileNotFoundError(errno.ENOENT, "nobody is known to hold it", section.path)
+        raise FileNotFoundError(errno.ENOENT, "no process is known to hold it", section.path)
     keeper = _keeper()
     with _translating(path):
         pinned = win32event.CreateEvent(_private(), True, False, _pinned_name(section.id))
@@ -1160,7 +1158,7 @@ def _open_token(path: str, *, writable: bool) -> int:
 def _remove_token(path: str) -> bool:
     text = read_note(path)
     if not _remove_file(path):
-        return False  # somebody was faster, and closes the handles
+        return False  # another process was faster, and closes the handles
     kind, _, rest = (text or "").partition(" ")
     if kind == "memory":
         pid, started, *handles = rest.split(" ", 4)[:4]
@@ -1235,7 +1233,7 @@ def remove(path: str, inode: int | None = None) -> bool:
 
 
 def _remove_file(path: str) -> bool:
-    """Remove a file; its name is free at once, whoever has it open."""
+    """Remove a file; its name is free at once, open or not."""
     if os.path.basename(path).startswith("l."):
         return _remove_unused(path)
     trash = f"{os.path.dirname(path)}/.{os.getpid()}.{os.urandom(6).hex()}.gone"
@@ -1243,7 +1241,7 @@ def _remove_file(path: str) -> bool:
         os.rename(path, trash)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except PermissionError:  # somebody has it open in another way, or is just removing it
+    except PermissionError:  # a process has it open in another way, or is just removing it
         trash = path
     try:
         os.unlink(trash)
@@ -1253,7 +1251,7 @@ def _remove_file(path: str) -> bool:
 
 
 def _remove_unused(path: str) -> bool:
-    """Remove a file that is locked by, if nobody has it open."""
+    """Remove a lock's file if no process has it open."""
     try:
         win32file.CreateFile(
             os.path.normpath(path), win32con.DELETE, 0, None, win32con.OPEN_EXISTING, _DELETE_ON_CLOSE, None
@@ -1277,7 +1275,7 @@ def make_private_directory(path: str) -> None:
             with _translating(path):
                 win32file.CreateDirectory(os.path.normpath(path), _private("OICI;GA"))
         except FileExistsError:
-            pass  # somebody was faster; whether it was us is looked at below
+            pass  # another process was faster; whether it was one of ours is looked at below
     if os.path.normcase(path) not in _trusted:
         _check_owner(path)
         _trusted.add(os.path.normcase(path))
@@ -1306,7 +1304,7 @@ _WHO_MAY = 1 | 4  # OWNER_SECURITY_INFORMATION, DACL_SECURITY_INFORMATION
 
 
 def _outsiders(descriptor: Any) -> str | None:
-    """Return who else owns what has this security descriptor, or may use it; None where nobody does."""
+    """Return which other users own the object of a security descriptor, or may use it, or None."""
     owner = win32security.ConvertSidToStringSid(descriptor.GetSecurityDescriptorOwner())
     entries = descriptor.GetSecurityDescriptorDacl()
     allowed = (
@@ -1335,7 +1333,7 @@ def others(handle: int) -> str | None:
     # The right to ask is not among those for mapping. The name stays with what is open.
     asking = _kernel32.OpenFileMappingW(_MAP_READ | _READ_CONTROL, False, section.name)
     if not asking:
-        return "somebody's who does not let it be asked whose it is"
+        return "owned by a user that does not let its owner be asked"
     try:
         with _translating(section.path):
             kind = win32security.SE_KERNEL_OBJECT
@@ -1387,7 +1385,7 @@ def write_note(path: str, text: str, *, replace: bool = False) -> None:
 
 
 def _patiently(action: Callable[[], None]) -> None:
-    """Do what fails for as long as somebody else has the file open, which nobody has for long."""
+    """Retry an action that fails while another process has the file open, which never takes long."""
     pause = _FIRST_PAUSE
     while True:
         try:

@@ -96,7 +96,7 @@ def _register_with_distributed(module: ModuleType) -> None:
 
 
 def install() -> None:
-    """Be known to those packages by the time that somebody looks."""
+    """Register with those packages when they are imported."""
     when_imported("joblib.parallel", _register_with_joblib)
     when_imported("dask.base", versions.guarded(_register_tokens))
     when_imported("dask.multiprocessing", versions.guarded(_register_with_dask))

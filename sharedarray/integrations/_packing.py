@@ -1,4 +1,4 @@
-"""A pickle, and beside it the arrays that are in it: for whoever has a way of his own to carry these.
+"""A pickle, and beside it the arrays that are in it: for transports that carry these in their own way.
 
 ::
 

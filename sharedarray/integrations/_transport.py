@@ -5,7 +5,7 @@ number of the directory of the blocks. Containers with a ``/dev/shm`` of their o
 hop, from one process to the next, a shared array is sent as::
 
     ways   [(domain, reference), ...]   the block that it is, and the one that it was at first
-    data   its bytes and their digest, unless whoever reads this is known to be in our domain
+    data   its bytes and their digest, unless the reader is known to be in our domain
 
     receiver in the domain of a way  ->  attaches: the same memory
     elsewhere                        ->  a *replica*: read-only, named by the digest, so that the first
@@ -19,7 +19,7 @@ would see, and those on other machines would not.
 
 Who reads is known as follows. Processes tell their domain when they shake hands, if this package was imported
 by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler
-unpickles graphs, so what a client sends it is a hop; but results it passes on as they are, to whoever is
+unpickles graphs, so what a client sends it is a hop; but it passes results on as they are, to any process
 behind it: these go with data, unless it listens on the loopback interface, where all are on this machine.
 
 A client is often in one process with a scheduler or workers (`LocalCluster`), so it is not the process that
@@ -30,8 +30,8 @@ the copies after two seconds; it is told to leave these alone.
 
 Dask keeps what it sends until it has arrived; only what a client puts into a graph might be gone by then, so
 there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its
-place, for an error there would tear down the connection, with everything else that goes over it. It says what
-is wrong to whoever uses it, and is sent on as what it should be: that is all a scheduler needs.
+place, for an error there would tear down the connection, with everything else that goes over it. It raises
+its error when it is used, and is sent on as what it should be: that is all a scheduler needs.
 
 What is stored, because a worker spills to its disk, is stored with its data.
 """
@@ -130,7 +130,7 @@ def _instances(module: str, kind: str) -> list[Any]:
 
 
 def _stays_here() -> bool:
-    """Whether whoever reads what is pickled now can attach to what this process can."""
+    """True if the reader of what is pickled now can attach to what this process can."""
     context = _wire.context
     if context is not None:
         return _is_here(context.get("recipient", {}), context.get("sender", {}).get("address", ""))
@@ -196,7 +196,7 @@ def _reduce(array: Array) -> tuple[Any, ...]:
 def _keep_nothing() -> None:
     """Have schedulers and workers not keep what is over: a block would live as long.
 
-    A scheduler keeps its last thousand short messages to each worker, for whoever wants to look at them, and
+    A scheduler keeps its last thousand short messages to each worker, for its dashboard, and
     with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the
     part of it that steals work, though they are forgotten. On a worker, the traceback of a task that failed
     is a cycle with all that the task had.
@@ -322,7 +322,7 @@ class _Received:
 
 
 class Lost:
-    """What this process could not attach to; it raises the error for whoever uses it."""
+    """An array that this process could not attach to; each use raises the error."""
 
     __slots__ = ("_error", "_ways")
 
@@ -389,7 +389,7 @@ def _in_cluster() -> bool:
 
 
 def _is_of_replica(array: Array) -> bool:
-    """Whether an array looks at a replica's memory, which nobody may write."""
+    """Whether an array looks at a replica's memory, which must not be written."""
     mapping = None if array.flags.writeable else mapping_of(array)
     return mapping is not None and mapping.name.startswith(_REPLICA)
 

@@ -93,7 +93,7 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     -------
     distributed.Future
         Of the array. Give it to tasks in place of the array: each gets a `SharedArray`, that of its host. The
-        memory is free when nobody has the future any more.
+        memory is free when the last reference to the future is gone.
 
     Raises
     ------
@@ -103,8 +103,8 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
     Notes
     -----
     A host is a shared-memory domain: containers with a ``/dev/shm`` of their own count as hosts. In the
-    caller's own domain, the workers have the caller's memory; on other hosts, the array is read-only. Where a
-    worker or a host is lost, Dask brings the array to whoever needs it from another one, or from the
+    caller's own domain, the workers have the caller's memory; on other hosts, the array is read-only. If a
+    worker or a host is lost, Dask brings the array to the tasks that need it from another one, or from the
     scheduler, which keeps it.
 
     Schedulers and workers should be started with ``--preload sharedarray``, so that they know from the
@@ -406,7 +406,7 @@ class _Future(Future[Any]):
         """Take what becomes of Dask's future."""
         self.theirs = theirs
 
-        def over(theirs: _Theirs) -> None:  # it holds this future until then, whoever has dropped it
+        def over(theirs: _Theirs) -> None:  # it holds this future until then, dropped or not
             if not self.set_running_or_notify_cancel():
                 return
             self.theirs = None

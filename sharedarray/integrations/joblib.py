@@ -57,7 +57,7 @@ try:
         ParallelBackendBase,
         SequentialBackend,
     )
-except ImportError as error:  # pragma: no cover  (where it is missing, nobody can choose a backend)
+except ImportError as error:  # pragma: no cover  (without joblib there is no backend to choose)
     raise errors.MissingExtraError(
         "the backend for joblib needs joblib: pip install 'numpy-sharedarray[joblib]'", name="joblib"
     ) from error
@@ -419,7 +419,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         try:
             stream, found = pack(func, self._shared.stand_in, CALL)
         except Exception as error:
-            # From here it might come out of joblib's own machinery, in a thread where nobody hears it.
+            # From here it might come out of joblib's own machinery, in a thread that reports it to no caller.
             future: Future[Any] = Future()
             future.set_exception(error)
         else:

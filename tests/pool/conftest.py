@@ -63,7 +63,8 @@ def pool_of_module(
 def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
     """A pool of two workers that are there already, one for all tests of a module.
 
-    Its recycled memory is freed after each test; what is not, somebody still uses, and `nothing_leaks` tells.
+    Its recycled memory is freed after each test; what is not freed is still in use, and `nothing_leaks`
+    tells.
     """
     yield pool_of_module
     if pool_of_module.stats().recycled_in_use:

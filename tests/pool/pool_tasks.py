@@ -290,7 +290,7 @@ def wait_and_total(array):
 
 
 def die_the_first_time(path, how="SIGKILL"):
-    """End the worker unless somebody was here before."""
+    """End the worker at the first call only."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

@@ -11,7 +11,7 @@ Some things are arranged around the tests, which are not changed themselves:
 
 - A `ProcessPoolExecutor` cannot be made while they run, so that none of them passes on that one's merits.
 - Scripts that import the executor by its name from `concurrent.futures` find it in `sharedarray`.
-- After tests of `wait` and `as_completed`, tasks that still sleep, to nobody's benefit, are not waited for.
+- After tests of `wait` and `as_completed`, tasks that still sleep without a purpose are not waited for.
 
 What CPython's tests only warn of (a thread or a child that is left) fails here.
 """
@@ -121,7 +121,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("FutureTests", "test_multiple_set_exception"): _NAME,
     ("FutureTests", "test_result_with_success"): _BY_OTHERS,
     ("FutureTests", "test_exception_with_success"): _BY_OTHERS,
-    # What can be tested by nobody but `ProcessPoolExecutor`.
+    # What only `ProcessPoolExecutor` can be tested for.
     ("ProcessPoolExecutorTest", "test_saturation"): f"{_PRIVATE}_max_workers, _processes",
     ("ProcessPoolExecutorTest", "test_idle_process_reuse_one"): f"{_PRIVATE}_max_workers, _processes",
     ("ProcessPoolExecutorTest", "test_idle_process_reuse_multiple"): f"{_PRIVATE}_max_workers, _processes",

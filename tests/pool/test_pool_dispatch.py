@@ -1,4 +1,4 @@
-"""Who gets what when: nothing waits behind a slow task while somebody could run it, and nothing is lost."""
+"""Which worker gets which task: no task waits behind a slow one while a worker is free, and none is lost."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_statistics_add_up(two):
     assert (stats.workers, stats.max_workers, stats.died) == (2, 2, 0)
 
 
-# -- calls that a worker begins at once, and answers that nobody may be waiting for -----------------------
+# -- calls that a worker begins at once, and answers that may not be waited for ---------------------------
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def _asked_again_and_again(future):
 
 
 ASKED = {
-    "by nobody": lambda future: wait_until(lambda: future._state == "FINISHED", "the answer"),
+    "not at all": lambda future: wait_until(lambda: future._state == "FINISHED", "the answer"),
     "by a callback": _asked_by_callback,
     "again and again": _asked_again_and_again,
     "by wait": lambda future: not wait([future], 10).not_done,
@@ -352,7 +352,7 @@ def test_an_answer_comes_however_it_is_asked_for(pair, asked, when, size):
 
 
 @many_starts
-@pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "by nobody"])
+@pytest.mark.parametrize("asked", [asked for asked in ASKED if asked != "not at all"])
 @pytest.mark.parametrize("size", SIZES)
 def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
     for _ in range(3):
@@ -532,7 +532,7 @@ def wakings(pids: list[int]) -> int:
 
 @pytest.mark.parametrize("way", ["cancel", "forget", "limit", "deadline"])
 def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
-    """Its worker has just begun that, and nobody has read the answer of the one that is to be ended."""
+    """Its worker has just begun that, and the answer of the one that is to be ended was not read."""
     first, second = [
         (str(tmp_path / f"{name} begun"), str(tmp_path / f"{name} may end")) for name in ("first", "second")
     ]
@@ -567,7 +567,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                     time.sleep(0.02)  # its limit
                     since = member.since
                     engine.timers.check()
-                    assert member.since == since  # or nobody would look for an answer that is held back
+                    assert member.since == since  # or an answer that is held back would not be looked for
         finally:
             Path(first[1]).touch()
             Path(second[1]).touch()
@@ -582,7 +582,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
 @pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")
 @pytest.mark.parametrize("busy", few([True, False]))
 def test_nobody_looks_again_and_again(busy):
-    """Neither the pool nor a worker: who waits is woken by what he waits for."""
+    """Neither the pool nor a worker: a waiting thread is woken by what it waits for."""
     with sa.Pool(2) as pool:
         assert list(pool.map(pool_tasks.add, range(1000))) == list(range(1, 1001))
         futures = [pool.submit(time.sleep, 1.5) for _ in range(2)] if busy else []

@@ -432,7 +432,7 @@ def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
     assert not err
     interrupted, died, workers = map(int, out.split())
     assert interrupted > 20
-    assert (died, workers) == (0, 0)  # nothing is lost, and nobody is left
+    assert (died, workers) == (0, 0)  # nothing is lost, and no worker is left
 
 
 def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
@@ -507,7 +507,7 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
                 pool.submit(pool_tasks.identity, sa.ones(10)).result()
         while len(pool._engine.pids()) < (2 if {what == "busy"} else 1):
             time.sleep(0.01)
-        # A fork has copies of the parent's descriptors, as far as nobody closes them.
+        # A fork has copies of the parent's descriptors, unless they are closed.
         sleeper = os.fork() if hasattr(os, "fork") else -1
         if not sleeper:
             time.sleep(60)
@@ -536,7 +536,7 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
 
 @needs_proc
 def test_ready_workers_have_nothing_with_a_name_in_the_system(method, tmp_path):
-    # Else it would stay, since whoever kills a whole session kills the resource tracker as well.
+    # Else it would stay, since a kill of a whole session kills the resource tracker as well.
     path = script(
         tmp_path,
         f"""

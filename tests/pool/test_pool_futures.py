@@ -1,4 +1,4 @@
-"""The futures of a pool, which have a condition only when somebody asks for it."""
+"""The futures of a pool, which have a condition only when it is asked for."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ def test_the_chrome_trace():
 
 
 def test_workers_of_one_name_are_apart_in_the_trace():
-    """Pools number their workers alike, and somebody may put timelines together."""
+    """Pools number their workers alike, and a user may put timelines together."""
     both = Timeline([span(), span()._replace(pid=555)])
     events = both.to_chrome_trace()["traceEvents"]
     assert {event["tid"] for event in events if event["ph"] == "X"} == {1, 2}

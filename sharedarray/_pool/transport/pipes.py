@@ -137,7 +137,7 @@ class _Socket:
         self._end.setblocking(flag)
 
     def __del__(self) -> None:
-        self._end.close()  # at the end of a worker nobody else does, and Python would complain
+        self._end.close()  # no other code does at a worker's end, and Python would warn
 
     def readable(self, timeout: float | None) -> bool:
         return bool(select.select([self._end], [], [], timeout)[0])
@@ -187,7 +187,7 @@ def one_way() -> tuple[PipeEnd, PipeEnd]:
 
 
 class Waker:
-    """What wakes somebody who waits for descriptors: `ring` it from anywhere, closed or not.
+    """Wakes a thread that waits for descriptors: `ring` it from anywhere, closed or not.
 
     A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
     """

@@ -1,4 +1,4 @@
-"""Waiting for descriptors, such that one who waits can hand the waiting over to somebody else.
+"""Waiting for descriptors, such that a waiting thread can hand the waiting over to another thread.
 
 `selectors` has no way to leave a descriptor out for a moment, so this is epoll where there is one, with
 selectors for the rest. A watch has a descriptor of its own, which is ready when anything in it is; so a watch
@@ -118,9 +118,9 @@ class _Selector:
 class _Sockets:
     """Watching by ``select``, where it is for sockets only and has no descriptor of its own.
 
-    The number that stands for a watch within another one is negative. Who waits looks at what was watched
-    when he began; so whoever changes that meanwhile rings for him to begin again. ``select`` is not broken
-    off by Ctrl-C, so the main thread waits a short time at once.
+    The number that stands for a watch within another one is negative. A waiting thread looks at what was
+    watched when it began; so a thread that changes that meanwhile wakes it to begin again. ``select`` is not
+    broken off by Ctrl-C, so the main thread waits a short time at once.
     """
 
     _made: ClassVar[weakref.WeakValueDictionary[int, _Sockets]] = weakref.WeakValueDictionary()

@@ -21,6 +21,7 @@ Where to start:
 
 ===================================  ===================================================================
 `share`, `empty`, `zeros`, `attach`  make an array, and find it by name
+`group`, `share_group`               many arrays under one name
 `Pool`                               run functions in worker processes, with arrays that are not copied
 `put`, `get`                         any picklable object, by name
 `SharedArray.lock`, `lock_file`      locks between processes, for arrays and for files
@@ -59,6 +60,9 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _array         `SharedArray`; attaching by name, opening a file
 #   _subclasses    how instances of ndarray subclasses travel
 #   _creation      NumPy's creation functions, and `share`
+#   _group_index   the index of a group: pure encode and decode
+#   _datasets      npz files, frames, datasets and safetensors files, for groups
+#   _groups        `Group`: many arrays in one block
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
 #   _picklers      registration with the picklers of other packages
@@ -115,6 +119,7 @@ from sharedarray._errors import (
     UnsupportedDTypeError,
     UnsupportedError,
 )
+from sharedarray._groups import Group, group, share_group
 from sharedarray._listing import BlockInfo, blocks, prune
 from sharedarray._locks import Lock, lock_file
 from sharedarray._platform import platform as _platform
@@ -134,6 +139,7 @@ __all__ = [
     "BlockInfo",
     "BlockNotFoundError",
     "DeadlockError",
+    "Group",
     "HeaderError",
     "InvalidNameError",
     "LimitError",
@@ -163,6 +169,7 @@ __all__ = [
     "full",
     "full_like",
     "get",
+    "group",
     "lock_file",
     "ones",
     "ones_like",
@@ -170,6 +177,7 @@ __all__ = [
     "prune",
     "put",
     "share",
+    "share_group",
     "unlink",
     "zeros",
     "zeros_like",

@@ -389,16 +389,17 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
 def _facts(array: SharedArray) -> list[tuple[str, str]]:
     """What there is to say of an array, in the order in which people ask."""
+    name, *others = facts_of_block(mapping_of(array), array.nbytes)
+    return [name, ("shape", str(array.shape)), ("dtype", str(array.dtype)), *others]
+
+
+def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]]:
+    """Return what there is to say of a block, beginning with its name, of which a user has `nbytes` bytes."""
     from sharedarray._display import human
 
-    mapping = mapping_of(array)
-    facts = [
-        ("shape", str(array.shape)),
-        ("dtype", str(array.dtype)),
-        ("size", f"{human(array.nbytes)} ({array.nbytes:,} bytes)"),
-    ]
+    size = f"{human(nbytes)} ({nbytes:,} bytes)"
     if mapping is None:
-        return [("name", "none: this memory is not shared"), *facts]
+        return [("name", "none: this memory is not shared"), ("size", size)]
     if mapping.left:
         holders = "not known: this process has closed it"
     elif mapping.directory is None:
@@ -412,8 +413,8 @@ def _facts(array: SharedArray) -> list[tuple[str, str]]:
         )
         holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
     block = len(mapping) - header.PAGE
-    if array.nbytes < block:
-        facts[-1] = ("size", f"{facts[-1][1]}, of {human(block)} in all")
+    if nbytes < block:
+        size += f", of {human(block)} in all"
     writes = {"r": "r (read-only)", "r+": "r+ (read and write)", "c": "c (copy-on-write)"}[mapping.mode]
     record = (
         None
@@ -422,7 +423,7 @@ def _facts(array: SharedArray) -> list[tuple[str, str]]:
     )
     if record is not None and record.persist:
         holders += "; it persists until unlink"
-    return [("name", mapping.name), *facts, ("mode", writes), ("holders", holders)]
+    return [("name", mapping.name), ("size", size), ("mode", writes), ("holders", holders)]
 
 
 def _plain(name: str) -> Any:
@@ -577,12 +578,21 @@ def _found_or_made(
 
 def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:
     try:
-        if file is not None:
-            return open(file)
-        assert name is not None
-        if segment.freed(registry.directory(), name):
-            return None  # what killed processes have left is not taken over
-        return attach(name)
+        if file is None:
+            assert name is not None
+            if segment.freed(registry.directory(), name):
+                return None  # what killed processes have left is not taken over
+        found: Any = attach(str(name)) if file is None else open(file)
+        if isinstance(found, SharedArray):
+            return found
+        found.close()
+        raise errors.BlockExistsError(
+            f"the name {name or file!r} is taken by something else than an array",
+            name=name,
+            found=f"a {type(found).__name__}",
+            expected="such an array as was asked for, or a free name",
+            next_step="another name, or replace=True to make a new one in its place",
+        )
     except errors.BlockNotFoundError:
         return None
     except errors.HeaderError as error:
@@ -657,8 +667,9 @@ def attach(name: str, mode: Mode = "r+") -> SharedArray:
 
     Returns
     -------
-    SharedArray
-        Shape, dtype and order are the block's. It holds the block until closed or dropped.
+    SharedArray or Group
+        Shape, dtype and order are the block's. It holds the block until closed or dropped. A `Group` if the
+        name is that of one.
 
     Raises
     ------
@@ -705,9 +716,20 @@ def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
     return _view(mapping, mapping[: header.PAGE])
 
 
+# Called with what is attached if it is an array of bytes. They return another object for what these bytes are
+# as a whole, and None if they do not know them.
+opened_as: list[Callable[[Mapping, header.Layout], Any]] = []
+
+
 def _view(mapping: Mapping, page: bytes) -> SharedArray:
     try:
-        return over(mapping, header.decode(page, len(mapping), name=mapping.name, more=mapping))
+        layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+        if layout.dtype is _BYTE and len(layout.shape) == 1:
+            for opener in opened_as:
+                found = opener(mapping, layout)
+                if found is not None:
+                    return found  # type: ignore[no-any-return]
+        return over(mapping, layout)
     except errors.HeaderError as error:
         error.next_step = _other_ways(mapping)
         mapping.leave()

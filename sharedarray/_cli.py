@@ -236,9 +236,21 @@ def _info(args: argparse.Namespace) -> int:
         "orphan": "yes" if block.orphan else "no",
         **hints,
     }
+    if block.members is not None:
+        del lines["shape"], lines["dtype"], lines["order"]
+        lines["members"] = str(len(block.members))
     for title, text in lines.items():
         print(f"{title:<11} {plain(text)}")
+    for line in _members(block.members or {}):
+        print(line)
     return 0
+
+
+def _members(members: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> list[str]:
+    """Lines for the arrays of a group."""
+    rows = [(plain(name), str(shape), plain(str(dtype))) for name, (shape, dtype) in members.items()]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    return ["  " + _GAP.join(map(_fitted, row, widths, (False, False, False))).rstrip() for row in rows]
 
 
 def _rm(args: argparse.Namespace) -> int:
@@ -313,10 +325,17 @@ def _cp(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> int:
-    with sa.open(args.file, "r") as source:
-        array = sa.share(source, name=args.name, persist=not args.hold, progress=args.progress)
+    found: Any = sa.open(args.file, "r")  # an array or a group
+    with found as source:
+        options: dict[str, Any] = {"persist": not args.hold, "progress": args.progress}
+        array: Any
+        if isinstance(source, sa.Group):
+            array = sa.share_group(args.name, source, **options)
+            kind = f"group of {_count(len(array), 'member')}"
+        else:
+            array = sa.share(source, name=args.name, **options)
+            kind = f"{_shape(array.shape)} {plain(_dtype(array.dtype))}"
     name = plain(args.name)
-    kind = f"{_shape(array.shape)} {plain(_dtype(array.dtype))}"
     what = f"{plain(args.file)} as {name} ({kind}, {human(array.nbytes)})"
     if not args.hold:
         array.close()
@@ -473,6 +492,12 @@ def _record(block: sa.BlockInfo) -> dict[str, Any]:
         "orphan": block.orphan,
         "references": block.references,
         "keeper": block.keeper,
+        "members": None
+        if block.members is None
+        else {
+            name: {"shape": list(shape), "dtype": str(dtype)}
+            for name, (shape, dtype) in block.members.items()
+        },
     }
 
 
@@ -487,14 +512,16 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}
     hints = {"attach": f"sharedarray.attach({block.name!r}){also}"}
-    if os.path.isfile(block.path):  # or it is memory without a path
+    if block.members is None and os.path.isfile(block.path):  # or it is memory without a path
         hints["load"] = f"numpy.load({block.path!r}, mmap_mode='r')"
     return hints
 
 
 def _described(block: sa.BlockInfo) -> str:
     kind = block.kind
-    if block.shape is not None:
+    if block.members is not None:
+        kind += f" of {_count(len(block.members), 'member')}"
+    elif block.shape is not None:
         kind += f" {_shape(block.shape)} {plain(_dtype(block.dtype))}"
     return f"{plain(block.name)} ({kind}, {human(block.size)}, made {age(block.created)} ago)"
 
@@ -564,8 +591,8 @@ def _row(block: sa.BlockInfo) -> tuple[str, ...]:
     return (
         block.name,
         block.kind,
-        _shape(block.shape),
-        _dtype(block.dtype),
+        _shape(block.shape) if block.members is None else _count(len(block.members), "member"),
+        _dtype(block.dtype) if block.members is None else "-",
         human(block.size),
         age(block.created),
         f"{block.creator}" if block.creator_alive else f"{block.creator} dead",

@@ -21,6 +21,7 @@ from sharedarray._segment import Write
 from sharedarray._subclasses import is_masked
 
 __all__ = [
+    "Path",
     "empty",
     "empty_like",
     "full",
@@ -29,6 +30,7 @@ __all__ = [
     "ones_like",
     "refuse_masked",
     "share",
+    "write_array",
     "zeros",
     "zeros_like",
 ]
@@ -470,6 +472,15 @@ def refuse_masked(values: object, doing: str) -> None:
 
 
 # -- filling --------------------------------------------------------------------------------------------
+
+
+def write_array(write: Write, offset: int, array: np.ndarray[Any, Any]) -> None:
+    """Write an array into a block, in Fortran order if it has that and no other."""
+    layout = array.T if array.flags.fnc else array
+    if layout.flags.c_contiguous:
+        write(offset, [_bytes(layout)])
+    else:
+        _write_converted(write, offset, layout, layout.dtype)
 
 
 def _converted(array_like: ArrayLike, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

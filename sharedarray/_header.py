@@ -29,7 +29,7 @@ from numpy.lib import format as npy
 from sharedarray import _errors as errors
 from sharedarray._dtypes import bare, short
 
-__all__ = ["PAGE", "Layout", "check_dtype", "decode", "encode"]
+__all__ = ["PAGE", "Layout", "check_dtype", "decode", "describe", "encode", "understand"]
 
 PAGE = 4096  # bytes to which the header is padded
 MAX_HEADER = 1 << 20  # bytes of the longest header that is parsed; a structured dtype of 10,000 fields fits
@@ -136,6 +136,11 @@ def _descr_of(dtype: np.dtype[Any]) -> Any:
 # -- encode ---------------------------------------------------------------------------------------------
 
 
+def describe(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> str:
+    """Return the dict of a header as text, which `understand` reads."""
+    return f"{{'descr': {_descr_of(dtype)!r}, 'fortran_order': {fortran}, 'shape': {tuple(shape)!r}, }}"
+
+
 @lru_cache(64)
 def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> bytes:
     """The header page, or pages, for an array.
@@ -154,7 +159,7 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
     bytes
         A multiple of `PAGE` bytes.
     """
-    text = f"{{'descr': {_descr_of(dtype)!r}, 'fortran_order': {fortran}, 'shape': {tuple(shape)!r}, }}"
+    text = describe(dtype, shape, fortran=fortran)
     try:
         body, version = text.encode("latin1"), 1
     except UnicodeEncodeError:
@@ -258,17 +263,39 @@ def _length(page: bytes, size: int) -> int:
     return length
 
 
+def understand(text: str, name: str) -> Layout:
+    """Return the layout that a header's dict describes, of an array that starts at byte 0.
+
+    Raises
+    ------
+    HeaderError
+        The text is no such dict.
+    """
+    try:
+        return _read_dict(text.encode("utf-8", "surrogatepass"), "utf-8", 0)
+    except _Bad as bad:
+        raise errors.HeaderError(
+            f"{name} has no usable description of its array",
+            name=name,
+            found=bad.found,
+            expected=bad.expected,
+        ) from None
+
+
 def _parse(header: bytes, length: int) -> Layout:
     """The layout in a header without its padding; `length` is with it."""
-    prefix = 10 if header[6] == 1 else 12
-    body = header[prefix:]
+    body = header[10 if header[6] == 1 else 12 :]
+    return _read_dict(body, "utf-8" if header[6] == 3 else "latin1", length)
+
+
+def _read_dict(body: bytes, encoding: str, length: int) -> Layout:
     plain = _PLAIN.fullmatch(body)
     if plain is not None:
         descr: Any = plain[1].decode("ascii")
         fortran: Any = plain[2] == b"True"
         shape: Any = tuple(int(length) for length in plain[3].split(b",") if length.strip())
     else:
-        descr, fortran, shape = _literal(body, "utf-8" if header[6] == 3 else "latin1")
+        descr, fortran, shape = _literal(body, encoding)
     if type(fortran) is not bool:
         raise _Bad(f"fortran_order {_short(fortran)}", "True or False")
     if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape):

@@ -5,14 +5,14 @@ Only blocks with a record count: a file that was copied into the directory is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from sharedarray import _errors as errors, _header as header, _registry as registry
+from sharedarray import _errors as errors, _group_index, _header as header, _registry as registry
 from sharedarray._platform import platform
 
 __all__ = ["BlockInfo", "BlockList", "blocks", "prune"]
@@ -29,8 +29,8 @@ class BlockInfo:
     path : str
         Where its bytes are, an ``.npy`` file for every reader of that format.
     kind : str
-        'array', 'bytes' (a `Segment`), 'memory' (a `SharedMemory`), 'list' (a `ShareableList`) or
-        'object' (of `put`).
+        'array', 'group' (a `Group`), 'bytes' (a `Segment`), 'memory' (a `SharedMemory`), 'list' (a
+        `ShareableList`) or 'object' (of `put`).
     shape : tuple of int or None
         Lengths of the axes; None where the bytes are no array.
     dtype : numpy.dtype or None
@@ -57,6 +57,8 @@ class BlockInfo:
     keeper : int or None
         Pid of a process because of which it stays even if no process holds it: one of its maker's family, or
         the `SharedMemoryManager` that owns it.
+    members : dict or None
+        Of a group, the shape and the dtype of each member by name, as `sharedarray.group` takes them.
     """
 
     name: str
@@ -74,6 +76,7 @@ class BlockInfo:
     holders: tuple[int, ...]
     references: int
     keeper: int | None = None
+    members: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] | None = field(default=None, hash=False)
 
     @property
     def nbytes(self) -> int:
@@ -121,14 +124,18 @@ def _row(block: BlockInfo) -> tuple[str, ...]:
     return (
         block.name,
         block.kind,
-        "" if block.shape is None else str(block.shape),
-        "" if block.dtype is None else str(block.dtype),
+        "" if block.shape is None else str(block.shape) if block.members is None else _count(block.members),
+        "" if block.dtype is None or block.members is not None else str(block.dtype),
         human(block.size),
         f"{block.created:%Y-%m-%d %H:%M:%S} UTC",
         f"{block.creator}" if block.creator_alive else f"{block.creator}, who is dead",
         f"{len(block.holders)}: {pids}" if pids else ("unseen" if block.held else "none"),
         ", ".join(state),
     )
+
+
+def _count(members: dict[str, Any]) -> str:
+    return "1 member" if len(members) == 1 else f"{len(members):,} members"
 
 
 def blocks() -> BlockList:
@@ -153,13 +160,13 @@ def blocks() -> BlockList:
         waiting[token.inode] = waiting.get(token.inode, 0) + 1
     found = []
     for name, inode, record in registry.records(directory):
-        looked = None if record is None else _look(directory, name, inode)
+        looked = None if record is None else _look(directory, name, inode, record.kind)
         if record is not None and looked is not None:
             found.append((name, record, looked))
     # Many blocks have one maker, and one moment is enough for all.
     alive = cache(lambda pid, started, space: registry.alive(pid, started, space, directory))
     now = registry.Moment.now()
-    holders = platform.holders(status[:2] for _, _, (status, _, held) in found if held)
+    holders = platform.holders(status[:2] for _, _, (status, _, _, held) in found if held)
     return BlockList(
         sorted(
             (
@@ -179,16 +186,17 @@ def blocks() -> BlockList:
                     holders=holders.get(status[:2], ()),
                     references=waiting.get(status.inode, 0),
                     keeper=(record.kept_by() or (None,))[0],
+                    members=members,
                 )
-                for name, record, (status, layout, held) in found
+                for name, record, (status, layout, members, held) in found
             ),
             key=lambda block: block.name,
         )
     )
 
 
-def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | None, bool] | None:
-    """Status, layout and whether it has a holder; None if the name leads elsewhere."""
+def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] | None:
+    """Status, layout, members and whether it has a holder; None if the name leads elsewhere."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
     except errors.LimitError:
@@ -199,9 +207,22 @@ def _look(directory: str, name: str, inode: int) -> tuple[Any, header.Layout | N
         status = platform.status(handle)
         if status.inode != inode or not status.regular:
             return None
-        return status, _layout(handle, status.size, name), platform.held(handle)
+        layout = _layout(handle, status.size, name)
+        members = _members(handle, layout, name) if kind == "group" and layout is not None else None
+        return status, layout, members, platform.held(handle)
     finally:
         platform.close(handle)
+
+
+def _members(handle: int, layout: header.Layout, name: str) -> dict[str, Any] | None:
+    block = _Bytes(handle)
+    try:
+        if not _group_index.is_group(layout, block):
+            return None
+        index = _group_index.decode(block, layout.size, name=name)
+    except errors.HeaderError:
+        return None
+    return {key: (member.layout.shape, member.layout.dtype) for key, member in index.members.items()}
 
 
 def _layout(handle: int, size: int, name: str) -> header.Layout | None:
@@ -219,7 +240,7 @@ class _Bytes:
         self._handle = handle
 
     def __getitem__(self, part: slice) -> bytes:
-        return platform.read(self._handle, part.stop)
+        return platform.read(self._handle, part.stop)[part]
 
 
 def prune() -> list[str]:

@@ -221,6 +221,7 @@ PUBLIC = [
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
     *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
     *("put", "get"),
+    *("Group", "group", "share_group"),
     *errors.__all__,
 ]
 
@@ -248,6 +249,8 @@ SIGNATURES = {
     "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
     "put": "obj name persist progress",
     "get": "name",
+    "group": "name members attrs dims persist file exist_ok replace progress",
+    "share_group": "name mapping attrs dims persist file exist_ok replace progress",
     "lock_file": "file_or_path shared timeout start length",
 }
 
@@ -361,6 +364,7 @@ def documented() -> list[tuple[str, ModuleType]]:
         *("empty", "share", "attach", "SharedArray", "Reference", "Segment", "Pool"),
         *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
         *("put", "get"),
+        *("Group", "group", "share_group"),
     ],
 )
 def test_docstrings_are_numpydoc(name: str) -> None:

@@ -18,6 +18,7 @@ The modules of this package, bottom to top; imports go downwards only:
 text           sizes, times, counts and untrusted text
 tables         HTML tables of facts
 picture        HTML of an array's data as a small picture
+datasets       HTML of several named arrays
 spans          which worker ran which task, and when
 chrome_trace   these spans in the Trace Event Format
 timeline_text  these spans as text: one row for each worker
@@ -28,8 +29,9 @@ pool_stats     `PoolStats`: what a pool is doing, in figures
 =============  =====================================================================
 """
 
+from sharedarray._display.datasets import dataset
 from sharedarray._display.picture import picture
 from sharedarray._display.tables import card, table, values
 from sharedarray._display.text import age, escaped, human, plain
 
-__all__ = ["age", "card", "escaped", "human", "picture", "plain", "table", "values"]
+__all__ = ["age", "card", "dataset", "escaped", "human", "picture", "plain", "table", "values"]

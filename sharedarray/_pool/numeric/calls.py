@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sharedarray._pool.numeric import blockwise
+from sharedarray._pool.numeric.of_groups import expanded
 from sharedarray._pool.numeric.tiling import Axes, Sizes
 from sharedarray._progress import Progress
 
@@ -55,7 +56,8 @@ class NumericCalls:
             every block. Numbers and other single values go to ``func`` as they are, so they promote as in
             NumPy: ``float32`` data times ``2.0`` stay ``float32``. Blocks have the class of their array. A
             `SharedArray`, or a view of one, is not copied: what ``func`` writes into its block is in
-            the array. Of other arrays, each block is a copy.
+            the array. Of other arrays, each block is a copy. For a `Group`, ``func`` gets a dict of blocks,
+            one of each member; members are of one length, as arrays are.
         out : ndarray, optional
             Array for the result; may be one of ``arrays``, or overlap them. Workers write into a shared
             array themselves; the calling process fills any other array. None makes a `SharedArray` with
@@ -116,7 +118,8 @@ class NumericCalls:
         >>> np.array_equal(blurred, blur(image))
         True
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
+        func, members = expanded(func, arrays)
+        plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
             self._engine, func, plan, out, progress, self._options, timeout, again=self._retries > 0
         )
@@ -166,5 +169,6 @@ class NumericCalls:
         ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
         499500
         """
-        plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
+        func, members = expanded(func, arrays)
+        plan = blockwise.Plan.of(members, axis, block_size, workers=self._max_workers)
         return blockwise.reduce_blocks(self._engine, func, combine, plan, progress, self._options, timeout)

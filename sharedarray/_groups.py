@@ -1,0 +1,719 @@
+"""Groups: many arrays in one block, under one name.
+
+A `Group` is a mapping of names to `SharedArray`s that all lie in one block. So one name finds them, one
+lease holds them, and one reference carries them to a task. Its bytes are those of `_group_index`: an index
+and the members behind it. The members are made when they are first asked for, since a process that attaches
+to a hundred arrays may look at two.
+
+A group has its memory through one array of all bytes of the block, as every array that arrives as a reference
+has. It is pickled as this array, which each pickler treats as it treats any other `SharedArray`: one that
+carries tasks sends a reference, and plain `pickle` stores the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray import (
+    _datasets,
+    _errors as errors,
+    _group_index,
+    _header as header,
+    _registry as registry,
+    _segment as segment,
+)
+from sharedarray._array import ShapeLike, SharedArray, as_shape, bytes_behind, facts_of_block, opened_as
+from sharedarray._creation import Path, refuse_masked, write_array
+from sharedarray._group_index import Index
+from sharedarray._header import Layout
+from sharedarray._locks import Lock
+from sharedarray._platform import Mode
+from sharedarray._progress import Progress
+from sharedarray._segment import Mapping as Attachment, Segment, Write, mapping_of
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+__all__ = ["Group", "group", "share_group"]
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+_Layouts: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bool]]
+_new_array = np.ndarray.__new__
+
+
+class Group(Mapping[str, SharedArray]):
+    """Arrays in one block of shared memory, by name.
+
+    Made by `group` and `share_group`, found by `attach` and `open`. A mapping, as a dict of arrays is one:
+    ``group["rgb"]`` is a `SharedArray`, and what you write into it every process sees. The set of members,
+    their shapes and their dtypes stay as they were made. The block lives as a shared array's does: the last
+    process that closes the group, drops its last view or ends removes it, unless it persists.
+
+    Attributes
+    ----------
+    name : str or None
+        The block's name, or the path of a file; None where the memory is not shared (what plain `pickle`
+        has loaded).
+    mode : {'r', 'r+', 'c'} or None
+        How the block is mapped, as for a `SharedArray`.
+    attrs : mapping
+        The attributes that the group was made with; read-only.
+    dims : mapping
+        The names of the axes, by name of the member, of those members that have some; read-only.
+    nbytes : int
+        Bytes of all members.
+    segment : Segment or None
+        The block below.
+    closed : bool
+        Whether the lease is given up.
+
+    See Also
+    --------
+    group : Make one of zeros.
+    share_group : Copy a mapping of arrays, a file, a frame or a dataset into one.
+
+    Notes
+    -----
+    A group that is an argument or a result of a task travels as one small reference, with all its members.
+    Plain pickling stores its data.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> camera = sa.group("camera_of_group", {"rgb": ((4, 48, 64, 3), "u1"), "t": (4, "f8")})
+    >>> same = sa.attach("camera_of_group")  # in any process
+    >>> same["t"][2] = 0.5
+    >>> camera["t"].tolist()
+    [0.0, 0.0, 0.5, 0.0]
+    >>> list(camera), camera["rgb"].shape
+    (['rgb', 't'], (4, 48, 64, 3))
+    """
+
+    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index")
+
+    def __init__(self, memory: _Array, index: Index) -> None:
+        self._bytes = memory  # all of the block, from its first byte on
+        self._index = index
+        self._arrays: dict[str, SharedArray] = {}
+
+    # -- the mapping ----------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> SharedArray:
+        found = self._arrays.get(name)
+        if found is None:
+            try:
+                member = self._index.members[name]
+            except (KeyError, TypeError):
+                raise KeyError(
+                    f"{name!r} is no member of the group {self.name!r}; its members are {list(self)}"
+                ) from None
+            layout = member.layout
+            # What plain `pickle` has loaded is not shared.
+            kind: Any = np.ndarray if mapping_of(self._bytes) is None else SharedArray
+            made = _new_array(kind, layout.shape, layout.dtype, self._bytes, member.start, None, layout.order)
+            found = self._arrays.setdefault(name, made)  # another thread may have been faster
+        return found
+
+    def __setitem__(self, name: str, values: ArrayLike) -> None:
+        """Write into a member, as ``group[name][...] = values`` does."""
+        array = self[name]
+        if values is not array:  # as in `group[name] += 1`, which has written already
+            refuse_masked(values, "write into a group")
+            array[...] = values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index.members)
+
+    def __len__(self) -> int:
+        return len(self._index.members)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._index.members
+
+    __eq__ = object.__eq__  # comparing arrays gives arrays
+    __hash__ = object.__hash__
+
+    # -- the block ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """The block's name, or the file's path; None where the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else mapping.name
+
+    @property
+    def mode(self) -> Mode | None:
+        """'r', 'r+' or 'c'; None where the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else mapping.mode
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The attributes that the group was made with."""
+        return MappingProxyType(self._index.attrs)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the axes of members, as far as they have some."""
+        return MappingProxyType(self._index.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all members."""
+        return sum(member.layout.size for member in self._index.members.values())
+
+    @property
+    def segment(self) -> Segment | None:
+        """The block below, None where the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else Segment(mapping, self._bytes)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the lease is given up."""
+        mapping = mapping_of(self._bytes)
+        return mapping is not None and mapping.left
+
+    def close(self) -> None:
+        """Give up this process's lease on the block; the last holder removes it. Idempotent.
+
+        All members are closed with it. Their memory stays mapped until the last view of them goes.
+        """
+        mapping = mapping_of(self._bytes)
+        if mapping is not None:
+            mapping.leave()
+
+    def unlink(self) -> None:
+        """Remove the block's name now, persistent or not; processes that hold it keep their memory.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or another block has it by now (a `FileNotFoundError`).
+        NotOursError
+            It is a file (a `PermissionError`).
+        """
+        segment.unlink_mapping(self._mapping("unlink"))
+
+    def persist(self, flag: bool = True) -> None:
+        """Let the block outlive its holders until `unlink`, or not any more.
+
+        Raises
+        ------
+        BlockClosedError
+            The group is closed (a `ValueError`).
+        """
+        segment.persist_mapping(self._mapping("persist"), flag)
+
+    def flush(self) -> None:
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory."""
+        self._data().flush()
+
+    def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
+        """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked."""
+        return self._data().lock(shared, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _mapping(self, doing: str) -> Attachment:
+        mapping = mapping_of(self._bytes)
+        if mapping is None:
+            raise ValueError(
+                f"cannot {doing}: this group's memory is not shared; see sharedarray.share_group(name, group)"
+            )
+        return mapping
+
+    def _data(self) -> SharedArray:
+        """All bytes of the block behind its NPY page, which is what `attach` would find in them."""
+        return _new_array(SharedArray, len(self._bytes) - header.PAGE, np.uint8, self._bytes, header.PAGE)
+
+    # -- copies, and other libraries ------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, SharedArray]:
+        """Return a dict of the members, which are not copied."""
+        return dict(self.items())
+
+    def to_npz(self, file: Any, *, compressed: bool = False) -> None:
+        """Write the members into an ``.npz`` file, from which `numpy.load` reads them.
+
+        Parameters
+        ----------
+        file : path_like or file
+            As for `numpy.savez`.
+        compressed : bool, default False
+            Whether to compress them, as `numpy.savez_compressed` does.
+        """
+        _datasets.write_npz(file, self, compressed=compressed)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a frame with a column for each member; the columns are the members' memory.
+
+        Of a group that was made of a frame, it is that frame, with its index and the order and names of its
+        columns. All members must have one axis, of one length.
+        """
+        return _datasets.to_pandas(self, self._index, self.name)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return a dataset with a variable for each member; the variables are the members' memory.
+
+        Axes without a name in `dims` are named after their member and number: ``rgb_0``.
+        """
+        return _datasets.to_xarray(self, self._index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (_new_array(SharedArray, len(self._bytes), np.uint8, self._bytes),)
+
+    def __copy__(self) -> dict[str, Any]:
+        return {name: array.copy() for name, array in self.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> dict[str, Any]:
+        return self.__copy__()
+
+    # -- how it looks ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        from sharedarray._display import human
+
+        state = ", closed" if self.closed else ""
+        count = "1 member" if len(self) == 1 else f"{len(self)} members"
+        rows = [
+            (repr(name), str(member.layout.shape), str(member.layout.dtype))
+            for name, member in self._index.members.items()
+        ]
+        shown, more = rows[:_SHOWN], len(rows) - _SHOWN
+        widths = [max((len(row[column]) for row in shown), default=0) for column in range(2)]
+        lines = [f"    {name:<{widths[0]}}  {shape:<{widths[1]}}  {dtype}" for name, shape, dtype in shown]
+        lines += [f"    ... {more} more"] if more > 0 else []
+        head = f"<{type(self).__name__} {self.name!r}: {count}, {human(self.nbytes)}{state}>"
+        return "\n".join([head, *lines])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and each member, folded away, as xarray shows a dataset."""
+        from sharedarray._display import dataset
+
+        mapping = mapping_of(self._bytes)
+        facts = [("members", f"{len(self):,}"), *facts_of_block(mapping, self.nbytes)]
+        index = self._index
+        return dataset(
+            type(self).__name__,
+            facts,
+            {name: array.view(np.ndarray) for name, array in self.items()},
+            dims=index.dims,
+            coords=index.coords,
+            attrs=index.attrs,
+            member_attrs=index.member_attrs,
+        )
+
+
+_SHOWN = 60  # members that are printed
+
+
+def _restored(memory: _Array) -> Group:
+    """Return the group whose block, from its first byte on, is in an array: what a pickle of one calls."""
+    mapping = mapping_of(memory)
+    name = "a pickled group" if mapping is None else mapping.name
+    block = memory.data
+    layout = header.decode(bytes(block[: header.PAGE]), len(memory), name=name)
+    if not _group_index.is_group(layout, block):
+        raise errors.HeaderError(f"{name} is no group", name=name, found="other bytes")
+    return Group(memory.view(np.ndarray), _group_index.decode(block, layout.size, name=name))
+
+
+def _open(mapping: Attachment, layout: Layout) -> Group | None:
+    """Return the group in a block; None if the block is an array of bytes."""
+    if not _group_index.is_group(layout, mapping):
+        return None
+    return Group(
+        np.frombuffer(mapping, np.uint8), _group_index.decode(mapping, layout.size, name=mapping.name)
+    )
+
+
+opened_as.append(_open)
+
+
+# -- making ---------------------------------------------------------------------------------------------
+
+
+def group(
+    name: str | None,
+    members: Mapping[str, tuple[ShapeLike, DTypeLike] | ArrayLike],
+    *,
+    attrs: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> Group:
+    """Make arrays of zeros in one block, under one name.
+
+    Parameters
+    ----------
+    name : str or None
+        Name to attach by; a random name when None.
+    members : mapping
+        By name, the shape and dtype of each array: ``{"rgb": ((100, 480, 640, 3), "u1"), "t": (100, "f8")}``.
+        A value may also be anything that has a ``shape`` and a ``dtype``, such as an array.
+    attrs : mapping, optional
+        Attributes of the group, of what JSON can hold: texts, numbers, lists and dicts of these. Numbers and
+        arrays of NumPy become such.
+    dims : mapping, optional
+        Names of the axes of members, as xarray's: ``{"rgb": ("time", "y", "x", "color")}``.
+    persist, file, exist_ok, replace, progress
+        As for `empty`. With `exist_ok`, the group that is there must have these members, shapes and dtypes.
+
+    Returns
+    -------
+    Group
+        Holds the block until closed or dropped; the last holder of all processes removes it.
+
+    Raises
+    ------
+    BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `empty`; nothing is left behind.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.group(None, {"position": ((1000, 3), "f4"), "alive": (1000, bool)}) as particles:
+    ...     particles["position"][:, 2] = 9.5
+    ...     sorted(particles)
+    ['alive', 'position']
+    """
+    if not isinstance(members, Mapping):
+        raise TypeError(
+            f"the members of a group are a mapping of names to (shape, dtype), not {type(members).__name__}"
+        )
+    layouts = {_checked_name(key): _spec(key, spec) for key, spec in members.items()}
+    return make(
+        name,
+        layouts,
+        None,
+        attrs=attrs,
+        dims=dims,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def share_group(
+    name: str | None,
+    mapping: Any,
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> Group:
+    """Copy arrays into one block, under one name.
+
+    Parameters
+    ----------
+    name : str or None
+        Name to attach by; a random name when None.
+    mapping : mapping, DataFrame, Dataset or path_like
+        The arrays by name: a dict, what `numpy.load` gives for an ``.npz`` file, another group; a
+        `pandas.DataFrame`, whose columns and index become members; an `xarray.Dataset`, with its attributes,
+        names of axes and coordinates; or the path of an ``.npz`` or a ``.safetensors`` file.
+    attrs : mapping, optional
+        Attributes of the group, beside those that a dataset, a group or a file has; see `group`.
+    dims : mapping, optional
+        Names of the axes of members, beside those that a dataset or a group has; see `group`.
+    persist, file, exist_ok, replace, progress
+        As for `empty`. With `exist_ok`, a group that is there already keeps its own data.
+
+    Returns
+    -------
+    Group
+        Copies: later changes of the originals do not reach them.
+
+    Raises
+    ------
+    MaskedArrayError
+        An array is masked; its mask would be lost (a `TypeError`).
+    HeaderError
+        The file is damaged (a `ValueError`).
+    BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `empty`; nothing is left behind.
+
+    Notes
+    -----
+    Text that a frame or a dataset holds as Python strings becomes an array of a fixed width, such as ``U20``.
+    The types of a ``.safetensors`` file that NumPy has not (BF16, F8) become unsigned integers of their size;
+    ``group.attrs["safetensors"]`` names them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> weights = sa.share_group("net_of_share_group", {"w": np.eye(2), "b": np.zeros(2)}, {"epoch": 3})
+    >>> found = sa.attach("net_of_share_group", "r")
+    >>> found["w"].sum().item(), found.attrs["epoch"]
+    (2.0, 3)
+    """
+    source = _source(mapping)
+    arrays: dict[str, _Array] = {}
+    for key, values in source.arrays.items():
+        _checked_name(key)
+        refuse_masked(values, "share")
+        arrays[key] = np.asarray(values)
+    layouts = {}
+    for key, array in arrays.items():
+        layouts[key] = _described(key, array.dtype), array.shape, bool(array.flags.fnc)
+    return make(
+        name,
+        layouts,
+        arrays,
+        attrs={**source.attrs, **(attrs or {})},
+        dims={**source.dims, **(dims or {})},
+        member_attrs=source.member_attrs,
+        coords=source.coords,
+        frame=source.frame,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def _source(given: Any) -> _datasets.Source:
+    if not isinstance(given, Group):
+        return _datasets.source_of(given)
+    index = given._index
+    return _datasets.Source(
+        dict(given), index.attrs, dict(index.member_attrs), dict(index.dims), index.coords, index.frame
+    )
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a member is a str, not {type(name).__name__} ({name!r})")
+    if not name or "\0" in name:
+        raise errors.InvalidNameError(
+            f"{name!r} cannot be the name of a member", name=name, expected="a text without NUL, not empty"
+        )
+    return name
+
+
+def _spec(name: str, spec: Any) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """Return dtype, shape and order of a member that is to be made."""
+    shape, dtype, fortran = getattr(spec, "shape", None), getattr(spec, "dtype", None), False
+    if shape is not None and dtype is not None:
+        fortran = isinstance(spec, np.ndarray) and bool(spec.flags.fnc)
+    elif isinstance(spec, tuple | list) and len(spec) == 2:
+        shape, dtype = spec
+    else:
+        raise TypeError(
+            f"the member {name!r} is given by a shape and a dtype, as in ((480, 640), 'u1'), not by {spec!r}"
+        )
+    try:
+        axes, kind = as_shape(shape), np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"the member {name!r} cannot have shape {shape!r} and dtype {dtype!r}: {error}"
+        ) from None
+    while kind.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
+        kind, more = kind.subdtype
+        axes += more
+    return _described(name, kind), axes, fortran
+
+
+def _described(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    try:
+        return header.check_dtype(dtype)
+    except errors.UnsupportedDTypeError as error:
+        error.message = f"the member {name!r}: {error.message}"
+        raise
+
+
+def make(
+    name: str | None,
+    layouts: _Layouts,
+    arrays: Mapping[str, _Array] | None,
+    *,
+    attrs: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    member_attrs: Mapping[str, Mapping[str, Any]] | None = None,
+    coords: Sequence[str] = (),
+    frame: Mapping[str, Any] | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> Group:
+    """Make a block with the index for these members, and attach to it; they are zero without `arrays`."""
+    if name is not None:
+        segment.check_name(name)
+    if replace and (exist_ok or file is not None):
+        raise ValueError(
+            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
+            "never removed"
+        )
+    head, starts, size = _group_index.encode(
+        layouts,
+        attrs=_plain("attrs", attrs),
+        member_attrs={key: _plain(key, values) for key, values in (member_attrs or {}).items() if values},
+        dims=_axes(dims, layouts),
+        coords=coords,
+        frame=frame,
+    )
+
+    def fill(write: Write) -> None:
+        assert arrays is not None
+        end = len(head)
+        for start, array in zip(starts, arrays.values(), strict=True):
+            if start > end:
+                write(end, [memoryview(bytes(start - end))])
+            write_array(write, start, array)
+            end = start + array.nbytes
+
+    def create() -> Group:
+        mapping = segment.create(
+            size,
+            buffers=[memoryview(head)],
+            fill=None if arrays is None else fill,
+            name=name,
+            persist=persist,
+            file=file,
+            kind="group",
+            replace=replace,
+            progress=progress,
+        )
+        made = _open(mapping, header.decode(head[: header.PAGE], size, name=mapping.name))
+        assert made is not None
+        return made
+
+    if exist_ok and not (name is None and file is None):
+        return _found_or_made(create, layouts, name=name, file=file, persist=persist)
+    return create()
+
+
+def _found_or_made(
+    create: Callable[[], Group],
+    layouts: _Layouts,
+    *,
+    name: str | None,
+    file: Path | None,
+    persist: bool,
+) -> Group:
+    """Return the group that is there, if it has these members; a new one where there is none."""
+    while True:
+        try:
+            if file is not None:
+                found: Any = _open_any(segment.open_file(file))
+            elif name is None or segment.freed(registry.directory(), name):
+                found = None  # what killed processes have left is not taken over
+            else:
+                found = _open_any(segment.attach(name))
+        except errors.BlockNotFoundError:
+            found = None
+        if found is not None:
+            break
+        try:
+            return create()
+        except errors.BlockExistsError:
+            continue
+    same = isinstance(found, Group) and {
+        key: (member.layout.dtype, member.layout.shape) for key, member in found._index.members.items()
+    } == {key: (dtype, shape) for key, (dtype, shape, _) in layouts.items()}
+    if not same:
+        shown = repr(found).partition("\n")[0] if isinstance(found, Group) else "no group"
+        if isinstance(found, Group):
+            found.close()
+        raise errors.BlockExistsError(
+            f"the name {name or os.fspath(file or '')!r} is taken by something else than this group",
+            name=name,
+            found=shown,
+            expected=f"a group of {', '.join(map(repr, layouts))} with these shapes and dtypes",
+            next_step="replace=True to make a new one in its place, or another name",
+        )
+    if persist and file is None:
+        found.persist()
+    return cast(Group, found)
+
+
+def _open_any(mapping: Attachment) -> Group | str:
+    """Return the group in a block, or a text if it is none, and then leave it."""
+    try:
+        layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
+        found = _open(mapping, layout)
+    except errors.HeaderError:
+        found = None
+    except BaseException:
+        mapping.leave()
+        raise
+    if found is None:
+        mapping.leave()
+    return "no group" if found is None else found
+
+
+def _axes(dims: Mapping[str, Sequence[str]] | None, layouts: _Layouts) -> dict[str, list[str]]:
+    """Return the names of the axes, checked."""
+    found = {}
+    for name, axes in (dims or {}).items():
+        if name not in layouts:
+            raise ValueError(f"dims names {name!r}, which is no member: {list(layouts)}")
+        names = [axes] if isinstance(axes, str) else list(axes)
+        shape = layouts[name][1]
+        if len(names) != len(shape) or not all(isinstance(axis, str) for axis in names):
+            raise ValueError(
+                f"the dims of {name!r} are a name for each of its {len(shape)} axes, not {axes!r}"
+            )
+        found[name] = names
+    return found
+
+
+def _plain(owner: str, attrs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return attributes as JSON can hold them."""
+    found = {}
+    for key, value in (attrs or {}).items():
+        if not isinstance(key, str):
+            raise TypeError(f"the name of an attribute is a str, not {type(key).__name__} ({key!r})")
+        found[key] = _plain_value(f"{owner}[{key!r}]", value)
+    return found
+
+
+def _plain_value(path: str, value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
+        return value.tolist()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(f"{path}[{key!r}]", each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(f"{path}[{number}]", each) for number, each in enumerate(value)]
+    raise TypeError(
+        f"{path} is a {type(value).__qualname__}, which an attribute cannot be: attributes are texts, "
+        "numbers, None, and lists and dicts of these. Next step: store an array as a member"
+    )
+
+
+def bytes_of(group: Group) -> tuple[_Array, Attachment | None]:
+    """Return all bytes of a group's block, and its attachment."""
+    mapping = mapping_of(group._bytes)
+    return (group._bytes if mapping is None else bytes_behind(group._bytes, mapping)), mapping
+
+
+def index_of(group: Group) -> Index:
+    """Return what the index of a group says."""
+    return group._index

@@ -12,12 +12,14 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import statistics
 import struct
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +357,61 @@ def test_contended(race: Callable[..., Any], tmp_path: Path) -> None:
             },
             baseline="raw lock+unlock, kept open",
             rounds=9,
+            measured=True,
+        )
+    finally:
+        array.close()
+
+
+def test_a_writer_beside_readers(race: Callable[..., Any]) -> None:
+    """Two processes read back to back, one for 2 ms and one for 1.7 ms: the median of a writer's waits."""
+    array = sa.zeros(1000)
+    path = str(sa.blocks()[0].path)
+    times = 3 if QUICK else 40
+
+    @contextmanager
+    def raw(kind: int) -> Iterator[None]:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLKW, _flock(kind, 4096, 8000))
+        yield
+        os.close(handle)
+
+    def median(read: Callable[[], Any], write: Callable[[], Any]) -> float:
+        ready, done = fork.Semaphore(0), fork.Event()
+
+        def reader(seconds: float) -> None:
+            while not done.is_set():
+                with read():
+                    ready.release()
+                    time.sleep(seconds)
+
+        readers = [_start(partial(reader, seconds)) for seconds in (0.002, 0.0017)]
+        waits = []
+        for _ in range(times):
+            while ready.acquire(block=False):
+                pass
+            for _ in range(10):  # so that they do not begin at the same time
+                ready.acquire()
+            begun = time.perf_counter()
+            with write():
+                waits.append(time.perf_counter() - begun)
+        done.set()
+        for process in readers:
+            process.join()
+        return statistics.median(waits)
+
+    try:
+        race(
+            "a writer's wait beside two processes that read for 2 and 1.7 ms, back to back (median)",
+            {
+                "the kernel's locks alone": lambda: median(
+                    lambda: raw(fcntl.F_RDLCK), lambda: raw(fcntl.F_WRLCK)
+                ),
+                "sharedarray": lambda: median(lambda: array.lock(shared=True), array.lock),
+            },
+            baseline="the kernel's locks alone",
+            rounds=3,
+            unit="ms",
             measured=True,
         )
     finally:

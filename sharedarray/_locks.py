@@ -30,9 +30,11 @@ from __future__ import annotations
 import atexit
 import errno
 import io
+import math
 import os
 import warnings
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from operator import index
 from threading import get_ident
@@ -59,17 +61,23 @@ from sharedarray._segment import (
 
 __all__ = ["Lock", "lock_file"]
 
-_FIRST_PAUSE = 0.0002  # seconds between tries with a timeout: the kernel has no timed wait for these locks
+_FIRST_PAUSE = 0.0001  # seconds between tries with a timeout: the kernel has no timed wait for these locks
 _LAST_PAUSE = 0.005
+_PAUSES = 8  # a pause takes this part of the time waited so far, which it lengthens by no more
 _MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
 _END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
-_IDLE, _ANY = 0, -1  # in place of a thread's number
+_IDLE = 0  # in place of a thread's number
 _NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
 _TRIES = 100  # to open the table of marks
 _ROOM = 4096  # bytes by which the table of marks grows
+# Causes and next steps of a `LockTimeout`.
+_OTHERS = "another process or thread holds a lock on some of them", "wait longer, or lock less"
+_WRITERS = "a writer waits for some of them, and goes first", "wait longer"
+_ITSELF = "this thread itself holds a lock on some of them", "leave that one first"
 _READ_AHEAD = (io.TextIOWrapper, io.BufferedReader, io.BufferedRandom)
 
-_lock, _unlock, _COUNT, _prepare = platform.lock, platform.unlock, marks.COUNT, marks.prepare
+_lock, _unlock, _locked = platform.lock, platform.unlock, platform.locked
+_COUNT, _prepare = marks.COUNT, marks.prepare
 
 
 # -- holding ----------------------------------------------------------------------------------------------
@@ -88,13 +96,16 @@ class Hold:
         The bytes that it locks, or locked last, which stand in the slot too.
     shared : bool
         How.
+    hint : int
+        The word of the table that tells that a writer may wait for the file.
     thread : int
-        The thread in whose ``with`` block that is; `_ANY` where any thread may unlock it, `_IDLE` where
+        The thread in whose ``with`` block that is; its negative if any thread may unlock it, `_IDLE` if
         nothing is locked.
     """
 
     __slots__ = (
-        "__weakref__", "_pid", "at", "end", "handle", "key", "shared", "start", "table", "thread", "words",
+        "__weakref__", "_pid", "at", "end", "handle", "hint", "key", "shared", "start", "table", "thread",
+        "words",
     )  # fmt: skip
 
     def __init__(self, handle: int, key: int, table: marks.Table, at: int) -> None:
@@ -103,6 +114,7 @@ class Hold:
         self.table = table
         self.at = at
         self.words = table.words
+        self.hint = marks.hint_of(key)
         self.start = self.end = 0
         self.shared = False
         self.thread = _IDLE
@@ -274,6 +286,11 @@ class Lock:
     cannot be made exclusive: lock exclusively from the start. No check detects that threads or processes wait
     for each other: lock in the same order everywhere, or give a timeout.
 
+    Readers that follow each other without a gap keep no writer waiting. If a writer waits for bytes that are
+    locked shared, a shared lock on some of them waits until that writer has had its turn, for 2 s at most. A
+    thread that already holds a lock on them does not wait for the writer, and processes of other users and
+    other libraries do not know of it.
+
     `acquire` belongs to no thread, and any may call `release`; in asyncio, await ``asyncio.to_thread`` of it,
     with a timeout where that may be cancelled: the thread goes on waiting, and takes the lock in the end.
     A lock that is dropped while held is free, with a `ResourceWarning`.
@@ -333,7 +350,7 @@ class Lock:
         LockTimeout
             It was not free in time (a `TimeoutError`).
         """
-        self._take(_ANY)
+        self._take(-get_ident())
         return True
 
     def release(self) -> None:
@@ -371,8 +388,11 @@ class Lock:
         hold = _idle.pop(self._idle, None) or self._open()
         try:
             start, end, shared = self._start, self._end, self.shared
+            pauses = None
+            if shared and hold.words[hold.hint]:
+                pauses = self._let_writers_go_first(hold, thread)
             if not _lock(hold.handle, start, self._length, shared, False):
-                self._wait(hold, thread)
+                self._wait(hold, thread, pauses or self._pauses())
             table, words, key = hold.table, hold.words, hold.key
             # Where all slots are this process's own, there is no mark.
             told = words[_COUNT] != len(table.claimed) and table.marked(key, start, end)
@@ -421,29 +441,65 @@ class Lock:
             hold.close()
             raise
 
-    def _wait(self, hold: Hold, thread: int) -> None:
+    def _let_writers_go_first(self, hold: Hold, thread: int) -> Iterator[float]:
+        """Wait until one of the writers that wait for these bytes has got them, if readers hold them.
+
+        One, and not all, and none while a writer holds them: readers and writers take turns if there are many
+        of both. A writer that waits for a lock of this very thread is not waited for.
+        """
+        table = hold.table
+        own = [other for other in _open_holds() if abs(other.thread) == abs(thread) and other.key == hold.key]
+        writers = [
+            writer
+            for writer in table.ahead(hold.key, self._start, self._end)
+            if not any(other.start < writer.end and writer.start < other.end for other in own)
+        ]
+        pauses = self._pauses()
+        if writers and _locked(hold.handle, self._start, self._length, exclusively=True):
+            return pauses
+        while writers and all(map(table.waits, writers)):
+            self._pause(pauses, _WRITERS)
+        return pauses
+
+    def _wait(self, hold: Hold, thread: int, pauses: Iterator[float]) -> None:
         """Wait until the kernel grants the bytes to this hold."""
-        if _close_all_lost() and _lock(hold.handle, self._start, self._length, self.shared, False):
+        if _close_all_lost() and self._try(hold):
             return
-        if self.timeout is None:
-            if self._held_by(thread, hold.key):
-                raise self._deadlock()
-            _lock(hold.handle, self._start, self._length, self.shared, True)
-            return
-        deadline = time.monotonic() + self.timeout
-        pause = _FIRST_PAUSE
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._timed_out(self._held_by(thread, hold.key))
-            time.sleep(min(pause, left))
-            if _lock(hold.handle, self._start, self._length, self.shared, False):
+        by_itself = self._held_by(thread, hold.key)
+        if self.timeout is None and by_itself:
+            raise self._deadlock()
+        if not self.shared:
+            hold.start, hold.end = self._start, self._end
+            hold.table.wait(hold.at, hold.key, hold.start, hold.end)
+        try:
+            if self.timeout is None:
+                _lock(hold.handle, self._start, self._length, self.shared, True)
                 return
-            pause = min(2 * pause, _LAST_PAUSE)
+            while not self._try(hold):
+                self._pause(pauses, _ITSELF if by_itself else _OTHERS)
+        finally:
+            if not self.shared:
+                hold.table.go(hold.at)
+
+    def _try(self, hold: Hold) -> bool:
+        return _lock(hold.handle, self._start, self._length, self.shared, False)
+
+    def _pauses(self) -> Iterator[float]:
+        """Give the seconds that each pause of a wait takes, until the time is over."""
+        begun = time.monotonic()
+        limit = math.inf if self.timeout is None else self.timeout
+        while (waited := time.monotonic() - begun) < limit:
+            yield min(max(waited / _PAUSES, _FIRST_PAUSE), _LAST_PAUSE, limit - waited)
+
+    def _pause(self, pauses: Iterator[float], reason: tuple[str, str]) -> None:
+        pause = next(pauses, None)
+        if pause is None:
+            raise self._timed_out(*reason)
+        time.sleep(pause)
 
     def _held_by(self, thread: int, key: int) -> bool:
         """Whether this very thread stands in the way."""
-        return thread != _ANY and any(
+        return thread > 0 and any(
             other.thread == thread
             and other.key == key
             and other.start < self._end
@@ -462,14 +518,12 @@ class Lock:
         end = "the end" if self._end == _END else self._end
         return f"bytes {self._start} to {end} of {self._name!r}"
 
-    def _timed_out(self, by_itself: bool) -> errors.LockTimeout:
+    def _timed_out(self, cause: str, next_step: str) -> errors.LockTimeout:
         return errors.LockTimeout(
             f"{self._bytes()} were not free within {self.timeout} s",
             name=self._name,
-            cause="this thread itself holds a lock on some of them"
-            if by_itself
-            else "another process or thread holds a lock on some of them",
-            next_step="leave that one first" if by_itself else "wait longer, or lock less",
+            cause=cause,
+            next_step=next_step,
         )
 
     def _deadlock(self) -> errors.DeadlockError:

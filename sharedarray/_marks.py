@@ -5,8 +5,8 @@ bytes that it has locked, and removes the mark when it has finished. The marks s
 records. Every process that locks has mapped that table::
 
     /dev/shm/.sharedarray-1000/locks.1
-        slot 0        number of slots, number of edits
-        slot 1, 2, …  key  start  end  check  path        4 words of 8 bytes, and 224 bytes
+        slot 0        number of slots, number of edits, 29 hints
+        slot 1, 2, …  key  start  end  check  path  since    words of 8 bytes, and 216 bytes for the path
 
 The key stands for one file, by device, inode and time of birth; 0 says that the slot is empty. The check is
 the three others' exclusive or, so that no reader takes the halves of two marks for one mark. A writer does
@@ -35,6 +35,13 @@ A slot is written by the process that has *claimed* it, by a kernel lock on the 
 slot's number. The claim ends with the process too: an empty slot without a claim is free, and a filled one
 is a mark that stays. Claims have an open file of their own: the mapping's is kept by forked children.
 
+A writer that has to wait says so in its slot, so that readers let it go first (`Table.ahead`). ``since`` is
+the nanosecond on the monotonic clock at which it began to wait, and 0 in every other slot. The key of such a
+slot is not there yet: it is the exclusive or of start, end and check. Then the writer sets the hint of its
+key. A reader looks at that one word, and looks at the slots only if it is set. If there is no writer, the
+reader takes the hint away. Only the claim of a slot, which the kernel keeps, tells that its writer lives. A
+writer is let go first for `_PRIORITY` at most. So neither a dead writer nor a damaged table stops a reader.
+
 No process has to tidy up. The last process to leave removes the table when there is no mark; the janitor does
 it for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
 one user's, as the registry is, and outlive no reboot.
@@ -55,11 +62,25 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from sharedarray import _damage as damage, _interrupts as interrupts
+from sharedarray._clock import time
 from sharedarray._platform import platform
 
-__all__ = ["COUNT", "NAME", "Table", "claim", "identity", "left_on", "prepare", "sweep", "table"]
+__all__ = [
+    "COUNT",
+    "NAME",
+    "Table",
+    "Waiting",
+    "claim",
+    "hint_of",
+    "identity",
+    "left_on",
+    "prepare",
+    "sweep",
+    "table",
+]
 
 NAME = "locks.1"  # of the table; another layout would have another number
 _EDITING = 0  # byte of the table that is locked while a process edits marks
@@ -67,8 +88,14 @@ COUNT, _EDITS = 0, 1  # words of slot 0
 _SLOT = 256  # bytes of a slot
 _STRIDE = _SLOT // 8  # words of a slot
 _PATH = 4 * 8  # byte of a slot at which the path stands
-_PATH_BYTES = _SLOT - _PATH
-_each_slot = struct.Struct(f"4Q{_PATH_BYTES}x").iter_unpack
+_PATH_BYTES = _SLOT - _PATH - 8
+_SINCE = _STRIDE - 1  # word of a slot
+_FIRST_HINT, _HINTS = (
+    2,
+    _STRIDE - 3,
+)  # words of slot 0: what the hints of two keys share costs a look at the slots
+_PRIORITY = 2_000_000_000  # nanoseconds: readings that take less than that do not keep a writer waiting
+_each_slot = struct.Struct(f"4Q{_SLOT - 4 * 8}x").iter_unpack
 _PAGE = 4096  # bytes by which the table grows
 _MANY = 1024  # slots from which on marks are not divided any more: their bytes are told of once more instead
 _MOST = 1 << 20  # slots
@@ -83,6 +110,20 @@ def identity(device: int, inode: int, born: int) -> int:
     """The key of a file: 64 bits that the next file with its inode does not have."""
     mixed = (device * 0x9E3779B97F4A7C15 + inode) * 0xD6E8FEB86659FD93 + born
     return (mixed & 0xFFFFFFFFFFFFFFFF) or 1
+
+
+def hint_of(key: int) -> int:
+    """Return the word of a table that is not 0 while a writer waits for bytes of this key's file."""
+    return _FIRST_HINT + key % _HINTS
+
+
+class Waiting(NamedTuple):
+    """A writer that waits: the first word of its slot, since when, and for which bytes."""
+
+    at: int
+    since: int
+    start: int
+    end: int
 
 
 def prepare(words: memoryview, at: int, key: int, start: int, end: int) -> None:
@@ -245,6 +286,7 @@ class Table:
         """Have no more use for a slot; what is in it stays as a mark. Takes no lock: finalizers call it."""
         if self.closed:
             return
+        self.words[at + _SINCE] = 0
         if not self.words[at]:
             self._free.append(at)
             return
@@ -280,6 +322,7 @@ class Table:
             name = b""  # then its marks stay until they are taken over
         start = at * 8 + _PATH
         self._bytes[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
+        self.words[at + _SINCE] = 0  # of a writer that was killed as it waited
 
     def _named(self, at: int) -> str:
         start = at * 8 + _PATH
@@ -349,6 +392,52 @@ class Table:
         self.words[at] = key
         platform.unlock(self._handle, at // _STRIDE, 1)
         return True
+
+    # -- writers that wait ----------------------------------------------------------------------------
+
+    def wait(self, at: int, key: int, start: int, end: int) -> None:
+        """Have readers let this process go first to these bytes, until `go`; it has claimed the slot."""
+        prepare(self.words, at, key, start, end)
+        self.words[at + _SINCE] = time.monotonic_ns()
+        self.words[hint_of(key)] = 1
+
+    def go(self, at: int) -> None:
+        """Have readers let this process go first no more."""
+        self.words[at + _SINCE] = 0
+
+    def ahead(self, key: int, start: int, end: int) -> list[Waiting]:
+        """Return the writers that wait for any of these bytes, for a reader that found the hint set."""
+        hint = hint_of(key)
+        found = self._waiting(hint)
+        if not found:
+            self.words[hint] = 0
+            if self._waiting(hint):  # one that began to wait just now
+                self.words[hint] = 1
+        return [each for there, each in found if there == key and each.start < end and start < each.end]
+
+    def waits(self, writer: Waiting) -> bool:
+        """Return whether a writer still waits, lives, and is to be let go first."""
+        return (
+            self.words[writer.at + _SINCE] == writer.since
+            and 0 <= time.monotonic_ns() - writer.since < _PRIORITY
+            and (writer.at in self.claimed or platform.locked(self._handle, writer.at // _STRIDE, 1))
+        )
+
+    def _waiting(self, hint: int) -> list[tuple[int, Waiting]]:
+        """Return the writers with this hint that are to be let go first, with the keys of their files."""
+        if self.words[COUNT] > self._slots:
+            self._map()
+        count = min(self.words[COUNT], self._slots)
+        found = []
+        for number, since in enumerate(self.words[_SINCE : (count + 1) * _STRIDE : _STRIDE].tolist()):
+            if since and number:
+                at = number * _STRIDE
+                start, end, check = self.words[at + 1 : at + 4]
+                writer = Waiting(at, since, start, end)
+                key = check ^ start ^ end
+                if hint_of(key) == hint and self.waits(writer):
+                    found.append((key, writer))
+        return found
 
     # -- tidying up -----------------------------------------------------------------------------------
 

@@ -318,8 +318,11 @@ class Platform(Protocol):
         `open_to_lock`, or of a file.
         """
 
-    def locked(self, handle: int, start: int, length: int) -> bool:
-        """Return whether any other handle has a lock on these bytes. Takes nothing."""
+    def locked(self, handle: int, start: int, length: int, *, exclusively: bool = False) -> bool:
+        """Return whether another handle has a lock on these bytes, or with `exclusively` such a one.
+
+        No lock is taken for longer than the call.
+        """
 
     def unlock(self, handle: int, start: int, length: int) -> None:
         """Unlock these bytes, as they were locked."""

@@ -388,8 +388,9 @@ class Locks:
             raise
         return True
 
-    def locked(self, handle: int, start: int, length: int) -> bool:
-        asked = _fcntl(handle, self._ask, self._pack(_EXCLUSIVE, start, length))
+    def locked(self, handle: int, start: int, length: int, *, exclusively: bool = False) -> bool:
+        wanted = _SHARED if exclusively else _EXCLUSIVE
+        asked = _fcntl(handle, self._ask, self._pack(wanted, start, length))
         return bool(asked[self._type] != self._free)
 
     def unlock(self, handle: int, start: int, length: int) -> None:

@@ -1027,8 +1027,8 @@ def lock(handle: int, start: int, length: int, shared: bool, wait: bool) -> bool
     return wait
 
 
-def locked(handle: int, start: int, length: int) -> bool:
-    if not lock(handle, start, length, shared=False, wait=False):
+def locked(handle: int, start: int, length: int, *, exclusively: bool = False) -> bool:
+    if not lock(handle, start, length, shared=exclusively, wait=False):
         return True
     unlock(handle, start, length)
     return False

@@ -1,0 +1,317 @@
+"""Readers and writers take turns: readers that come after a writer that waits let it go first."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ANSWER, KILLED, kill, wait_until
+from lock_helpers import end, start
+from needs import many_starts
+
+import sharedarray as sa
+from sharedarray import _marks as marks, _registry as registry
+from sharedarray._marks import Table
+
+LONG = 10**12  # nanoseconds for which a writer is let go first, so that no stall of the machine ends that
+Make = Callable[..., sa.Lock]
+
+
+@pytest.fixture(autouse=True)
+def writers_go_first_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_PRIORITY", LONG)
+
+
+@pytest.fixture(autouse=True)
+def no_table_of_an_earlier_test() -> None:
+    marks._leave_all()
+
+
+@pytest.fixture(params=["array", "file"])
+def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """What makes a lock on bytes 0 to 8, or others of 16, of an array or of a file."""
+    if request.param == "array":
+        with sa.zeros(16, "u1", name="of_both") as array:
+            yield lambda start=0, stop=8, **options: array[start:stop].lock(**options)
+        return
+    path = tmp_path / "file"
+    path.write_bytes(bytes(16))
+    yield lambda start=0, stop=8, **options: sa.lock_file(path, start=start, length=stop - start, **options)
+
+
+def table() -> Table:
+    return marks.table(registry.open_registry(registry.directory()))
+
+
+def writers() -> int:
+    """Return how many writers say in the table that they wait."""
+    return sum(since != 0 for since in table().words[marks._STRIDE + marks._SINCE :: marks._STRIDE].tolist())
+
+
+def hint() -> bool:
+    """Return whether any reader would look whether a writer waits."""
+    return any(table().words[marks._FIRST_HINT : marks._FIRST_HINT + marks._HINTS].tolist())
+
+
+def wait_for_writers(count: int = 1) -> None:
+    wait_until(lambda: writers() == count, f"{count} wait", ANSWER)
+
+
+class Holder:
+    """A thread that takes a lock, and has it until it is told to leave."""
+
+    def __init__(self, lock: sa.Lock) -> None:
+        _holders.append(self)
+        self.lock = lock
+        self.refusal: sa.LockTimeout | None = None
+        self.has = threading.Event()
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self.lock:
+                self.has.set()
+                self._leave.wait(ANSWER)
+        except sa.LockTimeout as error:
+            self.refusal = error
+
+    def leave(self) -> None:
+        """Have it, and give it up."""
+        assert self.has.wait(ANSWER)
+        self.may_leave()
+        self.join()
+
+    def may_leave(self) -> None:
+        self._leave.set()
+
+    def join(self) -> None:
+        self._thread.join(ANSWER)
+        assert not self._thread.is_alive()
+
+
+_holders: list[Holder] = []
+
+
+@pytest.fixture(autouse=True)
+def holders_end() -> Iterator[None]:
+    yield
+    for each in _holders:
+        each.may_leave()
+    while _holders:
+        _holders.pop().join()
+
+
+def why_not(lock: sa.Lock) -> str:
+    """Try for a lock in a thread that holds nothing: return why it is not free, nothing if it is."""
+    made = Holder(lock)
+    made.may_leave()
+    made.join()
+    return "" if made.refusal is None else str(made.refusal.cause)
+
+
+@pytest.mark.parametrize("timeout", [None, ANSWER])
+def test_readers_that_come_later_let_the_writer_go_first(lock: Make, timeout: float | None) -> None:
+    with lock(shared=True):
+        writer = Holder(lock(timeout=timeout))
+        wait_for_writers()
+        later = Holder(lock(shared=True, timeout=timeout))
+        assert "a writer waits" in why_not(lock(shared=True, timeout=0))
+        assert "a writer waits" in why_not(lock(7, 9, shared=True, timeout=0.05))
+        assert why_not(lock(8, 16, shared=True, timeout=0)) == ""
+        assert not later.has.is_set()
+    assert writer.has.wait(ANSWER)
+    assert "another process" in why_not(lock(shared=True, timeout=0.05))
+    assert not later.has.is_set()
+    writer.leave()
+    later.leave()
+    assert writers() == 0
+    assert why_not(lock(shared=True, timeout=0)) == ""
+    assert not hint()
+
+
+def test_a_thread_does_not_let_a_writer_go_first_that_waits_for_it(lock: Make) -> None:
+    with lock(0, 4, shared=True):
+        writer = Holder(lock())
+        wait_for_writers()
+        for start, stop in ((0, 8), (0, 2), (4, 8)):
+            with lock(start, stop, shared=True):
+                pass
+            other = lock(start, stop, shared=True, timeout=0)
+            other.acquire()
+            other.release()
+            assert "a writer waits" in why_not(lock(start, stop, shared=True, timeout=0))
+        assert not writer.has.is_set()
+
+
+def test_readers_queue_with_the_writers_while_a_writer_has_the_bytes(lock: Make) -> None:
+    """They let no writer go first then: beside two writers in turns they would never get in."""
+    with lock():
+        writer = Holder(lock())
+        wait_for_writers()
+        assert "another process" in why_not(lock(shared=True, timeout=0))
+        reader = Holder(lock(shared=True))
+        for each in (reader, writer):
+            each.may_leave()
+    for each in (reader, writer):
+        each.leave()
+
+
+def test_a_writer_that_gives_up_stops_no_reader(lock: Make) -> None:
+    with lock(shared=True):
+        assert "another process" in why_not(lock(timeout=0.01))
+        assert writers() == 0
+        assert why_not(lock(shared=True, timeout=0)) == ""
+        assert not hint()
+
+
+@many_starts
+@pytest.mark.parametrize("timeout", [None, ANSWER])
+def test_a_writer_that_is_killed_as_it_waits_stops_no_reader(lock: Make, timeout: float | None) -> None:
+    with lock(shared=True):
+        pid = start(lambda: lock(timeout=timeout).acquire())
+        wait_for_writers()
+        assert "a writer waits" in why_not(lock(shared=True, timeout=0.01))
+        waits = Holder(lock(shared=True))
+        kill(pid)
+        assert end(pid) == KILLED
+        waits.leave()
+        assert why_not(lock(shared=True, timeout=0)) == ""
+        assert not hint()
+    with lock(timeout=0) as after:
+        assert not after.abandoned
+
+
+def test_a_writer_is_let_go_first_for_a_while_and_not_for_ever(
+    lock: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader may wait for the lock within a call of the process that has it, which no lock can know."""
+    with lock(shared=True):
+        writer = Holder(lock())
+        wait_for_writers()
+        reader = Holder(lock(shared=True))
+        assert "a writer waits" in why_not(lock(shared=True, timeout=0))
+        assert not reader.has.is_set()
+        monkeypatch.setattr(marks, "_PRIORITY", 1)
+        reader.leave()
+        assert why_not(lock(shared=True, timeout=0)) == ""
+        assert not writer.has.is_set()
+
+
+def both_beyond(counts: sa.SharedArray, before: np.ndarray) -> bool:
+    return bool((counts[:2] > before).all())
+
+
+@many_starts
+def test_readings_without_a_gap_end_when_a_writer_waits(lock: Make) -> None:
+    """Two processes hand the reading over to each other; the writer gets in all the same, again and again."""
+    with sa.zeros(3, "i8", name="readings") as counts:
+
+        def read(me: int) -> None:
+            other = 1 - me
+            while not counts[2]:
+                with lock(shared=True):
+                    counts[me] += 1
+                    seen = counts[other].item()
+                    # Go on until the other one reads too, or has been kept from it.
+                    while counts[other] == seen and not writers() and not counts[2]:
+                        time.sleep(0.0005)
+
+        pids = [start(partial(read, me)) for me in (0, 1)]
+        try:
+            for _ in range(20):
+                before = counts[:2] + 1
+                wait_until(partial(both_beyond, counts, before), "both read", ANSWER)
+                with lock():
+                    pass
+        finally:
+            counts[2] = 1
+        assert [end(pid) for pid in pids] == [0, 0]
+
+
+# -- nothing in the table is trusted -------------------------------------------------------------------
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Iterator[tuple[Table, Table, int]]:
+    """A table as two processes have it open, and a slot of the first one."""
+    one, other = Table.open(str(tmp_path)), Table.open(str(tmp_path))
+    yield one, other, one.claim("")
+    for table in (one, other):
+        if not table.closed:
+            table.close()
+
+
+KEY = 4711
+
+
+def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, int]) -> None:
+    one, other, at = slots
+    for table in (one, other):
+        assert table.ahead(KEY, 0, 100) == []
+    one.wait(at, KEY, 10, 20)
+    for table in (one, other):
+        (found,) = table.ahead(KEY, 0, 11)
+        assert (found.at, found.start, found.end) == (at, 10, 20)
+        assert table.waits(found)
+        assert table.ahead(KEY, 0, 10) == table.ahead(KEY, 20, 30) == []
+        assert table.ahead(KEY + marks._HINTS, 0, 100) == []  # another file with the same hint
+        assert table.words[marks.hint_of(KEY)] == 1
+    assert not other.marked(KEY, 0, 100)
+    one.go(at)
+    for table in (one, other):
+        assert not table.waits(found)
+        assert table.ahead(KEY, 0, 100) == []
+    assert other.words[marks.hint_of(KEY)] == 0
+
+
+def test_a_dead_writer_is_not_let_go_first(slots: tuple[Table, Table, int]) -> None:
+    one, other, at = slots
+    one.wait(at, KEY, 10, 20)
+    (found,) = other.ahead(KEY, 0, 100)
+    one.close()
+    assert not other.waits(found)
+    assert other.ahead(KEY, 0, 100) == []
+    assert other.words[marks.hint_of(KEY)] == 0
+    assert other.claim("") == at
+    assert other.words[at + marks._SINCE] == 0
+
+
+def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
+    slots: tuple[Table, Table, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, at = slots
+    look = Table._waiting
+    looks = itertools.count()
+
+    def begins_to_wait(self: Table, hint: int) -> object:
+        found = look(self, hint)
+        if next(looks) == 0:
+            one.wait(at, KEY, 10, 20)
+        return found
+
+    monkeypatch.setattr(Table, "_waiting", begins_to_wait)
+    assert other.ahead(KEY, 0, 100) == []
+    assert other.words[marks.hint_of(KEY)] == 1
+    assert len(other.ahead(KEY, 0, 100)) == 1
+
+
+@pytest.mark.parametrize("since", [1, 1 << 62, (1 << 64) - 1])
+def test_a_damaged_time_or_range_is_no_writer(slots: tuple[Table, Table, int], since: int) -> None:
+    one, other, at = slots
+    one.wait(at, KEY, 10, 20)
+    one.words[at + marks._SINCE] = since
+    assert other.ahead(KEY, 0, 100) == []
+    one.wait(at, KEY, 10, 20)
+    one.words[at + 1] ^= 1 << 40
+    assert other.ahead(KEY, 0, 100) == []
+    one.words[marks.hint_of(KEY)] = (1 << 64) - 1
+    one.words[marks.COUNT] = (1 << 64) - 1
+    assert other.ahead(KEY, 0, 100) == []

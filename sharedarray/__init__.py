@@ -55,6 +55,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _wakers        waking a process that uses the same block, and learning of its end
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
 #   _header        the NPY header of a block: pure encode and decode
+#   _object_layout the bytes of an object in a block: pure encode and decode
+#   _programs      the names of the programs that processes run
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
 #   _locks         locks on the bytes of a block, or of any file
 #   _array         `SharedArray`; attaching by name, opening a file

@@ -34,6 +34,7 @@ from sharedarray import (
     _versions as versions,
 )
 from sharedarray._locks import ArrayLock, EmptyLock, Lock
+from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Segment, mapping_of
@@ -365,18 +366,29 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return np.array(self, order="K")
 
     def __repr__(self) -> str:
-        text = super().__repr__()
         mapping = mapping_of(self)
+        if mapping is not None and _is_whole_object(self, mapping):
+            return _object_text(mapping)
+        text = super().__repr__()
         if mapping is None or not text.endswith(")"):
             return text
         state = ", closed" if mapping.left else ""
         return f"{text[:-1]}, name={mapping.name!r}{state})"
 
+    def __str__(self) -> str:
+        mapping = mapping_of(self)
+        if mapping is not None and _is_whole_object(self, mapping):
+            return _object_text(mapping)
+        return super().__str__()
+
     def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, and a picture from a sample of the data."""
+        """Return what a notebook shows: the facts, and a picture from a sample of the data."""
         from sharedarray import _display as display  # here: only notebooks ask
 
         data, mapping = self.view(np.ndarray), mapping_of(self)
+        if mapping is not None and _is_whole_object(self, mapping):
+            facts = [fact for fact in facts_of_block(mapping, self.nbytes) if fact[0] != "mode"]
+            return display.card("object", [*facts, ("get it", f"sa.get({mapping.name!r})")])
         if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
             mapping.madvise(mmap.MADV_RANDOM)  # or the system reads ahead at every place: 11 s of 10 GiB
         try:
@@ -387,6 +399,21 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return display.card(type(self).__name__, _facts(self), drawn=drawn, below=below)
 
 
+def _is_whole_object(array: SharedArray, mapping: Mapping) -> bool:
+    """Return whether an array is all of a block that `sharedarray.put` made, and not a part of it."""
+    if mapping.directory is None or array.nbytes != len(mapping) - header.PAGE:
+        return False
+    return is_object(array.view(np.ndarray))
+
+
+def _object_text(mapping: Mapping) -> str:
+    """Return what an object's handle shows of itself: its bytes are of no use to a reader."""
+    from sharedarray._display import human
+
+    state = ", closed" if mapping.left else ""
+    return f"<object {mapping.name!r}, {human(len(mapping))}{state}: sa.get({mapping.name!r}) returns it>"
+
+
 def _facts(array: SharedArray) -> list[tuple[str, str]]:
     """What there is to say of an array, in the order in which people ask."""
     name, *others = facts_of_block(mapping_of(array), array.nbytes)
@@ -395,7 +422,8 @@ def _facts(array: SharedArray) -> list[tuple[str, str]]:
 
 def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]]:
     """Return what there is to say of a block, beginning with its name, of which a user has `nbytes` bytes."""
-    from sharedarray._display import human
+    from sharedarray._display import block_table, human
+    from sharedarray._programs import programs_of
 
     size = f"{human(nbytes)} ({nbytes:,} bytes)"
     if mapping is None:
@@ -408,8 +436,12 @@ def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]
         key = (mapping.device, mapping.inode)
         pids = platform.holders([key]).get(key, ())
         me = os.getpid()
+        programs = programs_of(pids[:_SHOWN_HOLDERS])
         holders = ", ".join(
-            [f"{pid} (this process)" if pid == me else str(pid) for pid in pids[:_SHOWN_HOLDERS]]
+            [
+                f"{pid} (this process)" if pid == me else block_table.process(pid, programs)
+                for pid in pids[:_SHOWN_HOLDERS]
+            ]
         )
         holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
     block = len(mapping) - header.PAGE

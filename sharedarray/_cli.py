@@ -23,13 +23,14 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
 import sys
 import tempfile
 import time
-import unicodedata
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -38,15 +39,16 @@ import numpy as np
 
 import sharedarray as sa
 from sharedarray import _interrupts as interrupts
-from sharedarray._display import age, human, plain
+from sharedarray._display import age, block_table, human, plain
 from sharedarray._platform import platform
+from sharedarray._programs import programs_of
 from sharedarray._progress import IN_BYTES, Bar, bar
 
 __all__ = ["main"]
 
 _PIECE = 8 << 20  # bytes copied at once: no second copy of the data stands in memory
-_WIDTHS = (80, 120)  # columns of the narrowest table, and of one that goes to a file or pipe
-_SHOWN_HOLDERS = 3  # pids in the table; `info` and --json tell all
+_WIDTH = 120  # columns of a table that goes to a file or pipe
+_USUAL, _NARROWEST = 80, 40  # columns of a terminal
 _INTERRUPTED, _READER_GONE = 130, 141  # 128 + SIGINT, 128 + SIGPIPE: what shells report
 
 _Handler: TypeAlias = Callable[[argparse.Namespace], int]
@@ -81,11 +83,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> int:
     try:
-        args = _parser(argv).parse_args(argv)
+        args, unknown = _parser(argv).parse_known_args(argv)
+        if unknown:  # `parse_args` would show the usage of the whole program
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_see_also(args)}")
     except SystemExit as stop:  # argparse has printed the help, the version or the usage
         return stop.code if isinstance(stop.code, int) else 0
     handler: _Handler = args.handler
-    return handler(args)
+    try:
+        return handler(args)
+    except sa.SharedArrayError as error:
+        _advise(error, args.command)
+        raise
+
+
+def _see_also(args: argparse.Namespace) -> str:
+    return ". 'sharedarray info NAME' shows one block" if args.command == "ls" else ""
+
+
+_CHOOSE = "give the name of a block, as 'sharedarray ls' shows it"
+_LOOK = "'sharedarray ls' lists the blocks; 'sharedarray load FILE.npy --name NAME' makes one"
+# By command and kind of error: what a person at a shell can do.
+_NEXT_STEPS: dict[str, dict[type[sa.SharedArrayError], str]] = {
+    "info": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
+    "rm": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
+    "cp": {
+        sa.InvalidNameError: _CHOOSE,
+        sa.BlockNotFoundError: _LOOK,
+        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies arrays and objects",
+    },
+    "load": {
+        sa.InvalidNameError: "choose another --name, one word such as 'frames'",
+        sa.BlockExistsError: "choose another --name, or give --replace to put the new block in its place",
+    },
+}
+# Advice for Python programs: keywords and calls.
+_PYTHON = re.compile(r"\w=|\w\(|sharedarray\.\w")
+
+
+def _advise(error: sa.SharedArrayError, command: str) -> None:
+    """Give advice in terms of the command line if the error has none, or has advice for Python programs."""
+    if error.next_step is None or _PYTHON.search(error.next_step):
+        error.next_step = _NEXT_STEPS.get(command, {}).get(type(error))
 
 
 # -- arguments ------------------------------------------------------------------------------------------
@@ -111,7 +149,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     def command(name: str, handler: _Handler, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        added.set_defaults(handler=handler)
+        added.set_defaults(handler=handler, parser=added, command=name)
         return added
 
     ls = command("ls", _ls, "list the blocks: what they are, who made them, who holds them")
@@ -141,6 +179,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     load.add_argument("file", metavar="FILE.npy")
     load.add_argument("--name", required=True, type=_name, help="name to attach by")
     _add_progress(load)
+    load.add_argument(
+        "--replace", action="store_true", help="give the name to the new block if another block has it"
+    )
     stay = load.add_mutually_exclusive_group()
     stay.add_argument("--persist", action="store_true", help="have it outlive its holders (the default)")
     stay.add_argument(
@@ -186,21 +227,23 @@ class _Version(argparse.Action):
 # -- the commands ---------------------------------------------------------------------------------------
 
 
+def _width() -> int:
+    """Return the columns for tables; fewer than `_NARROWEST` are no window that a person reads."""
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    return width if width >= _NARROWEST else _USUAL
+
+
 def _ls(args: argparse.Namespace) -> int:
     blocks = sa.blocks()
+    programs = programs_of(block_table.processes_of(blocks))
     if args.json:
-        print(json.dumps([_record(block) for block in blocks], indent=2))
+        print(json.dumps([block_table.as_json(block, programs) for block in blocks], indent=2))
     elif not blocks:
         print("no blocks")
     else:
-        least, usual = _WIDTHS
-        width = max(least, shutil.get_terminal_size((usual, 24)).columns)
-        for line in _table([_row(block) for block in blocks], width):
+        width = _width()
+        for line in block_table.lines(blocks, programs, width):
             print(line)
-        total = f"{_count(len(blocks), 'block')}, {human(sum(block.size for block in blocks))}"
-        if orphans := sum(block.orphan for block in blocks):
-            total += f"; {_count(orphans, 'orphan')}, which 'sharedarray prune' removes"
-        print(total)
     return 0
 
 
@@ -214,26 +257,27 @@ def _name(word: str) -> str:
 
 def _info(args: argparse.Namespace) -> int:
     block = _find(args.name, _by_name())
+    programs = programs_of(block_table.processes_of([block]))
     hints = _hints(block)
     if args.json:
-        print(json.dumps(_record(block) | hints, indent=2))
+        print(json.dumps(block_table.as_json(block, programs) | hints, indent=2))
         return 0
     data = "" if block.shape is None else f", {block.nbytes} of them data"
+    cells = dict(zip(block_table.TITLES, block_table.cells(block, programs, most=None), strict=True))
     lines = {
         "name": block.name,
         "path": block.path,
         "kind": block.kind,
-        "shape": "-" if block.shape is None else str(block.shape),
-        "dtype": "-" if block.dtype is None else str(block.dtype),
+        "shape": "-" if cells["SHAPE"] == "-" else str(block.shape),
+        "dtype": cells["DTYPE"],
         "order": block.order or "-",
         "size": f"{human(block.size)} ({block.size} bytes{data})",
-        "made": f"{block.created.isoformat(timespec='seconds')} ({age(block.created)} ago)",
-        "made by": f"pid {block.creator} ({'alive' if block.creator_alive else 'dead'})",
-        "holders": _all_holders(block),
-        "persistent": f"yes, until '{_rm_command(block.name)}'" if block.persistent else "no",
-        "references": f"{block.references} on their way",
-        "kept by": "no process" if block.keeper is None else f"pid {block.keeper}",
-        "orphan": "yes" if block.orphan else "no",
+        "made": block_table.made(block),
+        "made by": cells["MADE BY"],
+        "holders": cells["HOLDERS"],
+        "state": cells["STATE"],
+        "references": f"{block.references:,}",
+        "kept by": "-" if block.keeper is None else block_table.process(block.keeper, programs),
         **hints,
     }
     if block.members is not None:
@@ -241,16 +285,11 @@ def _info(args: argparse.Namespace) -> int:
         lines["members"] = str(len(block.members))
     for title, text in lines.items():
         print(f"{title:<11} {plain(text)}")
-    for line in _members(block.members or {}):
+    for line in block_table.member_lines(block):
+        print(line)
+    for line in block_table.legend_lines([block], _width()):
         print(line)
     return 0
-
-
-def _members(members: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> list[str]:
-    """Lines for the arrays of a group."""
-    rows = [(plain(name), str(shape), plain(str(dtype))) for name, (shape, dtype) in members.items()]
-    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
-    return ["  " + _GAP.join(map(_fitted, row, widths, (False, False, False))).rstrip() for row in rows]
 
 
 def _rm(args: argparse.Namespace) -> int:
@@ -325,16 +364,27 @@ def _cp(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> int:
-    found: Any = sa.open(args.file, "r")  # an array or a group
+    try:
+        found: Any = sa.open(args.file, "r")  # an array or a group
+    except sa.BlockNotFoundError as error:
+        error.next_step = "check the path of the file"
+        raise
+    except sa.HeaderError as error:
+        error.next_step = _conversion(args.file, args.name)
+        return _fail(error)
     with found as source:
-        options: dict[str, Any] = {"persist": not args.hold, "progress": args.progress}
+        options: dict[str, Any] = {
+            "persist": not args.hold,
+            "replace": args.replace,
+            "progress": args.progress,
+        }
         array: Any
         if isinstance(source, sa.Group):
             array = sa.share_group(args.name, source, **options)
             kind = f"group of {_count(len(array), 'member')}"
         else:
             array = sa.share(source, name=args.name, **options)
-            kind = f"{_shape(array.shape)} {plain(_dtype(array.dtype))}"
+            kind = f"{block_table.shape_text(array.shape)} {plain(block_table.dtype_text(array.dtype))}"
     name = plain(args.name)
     what = f"{plain(args.file)} as {name} ({kind}, {human(array.nbytes)})"
     if not args.hold:
@@ -345,6 +395,41 @@ def _load(args: argparse.Namespace) -> int:
         print(f"holding {what}; Ctrl-C lets go", flush=True)
         while True:
             time.sleep(3600)  # of all ways to wait, the one that Ctrl-C ends on every platform
+
+
+def _conversion(file: str, name: str) -> str:
+    """Return how to make an .npy file of a file that is none, or how to share what is in it."""
+    shown, save = plain(file), "python -c \"import numpy as np; np.save('{}', {})\""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            arrays = [member.removesuffix(".npy") for member in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        arrays = []
+    if os.path.isdir(file or "."):
+        return "name the file in it"
+    if arrays:
+        command = save.format(f"{plain(arrays[0])}.npy", f"np.load('{shown}')['{plain(arrays[0])}']")
+        return f"it is an archive of arrays ({', '.join(map(plain, arrays))}): save one by itself: {command}"
+    with contextlib.suppress(OSError, ValueError):
+        with open(file, "rb", opener=platform.opener) as content:
+            version = np.lib.format.read_magic(content)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            *_, dtype = read(content)
+        if dtype.hasobject:
+            return (
+                f"store it with a dtype of numbers or text, or share it from Python as an object: "
+                f"sharedarray.put(numpy.load('{shown}', allow_pickle=True), name='{plain(name)}')"
+            )
+        return "make the file again: it was cut off or damaged"
+    if os.path.getsize(file) == 0:
+        return "make the file again: it is empty"
+    if file.lower().endswith((".txt", ".csv", ".dat")):
+        return f"convert it: {save.format('FILE.npy', f'np.genfromtxt({shown!r})')}"
+    return "read it with the library for its format, and store the array by numpy.save('FILE.npy', array)"
 
 
 def _top(args: argparse.Namespace) -> int:
@@ -393,6 +478,8 @@ def _chosen(names: Iterable[str]) -> tuple[list[sa.BlockInfo], int]:
         try:
             found.append(_find(name, blocks))
         except (sa.SharedArrayError, OSError) as error:
+            if isinstance(error, sa.SharedArrayError):
+                _advise(error, "rm")
             status = _fail(error)
     return found, status
 
@@ -411,9 +498,10 @@ def _confirmed(blocks: Sequence[sa.BlockInfo]) -> bool:
 def _warn_of_users(block: sa.BlockInfo) -> None:
     name = plain(block.name)
     if block.held:
+        holders = block_table.holders_text(block, programs_of(block.holders))
         _say(
-            f"warning: {name} is in use; holders: {_all_holders(block)}. They keep its memory until they let "
-            "go, but no other process can attach to it any more"
+            f"warning: {name} is in use; holders: {plain(holders)}. They keep its memory until they let go, "
+            "but no other process can attach to it any more"
         )
     if block.references:
         _say(f"warning: {_count(block.references, 'reference')} to {name} on the way will not arrive")
@@ -472,35 +560,6 @@ def _publish(temporary: str, target: str, shown: str, *, force: bool) -> None:
 # -- showing a block ------------------------------------------------------------------------------------
 
 
-def _record(block: sa.BlockInfo) -> dict[str, Any]:
-    """A block for ``--json``: everything, exactly."""
-    return {
-        "name": block.name,
-        "path": block.path,
-        "kind": block.kind,
-        "shape": None if block.shape is None else list(block.shape),
-        "dtype": None if block.dtype is None else str(block.dtype),
-        "order": block.order,
-        "size": block.size,
-        "nbytes": block.nbytes,
-        "created": block.created.isoformat(),
-        "creator": block.creator,
-        "creator_alive": block.creator_alive,
-        "held": block.held,
-        "holders": list(block.holders),
-        "persistent": block.persistent,
-        "orphan": block.orphan,
-        "references": block.references,
-        "keeper": block.keeper,
-        "members": None
-        if block.members is None
-        else {
-            name: {"shape": list(shape), "dtype": str(dtype)}
-            for name, (shape, dtype) in block.members.items()
-        },
-    }
-
-
 def _hints(block: sa.BlockInfo) -> dict[str, str]:
     where = os.environ.get("SHAREDARRAY_DIR")
     also = f"  # with SHAREDARRAY_DIR={where}" if where else ""
@@ -521,28 +580,9 @@ def _described(block: sa.BlockInfo) -> str:
     kind = block.kind
     if block.members is not None:
         kind += f" of {_count(len(block.members), 'member')}"
-    elif block.shape is not None:
-        kind += f" {_shape(block.shape)} {plain(_dtype(block.dtype))}"
+    elif block.shape is not None and kind != "object":
+        kind += f" {block_table.shape_text(block.shape)} {plain(block_table.dtype_text(block.dtype))}"
     return f"{plain(block.name)} ({kind}, {human(block.size)}, made {age(block.created)} ago)"
-
-
-def _all_holders(block: sa.BlockInfo) -> str:
-    if block.holders:
-        return f"{len(block.holders)} ({', '.join(f'pid {pid}' for pid in block.holders)})"
-    return "some, which cannot be seen from here" if block.held else "none"
-
-
-def _shape(shape: Sequence[int] | None) -> str:
-    if shape is None:
-        return "-"
-    return "x".join(map(str, shape)) or "()"
-
-
-def _dtype(dtype: np.dtype[Any] | None) -> str:
-    """A dtype for people, of a structured one the fields' names."""
-    if dtype is None:
-        return "-"
-    return str(dtype) if dtype.names is None else f"{{{','.join(dtype.names)}}}"
 
 
 def _rm_command(name: str) -> str:
@@ -551,89 +591,6 @@ def _rm_command(name: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-# -- the table ------------------------------------------------------------------------------------------
-
-
-_TITLES = ("NAME", "KIND", "SHAPE", "DTYPE", "SIZE", "AGE", "MADE BY", "HOLDERS", "STATE")
-_RIGHT = ("SIZE", "AGE")
-# Where lines are too long, these columns are cut to these widths, one after the other until they fit. The
-# last ones leave 80 columns even where pids have seven digits.
-_CUTS = (
-    ("NAME", 40),
-    ("DTYPE", 16),
-    ("HOLDERS", 18),
-    ("NAME", 24),
-    ("DTYPE", 7),
-    ("SHAPE", 12),
-    ("HOLDERS", 10),
-    ("STATE", 7),
-    ("KIND", 5),
-    ("NAME", 15),  # names of chance have this length
-    ("SHAPE", 6),
-    ("HOLDERS", 7),
-    ("NAME", 8),
-)
-_GAP = "  "
-
-
-def _row(block: sa.BlockInfo) -> tuple[str, ...]:
-    if block.holders:
-        more = len(block.holders) - _SHOWN_HOLDERS
-        pids = " ".join(map(str, block.holders[:_SHOWN_HOLDERS])) + (f" +{more}" if more > 0 else "")
-        holders = f"{len(block.holders)}: {pids}"
-    else:
-        holders = "unseen" if block.held else "0"
-    state = ["persist"] * block.persistent + ["orphan"] * block.orphan + ["kept"] * bool(block.keeper)
-    if block.references:
-        state.append(_count(block.references, "ref"))
-    return (
-        block.name,
-        block.kind,
-        _shape(block.shape) if block.members is None else _count(len(block.members), "member"),
-        _dtype(block.dtype) if block.members is None else "-",
-        human(block.size),
-        age(block.created),
-        f"{block.creator}" if block.creator_alive else f"{block.creator} dead",
-        holders,
-        ", ".join(state) or "-",
-    )
-
-
-def _table(rows: Iterable[Sequence[str]], width: int) -> list[str]:
-    """Lines of at most `width` columns; where the cells are too long, columns are cut in turn."""
-    lines = [_TITLES, *([plain(cell) for cell in row] for row in rows)]
-    widths = {cells[0]: max(map(_columns, cells)) for cells in zip(*lines, strict=True)}
-    excess = sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width
-    for title, least in _CUTS:
-        cut = max(0, min(excess, widths[title] - least))
-        widths[title] -= cut
-        excess -= cut
-    return [
-        _GAP.join(
-            _fitted(cell, widths[title], title in _RIGHT) for title, cell in zip(_TITLES, line, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-
-
-def _fitted(text: str, width: int, right: bool) -> str:
-    if _columns(text) > width:
-        mark = plain("…") if len(plain("…")) == 1 else "~"
-        while _columns(text) >= width:
-            text = text[: min(len(text) - 1, width)]
-        text += mark
-    space = " " * (width - _columns(text))
-    return space + text if right else text + space
-
-
-def _columns(text: str) -> int:
-    """Columns of a terminal that a text takes."""
-    if text.isascii():
-        return len(text)
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
 
 
 # -- stdout and stderr ----------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
 from sharedarray import _errors as errors, _group_index, _header as header, _registry as registry
 from sharedarray._platform import platform
+from sharedarray._programs import programs_of
 
 __all__ = ["BlockInfo", "BlockList", "blocks", "prune"]
 
@@ -92,50 +93,57 @@ class BlockInfo:
 
 
 class BlockList(list[BlockInfo]):
-    """The list that `blocks` gives: in a notebook it shows itself as a table."""
+    """The list that `blocks` returns: at the prompt and in a notebook it shows itself as a table."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> BlockInfo: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> BlockList: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> BlockInfo | BlockList:
+        if isinstance(index, slice):
+            return BlockList(super().__getitem__(index))
+        return super().__getitem__(index)
+
+    def __repr__(self) -> str:
+        from sharedarray._display import block_table, text  # here: few programs show it
+
+        if not self:
+            return "no blocks"
+        programs = programs_of(block_table.processes_of(self))
+        return "\n".join(block_table.lines(self, programs, text.terminal_columns(_WIDTH), str))
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         from sharedarray import _display as display  # here: only notebooks ask
+        from sharedarray._display import block_table
 
-        said = "1 block" if len(self) == 1 else f"{len(self):,} blocks"
-        said += f", {display.human(sum(block.size for block in self))}"
+        said = block_table.total(self)
         try:
             directory = registry.directory()
             said += f"; {display.human(platform.room(directory, memory=True))} free in {directory}"
         except OSError:
             pass  # there is no such directory, and so there are no blocks
-        return display.table(said, [_TITLES, *map(_row, self)])
+        programs = programs_of(block_table.processes_of(self))
+        titles = [title.lower() for title in block_table.TITLES]
+        rows = []
+        for block in self:
+            row = dict(
+                zip(titles, block_table.cells(block, programs, str, _SHOWN_HOLDERS), strict=True),
+                age=block_table.made(block),
+            )
+            rows.append([*row.values()])
+        notes = [f"{word}: {meaning}" for word, meaning in block_table.legend(self)]
+        titles[titles.index("age")] = "made"
+        return display.table(said, [titles, *rows], right=[titles.index("size")], notes=notes)
 
 
-_TITLES = ("name", "kind", "shape", "dtype", "size", "made", "by", "holders", "state")
+# Columns of the table if there is no terminal.
+_WIDTH = 120
+# Holders that are named in a notebook.
 _SHOWN_HOLDERS = 8
-
-
-def _row(block: BlockInfo) -> tuple[str, ...]:
-    from sharedarray._display import human
-
-    pids = ", ".join(map(str, block.holders[:_SHOWN_HOLDERS]))
-    pids += ", …" if len(block.holders) > _SHOWN_HOLDERS else ""
-    state = ["persists"] * block.persistent + ["orphan"] * block.orphan
-    if block.references:
-        state.append(f"{block.references} on the way")
-    if block.keeper is not None:
-        state.append(f"kept by {block.keeper}")
-    return (
-        block.name,
-        block.kind,
-        "" if block.shape is None else str(block.shape) if block.members is None else _count(block.members),
-        "" if block.dtype is None or block.members is not None else str(block.dtype),
-        human(block.size),
-        f"{block.created:%Y-%m-%d %H:%M:%S} UTC",
-        f"{block.creator}" if block.creator_alive else f"{block.creator}, who is dead",
-        f"{len(block.holders)}: {pids}" if pids else ("unseen" if block.held else "none"),
-        ", ".join(state),
-    )
-
-
-def _count(members: dict[str, Any]) -> str:
-    return "1 member" if len(members) == 1 else f"{len(members):,} members"
 
 
 def blocks() -> BlockList:
@@ -144,7 +152,8 @@ def blocks() -> BlockList:
     Returns
     -------
     list of BlockInfo
-        A snapshot: another process may end while it is taken. In a notebook it shows itself as a table.
+        A snapshot: another process may end while it is taken. At the prompt and in a notebook the list shows
+        itself as a table, with the name of the program beside each pid.
 
     Examples
     --------

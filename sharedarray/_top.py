@@ -29,22 +29,26 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import sharedarray as sa
-from sharedarray._display import age, human, plain
+from sharedarray._display import block_table, human, plain
 from sharedarray._platform import platform
+from sharedarray._programs import programs_of
 
 __all__ = ["Look", "Screen", "Watch", "add_arguments", "run"]
 
 _EVERY = 1.0  # seconds between two looks
 _FASTEST, _SLOWEST = 0.1, 60.0
 _FALLBACK = (100, 30)  # columns and lines of a terminal that does not tell
+_WIDTH = 120  # columns of what goes to a file or pipe
+_LEGEND_FROM = 12  # lines of a terminal that shows the meanings of the states
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +100,8 @@ class Look:
         Bytes of the file system, by whomever they are used.
     growth, disk_growth : float
         Bytes a second that all blocks together, and the file system's use, have gained.
+    programs : mapping of int to str
+        The name of the program of each process that made, holds or keeps one of them.
     """
 
     lines: tuple[Line, ...]
@@ -104,6 +110,7 @@ class Look:
     free: int
     growth: float
     disk_growth: float
+    programs: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -148,6 +155,7 @@ class Watch:
             free=free,
             growth=rate(sum(block.size for block in blocks) - sum(self._sizes.values())),
             disk_growth=rate(used - self._used),
+            programs=programs_of(block_table.processes_of(blocks)),
         )
         self._when, self._used = now, used
         self._sizes = {block.name: block.size for block in blocks}
@@ -289,29 +297,27 @@ def _removed(asked: Sequence[sa.BlockInfo]) -> str:
 
 # -- one look as text, or as an object ------------------------------------------------------------------
 
-_TITLES = ("NAME", "SHAPE", "DTYPE", "SIZE", "GROWTH", "AGE", "HOLDERS", "STATE")
+# The columns of `ls`, and the growth behind the size.
+_AFTER = block_table.TITLES.index("SIZE") + 1
+_TITLES = (*block_table.TITLES[:_AFTER], "GROWTH", *block_table.TITLES[_AFTER:])
+# The orders that have a column of their own name, and the others' columns.
+_COLUMNS = {order: order.upper() for order in ("name", "size", "growth", "holders", "age")} | {
+    "orphans": "STATE"
+}
 
 
-def cells(line: Line) -> tuple[str, ...]:
-    """The texts of a line, in the order of the titles."""
-    block = line.block
-    shape = "-" if block.shape is None else "x".join(map(str, block.shape)) or "()"
-    state = ["orphan"] * block.orphan + ["persist"] * block.persistent + ["kept"] * bool(block.keeper)
-    if block.references:
-        state.append(f"{block.references} ref")
-    if not block.creator_alive:
-        state.append("maker dead")
-    pids = " ".join(map(str, block.holders[:3])) + (" …" if len(block.holders) > 3 else "")
-    return (
-        plain(block.name),
-        shape,
-        "-" if block.dtype is None else plain(str(block.dtype) if block.dtype.names is None else "record"),
-        human(block.size),
-        rate(line.growth),
-        age(block.created),
-        f"{len(block.holders)}: {pids}" if block.holders else ("unseen" if block.held else "0"),
-        ", ".join(state) or "-",
-    )
+def cells(line: Line, programs: Mapping[int, str] | None = None) -> tuple[str, ...]:
+    """Return the texts of a line, in the order of the titles."""
+    found = [plain(text) for text in block_table.cells(line.block, programs or {})]
+    return (*found[:_AFTER], rate(line.growth), *found[_AFTER:])
+
+
+def table(screen: Screen, lines: Sequence[Line], width: int) -> list[str]:
+    """Return the lines of the table, the titles first, in at most so many columns."""
+    mark = "▲" if screen.backwards else "▼"
+    titles = [f"{title} {mark}" if title == _COLUMNS[screen.order] else title for title in _TITLES]
+    programs = screen.look.programs
+    return block_table.fitted(titles, [cells(line, programs) for line in lines], width)
 
 
 def rate(growth: float) -> str:
@@ -344,10 +350,12 @@ def _changing(growth: float) -> str:
 
 def _text(screen: Screen) -> Iterator[str]:
     yield headline(screen.look)
-    rows = [_TITLES, *map(cells, screen.lines())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows if screen.look.lines else []:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    if screen.look.lines:
+        yield from block_table.fitted(
+            _TITLES, [cells(line, screen.look.programs) for line in screen.lines()], width
+        )
+        yield from block_table.legend_lines([line.block for line in screen.look.lines], width)
 
 
 def _object(screen: Screen) -> dict[str, Any]:
@@ -359,24 +367,7 @@ def _object(screen: Screen) -> dict[str, Any]:
         "free": look.free,
         "total": look.total,
         "orphans": len(look.orphans),
-        "blocks": [
-            {
-                "name": block.name,
-                "kind": block.kind,
-                "shape": None if block.shape is None else list(block.shape),
-                "dtype": None if block.dtype is None else str(block.dtype),
-                "size": block.size,
-                "created": block.created.isoformat(),
-                "creator": block.creator,
-                "creator_alive": block.creator_alive,
-                "held": block.held,
-                "holders": list(block.holders),
-                "persistent": block.persistent,
-                "references": block.references,
-                "orphan": block.orphan,
-            }
-            for block in (line.block for line in screen.lines())
-        ],
+        "blocks": [block_table.as_json(line.block, look.programs) for line in screen.lines()],
     }
 
 
@@ -461,35 +452,32 @@ def _size() -> tuple[int, int]:
 
 
 def _picture(screen: Screen, columns: int, lines: int) -> Any:
-    """The whole screen: what there is in all, the blocks around the marked one, and the keys."""
+    """Return the whole screen: the totals, the blocks around the marked one, the legend and the keys."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     at, found = screen.at(), screen.lines()
-    room = max(1, lines - 4)  # below the headline and the titles, above the line with the keys
+    legend = block_table.legend_lines([line.block for line in found], columns)
+    if lines < _LEGEND_FROM or len(found) + len(legend) + 4 > lines:
+        legend = []
+    room = max(1, lines - 4 - len(legend))  # below the headline and the titles, above the keys
     first = max(0, min(at - room // 2, len(found) - room))
-    table = Table(box=None, expand=True, pad_edge=False, header_style="bold")
-    for title in _shown_titles(columns):
-        mark = ""
-        if title.lower() == screen.order or (title, screen.order) == ("STATE", "orphans"):
-            mark = " ▲" if screen.backwards else " ▼"
-        table.add_column(
-            f"{title}{mark}",
-            no_wrap=True,
-            overflow="ellipsis",
-            justify="right" if title in ("SIZE", "GROWTH", "AGE") else "left",
-            min_width=8 if title == "NAME" else None,
-        )
-    for number, line in enumerate(found[first : first + room], first):
-        texts = dict(zip(_TITLES, cells(line), strict=True))
+    shown = found[first : first + room]
+    titles, *rows = table(screen, shown, columns)
+    parts: list[Any] = [
+        Text(headline(screen.look), no_wrap=True, overflow="ellipsis"),
+        Text(titles, style="bold", no_wrap=True, overflow="crop"),
+    ]
+    for number, (line, row) in enumerate(zip(shown, rows, strict=True), first):
         style = "reverse" if number == at else ("yellow" if line.block.orphan else "")
-        table.add_row(*[Text(texts[title]) for title in _shown_titles(columns)], style=style)
-    parts: list[Any] = [Text(headline(screen.look), no_wrap=True, overflow="ellipsis"), table]
+        parts.append(
+            Text(row.ljust(columns) if number == at else row, style=style, no_wrap=True, overflow="crop")
+        )
     if not found:
         parts.append(Text("no blocks"))
-    used = (len(found[first : first + room]) or 1) + 2
+    used = (len(shown) or 1) + 2 + len(legend)
     parts.append(Text("\n" * max(0, lines - used - 2)))
+    parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in legend]
     if screen.asked:
         parts.append(Text(screen.question(), style="bold reverse", no_wrap=True, overflow="ellipsis"))
     else:
@@ -500,16 +488,6 @@ def _picture(screen: Screen, columns: int, lines: int) -> Any:
             Text(text, style="dim" if not screen.message else "bold", no_wrap=True, overflow="ellipsis")
         )
     return Group(*parts)
-
-
-def _shown_titles(columns: int) -> Sequence[str]:
-    """In a narrow terminal, the less important columns are left out."""
-    dropped = {
-        title
-        for least, title in ((95, "DTYPE"), (80, "SHAPE"), (62, "STATE"), (50, "AGE"))
-        if columns < least
-    }
-    return [title for title in _TITLES if title not in dropped]
 
 
 # -- the keyboard ---------------------------------------------------------------------------------------

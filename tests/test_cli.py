@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -32,6 +33,7 @@ from needs import link, needs_signals, needs_terminals
 import sharedarray as sa
 from sharedarray import _cli as cli
 from sharedarray._cli import main
+from sharedarray._display import block_table
 
 COMMAND = (sys.executable, "-m", "sharedarray")
 HOLDS = "a = sa.share([[1.5, 2, 3]] * 2, name='frames'); say(); hear()"
@@ -79,6 +81,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[sa.BlockInfo]:
     """The blocks that the command sees in place of the real ones."""
     blocks: list[sa.BlockInfo] = []
     monkeypatch.setattr(sa, "blocks", lambda: blocks)
+    monkeypatch.setattr(cli, "programs_of", lambda pids: {})
     monkeypatch.setenv("COLUMNS", "80")
     return blocks
 
@@ -94,7 +97,8 @@ def test_ls_shows_what_a_process_holds():
         title, line, total = done.stdout.splitlines()
         assert " ".join(title.split()) == "NAME KIND SHAPE DTYPE SIZE AGE MADE BY HOLDERS STATE"
         assert line.split()[:6] == ["frames", "array", "2x3", "float64", "4.0", "KiB"]
-        assert line.split()[7:] == [str(puppet.pid), "1:", str(puppet.pid), "-"]
+        program = ["python", "-c"]  # that is how a puppet is started
+        assert line.split()[7:] == [str(puppet.pid), *program, "1:", str(puppet.pid), *program, "-"]
         assert total == "1 block, 4.0 KiB"
         puppet.end()
 
@@ -124,6 +128,29 @@ def test_ls_json_is_exact():
         puppet.end()
 
 
+def test_ls_info_and_top_have_the_same_fields_and_name_the_programs(capsys):
+    with Puppet(HOLDS) as other, sa.zeros(3, [("x", "f4"), ("y", "U3")], name="records", persist=True) as a:
+        other.hear()
+        said = {}
+        for words in ("ls", "info records", "top --once", "ls --json", "info frames --json", "top --json"):
+            assert main(words.split()) == 0
+            said[words] = capsys.readouterr().out
+        listed, _ = json.loads(said["ls --json"])
+        assert listed.items() <= json.loads(said["info frames --json"]).items()
+        topped = {block["name"]: block for block in json.loads(said["top --json"])["blocks"]}
+        assert topped["frames"] == listed
+        assert listed["creator_program"].startswith("python")
+        assert listed["holder_programs"] == [listed["creator_program"]]
+        for words in ("ls", "info records", "top --once"):
+            assert "{x,y}" in said[words]
+            assert re.search(rf"\b{os.getpid()} \w", said[words])
+            assert re.search(r"^  persist  it persists until", said[words], re.MULTILINE)
+        titles = said["ls"].splitlines()[0].split()
+        assert [title for title in said["top --once"].splitlines()[1].split() if title != "GROWTH"] == titles
+        a.unlink()
+        other.end()
+
+
 def test_ls_without_blocks(capsys, own_directory):
     assert main(["ls"]) == 0
     assert capsys.readouterr().out == "no blocks\n"
@@ -140,7 +167,8 @@ def test_info_tells_everything(capsys):
         assert lines["path"] == f"{directory()}/x"
         assert (lines["shape"], lines["dtype"], lines["order"]) == ("(2, 3)", "float32", "C")
         assert lines["size"] == "4.0 KiB (4120 bytes, 24 of them data)"
-        assert lines["holders"] == f"1 (pid {os.getpid()})"
+        assert re.fullmatch(rf"1: {os.getpid()} \S.*", lines["holders"])
+        assert re.fullmatch(r"\d+s ago, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines["made"])
         assert lines["attach"].startswith("sharedarray.attach('x')")
         assert ("load" in lines) == blocks_are_files()
         if blocks_are_files():
@@ -431,6 +459,80 @@ def test_load_hold_that_is_terminated_leaves_nothing(tmp_path):
     wait_until(lambda: not sa.exists("x"), "the block goes with its holder", GONE)
 
 
+def test_load_replaces_a_block_only_if_told(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.arange(5))
+    with sa.zeros(3, name="x") as old:
+        assert main(["load", str(tmp_path / "x.npy"), "--name", "x"]) == 1
+        said = capsys.readouterr().err
+        assert "--replace" in said
+        assert "replace=" not in said
+        assert sa.attach("x").shape == (3,)
+        assert main(["load", str(tmp_path / "x.npy"), "--name", "x", "--replace"]) == 0
+        assert sa.attach("x").tolist() == [0, 1, 2, 3, 4]
+        assert old.tolist() == [0, 0, 0]
+    sa.unlink("x")
+
+
+CURES = {
+    "many.npz": r"arrays \(first, second\).*np\.save\('first\.npy', np\.load\('many\.npz'\)\['first'\]\)",
+    "objects.npy": r"sharedarray\.put\(numpy\.load\('objects\.npy', allow_pickle=True\), name='y'\)",
+    "table.csv": r"np\.save\('FILE\.npy', np\.genfromtxt\('table\.csv'\)\)",
+    "cut.npy": "it was cut off or damaged",
+    "empty.npy": "it is empty",
+    "image.png": "read it with the library for its format",
+    "missing.npy": "check the path",
+    ".": "name the file in it",
+}
+
+
+@pytest.mark.parametrize("file", CURES)
+def test_load_tells_a_cure_for_a_file_that_is_no_array(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("many.npz", first=np.arange(5), second=np.ones(3))
+    np.save("objects.npy", np.array([None]), allow_pickle=True)
+    np.save("cut.npy", np.arange(500))
+    os.truncate("cut.npy", 1000)
+    for name, content in {"table.csv": b"1,2\n", "empty.npy": b"", "image.png": b"\x89PNG" * 200}.items():
+        Path(name).write_bytes(content)
+    assert main(["load", file, "--name", "y"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(CURES[file], said)
+    assert said.count("\n") == 1
+    if match := re.search('python -c "(.*)"$', said.rstrip()):
+        exec(match[1])  # the cure works
+        made = "first.npy" if file == "many.npz" else "FILE.npy"
+        assert main(["load", made, "--name", "y"]) == 0
+        sa.unlink("y")
+    assert not sa.exists("y")
+
+
+@pytest.mark.parametrize(
+    "words", ["ls foo", "ls --nonsense", "prune foo", "top foo", "info x y", "bench foo", "demo --nonsense"]
+)
+def test_wrong_usage_shows_the_usage_of_the_command(words, capsys):
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    command = words.split()[0]
+    assert said.startswith(f"usage: sharedarray {command} ")
+    assert f"sharedarray {command}: error: unrecognized arguments: {words.split()[-1]}" in said
+
+
+def test_messages_speak_of_options_and_not_of_keywords(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.arange(5))
+    file = str(tmp_path / "x.npy")
+    wrong = [
+        ["info", "missing"], ["info", "a/b"], ["rm", "-y", "missing", ""], ["cp", "missing", "new.npy"],
+        ["cp", "a/b", "new.npy"], ["cp", "bytes", "new.npy"], ["load", "missing.npy", "--name", "y"],
+        ["load", file, "--name", "bytes"], ["load", file, "--name", "a/b"], ["load", file, "--name", ""],
+    ]  # fmt: skip
+    with sa.Segment.create(10, "bytes"):
+        for words in wrong:
+            assert main(words) == 1
+            said = capsys.readouterr().err
+            assert "Next step: " in said, words
+            assert not re.search(r"\w=|sharedarray\.\w|\w\(", said.partition("Next step: ")[2]), said
+
+
 def test_load_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "x.npy", np.arange(5))
@@ -557,12 +659,25 @@ def test_the_table_fits(seen, capsys, monkeypatch, width):
     seen += [block(**WORST), block(), block(name="日本" * 60)]
     assert main(["ls"]) == 0
     title, *lines = capsys.readouterr().out.splitlines()[:-1]
-    assert all(cli._columns(line) <= max(80, width) for line in [title, *lines])
+    assert all(block_table.columns(line) <= max(80, width) for line in [title, *lines])
     assert "…" in lines[0] if width < 2000 else lines[0].startswith(WORST["name"])
     assert "1023 TiB  999d  4194304 dead" in lines[0]
     state = title.index("MADE BY")  # columns stand under their titles
     assert lines[0][state:].startswith("4194304 dead")
     assert lines[1][state:].startswith("4711 ")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_leaves_columns_out(seen, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    seen += [block(**WORST), block(name="short", held=False, holders=())]
+    assert main(["ls"]) == 0
+    title, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert all(block_table.columns(line) <= width for line in (title, first, second))
+    assert title.startswith("NAME")
+    assert second.startswith("short")
+    assert "SIZE" in title
+    assert ("KIND" in title) == (width == 80)
 
 
 def test_ordinary_blocks_are_not_cut(seen, capsys):
@@ -589,7 +704,7 @@ def test_names_cannot_steer_the_terminal(seen, capsys):
         ({"holders": (), "held": False, "references": 1}, "4711 0 1 ref"),
         ({"holders": (), "held": False, "keeper": 5}, "4711 0 kept"),
         ({"persistent": True, "creator_alive": False, "references": 2}, "4711 dead 1: 4711 persist, 2 refs"),
-        ({"holders": (1, 2, 3, 4, 5)}, "4711 5: 1 2 3 +2 -"),
+        ({"holders": (1, 2, 3, 4, 5)}, "4711 5: 1, 2, 3, +2 -"),
     ],
 )
 def test_holders_and_state(seen, capsys, changes, cells):

@@ -303,6 +303,63 @@ def test_blocks_show_themselves() -> None:
     assert "0 blocks" in page(sa._listing.BlockList()).text
 
 
+def test_at_the_prompt_blocks_are_a_table() -> None:
+    with sa.zeros((1000, 2), name="shown_1"), sa.put([1], name="shown_2", persist=True) as kept:
+        found = sa.blocks()
+        assert repr(found) == str(found) == f"{found}"
+        title, first, second, total, *legend = repr(found).splitlines()
+        assert title.split()[:4] == ["NAME", "KIND", "SHAPE", "DTYPE"]
+        assert first.startswith("shown_1  array")
+        for fact in ("(1000, 2)", "float64", f"1: {os.getpid()} ", "s  "):
+            assert fact in first
+        assert second[title.index("KIND") :].startswith("object  -")
+        assert second.endswith("persist")
+        assert re.fullmatch(r"2 blocks, \d+ KiB", total)
+        assert legend[0].startswith("  persist  ")
+        assert isinstance(found, list)
+        assert found[0].shape == (1000, 2)
+        assert repr(found[:1]).splitlines()[1].split() == first.split()
+        kept.unlink()
+    assert repr(sa.blocks()) == "no blocks"
+
+
+def test_ages_are_relative_and_local() -> None:
+    with sa.zeros(3, name="x"):
+        (block,) = sa.blocks()
+        shown = page(sa.blocks()).text
+        assert re.search(r"\b\d+s ago, ", shown)
+        assert f"{block.created.astimezone():%Y-%m-%d %H:%M:%S}" in shown
+        assert "UTC" not in shown
+
+
+def test_a_handle_of_an_object_shows_how_to_get_it() -> None:
+    with sa.put({"a": np.arange(100)}, name="model") as held:
+        for shown in (held, sa.attach("model")):
+            assert repr(shown) == str(shown) == f"{shown}"
+            assert re.fullmatch(r"<object 'model', 5\.\d KiB: sa\.get\('model'\) returns it>", repr(shown))
+            seen = page(shown)
+            assert "sa.get('model')" in seen.text
+            assert f"1: {os.getpid()} (this process)" in seen.text
+            assert not {"svg", "img", "pre", "details"} & {tag for tag, _ in seen.tags}
+        assert "SharedArray([" in repr(held[:10])  # a part of it is bytes
+        assert "SharedArray" in repr(sa.share(np.frombuffer(b"\x93SAOBJ1\n", np.uint8)))
+    assert "closed" in repr(held)
+
+
+@pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
+def test_columns_keep_their_alignment_on_any_page() -> None:
+    """Rules of the page for cells and preformatted text do not apply: the elements say what they need."""
+    with sa.zeros((3, 4), name="x"), sa.Pool(1) as pool:
+        pool.submit(np.sum, np.ones(1000)).result()
+        for shown in (sa.blocks(), pool.stats(), pool.copy_report()):
+            cells = [attributes for tag, attributes in page(shown).tags if tag in ("th", "td", "caption")]
+            assert cells
+            assert all("text-align:" in str(cell.get("style")) for cell in cells)
+        (text,) = page(sa.attach("x")).all("pre")
+        assert "white-space:pre" in str(text["style"])
+        assert "monospace" in str(text["style"])
+
+
 def test_many_blocks_are_cut() -> None:
     held = sa.zeros(1)
     (one,) = sa.blocks()
@@ -310,6 +367,30 @@ def test_many_blocks_are_cut() -> None:
     assert len(shown.all("tr")) == 201
     assert "300 more" in shown.text
     del held
+
+
+@pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
+def test_at_the_prompt_reports_of_a_pool_are_tables() -> None:
+    with sa.Pool(1) as pool:
+        future = pool.submit(np.sum, np.ones(1000))
+        assert future.result() == 1000
+        for report in (pool.stats(), pool.copy_report(future), pool.timeline()):
+            assert repr(report) == str(report)
+            assert len(repr(report).splitlines()) > 2
+        assert pool.stats().done == 1
+        assert isinstance(pool.timeline()[0], tuple)
+
+
+@pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
+def test_the_timeline_follows_the_theme() -> None:
+    with sa.Pool(1) as pool:
+        pool.submit(abs, 1).result()
+        svg = pool.timeline().to_svg()
+    style = svg[svg.index("<style>") : svg.index("</style>")]
+    for word in ("prefers-color-scheme:dark", "--jp-layout-color0", "--jp-content-font-color1", "fill:var("):
+        assert word in style
+    # In every theme, the colours of paper and ink differ: light in one is dark in the other.
+    assert re.search(r"--sa-paper:[^;]*#fff.*--sa-paper:[^;]*#111", style)
 
 
 @pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again

@@ -19,6 +19,7 @@ text           sizes, times, counts and untrusted text
 tables         HTML tables of facts
 picture        HTML of an array's data as a small picture
 datasets       HTML of several named arrays
+block_table    the table of blocks, for Python, ``ls``, ``info`` and ``top``
 spans          which worker ran which task, and when
 chrome_trace   these spans in the Trace Event Format
 timeline_text  these spans as text: one row for each worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sharedarray._display.tables import figures
+from sharedarray._display.tables import table
 from sharedarray._display.text import aligned, human, human_time, one_line, quantity
 from sharedarray._thresholds import OUT_OF_BAND
 
@@ -44,7 +44,7 @@ class ArgumentCopies(NamedTuple):
     count: int  # type: ignore[assignment]  # hides `tuple.count`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CopyReport:
     """Bytes of a call that were sent by reference, copied and pickled.
 
@@ -109,12 +109,14 @@ class CopyReport:
             return None
         return _copied(largest) if largest.copied >= largest.pickled else _pickled(largest)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [self._headline(), *aligned(self._cells())]
         return "\n".join(lines if self.advice is None else [*lines, self.advice])
 
     def _repr_html_(self) -> str:
-        return figures(self._headline(), self._cells(), head=True, note=self.advice)
+        return table(
+            self._headline(), self._cells(), named=True, right=range(1, 6), notes=[self.advice or ""]
+        )
 
     def _headline(self) -> str:
         return f"{one_line(self.label, 60)}: {quantity(self.tasks, 'task')}, {human_time(self.seconds)}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sharedarray._display.tables import figures
+from sharedarray._display.tables import table
 from sharedarray._display.text import human, quantity
 
 __all__ = ["PoolStats"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PoolStats:
     """What a pool is doing, and what it has done so far.
 
@@ -57,11 +57,11 @@ class PoolStats:
     copied_bytes: int
     pickled_bytes: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(f"{name:10}{text}" for name, text in self._lines())
 
     def _repr_html_(self) -> str:
-        return figures("Pool", self._lines(), head=False)
+        return table("Pool", self._lines(), head=False, named=True)
 
     def _lines(self) -> list[tuple[str, str]]:
         workers = (

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-__all__ = ["age", "aligned", "escaped", "human", "human_time", "one_line", "plain", "quantity"]
+__all__ = [
+    "age",
+    "aligned",
+    "escaped",
+    "human",
+    "human_time",
+    "one_line",
+    "plain",
+    "quantity",
+    "terminal_columns",
+]
 
 _TEXT = 400  # characters of one fact, at most
 
@@ -107,3 +118,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip()
         for cells in rows
     ]
+
+
+def terminal_columns(default: int) -> int:
+    """Return the columns of the terminal that standard output goes to; the default if it goes elsewhere."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or default
+    except (AttributeError, OSError, ValueError):  # there is no standard output, or it is no terminal
+        return default

@@ -19,8 +19,8 @@ __all__ = ["Timeline"]
 class Timeline(Sequence[Span]):
     """The spans of a pool's last tasks, in the order in which the tasks ended.
 
-    A sequence of `Span`; a slice of it is a timeline. As text it is a picture of one row for each worker, in
-    a notebook a larger one with tooltips.
+    A sequence of `Span`; a slice of it is a timeline. As text (`repr` and `str`) it is a picture of one row
+    for each worker, in a notebook a larger one with tooltips.
 
     Parameters
     ----------
@@ -80,9 +80,6 @@ class Timeline(Sequence[Span]):
     def __hash__(self) -> int:
         return hash((self._spans, self.dropped, self.pid))
 
-    def __repr__(self) -> str:
-        return f"<Timeline: {self._headline()}>"
-
     @property
     def seconds(self) -> float:
         """From the beginning of the first task to the end of the last one."""
@@ -113,7 +110,7 @@ class Timeline(Sequence[Span]):
             return None
         return f"{quantity(self.dropped, 'older task')} {'is' if self.dropped == 1 else 'are'} forgotten"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(timeline_text.draw(self._spans, self._headline(), self._forgotten()))
 
     def _repr_html_(self) -> str:

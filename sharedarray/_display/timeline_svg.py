@@ -39,6 +39,38 @@ _BORDERS = {"died": "", "timeout": "6 2", "raised": "3 2", "cancelled": "1 2"}
 # Pixels: the whole width, the lanes' left and right end, the space above them, and a row of the legend.
 _WIDTH, _LEFT, _RIGHT, _ABOVE, _LINE = 960, 120, 900, 28, 18
 
+# What is neither a function's colour nor its border follows the theme: that of Jupyter or VS Code, which set
+# these variables, or that of the browser. The attributes of the elements are for viewers without CSS.
+_THEMES = {
+    # name: (variable of Jupyter, of VS Code, colour in light, in dark)
+    "paper": ("--jp-layout-color0", "--vscode-editor-background", "#fff", "#111"),
+    "ink": ("--jp-content-font-color1", "--vscode-editor-foreground", "#222", "#ddd"),
+    "bed": ("--jp-layout-color2", "--vscode-editorWidget-background", "#f2f2f2", "#2b2b2b"),
+    "tick": ("--jp-border-color1", "--vscode-widget-border", "#ccc", "#555"),
+}
+
+
+def _style() -> str:
+    """Return the style sheet of a picture."""
+
+    def colours(dark: bool) -> str:
+        return "".join(
+            [
+                f"--sa-{name}:var({jupyter},var({code},{theme[dark]}));"
+                for name, (jupyter, code, *theme) in _THEMES.items()
+            ]
+        )
+
+    return (
+        f"<style>.sharedarray-timeline{{{colours(False)}fill:var(--sa-ink)}}"
+        f"@media (prefers-color-scheme:dark){{.sharedarray-timeline{{{colours(True)}}}}}"
+        ".sharedarray-timeline>rect:first-of-type{fill:var(--sa-paper)}"
+        ".sharedarray-timeline .sa-bed{stroke:var(--sa-bed)}"
+        ".sharedarray-timeline .sa-tick{stroke:var(--sa-tick)}"
+        f"{','.join([f'.sharedarray-timeline .{outcome}' for outcome in LETTERS])}{{stroke:var(--sa-ink)}}"
+        "</style>"
+    )
+
 
 class _Mark(NamedTuple):
     """One span, or several that are drawn as one."""
@@ -60,7 +92,8 @@ def draw(spans: Sequence[Span], headline: str) -> str:
     bottom = _ABOVE + pitch * len(lanes)
     tops = range(_ABOVE, bottom, pitch)
     body = [
-        f'<path d="M{_LEFT} {top + (pitch - 2) / 2}H{_RIGHT}" stroke="#f2f2f2" stroke-width="{pitch - 2}"/>'
+        f'<path class="sa-bed" d="M{_LEFT} {top + (pitch - 2) / 2}H{_RIGHT}" stroke="#f2f2f2" '
+        f'stroke-width="{pitch - 2}"/>'
         for top in tops
     ]
     body += _axis(end - start, bottom) if lanes else []
@@ -79,9 +112,10 @@ def draw(spans: Sequence[Span], headline: str) -> str:
         notes.append(f"{quantity(hidden, 'earlier worker')} not shown")
     legend, height = _legend(functions, colours, notes, bottom + 30 if lanes else _ABOVE)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
-        f'viewBox="0 0 {_WIDTH} {height}" role="img" font-family="sans-serif" font-size="11" fill="#222">'
-        f'<rect width="100%" height="100%" fill="#fff"/>'
+        '<svg class="sharedarray-timeline" xmlns="http://www.w3.org/2000/svg" '
+        f'width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        'font-family="sans-serif" font-size="11" fill="#222">'
+        f'{_style()}<rect width="100%" height="100%" fill="#fff"/>'
         f'<text x="8" y="17" font-size="12">{_xml(headline)}</text>'
         f"{''.join(body)}{''.join(legend)}</svg>"
     )
@@ -130,7 +164,8 @@ def _rectangle(mark: _Mark, start: int, length: int, top: int, height: int, colo
         look += f' stroke="#000" stroke-width="1.5"{dashes}'
         letter = (
             f'<text x="{x + wide / 2:.1f}" y="{top + height // 2 + 4}" text-anchor="middle" '
-            'font-weight="bold" stroke="#fff" stroke-width="2" paint-order="stroke" pointer-events="none">'
+            'font-weight="bold" fill="#000" stroke="#fff" stroke-width="2" paint-order="stroke" '
+            'pointer-events="none">'
             f"{LETTERS[outcome]}</text>"
         )
     return (
@@ -164,7 +199,7 @@ def _axis(length: int, bottom: int) -> list[str]:
     for at, text in _ticks(length):
         x = f"{_LEFT + (_RIGHT - _LEFT) * at / max(1, length):.1f}"
         lines.append(
-            f'<path d="M{x} {_ABOVE - 4}V{bottom + 4}" stroke="#ccc"/>'
+            f'<path class="sa-tick" d="M{x} {_ABOVE - 4}V{bottom + 4}" stroke="#ccc"/>'
             f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
         )
     return lines

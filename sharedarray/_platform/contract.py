@@ -405,6 +405,12 @@ class Platform(Protocol):
     def process_started(self, pid: int) -> int | None:
         """When a live process started, in the kernel's own ticks; None when there is none of that pid."""
 
+    def command_line(self, pid: int) -> list[str]:
+        """Return the words of the command that a process runs; on some systems only the program.
+
+        The list is empty if the process has ended or cannot be seen.
+        """
+
     def process_space(self) -> int:
         """A number for the space in which pids are counted; other containers have others."""
 

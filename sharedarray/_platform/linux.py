@@ -421,6 +421,11 @@ def process_started(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def command_line(pid: int) -> list[str]:
+    line = _file(f"/proc/{pid}/cmdline")
+    return [os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")] if line else []
+
+
 def process_space() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino

@@ -212,6 +212,15 @@ def process_started(pid: int) -> int | None:
         return None
 
 
+def command_line(pid: int) -> list[str]:
+    import psutil
+
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
+        return []
+
+
 def uptime() -> tuple[int, float]:
     return 0, 0.0
 

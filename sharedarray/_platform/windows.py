@@ -1426,6 +1426,14 @@ def process_started(pid: int) -> int | None:
     return int(created.timestamp() * 1_000_000)
 
 
+def command_line(pid: int) -> list[str]:
+    try:
+        process = win32api.OpenProcess(_LOOK, False, pid)
+        return [str(win32process.GetModuleFileNameEx(process, 0))]
+    except pywintypes.error:
+        return []
+
+
 def uptime() -> tuple[int, float]:
     return 0, 0.0
 

@@ -2,15 +2,16 @@
 
 The modules, bottom to top; imports go downwards only:
 
-========  =======================================================================
-account   how many bytes of each argument were sent by reference, copied and pickled
-arrays    plain arrays: what stands for them in a stream, and their memory beside it
-pickled   one message: a stream, the buffers that it left out, and their table
-pickler   pickles of anything else, with shared arrays by reference
-call      calls: the function's name, and the arguments
-result    results
-failures  exceptions
-========  =======================================================================
+==========  =======================================================================
+account     how many bytes of each argument were sent by reference, copied and pickled
+arrays      plain arrays: what stands for them in a stream, and their memory beside it
+pickled     one message: a stream, the buffers that it left out, and their table
+pickler     pickles of anything else, with shared arrays by reference
+call        calls: the function's name, and the arguments
+result      results
+tracebacks  tracebacks of workers, which the caller formats
+failures    exceptions
+==========  =======================================================================
 
 There are two formats. Numbers, text, arrays and NumPy's scalars travel in the format of `marshal` (PLAIN),
 which takes a tenth of the time of a pickle. In such a stream a shared array is a tuple, and a plain array or

@@ -1,8 +1,8 @@
 """Exceptions of tasks.
 
 Pickle alone loses half of an exception: its cause, its context and its traceback. So it travels as a
-`Failure`: the exception, those that it came from, and the text of the worker's traceback. The caller's
-process joins them again, and puts the text at the beginning of the chain, as the cause of its first
+`Failure`: the exception, those that it came from, and the worker's traceback (`tracebacks`). The caller's
+process joins them again, and puts the traceback at the beginning of the chain, as the cause of its first
 exception, so that a printed traceback shows what the worker saw, then the exceptions in their order.
 
 The worker finds exceptions that do not survive a round trip through pickle (the usual reason is a constructor
@@ -24,11 +24,13 @@ from typing import Any
 from sharedarray import _errors as errors
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps, loads
+from sharedarray._pool.codec.tracebacks import Captured, capture, format_captured
 from sharedarray._pool.functions import RESULT
 
 __all__ = [
     "Failure",
     "RemoteTraceback",
+    "add_note",
     "cause_of",
     "class_of",
     "described",
@@ -78,15 +80,48 @@ def described(exception: BaseException) -> str:
         return f"{kind} (its __str__ raised {class_of(broken).rpartition('.')[2]})"
 
 
-class RemoteTraceback(Exception):
-    """The text of a traceback in a worker; shown as the cause of the exception that came from there."""
+def add_note(exception: BaseException, note: str, before: str = "") -> None:
+    """Add a note to an exception, unless its class refuses.
 
-    def __init__(self, tb: str) -> None:
-        super().__init__(tb)
-        self.tb = tb
+    An exception object may come again, with another item: the note replaces one that ends with ``before``.
+    """
+    with contextlib.suppress(BaseException):  # attributes and methods of the user's
+        notes: Any = getattr(exception, "__notes__", None)
+        for at, old in enumerate(notes if before and type(notes) is list else ()):
+            if type(old) is str and old.endswith(before):
+                notes[at] = note
+                return
+        exception.add_note(note)
+
+
+class RemoteTraceback(Exception):
+    """The traceback in a worker; shown as the cause of the exception that came from there.
+
+    Attributes
+    ----------
+    tb : str
+        Its text, which is made when it is first asked for.
+    """
+
+    def __init__(self, tb: str | list[Captured]) -> None:
+        super().__init__()
+        self._tb = tb
+
+    @property
+    def tb(self) -> str:
+        """The text."""
+        if not isinstance(self._tb, str):
+            self._tb = format_captured(self._tb)
+        return self._tb
 
     def __str__(self) -> str:
         return f'\n"""\n{self.tb}"""'
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.tb!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.tb,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +133,12 @@ class Failure:
     chain
         The exception and those behind it, each with the position of its cause and of its context in this
         tuple (None for none), whether the context is suppressed, and its notes.
-    text
-        The traceback in the worker, formatted.
+    shown
+        What a traceback in the worker would show.
     """
 
     chain: tuple[Link, ...]
-    text: str
+    shown: str | list[Captured]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +172,19 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
 
 
 def _packed(exception: BaseException) -> Pickled:
+    shown: str | list[Captured]
     try:
-        text = "".join(traceback.format_exception(exception))
+        shown = capture(exception)
     except BaseException as broken:  # an attribute that raises, say
         lines = traceback.format_tb(traceback_of(exception))
-        text = "".join(lines) + f"{described(exception)} (not all can be shown: {described(broken)})\n"
+        shown = "".join(lines) + f"{described(exception)} (not all can be shown: {described(broken)})\n"
     links = _links(exception)
     try:
-        pickled = dumps(Failure(links, text), purpose=RESULT)
+        pickled = dumps(Failure(links, shown), purpose=RESULT)
         loads(pickled.stream, pickled.pieces())
     except BaseException as reason:
-        links = tuple(_replace(link, reason, text if i == 0 else None) for i, link in enumerate(links))
-        pickled = dumps(Failure(links, text), purpose=RESULT)
+        links = tuple([_replace(link, reason, is_first=at == 0) for at, link in enumerate(links)])
+        pickled = dumps(Failure(links, shown), purpose=RESULT)
     return pickled
 
 
@@ -181,7 +217,7 @@ def _notes_of(exception: BaseException) -> tuple[str, ...]:
         return ()
 
 
-def _replace(link: Link, reason: BaseException, text: str | None) -> Link:
+def _replace(link: Link, reason: BaseException, *, is_first: bool) -> Link:
     """Put a stand-in for an exception that cannot travel; one that can stays as it is."""
     try:
         pickled = dumps(link.exception, purpose=RESULT)
@@ -203,7 +239,7 @@ def _replace(link: Link, reason: BaseException, text: str | None) -> Link:
         cause="its constructor needs other arguments than the ones in its args, or it holds something "
         "that cannot be pickled",
         next_step="pass all arguments on to super().__init__(), or give the class a __reduce__"
-        + (" (the traceback in the worker is the cause of this exception)" if text else ""),
+        + (" (the traceback in the worker is the cause of this exception)" if is_first else ""),
     )
     return Link(stand_in, link.cause, link.context, link.suppress, link.notes)
 
@@ -218,17 +254,15 @@ def rebuild(failure: Failure) -> BaseException:
         if link.cause is not None:
             _cause.__set__(exception, exceptions[link.cause])
         _suppress.__set__(exception, link.suppress)
-        if link.notes:
-            with contextlib.suppress(BaseException):  # a class that refuses them
-                if not getattr(exception, "__notes__", None):
-                    for note in link.notes:
-                        exception.add_note(note)
+        if link.notes and not _notes_of(exception):
+            for note in link.notes:
+                add_note(exception, note)
     # The first exception of the chain of causes has no cause of its own: the text becomes that.
     first, seen = exceptions[0], {id(exceptions[0])}
     while (cause := cause_of(first)) is not None and id(cause) not in seen:
         first = cause
         seen.add(id(first))
-    _cause.__set__(first, RemoteTraceback(failure.text))
+    _cause.__set__(first, RemoteTraceback(failure.shown))
     return outside_iteration(exceptions[0])
 
 

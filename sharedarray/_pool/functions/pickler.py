@@ -29,6 +29,7 @@ __all__ = ["CALL", "COPY", "RESULT", "CodePickler"]
 # worker of a pool, to which each pickle brings its globals along; a version.
 CALL, RESULT, COPY, VERSION = "call", "result", "copy", "version"
 
+_reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
 # Modules that the program wants to be sent by value (cloudpickle.register_pickle_by_value).
 _REGISTERED: set[str] = _cloudpickle._PICKLE_BY_VALUE_MODULES
 # Names of globals that this process has sent. The absence of another global is not worth a word.
@@ -64,6 +65,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._function(obj)
         if issubclass(kind, type):
             return self._class(obj)
+        if kind is types.CodeType:
+            return self._code(obj)
         reducer = REDUCERS.get(kind)
         return NotImplemented if reducer is None else reducer(self, obj)
 
@@ -101,6 +104,11 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         state = token, made, received.function_state(function), attributes, contents, submodules, globals_
         args = token, code, module, len(cells)
         return received.make_function, args, state, None, None, received.set_function
+
+    def _code(self, code: types.CodeType) -> Any:
+        """Reduce code with the name of its file, which cloudpickle leaves out and tracebacks show."""
+        make, args = _reduce_code(code)
+        return received.make_code, (code.co_filename, make, *args)
 
     def _class(self, each: type) -> Any:
         home = each.__module__
@@ -283,6 +291,11 @@ class _VersionPickler(CodePickler):
 
     def version_of_constant(self, function: types.FunctionType) -> Any:
         return None  # the version of the root is being made
+
+    def _code(self, code: types.CodeType) -> Any:
+        return _reduce_code(
+            code
+        )  # the same code in another file, as in a cell that is run again, is the same
 
     def _function(self, function: types.FunctionType) -> Any:
         there = function.__globals__

@@ -149,6 +149,11 @@ _ATTRIBUTES += ("__annotations__", "__defaults__", "__kwdefaults__")
 function_state: Callable[[types.FunctionType], tuple[Any, ...]] = operator.attrgetter(*_ATTRIBUTES)
 
 
+def make_code(file: str, make: Callable[..., types.CodeType], *args: Any) -> types.CodeType:
+    """Return code as cloudpickle makes it, with the name of its file."""
+    return make(*args).replace(co_filename=file)
+
+
 def make_function(token: str | None, code: types.CodeType, home: str, cells: int) -> types.FunctionType:
     """Return the function with a token; make it if there is none."""
     globals_, known = namespace(home), tokens.find(token)

@@ -118,6 +118,7 @@ from sharedarray._errors import (
     NotPicklableError,
     OutOfSharedMemoryError,
     SharedArrayError,
+    UnconsumedResultsWarning,
     UnsupportedDTypeError,
     UnsupportedError,
 )
@@ -160,6 +161,7 @@ __all__ = [
     "SharedArrayError",
     "SharedMemory",
     "SharedMemoryManager",
+    "UnconsumedResultsWarning",
     "UnsupportedDTypeError",
     "UnsupportedError",
     "WorkerDied",

@@ -20,6 +20,8 @@
     ├── NotPicklableError       PicklingError      a call or result cannot travel to or from a worker
     └── MissingExtraError       ImportError        an optional dependency is not installed
 
+    UnconsumedResultsWarning    ResourceWarning    tasks raised exceptions, and no code took their results
+
 Each is also the builtin that people already catch, survives pickling, and says what happened, with the
 name, what was found, what was expected, the likely cause and the next step, as far as they are known.
 """
@@ -48,6 +50,7 @@ __all__ = [
     "NotPicklableError",
     "OutOfSharedMemoryError",
     "SharedArrayError",
+    "UnconsumedResultsWarning",
     "UnsupportedDTypeError",
     "UnsupportedError",
     "WorkerDied",
@@ -247,3 +250,11 @@ class MissingExtraError(SharedArrayError, ImportError):
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message, **details)
         self.name = details.get("name")
+
+
+class UnconsumedResultsWarning(ResourceWarning):
+    """Calls of a map raised exceptions, and no code took the results; see the ``__cause__``.
+
+    Python hides a `ResourceWarning` unless it is told otherwise; this one is shown unless the program hides
+    resource warnings itself.
+    """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from sharedarray import _errors as errors
 from sharedarray._clock import time
 
-__all__ = ["IN_BYTES", "NO_BAR", "Bar", "Progress", "bar", "silent", "watched"]
+__all__ = ["IN_BYTES", "NO_BAR", "Bar", "Progress", "bar", "closed_unless_done", "silent", "watched"]
 
 T = TypeVar("T")
 
@@ -144,6 +144,16 @@ def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
         return NO_BAR  # a program without standard streams
     made: Bar = tqdm(**{"total": total, **arguments, **chosen})
     return made
+
+
+@contextmanager
+def closed_unless_done(shown: Bar) -> Iterator[None]:
+    """Return a context manager that ends a bar if its block raises."""
+    try:
+        yield
+    except BaseException:
+        shown.close()
+        raise
 
 
 def watched(results: Iterable[T], shown: Bar) -> Iterator[T]:

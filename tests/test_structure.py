@@ -316,7 +316,7 @@ BUILTINS = {
 
 
 def test_the_tree_is_whole() -> None:
-    assert {*BUILTINS, "SharedArrayError"} == set(errors.__all__)
+    assert {*BUILTINS, "SharedArrayError", "UnconsumedResultsWarning"} == set(errors.__all__)
     for name in BUILTINS:
         assert name in str(errors.__doc__)
 

@@ -13,6 +13,7 @@ scheduler      which worker gets which calls: pure functions
 calls          functions and tasks: what a pool is asked to do
 futures        `PoolFuture`: the outcome of one submitted call
 sinks          the outcomes of the items of one map
+unconsumed     the warning of a map whose results no code takes
 outcomes       exceptions that are the outcomes of calls which no worker has finished
 stats          how long functions take, what was copied, which worker ran which call
 reader         which thread reads the pipes
@@ -34,6 +35,7 @@ engine         the state of a pool, and what its modules have in common
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
 arguments      checks of the arguments of `Pool`
+maps           `Pool.map` and its variants
 arrays         shared arrays that a pool makes and closes
 reporting      reports of a pool on its work
 pool           `Pool`: the façade

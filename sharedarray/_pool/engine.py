@@ -62,6 +62,7 @@ from sharedarray._pool.supervisor import Supervisor
 from sharedarray._pool.timers import Timers
 from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.slots import Store
+from sharedarray._pool.unconsumed import Iterators
 from sharedarray._pool.worker.main import Setup
 from sharedarray._pool.worker_handle import WorkerHandle
 
@@ -140,6 +141,7 @@ class Engine:
         self.read_until = self.receiver.read_until
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
+        self.iterators = Iterators()
         self.is_copied = False
         # Whether this thread has the lock: in a finalizer that interrupts it.
         self.holds_lock: Callable[[], bool] = getattr(self.lock, "_is_owned", lambda: False)
@@ -365,6 +367,8 @@ class Engine:
 
     def shutdown(self, *, wait: bool, cancel: bool) -> None:
         """Accept nothing more; end when what was accepted is done."""
+        if self.state == RUNNING and not (cancel or self.is_foreign):
+            self.iterators.submit_rest()
         self._end("shut down", wait=wait, cancel=cancel)
 
     def abort(self) -> None:

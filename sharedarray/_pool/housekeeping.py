@@ -53,6 +53,7 @@ class Housekeeping:
         if cancels:
             engine.cancellation.cancel_queued()
         engine.cancellation.drop_abandoned()
+        engine.iterators.warn()
         self._take_arrivals()
         if aborting:
             with engine.lock:
@@ -157,6 +158,7 @@ class Housekeeping:
         engine.cancellation.give_up(queued)
         del queued
         self._take_arrivals()
+        engine.iterators.warn()
         engine.store.close()
         engine.at_end()
 

@@ -131,6 +131,8 @@ class Intake:
         calls: Sequence[tuple[Any, ...]],
         *,
         label: str | None = None,
+        way: str = "map",
+        noun: str = "item",
         parted: bool = False,
         names: Sequence[str] | None = None,
         part_of: Results | None = None,
@@ -144,8 +146,8 @@ class Intake:
         ----------
         function, calls
             What is called, on what.
-        label
-            What messages call the function.
+        label, way, noun
+            What messages call the function, the method of the pool, and an item.
         parted
             Whether each worker rather gets calls of a part of its own, the same one each time: then it has
             the memory mapped already that these are about.
@@ -160,7 +162,9 @@ class Intake:
         engine.check_open()
         shared = self.function_of(function, label)
         call = new_number() if part_of is None else part_of.call
-        results = Results(engine, len(calls), call=call)
+        origin = noun, f"{way}({shared.label})"
+        first = 0 if part_of is None else part_of.count
+        results = Results(engine, len(calls), call=call, origin=origin, first=first)
         options = (retries, limit, deadline)
         engine.statistics.called_many(call, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
@@ -211,7 +215,9 @@ class Intake:
         engine = self._engine
         engine.check_open()
         engine.statistics.more(results.call)
-        task = self._item(function, results, 0, args, None, (retries, limit, deadline))
+        index = results.count
+        results.expect()
+        task = self._item(function, results, index, args, None, (retries, limit, deadline))
         if task is not None and task.pickled is not None:
             with interrupts.deferred:
                 try:
@@ -219,7 +225,11 @@ class Intake:
                 except Exception as reason:
                     engine.cancellation.fail([task], partial(unsendable, task.label, reason))
                     return
-                engine.enqueue([task])
+                try:
+                    engine.enqueue([task])
+                except BaseException:
+                    results.expect(-1)
+                    raise
 
     def _item(
         self,

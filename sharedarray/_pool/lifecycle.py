@@ -43,11 +43,18 @@ def _all_engines() -> list[Engine]:
 
 def _at_exit() -> None:
     global exiting
-    exiting = True
     engines = _all_engines()
+    abort = _ended_by_interrupt()
     try:
-        _end(engines, abort=_ended_by_interrupt())
+        for engine in () if abort else engines:
+            if not engine.is_shut:
+                engine.iterators.submit_rest()
+        exiting = True
+        _end(engines, abort=abort)
+        for engine in engines:
+            engine.iterators.abandon()
     except BaseException:  # Ctrl-C, by a user who did not want to wait
+        exiting = True
         _end(engines, abort=True)
         raise
 

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sharedarray import _registry as registry, _requirements as requirements
-from sharedarray._clock import time
-from sharedarray._pool import processes, results
-from sharedarray._pool.arguments import at_least, checked_threads, common_length, worker_count
+from sharedarray._pool import processes
+from sharedarray._pool.arguments import at_least, checked_threads, worker_count
 from sharedarray._pool.arrays import OwnedArrays
 from sharedarray._pool.engine import Engine
+from sharedarray._pool.maps import Maps
 from sharedarray._pool.numeric.calls import NumericCalls
 from sharedarray._pool.processes import threads
 from sharedarray._pool.reporting import Reporting
 from sharedarray._pool.worker.main import Setup
-from sharedarray._progress import Progress, bar
 
 __all__ = ["Pool"]
 
 T = TypeVar("T")
 
-# Calls per worker that `imap_unordered` keeps submitted: enough that a worker finds its next one waiting, few
-# enough that an endless iterable is not consumed far ahead.
-_CALLS_AHEAD = 4
 
-
-class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
+class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     """Processes that run functions on arrays.
 
     A `concurrent.futures.Executor`: you can pass a pool wherever an executor is expected. A `SharedArray`
@@ -236,114 +231,6 @@ class Pool(NumericCalls, OwnedArrays, Reporting, Executor):
             The pool was shut down.
         """
         return self._engine.intake.submit(fn, args, kwargs, **self._options)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-        progress: Progress = None,
-    ) -> Iterator[T]:
-        """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
-
-        Parameters
-        ----------
-        fn : callable
-            Takes as many arguments as there are iterables. It is sent to each worker once.
-        *iterables : iterable
-            Consumed at once; if one raises, this call raises that exception, and nothing is called. Large
-            plain arrays among the items are copied when they are sent, an array that occurs several times
-            once for all: leave them unchanged until the results are there. The next call copies them again.
-        timeout : float, optional
-            Seconds from now until the last result must be there. Workers that still run calls then are killed
-            and replaced.
-        chunksize : int, default 1
-            Checked and ignored: calls are sent in batches of up to 0.1 s, and those that have not begun are
-            taken back from a worker that turns out to be slow.
-        buffersize : int, optional
-            Largest number of calls that are submitted, or done and not yet taken; None for all. The iterables
-            are consumed as results are, so they may be endless; an exception of theirs comes behind the
-            results of all calls before it.
-        progress : bool or dict, optional
-            True shows a progress bar; a dict holds arguments of tqdm (extra ``progress``). None shows a bar
-            after a second in notebooks and terminals, if tqdm is installed.
-
-        Returns
-        -------
-        iterator
-            Closing it early cancels calls that have not begun.
-
-        Raises
-        ------
-        TimeoutError
-            From the iterator, when the timeout expires.
-        MissingExtraError
-            ``progress`` without tqdm (an `ImportError`).
-
-        Notes
-        -----
-        Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
-        25 ms after they are computed; the first result of each batch arrives at once.
-        """
-        calls = zip(*iterables)  # noqa: B905
-        if buffersize is None:
-            return self._collect(fn, calls, timeout, chunksize, progress)
-        at_least(1, "chunksize", chunksize)
-        ahead = at_least(1, "buffersize", buffersize)
-        shown = bar(progress, common_length(iterables))
-        outcomes = results.ahead(self._engine, fn, calls, ahead, self._call_options(timeout), ordered=True)
-        return results.stream(outcomes, shown)
-
-    def starmap(
-        self,
-        fn: Callable[..., T],
-        iterable: Iterable[Iterable[Any]],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        progress: Progress = None,
-    ) -> Iterator[T]:
-        """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
-        return self._collect(fn, map(tuple, iterable), timeout, chunksize, progress)
-
-    def imap_unordered(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        progress: Progress = None,
-    ) -> Iterator[T]:
-        """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
-
-        The iterables are consumed as the calls end, a few ahead, so they may be endless, and yield the
-        same array again with other data in it. An exception of theirs comes behind the results of all calls
-        before it. Otherwise as `map`.
-        """
-        at_least(1, "chunksize", chunksize)
-        shown = bar(progress, common_length(iterables))
-        calls = zip(*iterables)  # noqa: B905
-        ahead, options = self._max_workers * _CALLS_AHEAD, self._call_options(timeout)
-        return results.stream(results.ahead(self._engine, fn, calls, ahead, options, ordered=False), shown)
-
-    def _collect(
-        self,
-        fn: Callable[..., T],
-        calls: Iterable[tuple[Any, ...]],
-        timeout: float | None,
-        chunksize: int,
-        progress: Progress,
-    ) -> Iterator[T]:
-        at_least(1, "chunksize", chunksize)
-        options = self._call_options(timeout)
-        collected = list(calls)
-        shown = bar(progress, len(collected))
-        return results.stream(results.in_order(self._engine, fn, collected, options), shown)
-
-    def _call_options(self, timeout: float | None) -> dict[str, Any]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return {**self._options, "deadline": deadline}
 
     def options(self, *, timeout: float | None = None, retries: int | None = None) -> Pool:
         """Return this same pool with other settings for the calls that are made through it.

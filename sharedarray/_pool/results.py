@@ -1,120 +1,232 @@
 """Iterators over the results of `Pool.map` and its variants.
 
-Each is a generator that first yields None. By then its calls are submitted, and from then on it cleans up
-when it is dropped: a generator that has never run does not.
+The calls are submitted before there is an iterator, as in `concurrent.futures`. An iterator that was never
+advanced cancels nothing when it is closed or dropped: its calls run, and if they raise exceptions, a warning
+tells of the first one (`unconsumed`). One that was advanced cancels the calls that have not begun.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+from sharedarray import _interrupts as interrupts
 from sharedarray._clock import time
-from sharedarray._pool.calls import new_number
+from sharedarray._pool.calls import Raised, new_number
 from sharedarray._pool.engine import Engine
 from sharedarray._pool.sinks import Results
-from sharedarray._progress import Bar, watched
+from sharedarray._pool.unconsumed import Unconsumed
+from sharedarray._progress import Bar
 
-__all__ = ["ahead", "in_order", "stream"]
-
-
-def stream(results: Iterator[Any], shown: Bar) -> Iterator[Any]:
-    """Submit the calls of a generator of this module; return its results, with a progress bar."""
-    try:
-        next(results)
-    except BaseException:
-        shown.close()
-        raise
-    return watched(results, shown)
+__all__ = ["AsTheyCome", "in_order", "with_buffer"]
 
 
 def in_order(
-    engine: Engine, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], options: dict[str, Any]
+    engine: Engine,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    options: dict[str, Any],
+    *,
+    way: str,
+    returns: bool,
 ) -> Iterator[Any]:
-    """Submit all calls at once, then yield their results in order, and keep no reference to them."""
-    gathering = engine.intake.map(function, calls, **options)
-    with _Abandon(engine, deque([gathering]), options["deadline"]):
-        yield None
-        yield from gathering.in_order(options["deadline"])
+    """Submit all calls at once; return an iterator over their results in order, which it does not keep.
+
+    Parameters
+    ----------
+    engine, function, calls, options
+        What is called, on what.
+    way
+        The method of the pool, as messages call it.
+    returns
+        Whether exceptions of the calls are results.
+    """
+    gathering = engine.intake.map(function, calls, way=way, **options)
+    return _ordered(_Taking(engine, gathering, options["deadline"]), returns)
 
 
-def ahead(
+def _ordered(taking: _Taking, returns: bool) -> Iterator[Any]:
+    with taking:
+        yield from taking.results.in_order(taking.deadline, returns=returns)
+
+
+def with_buffer(
     engine: Engine,
     function: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     size: int,
     options: dict[str, Any],
     *,
-    ordered: bool,
+    returns: bool,
+    owner: object,
 ) -> Iterator[Any]:
-    """Submit ``size`` calls, then one more for each result that is yielded.
+    """Submit ``size`` calls, then one more for each result that is taken; return an iterator, as `in_order`.
 
     Parameters
     ----------
-    engine, function, options
-        Of the calls.
+    engine, function, options, returns
+        As for `in_order`.
     calls
         Arguments of one call after the other.
     size
         Number of calls that are submitted, or done and not yet taken.
-    ordered
-        Whether the results come in the order of the calls, or as soon as they are there.
+    owner
+        The pool, which lives as long as the iterator.
     """
-    sent = engine.intake.function_of(function)
-    call = new_number()
-    engine.statistics.called_many(call, sent.label, sent.pickled, 0)
-    deadline = options["deadline"]
-    # One sink for all results as they come, or one for each if they are to come in order.
-    sinks = deque() if ordered else deque([Results(engine, ordered=False, call=call)])
+    feed = _Feed(engine, function, calls, options, way="map", ordered=True)
+    feed.start(size)
+    return _buffered(_Taking(engine, feed.results, options["deadline"], owner), feed, returns)
 
-    def submit(args: tuple[Any, ...]) -> None:
-        if ordered:
-            sinks.append(Results(engine, ordered=False, call=call))
-        engine.intake.add(sent, sinks[-1], args, **options)
 
-    feed = _Feed(calls, submit)
-    with _Abandon(engine, sinks, deadline) as abandon:
-        pending = feed.start(size)
-        yield None
-        while pending:
-            sink = abandon.current = sinks[0]
-            outcome = [sink.take_any_outcome(deadline)]
-            if ordered:
-                sinks.popleft()
-            pending += feed.start(1) - 1
-            yield sink.opened(outcome.pop())
+def _buffered(taking: _Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
+    results, index = taking.results, 0
+    with taking:
+        while index < results.count:
+            box = [results.take(index, taking.deadline)]
+            feed.start(1)
+            if type(box[0]) is Raised:
+                raised = results.exception_of(index, box.pop())
+                if not returns:
+                    results.throw(raised)
+                box = raised
+            index += 1
+            yield box.pop()
         feed.check()
 
 
-class _Abandon:
-    """Context manager that cancels, at its exit, the calls whose results have not been taken.
+class AsTheyCome(Iterator[Any]):
+    """The results of `Pool.imap_unordered`, as soon as they are there.
+
+    It submits ``size`` calls, then one more for each result that is taken. An exception of a call does not
+    end it.
+
+    Parameters
+    ----------
+    engine, function, calls, size, options, returns, owner
+        As for `with_buffer`.
+    finite
+        Whether the calls are so many as their iterables have items. Then all are run, also if no result is
+        ever taken.
+    shown
+        The progress bar.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        function: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        size: int,
+        options: dict[str, Any],
+        *,
+        returns: bool,
+        owner: object,
+        finite: bool,
+        shown: Bar,
+    ) -> None:
+        self._taking: _Taking | None = None
+        self._shown = shown
+        self._returns = returns
+        self._taken = 0
+        self._feed = feed = _Feed(engine, function, calls, options, way="imap_unordered", ordered=False)
+        feed.start(size)
+        self._taking = _Taking(engine, feed.results, options["deadline"], owner, feed if finite else None)
+
+    def __next__(self) -> Any:
+        """Return the next result, or raise the exception of a call."""
+        feed = self._feed
+        with feed.lock:
+            taking = self._taking
+            if taking is None:
+                raise StopIteration
+            taking.begun = True
+            results = feed.results
+            results.failed = False
+            if self._taken == results.count:
+                self._end()
+                feed.check()
+                raise StopIteration
+            try:
+                index, outcome = results.take_any_outcome(taking.deadline)
+                self._taken += 1
+                box = [outcome]
+                del outcome
+                feed.start(1)
+                self._shown.update()
+            except BaseException as raised:
+                self._end(raised)
+                raise
+            if type(box[0]) is Raised:
+                exception = results.exception_of(index, box.pop())
+                if not self._returns:
+                    results.throw(exception)
+                box = exception
+            return box.pop()
+
+    def close(self) -> None:
+        """Take no more results; cancel the calls that have not begun if any result was taken."""
+        self._end()
+
+    def _end(self, raised: BaseException | None = None) -> None:
+        taking, self._taking = self._taking, None
+        if taking is not None:
+            self._shown.close()
+            if taking.begun:
+                taking.cancel(raised)
+
+    @interrupts.finalizer
+    def __del__(self) -> None:
+        if getattr(self, "_taking", None) is not None:
+            interrupts.finalize(self._end)
+
+
+class _Taking:
+    """Context manager in which results are taken; its exit cancels the calls whose results were not.
 
     After an expired deadline or Ctrl-C it ends running calls as well: the pool goes on, in a notebook with
     the next cell, and needs its workers. A KeyboardInterrupt that a task has raised is a result, and ends no
     running call.
 
+    If it is dropped before it was entered, no result was ever asked for: the calls are run, and their results
+    are dropped.
+
     Parameters
     ----------
-    engine, deadline
+    engine, results, deadline
         Of the calls.
-    sinks
-        The sinks of the results that have not been taken.
+    owner
+        The pool, if it has to live as long as this.
+    feed
+        Submits calls that are to be run in any case.
 
     Attributes
     ----------
-    current
-        The sink from which the last result was taken.
+    begun
+        Whether any result was asked for.
     """
 
-    def __init__(self, engine: Engine, sinks: deque[Results], deadline: float | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        results: Results,
+        deadline: float | None,
+        owner: object = None,
+        feed: _Feed | None = None,
+    ) -> None:
+        self.begun = False
+        self.results = results
+        self.deadline = deadline
         self._engine = engine
-        self._sinks = sinks
-        self._deadline = deadline
-        self.current = sinks[0] if sinks else None
+        self._owner = owner
+        self._feed = feed
+        self._unconsumed = Unconsumed(engine, results)
+        engine.iterators.add(self)
 
-    def __enter__(self) -> _Abandon:
+    def __enter__(self) -> _Taking:
+        self.begun = True
         return self
 
     def __exit__(
@@ -123,13 +235,42 @@ class _Abandon:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        expired = self._deadline is not None and time.monotonic() >= self._deadline
-        running = isinstance(exc_val, TimeoutError) and expired
-        if isinstance(exc_val, KeyboardInterrupt):
-            running = self.current is None or not self.current.failed
-        for sink in self._sinks:
-            sink.end()
-            self._engine.forget(sink, running=running)
+        self.cancel(exc_val)
+
+    def cancel(self, raised: BaseException | None) -> None:
+        """Cancel the calls whose results were not taken, because of an exception perhaps."""
+        expired = self.deadline is not None and time.monotonic() >= self.deadline
+        running = isinstance(raised, TimeoutError) and expired
+        if isinstance(raised, KeyboardInterrupt):
+            running = not self.results.failed
+        self.results.end()
+        self._engine.forget(self.results, running=running)
+
+    def submit_rest(self) -> None:
+        """Submit the calls that are to be run in any case, if no result was asked for."""
+        feed = self._feed
+        if feed is None or self.begun or not feed.lock.acquire(blocking=False):
+            return
+        try:
+            feed.start(sys.maxsize)
+        finally:
+            feed.lock.release()
+
+    def abandon(self) -> None:
+        """Have the calls run, and their results dropped."""
+        if not (self.begun or self._engine.is_foreign):
+            self.begun = True
+            self._unconsumed.abandon()
+
+    @interrupts.finalizer
+    def __del__(self) -> None:
+        if not getattr(self, "begun", True):
+            interrupts.finalize(self._drop)
+
+    def _drop(self) -> None:
+        if not self._engine.is_foreign:
+            self.submit_rest()
+            self.abandon()
 
 
 class _Feed:
@@ -139,39 +280,59 @@ class _Feed:
 
     Parameters
     ----------
-    calls
-        Arguments of one call after the other.
-    submit
-        Submits a call.
+    engine, function, calls, options, way
+        As for `in_order`; the calls come from an iterator.
+    ordered
+        Whether the results are taken in their order.
+
+    Attributes
+    ----------
+    results
+        The results.
+    lock
+        Held while a thread takes a result and submits the next call.
     """
 
-    def __init__(self, calls: Iterator[tuple[Any, ...]], submit: Callable[[tuple[Any, ...]], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        function: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        options: dict[str, Any],
+        *,
+        way: str,
+        ordered: bool,
+    ) -> None:
+        self._intake = engine.intake
+        self._options = options
         self._calls = calls
-        self._submit = submit
-        self._any = False
         self._raised: Exception | None = None
+        self._sent = sent = engine.intake.function_of(function)
+        call = new_number()
+        engine.statistics.called_many(call, sent.label, sent.pickled, 0)
+        self.results = Results(engine, ordered=ordered, call=call, origin=("item", f"{way}({sent.label})"))
+        self.lock = threading.RLock()
 
-    def start(self, count: int) -> int:
-        """Submit ``count`` calls, or fewer if there are no more; return how many."""
-        for started in range(count):
+    def start(self, count: int) -> None:
+        """Submit ``count`` calls, or fewer if there are no more."""
+        for _ in range(count):
             try:
                 args = next(self._calls)
             except StopIteration:
-                return started
+                return
             except Exception as raised:
-                return self._stop(raised, started)
+                self._stop(raised)
+                return
             try:
-                self._submit(args)
+                self._intake.add(self._sent, self.results, args, **self._options)
             except Exception as raised:  # the pool was shut down
-                if not self._any:
+                if not self.results.count:
                     raise
-                return self._stop(raised, started)
-            self._any = True
-        return count
+                self._stop(raised)
+                return
 
-    def _stop(self, raised: Exception, started: int) -> int:
+    def _stop(self, raised: Exception) -> None:
         self._calls, self._raised = iter(()), raised
-        return started
 
     def check(self) -> None:
         """Raise the exception of the iterator, if there is one."""

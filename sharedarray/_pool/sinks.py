@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NoReturn
 
 from sharedarray._clock import time
 from sharedarray._pool.calls import Raised
+from sharedarray._pool.codec.failures import add_note
 from sharedarray._pool.futures import Helper
 
 __all__ = ["Results"]
@@ -23,36 +25,74 @@ class Results:
     engine
         Reads the pipes while a thread waits.
     count
-        How many items there are, if that is known.
+        How many items there are by now; `expect` adds to them.
     ordered
         Whether they are taken in their order.
     call
         The number of the call.
+    origin
+        What messages call an item and the call, such as ``("item", "map(work)")``.
+    first
+        The number of the first item in messages.
 
     Attributes
     ----------
+    count
+        How many items there are.
+    name
+        What messages call the call.
+    raised
+        Of the outcomes that no code takes, how many are exceptions.
     failed
         Whether an exception of a task was raised by the iterator that takes the outcomes.
     """
 
     failed = False
 
-    def __init__(self, engine: Helper, count: int = 0, *, ordered: bool = True, call: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Helper,
+        count: int = 0,
+        *,
+        ordered: bool = True,
+        call: int = 0,
+        origin: tuple[str, str] = ("item", "a map"),
+        first: int = 0,
+    ) -> None:
         self.call = call
+        self.count = count
+        self._noun, self.name = origin
+        self._first = first
         self._engine = engine
         self._ordered = ordered
-        self._count = count
         self._runs: dict[int, list[Any]] = {}  # outcomes in their order, by the index of the first
-        self._arrived: deque[Any] = deque()
+        self._arrived: deque[tuple[int, Any]] = deque()
         self._changed = threading.Condition()
         self._waiting = False
         self._ended = False
         self._remaining = count
+        self._abandoned = False
+        self._at_end: Callable[[], object] | None = None
+        self._first_raised: tuple[int, BaseException] | None = None
+        self.raised = 0
+
+    def expect(self, items: int = 1) -> None:
+        """Add items; -1 takes the last one back, which could not be submitted."""
+        with self._changed:
+            self.count += items
+            self._remaining += items
 
     # For the thread that takes the outcomes
 
-    def in_order(self, deadline: float | None = None) -> Iterator[Any]:
+    def in_order(self, deadline: float | None = None, *, returns: bool = False) -> Iterator[Any]:
         """Yield the outcome of each item, or raise it, and drop it.
+
+        Parameters
+        ----------
+        deadline
+            In seconds of the monotonic clock.
+        returns
+            Whether exceptions of tasks are yielded like results.
 
         Raises
         ------
@@ -60,7 +100,7 @@ class Results:
             Time is up.
         """
         runs, index = self._runs, 0
-        while index < self._count:
+        while index < self.count:
             if index not in runs:
                 self._wait(lambda at=index: at in runs, deadline)  # type: ignore[misc]
             run = runs.pop(index)
@@ -68,22 +108,38 @@ class Results:
             run.reverse()
             while run:
                 if type(run[-1]) is Raised:
-                    self.opened(run.pop())
+                    raised = self.exception_of(index - len(run), run.pop())
+                    if returns:
+                        yield raised.pop()
+                        continue
+                    self.throw(raised)
                 yield run.pop()
 
-    def take_any_outcome(self, deadline: float | None = None) -> Any:
-        """Return the next outcome that arrives, for `opened`."""
+    def take(self, index: int, deadline: float | None = None) -> Any:
+        """Return the outcome of one item, which is a task of its own."""
+        if index not in self._runs:
+            self._wait(lambda: index in self._runs, deadline)
+        (outcome,) = self._runs.pop(index)
+        return outcome
+
+    def take_any_outcome(self, deadline: float | None = None) -> tuple[int, Any]:
+        """Return the next outcome that arrives, behind the index of its item."""
         if not self._arrived:
             self._wait(lambda: bool(self._arrived), deadline)
         return self._arrived.popleft()
 
-    def opened(self, outcome: Any) -> Any:
-        """Return a value, or raise the exception that arrived in place of one."""
-        if type(outcome) is not Raised:
-            return outcome
+    def exception_of(self, index: int, outcome: Raised) -> list[BaseException]:
+        """Return the exception of an item, in a list, with a note that says which item it is."""
+        add_note(outcome.exception, f"{self._name_of(index)} of {self.name}", f" of {self.name}")
+        return [outcome.exception]
+
+    def _name_of(self, index: int) -> str:
+        return f"{self._noun} {self._first + index}"
+
+    def throw(self, raised: list[BaseException]) -> NoReturn:
+        """Raise what `exception_of` has returned."""
         self.failed = True
-        exception = outcome.exception
-        del outcome
+        exception = raised.pop()
         try:
             raise exception
         finally:
@@ -106,9 +162,51 @@ class Results:
     def end(self) -> None:
         """Note that no outcome is wanted any more."""
         self._ended = True
+        self._drop()
+
+    def abandon(self, at_end: Callable[[], object]) -> None:
+        """Note that no code takes the outcomes; the items are done all the same.
+
+        Parameters
+        ----------
+        at_end
+            Called when the last outcome is there, here or in the thread that reads.
+        """
+        self._abandoned = True
+        self._drop()
+        with self._changed:
+            if self._remaining > 0:
+                self._at_end = at_end
+                return
+        at_end()
+
+    @property
+    def first_raised(self) -> tuple[str, BaseException] | None:
+        """Of the outcomes that no code takes, the first item that raised an exception, and the exception."""
+        found = self._first_raised
+        return None if found is None else (self._name_of(found[0]), found[1])
+
+    def _drop(self) -> None:
+        """Drop the outcomes that are there; of abandoned ones count the exceptions."""
+        while self._runs:
+            with contextlib.suppress(KeyError):  # another thread does the same
+                index, run = self._runs.popitem()
+                for at, outcome in enumerate(run, index):
+                    self._count(at, outcome)
+        while self._arrived:
+            with contextlib.suppress(IndexError):
+                self._count(*self._arrived.popleft())
+
+    def _count(self, index: int, outcome: Any) -> None:
+        if type(outcome) is not Raised or isinstance(outcome.exception, CancelledError):
+            return
+        with self._changed:
+            self.raised += 1
+            if self._first_raised is None or index < self._first_raised[0]:
+                self._first_raised = index, outcome.exception
 
     def rest(self, deadline: float | None = None) -> None:
-        """Wait until none of the items, whose number was given, is being done.
+        """Wait until none of the items is being done.
 
         Raises
         ------
@@ -132,14 +230,17 @@ class Results:
         count = len(outcomes)
         if self._ended:
             pass
-        elif self._ordered and step > 1:
+        elif not self._ordered:
+            self._arrived.extend(zip(range(index, index + count * step, step), outcomes, strict=True))
+        elif step > 1:
             outcomes.reverse()
             for at in range(index, index + count * step, step):
                 self._runs[at] = [outcomes.pop()]
-        elif self._ordered:
-            self._runs[index] = outcomes
         else:
-            self._arrived.extend(outcomes)
+            self._runs[index] = outcomes
+        del outcomes
+        if self._abandoned or self._ended:
+            self._drop()
         self.skip(count)
 
     def skip(self, count: int) -> None:
@@ -148,6 +249,10 @@ class Results:
             self._remaining -= count
             if self._waiting:
                 self._changed.notify_all()
+            if self._remaining > 0 or self._at_end is None:
+                return
+            at_end, self._at_end = self._at_end, None
+        at_end()
 
     def cancel_items(self, index: int, count: int, step: int = 1) -> None:
         """Note that these items will not be done."""

@@ -244,8 +244,10 @@ class _Call:
         plan: Plan,
         options: dict[str, Any],
         timeout: float | None,
+        way: str,
     ) -> None:
         self.func = func
+        self._way = way
         self.plan = plan
         self._engine = engine
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -277,6 +279,8 @@ class _Call:
             job,
             calls,
             label=name_of(self.func),
+            way=self._way,
+            noun="block",
             parted=isinstance(job, _Write),
             names=[*names, "block"],
             part_of=self._results,
@@ -334,7 +338,7 @@ def map_blocks(
 ) -> Array:
     """Run `Pool.map_blocks`; ``again`` tells whether a block may be computed a second time."""
     tiling = plan.tiling
-    call = _Call(engine, func, plan, options, timeout)
+    call = _Call(engine, func, plan, options, timeout, "map_blocks")
     if out is not None:
         _check_output(out, tiling)
     with contextlib.ExitStack() as stack:
@@ -400,7 +404,7 @@ def reduce_blocks(
     timeout: float | None,
 ) -> T:
     """Run `Pool.reduce_blocks`."""
-    call = _Call(engine, func, plan, options, timeout)
+    call = _Call(engine, func, plan, options, timeout, "reduce_blocks")
     blocks = range(len(plan.tiling))
     shown = bar(progress, len(blocks))
     # No ExitStack, which from Python 3.13 on reads an attribute of the exceptions that pass through it.

@@ -1,0 +1,182 @@
+"""`Pool.map` and its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sharedarray._clock import time
+from sharedarray._pool import results
+from sharedarray._pool.arguments import at_least, common_length
+from sharedarray._progress import Progress, bar, closed_unless_done, watched
+
+if TYPE_CHECKING:
+    from sharedarray._pool.engine import Engine
+
+__all__ = ["Maps"]
+
+T = TypeVar("T")
+
+# Calls per worker that `imap_unordered` keeps submitted: enough that a worker finds its next one waiting, few
+# enough that an endless iterable is not consumed far ahead.
+_CALLS_AHEAD = 4
+
+
+class Maps:
+    """The calls of one function on many items."""
+
+    _engine: Engine
+    _max_workers: int
+    _options: dict[str, Any]
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        progress: Progress = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
+
+        Parameters
+        ----------
+        fn : callable
+            Takes as many arguments as there are iterables. It is sent to each worker once.
+        *iterables : iterable
+            Consumed at once; if one raises, this call raises that exception, and nothing is called. Large
+            plain arrays among the items are copied when they are sent, an array that occurs several times
+            once for all: leave them unchanged until the results are there. The next call copies them again.
+        timeout : float, optional
+            Seconds from now until the last result must be there. Workers that still run calls then are killed
+            and replaced.
+        chunksize : int, default 1
+            Checked and ignored: calls are sent in batches of up to 0.1 s, and those that have not begun are
+            taken back from a worker that turns out to be slow.
+        buffersize : int, optional
+            Largest number of calls that are submitted, or done and not yet taken; None for all. The iterables
+            are consumed as results are, so they may be endless; an exception of theirs comes behind the
+            results of all calls before it.
+        progress : bool or dict, optional
+            True shows a progress bar; a dict holds arguments of tqdm (extra ``progress``). None shows a bar
+            after a second in notebooks and terminals, if tqdm is installed.
+        return_exceptions : bool, default False
+            True yields the exception of a call in place of its result, as `asyncio.gather` does. Otherwise
+            the first exception is raised, and ends the iterator.
+
+        Returns
+        -------
+        iterator
+            The calls are submitted by now, and run even if no code takes a result. If you have taken some,
+            closing or dropping the iterator cancels the calls that have not begun.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator, when the timeout expires.
+        MissingExtraError
+            ``progress`` without tqdm (an `ImportError`).
+
+        Warns
+        -----
+        UnconsumedResultsWarning
+            Calls raised exceptions, and no code took any result. It is issued when the iterator is gone and
+            all calls are done, and tells the first exception.
+
+        Notes
+        -----
+        An exception of a call has a note that says which one it was: ``item 17 of map(work)``, counted from
+        0.
+
+        Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
+        25 ms after they are computed; the first result of each batch arrives at once.
+        """
+        calls = zip(*iterables)  # noqa: B905
+        if buffersize is None:
+            return self._collect("map", fn, calls, timeout, chunksize, progress, return_exceptions)
+        at_least(1, "chunksize", chunksize)
+        ahead = at_least(1, "buffersize", buffersize)
+        shown = bar(progress, common_length(iterables))
+        with closed_unless_done(shown):
+            outcomes = results.with_buffer(
+                self._engine,
+                fn,
+                calls,
+                ahead,
+                self._call_options(timeout),
+                returns=return_exceptions,
+                owner=self,
+            )
+        return watched(outcomes, shown)
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        progress: Progress = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
+        calls = map(tuple, iterable)
+        return self._collect("starmap", fn, calls, timeout, chunksize, progress, return_exceptions)
+
+    def imap_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        progress: Progress = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
+
+        The iterables are consumed as the calls end, a few ahead, so they may be endless, and yield the
+        same array again with other data in it. An exception of theirs comes behind the results of all calls
+        before it. If you take no result, those calls are run that were submitted; all of them if the
+        iterables have a length.
+
+        The exception of a call does not end the iterator: the next `next` gives the next result. (A ``for``
+        loop ends with the first exception; ``return_exceptions=True`` keeps it going.) Otherwise as `map`.
+        """
+        at_least(1, "chunksize", chunksize)
+        total = common_length(iterables)
+        shown = bar(progress, total)
+        with closed_unless_done(shown):
+            return results.AsTheyCome(
+                self._engine,
+                fn,
+                zip(*iterables),  # noqa: B905
+                self._max_workers * _CALLS_AHEAD,
+                self._call_options(timeout),
+                returns=return_exceptions,
+                owner=self,
+                finite=total is not None,
+                shown=shown,
+            )
+
+    def _collect(
+        self,
+        way: str,
+        fn: Callable[..., T],
+        calls: Iterable[tuple[Any, ...]],
+        timeout: float | None,
+        chunksize: int,
+        progress: Progress,
+        returns: bool,
+    ) -> Iterator[T]:
+        at_least(1, "chunksize", chunksize)
+        options = self._call_options(timeout)
+        collected = list(calls)
+        shown = bar(progress, len(collected))
+        with closed_unless_done(shown):
+            found = results.in_order(self._engine, fn, collected, options, way=way, returns=returns)
+        return watched(found, shown)
+
+    def _call_options(self, timeout: float | None) -> dict[str, Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return {**self._options, "deadline": deadline}

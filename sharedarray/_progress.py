@@ -27,6 +27,8 @@ IN_BYTES: Mapping[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 
 
 _GONE = (OSError, ValueError)  # what writing to a terminal raises that is not there any more
 
+_LINE_EVERY = 10.0  # seconds between two lines of a bar that goes to a file or pipe
+
 _LATE = 1.0  # seconds after which a bar appears without `progress=True`
 
 
@@ -87,6 +89,40 @@ class _LateBar:
                 self._shown.close()
 
 
+class _Lines:
+    """A file for tqdm that is no terminal: a line now and then, in place of one that is drawn over.
+
+    tqdm writes a carriage return and the bar each time, and a line feed at its end.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._bar = ""
+        self._due = time.monotonic() + _LINE_EVERY
+
+    def write(self, text: str) -> None:
+        if text.startswith("\r"):
+            self._bar = text.strip()
+            ended = False
+        else:
+            ended = text.startswith("\n")
+        if self._bar and (ended or time.monotonic() > self._due):
+            self._due = time.monotonic() + _LINE_EVERY
+            self._stream.write(f"{self._bar}\n")
+        if ended:
+            self._bar = ""
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    @property
+    def encoding(self) -> str | None:
+        return getattr(self._stream, "encoding", None)
+
+
 def _watched_by_a_person() -> bool:
     process = sys.modules.get("multiprocessing.process")  # which every worker has loaded
     if process is not None and process.parent_process() is not None:
@@ -116,7 +152,7 @@ def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
     ----------
     progress
         True, or a mapping of arguments of `tqdm.auto.tqdm`; None for a bar where a person looks on and it
-        takes longer than a second.
+        takes longer than a second. In a file or pipe, a bar is one line every ten seconds and one at its end.
     total
         How many there are to do.
     arguments
@@ -142,6 +178,8 @@ def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
     chosen = {} if progress is True else progress
     if "file" not in chosen and not _notebook() and (sys.stderr is None or sys.stderr.closed):
         return NO_BAR  # a program without standard streams
+    if "file" not in chosen and not _notebook() and not sys.stderr.isatty():  # a file or pipe
+        chosen = {**chosen, "file": _Lines(sys.stderr)}
     made: Bar = tqdm(**{"total": total, **arguments, **chosen})
     return made
 

@@ -19,7 +19,7 @@ from helpers import KILLED, alive, kill, wait_until
 from needs import needs_signals
 
 import sharedarray as sa
-from sharedarray._bench import command, contestants, hosts, machine, memory, results, summary
+from sharedarray._bench import command, contestants, hosts, machine, memory, results, rows, summary
 from sharedarray._bench.contestants import CONTESTANTS
 from sharedarray._bench.race import ContestantError, Race
 from sharedarray._bench.results import Results
@@ -310,6 +310,23 @@ def test_the_table_says_who_has_no_figures_of_one_question():
     shown = command.table(Results(machine.described(), [argument, result])).splitlines()
     assert "no contestant could be measured" in shown
     assert shown[-2:] == ["ray took no part: not there", "result: loky took no part: it failed"]
+
+
+def test_the_table_is_readable_and_says_what_each_column_is():
+    race = race_of({"limit": [1e-6] * 3, "sharedarray": [2.5634e-3] * 3, "loky": [1e-7] * 3})
+    race.group = "argument"
+    pool = race_of({"limit": [1e-6], "sharedarray": [2e-3]})
+    pool.group = next(iter(rows.GROUPS))
+    shown = command.table(Results(machine.described(), [race, pool]))
+    assert "(2,563)" in shown
+    assert not re.search(r"\de[+-]?\d", shown)
+    for words in (
+        r"^  limit +the least that processes can do",
+        r"^  sharedarray +a plain array handed to sharedarray.Pool",
+        r"^  ratio +how many times as long as the row with 1.00",
+    ):
+        assert re.search(words, shown, re.MULTILINE)
+    assert all(contestant.meaning for contestant in CONTESTANTS.values())
 
 
 def test_what_all_workers_read_is_a_file_wherever_blocks_are():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -76,6 +77,25 @@ def test_at_a_terminal_it_comes_after_a_second(pause: str, asked: str, shown: bo
     seen = at_a_terminal(str(path), pause, asked)
     assert ("4/4" in seen) is shown, seen
     assert ("it/s" in seen or "s/it" in seen) is shown
+
+
+def test_in_a_pipe_a_bar_is_lines_and_draws_over_nothing() -> None:
+    said = run(SCRIPT.replace("None if sys.argv[2] ==", "True if sys.argv[2] =="), "0.01", "None").stderr
+    assert "\r" not in said
+    assert re.fullmatch(r"100%\|.*\| 4/4 .*\n", said)
+
+
+def test_a_bar_in_a_file_tells_how_far_it_is_now_and_then() -> None:
+    file = io.StringIO()
+    lines = progress._Lines(file)
+    lines.write("\r 0%|  ")
+    lines.write("\r10%|  ")
+    lines._due = 0.0
+    lines.write("\r20%|  ")
+    lines.write("\r99%|  ")
+    lines.write("\r100%| ")
+    lines.write("\n")
+    assert file.getvalue() == "20%|\n100%|\n"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ from sharedarray._bench import memory, results, rows
 from sharedarray._bench.contestants import CONTESTANTS
 from sharedarray._bench.hosts import Host, hosted
 from sharedarray._bench.machine import human, sentence
-from sharedarray._bench.race import Race
+from sharedarray._bench.race import Race, readable
 
 SIZES = [1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28]
 """Bytes of the arrays. Of more, pickling takes so long that a minute is soon over; ``--size`` asks for it."""
@@ -243,7 +244,7 @@ def _stored(size: int) -> Iterator[str]:
 @contextlib.contextmanager
 def _progress(steps: int) -> Iterator[Tell]:
     """Tell what is measured now: a bar where tqdm is there, and lines otherwise, on stderr."""
-    if importlib.util.find_spec("tqdm") is not None:
+    if importlib.util.find_spec("tqdm") is not None and sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(total=steps, leave=False, file=sys.stderr, mininterval=0.2, unit="step") as bar:
@@ -254,7 +255,7 @@ def _progress(steps: int) -> Iterator[Tell]:
 
             yield tell
     else:
-        begin, last = time.monotonic(), [0.0]
+        begin, last = time.monotonic(), [-math.inf]
 
         def line(text: str, step: bool = True) -> None:
             now = time.monotonic() - begin
@@ -276,11 +277,31 @@ def table(found: results.Results) -> str:
     for question, title in QUESTIONS.items():
         if races := found.group(question):
             parts.append(_table(f"{title[0].upper()}{title[1:]}; in brackets, times the limit", races))
-    parts.extend(race.table() for race in found.races if race.group in rows.GROUPS)
+    parts.append("\n".join(_columns_of_curves(found)))
+    of_pool = [race.table() for race in found.races if race.group in rows.GROUPS]
+    parts += [_COLUMNS_OF_POOL, *of_pool] if of_pool else []
     parts.append("\n".join(rows.sentences(found)))
     parts.append("\n".join(verdicts(found)))
     parts.append("\n".join(_left_out(found)))
     return "\n\n".join(part for part in parts if part)
+
+
+_COLUMNS_OF_POOL = """In each table below
+  median                    the middle one of the rounds' times
+  ratio                     how many times as long as the row with 1.00, round by round; the median of that
+  middle half of the rounds half of the rounds took between these times"""
+
+
+def _columns_of_curves(found: results.Results) -> Iterator[str]:
+    """Yield what each column of the tables over sizes is."""
+    shown = dict.fromkeys(name for question in QUESTIONS for name in found.contestants(question))
+    if not shown:
+        return
+    yield "The columns: the median time of a task, with two workers"
+    width = max(map(len, shown))
+    for name in shown:
+        meaning = CONTESTANTS[name].meaning if name in CONTESTANTS else "as in the stored figures"
+        yield f"  {name:{width}}  {meaning}"
 
 
 def _left_out(found: results.Results) -> Iterator[str]:
@@ -301,7 +322,7 @@ def _table(title: str, races: Sequence[Race]) -> str:
     rows = [["", *names]]
     for race in races:
         cells = [race.shown(race.median(n)) if n in race.figures else "-" for n in names]
-        ratios = [f"({race.ratio(n):.3g})" if n in race.figures and n != "limit" else "" for n in names]
+        ratios = [f"({readable(race.ratio(n))})" if n in race.figures and n != "limit" else "" for n in names]
         rows.append(
             [human(race.size or 0), *(f"{c} {r}".rstrip() for c, r in zip(cells, ratios, strict=True))]
         )

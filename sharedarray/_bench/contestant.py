@@ -35,6 +35,8 @@ class Contestant(contextlib.ExitStack):
     ----------
     name : str
         As it is called in tables and on the command line.
+    meaning : str
+        What it does with an array, for the legend of the table.
     needs : str
         The module without which it cannot take part.
     kind : str
@@ -44,6 +46,7 @@ class Contestant(contextlib.ExitStack):
     """
 
     name: ClassVar[str]
+    meaning: ClassVar[str]
     needs: ClassVar[str] = "numpy"
     kind: ClassVar[str] = "pickling"
     questions: ClassVar[tuple[str, ...]] = (
@@ -141,6 +144,7 @@ class Limit(Contestant):
     """One copy into memory that is mapped and warm, and a bare process on a pipe."""
 
     name = "limit"
+    meaning = "the least that processes can do: one copy within warm memory, and a worker at a bare pipe"
     kind = "limit"
     questions = tuple(name for name in Contestant.questions if name != "long")
 
@@ -186,6 +190,7 @@ class Ours(Contestant):
     """`sharedarray.Pool`, which is given plain arrays and returns plain arrays."""
 
     name = "sharedarray"
+    meaning = "a plain array handed to sharedarray.Pool, which copies it once, into shared memory"
     needs = "sharedarray"
     kind = "ours"
 
@@ -224,6 +229,7 @@ class OursShared(Ours):
     """The same with arrays that are shared already: nothing is copied."""
 
     name = "sharedarray, shared"
+    meaning = "an array of sharedarray.share handed to sharedarray.Pool: only a reference is sent"
     questions = ("argument", "result", "blocks")
 
     @contextlib.contextmanager
@@ -247,6 +253,7 @@ class Executor(Contestant):
     """`concurrent.futures.ProcessPoolExecutor`."""
 
     name = "ProcessPoolExecutor"
+    meaning = "concurrent.futures: the array is pickled and sent through a pipe"
 
     def start(self) -> None:
         self.pool: Any = self.enter_context(ProcessPoolExecutor(WORKERS, CONTEXT))
@@ -266,6 +273,7 @@ class Multiprocessing(Contestant):
     """`multiprocessing.Pool`."""
 
     name = "multiprocessing.Pool"
+    meaning = "multiprocessing: the array is pickled and sent through a pipe"
 
     def start(self) -> None:
         self.pool: Any = CONTEXT.Pool(WORKERS)

@@ -27,6 +27,20 @@ FEWEST = 3
 Call: TypeAlias = Callable[[], Any]
 
 
+def readable(number: float) -> str:
+    """Return a number with three digits, without an exponent.
+
+    Examples
+    --------
+    >>> readable(2563.4), readable(38.04), readable(0.00005)
+    ('2,563', '38', '0.00005')
+    """
+    if abs(number) >= 100:
+        return f"{number:,.0f}"
+    text = f"{number:.3g}"
+    return text if "e" not in text else f"{number:.8f}".rstrip("0").rstrip(".")
+
+
 class ContestantError(Exception):
     """A contestant cannot go on; it is left out, with this as the reason."""
 
@@ -146,7 +160,7 @@ class Race:
     def shown(self, figure: float) -> str:
         """A figure in this race's unit, for people."""
         figure /= UNITS[self.unit]
-        return f"{f'{figure:,.0f}' if figure >= 100 else f'{figure:.3g}'} {self.unit}"
+        return f"{readable(figure)} {'µs' if self.unit == 'us' else self.unit}"
 
     def table(self) -> str:
         """Median, ratio and the middle half of the rounds, for people."""

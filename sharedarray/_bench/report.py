@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sharedarray._bench import picture, rows
 from sharedarray._bench.machine import human, sentence
-from sharedarray._bench.race import Race
+from sharedarray._bench.race import Race, readable
 from sharedarray._bench.results import Results
 from sharedarray._bench.summary import behind, losses, verdicts
 
@@ -321,7 +321,7 @@ def _lines(results: Results, pictures: Sequence[Path]) -> Iterator[str]:
         yield "| --- | ---: | ---: | --- |"
         for aim, value in judged:
             bound = f"{'at least' if aim.least else 'at most'} {aim.bound:g}"
-            yield f"| {aim.what} | {value:.3g} | {bound} | {'' if aim.met(value) else '**missed**'} |"
+            yield f"| {aim.what} | {readable(value)} | {bound} | {'' if aim.met(value) else '**missed**'} |"
     yield from _where_it_loses(results)
     if missing := results.missing():
         yield ""
@@ -347,14 +347,14 @@ def _where_it_loses(results: Results) -> Iterator[str]:
     if not found:
         yield "Nowhere: no other contestant is faster in any race."
     for race, fastest, factor in found:
-        yield f"- {race.title}: {factor:.3g} times as long as {fastest}. {reason(race)}"
+        yield f"- {race.title}: {readable(factor)} times as long as {fastest}. {reason(race)}"
     far = [race for race in behind(results) if race not in [lost for lost, _, _ in found]]
     if far:
         yield ""
         yield "## More than 1.5 times the limit"
         yield ""
         for race in far:
-            yield f"- {race.title}: {race.ratio('sharedarray'):.3g} times. {reason(race)}"
+            yield f"- {race.title}: {readable(race.ratio('sharedarray'))} times. {reason(race)}"
 
 
 def reason(race: Race) -> str:
@@ -372,7 +372,7 @@ def table(race: Race) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: |"
     first = [race.baseline] if race.baseline in race.figures else []
     for name in [*first, *sorted(set(race.figures) - set(first), key=lambda name: (race.median(name), name))]:
-        ratio = f"{race.ratio(name):.3g}" if first else ""
+        ratio = readable(race.ratio(name)) if first else ""
         spread = " to ".join(map(race.shown, race.spread(name)))
         shown = f"**{name}**" if name.startswith("sharedarray") else name
         if name in race.notes:

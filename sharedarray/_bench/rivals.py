@@ -24,6 +24,7 @@ class ByHand(Multiprocessing):
     """`multiprocessing.shared_memory` as its documentation shows it, and a pool for the names."""
 
     name = "SharedMemory by hand"
+    meaning = "multiprocessing.shared_memory, as its documentation shows it, and a pool for the names"
     kind = "sharing"
     questions = ("argument", "result")
 
@@ -56,6 +57,7 @@ class Theirs(Multiprocessing):
     """PyPI's `SharedArray` by hand, and a pool for the names."""
 
     name = "SharedArray (PyPI)"
+    meaning = "the package SharedArray of PyPI, and a pool for the names"
     needs = "SharedArray"
     kind = "sharing"
     questions = ("argument", "result")
@@ -92,6 +94,7 @@ class Loky(Executor):
     """loky's executor."""
 
     name = "loky"
+    meaning = "loky's executor: the array is pickled and sent through a pipe"
     needs = "loky"
 
     def start(self) -> None:
@@ -104,6 +107,7 @@ class Joblib(Contestant):
     """``joblib.Parallel``, which maps arrays of more than 1 MiB from a temporary file."""
 
     name = "joblib"
+    meaning = "joblib.Parallel: arrays above 1 MiB go through a file in a temporary directory"
     needs = "joblib"
     kind = "other"
 
@@ -130,6 +134,7 @@ class Mpire(Contestant):
     """``mpire.WorkerPool``."""
 
     name = "mpire"
+    meaning = "mpire.WorkerPool: the array is pickled and sent through a pipe"
     needs = "mpire"
 
     def start(self) -> None:
@@ -158,6 +163,7 @@ class Dask(Contestant):
     """`distributed`, with worker processes on this machine; arrays are scattered, as it advises."""
 
     name = "dask"
+    meaning = "distributed, with workers on this machine: the array is scattered"
     needs = "distributed"
     kind = "other"
 
@@ -189,6 +195,7 @@ class Ray(Contestant):
     """Ray: an array is put into its store, and a task gets it from there, read-only."""
 
     name = "ray"
+    meaning = "Ray: the array is copied into its object store"
     needs = "ray"
     kind = "sharing"
     questions = (*Contestant.questions, "share")
@@ -246,6 +253,7 @@ class RayPut(Ray):
     """The same with an array that was put before."""
 
     name = "ray, put before"
+    meaning = "Ray, with an array that was put into its object store before"
     questions = ("argument",)
 
     @contextlib.contextmanager
@@ -258,6 +266,7 @@ class Torch(Multiprocessing):
     """``torch.multiprocessing``: tensors go through shared memory, one block each."""
 
     name = "torch"
+    meaning = "torch.multiprocessing: tensors go through shared memory"
     needs = "torch"
     kind = "sharing"
     questions = ("argument", "result", "share")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sharedarray._bench.contestants import CONTESTANTS
 from sharedarray._bench.machine import human
-from sharedarray._bench.race import Race
+from sharedarray._bench.race import Race, readable
 from sharedarray._bench.results import Results
 
 
@@ -60,7 +60,7 @@ def verdicts(results: Results) -> Iterator[str]:
         races = results.group(group)
         for name in ("sharedarray", "sharedarray, shared"):
             gains = [
-                f"{1 / race.ratio_to(name, fastest):.3g} at {human(race.size or 0)}"
+                f"{readable(1 / race.ratio_to(name, fastest))} at {human(race.size or 0)}"
                 for race in races
                 if (fastest := fastest_pickling(race)) and name in race.figures
             ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sharedarray._bench.machine import human
-from sharedarray._bench.race import UNITS, Race
+from sharedarray._bench.race import UNITS, Race, readable
 from sharedarray._bench.results import Results
 from sharedarray._bench.rows import arrays, calls, growth, idle, maps
 
@@ -100,7 +100,7 @@ def judged(results: Results) -> Iterator[tuple[Aim, float]]:
 def sentences(results: Results) -> Iterator[str]:
     """Yield a line for each aim about which something was measured."""
     found = [
-        (aim.what, f"{value:.3g}", f"{'at least' if aim.least else 'at most'} {aim.bound:g}", aim.met(value))
+        (aim.what, readable(value), f"{'at least' if aim.least else 'at most'} {aim.bound:g}", aim.met(value))
         for aim, value in judged(results)
     ]
     width = max((len(what) for what, *_ in found), default=0)

@@ -35,6 +35,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 
 # The modules and packages, bottom to top; imports go downwards only (a test compares this list):
 #
+#   _sizes         how numbers of bytes are written for people
+#   _hints         what was probably meant by a wrong name, or by another object in its place
 #   _clock         the time, whatever replaces Python's clocks
 #   _errors        the exception tree
 #   _spin          polling for a short time before a thread sleeps
@@ -93,6 +95,8 @@ from sharedarray._array import (
     open as open,  # noqa: A004  (NumPy's and tarfile's habit: sharedarray.open)
 )
 from sharedarray._creation import (
+    array,
+    asarray,
     empty,
     empty_like,
     full,
@@ -165,6 +169,8 @@ __all__ = [
     "UnsupportedDTypeError",
     "UnsupportedError",
     "WorkerDied",
+    "array",
+    "asarray",
     "attach",
     "blocks",
     "empty",
@@ -220,4 +226,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted([*__all__, "__version__"])

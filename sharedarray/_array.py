@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
-from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Segment, mapping_of
+from sharedarray._sizes import grouped, human
 
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
@@ -155,7 +156,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             raise ValueError(f"order is 'C' or 'F', not {order!r}")
         made = make(
             as_shape(shape),
-            np.dtype(dtype),
+            as_dtype(dtype),
             fortran=order == "F",
             name=name,
             persist=persist,
@@ -206,17 +207,23 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         if mapping is not None:
             mapping.leave()
 
-    def unlink(self) -> None:
+    def unlink(self, missing_ok: bool = False) -> None:
         """Remove the block's name now, persistent or not; processes that hold it keep their memory.
+
+        Parameters
+        ----------
+        missing_ok
+            Whether it is no error if the name is gone.
 
         Raises
         ------
         BlockNotFoundError
-            The name is gone, or another block has it by now (a `FileNotFoundError`).
+            The name is gone, or another block has it by now, and `missing_ok` is False (a
+            `FileNotFoundError`).
         NotOursError
             It is a file (a `PermissionError`).
         """
-        segment.unlink_mapping(self._mapping("unlink"))
+        segment.unlink_mapping(self._mapping("unlink"), missing_ok)
 
     def persist(self, flag: bool = True) -> None:
         """Have the block outlive its holders until `unlink`, or not any more.
@@ -422,10 +429,10 @@ def _facts(array: SharedArray) -> list[tuple[str, str]]:
 
 def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]]:
     """Return what there is to say of a block, beginning with its name, of which a user has `nbytes` bytes."""
-    from sharedarray._display import block_table, human
+    from sharedarray._display import block_table
     from sharedarray._programs import programs_of
 
-    size = f"{human(nbytes)} ({nbytes:,} bytes)"
+    size = f"{human(nbytes)} ({grouped(nbytes)} bytes)"
     if mapping is None:
         return [("name", "none: this memory is not shared"), ("size", size)]
     if mapping.left:
@@ -500,13 +507,37 @@ del _name
 # -- making and attaching -------------------------------------------------------------------------------
 
 
+def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype by NumPy's own rules, and with the words of its errors."""
+    try:
+        return np.dtype(dtype)
+    except TypeError as error:
+        given: Any = dtype
+        if isinstance(given, int | np.integer):
+            error.add_note("The lengths of several axes are one argument, a tuple, as in zeros((3, 4)).")
+        elif isinstance(dtype, str):
+            error.add_note(f"For a block's name write name={dtype!r}.")
+        raise
+
+
+_NO_BYTES = np.dtype("V0")
+_TOO_BIG = (  # NumPy's words
+    "array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size."
+)
+
+
 def as_shape(shape: ShapeLike) -> tuple[int, ...]:
-    """A shape as a tuple of ints, as NumPy takes it."""
-    # `isinstance(shape, SupportsIndex)` asks the same, but takes as long as ten system calls.
-    lengths = (index(shape),) if hasattr(shape, "__index__") else tuple(map(index, shape))
-    if any(length < 0 for length in lengths):
-        raise ValueError(f"negative dimensions are not allowed: {lengths}")
-    return lengths
+    """Return a shape as a tuple of ints, by NumPy's own rules and with the words of its errors."""
+    try:
+        return np.empty(shape, _NO_BYTES).shape
+    except TypeError as error:
+        note = "A shape is an int or a tuple of ints, as in zeros(3) and zeros((3, 4))"
+        if isinstance(shape, str):
+            note += "; to find the array of this name, write attach(name)"
+        elif isinstance(shape, np.ndarray):
+            note += "; to share the data of an array, write share(array)"
+        error.add_note(f"{note}.")
+        raise
 
 
 def make(
@@ -536,8 +567,10 @@ def make(
         )
     while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
         dtype, axes = dtype.subdtype
-        shape += axes
+        shape = as_shape(shape + axes)
     header.check_dtype(dtype)
+    if math.prod(length for length in shape if length) * dtype.itemsize > sys.maxsize:
+        raise ValueError(_TOO_BIG)
     if len(shape) < 2:
         fortran = False
     page = header.encode(dtype, shape, fortran=fortran)
@@ -686,7 +719,7 @@ def _find_address(mapping: Mapping) -> int:
     return mapping.address
 
 
-def attach(name: str, mode: Mode = "r+") -> SharedArray:
+def attach(name: str, mode: Mode = "r+", *, timeout: float | None = None) -> SharedArray:
     """Attach to the array of that name, in any process.
 
     Parameters
@@ -696,6 +729,9 @@ def attach(name: str, mode: Mode = "r+") -> SharedArray:
     mode : {'r+', 'r', 'c'}
         Read and write; read-only, which the hardware enforces; or copy-on-write, where what is written
         stays private.
+    timeout : float, optional
+        Seconds to wait for a block of that name if there is none yet; ``math.inf`` to wait as long as it
+        takes. None does not wait. Ctrl-C ends the wait.
 
     Returns
     -------
@@ -706,7 +742,7 @@ def attach(name: str, mode: Mode = "r+") -> SharedArray:
     Raises
     ------
     BlockNotFoundError
-        There is none of that name (a `FileNotFoundError`).
+        There is none of that name, or none came in time (a `FileNotFoundError`).
     HeaderError
         What is there is no array (a `ValueError`); it is left as it is.
     InvalidNameError
@@ -719,7 +755,7 @@ def attach(name: str, mode: Mode = "r+") -> SharedArray:
     >>> sa.attach(frames.name, "r")[1:].tolist()
     [2, 3]
     """
-    mapping = segment.attach(name, mode)
+    mapping = segment.attach(name, mode, timeout=timeout)
     # Read, not looked at through the mapping: a page fault costs several times as much.
     return _view(mapping, platform.read(mapping.handle, header.PAGE))
 

@@ -30,8 +30,9 @@ import stat
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -39,7 +40,7 @@ import numpy as np
 
 import sharedarray as sa
 from sharedarray import _interrupts as interrupts
-from sharedarray._display import age, block_table, human, plain
+from sharedarray._display import age, block_table, grouped, human, plain
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
 from sharedarray._progress import IN_BYTES, Bar, bar
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; see the top of this module.
     """
     try:
-        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        with _warnings_in_lines():
+            code = _dispatch(sys.argv[1:] if argv is None else argv)
         if sys.stdout is not None:
             sys.stdout.flush()  # now, while the exit code can tell that it takes no more
     except KeyboardInterrupt:
@@ -262,7 +264,7 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(block_table.as_json(block, programs) | hints, indent=2))
         return 0
-    data = "" if block.shape is None else f", {block.nbytes} of them data"
+    data = "" if block.shape is None else f", {grouped(block.nbytes)} of them data"
     cells = dict(zip(block_table.TITLES, block_table.cells(block, programs, most=None), strict=True))
     lines = {
         "name": block.name,
@@ -271,7 +273,7 @@ def _info(args: argparse.Namespace) -> int:
         "shape": "-" if cells["SHAPE"] == "-" else str(block.shape),
         "dtype": cells["DTYPE"],
         "order": block.order or "-",
-        "size": f"{human(block.size)} ({block.size} bytes{data})",
+        "size": f"{human(block.size)} ({grouped(block.size)} bytes{data})",
         "made": block_table.made(block),
         "made by": cells["MADE BY"],
         "holders": cells["HOLDERS"],
@@ -598,6 +600,20 @@ def _count(number: int, noun: str) -> str:
 
 def _say(text: str) -> None:
     print(f"sharedarray: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Show warnings as this command's own lines, without a place in the program."""
+
+    def show(message: Warning | str, *place: object, **options: object) -> None:
+        _say(f"warning: {plain(str(message))}")
+
+    usual, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _fail(error: sa.SharedArrayError | OSError) -> int:

@@ -13,7 +13,7 @@ import sys
 import time as _shared
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["time"]
+__all__ = ["check_timeout", "time"]
 
 
 def _copied() -> Any:
@@ -47,3 +47,15 @@ if TYPE_CHECKING:
     import time
 else:
     time = _copied()
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless a timeout is None or a number of seconds, at least 0."""
+    if timeout is None:
+        return
+    try:
+        valid = bool(timeout >= 0)  # NaN is not
+    except (TypeError, ValueError):
+        raise TypeError(f"timeout is a number of seconds, or None; not {timeout!r}") from None
+    if not valid:
+        raise ValueError(f"timeout is in seconds, at least 0, or None; not {timeout!r}")

@@ -14,14 +14,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _errors as errors, _header as header
-from sharedarray._array import ShapeLike, SharedArray, as_shape, make
+from sharedarray import _errors as errors, _header as header, _registry as registry
+from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, make
 from sharedarray._progress import Progress
-from sharedarray._segment import Write
+from sharedarray._segment import Mapping, Write, mapping_of
 from sharedarray._subclasses import is_masked
 
 __all__ = [
     "Path",
+    "array",
+    "asarray",
     "empty",
     "empty_like",
     "full",
@@ -111,7 +113,7 @@ def empty(
     """
     return make(
         as_shape(shape),
-        np.dtype(dtype),
+        as_dtype(dtype),
         fortran=_fortran(order, None),
         name=name,
         persist=persist,
@@ -144,7 +146,7 @@ def zeros(
     """
     return make(
         as_shape(shape),
-        np.dtype(dtype),
+        as_dtype(dtype),
         fortran=_fortran(order, None),
         name=name,
         persist=persist,
@@ -178,7 +180,7 @@ def ones(
     return _full(
         as_shape(shape),
         1,
-        np.dtype(dtype),
+        as_dtype(dtype),
         order,
         None,
         name=name,
@@ -221,7 +223,7 @@ def full(
     [[7, 7], [7, 7]]
     """
     refuse_masked(fill_value, "fill an array with")
-    chosen = np.asarray(fill_value).dtype if dtype is None else np.dtype(dtype)
+    chosen = np.asarray(fill_value).dtype if dtype is None else as_dtype(dtype)
     return _full(
         as_shape(shape),
         fill_value,
@@ -399,7 +401,10 @@ def share(
     ------
     MaskedArrayError
         The data are a masked array, or have one among them, whose mask would be lost (a `TypeError`).
-    BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+    UnsupportedDTypeError
+        The data are no array of plain elements, such as a dict, a data frame or None (a `TypeError` and a
+        `ValueError`): `put` stores any object.
+    BlockExistsError, OutOfSharedMemoryError, InvalidNameError
         As for `empty`; nothing is left behind.
 
     Examples
@@ -411,11 +416,12 @@ def share(
     15
     """
     refuse_masked(array_like, "share")
-    source = np.asarray(array_like) if dtype is None else _converted(array_like, np.dtype(dtype))
+    _refuse_table(array_like)
+    source = _as_source(array_like, dtype)
     source = source.view(np.ndarray)
-    chosen = source.dtype if dtype is None else _sized(np.dtype(dtype), source)
+    chosen = source.dtype if dtype is None else _sized(as_dtype(dtype), source)
     if chosen.hasobject:
-        header.check_dtype(chosen)
+        raise _no_elements(array_like)
     fortran = _fortran(order, source)
     layout = source.T if fortran else source
     if source.dtype == chosen and layout.flags.c_contiguous:
@@ -447,6 +453,223 @@ def share(
         replace=replace,
         progress=progress,
     )
+
+
+def asarray(
+    a: ArrayLike,
+    dtype: DTypeLike | None = None,
+    order: Order | None = None,
+    *,
+    copy: bool | None = None,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Return a shared array of the data: the same object if it is one, otherwise a copy in a new block.
+
+    Parameters
+    ----------
+    a : array_like
+        The data. A `SharedArray` of that dtype and order is returned as it is, unless it is closed.
+    dtype : dtype_like, optional
+        Type of the elements; the data's own when None.
+    order : {'K', 'A', 'C', 'F'}, optional
+        As for `share`; None is 'K'.
+    copy : bool, optional
+        True to copy in any case, as `share` does; False for a `ValueError` if a copy is needed; None to copy
+        if it is needed, as in NumPy 2.
+    name : str, optional
+        Name of the new block. An array that is not the whole block of this name is copied.
+    persist : bool, default False
+        Whether the block outlives its holders; also that of an array that is returned as it is.
+    file : path_like, optional
+        Make this ``.npy`` file instead of a block in memory. An array that is not this file is copied.
+    exist_ok, replace, progress
+        As for `empty`, if a copy is made.
+
+    Returns
+    -------
+    SharedArray
+        Holds the block until closed or dropped.
+
+    Raises
+    ------
+    ValueError
+        A copy is needed, and `copy` is False.
+    MaskedArrayError, BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `share`.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.asarray([[1, 2], [3, 4]])
+    >>> sa.asarray(frames) is frames
+    True
+    >>> sa.asarray(frames, float) is frames
+    False
+    """
+    order = "K" if order is None else order
+    if not copy and isinstance(a, SharedArray) and _is_such(a, dtype, order, name, file):
+        if persist:
+            a.persist()
+        return a
+    if copy is False:
+        raise ValueError(
+            "Unable to avoid copy while creating an array as requested: the data are no shared array of that "
+            "dtype, order and name; copy=None copies them if needed"
+        )
+    return share(
+        a,
+        dtype,
+        order,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def array(
+    object: ArrayLike,
+    dtype: DTypeLike | None = None,
+    *,
+    copy: bool | None = True,
+    order: Order = "K",
+    ndmin: int = 0,
+    name: str | None = None,
+    persist: bool = False,
+    file: Path | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a shared array of data, with the parameters of `numpy.array`.
+
+    Parameters
+    ----------
+    object : array_like
+        The data.
+    dtype : dtype_like, optional
+        Type of the elements; the data's own when None.
+    copy : bool or None, default True
+        True to copy in any case; None and False as for `asarray`.
+    order : {'K', 'A', 'C', 'F'}
+        As for `share`.
+    ndmin : int, default 0
+        Least number of axes: axes of length 1 are put before the others.
+    name, persist, file, exist_ok, replace, progress
+        As for `asarray`.
+
+    Returns
+    -------
+    SharedArray
+        Holds the block until closed or dropped.
+
+    Raises
+    ------
+    ValueError
+        A copy is needed, and `copy` is False.
+    MaskedArrayError, BlockExistsError, OutOfSharedMemoryError, UnsupportedDTypeError, InvalidNameError
+        As for `share`.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.array([1, 2], ndmin=2).tolist()
+    [[1, 2]]
+    """
+    if ndmin:
+        refuse_masked(object, "share")
+        _refuse_table(object)
+        source = object if isinstance(object, np.ndarray) else _as_source(object, dtype)
+        object = source[(np.newaxis,) * (ndmin - source.ndim)] if source.ndim < ndmin else source
+    return asarray(
+        object,
+        dtype,
+        order,
+        copy=copy,
+        name=name,
+        persist=persist,
+        file=file,
+        exist_ok=exist_ok,
+        replace=replace,
+        progress=progress,
+    )
+
+
+def _is_such(
+    array: SharedArray, dtype: DTypeLike | None, order: Order, name: str | None, file: Path | None
+) -> bool:
+    """Return whether a shared array is what was asked for, so that no copy is needed."""
+    mapping = mapping_of(array)
+    if mapping is None or mapping.left:
+        return False
+    if dtype is not None and _sized(as_dtype(dtype), np.empty(0, array.dtype)) != array.dtype:
+        return False
+    if order == "C":
+        in_order = array.flags.c_contiguous
+    elif order == "F":
+        in_order = array.flags.f_contiguous
+    else:
+        _fortran(order, array)  # checks it
+        in_order = order == "K" or array.flags.forc
+    return (
+        in_order
+        and (name is None or _is_whole(array, mapping, name))
+        and (file is None or _is_file(mapping, file))
+    )
+
+
+def _is_whole(array: SharedArray, mapping: Mapping, name: str) -> bool:
+    """Return whether an array has all elements of the block of this name, so that `attach` finds the same."""
+    whole = len(mapping) - header.PAGE <= array.nbytes  # the header takes a page, or more
+    return mapping.directory == registry.directory() and mapping.name == name and whole
+
+
+def _is_file(mapping: Mapping, file: Path) -> bool:
+    return mapping.directory is None and mapping.name == registry.absolute(os.fspath(file))
+
+
+def _refuse_table(data: object) -> None:
+    """Raise `UnsupportedDTypeError` for a data frame: an array has no names of columns."""
+    if hasattr(data, "__dataframe__") or (hasattr(data, "columns") and hasattr(data, "to_numpy")):
+        raise errors.UnsupportedDTypeError(
+            "a data frame cannot be shared as an array: its columns' names and types would be lost",
+            found=f"a {_kind_of(data)}",
+            expected="an array of elements of one dtype",
+            next_step=f"{_USE_PUT}; for its numbers alone, share(frame.to_numpy())",
+        )
+
+
+_USE_PUT = (
+    "store the object whole with sharedarray.put, and read it with sharedarray.get (`sa.put`, `sa.get`)"
+)
+
+
+def _no_elements(data: object) -> errors.UnsupportedDTypeError:
+    """Return the error for data that NumPy can only hold as Python objects."""
+    of_objects = isinstance(data, np.ndarray | list | tuple)
+    return errors.UnsupportedDTypeError(
+        f"{'these data' if of_objects else _kind_of(data)} cannot be shared as an array",
+        found="elements that are Python objects, whose addresses mean nothing in another process"
+        if of_objects
+        else "an object that NumPy does not take for an array of numbers, dates or text",
+        expected="elements of plain bytes, all of one dtype",
+        next_step=f"{_USE_PUT}; as an array: text of a fixed width such as 'U20', records of a structured "
+        "dtype, ragged data as one flat array with an array of offsets, an iterator as list(iterator)",
+    )
+
+
+def _kind_of(data: object) -> str:
+    kind = type(data)
+    if data is None:
+        return "None"
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 _NUMBERS = frozenset((bool, int, float, complex, str, bytes))
@@ -483,9 +706,11 @@ def write_array(write: Write, offset: int, array: np.ndarray[Any, Any]) -> None:
         _write_converted(write, offset, layout, layout.dtype)
 
 
-def _converted(array_like: ArrayLike, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Lists become arrays of the dtype at once; arrays are converted on their way into the block."""
-    return np.asarray(array_like) if hasattr(array_like, "__array__") else np.asarray(array_like, dtype)
+def _as_source(array_like: ArrayLike, dtype: DTypeLike | None) -> np.ndarray[Any, Any]:
+    """Return data as an array; lists get the dtype at once, arrays on their way into the block."""
+    if dtype is None or hasattr(array_like, "__array__"):
+        return np.asarray(array_like)
+    return np.asarray(array_like, as_dtype(dtype))
 
 
 def _sized(dtype: np.dtype[Any], source: np.ndarray[Any, Any]) -> np.dtype[Any]:
@@ -601,7 +826,7 @@ def _like(
     prototype: ArrayLike, dtype: DTypeLike | None, shape: ShapeLike | None
 ) -> tuple[np.ndarray[Any, Any], np.dtype[Any], tuple[int, ...]]:
     like = np.asarray(prototype)
-    chosen = like.dtype if dtype is None else np.dtype(dtype)
+    chosen = like.dtype if dtype is None else as_dtype(dtype)
     return like, chosen, like.shape if shape is None else as_shape(shape)
 
 

@@ -28,6 +28,7 @@ from numpy.lib import format as npy
 
 from sharedarray import _errors as errors
 from sharedarray._dtypes import bare, short
+from sharedarray._sizes import exact
 
 __all__ = ["PAGE", "Layout", "check_dtype", "decode", "describe", "encode", "understand"]
 
@@ -100,7 +101,7 @@ def check_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
             found="elements that are Python objects, whose addresses mean nothing in another process",
             expected="elements of plain bytes",
             next_step="for text use a fixed width such as 'U20' or 'S20', for records a structured dtype, "
-            "for ragged data one flat array with an array of offsets; other objects travel by pickling",
+            "for ragged data one flat array with an array of offsets; sharedarray.put stores any object",
         )
     _descr_of(dtype)
     return dtype
@@ -171,8 +172,8 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
     if len(body) > MAX_HEADER - PAGE:
         raise errors.UnsupportedDTypeError(
             "the dtype's description is too long for a header",
-            found=f"{len(body)} bytes",
-            expected=f"at most {MAX_HEADER - PAGE} bytes",
+            found=exact(len(body)),
+            expected=f"at most {exact(MAX_HEADER - PAGE)}",
         )
     length = (total - prefix).to_bytes(prefix - 8, "little")
     return _MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
@@ -226,7 +227,8 @@ def decode(page: bytes, size: int, *, name: str, more: Any = None) -> Layout:
         raise errors.HeaderError(
             f"the header of {name} does not fit its block",
             name=name,
-            found=f"{layout.size} bytes for shape {layout.shape} of {layout.dtype} in a block of {size}",
+            found=f"{exact(layout.size)} for shape {layout.shape} of {layout.dtype} in a block of "
+            f"{exact(size)}",
             expected="a block that holds all of the array",
             cause="the header is damaged, or the file was cut off",
         )
@@ -255,11 +257,11 @@ def _length(page: bytes, size: int) -> int:
         raise _Bad(f"version {'.'.join(map(str, version))}", "NPY version 1.0, 2.0 or 3.0")
     prefix = 10 if version[0] == 1 else 12
     if len(page) < prefix:
-        raise _Bad(f"{len(page)} bytes", "a whole header")
+        raise _Bad(exact(len(page)), "a whole header")
     length = prefix + int.from_bytes(page[8:prefix], "little")
     if length > min(size, MAX_HEADER):
         most = min(size, MAX_HEADER)
-        raise _Bad(f"a header of {length} bytes in a block of {size}", f"at most {most} bytes")
+        raise _Bad(f"a header of {exact(length)} in a block of {exact(size)}", f"at most {exact(most)}")
     return length
 
 

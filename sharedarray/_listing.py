@@ -164,6 +164,7 @@ def blocks() -> BlockList:
     [((10,), True)]
     """
     directory = registry.directory()
+    registry.warn_of_disk(directory)
     waiting: dict[int, int] = {}
     for token in registry.tokens(directory):
         waiting[token.inode] = waiting.get(token.inode, 0) + 1

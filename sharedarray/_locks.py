@@ -40,6 +40,8 @@ from operator import index
 from threading import get_ident
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex
 
+import numpy as np
+
 from sharedarray import (
     _errors as errors,
     _interrupts as interrupts,
@@ -47,14 +49,13 @@ from sharedarray import (
     _registry as registry,
     _requirements as requirements,
 )
-from sharedarray._clock import time
+from sharedarray._clock import check_timeout, time
 from sharedarray._platform import platform
 from sharedarray._segment import (
     Mapping,
     guarded_close,
     guarded_open,
     guarded_open_file,
-    no_directory,
     on_leave,
     out_of_memory,
 )
@@ -197,7 +198,7 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
                 raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None
             raise requirements.explained(error, directory) from None
     requirements.check(directory)
-    raise no_directory(directory)
+    raise registry.no_directory(directory)
 
 
 def _close_idle(mapping: Mapping) -> None:
@@ -326,8 +327,10 @@ class Lock:
         idle: int = 0,
         memory: object = None,
     ) -> None:
-        if timeout is not None and not timeout >= 0:  # NaN is none either
-            raise ValueError(f"timeout is in seconds, at least 0, or None; not {timeout!r}")
+        if timeout is not None:
+            check_timeout(timeout)
+        if shared.__class__ is not bool:
+            shared = _checked_shared(shared)  # type: ignore[unreachable]
         self._file = file
         self._start = start
         self._length = length
@@ -559,6 +562,13 @@ class Lock:
     def __repr__(self) -> str:
         state = "held" if self.locked() else "free"
         return f"<{'shared' if self.shared else 'exclusive'} Lock on {self._bytes()}, {state} here>"
+
+
+def _checked_shared(shared: Any) -> bool:
+    """Return ``shared`` as a bool; a number in its place is more likely to be meant as a timeout."""
+    if isinstance(shared, np.bool_):
+        return bool(shared)
+    raise TypeError(f"shared is True or False, not {shared!r}; for seconds to wait write timeout={shared!r}")
 
 
 class ArrayLock(Lock):

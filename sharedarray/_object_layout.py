@@ -25,6 +25,7 @@ import numpy as np
 
 from sharedarray import _errors as errors, _header as header
 from sharedarray._header import PAGE
+from sharedarray._sizes import exact
 
 __all__ = ["decode", "encode", "is_object"]
 
@@ -77,7 +78,7 @@ def decode(block: memoryview, name: str) -> tuple[memoryview, list[memoryview]]:
     if layout.dtype != np.uint8 or len(layout.shape) != 1 or layout.offset != PAGE:
         raise _no_object(name, f"an array of shape {layout.shape} and dtype {layout.dtype}")
     if layout.size - PAGE < _HEAD.size:
-        raise _no_object(name, f"an array of {layout.size - PAGE} bytes")
+        raise _no_object(name, f"an array of {exact(layout.size - PAGE)}")
     magic, count, length = _HEAD.unpack_from(block, PAGE)
     if magic != _MAGIC:
         raise _no_object(name, f"bytes that start with {magic!r}")
@@ -90,7 +91,7 @@ def decode(block: memoryview, name: str) -> tuple[memoryview, list[memoryview]]:
             raise errors.HeaderError(
                 f"the object in {name!r} does not fit its block",
                 name=name,
-                found=f"{many} bytes from byte {at} on in an array that ends at byte {layout.size}",
+                found=f"{exact(many)} from byte {at} on in an array that ends at byte {layout.size}",
                 cause="the block was damaged or cut off",
             )
     return block[start : start + length], [block[at : at + many] for at, many in places]

@@ -52,6 +52,7 @@ from sharedarray._array import Grip, SharedArray, offset_of
 from sharedarray._dtypes import short
 from sharedarray._platform import Mode, platform
 from sharedarray._segment import Mapping, mapping_of
+from sharedarray._sizes import exact
 from sharedarray._subclasses import reduce_subclass
 
 __all__ = [
@@ -499,7 +500,7 @@ def _arrive(
             f"a reference to {name!r} does not fit the block",
             name=name,
             found=f"offset {offset}, shape {shape}, strides {strides}, {dtype}",
-            expected=f"a view within {len(mapping)} bytes ({error})",
+            expected=f"a view within {exact(len(mapping))} ({error})",
         ) from None
 
 

@@ -55,6 +55,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from types import FrameType
 from typing import NamedTuple, TypeAlias
 
 from sharedarray import _damage as damage, _errors as errors, _marks as marks
@@ -68,6 +72,8 @@ _PIDS = 1 << 32  # above every system's process ids
 _PID_BITS = 22  # of a pid on Linux
 _SPACES = (1 << 32) - 1  # the inode of a pid namespace has 32 bits
 LOCK_FILE = "janitor.lock"
+_MOST_WARNED = 16  # directories that are known not to need a warning, or to have had it
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _SET = 1.0  # seconds by which the time of day must differ to count as set; NTP corrects less bit by bit
 _LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
 
@@ -234,9 +240,54 @@ class Swept:
 
 
 def directory() -> str:
-    """Directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system."""
+    """Return the directory of the blocks: ``SHAREDARRAY_DIR``, or the platform's memory file system.
+
+    Raises
+    ------
+    BlockNotFoundError
+        ``SHAREDARRAY_DIR`` leads to no directory.
+    """
     chosen = platform.setting("SHAREDARRAY_DIR")
-    return absolute(chosen) if chosen else platform.DEFAULT_DIRECTORY
+    if not chosen:
+        return platform.DEFAULT_DIRECTORY
+    path = absolute(chosen)
+    if not os.path.isdir(path):
+        raise no_directory(path)
+    return path
+
+
+@lru_cache(_MOST_WARNED)
+def warn_of_disk(directory: str) -> None:
+    """Warn once about blocks in a directory on a disk; under multiprocessing, the parent does so."""
+    process = sys.modules.get("multiprocessing.process")
+    if platform.on_disk(directory) and (process is None or process.parent_process() is None):
+        warnings.warn(
+            f"SHAREDARRAY_DIR={directory} is on a disk, to which the system writes all data of the blocks; "
+            f"choose a directory on a memory file system, as {platform.DEFAULT_DIRECTORY} is",
+            RuntimeWarning,
+            stacklevel=_level_of_caller(),
+        )
+
+
+def _level_of_caller() -> int:
+    """Return the ``stacklevel`` at which a warning of the calling function names the user's line."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def no_directory(directory: str) -> errors.BlockNotFoundError:
+    """Return the error for a directory of blocks that is not there."""
+    return errors.BlockNotFoundError(
+        f"the directory {directory} does not exist",
+        name=directory,
+        found="something else at that path" if os.path.lexists(directory) else None,
+        expected="a directory, on a memory file system for blocks",
+        next_step="make it, or set SHAREDARRAY_DIR to one that exists",
+    )
 
 
 def absolute(path: str) -> str:
@@ -500,13 +551,24 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
     """Every record: name, inode, and what it says (None when it cannot be read)."""
     found = []
     folder = registry_of(directory)
+    for file, name, inode in _record_files(folder):
+        text = _read(f"{folder}/{file}")
+        if text is not None:
+            found.append((name, inode, Record.parse(text)))
+    return found
+
+
+def names(directory: str) -> list[str]:
+    """Return the names of which there is a record; the blocks themselves may be gone."""
+    return sorted({name for _, name, _ in _record_files(registry_of(directory))})
+
+
+def _record_files(folder: str) -> Iterator[tuple[str, str, int]]:
+    """Yield for each record its file, and the name and inode that it is of."""
     for file in platform.names(folder):
         name, at, inode = file[2:].rpartition("@")
         if file.startswith("b.") and at and inode.isascii() and inode.isdigit():
-            text = _read(f"{folder}/{file}")
-            if text is not None:
-                found.append((_name_of(name), int(inode), Record.parse(text)))
-    return found
+            yield file, _name_of(name), int(inode)
 
 
 # -- references on their way ----------------------------------------------------------------------------

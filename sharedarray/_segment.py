@@ -40,14 +40,17 @@ from sharedarray import (
     _damage as damage,
     _errors as errors,
     _freelist as freelist,
+    _hints as hints,
     _interrupts as interrupts,
     _janitor as janitor,
     _marks as marks,
     _registry as registry,
     _requirements as requirements,
 )
+from sharedarray._clock import check_timeout, time
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray._progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
+from sharedarray._sizes import exact
 from sharedarray._thresholds import BAR_FROM, REUSED_FROM, ROOM_CHECKED_FROM
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
@@ -62,6 +65,8 @@ _OTHER_KINDS = frozenset(  # how opening something that is no regular file can f
 )
 _CHANCE = "sa_"  # what names of chance begin with
 _NAME_TRIES = 100  # names of chance until we give up
+# Seconds between two attempts to attach to a name that does not exist yet: an attempt takes some 10 us.
+_FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.05
 EMPTY = "an empty file"  # what an error says to have found where a block has no bytes
 
 
@@ -78,7 +83,7 @@ def check_name(name: str) -> str:
         It is not one plain path component of at most `platform.NAME_LIMIT` bytes that starts without a dot.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a block's name is a str, not {type(name).__name__}")
+        raise hints.not_a_name(name)
     problem = None
     if not name:
         problem = "an empty name"
@@ -100,9 +105,17 @@ def check_name(name: str) -> str:
             name=name,
             found=problem,
             expected=f"one path component of 1 to {platform.NAME_LIMIT} bytes that does not start with a dot",
-            next_step="for an .npy file at a path use sharedarray.open(path) or file=path",
+            next_step=_for_a_path(name),
         )
     return name
+
+
+def _for_a_path(name: str) -> str:
+    """Return what to write in the place of a name that cannot be a block's."""
+    directory, block = os.path.split(name)
+    if block and directory and os.path.abspath(directory) == registry.directory():
+        return f"give the block's name alone, {block!r}"
+    return "for an .npy file at a path use sharedarray.open(path) or file=path"
 
 
 def _chance_name() -> str:
@@ -414,7 +427,7 @@ class Mapping(mmap.mmap):
 
     def resize(self, newsize: int) -> None:
         """Refused: other processes have the block mapped at its size."""
-        raise BufferError(f"a shared block keeps its size of {len(self)} bytes")
+        raise BufferError(f"a shared block keeps its size of {exact(len(self))}")
 
     @interrupts.finalizer
     def __del__(self) -> None:
@@ -669,7 +682,11 @@ def create(
     if file is not None and (name is not None or persist):
         raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
     directory = registry.directory()
+    if file is None:
+        registry.warn_of_disk(directory)
     if name is not None:
+        if not isinstance(name, str):
+            raise hints.not_a_name(name)
         path = registry.path_of(directory, check_name(name))
         # Before the pages are filled, not after; publishing decides again.
         if not replace and platform.inode_of(path) is not None and not freed(directory, name):
@@ -949,7 +966,7 @@ def _draft(directory: str, content: _Content, *, path: str | None = None, replac
     try:
         handle = _open(start)
     except FileNotFoundError:
-        raise no_directory(directory) from None
+        raise registry.no_directory(directory) from None
     except OSError as error:
         raise _translated(error, directory, size, memory=memory) from None
     try:
@@ -968,16 +985,6 @@ def _discard(draft: Draft) -> None:
     with _guard:
         _handles.pop(draft.handle, None)
         platform.discard(draft)
-
-
-def no_directory(directory: str) -> errors.BlockNotFoundError:
-    """The error for a directory of blocks that is not there."""
-    return errors.BlockNotFoundError(
-        f"the directory {directory} does not exist",
-        name=directory,
-        expected="a directory, on a memory file system for blocks",
-        next_step="make it, or set SHAREDARRAY_DIR to one that exists",
-    )
 
 
 def check_room(directory: str, size: int, *, memory: bool) -> None:
@@ -1035,12 +1042,12 @@ def out_of_memory(
 ) -> errors.OutOfSharedMemoryError:
     """The error for `needed` bytes where only `available` are free."""
     return errors.OutOfSharedMemoryError(
-        f"a block of {needed} bytes does not fit into {scope or directory}",
+        f"a block of {exact(needed)} does not fit into {scope or directory}",
         needed=needed,
         available=available,
         name=directory,
-        found=f"{available} bytes available",
-        expected=f"{needed} bytes needed",
+        found=f"{exact(available)} available",
+        expected=f"{exact(needed)} needed",
         cause="other blocks fill it (`sharedarray ls` shows them), or it is small, as in a container",
         next_step="free blocks, start the container with a larger --shm-size, or set SHAREDARRAY_DIR to a "
         "directory with more room",
@@ -1050,10 +1057,24 @@ def out_of_memory(
 # -- attaching ------------------------------------------------------------------------------------------
 
 
-def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: str | None = None) -> Mapping:
+def attach(
+    name: str,
+    mode: Mode = "r+",
+    *,
+    timeout: float | None = None,
+    directory: str | None = None,
+    path: str | None = None,
+) -> Mapping:
     """Attach to the block `name`.
 
-    `path` opens that path in place of the block's own, for a token, which leads to the same block.
+    Parameters
+    ----------
+    timeout
+        Seconds to wait for a block of this name; None not to wait.
+    directory
+        Where the block is. Without it, the name was given by a user, who is told of the name that was meant.
+    path
+        A path to open in place of the block's own, for a token, which leads to the same block.
 
     Raises
     ------
@@ -1062,10 +1083,51 @@ def attach(name: str, mode: Mode = "r+", *, directory: str | None = None, path: 
     """
     if mode not in _MODES:
         check_mode(mode)
+    if not isinstance(name, str):
+        raise hints.not_a_name(name)
     check_name(name)
-    if directory is None:
-        directory = registry.directory()
-    path = path or registry.path_of(directory, name)
+    if directory is not None:
+        return _attached(name, mode, directory, path or registry.path_of(directory, name))
+    directory = registry.directory()
+    registry.warn_of_disk(directory)
+    try:
+        if timeout is None:
+            return _attached(name, mode, directory, registry.path_of(directory, name))
+        check_timeout(timeout)
+        return _awaited(name, mode, directory, timeout)
+    except errors.BlockNotFoundError as error:
+        _suggest(error, name, directory)
+        raise
+
+
+def _awaited(name: str, mode: Mode, directory: str, timeout: float) -> Mapping:
+    """Attach to a block as soon as there is one of that name.
+
+    It sleeps between attempts, since not every system tells of new names; Ctrl-C is not deferred meanwhile.
+    """
+    path = registry.path_of(directory, name)
+    deadline = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return _attached(name, mode, directory, path)
+        except errors.BlockNotFoundError as error:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                error.found = f"{error.found}, in {timeout:g} s of waiting"
+                raise
+        time.sleep(min(pause, remaining))
+        pause = min(2 * pause, _LAST_PAUSE)
+
+
+def _suggest(error: errors.BlockNotFoundError, name: str, directory: str) -> None:
+    """Have an error name the block that was probably meant."""
+    meant = hints.likely(name, registry.names(directory))
+    if meant is not None:
+        error.next_step = f"did you mean {meant!r}? {error.next_step}"
+
+
+def _attached(name: str, mode: Mode, directory: str, path: str) -> Mapping:
     with interrupts.deferred:
         while True:
             try:
@@ -1205,9 +1267,11 @@ def _unopenable(error: OSError, name: str, path: str) -> OSError | errors.Header
 
 def exists(name: str) -> bool:
     """Whether `name` leads to something that can be attached to."""
-    check_name(name)
+    if not isinstance(name, str):
+        raise hints.not_a_name(name)
+    path = registry.path_of(registry.directory(), check_name(name))
     try:
-        handle = _open(lambda: platform.open(registry.path_of(registry.directory(), name), writable=False))
+        handle = _open(lambda: platform.open(path, writable=False))
     except errors.LimitError:
         raise
     except OSError:
@@ -1218,18 +1282,41 @@ def exists(name: str) -> bool:
         _close(handle)
 
 
-def unlink(name: str) -> None:
+def unlink(name: str, missing_ok: bool = False) -> None:
     """Remove the block `name` now; processes that hold it keep their memory until they close.
+
+    Parameters
+    ----------
+    name : str
+        The block's name.
+    missing_ok : bool, default False
+        Whether it is no error if there is no such block, as for `pathlib.Path.unlink`.
 
     Raises
     ------
     BlockNotFoundError
-        There is no such block.
+        There is no such block, and `missing_ok` is False (a `FileNotFoundError`).
     NotOursError
-        The file has no record of this library, so it is a user's own.
+        The file has no record of this library, so it is another program's or your own (a `PermissionError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> kept = sa.zeros(3, name="removed_by_unlink", persist=True)
+    >>> sa.unlink("removed_by_unlink")
+    >>> sa.unlink("removed_by_unlink", missing_ok=True)
     """
+    if not isinstance(name, str):
+        raise hints.not_a_name(name)
     check_name(name)
-    remove(registry.directory(), name, None)
+    directory = registry.directory()
+    try:
+        remove(directory, name, None)
+    except errors.BlockNotFoundError as error:
+        if missing_ok:
+            return
+        _suggest(error, name, directory)
+        raise
 
 
 removals = 0
@@ -1399,15 +1486,15 @@ class Segment:
         """Give up the lease. The last holder removes the block; views stay valid. Idempotent."""
         self._mapping.leave()
 
-    def unlink(self) -> None:
-        """Remove the block's name now; who holds it keeps the memory.
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the block's name now; processes that hold it keep the memory.
 
         Raises
         ------
         BlockNotFoundError
-            The name is gone, or leads to another block.
+            The name is gone, or leads to another block, and `missing_ok` is False.
         """
-        unlink_mapping(self._mapping)
+        unlink_mapping(self._mapping, missing_ok)
 
     def persist(self, flag: bool = True) -> None:
         """Have the block outlive its holders until `unlink`, or not any more."""
@@ -1430,7 +1517,7 @@ class Segment:
         return f"{type(self).__name__}({self.name!r}, size={self.size}, mode={self.mode!r}{state})"
 
 
-def unlink_mapping(mapping: Mapping) -> None:
+def unlink_mapping(mapping: Mapping, missing_ok: bool = False) -> None:
     """Remove the name of the block that `mapping` is attached to."""
     if mapping.directory is None:
         raise errors.NotOursError(
@@ -1438,7 +1525,11 @@ def unlink_mapping(mapping: Mapping) -> None:
             name=mapping.name,
             next_step="remove it with os.remove(path)",
         )
-    remove(mapping.directory, mapping.name, mapping.inode)
+    try:
+        remove(mapping.directory, mapping.name, mapping.inode)
+    except errors.BlockNotFoundError:
+        if not missing_ok:
+            raise
 
 
 def persist_mapping(mapping: Mapping, flag: bool) -> None:

@@ -53,6 +53,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors
+from sharedarray._sizes import exact
 
 __all__ = [
     "Item",
@@ -181,7 +182,7 @@ def _encode_text(text: bytes, length: int, code: int, slot: int | None, position
         slot = _WORD * max(length // _WORD + 1, -(-len(text) // _WORD))
     if slot > _WIDEST:
         raise ValueError(
-            f"item {position} has {len(text)} bytes in a slot of {slot}, and the widest has {_WIDEST}: "
+            f"item {position} has {exact(len(text))} in a slot of {slot}, and the widest has {_WIDEST}: "
             f"share it as an array, sharedarray.share(numpy.frombuffer(data, 'u1'))"
         )
     if len(text) > slot:
@@ -219,11 +220,11 @@ def decode(block: memoryview, name: str) -> Layout:
     data = _WORD * (count + 2)
     if count < 0 or data > size:
         raise _bad(
-            name, f"{size} bytes that start with a count of {count}" if size >= _WORD else f"{size} bytes"
+            name, f"{exact(size)} that start with a count of {count}" if size >= _WORD else exact(size)
         )
     starts = np.frombuffer(block[_WORD:data], np.int64).copy()  # what is checked must not change any more
     if starts[0] or (starts[1:] < starts[:-1]).any() or int(starts[-1]) > size - data - 9 * count:
-        raise _bad(name, f"slots of {count} items that do not fit {size} bytes")
+        raise _bad(name, f"slots of {count} items that do not fit {exact(size)}")
     formats = data + int(starts[-1])
     return Layout(count, array("q", (starts + data).tobytes()), formats, formats + _WORD * count)
 

@@ -30,6 +30,7 @@ import errno, os, sys
 import numpy as np
 import sharedarray as sa
 from helpers import block_files, notes
+from sharedarray._sizes import grouped
 MB = 1 << 20
 where = os.environ["SHAREDARRAY_DIR"]
 def free():
@@ -111,7 +112,8 @@ def test_too_large_a_request_says_what_is_needed_and_what_to_do(small: Run):
             assert isinstance(error, OSError) and error.errno == errno.ENOSPC
             assert error.needed >= 100 * MB + 4096, error.needed
             assert 50 * MB < error.available <= 64 * MB, error.available
-            for part in (str(error.needed), str(error.available), "--shm-size", "SHAREDARRAY_DIR", where):
+            sizes = grouped(error.needed), grouped(error.available)
+            for part in (*sizes, "--shm-size", "SHAREDARRAY_DIR", where):
                 assert part in str(error), (part, str(error))
             assert not block_files() and not notes()
         """

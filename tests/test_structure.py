@@ -217,6 +217,7 @@ def test_descriptors_are_opened_through_one_function(module: str) -> None:
 
 PUBLIC = [
     *("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "share"),
+    *("array", "asarray"),
     *("attach", "open", "exists", "unlink", "blocks", "prune"),
     *("SharedArray", "Reference", "Segment", "Pool", "BlockInfo"),
     *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
@@ -228,7 +229,7 @@ PUBLIC = [
 
 def test_public_names() -> None:
     assert sorted(sa.__all__) == sorted(PUBLIC)
-    assert set(sa.__all__) <= set(dir(sa))
+    assert dir(sa) == sorted([*sa.__all__, "__version__"])
     for name in sa.__all__:
         assert getattr(sa, name).__doc__, f"{name} has no docstring"
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
@@ -242,7 +243,10 @@ SIGNATURES = {
     "empty_like": "prototype dtype order subok shape name persist file exist_ok replace progress",
     "full_like": "a fill_value dtype order subok shape name persist file exist_ok replace progress",
     "share": "array_like dtype order name persist file exist_ok replace progress",
-    "attach": "name mode",
+    "array": "object dtype copy order ndmin name persist file exist_ok replace progress",
+    "asarray": "a dtype order copy name persist file exist_ok replace progress",
+    "attach": "name mode timeout",
+    "unlink": "name missing_ok",
     "open": "path mode",
     "SharedMemory": "name create size track",
     "ShareableList": "sequence name",

@@ -15,7 +15,7 @@ HTML for a notebook.
 The modules of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
-text           sizes, times, counts and untrusted text
+text           times, counts and untrusted text
 tables         HTML tables of facts
 picture        HTML of an array's data as a small picture
 datasets       HTML of several named arrays
@@ -33,6 +33,6 @@ pool_stats     `PoolStats`: what a pool is doing, in figures
 from sharedarray._display.datasets import dataset
 from sharedarray._display.picture import picture
 from sharedarray._display.tables import card, table, values
-from sharedarray._display.text import age, escaped, human, plain
+from sharedarray._display.text import age, escaped, grouped, human, plain
 
-__all__ = ["age", "card", "dataset", "escaped", "human", "picture", "plain", "table", "values"]
+__all__ = ["age", "card", "dataset", "escaped", "grouped", "human", "picture", "plain", "table", "values"]

@@ -1,4 +1,4 @@
-"""Sizes, times, counts and untrusted text, as a terminal and a page of HTML show them."""
+"""Times, counts and untrusted text, as a terminal and a page of HTML show them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from sharedarray._sizes import grouped, human
+
 __all__ = [
     "age",
     "aligned",
     "escaped",
+    "grouped",
     "human",
     "human_time",
     "one_line",
@@ -21,23 +24,6 @@ __all__ = [
 ]
 
 _TEXT = 400  # characters of one fact, at most
-
-
-def human(size: int) -> str:
-    """Return a number of bytes in at most eight characters.
-
-    Examples
-    --------
-    >>> human(96), human(1_572_864), human(10**9)
-    ('96 B', '1.5 MiB', '954 MiB')
-    """
-    if size < 1024:
-        return f"{size} B"
-    amount, units = size / 1024, iter(("KiB", "MiB", "GiB", "TiB", "PiB"))
-    unit = next(units)
-    while amount >= 1023.5 and unit != "PiB":
-        amount, unit = amount / 1024, next(units)
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
 
 
 def human_time(seconds: float) -> str:

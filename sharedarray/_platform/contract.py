@@ -438,6 +438,9 @@ class Platform(Protocol):
     def room(self, directory: str, *, memory: bool) -> int:
         """Bytes free for blocks in `directory`, or for files there."""
 
+    def on_disk(self, directory: str) -> bool:
+        """Return whether a directory is known to be on a disk, and blocks in it are not memory alone."""
+
     def capacity(self, directory: str) -> int:
         """Bytes that all blocks in `directory` may have, taken or not."""
 

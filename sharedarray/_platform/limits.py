@@ -7,6 +7,7 @@ import os
 
 from sharedarray import _errors as errors
 from sharedarray._platform.descriptors import EXHAUSTED, exhausted, opened
+from sharedarray._sizes import exact
 
 __all__ = ["check_files", "file_size", "maps"]
 
@@ -40,10 +41,10 @@ def file_size(error: OSError, size: int) -> OSError:
     if limit is None or size <= limit:
         return error
     return errors.LimitError(
-        f"this process may not make a block of {size} bytes",
+        f"this process may not make a block of {exact(size)}",
         number=errno.EFBIG,
-        found=f"the limit RLIMIT_FSIZE of {limit} bytes for each file",
-        expected=f"a limit of at least {size} bytes: a block is a file in memory",
+        found=f"the limit RLIMIT_FSIZE of {exact(limit)} for each file",
+        expected=f"a limit of at least {exact(size)}: a block is a file in memory",
         next_step="raise the limit: `ulimit -f unlimited` before the program starts",
     )
 
@@ -76,7 +77,7 @@ def _address_space(error: OSError) -> OSError:
     return errors.LimitError(
         "this process has no address space left to map a block",
         number=errno.ENOMEM,
-        found=f"the limit RLIMIT_AS, {limit} bytes",
+        found=f"the limit RLIMIT_AS, {exact(limit)}",
         expected="address space for the whole block",
         cause="the limit counts every mapped byte, of libraries and threads too, used or not",
         next_step="drop arrays, or raise the limit: `ulimit -v` before the program starts",

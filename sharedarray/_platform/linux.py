@@ -242,27 +242,35 @@ _BOTH = mmap.PROT_READ | mmap.PROT_WRITE
 _lost: list[mmap.mmap] = []  # mappings whose addresses are another's now, and which are never unmapped
 
 
-_TMPFS = 0x01021994  # <linux/magic.h>
+_TMPFS, _RAMFS, _HUGETLBFS = 0x01021994, 0x858458F6, 0x958458F6  # <linux/magic.h>
 _STATFS_BYTES = 256  # more than the structure has, which begins with the kind of file system, a word
 
 
 def is_memory(handle: int) -> bool:
     # With overlayfs, a mapping is of a file in the file system below; with NFS, a host sees only itself.
-    fstatfs = _fstatfs()
+    fstatfs = _file_system_of("fstatfs")
     return fstatfs is not None and fstatfs(handle) == _TMPFS
 
 
-@lru_cache(1)
-def _fstatfs() -> Callable[[int], int] | None:
+def on_disk(directory: str) -> bool:
+    statfs = _file_system_of("statfs")
+    if statfs is None or statfs(os.fsencode(directory)) in (0, _TMPFS, _RAMFS, _HUGETLBFS):
+        return False
+    return os.statvfs(directory).f_blocks > 0  # such as /proc have none
+
+
+@lru_cache(2)
+def _file_system_of(function: str) -> Callable[[int | bytes], int] | None:
+    """Return the call for the kind of file system of a descriptor (fstatfs) or path (statfs); 0: unknown."""
     import ctypes  # NumPy has imported it already
 
-    call = getattr(ctypes.CDLL(None), "fstatfs", None)
+    call = getattr(ctypes.CDLL(None), function, None)
     if call is None:
         return None
 
-    def kind(handle: int) -> int:
+    def kind(file: int | bytes) -> int:
         found = ctypes.create_string_buffer(_STATFS_BYTES)
-        return ctypes.c_long.from_buffer(found).value if call(handle, found) == 0 else 0
+        return ctypes.c_long.from_buffer(found).value if call(file, found) == 0 else 0
 
     return kind
 

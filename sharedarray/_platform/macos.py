@@ -273,6 +273,10 @@ def room(directory: str, *, memory: bool) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def on_disk(directory: str) -> bool:
+    return False  # there is no memory file system to choose instead
+
+
 def memory_room() -> int | None:
     import psutil
 

@@ -1486,6 +1486,10 @@ def room(directory: str, *, memory: bool) -> int:
     return shutil.disk_usage(directory).free
 
 
+def on_disk(directory: str) -> bool:
+    return False  # only what persists is a file, which belongs on a disk
+
+
 def capacity(directory: str) -> int:
     return int(win32api.GlobalMemoryStatusEx()["TotalPageFile"])
 

@@ -188,7 +188,9 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         numbers = checked_threads(threads_per_worker)
         if isinstance(preload, str):
             raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
-        requirements.check(registry.directory())
+        directory = registry.directory()
+        registry.warn_of_disk(directory)
+        requirements.check(directory)
         self._options: dict[str, Any] = {}
         self._original: Pool | None = None
         super().__init__()

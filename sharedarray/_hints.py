@@ -1,0 +1,44 @@
+"""What was probably meant by a wrong name, or by another object in the place of a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+
+__all__ = ["likely", "not_a_name"]
+
+_LIKENESS = 0.6  # of 1: difflib's own default
+_MOST_COMPARED = 1000  # names: to compare a name with so many takes some 10 ms
+
+
+def likely(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of these names that was probably meant, None if none is alike.
+
+    Examples
+    --------
+    >>> likely("frame", ["counts", "frames"])
+    'frames'
+    """
+    import difflib  # here: only those who make a mistake need it
+
+    wanted = name.lower()
+    known = {each.lower(): each for each in islice(names, _MOST_COMPARED) if each != name}
+    found = difflib.get_close_matches(wanted, known, 1, _LIKENESS)
+    return known[found[0]] if found else None
+
+
+def not_a_name(given: object) -> TypeError:
+    """Return the error for an object that was given in the place of a block's name."""
+    text = f"a block's name is a str, not {type(given).__name__}"
+    if isinstance(given, os.PathLike):
+        return TypeError(f"{text}: for an .npy file at a path use sharedarray.open(path) or file=path")
+    if isinstance(given, bytes):
+        return TypeError(f"{text}: decode it, as in name.decode()")
+    name = getattr(given, "name", None)
+    array = hasattr(given, "__array_interface__")
+    if isinstance(name, str):
+        text += f": this array has the block {name!r} already" if array else f": give its name, {name!r}"
+    elif array:
+        text += ": this array has none, since its memory is not shared; sharedarray.share(array) copies it"
+    return TypeError(text)

@@ -23,6 +23,7 @@ Where to start:
 `share`, `empty`, `zeros`, `attach`  make an array, and find it by name
 `group`, `share_group`               many arrays under one name
 `Pool`                               run functions in worker processes, with arrays that are not copied
+`Stream`                             a camera and its readers: arrays that come one after the other, by name
 `put`, `get`                         any picklable object, by name
 `SharedArray.lock`, `lock_file`      locks between processes, for arrays and for files
 `open`, and ``file=``                arrays in ``.npy`` files
@@ -76,6 +77,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
 #   _objects       any picklable object in one block
 #   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
+#   _streams       `Stream`: a producer and its consumers, by name
 #   _pool          `Pool`: an executor for arrays
 #   integrations   joblib's backend, and Dask on one machine and on many
 #   _demo          the main job, on real data: public API only
@@ -121,6 +123,7 @@ from sharedarray._errors import (
     NotOursError,
     NotPicklableError,
     OutOfSharedMemoryError,
+    ProducerDied,
     SharedArrayError,
     UnconsumedResultsWarning,
     UnsupportedDTypeError,
@@ -139,6 +142,7 @@ if TYPE_CHECKING:
     from sharedarray._objects import get as get, put as put
     from sharedarray._pool import Pool as Pool
     from sharedarray._shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
+    from sharedarray._streams import ShutDown as ShutDown, Stream as Stream
 
 __all__ = [
     "BlockClosedError",
@@ -158,6 +162,7 @@ __all__ = [
     "NotPicklableError",
     "OutOfSharedMemoryError",
     "Pool",
+    "ProducerDied",
     "Reference",
     "Segment",
     "ShareableList",
@@ -165,6 +170,8 @@ __all__ = [
     "SharedArrayError",
     "SharedMemory",
     "SharedMemoryManager",
+    "ShutDown",
+    "Stream",
     "UnconsumedResultsWarning",
     "UnsupportedDTypeError",
     "UnsupportedError",
@@ -199,6 +206,8 @@ _LAZY = {
     "ShareableList": "sharedarray._shared_memory",
     "SharedMemory": "sharedarray._shared_memory",
     "SharedMemoryManager": "sharedarray._managers",
+    "ShutDown": "sharedarray._streams",
+    "Stream": "sharedarray._streams",
     "WorkerDied": "sharedarray._errors",
     "get": "sharedarray._objects",
     "put": "sharedarray._objects",

@@ -16,6 +16,7 @@
     ├── LimitError              OSError            no more descriptors or memory maps may be had
     ├── LockTimeout             TimeoutError       a lock was not free in time
     ├── DeadlockError           RuntimeError       a thread would wait for a lock that it holds itself
+    ├── ProducerDied            ConnectionResetError   a stream's producer ended without closing it
     ├── WorkerDied              BrokenProcessPool     a worker process ended under a task
     ├── NotPicklableError       PicklingError      a call or result cannot travel to or from a worker
     └── MissingExtraError       ImportError        an optional dependency is not installed
@@ -49,6 +50,7 @@ __all__ = [
     "NotOursError",
     "NotPicklableError",
     "OutOfSharedMemoryError",
+    "ProducerDied",
     "SharedArrayError",
     "UnconsumedResultsWarning",
     "UnsupportedDTypeError",
@@ -216,7 +218,13 @@ class LockTimeout(SharedArrayError, TimeoutError):
 
 
 class DeadlockError(SharedArrayError, RuntimeError):
-    """A thread asked, without a timeout, for bytes that it has locked itself: it would wait for ever."""
+    """A wait would never end: for bytes that the thread has locked itself, or for slots that it keeps."""
+
+
+class ProducerDied(SharedArrayError, ConnectionResetError):
+    """The process that writes to a stream ended without closing it; all that it published was read."""
+
+    _errno = errno.ECONNRESET
 
 
 if TYPE_CHECKING:

@@ -648,6 +648,7 @@ def create(
     kind: str = "bytes",
     replace: bool = False,
     progress: Progress = None,
+    prepare: Callable[[Mapping], None] | None = None,
 ) -> Mapping:
     """Make a block of exactly `size` bytes and attach to it.
 
@@ -673,6 +674,8 @@ def create(
         Whether a block that has the name already loses it to this one, once this one is whole.
     progress
         Whether to show how far it is, for what takes long; see `sharedarray._progress.bar`.
+    prepare
+        Called with the attachment when all bytes are there, before the block has its name.
 
     Raises
     ------
@@ -697,11 +700,11 @@ def create(
     try:
         with interrupts.deferred:
             try:
-                return _make(directory, content, name, where, kind, persist, keeper, replace)
+                return _make(directory, content, name, where, kind, persist, keeper, replace, prepare)
             except (errors.OutOfSharedMemoryError, errors.LimitError):
                 if not freelist.clear():
                     raise
-            return _make(directory, content, name, where, kind, persist, keeper, replace)
+            return _make(directory, content, name, where, kind, persist, keeper, replace, prepare)
     except OSError as error:
         if file is not None or isinstance(error, errors.SharedArrayError):
             raise
@@ -725,6 +728,7 @@ def _make(
     persist: bool,
     keeper: registry.Process | None,
     replace: bool,
+    prepare: Callable[[Mapping], None] | None,
 ) -> Mapping:
     if file is not None:
         return _create_file(file, content)
@@ -741,6 +745,8 @@ def _make(
         if name is not None:
             mapping.given_names |= {name}
     try:
+        if prepare is not None:
+            prepare(mapping)
         _publish(
             draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
         )

@@ -45,7 +45,7 @@ from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 
-__all__ = ["PARTIES", "Fence", "Waker"]
+__all__ = ["PARTIES", "Fence", "Waker", "deadline_after", "seconds_until"]
 
 PARTIES = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
 _ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
@@ -196,6 +196,11 @@ class Waker:
                 self.forget(index)
         return gone or left
 
+    def wake_self(self) -> None:
+        """Wake another thread of this process that sleeps as this party."""
+        if self.handle >= 0:
+            platform.wake(self.handle)
+
     def ends(self, parties: Iterable[int]) -> list[int]:
         """Return the wakers of these parties, as far as they have some, for a `platform.watch`."""
         return [end for index in parties if (end := self._end(index)) is not None]
@@ -246,12 +251,12 @@ def _after_fork_in_child() -> None:
 platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
 
 
-def until(deadline: float | None) -> float | None:
+def seconds_until(moment: float | None) -> float | None:
     """Return the seconds until a moment of the monotonic clock, at least 0; None if there is none."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return None if moment is None else max(0.0, moment - time.monotonic())
 
 
-def deadline(timeout: float | None) -> float | None:
+def deadline_after(timeout: float | None) -> float | None:
     """Return the moment of the monotonic clock at which a timeout is over; None for no timeout.
 
     Raises

@@ -223,6 +223,7 @@ PUBLIC = [
     *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
     *("put", "get"),
     *("Group", "group", "share_group"),
+    *("Stream", "ShutDown"),
     *errors.__all__,
 ]
 
@@ -313,6 +314,7 @@ BUILTINS = {
     "LimitError": OSError,
     "LockTimeout": TimeoutError,
     "DeadlockError": RuntimeError,
+    "ProducerDied": ConnectionResetError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
     "NotPicklableError": pickle.PicklingError,
     "MissingExtraError": ImportError,
@@ -369,6 +371,7 @@ def documented() -> list[tuple[str, ModuleType]]:
         *("SharedMemory", "ShareableList", "SharedMemoryManager", "Lock", "lock_file"),
         *("put", "get"),
         *("Group", "group", "share_group"),
+        "Stream",
     ],
 )
 def test_docstrings_are_numpydoc(name: str) -> None:

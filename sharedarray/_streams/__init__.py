@@ -1,0 +1,20 @@
+"""Streams of arrays by name.
+
+=========  =========================================================================
+words      the control words of a stream's block
+block      the block: making it, attaching it, what lies where in it
+base       `Stream`, and what both sides have in common
+producer   the side that writes
+consumer   the side that reads
+=========  =========================================================================
+"""
+
+from __future__ import annotations
+
+from sharedarray._streams.base import ShutDown, Stream
+from sharedarray._streams.consumer import Consumer
+from sharedarray._streams.producer import Producer
+
+__all__ = ["ShutDown", "Stream"]
+
+Stream._roles.update(producer=Producer, consumer=Consumer)

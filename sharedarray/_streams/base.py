@@ -1,0 +1,390 @@
+"""`Stream`, and what producers and consumers have in common.
+
+One thread at a time works with a `Stream`: it has its *turn*. The turn is an entry of a dict, because taking
+it (``setdefault``) and giving it back (``del``) are atomic, and giving it back calls nothing, so that Ctrl-C
+cannot come in between. A call that Ctrl-C breaks off repairs the state, as far as it gets; if the turn still
+is this thread's, the next call repairs it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import weakref
+from collections.abc import Iterable, Iterator, Mapping as Fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray._array import ShapeLike
+from sharedarray._clock import time
+from sharedarray._platform import platform
+from sharedarray._spin import SpinWait
+from sharedarray._streams.block import Block
+from sharedarray._wakers import Fence, Waker
+
+__all__ = ["Empty", "Full", "ShutDown", "Stream", "spin_wait"]
+
+SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
+_PAUSES = 50e-6, 0.01  # seconds between two tries of a thread for the turn of another one: first and longest
+
+if TYPE_CHECKING or not hasattr(queue, "ShutDown"):  # before Python 3.13
+
+    class ShutDown(Exception):
+        """The stream was closed by its producer, and all its items were taken."""
+
+else:
+    ShutDown = queue.ShutDown
+
+
+class Empty(errors.SharedArrayError, queue.Empty, TimeoutError):
+    """No item came in time."""
+
+    _errno = errors.LockTimeout._errno
+
+
+class Full(errors.SharedArrayError, queue.Full, TimeoutError):
+    """No slot became free in time."""
+
+    _errno = errors.LockTimeout._errno
+
+
+def spin_wait() -> SpinWait:
+    """Return what polls before a thread sleeps, if another processor may answer meanwhile."""
+    return SpinWait(SPIN if platform.processors() > 1 else 0)
+
+
+_FORKED = (0,)  # whose turn it is in a forked child
+
+_live: list[weakref.ref[Stream]] = []  # all that are not closed
+
+
+class Stream:
+    """A stream of arrays by name: one producer writes, and any number of consumers (at most 32) read.
+
+    ``Stream(name, shape, dtype)`` makes a stream and is its producer; ``Stream(name)`` is a consumer of it,
+    in any process. The items are in the slots of one block of shared memory: nothing is copied but by `put`
+    with an array. A consumer sees the items that are published after it has joined, in order.
+
+    Parameters
+    ----------
+    name : str
+        Name to attach by.
+    shape : int, tuple of int or mapping
+        Shape of an item. For items with several arrays, a mapping of names to ``(shape, dtype)``, or a
+        structured `dtype`: ``item["name"]`` is one of the arrays then. Without it, the stream is attached to.
+    dtype : dtype_like, default float
+        Type of the elements.
+    slots : int, default 8
+        How many items the stream holds.
+    full : {'wait', 'drop_oldest'}
+        What `put` does if every slot has an item that a consumer needs: wait for the slowest consumer, or
+        overwrite the oldest item. With 'drop_oldest' it never waits; consumers are told how many items they
+        have `lost`.
+    lossless : bool, optional
+        Of a consumer: False if the producer shall not wait for it. As the stream is made when None.
+    history : int, default 0
+        Of a consumer: with how many of the latest items to begin, as far as they are still there.
+    takeover : bool, default False
+        Go on as the producer of a stream whose producer died or closed it, with the next position. If there
+        is no such stream, it is made.
+    replace : bool, default False
+        Take the name from a stream that has it, with another shape, dtype or number of slots. Its consumers
+        get the items of the new one when they have taken those of the old one.
+    persist : bool, default False
+        Whether the block outlives its holders, until `unlink`.
+
+    Attributes
+    ----------
+    name : str
+        The stream's name.
+    shape : tuple of int
+        Shape of an item.
+    dtype : numpy.dtype
+        Type of its elements.
+    slots : int
+        How many items the stream holds.
+    position : int
+        Of a consumer, the position of the item that it got last, the first one of several; of a producer,
+        that of the item published last. The first item of a stream has position 0; -1 before.
+    lost : int
+        Items that this consumer has not got: overwritten before, or skipped by `latest`.
+
+    Raises
+    ------
+    BlockExistsError
+        The stream has a producer, or the name is taken (a `FileExistsError`).
+    BlockNotFoundError
+        There is no stream to attach to (a `FileNotFoundError`).
+    LimitError
+        The stream has 32 consumers.
+
+    Notes
+    -----
+    An item that a consumer got is a read-only array in the slot itself. It stays as it is for as long as it,
+    or any view of it, exists: its slot is not used again before. So a consumer that keeps items leaves fewer
+    slots to the producer; ``item.copy()`` keeps one without its slot.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> camera = sa.Stream("shown_camera", (2, 2), "u1")
+    >>> viewer = sa.Stream("shown_camera")
+    >>> with camera.put() as frame:
+    ...     frame[:] = 7
+    >>> viewer.get().tolist()
+    [[7, 7], [7, 7]]
+    >>> camera.close()
+    >>> list(viewer)
+    []
+    >>> viewer.close()
+    """
+
+    _roles: ClassVar[dict[str, type[Stream]]] = {}  # what makes a producer and a consumer
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    slots: int
+    position: int
+    lost: int
+
+    _block: Block
+    _waker: Waker
+    _closed: bool
+    _token: int  # of the last sleep
+
+    def __new__(
+        cls,
+        name: str | None,
+        shape: ShapeLike | Fields[str, Any] | None = None,
+        dtype: DTypeLike = float,
+        *,
+        slots: int = 8,
+        full: Literal["wait", "drop_oldest"] = "wait",
+        lossless: bool | None = None,
+        history: int = 0,
+        takeover: bool = False,
+        replace: bool = False,
+        persist: bool = False,
+    ) -> Self:
+        """Choose by what is given whether this is a producer or a consumer."""
+        if cls is not Stream:
+            return super().__new__(cls)
+        role = "consumer" if shape is None and not takeover else "producer"
+        return super().__new__(cls._roles[role])  # type: ignore[return-value]
+
+    def _begin(self) -> None:
+        """Set up what both sides have."""
+        self._turn: dict[int, tuple[int, ...]] = {}
+        self._closing = False
+        self.position, self.lost = -1, 0
+        self._spin = spin_wait()
+        self._renew_fence()
+
+    def _renew_fence(self) -> None:
+        fence = Fence()
+        self._release, self._acquire = fence.release, fence.acquire
+
+    def _use(self, block: Block) -> None:
+        self._block = block
+        self.name = block.mapping.name
+        self.shape, self.dtype, self.slots = block.shape, block.dtype, block.slots
+        self._words = block.words
+
+    def _register(self) -> None:
+        """Note that this is in use, for the end of the process and for forks."""
+        _live[:] = [reference for reference in _live if reference() is not None]
+        _live.append(weakref.ref(self))
+
+    # -- turns
+
+    def _enter(self, token: tuple[int, ...], deadline: float | None) -> bool:
+        """Take the turn from another thread or a call that was broken off; False if the time is over."""
+        turn = self._turn
+        pause, longest = _PAUSES
+        while (owner := turn.setdefault(0, token)) is not token:
+            if owner is _FORKED:
+                turn[0] = token
+                self._repair_in_child()
+                return True
+            if owner[0] == token[0]:
+                turn[0] = token
+                self._repair()
+                if turn.setdefault(0, token) is token:
+                    return True
+                continue
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+        return True
+
+    def _repair(self) -> None:
+        """Bring the state in order after a call was broken off, and give back the turn."""
+        raise NotImplementedError
+
+    def _repair_in_child(self) -> None:
+        raise NotImplementedError
+
+    def _in_child(self) -> None:
+        """Be prepared for the next call in a forked child."""
+        self._renew_fence()
+        self._turn = {0: _FORKED}
+
+    # -- writing
+
+    @overload
+    def put(self, array: ArrayLike | Fields[str, ArrayLike], timeout: float | None = None) -> None: ...
+    @overload
+    def put(self, array: None = None, timeout: float | None = None) -> Any: ...
+    def put(self, array: Any = None, timeout: float | None = None) -> Any:
+        """Publish an item: copy an array into the next slot, or write to the slot in a ``with`` block.
+
+        Parameters
+        ----------
+        array : array_like or mapping, optional
+            An item: an array of the stream's shape, whose elements its dtype can take. Of a stream whose
+            items have several arrays, a mapping of their names to them.
+        timeout : float, optional
+            Seconds to wait for a slot if all have items that consumers need; no limit when None.
+
+        Returns
+        -------
+        None or context manager
+            Without an array, the context manager gives the slot: a writable array, with what an earlier item
+            left in it. It is published when the block ends, and withdrawn if that raises.
+
+        Raises
+        ------
+        queue.Full
+            No slot became free in time; also a `TimeoutError`.
+        ShutDown
+            This stream was closed.
+        """
+        raise self._wrong_side("put", "written to")
+
+    def put_many(self, arrays: Any, timeout: float | None = None) -> None:
+        """Publish several items: an array whose first axis counts them, or an iterable of items.
+
+        As many as fit are written and published in one go. The timeout is that of each wait for a slot. If
+        it is over, `queue.Full` is raised, and the items before are published.
+        """
+        raise self._wrong_side("put_many", "written to")
+
+    # -- reading
+
+    def get(self, timeout: float | None = None, *, max: int | None = None) -> np.ndarray[Any, Any]:
+        """Return the next item, as a read-only array in its slot.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; no limit when None.
+        max : int, optional
+            Return as many items as there are, at least one and at most so many: an array whose first axis
+            counts them. Only items in adjacent slots come together.
+
+        Raises
+        ------
+        queue.Empty
+            No item came in time; also a `TimeoutError`.
+        ShutDown
+            The producer has closed the stream, and all its items were taken.
+        ProducerDied
+            The producer's process has ended, and all its items were taken. Further calls with a timeout wait
+            for a producer that takes over; others raise this again.
+        DeadlockError
+            This consumer keeps every slot, so that no item can come: copy what is to stay.
+        """
+        raise self._wrong_side("get", "read")
+
+    def latest(self, timeout: float | None = None) -> np.ndarray[Any, Any]:
+        """Return the newest item that this consumer has not got, and skip those before; else as `get`."""
+        raise self._wrong_side("latest", "read")
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        """Return the items one after the other, until the producer closes the stream."""
+        raise self._wrong_side("iteration", "read")
+
+    @property
+    def time(self) -> float:
+        """When the item at `position` was published, in seconds since 1970, as `time.time` counts them."""
+        return self.time_ns / 1e9
+
+    @property
+    def time_ns(self) -> int:
+        """When the item at `position` was published, in nanoseconds since 1970; 0 before the first."""
+        raise NotImplementedError
+
+    # -- the end
+
+    def close(self) -> None:
+        """End the stream, as its producer, or leave it, as a consumer. Idempotent.
+
+        Consumers get the items that are left, and then `ShutDown`; an iteration ends. Arrays that a consumer
+        got stay as they are.
+        """
+        raise NotImplementedError
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side is closed."""
+        return self._closed
+
+    def unlink(self) -> None:
+        """Remove the stream's name now. Its producer and consumers keep it until they close.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or leads to another block.
+        """
+        from sharedarray import _segment as segment
+
+        segment.unlink_mapping(self._block.mapping)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @interrupts.finalizer
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            interrupts.finalize(self.close)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"{type(self).__name__}({self.name!r}, shape={self.shape}, dtype={self.dtype}{state})"
+
+    def _wrong_side(self, what: str, done: str) -> TypeError:
+        side = type(self).__name__.lower()
+        other = "sharedarray.Stream(name)" if side == "producer" else "sharedarray.Stream(name, shape, dtype)"
+        return TypeError(f"{what} is not for the {side} of the stream {self.name!r}: it is {done} by {other}")
+
+
+def _close_all() -> None:
+    for reference in _live[:]:
+        stream = reference()
+        if stream is not None:
+            stream.close()
+
+
+def _after_fork_in_child() -> None:
+    for reference in _live[:]:
+        stream = reference()
+        if stream is not None:
+            stream._in_child()
+
+
+def live() -> Iterable[Stream]:
+    """Return the streams of this process that were not collected."""
+    return [stream for reference in _live[:] if (stream := reference()) is not None]
+
+
+platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
+atexit.register(_close_all)

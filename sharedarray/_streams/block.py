@@ -1,0 +1,234 @@
+"""The block of a stream: making and attaching it, and what lies where in it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Callable, Mapping as Fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sharedarray import _errors as errors, _header as header, _segment as segment
+from sharedarray._array import ShapeLike, as_shape
+from sharedarray._platform import platform
+from sharedarray._segment import Mapping
+from sharedarray._streams import words as w
+from sharedarray._streams.words import Tables
+from sharedarray._wakers import Waker
+
+__all__ = ["KIND", "PRODUCER", "Block", "Item", "item_of", "party_of"]
+
+KIND = "stream"  # of the block's record
+PRODUCER = 0  # the producer's party; those of consumers follow
+_ALIGNED = 64  # bytes, a cache line: the arrays of an item start at a multiple of it
+
+
+def party_of(entry: int) -> int:
+    """Return the party of the consumer with an entry, given as its first word."""
+    return 1 + (entry - w.ENTRY) // w.ENTRY_WORDS
+
+
+Item: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], bool]
+
+
+def item_of(shape: ShapeLike | Fields[str, Any], dtype: DTypeLike) -> Item:
+    """Return shape and dtype of an item, and whether it has several arrays, which are the fields then.
+
+    Raises
+    ------
+    UnsupportedDTypeError
+        The elements are Python objects.
+    """
+    if not isinstance(shape, Fields):
+        return as_shape(shape), header.check_dtype(np.dtype(dtype)), False
+    if not shape:
+        raise ValueError("an item has at least one array: give a mapping of names to (shape, dtype)")
+    names, formats, offsets, end = [], [], [], 0
+    for name, given in shape.items():
+        try:
+            length, kind = given
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the array {name!r} of an item is given as (shape, dtype), not as {given!r}"
+            ) from None
+        element = header.check_dtype(np.dtype(kind))
+        names.append(name)
+        formats.append((element, as_shape(length)))
+        offsets.append(end)
+        end += -(-element.itemsize * math.prod(as_shape(length)) // _ALIGNED) * _ALIGNED
+    made: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
+    return (), header.check_dtype(np.dtype(made)), True
+
+
+class Block:
+    """The attached block of a stream.
+
+    Attributes
+    ----------
+    mapping : Mapping
+        The attachment.
+    shape, dtype
+        Those of an item.
+    slots : int
+        How many items the block holds.
+    drops, fields : bool
+        Whether the oldest items are dropped if a consumer is slow, and whether an item has several arrays.
+    words, bytes : memoryview
+        The control words, and the same as bytes.
+    tables : Tables
+        Where the tables are.
+    offset, nbytes : int
+        The byte of the first item, and bytes of an item.
+    items : numpy.ndarray
+        All slots, writable.
+    index, whole, times : numpy.ndarray
+        The tables.
+    holds : numpy.ndarray
+        The holds: slots × entries, of one byte each.
+    """
+
+    def __init__(self, mapping: Mapping) -> None:
+        self.mapping = mapping
+        mapping.plain = True  # arrays in it travel as data: a slot is kept by views in this process alone
+        self._map(platform.read(mapping.handle, header.PAGE))
+
+    def _map(self, page: bytes) -> None:
+        mapping, name = self.mapping, self.mapping.name
+        layout = header.decode(page, len(mapping), name=name, more=mapping)
+        start = -(-layout.size // w.PAGE) * w.PAGE
+        slots = layout.shape[0] if layout.shape else 0
+        self.tables = Tables.of(slots)
+        if not 1 <= slots <= w.MOST_SLOTS or len(mapping) < start + self.tables.nbytes:
+            raise _no_stream(name, "an array")
+        self.bytes = memoryview(mapping)[start : start + self.tables.nbytes].cast("B")
+        self.words = self.bytes.cast("Q")
+        self.slots, self.shape, self.dtype = slots, layout.shape[1:], layout.dtype
+        self.offset = layout.offset
+        self.nbytes = layout.dtype.itemsize * math.prod(self.shape)
+        found: np.ndarray[Any, Any] = np.frombuffer(self.words, np.uint64)
+        index, whole, times, holds, end = self.tables
+        self.index, self.whole = found[index:whole], found[whole:times]
+        self.times = found[times : times + slots]
+        self.holds = np.frombuffer(self.bytes, np.uint8)[holds:end].reshape(slots, w.ENTRIES)
+        self.items = np.ndarray(layout.shape, layout.dtype, memoryview(mapping), self.offset)
+
+    @property
+    def drops(self) -> bool:
+        return bool(self.words[w.DROPS])
+
+    @property
+    def fields(self) -> bool:
+        return bool(self.words[w.FIELDS])
+
+    @classmethod
+    def attach(cls, name: str, directory: str | None = None) -> Block:
+        """Attach to the stream of this name.
+
+        Raises
+        ------
+        BlockNotFoundError, HeaderError
+            There is no block of this name, or it is no stream.
+        """
+        mapping = segment.attach(name, directory=directory)
+        try:
+            made = cls(mapping)
+            if made.words[w.MAGIC] != w.STREAM or made.words[w.SLOTS] != made.slots:
+                raise _no_stream(name, "an array")
+        except errors.HeaderError:
+            mapping.leave()
+            raise _no_stream(name, "a block of another kind") from None
+        except BaseException:
+            mapping.leave()
+            raise
+        return made
+
+    @classmethod
+    def make(
+        cls,
+        name: str | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        slots: int,
+        drops: bool,
+        fields: bool,
+        persist: bool,
+        replace: bool,
+        prepare: Callable[[Block], None],
+    ) -> Block:
+        """Make the block of a stream; `prepare` is called before it has its name."""
+        page = header.encode(dtype, (slots, *shape), fortran=False)
+        start = -(-(len(page) + slots * dtype.itemsize * math.prod(shape)) // w.PAGE) * w.PAGE
+        made: list[Block] = []
+
+        def begin(mapping: Mapping) -> None:
+            block = cls.__new__(cls)
+            block.mapping = mapping
+            mapping.plain = True
+            block._map(page[: header.PAGE])
+            block.words[w.SLOTS] = slots
+            block.words[w.DROPS] = drops
+            block.words[w.FIELDS] = fields
+            block.words[w.MAGIC] = w.STREAM
+            prepare(block)
+            made.append(block)
+
+        segment.create(
+            start + Tables.of(slots).nbytes,
+            buffers=[memoryview(page)],
+            name=name,
+            persist=persist,
+            kind=KIND,
+            replace=replace,
+            prepare=begin,
+        )
+        return made[-1]
+
+    def read_only(self) -> mmap.mmap:
+        """Map the block once more, such that the hardware refuses to write to it."""
+        mapping = self.mapping
+        return segment.with_handle(mapping, lambda handle: platform.map(mmap.mmap, handle, len(mapping), "r"))
+
+    def waker(self) -> Waker:
+        """Return what wakes the parties of this stream."""
+        words = self.words
+
+        def pid_of(party: int) -> int:
+            at = w.PRODUCER if party == PRODUCER else w.ENTRY + (party - 1) * w.ENTRY_WORDS + w.PID
+            return int(words[at])
+
+        return Waker(self.mapping, pid_of)
+
+    def entries(self) -> list[int]:
+        """Return the entries in use, each as its first word."""
+        end = w.ENTRY + w.ENTRIES * w.ENTRY_WORDS
+        return [entry for entry in range(w.ENTRY, end, w.ENTRY_WORDS) if self.words[entry + w.PID]]
+
+    def clear(self, entry: int) -> None:
+        """Free an entry. The caller has the lease of its party."""
+        words = self.words
+        self.holds[:, (entry - w.ENTRY) // w.ENTRY_WORDS] = 0
+        for k in (w.LOSSLESS, w.NEXT, w.ASLEEP, w.LOST, w.WANTED, w.PID):
+            words[entry + k] = 0
+
+    def replaced(self) -> bool:
+        """Return whether the name leads to another block by now."""
+        inode = platform.inode_of(self.mapping.path)
+        return inode is not None and inode != self.mapping.inode
+
+    def random(self) -> int:
+        """Return a number that no party has used before."""
+        return int.from_bytes(os.urandom(8), "little") | 1
+
+
+def _no_stream(name: str, found: str) -> errors.HeaderError:
+    return errors.HeaderError(
+        f"{name!r} is no stream",
+        name=name,
+        found=found,
+        expected="a stream, as sharedarray.Stream(name, shape, dtype) makes it",
+        next_step="sharedarray.attach(name) for an array",
+    )

@@ -1,0 +1,831 @@
+"""The producer of a stream: finding slots that no consumer needs, and publishing items.
+
+An item is published in this order: its data, its time, its place in the index, that its slot is whole, and
+HEAD. If the producer dies in between, the item does not exist, and its slot is overwritten by the next one.
+
+A slot may be overwritten if its item lies before the least position that a lossless consumer needs, and if no
+consumer has it in use. The producer first declares the slot not to be whole, and then looks which consumers
+use it; a consumer first notes that it uses the slot, and then looks if it is whole. There is a fence in
+between on both sides, so one of the two sees the other. The word JOINED tells of consumers that have just
+joined.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping as Fields
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sharedarray import _errors as errors
+from sharedarray._clock import time
+from sharedarray._streams import words as w
+from sharedarray._streams.base import Full, ShutDown, Stream, live
+from sharedarray._streams.block import PRODUCER, Block, Item, item_of, party_of
+from sharedarray._wakers import Waker, deadline_after, seconds_until
+
+__all__ = ["Producer"]
+
+_ALL = 1 << 62  # above every position: no consumer needs anything
+_WRITTEN = 1 << 63  # in place of a position: the slot is being written to
+_NO_SLOT = -1  # every slot is in use, and the stream drops items
+_LOOKS = 0.001, 0.02  # seconds between looks for arrays that consumers have dropped: the first, the longest
+_ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
+
+
+class Producer(Stream):
+    """The side that writes."""
+
+    def __init__(
+        self,
+        name: str | None,
+        shape: Any = None,
+        dtype: DTypeLike = float,
+        *,
+        slots: int = 8,
+        full: str = "wait",
+        lossless: bool | None = None,
+        history: int = 0,
+        takeover: bool = False,
+        replace: bool = False,
+        persist: bool = False,
+    ) -> None:
+        self._closed = True  # until it is whole
+        if lossless is not None or history:
+            raise TypeError("lossless and history are for consumers: sharedarray.Stream(name, history=…)")
+        if takeover and replace:
+            raise TypeError("takeover goes on with a stream, and replace makes another: give one of them")
+        if full not in ("wait", "drop_oldest"):
+            raise ValueError(f"full is 'wait' or 'drop_oldest', not {full!r}")
+        if not 1 <= slots <= w.MOST_SLOTS:
+            raise ValueError(f"a stream has 1 to {w.MOST_SLOTS} slots, not {slots}")
+        self._begin()
+        self._before: _Former | None = None
+        self._writers: dict[int, weakref.ref[_Writer]] = {}
+        self._scratch: np.ndarray[Any, Any] | None = None
+        self._token = time.monotonic_ns() | 1
+        item = None if shape is None else item_of(shape, dtype)
+        settings = {"slots": int(slots), "drops": full == "drop_oldest", "persist": persist}
+        if takeover and self._take_over(name, item):
+            pass
+        elif item is None:
+            raise TypeError("a stream is made with a shape: sharedarray.Stream(name, shape, dtype)")
+        elif replace:
+            self._replace(name, item, settings)
+        else:
+            self._make(name, item, settings, replace=False)
+        self._closed = False
+        self._register()
+        self._wake_all()
+
+    # -- becoming the producer
+
+    def _make(
+        self,
+        name: str | None,
+        item: Item,
+        settings: dict[str, Any],
+        *,
+        replace: bool,
+    ) -> None:
+        shape, dtype, fields = item
+        wakers: list[Waker] = []
+
+        def prepare(block: Block) -> None:
+            waker = block.waker()
+            wakers.append(waker)
+            waker.claim(PRODUCER)
+            block.words[w.PRODUCER] = os.getpid()
+            block.words[w.SESSION] = 1
+
+        try:
+            block = Block.make(
+                name, shape, dtype, fields=fields, replace=replace, prepare=prepare, **settings
+            )
+        except errors.BlockExistsError as error:
+            for waker in wakers:
+                waker.leave()
+            raise self._taken(str(name)) or error from None
+        except BaseException:
+            for waker in wakers:
+                waker.leave()
+            raise
+        for waker in wakers[:-1]:
+            waker.leave()
+        self._waker = wakers[-1]
+        self._use(block)
+        self._recover()
+
+    def _taken(self, name: str) -> errors.BlockExistsError | None:
+        """Return the error for a name that a stream has; None if none has."""
+        try:
+            block = Block.attach(name)
+        except (errors.SharedArrayError, OSError):
+            return None
+        try:
+            waker = block.waker()
+            try:
+                return _has_producer(block, alive=waker.alive(PRODUCER))
+            finally:
+                waker.leave()
+        finally:
+            block.mapping.leave()
+
+    def _take_over(self, name: str | None, item: Item | None) -> bool:
+        """Become the producer of a stream that has none; return False if the stream has to be made."""
+        if name is None:
+            raise TypeError("a stream is taken over by its name")
+        try:
+            block = Block.attach(name)
+        except errors.BlockNotFoundError:
+            if item is None:
+                raise
+            return False
+        try:
+            if item is not None and item[:2] != (block.shape, block.dtype):
+                raise _other_items(block, item)
+            waker = block.waker()
+            if not waker.claim(PRODUCER):
+                waker.leave()
+                raise _has_producer(block, alive=True)
+        except BaseException:
+            block.mapping.leave()
+            raise
+        self._waker = waker
+        self._use(block)
+        words = block.words
+        words[w.WAITING] = 0
+        words[w.PRODUCER] = os.getpid()
+        for entry in block.entries():
+            words[entry + w.WANTED] = 0
+        self._recover()
+        words[w.END] = 0
+        words[w.SESSION] = words[w.SESSION] + 1
+        return True
+
+    def _replace(
+        self,
+        name: str | None,
+        item: Item,
+        settings: dict[str, Any],
+    ) -> None:
+        """Make another stream in the place of the one that has the name, and send its consumers over."""
+        former = None
+        if name is not None:
+            try:
+                former = _Former.of(name)
+            except errors.BlockNotFoundError:
+                pass
+            except errors.HeaderError:
+                pass  # an array gives way as it does to another array
+        try:
+            self._make(name, item, settings, replace=True)
+        except BaseException:
+            if former is not None:
+                former.leave()
+            raise
+        if former is not None:
+            former.end()
+            self._before = former
+
+    def _recover(self) -> None:
+        """Find out from the block what a producer remembers: at first, and after a call was broken off."""
+        block, words = self._block, self._words
+        slots, (index, whole, times, holds, _) = block.slots, block.tables
+        self._index, self._whole, self._times, self._holds = index, whole, times, holds // w.WORD
+        self._head = head = words[w.HEAD]
+        self.position = head - 1
+        at = [-1] * slots
+        last = -1
+        for position in range(max(0, head - slots), head):
+            entry = words[index + position % slots]
+            slot = entry & w.NO_SLOT
+            if entry >> w.SLOT_BITS == position + 1 and slot < slots:
+                last = slot
+                if words[whole + slot] == position + 1:
+                    at[slot] = position
+        for slot in range(slots):
+            if words[whole + slot] > head:
+                words[whole + slot] = 0  # it was written, and not published
+        for slot, reference in list(self._writers.items()):
+            writer = reference()
+            if writer is None or writer.slot != slot:
+                del self._writers[slot]
+            else:
+                at[slot] = _WRITTEN
+        self._at, self._last = at, last
+        self._woken: dict[int, int] = {}
+        self._joined = -1
+        self._entries: list[int] = []
+        self._skipped = False
+        self._least = -1
+
+    def _repair(self) -> None:
+        self._renew_fence()
+        words = self._words
+        words[w.WAITING] = 0
+        for entry in self._block.entries():
+            words[entry + w.WANTED] = 0
+        self._recover()
+        self._wake_all()
+        self._turn.pop(0, None)
+
+    def _repair_in_child(self) -> None:
+        self._turn[0] = _INHERITED
+        raise _has_producer(self._block, alive=True, forked=True)
+
+    # -- who needs what
+
+    def _look_around(self) -> None:
+        """Find the consumers, and what they need."""
+        words = self._words
+        self._fence()
+        self._joined = words[w.JOINED]
+        self._fence()
+        self._entries = self._block.entries()
+        if self._skipped:
+            self._skipped = False
+            for entry in self._entries[:]:
+                self._clear_if_dead(entry)
+        last = max(self._entries, default=w.ENTRY)
+        self._hold_words = range((last - w.ENTRY) // w.ENTRY_WORDS // w.WORD + 1)
+        self._find_least()
+
+    def _fence(self) -> None:
+        self._release()
+        self._acquire()
+
+    def _find_least(self) -> int:
+        """Return the least position that a lossless consumer needs."""
+        words = self._words
+        least: int = _ALL
+        for entry in self._entries:
+            if words[entry + w.LOSSLESS]:
+                following = words[entry]
+                if following and following <= least:
+                    least = following - 1
+        if self._before is not None:
+            if self._before.has_consumers():
+                least = 0
+            else:
+                self._before.leave()
+                self._before = None
+        self._least = least
+        return least
+
+    def _clear_if_dead(self, entry: int) -> bool:
+        """Free the entry of a consumer that has died; return whether it has."""
+        party = party_of(entry)
+        if not self._waker.take(party):
+            return False
+        try:
+            if self._words[entry + w.PID]:
+                self._block.clear(entry)
+            self._joined = -1
+        finally:
+            self._waker.give_back(party)
+        self._waker.forget(party)
+        self._entries = [each for each in self._entries if each != entry]
+        self._find_least()
+        return True
+
+    # -- slots
+
+    def _held(self, slot: int) -> bool:
+        """Return whether a consumer has a slot in use."""
+        words, at = self._words, self._holds + slot * (w.ENTRIES // w.WORD)
+        return any(words[at + k] for k in self._hold_words)
+
+    def _claim(self, slot: int) -> bool:
+        """Declare a slot not to be whole; return False if a consumer has it in use."""
+        words, at = self._words, self._whole + slot
+        words[at] = 0
+        self._release()
+        self._acquire()
+        if words[w.JOINED] != self._joined:
+            self._look_around()
+        first = self._holds + slot * 4
+        if not words[first] and self._at[slot] < self._least and not self._held(slot):
+            self._at[slot] = _WRITTEN
+            return True
+        self._skipped = True
+        words[at] = self._at[slot] + 1
+        return False
+
+    def _find(self, timeout: float | None) -> int:
+        """Return a slot to write to; `_NO_SLOT` if the stream drops items and none is free."""
+        if self._words[w.JOINED] != self._joined:
+            self._look_around()
+        slot = self._last + 1
+        if slot >= self.slots:
+            slot = 0
+        at = self._at[slot]
+        if (at < self._least or at < self._find_least()) and self._claim(slot):
+            return slot
+        found = self._search()
+        if found == _NO_SLOT and not self._block.drops:
+            found = self._await_slot(timeout)
+        return found
+
+    def _search(self) -> int:
+        """Return any slot that may be overwritten, from the one after the last on."""
+        self._look_around()
+        start, slots = self._last + 1, self.slots
+        slot: int
+        for slot in (*range(start, slots), *range(min(start, slots))):
+            if self._at[slot] < self._least and self._claim(slot):
+                return slot
+        if self._free_abandoned():
+            return self._search()
+        return _NO_SLOT
+
+    def _free_abandoned(self) -> bool:
+        """Free slots whose writer was dropped, or broken off before it could be used."""
+        found = False
+        for slot, reference in list(self._writers.items()):
+            if reference() is None:
+                del self._writers[slot]
+                self._at[slot] = -1
+                found = True
+        return found
+
+    def _await_slot(self, timeout: float | None) -> int:
+        """Wait until a slot may be overwritten."""
+        if timeout is not None and timeout <= 0:
+            self._clear_dead_in_the_way()
+            found = self._search()
+            if found == _NO_SLOT:
+                raise self._no_slot(timeout)
+            return found
+        end = deadline_after(timeout)
+        start = time.perf_counter()
+        found = self._spin.poll(self._maybe_free) if self._spin.worthwhile() else False
+        pause, longest = _LOOKS
+        while True:
+            slot = self._search() if found else self._sleep(end, pause)
+            if slot != _NO_SLOT:
+                self._spin.waited(time.perf_counter() - start)
+                return slot
+            found = False
+            pause = min(2 * pause, longest)
+
+    def _maybe_free(self) -> bool:
+        slot = (self._last + 1) % self.slots
+        return self._at[slot] < self._find_least() and not self._held(slot)
+
+    def _in_the_way(self) -> list[int]:
+        """Return the entries of the consumers for which the producer waits."""
+        words, least = self._words, self._find_least()
+        free = [slot for slot, at in enumerate(self._at) if at < least]
+        holding = np.any(self._block.holds[free], axis=0).tolist()
+        found = []
+        for entry in self._entries:
+            needs = words[entry + w.LOSSLESS] and words[entry] == least + 1
+            if needs or holding[(entry - w.ENTRY) // w.ENTRY_WORDS]:
+                found.append(entry)
+        return found
+
+    def _clear_dead_in_the_way(self) -> bool:
+        return any(self._clear_if_dead(entry) for entry in self._in_the_way())
+
+    def _sleep(self, end: float | None, pause: float) -> int:
+        """Sleep until a consumer gives up a slot, or one has died; return a slot if one is free then.
+
+        Dropped arrays free their slots without a wake-up: so it looks from time to time.
+        """
+        words = self._words
+        self._waker.drain()
+        entries = self._in_the_way()
+        self._token += 2
+        for entry in entries:
+            words[entry + w.WANTED] = self._token
+        words[w.WAITING] = self._token
+        self._release()
+        self._acquire()
+        try:
+            slot = self._search()
+            if slot != _NO_SLOT or self._clear_dead_in_the_way():
+                return slot
+            left = seconds_until(end)
+            if self._closing:
+                raise self._shut_down()
+            if left is not None and left <= 0:
+                raise self._no_slot(0)
+            gone = self._waker.wait(map(party_of, entries), pause if left is None else min(pause, left))
+            if gone and not self._clear_dead_in_the_way():
+                time.sleep(_ENDING)
+            return _NO_SLOT
+        finally:
+            words[w.WAITING] = 0
+            for entry in entries:
+                words[entry + w.WANTED] = 0
+
+    def _no_slot(self, timeout: float) -> Full:
+        pids = [self._words[entry + w.PID] for entry in self._in_the_way()]
+        return Full(
+            f"every slot of the stream {self.name!r} has an item that a consumer needs",
+            name=self.name,
+            found="consumers that are behind, or keep items: " + (", ".join(map(str, pids)) or "none"),
+            next_step="wait for longer, make the stream with more slots, or with full='drop_oldest'",
+        )
+
+    def _shut_down(self) -> Exception:
+        return ShutDown(f"the stream {self.name!r} was closed by this producer")
+
+    # -- publishing
+
+    def _publish(self, slot: int) -> None:
+        words, position = self._words, self._head
+        if not w.ORDERED:
+            self._fence()  # the data come before the words that tell of them
+        place = self._index + position % self.slots
+        if slot >= 0:
+            words[self._times + slot] = time.time_ns()
+            words[place] = (position + 1) << 16 | slot
+            words[self._whole + slot] = position + 1
+        else:
+            words[place] = (position + 1) << 16 | w.NO_SLOT
+        if not w.ORDERED:
+            self._fence()
+        words[w.HEAD] = self._head = position + 1
+        self._release()
+        self._acquire()
+        if slot >= 0:
+            self._at[slot] = position
+            self._last = slot
+        self.position = position
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake the consumers that sleep. There was a fence since the last item was published."""
+        words = self._words
+        if words[w.JOINED] != self._joined:
+            self._look_around()
+        for entry in self._entries:
+            token = words[entry + 2]
+            if token and self._woken.get(entry) != token:
+                self._woken[entry] = token
+                self._waker.wake(party_of(entry))
+
+    def _wake_all(self) -> None:
+        self._fence()
+        for entry in self._block.entries():
+            if self._words[entry + w.ASLEEP]:
+                self._waker.wake(party_of(entry))
+
+    # -- the calls
+
+    def put(self, array: Any = None, timeout: float | None = None) -> Any:
+        if array is None:
+            return _Writer(self, timeout)
+        if type(array) is not np.ndarray or array.dtype != self.dtype or array.shape != self.shape:
+            array = self._checked(array)
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, timeout)
+        try:
+            if self._closed:
+                raise self._shut_down()
+            slot = self._find(timeout)
+            if slot >= 0:
+                self._block.items[slot] = array
+            self._publish(slot)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        del self._turn[0]
+        return None
+
+    def _take_turn(self, token: tuple[int, ...], timeout: float | None) -> None:
+        if not self._enter(token, deadline_after(timeout)):
+            raise Full(f"another thread is writing to the stream {self.name!r}", name=self.name)
+
+    def _give_up(self, error: BaseException) -> None:
+        """End a call that was broken off."""
+        if isinstance(error, (Full, ShutDown)):
+            self._turn.pop(0, None)
+        else:
+            self._repair()
+
+    def _checked(self, array: Any) -> Any:
+        """Return an item as something that is assigned to a slot.
+
+        Raises
+        ------
+        ValueError, TypeError
+            It has another shape, or elements that the dtype of the stream cannot take.
+        """
+        if isinstance(array, Fields):
+            return self._from_fields(array)
+        given = np.asarray(array)
+        if given.shape != self.shape:
+            raise ValueError(f"an item of the stream {self.name!r} has shape {self.shape}, not {given.shape}")
+        weak = not hasattr(array, "dtype") and given.dtype.kind in "biufc"
+        if not np.can_cast(given.dtype, self.dtype, "same_kind") and not (
+            weak and np.array_equal(given.astype(self.dtype), given)
+        ):
+            raise TypeError(
+                f"elements of the stream {self.name!r} are {self.dtype}, and cannot take {given.dtype}"
+            )
+        return given
+
+    def _from_fields(self, arrays: Fields[str, Any]) -> np.ndarray[Any, Any]:
+        names = self.dtype.names
+        if names is None or set(names) != set(arrays):
+            expected = "one array" if names is None else f"the arrays {', '.join(names)}"
+            raise ValueError(
+                f"an item of the stream {self.name!r} is {expected}, and not {', '.join(map(str, arrays))}"
+            )
+        made = np.zeros(self.shape, self.dtype)
+        for name in names:
+            made[name] = arrays[name]
+        return made
+
+    def put_many(self, arrays: Any, timeout: float | None = None) -> None:
+        if not isinstance(arrays, np.ndarray):
+            arrays = self._stacked(arrays)
+        if arrays.shape[1:] != self.shape or arrays.ndim == 0:
+            raise ValueError(
+                f"items of the stream {self.name!r} have shape (n, *{self.shape}), not {arrays.shape}"
+            )
+        if arrays.dtype != self.dtype and not np.can_cast(arrays.dtype, self.dtype, "same_kind"):
+            raise TypeError(
+                f"elements of the stream {self.name!r} are {self.dtype}, and cannot take {arrays.dtype}"
+            )
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, timeout)
+        done, count = 0, len(arrays)
+        try:
+            while done < count:
+                if self._closed:
+                    raise self._shut_down()
+                slot, n = self._find_several(count - done, timeout)
+                if slot >= 0:
+                    self._block.items[slot : slot + n] = arrays[done : done + n]
+                if n == 1:
+                    self._publish(slot)
+                else:
+                    self._publish_several(slot, n)
+                done += n
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        del self._turn[0]
+
+    def _stacked(self, arrays: Iterable[Any]) -> np.ndarray[Any, Any]:
+        items = [self._checked(array) for array in arrays]
+        made = np.empty((len(items), *self.shape), self.dtype)
+        for k, item in enumerate(items):
+            made[k] = item
+        return made
+
+    def _find_several(self, most: int, timeout: float | None) -> tuple[int, int]:
+        """Return the first of several adjacent slots to write to, and how many they are."""
+        slot = self._find(timeout)
+        n = min(most, self.slots - slot)
+        if slot < 0 or n == 1:
+            return slot, 1
+        at, least = self._at, self._least
+        others = at[slot + 1 : slot + n]
+        if max(others) >= least and max(others) >= self._find_least():
+            least = self._least
+            n = 1 + next(k for k, position in enumerate(others) if position >= least)
+        if n == 1:
+            return slot, 1
+        block, joined = self._block, self._joined
+        block.whole[slot + 1 : slot + n] = 0
+        self._release()
+        self._acquire()
+        if self._words[w.JOINED] != joined or block.holds[slot + 1 : slot + n].any():
+            block.whole[slot + 1 : slot + n] = np.array(at[slot + 1 : slot + n], np.int64) + 1
+            self._skipped = True
+            return slot, 1
+        at[slot + 1 : slot + n] = [_WRITTEN] * (n - 1)
+        return slot, n
+
+    def _publish_several(self, slot: int, n: int) -> None:
+        block, words, position = self._block, self._words, self._head
+        if not w.ORDERED:
+            self._fence()
+        block.times[slot : slot + n] = time.time_ns()
+        places = np.arange(position + 1, position + 1 + n, dtype=np.uint64)
+        entries = (places << np.uint64(w.SLOT_BITS)) + np.arange(slot, slot + n, dtype=np.uint64)
+        first = position % self.slots
+        before_end = min(n, self.slots - first)
+        block.index[first : first + before_end] = entries[:before_end]
+        block.index[: n - before_end] = entries[before_end:]
+        block.whole[slot : slot + n] = places
+        if not w.ORDERED:
+            self._fence()
+        words[w.HEAD] = self._head = position + n
+        self._release()
+        self._acquire()
+        self._at[slot : slot + n] = range(position, position + n)
+        self._last = slot + n - 1
+        self.position = position + n - 1
+        self._wake()
+
+    def _open(self, writer: _Writer, timeout: float | None) -> np.ndarray[Any, Any]:
+        """Give a writer its slot."""
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, timeout)
+        try:
+            if self._closed:
+                raise self._shut_down()
+            slot = self._find(timeout)
+            if slot >= 0:
+                self._writers[slot] = weakref.ref(writer)
+                block = self._block
+                frame = np.ndarray(
+                    self.shape, self.dtype, memoryview(block.mapping), block.offset + slot * block.nbytes
+                )
+            else:
+                frame = np.empty(self.shape, self.dtype)
+            writer.slot = slot
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        del self._turn[0]
+        return frame
+
+    def _end_writing(self, writer: _Writer, *, publish: bool) -> None:
+        """Publish or withdraw what was written to a slot."""
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, None)
+        slot, writer.slot = writer.slot, None
+        try:
+            if slot is None:
+                raise RuntimeError("the slot was lost when an earlier call was broken off")
+            if self._closed:
+                if publish:
+                    raise self._shut_down()
+            elif publish:
+                self._publish(slot)
+            elif slot >= 0:
+                self._at[slot] = -1
+            self._writers.pop(slot, None)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        del self._turn[0]
+
+    @property
+    def time_ns(self) -> int:
+        return self._words[self._times + self._last] if self._last >= 0 else 0
+
+    # -- the end
+
+    def close(self) -> None:
+        self._closing = True
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            if self._turn.get(0) is _INHERITED or self._inherited():
+                self._closed = True
+                self._block.mapping.leave()
+                return
+            self._waker.wake_self()
+            self._enter(token, None)
+        if not self._closed:
+            words = self._words
+            words[w.END] = words[w.HEAD] + 1
+            self._end()
+        self._turn.pop(0, None)
+
+    def _inherited(self) -> bool:
+        """Return whether this is a forked child's copy of a producer."""
+        return self._waker.index < 0
+
+    def _end(self) -> None:
+        self._wake_all()
+        self._closed = True
+        if self._before is not None:
+            self._before.leave()
+            self._before = None
+        self._waker.leave()
+        self._block.mapping.leave()
+
+
+_INHERITED = (-1,)  # whose turn it is for ever in a forked child's copy of a producer
+
+
+class _Writer:
+    """What ``put()`` returns: a ``with`` block in which a slot is written to."""
+
+    __slots__ = ("__weakref__", "_producer", "_timeout", "slot")
+
+    def __init__(self, producer: Producer, timeout: float | None) -> None:
+        self._producer = producer
+        self._timeout = timeout
+        self.slot: int | None = None
+
+    def __enter__(self) -> np.ndarray[Any, Any]:
+        if self.slot is not None:
+            raise RuntimeError("the slot is being written to: call put() once for each item")
+        return self._producer._open(self, self._timeout)
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._producer._end_writing(self, publish=kind is None)
+
+
+class _Former:
+    """The generation of a stream that another one replaces, until its lossless consumers have come over."""
+
+    def __init__(self, block: Block, waker: Waker, stream: Producer | None) -> None:
+        self._block = block
+        self._waker = waker
+        self._stream = stream
+
+    @classmethod
+    def of(cls, name: str) -> _Former:
+        """Return the one that has a name, of this process or without a producer.
+
+        Raises
+        ------
+        BlockExistsError
+            Another process is its producer.
+        """
+        block = Block.attach(name)
+        try:
+            waker = block.waker()
+            if waker.claim(PRODUCER):
+                return cls(block, waker, None)
+            for stream in live():
+                if isinstance(stream, Producer) and not stream.closed and not stream._inherited():
+                    mapping = stream._block.mapping
+                    if (mapping.device, mapping.inode) == (block.mapping.device, block.mapping.inode):
+                        return cls(block, waker, stream)
+            waker.leave()
+            raise _has_producer(block, alive=True)
+        except BaseException:
+            block.mapping.leave()
+            raise
+
+    def end(self) -> None:
+        """Tell its consumers to go on with the next generation."""
+        words = self._block.words
+        words[w.MOVED] = 1
+        words[w.END] = words[w.HEAD] + 1
+        if self._stream is not None:
+            self._stream._end()
+        else:
+            for entry in self._block.entries():
+                if words[entry + w.ASLEEP]:
+                    self._waker.wake(party_of(entry))
+
+    def has_consumers(self) -> bool:
+        """Return whether a lossless consumer has still to come over."""
+        words = self._block.words
+        return any(
+            words[entry + w.LOSSLESS] and self._waker.alive(party_of(entry))
+            for entry in self._block.entries()
+        )
+
+    def leave(self) -> None:
+        """Let go of it."""
+        self._waker.leave()
+        self._block.mapping.leave()
+
+
+def _has_producer(block: Block, *, alive: bool, forked: bool = False) -> errors.BlockExistsError:
+    pid = block.words[w.PRODUCER]
+    name = block.mapping.name
+    if forked:
+        return errors.BlockExistsError(
+            f"a forked child is not the producer of the stream {name!r}",
+            name=name,
+            found=f"its producer, process {pid}",
+            next_step="write in that process, or close it there and use takeover=True here",
+        )
+    if alive:
+        return errors.BlockExistsError(
+            f"the stream {name!r} has a producer: process {pid}",
+            name=name,
+            found=f"process {pid}, which writes to it",
+            expected="a stream without a producer, or a free name",
+            next_step="sharedarray.Stream(name) to read it; close it there first to write here",
+        )
+    return errors.BlockExistsError(
+        f"the stream {name!r} is there already",
+        name=name,
+        found=f"a stream whose producer, process {pid}, has ended or closed it",
+        expected="a free name",
+        cause="consumers hold it, or it persists",
+        next_step="takeover=True to go on with it, replace=True to make another in its place",
+    )
+
+
+def _other_items(block: Block, item: Item) -> errors.BlockExistsError:
+    return errors.BlockExistsError(
+        f"the stream {block.mapping.name!r} has other items",
+        name=block.mapping.name,
+        found=f"items of shape {block.shape} and dtype {block.dtype}",
+        expected=f"items of shape {item[0]} and dtype {item[1]}",
+        next_step="replace=True to make another stream in its place",
+    )

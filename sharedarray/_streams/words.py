@@ -1,0 +1,130 @@
+r"""The control words of a stream's block, behind its data.
+
+::
+
+    header page(s)   data: slots × shape      to a page   control words, 8 bytes each
+    \x93NUMPY …      an .npy array that        zeros       fixed, producer's, joiners', entries, tables
+                     every reader understands
+
+=============  =========  ======================================================================
+word           written by  what it says
+=============  =========  ======================================================================
+MAGIC          maker      that these are the words of a stream, and of which format
+SLOTS          maker      number of slots
+DROPS          maker      1 if the producer drops the oldest items, 0 if it waits for consumers
+FIELDS         maker      1 if the fields of an item's dtype are its arrays
+HEAD           producer   number of items published so far: the next one has this position
+END            producer   0, or 1 + the position behind the last item
+SESSION        producer   how many producers there have been; 0 while the block is made
+PRODUCER       producer   its pid
+MOVED          producer   1 if the name leads to the next generation of the stream
+WAITING        producer   a token while it sleeps, or 0
+JOINED         a joiner   a random number that each consumer writes when it joins
+=============  =========  ======================================================================
+
+A consumer has one of `ENTRIES` entries of 8 words. It may write them while it has the lease of party
+``1 + number`` of the block; the producer clears those of a consumer that has died, with that lease.
+
+=============  =========  ======================================================================
+NEXT           consumer   1 + the position that it takes next
+LOSSLESS       consumer   1 if the producer has to keep this and all later items for it
+ASLEEP         consumer   a token while it sleeps, or 0
+PID            consumer   its pid, 0 if the entry is free
+LOST           consumer   items that it has not got
+WANTED         producer   a token while the producer sleeps because of this consumer, or 0
+=============  =========  ======================================================================
+
+Tables, behind the entries:
+
+- ``index``, a word at ``position % slots``: ``(1 + position) << 16 | slot``, or `NO_SLOT` for a dropped item;
+- ``whole``, a word for each slot: 1 + the position of the item that is whole in this slot, 0 while it is
+  overwritten;
+- ``times``, a word for each slot: nanoseconds since 1970;
+- ``holds``, `ENTRIES` bytes for each slot: 1 where this consumer has the item in use.
+"""
+
+from __future__ import annotations
+
+import platform as _machine
+from typing import NamedTuple
+
+__all__ = [
+    "ASLEEP",
+    "DROPS",
+    "END",
+    "ENTRIES",
+    "ENTRY",
+    "ENTRY_WORDS",
+    "FIELDS",
+    "HEAD",
+    "JOINED",
+    "LOSSLESS",
+    "LOST",
+    "MAGIC",
+    "MOST_SLOTS",
+    "MOVED",
+    "NEXT",
+    "NO_SLOT",
+    "ORDERED",
+    "PAGE",
+    "PID",
+    "PRODUCER",
+    "SESSION",
+    "SLOTS",
+    "SLOT_BITS",
+    "STREAM",
+    "WAITING",
+    "WANTED",
+    "Tables",
+]
+
+STREAM = int.from_bytes(
+    b"sastrm\x01\x00", "little"
+)  # the value of MAGIC; the 7th byte is the format's version
+PAGE = 4096
+WORD = 8
+
+MAGIC, SLOTS, DROPS, FIELDS = range(4)
+HEAD, END, SESSION, PRODUCER, MOVED = range(8, 13)  # each group of words has a cache line of its own
+JOINED = 16
+WAITING = 24
+
+ENTRY, ENTRIES, ENTRY_WORDS = 32, 32, 8
+NEXT, LOSSLESS, ASLEEP, PID, LOST, WANTED = range(6)
+_TABLES = ENTRY + ENTRIES * ENTRY_WORDS
+
+SLOT_BITS = 16
+NO_SLOT = (1 << SLOT_BITS) - 1
+MOST_SLOTS = NO_SLOT
+
+ORDERED = _machine.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+"""Whether the processor keeps stores in order, and loads: x86 does. Others need more fences."""
+
+
+class Tables(NamedTuple):
+    """Where the tables of a block with so many slots are.
+
+    Attributes
+    ----------
+    order, whole, times : int
+        The first words of index, whole and times.
+    holds : int
+        The byte at which the holds start, from the first control word on.
+    nbytes : int
+        Bytes of all control words.
+    """
+
+    order: int
+    whole: int
+    times: int
+    holds: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, slots: int) -> Tables:
+        """Return the places for a number of slots."""
+        index = _TABLES
+        whole = index + slots
+        times = whole + slots
+        holds = (times + slots) * WORD
+        return cls(index, whole, times, holds, holds + slots * ENTRIES)

@@ -26,10 +26,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-GONE = 2.0  # seconds after which a block whose holders were killed must be gone (promise 5)
-JANITOR_ENDS = 6.0  # seconds in which a janitor with nothing left must be gone; about 3 where cores are free
 TABLE = "locks.1"  # in the registry, of a process that locks, and of the janitor who removes it
-ANSWER = 60.0  # seconds that a puppet may take to answer, on a machine that is busy
+# Seconds that anything may take which a test waits for, on a machine that is slow and busy: a bound against
+# hanging, of which nothing is left over if all is well.
+ANSWER = 60.0
 
 # -- what this machine can do ---------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ _kept: list[Any] = []
 # -- waiting --------------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0, every: float = 0.005) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = ANSWER, every: float = 0.005) -> Any:
     """Wait until `condition()` is true and return what it gave; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

@@ -172,12 +172,12 @@ class Host:
             except ProcessLookupError:
                 pass
         for process in self.processes:
-            process.wait(30)
+            process.wait(60)
         wait_until(lambda: not self.pids(), f"all processes of host {self.name} are gone")
 
     def __exit__(self, *exception: object) -> None:
         self.cut()
         os.kill(self.first, signal.SIGKILL)
-        self.keeper.wait(30)
+        self.keeper.wait(60)
         if self.keeper.stdout is not None:
             self.keeper.stdout.close()

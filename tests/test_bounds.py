@@ -109,7 +109,7 @@ def test_locks_that_were_used() -> None:
     before = len(locks._holds)
     arrays = [sa.zeros(3) for _ in range(5 * locks._MOST_IDLE)]
     for array in arrays:
-        with array.lock(timeout=10):
+        with array.lock(timeout=60):
             pass
     assert len(locks._idle) <= locks._MOST_IDLE
     assert len(locks._holds) <= before + locks._MOST_IDLE
@@ -178,7 +178,7 @@ def test_directories_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         for place in places:
             monkeypatch.setenv("SHAREDARRAY_DIR", place)
-            with sa.zeros(3) as array, array.lock(timeout=10):
+            with sa.zeros(3) as array, array.lock(timeout=60):
                 pass
             del array
             wait_until(lambda place=place: not janitors(place), "the janitor ends: nothing is left")

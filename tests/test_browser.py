@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import JANITOR_ENDS, ROOT, block_files, nothing_left, run, wait_until
+from helpers import ROOT, block_files, nothing_left, run, wait_until
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -127,7 +127,7 @@ try:
 finally:
     server.send_signal(signal.SIGTERM)  # which shuts the kernels down
     try:
-        server.wait(20)
+        server.wait(60)
     except subprocess.TimeoutExpired:
         os.killpg(server.pid, signal.SIGKILL)
         raise
@@ -182,4 +182,4 @@ def test_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
     assert bars[0]["bars"] == ["100%"]
     assert any(wide > 400 for cell in cells for wide, _, _ in cell["images"])
     assert any("43 done" in table for cell in cells for table in cell["tables"])
-    wait_until(nothing_left, f"nothing is left by the kernels: {block_files()}", JANITOR_ENDS)
+    wait_until(nothing_left, f"nothing is left by the kernels: {block_files()}")

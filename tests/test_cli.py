@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
-    GONE,
     Puppet,
     blocks_are_files,
     directory,
@@ -456,7 +455,7 @@ def test_load_hold_that_is_terminated_leaves_nothing(tmp_path):
         assert process.stdout is not None
         process.stdout.readline()
         process.terminate()
-    wait_until(lambda: not sa.exists("x"), "the block goes with its holder", GONE)
+    wait_until(lambda: not sa.exists("x"), "the block goes with its holder")
 
 
 def test_load_replaces_a_block_only_if_told(tmp_path, capsys):

@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import FORKS, GONE, KILL, KILLED, SIGNALS, Puppet, inode, run, wait_until
+from helpers import FORKS, KILL, KILLED, SIGNALS, Puppet, inode, run, wait_until
 
 import sharedarray as sa
 from sharedarray import _segment as segment, _shareable as shareable
@@ -96,7 +96,7 @@ def the_block_of_a_process_that_was_killed_goes_silently(test):
             name = other.hear()
             os.kill(other.pid, number)
             assert other.process.wait() == (-number if SIGNALS else number)
-            wait_until(lambda: inode(name) is None, "the block is gone", GONE)  # noqa: B023
+            wait_until(lambda: inode(name) is None, "the block is gone")  # noqa: B023
             with pytest.raises(FileNotFoundError):
                 sa.SharedMemory(name)
 

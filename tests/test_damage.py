@@ -311,7 +311,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
             try:
                 records.sweep(directory)
                 assert "kept_all_along" in {block.name for block in sa.blocks()}
-                with sa.ones(3, name="made_beside_damage") as made, made.lock(timeout=10):
+                with sa.ones(3, name="made_beside_damage") as made, made.lock(timeout=60):
                     assert made.sum() == 3
                 assert not sa.exists("made_beside_damage")
                 assert float(kept.sum()) == 7000
@@ -403,7 +403,7 @@ kill_janitors()  # a janitor that looks at the table would correct it first
 path = {registry() + "/" + TABLE!r}
 with open(path, "r+b") as file:
     file.write(b"\\xff" * 4096)
-with array.lock(timeout=5):
+with array.lock(timeout=60):
     print(int(array.sum()))
 kept = sa.zeros(5, name="left_by_the_program")
 """

@@ -20,7 +20,7 @@ from typing import Any
 import hosts
 import numpy as np
 import pytest
-from helpers import ANSWER, GONE, environment, wait_until
+from helpers import ANSWER, environment, wait_until
 from pipeline import pipeline, same
 
 import sharedarray as sa
@@ -105,7 +105,7 @@ def client(cluster: Cluster) -> Iterator[Any]:
     with distributed.Client(cluster.address) as made:
         cluster.complete(made)
         yield made
-    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "both /dev/shm are empty", 10 * GONE)
+    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "both /dev/shm are empty")
 
 
 def one_copy(host: hosts.Host, size: int) -> None:
@@ -115,7 +115,7 @@ def one_copy(host: hosts.Host, size: int) -> None:
         return len(host.blocks()) == 1 and size <= host.used() < size + SLACK
 
     try:
-        wait_until(looks, "one copy", 5 * GONE)
+        wait_until(looks, "one copy")
     except AssertionError:
         raise AssertionError(
             f"no copy of {size} bytes alone on host {host.name}: {host.blocks()} of {host.used()} bytes"
@@ -254,7 +254,7 @@ def test_one_copy_per_host_and_no_result_lost(cluster: Cluster, client: Any) -> 
     # All who have it are lost: the task that returns it is done again, by one who comes later.
     for pid in [*cluster.workers(cluster.a).values(), *cluster.workers(cluster.b).values()]:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "janitors free what the dead held", 5 * GONE)
+    wait_until(lambda: cluster.a.empty() and cluster.b.empty(), "janitors free what the dead held")
     wait_until(lambda: not client.nthreads(), "the scheduler knows", ANSWER)
     late = client.submit(total, future, pure=False)
     cluster.complete(client)

@@ -139,8 +139,8 @@ def task(shared, plain):
 close_streams()
 shared = sa.zeros(10)
 with sa.Pool(2, mp_context=sys.argv[1]) as pool:
-    workers, one, two = pool.submit(task, shared, np.ones(100_000)).result(30)
-    workers, one, two = pool.submit(task, shared, two).result(30)
+    workers, one, two = pool.submit(task, shared, np.ones(100_000)).result(60)
+    workers, one, two = pool.submit(task, shared, two).result(60)
     print_a_warning()
     ours = streams()
     helpers = [streams(pid) for pid in processes("multiprocessing.forkserver", sys.executable)
@@ -174,7 +174,7 @@ def task():
     print_a_warning()
     return streams()
 with sa.Pool(1, mp_context=sys.argv[1]) as pool:
-    worker = pool.submit(task).result(30)
+    worker = pool.submit(task).result(60)
 reply([resource_tracker.getfd(), [log.seek(0) or len(log.read()) for log in logs], worker])
 """
 )

@@ -354,9 +354,9 @@ def test_calls_in_several_threads_have_workers_of_their_own() -> None:
 
     def call(number: int) -> None:
         with parallel_config(backend="sharedarray", n_jobs=2), Parallel() as parallel:
-            meet.wait(30)
+            meet.wait(60)
             found[number] = parallel(delayed(os.getpid)() for _ in range(8))
-            meet.wait(30)
+            meet.wait(60)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
     for each in threads:

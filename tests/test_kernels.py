@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import GONE, block_files, nothing_left, run, wait_until
+from helpers import block_files, nothing_left, run, wait_until
 
 pytest.importorskip("jupyter_client", reason="needs ipykernel: pip install 'numpy-sharedarray[test]'")
 
@@ -106,7 +106,7 @@ def lead(what: str, tmp_path: Any, method: str = "forkserver", **options: Any) -
     """Run this part of the leader."""
     home = str(tmp_path / "home")
     run(LEADER + what, method, IPYTHONDIR=home, JUPYTER_RUNTIME_DIR=home, JUPYTER_CONFIG_DIR=home, **options)
-    wait_until(nothing_left, f"nothing is left by the kernel: {block_files()}", GONE)
+    wait_until(nothing_left, f"nothing is left by the kernel: {block_files()}")
 
 
 @pytest.mark.parametrize(

@@ -289,9 +289,9 @@ def test_many_readers_of_one_lock_object(path: Path) -> None:
 
     def read() -> None:
         with lock:
-            together.wait(10)
+            together.wait(60)
             assert not free(now(path))
-            together.wait(10)
+            together.wait(60)
 
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
@@ -342,7 +342,7 @@ def test_it_excludes_the_record_locks_of_other_programs(path: Path) -> None:
         assert not free(now(path))
         assert free(now(path, length=10))
         other.kill()
-        assert not told(sa.lock_file(path, timeout=10))  # it did not lock by us, so its death is not known
+        assert not told(sa.lock_file(path, timeout=60))  # it did not lock by us, so its death is not known
 
 
 @many_starts
@@ -500,7 +500,7 @@ def test_a_file_that_is_removed_under_the_lock(path: Path) -> None:
         thread.start()
         wait_until(lambda: waiters(number), "it waits")
         path.unlink()
-    thread.join(10)
+    thread.join(60)
     assert got == [True]
 
 
@@ -891,7 +891,7 @@ def test_writers_of_ranges_of_their_own_do_not_wait(tmp_path: Path) -> None:
 
 
 def _fill(path: Path, me: int) -> None:
-    with open(path, "r+b", buffering=0) as file, sa.lock_file(file, start=100 * me, length=100, timeout=30):
+    with open(path, "r+b", buffering=0) as file, sa.lock_file(file, start=100 * me, length=100, timeout=60):
         file.seek(100 * me)
         file.writelines(b"%d" % me for _ in range(100))
 
@@ -944,7 +944,7 @@ def test_a_holder_that_forks_and_dies_frees_it(path: Path) -> None:
         pid = parent.hear()
         assert not free(now(path))
         parent.process.kill()
-        assert told(sa.lock_file(path, timeout=10))
+        assert told(sa.lock_file(path, timeout=60))
         assert alive(pid)
 
 

@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 from helpers import (
     FORKS,
-    GONE,
     Puppet,
     alive,
     answer,
@@ -192,7 +191,7 @@ def test_a_waiter_gets_it_as_soon_as_it_is_free(array: sa.SharedArray) -> None:
         thread.start()
         wait_until(lambda: waiters(number), "the thread waits")
         array[1] = 7
-    thread.join(10)
+    thread.join(60)
     assert got == [7]
 
 
@@ -221,7 +220,7 @@ def test_a_waiter_with_a_timeout_gets_it_when_it_is_free_in_time(array: sa.Share
     with holding(array.lock) as pid:
         timer = threading.Timer(0.05, kill, (pid,))
         timer.start()
-        with array.lock(timeout=30) as lock:
+        with array.lock(timeout=60) as lock:
             assert lock.abandoned
         timer.join()
 
@@ -306,10 +305,10 @@ def test_one_shared_lock_is_held_by_many_threads_at_once(array: sa.SharedArray) 
 
     def read() -> None:
         with lock:
-            together.wait(10)
+            together.wait(60)
             assert lock.locked()
             assert not free(array[3].lock(timeout=0))
-            together.wait(10)
+            together.wait(60)
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -434,11 +433,11 @@ def test_what_another_thread_holds_is_waited_for(array: sa.SharedArray) -> None:
     def hold() -> None:
         with array.lock():
             entered.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    entered.wait(10)
+    entered.wait(60)
     watcher = threading.Thread(target=lambda: wait_until(lambda: waiters(number), "we wait") and leave.set())
     watcher.start()
     assert not told(array.lock())
@@ -473,7 +472,7 @@ def test_two_that_wait_for_each_other_are_parted_by_a_timeout(array: sa.SharedAr
 
 
 def test_the_kernel_frees_it_when_its_holder_is_killed_and_the_next_is_told(array: sa.SharedArray) -> None:
-    lock = array[2:5].lock(timeout=10)
+    lock = array[2:5].lock(timeout=60)
     assert not told(lock)
     with Puppet("with sa.attach('locked')[2:5].lock(): say(); hear()") as other:
         other.hear()
@@ -532,7 +531,7 @@ def test_readers_are_told_and_finish_nothing(array: sa.SharedArray) -> None:
 @many_starts
 def test_a_dead_reader_leaves_nothing(array: sa.SharedArray) -> None:
     die_holding(lambda: array.lock(shared=True))
-    assert free(array.lock(timeout=10))
+    assert free(array.lock(timeout=60))
     assert not told(array.lock())
 
 
@@ -578,7 +577,7 @@ def test_an_exception_in_the_block_is_not_finishing(array: sa.SharedArray) -> No
 def test_a_process_that_ends_holding_it(array: sa.SharedArray, ending: str, left: bool) -> None:
     done = run(f"import os, sys\nimport sharedarray as sa\na = sa.attach('locked')\n{ending}", status=None)
     assert "Exception ignored" not in done.stderr
-    assert told(array[:2].lock(timeout=10)) == left
+    assert told(array[:2].lock(timeout=60)) == left
 
 
 def test_a_lock_that_is_dropped_is_free_and_warns(array: sa.SharedArray) -> None:
@@ -669,8 +668,8 @@ def test_death_at_every_step(array: sa.SharedArray, step: str) -> None:
             pass
 
     killed(work)
-    assert told(array.lock(timeout=10)) == left
-    assert not told(array.lock(timeout=10))
+    assert told(array.lock(timeout=60)) == left
+    assert not told(array.lock(timeout=60))
 
 
 def _before_taking_over(lock: sa.Lock) -> None:
@@ -745,7 +744,7 @@ def test_death_at_every_step_of_taking_over(array: sa.SharedArray, step: str) ->
         raise AssertionError("it should have died")
 
     killed(work)
-    assert not told(array[:2].lock(timeout=10))
+    assert not told(array[:2].lock(timeout=60))
     assert [told(array[row].lock()) for row in range(10)] == [2 <= row < 8 for row in range(10)]
     assert not told(array.lock())
 
@@ -817,8 +816,8 @@ def test_a_child_does_not_keep_its_parents_lock(array: sa.SharedArray) -> None:
         pid = parent.hear()
         assert not free(array[2].lock(timeout=0))
         parent.process.kill()
-        assert told(array[2].lock(timeout=10))
-        assert free(array[4].lock(timeout=10))
+        assert told(array[2].lock(timeout=60))
+        assert free(array[4].lock(timeout=60))
         os.kill(pid, 0)  # the child lives on
     wait_until(lambda: not alive(pid), "the child hears that its parent is gone")
 
@@ -867,7 +866,7 @@ def test_forks_while_other_threads_lock(array: sa.SharedArray) -> None:
         thread.start()
     try:
         for _ in range(40):
-            child(lambda: _assert(not told(array[1:3].lock(timeout=30))))
+            child(lambda: _assert(not told(array[1:3].lock(timeout=60))))
     finally:
         stop.set()
         for thread in threads:
@@ -966,8 +965,8 @@ def test_the_janitor_leaves_nothing_of_those_that_were_killed(own_directory: str
         other.hear()
         assert os.path.exists(f"{registry()}/{marks.NAME}")
         other.kill()
-    wait_until(lambda: not block_files(own_directory), "the block goes", GONE)
-    wait_until(lambda: not os.path.exists(f"{registry()}/{marks.NAME}"), "the table goes", 2 * GONE)
+    wait_until(lambda: not block_files(own_directory), "the block goes")
+    wait_until(lambda: not os.path.exists(f"{registry()}/{marks.NAME}"), "the table goes")
 
 
 def test_a_process_that_ends_leaves_no_table(own_directory: str) -> None:
@@ -1121,7 +1120,7 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind(array: sa.SharedArray) -> No
                 while True:
                     with a[2:5].lock(), b[6].lock(shared=True), sa.lock_file(c):
                         pass
-                    with a[4].lock(timeout=1):
+                    with a[4].lock(timeout=60):
                         pass
             except KeyboardInterrupt:
                 armed = False
@@ -1250,10 +1249,10 @@ KILLS_AT_ANY_MOMENT = """
     for pid in pids:
         kill(pid)
         assert end(pid) == KILLED
-    with data.lock(timeout=5) as lock:
+    with data.lock(timeout=60) as lock:
         assert lock.abandoned or not data.any()
         data[:] = 0
-    with data.lock(timeout=5) as lock:
+    with data.lock(timeout=60) as lock:
         assert not lock.abandoned
     from sharedarray import _marks as marks
     (table,) = marks._tables.values()

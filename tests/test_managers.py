@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
-    GONE,
     METHODS,
     Puppet,
     alive,
@@ -251,7 +250,7 @@ def test_a_wrong_key_is_refused(manager):
 def test_a_server_that_is_gone_is_an_error_that_leaves_nothing(manager):
     manager.share([1], name="x")
     kill(server_of(manager))
-    wait_until(nothing_left, "its blocks are gone", GONE)
+    wait_until(nothing_left, "its blocks are gone")
     with pytest.raises(OSError, match=r"."):
         manager.share([1])
     assert nothing_left()
@@ -354,7 +353,7 @@ def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, 
             kill(server)
         else:
             starter.kill()
-        wait_until(nothing_left, "every block is gone, though this process has one open", GONE)
+        wait_until(nothing_left, "every block is gone, though this process has one open")
         wait_until(lambda: not alive(server), "the manager has ended")
         assert array.tolist() == [1, 2, 3]
         array[0] = 5

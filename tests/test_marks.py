@@ -291,7 +291,7 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
 
     def slow(path: str, handle: int) -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     opened: list[Table] = []
 
@@ -309,7 +309,7 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
 
     opener = threading.Thread(target=open_it)
     opener.start()
-    inside.wait(10)
+    inside.wait(60)
     threading.Timer(0.02, go_on.set).start()
     pid = start(lambda: os._exit(len(open_tables())))  # it comes when the table is open, and known
     assert end(pid) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, nothing_left, run, wait_until
+from helpers import block_files, nothing_left, run, wait_until
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 NAMES = [
@@ -66,7 +66,7 @@ def test_notebook_runs(path: Path, method: str, tmp_path: Path) -> None:
     )
     home = str(tmp_path / "home")
     run(EXECUTE, path, tmp_path, method, IPYTHONDIR=home, JUPYTER_RUNTIME_DIR=home, JUPYTER_CONFIG_DIR=home)
-    wait_until(nothing_left, f"nothing is left by the notebook: {block_files()}", JANITOR_ENDS)
+    wait_until(nothing_left, f"nothing is left by the notebook: {block_files()}")
     assert {path.name for path in tmp_path.iterdir()} <= {"home"}, "it leaves files beside itself"
 
 

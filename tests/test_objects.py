@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
-    JANITOR_ENDS,
     Puppet,
     answer,
     block_files,
@@ -308,7 +307,7 @@ def test_it_outlives_its_maker_in_the_hands_of_a_reader() -> None:
         assert got[0].sum() == 35_000
         assert sa.exists("model")
         del got
-    wait_until(nothing_left, "the block goes with its last reader", 2.0)
+    wait_until(nothing_left, "the block goes with its last reader")
 
 
 def test_it_persists() -> None:
@@ -404,6 +403,6 @@ def test_another_user_refuses_roots_block_too(tmp_path: Path) -> None:
         copy.write_bytes(data)
         os.chmod(copy, 0o644)
         done = run(program, SHAREDARRAY_DIR=shared)
-        wait_until(lambda: not janitors(shared), "the janitor ends", JANITOR_ENDS)
+        wait_until(lambda: not janitors(shared), "the janitor ends")
     assert "owned by uid 0" in done.stdout
     assert not (tmp_path / "sprung").exists()

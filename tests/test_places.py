@@ -98,14 +98,14 @@ NESTED = """
 
     def inner():
         with sa.Pool(1, "forkserver") as pool:
-            pool.submit(abs, -1).result(30)
+            pool.submit(abs, -1).result(60)
         return children()
 
     if __name__ == "__main__":
         with sa.Pool(1, sys.argv[1]) as pool:
-            helpers = pool.submit(inner).result(30)
+            helpers = pool.submit(inner).result(60)
         for pid in helpers:
-            wait_until(lambda: not os.path.exists("/proc/" + pid), "a worker's fork server was reaped", 5)
+            wait_until(lambda: not os.path.exists("/proc/" + pid), "a worker's fork server was reaped")
         say(len(helpers))
 """
 
@@ -441,7 +441,7 @@ LOCALES = r"""
     assert sa.attach(name + "3").tolist() == [3]
     assert sa.exists(name + "3") and not sa.exists(name + "4")
     sa.unlink(name + "3")
-    with sa.attach(name).lock(timeout=10):
+    with sa.attach(name).lock(timeout=60):
         pass
     assert sa.attach(sa.attach(name)[1:].reference().name).sum() == 21
     os.kill(os.getpid(), 9)
@@ -655,8 +655,8 @@ DROP = """
     said = {
         "janitors": len(janitors()),
         "memory": float(a.sum()),
-        "lock": told(lambda: a.lock(timeout=5).acquire()),
-        "own lock": told(lambda: b.lock(timeout=5).acquire()),
+        "lock": told(lambda: a.lock(timeout=60).acquire()),
+        "own lock": told(lambda: b.lock(timeout=60).acquire()),
         "persist": told(a.persist),
         "unlink": told(lambda: sa.unlink("made_before")),
         "names": [block.name for block in sa.blocks()],
@@ -667,8 +667,8 @@ DROP = """
     said["fork"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with sa.Pool(1) as pool:
         big = np.ones(300_000)
-        said["pool"] = float(pool.submit(np.negative, big).result(30).sum())
-        said["pool's own"] = float(pool.submit(np.sum, b).result(30))
+        said["pool"] = float(pool.submit(np.negative, big).result(60).sum())
+        said["pool's own"] = float(pool.submit(np.sum, b).result(60))
     say(said)
     os.kill(os.getpid(), 9)
 """
@@ -713,7 +713,7 @@ def test_a_working_directory_that_was_removed(own_directory, tmp_path):
         os.chdir(sys.argv[1])
         os.rmdir(sys.argv[1])
         a = sa.full(3, 2, name="x")
-        with a.lock(timeout=10):
+        with a.lock(timeout=60):
             said = [int(sa.attach("x").sum())]
         calls = {
             "file": lambda: sa.zeros(3, file="x.npy"),
@@ -761,5 +761,5 @@ def test_a_read_only_directory_is_an_error_that_names_the_variable(own_directory
 @needs_fork
 def test_workers_leave_it_to_the_pool_to_warn_of_a_missing_janitor():
     with sa.Pool(1, "fork") as pool:
-        assert pool.submit(lambda: janitor.silent).result(30)
+        assert pool.submit(lambda: janitor.silent).result(60)
     assert not janitor.silent

@@ -113,7 +113,7 @@ if __name__ == "__main__":
     import numpy as np
     import sharedarray as sa
     a = sa.share(np.arange(1000.0))
-    with a.lock(timeout=5):
+    with a.lock(timeout=60):
         a += 1
     held = sa.put({"a": a})
     assert sa.get(held)["a"].sum() == a.sum()
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     memory.close()
     memory.unlink()
     with sa.Pool(1) as pool:
-        assert pool.submit(np.sum, a).result(30) == 500500
+        assert pool.submit(np.sum, a).result(60) == 500500
         assert list(pool.map(lambda n: float(a[n]), range(3))) == [1, 2, 3]
     print("in order")
 """

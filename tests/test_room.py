@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
-from helpers import JANITOR_ENDS, block_files, janitors, memory_group, run, wait_until
+from helpers import block_files, janitors, memory_group, run, wait_until
 from needs import needs_proc
 
 import sharedarray as sa
@@ -72,7 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory):
         yield start
         try:
             assert block_files(path) == set()
-            wait_until(lambda: not janitors(path), "the janitor ends", JANITOR_ENDS)
+            wait_until(lambda: not janitors(path), "the janitor ends")
         finally:
             subprocess.run(["umount", "--lazy", path], check=True)
         return
@@ -293,7 +293,7 @@ def test_space_comes_back(small: Run):
             a = sa.zeros(50 * MB, "u1")
             os.kill(os.getpid(), 9)
         os.waitpid(child, 0)
-        wait_until(lambda: free() >= before - 16384, "the janitor frees what the dead child held", 2.0)
+        wait_until(lambda: free() >= before - 16384, "the janitor frees what the dead child held")
         """
     )
 
@@ -478,6 +478,6 @@ def test_a_real_memory_limit_is_an_error_and_not_a_kill(own_directory: str):
             group,
         )
     finally:
-        wait_until(lambda: not janitors(), "the janitor, which is in the group too, ends", JANITOR_ENDS)
+        wait_until(lambda: not janitors(), "the janitor, which is in the group too, ends")
         wait_until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
         group.rmdir()

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
-    GONE,
     PROC,
     SIGNALS,
     Puppet,
@@ -444,7 +443,7 @@ def test_what_was_not_unlinked_goes_with_a_process_that_is_killed(own_directory,
             kill_janitors()
         maker.kill()
         if janitor:
-            wait_until(nothing_left, "its blocks are gone", GONE)
+            wait_until(nothing_left, "its blocks are gone")
         else:
             sa.SharedMemory("made", create=True, size=3).unlink()  # who makes the next needs not wait
             sa.prune()
@@ -552,7 +551,7 @@ def test_the_head_needs_to_know_nothing(own_directory, tmp_path, method):
         (found,) = sa.blocks()
         assert (found.name, found.keeper, found.held) == ("made", head.pid, False)
         head.kill()
-        wait_until(nothing_left, "the block is gone", GONE)
+        wait_until(nothing_left, "the block is gone")
 
 
 LATE_CHILD = """
@@ -617,10 +616,10 @@ def test_a_fork_changes_nothing(own_directory):
         assert parent.hear() == ["closed", "made"]
         child = parent.ask()
         parent.process.wait()
-        wait_until(lambda: inode("closed") is None, "what only the parent kept is gone", GONE)
+        wait_until(lambda: inode("closed") is None, "what only the parent kept is gone")
         assert parent.ask() == ["made", "own"]
         os.kill(child, signal.SIGKILL)
-        wait_until(nothing_left, "all is gone", GONE)
+        wait_until(nothing_left, "all is gone")
 
 
 def test_who_is_at_the_head(monkeypatch):

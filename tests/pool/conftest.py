@@ -70,5 +70,5 @@ def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
     if pool_of_module.stats().recycled_in_use:
         gc.collect()
         with contextlib.suppress(AssertionError):  # a worker answers before it lets go of what it was given
-            wait_until(lambda: not pool_of_module.stats().recycled_in_use, "nothing is used", 1)
+            wait_until(lambda: not pool_of_module.stats().recycled_in_use, "nothing is used")
     pool_of_module._engine.store.trim(math.inf)

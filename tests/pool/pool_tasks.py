@@ -163,6 +163,12 @@ def loaded(kind, number):
     return Loaded(np.full(1 << 17, number) if kind == "array" else [number])
 
 
+def loaded_after(path):
+    """Wait for a file, and then do as `loaded`."""
+    until(path.exists)
+    return loaded("list", 1)
+
+
 def loaded_and_noted(directory, kind, number):
     """Do as `loaded`, and note that this was called."""
     (directory / str(number)).touch()
@@ -340,7 +346,7 @@ def wait_unless_first(path, release):
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        until(release.exists, 30)
+        until(release.exists)
 
 
 def forget_and_fork(path):
@@ -392,7 +398,7 @@ def meet_pid(directory, count):
     return os.getpid()
 
 
-def until(condition, patience=10.0):
+def until(condition, patience=60.0):
     """Wait for something that other processes do; say whether it came."""
     end = time.monotonic() + patience
     while not condition():
@@ -618,12 +624,22 @@ def pids(block):
     return np.full(len(block), os.getpid())
 
 
+def pids_that_meet(begun, block):
+    """Who does a block of one number; the first blocks of both parts wait for each other."""
+    begun[block[0]] = 1
+    if block[0] in (0, len(begun) // 2):
+        until(lambda: begun[0] and begun[len(begun) // 2])
+    return pids(block)
+
+
 def pids_in_turn(done, block):
-    """Who does a block of one number; number 0 comes last."""
+    """Who does a block of one number; number 0 begins first and ends last."""
     if block[0]:
+        until(lambda: done[0])
         done[block[0]] = 1
     else:
-        until(lambda: done.sum() == len(done) - 1)
+        done[0] = 1
+        until(lambda: done.sum() == len(done))
     return pids(block)
 
 

@@ -72,7 +72,7 @@ def test_an_idle_worker_lets_go_when_the_pools_process_does(alone):
             getattr(a, end)()
         del a
         assert not sa.exists(name)
-        assert pool_tasks.until(lambda name=name: gone(alone, name), 1), end
+        assert pool_tasks.until(lambda name=name: gone(alone, name)), end
 
 
 def test_a_worker_at_a_long_task_lets_go_too(alone, tmp_path):
@@ -84,7 +84,7 @@ def test_a_worker_at_a_long_task_lets_go_too(alone, tmp_path):
     assert pool_tasks.until(started.exists)
     name = a.name
     del a, array
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert pool_tasks.until(lambda: gone(alone, name))
     assert not future.done()
     release.touch()
     future.result()
@@ -100,8 +100,8 @@ def test_what_map_blocks_was_given_goes_as_well(method):
         total = pool.reduce_blocks(np.sum, np.add, out, block_size=100)
         assert np.isclose(total, np.sqrt(np.arange(4000)).sum())
         del a, out
-        assert pool_tasks.until(lambda: not any(map(sa.exists, names)), 1)
-        assert pool_tasks.until(lambda: not any(attached(pool, name) for name in names), 1)
+        assert pool_tasks.until(lambda: not any(map(sa.exists, names)))
+        assert pool_tasks.until(lambda: not any(attached(pool, name) for name in names))
 
 
 def test_another_block_of_the_same_name_is_another_block(alone):
@@ -121,7 +121,7 @@ def test_what_a_task_keeps_is_held(alone):
         assert again.sum() == 1000
     del again
     alone.submit(pool_tasks.drop_kept).result()
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert pool_tasks.until(lambda: gone(alone, name))
 
 
 def test_a_task_may_send_on_what_it_was_given(alone):
@@ -132,7 +132,7 @@ def test_a_task_may_send_on_what_it_was_given(alone):
     assert a.sum() == 2000
     name = a.name
     del a, back
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert pool_tasks.until(lambda: gone(alone, name))
 
 
 def test_only_so_many_are_kept(alone):
@@ -200,7 +200,7 @@ def test_whatever_a_task_keeps_holds_the_block(alone, keep, again):
     del a
     assert sa.exists(name)
     alone.submit(pool_tasks.drop_kept).result()
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert pool_tasks.until(lambda: gone(alone, name))
 
 
 @pytest.mark.parametrize("kept", range(6))
@@ -219,7 +219,7 @@ def test_one_of_many_views_of_a_block_is_kept(alone, kept):
     assert sa.exists(name)
     assert alone.submit(pool_tasks.check_kept).result() == [checksum]
     alone.submit(pool_tasks.drop_kept).result()
-    assert pool_tasks.until(lambda: gone(alone, name), 1)
+    assert pool_tasks.until(lambda: gone(alone, name))
 
 
 def test_more_arrays_than_a_worker_remembers_calls_of(alone):
@@ -260,9 +260,9 @@ def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path, dropped
     assert future.result() == 1000
     del future
     if dropped:
-        assert pool_tasks.until(lambda: gone(alone, name), 1)
+        assert pool_tasks.until(lambda: gone(alone, name))
     else:
-        assert pool_tasks.until(lambda: pid not in holders(name), 1)
+        assert pool_tasks.until(lambda: pid not in holders(name))
 
 
 @needs_fork
@@ -272,7 +272,7 @@ def test_a_fork_of_a_task_holds_what_the_task_borrowed(alone, tmp_path):
     alone.submit(pool_tasks.total, a).result()
     alone.submit(pool_tasks.fork_with, a, answer).result()
     pid = alone._engine.pids()[0]
-    assert pool_tasks.until(lambda: pid not in holders(name), 1)
+    assert pool_tasks.until(lambda: pid not in holders(name))
     del a
     alone.submit(pool_tasks.let_children_go).result()
     assert pool_tasks.until(answer.exists)

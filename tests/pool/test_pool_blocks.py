@@ -148,9 +148,9 @@ def test_no_block_is_left(pool):
     with pytest.raises(pool_tasks.Plain):
         pool.map_blocks(pool_tasks.raise_holding, a)
     name = out.name
-    assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} - before == {name}, 1)
+    assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} - before == {name})
     del out
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_what_does_not_fit(pool):
@@ -198,8 +198,10 @@ def test_a_worker_dies_in_a_block(method):
 
 
 def test_each_worker_writes_to_the_same_part_each_time(pool):
-    numbers = sa.share(np.arange(64))
-    where = [pool.map_blocks(pool_tasks.pids, numbers, out=sa.zeros(64), block_size=1) for _ in range(3)]
+    numbers, where = sa.share(np.arange(64)), []
+    for _ in range(3):
+        function = partial(pool_tasks.pids_that_meet, sa.zeros(64))
+        where.append(pool.map_blocks(function, numbers, out=sa.zeros(64), block_size=1))
     for pids in where:
         assert len(set(pids)) == 2
         assert pids[0] == where[0][0]

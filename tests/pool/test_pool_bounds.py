@@ -10,7 +10,7 @@ import numpy as np
 import pool_sizes
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import ANSWER, wait_until
 
 import sharedarray as sa
 from sharedarray._pool import intake, stats
@@ -20,7 +20,7 @@ from sharedarray._pool.transport import page
 from sharedarray._pool.worker import loop
 from sharedarray._pool.worker.replies import Replies
 
-LIMIT = 20.0
+LIMIT = ANSWER
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from concurrent import futures
 import pool_broken
 import pool_tasks
 import pytest
-from helpers import kill, wait_until
+from helpers import ANSWER, kill, wait_until
 from needs import few
 
 import sharedarray as sa
 
-LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
+LIMIT = ANSWER  # seconds within which each wait here is over, on a machine that is busy
 
 
 def waits(future):

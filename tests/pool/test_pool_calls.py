@@ -163,7 +163,7 @@ def test_a_callback_may_submit(pool):
         there.set()
 
     pool.submit(pool_tasks.add, 1).add_done_callback(again)
-    assert there.wait(10)
+    assert there.wait(60)
     assert second[0].result() == 3
 
 
@@ -214,8 +214,8 @@ def test_map_times_out(method, tmp_path, way):
         never = tmp_path / "never"
         with pytest.raises(TimeoutError):
             next(iter(LAZY[way](pool, [tmp_path / "started"], [never])))
-        assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1, 10)
-        assert pool_tasks.until(lambda: pool.stats().workers == 2, 10)
+        assert pool_tasks.until(lambda: len(before & set(pool._engine.pids())) == 1)
+        assert pool_tasks.until(lambda: pool.stats().workers == 2)
         assert pool.submit(abs, -1).result() == 1
 
 
@@ -352,7 +352,7 @@ def test_a_shared_result_belongs_to_the_caller(pool):
     assert result.sum() == 10_000
     assert sa.exists(name)
     del result
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_shared_arrays_inside_a_result(pool):
@@ -361,7 +361,7 @@ def test_shared_arrays_inside_a_result(pool):
     assert result["list"][0].sum() == 50
     assert result["view"].shape == (2, 2)
     del result
-    assert pool_tasks.until(lambda: not any(map(sa.exists, names)), 1)
+    assert pool_tasks.until(lambda: not any(map(sa.exists, names)))
 
 
 def test_many_shared_results_in_a_row(pool):
@@ -374,7 +374,7 @@ def test_an_idle_pool_holds_no_arguments(pool):
     name = array.name
     assert pool.submit(pool_tasks.total, array).result() == 1000
     del array
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_an_idle_pool_holds_nothing_of_a_task_that_failed(pool):
@@ -384,7 +384,7 @@ def test_an_idle_pool_holds_nothing_of_a_task_that_failed(pool):
     with pytest.raises(pool_tasks.Plain):
         future.result()
     del array, future
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_an_idle_pool_holds_no_cycles(pool):
@@ -392,7 +392,7 @@ def test_an_idle_pool_holds_no_cycles(pool):
     name = array.name
     assert pool.submit(pool_tasks.keep_in_cycle, array).result() == 2
     del array
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_shared_arrays_in_a_closure(pool):
@@ -401,7 +401,7 @@ def test_shared_arrays_in_a_closure(pool):
 
     found, name = look_up(sa.share(np.arange(10)))
     assert found == list(range(10))
-    assert pool_tasks.until(lambda: not sa.exists(name), 1)
+    assert pool_tasks.until(lambda: not sa.exists(name))
 
 
 def test_arguments_live_until_the_task_has_them(method):

@@ -224,7 +224,7 @@ def test_a_masked_array_does_not_hold_the_block_of_another(pool: sa.Pool) -> Non
     assert pool.submit(np.ma.sum, derived).result() == 10
     del data
     gc.collect()
-    wait_until(lambda: not sa.exists(name), "the block is gone", 5)
+    wait_until(lambda: not sa.exists(name), "the block is gone")
     assert derived.sum() == 10
 
 

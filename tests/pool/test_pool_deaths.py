@@ -13,7 +13,7 @@ from concurrent.futures import wait
 import pool_deaths
 import pool_tasks
 import pytest
-from helpers import PROC, alive, kill, wait_until
+from helpers import ANSWER, PROC, alive, kill, wait_until
 from needs import needs_signals
 
 import sharedarray as sa
@@ -21,7 +21,7 @@ from sharedarray._pool import inbox, scheduler, states, supervisor
 from sharedarray._pool.incoming import Incoming
 from sharedarray._pool.transport.messages import HOLDS
 
-LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
+LIMIT = ANSWER  # seconds within which each wait here is over, on a machine that is busy
 
 
 @pytest.fixture

@@ -133,10 +133,10 @@ def test_threads_wait_for_different_futures_at_the_same_time(two, tmp_path):
     for thread in threads:
         thread.start()
     gates[1].touch()
-    threads[1].join(10)
+    threads[1].join(60)
     assert done == {1: str(gates[1])}
     gates[0].touch()
-    threads[0].join(10)
+    threads[0].join(60)
     assert set(done) == {0, 1}
 
 
@@ -145,7 +145,7 @@ def test_callbacks_may_submit_and_wait(two):
     seen = []
 
     def again(future):
-        seen.append(two.submit(abs, -future.result() - 1).result(timeout=20))
+        seen.append(two.submit(abs, -future.result() - 1).result(timeout=60))
 
     first = two.submit(abs, -1)
     first.add_done_callback(again)
@@ -164,7 +164,7 @@ def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
     def others():
         wait_until(lambda: inner.receiver.reader.owner == main, "this thread to read the answers")
         begin.touch()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         kill(victim)
         wait_until(lambda: victim not in inner.pids() or dying.done(), "its death to be noticed")
         release.touch()
@@ -173,7 +173,7 @@ def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
     def waits(future):
         later = two.submit(pool_tasks.wait_if_path, str(release))
         waiting.set()
-        seen.append(later.result(timeout=20))
+        seen.append(later.result(timeout=60))
 
     thread = threading.Thread(target=others)
     first = two.submit(pool_tasks.wait_if_path, str(begin))
@@ -321,7 +321,7 @@ def unwatched(pair, monkeypatch):
 def _asked_by_callback(future):
     called = threading.Event()
     future.add_done_callback(lambda _: called.set())
-    return called.wait(10)
+    return called.wait(60)
 
 
 def _asked_again_and_again(future):
@@ -334,8 +334,8 @@ ASKED = {
     "again and again": _asked_again_and_again,
     "by wait": lambda future: not wait([future], 10).not_done,
     "by as_completed": lambda future: list(as_completed([future], 10)) == [future],
-    "for its exception": lambda future: future.exception(10) is None,
-    "for a while": lambda future: future.result(10) is not None,
+    "for its exception": lambda future: future.exception(60) is None,
+    "for a while": lambda future: future.result(60) is not None,
 }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import JANITOR_ENDS, METHODS, ROOT, environment, janitor_needed, janitors, wait_until
+from helpers import METHODS, ROOT, environment, janitor_needed, janitors, wait_until
 from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
@@ -460,7 +460,7 @@ GREENLETS = """
     ticks = []
     gevent.spawn(tick)
     with sa.Pool(2, sys.argv[1]) as pool:
-        assert pool.submit(abs, -3).result(timeout=30) == 3
+        assert pool.submit(abs, -3).result(timeout=60) == 3
         before = len(ticks)
         pool.submit(time.sleep, 0.3).result()
         print(len(ticks) > before + 10)
@@ -531,7 +531,7 @@ def test_under_debugpy(tmp_path, method):
         )
         assert done.stdout.splitlines()[-2:] == ["answer 3", "False"], done.stderr
     finally:
-        wait_until(lambda: not janitors(str(memory)), "the janitor ends", JANITOR_ENDS)
+        wait_until(lambda: not janitors(str(memory)), "the janitor ends")
         shutil.rmtree(memory)
 
 

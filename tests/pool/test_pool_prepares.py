@@ -9,13 +9,13 @@ import numpy as np
 import pool_broken
 import pool_tasks
 import pytest
-from helpers import kill, wait_until
+from helpers import ANSWER, kill, wait_until
 
 import sharedarray as sa
 from sharedarray._pool import engine as engines, housekeeping, lifecycle
 from sharedarray._pool.transport.slot import Slot
 
-LIMIT = 20.0  # seconds within which each wait here is over, on a machine that is busy
+LIMIT = ANSWER  # seconds within which each wait here is over, on a machine that is busy
 LARGE = 1 << 17  # bytes of an array that is not sent through the pipe
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pool_tasks
 import pytest
-from helpers import SIGNALS, kill, stopped, wait_until
+from helpers import ANSWER, SIGNALS, kill, stopped, wait_until
 from needs import needs_fork
 
 import sharedarray as sa
@@ -22,7 +22,7 @@ from sharedarray._pool.calls import FunctionStats, Task
 from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.supervisor import Supervisor
 
-ENDS = 10.0  # seconds within which a pool must have ended
+ENDS = ANSWER  # seconds within which a pool must have ended
 
 
 class Gate:
@@ -70,9 +70,9 @@ def test_a_pool_does_not_end_before_the_calls_of_a_dead_worker_are_settled(monke
     engine = pool._engine
     wait_until(lambda: engine.receiver.reader.owner == caller.ident, "the caller reads")
     pool.shutdown(wait=False)
-    release.touch()
     kill(engine.pids()[0])
-    assert gate.is_reached.wait(ENDS)
+    assert gate.is_reached.wait(ENDS)  # by the caller: the call goes on until here, so it waits for it
+    release.touch()  # for the second worker, if there is one
     tended = threading.Event()
     monkeypatch.setattr(engine.store, "trim", lambda _, trim=engine.store.trim: (tended.set(), trim(_))[1])
     engine.wake()
@@ -148,7 +148,15 @@ def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
             worker.channel.flush()
             engine.dispatcher.watch_writing(worker)
         monkeypatch.setattr(pool_tasks, "hooks", [hook])
-        pool.submit(pool_tasks.loaded, "list", 1).result()
+        me, go = threading.get_ident(), tmp_path / "go"
+        answered = pool.submit(pool_tasks.loaded_after, go)
+
+        def let_go() -> None:
+            wait_until(lambda: engine.receiver.reader.owner == me, "this thread reads")
+            go.touch()
+
+        in_thread(let_go)
+        answered.result()
         found = len(rounds)
         release.touch()
         assert future.result(ENDS) == "released"

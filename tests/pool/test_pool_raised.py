@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import wait_until
+from helpers import ANSWER, wait_until
 from needs import few, needs_signals
 
 import sharedarray as sa
@@ -35,7 +35,7 @@ ITEMS = 6
 # Out of a map, what is no Exception ends what still runs, with its worker: another one takes its place.
 pytestmark = pytest.mark.lingers("descriptor", "child")
 
-SOON = 20.0  # seconds; a bound against hanging
+SOON = ANSWER  # seconds; a bound against hanging
 
 
 def raises(kind, item=3):

@@ -63,19 +63,19 @@ def test_an_outcome_that_is_held_back_as_the_second_thread_goes_to_sleep_is_sent
     some.channel = channel
     some._wake()
     monkeypatch.setattr(replies, "QUIET", 0.1)
-    assert channel.came.wait(30)
+    assert channel.came.wait(60)
     assert some._thread is not None
-    some._thread.join(30)
+    some._thread.join(60)
 
 
 def test_an_outcome_before_a_slow_call_is_sent() -> None:
     channel: Any = Written()
     some = Replies(channel, mmap.mmap(-1, page.SIZE))
     hold(some)
-    assert channel.came.wait(30)
+    assert channel.came.wait(60)
     assert len(channel.frames) == 1
     assert some._thread is not None
-    some._thread.join(30)
+    some._thread.join(60)
 
 
 def test_without_a_page_nothing_is_held_back() -> None:

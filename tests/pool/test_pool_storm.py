@@ -124,7 +124,7 @@ def test_every_future_ends_right_or_with_worker_died(method, retries, monkeypatc
             return not stats.recycled_in_use and max(there, stats.recycled_bytes) <= stats.recycled_idle_limit
 
         # A worker that was forked while the caller had results has these too, until it ends.
-        assert method == "fork" or pool_tasks.until(calm, 1)
+        assert method == "fork" or pool_tasks.until(calm)
         assert pool.stats().recycled_bytes <= pool.stats().recycled_limit
     gc.collect()
     assert not PROC or unnamed_memory() == before

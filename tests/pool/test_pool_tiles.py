@@ -364,7 +364,7 @@ def test_a_call_that_takes_too_long(first_method, tmp_path):
 def test_nothing_runs_behind_an_exception(pool, tmp_path):
     def one_fails(block):
         if block[0] == 0:
-            assert pool_tasks.until((tmp_path / "other").exists, 10)
+            assert pool_tasks.until((tmp_path / "other").exists)
             raise pool_tasks.Plain("no")
         (tmp_path / "other").touch()
         time.sleep(0.2)

@@ -82,31 +82,15 @@ def _catch(number: int, frame: Any) -> None:
     _open[-1] = True
 
 
-def _swap() -> None:
-    global _handler, _caught
-    handler = _getsignal(_INTERRUPT)
-    if callable(handler) and handler is not _catch:
-        _caught = None  # one of before, which a second one overtook as it was to be raised
-        try:
-            _set_signal(_INTERRUPT, _catch)
-        except ValueError:  # not in the main interpreter
-            return
-        _handler = handler
-
-
-def _restore(later: bool = False) -> None:
-    global _handler, _caught
-    handler, _handler = _handler, None
-    if handler is None:
-        return
-    if _getsignal(_INTERRUPT) is _catch:
-        _set_signal(_INTERRUPT, handler)
-    if _caught is not None:
-        caught, _caught = _caught, None
-        if later:
-            _later()
-        else:
-            handler(*caught)
+def _raise_late(handler: Handler, *, later: bool) -> None:
+    """Call a handler with what came in a block that ends."""
+    global _caught
+    assert _caught is not None
+    caught, _caught = _caught, None
+    if later:
+        _later()
+    else:
+        handler(*caught)
 
 
 def _raise_caught(*, later: bool = False) -> None:
@@ -164,19 +148,39 @@ class _Deferred:
     def __init__(self, *, later: bool) -> None:
         self._later = later
 
+    # Each call of a pool is in two of these blocks, so neither method calls another one of Python's, as a rule.
+
     def __enter__(self) -> None:
-        if get_ident() == _main:
-            if not _open:
-                _swap()
-            _open.append(False)
+        global _handler, _caught
+        if get_ident() != _main:
+            return
+        if not _open:
+            handler = _getsignal(_INTERRUPT)
+            if callable(handler) and handler is not _catch:
+                _caught = None  # one of before, which a second one overtook as it was to be raised
+                try:
+                    _set_signal(_INTERRUPT, _catch)
+                except ValueError:  # not in the main interpreter
+                    pass
+                else:
+                    _handler = handler
+        _open.append(False)
 
     def __exit__(self, *exception: object) -> None:
-        if _open and get_ident() == _main:
-            _open.pop()
-            if not _open:
-                _restore(self._later)
-            elif _open[-1]:
+        global _handler
+        if not _open or get_ident() != _main:
+            return
+        _open.pop()
+        if _open:
+            if _open[-1]:
                 _raise_caught(later=self._later)
+            return
+        handler, _handler = _handler, None
+        if handler is not None:
+            if _getsignal(_INTERRUPT) is _catch:
+                _set_signal(_INTERRUPT, handler)
+            if _caught is not None:
+                _raise_late(handler, later=self._later)
 
 
 class _Allowed:
@@ -256,10 +260,12 @@ def finalize(function: Callable[..., object], *args: Any) -> None:
 
 def _in_fork() -> None:
     # The child may never leave the block in which its parent was, and has another main thread.
-    global _main, _caught
+    global _main, _caught, _handler
     _main, _caught = get_ident(), None
     _open.clear()
-    _restore()
+    handler, _handler = _handler, None
+    if handler is not None and _getsignal(_INTERRUPT) is _catch:
+        _set_signal(_INTERRUPT, handler)
 
 
 if hasattr(os, "register_at_fork"):

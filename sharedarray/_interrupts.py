@@ -148,7 +148,7 @@ class _Deferred:
     def __init__(self, *, later: bool) -> None:
         self._later = later
 
-    # Each call of a pool is in two of these blocks, so neither method calls another one of Python's, as a rule.
+    # Each call of a pool enters two such blocks. So these methods call no others of Python's, as a rule.
 
     def __enter__(self) -> None:
         global _handler, _caught

@@ -34,18 +34,23 @@ class SpinWait:
     ----------
     seconds
         The longest time of polling; 0 for none.
+
+    Attributes
+    ----------
+    last
+        Seconds that the last message took to arrive, polling and sleeping included. The caller sets it.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._last = 0.0
+        self.last = 0.0
         self._limit = seconds + _WAKING if seconds else 0.0
         self._skip = 0
         self._penalty = 1
 
     def worthwhile(self) -> bool:
         """Return whether to poll this time."""
-        if self._last >= self._limit:
+        if self.last >= self._limit:
             return False
         if self._skip:
             self._skip -= 1
@@ -65,7 +70,3 @@ class SpinWait:
                 return there()
         self._penalty = max(1, self._penalty - 1)
         return found
-
-    def waited(self, seconds: float) -> None:
-        """Note how long the last message took to arrive, polling and sleeping included."""
-        self._last = seconds

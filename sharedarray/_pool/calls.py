@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sharedarray._clock import time
+from sharedarray._pool.codec.account import Account
 from sharedarray._pool.codec.pickled import Pickled, Short
 
 __all__ = ["Arguments", "Function", "FunctionStats", "Raised", "Sink", "Task", "name_of", "new_number"]
@@ -278,9 +279,13 @@ class Task:
 
 
 class Arguments(Short):
-    """The arguments of one call, numbers and short text only, as a tuple in the format of `marshal`."""
+    """The arguments of one call, numbers and short text only, as a tuple in the format of `marshal`.
 
-    __slots__ = ("stream",)
+    One of them may be a list, a tuple or a dict of such. Then reports count the bytes of each argument.
+    """
 
-    def __init__(self, stream: bytes) -> None:
+    __slots__ = ("account", "stream")
+
+    def __init__(self, stream: bytes, account: Account | None = None) -> None:
         self.stream = stream  # type: ignore[misc]
+        self.account = account

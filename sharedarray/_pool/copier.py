@@ -37,19 +37,16 @@ class Copier:
     ----------
     tasks
         Those that are chosen for a worker and not sent yet.
+    upcoming
+        The next task of the queue whose arguments can be copied while the workers run others.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.tasks: set[Task] = set()
         self._chosen: deque[tuple[Task, WorkerHandle]] = deque()
-        self._next: Task | None = None
+        self.upcoming: Task | None = None
         self._copying = threading.Lock()
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether there is something to copy."""
-        return bool(self._chosen) or self._next is not None
 
     # With the engine's lock held
 
@@ -63,7 +60,7 @@ class Copier:
         """Find the next task of the queue whose arguments are to be copied while the workers run others."""
         engine = self._engine
         upcoming = itertools.islice(engine.dispatcher.queue, engine.workers)
-        self._next = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
+        self.upcoming = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
 
     def next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
@@ -75,18 +72,18 @@ class Copier:
         self._copying = threading.Lock()
         self._chosen.clear()
         self.tasks.clear()
-        self._next = None
+        self.upcoming = None
 
     # Without the lock
 
     def run(self) -> None:
         """Copy what is to be copied, unless another thread does so."""
         self._engine.dropped.clear()
-        while self.is_needed and self._copying.acquire(blocking=False):
+        while (self._chosen or self.upcoming is not None) and self._copying.acquire(blocking=False):
             try:
                 while self._chosen:
                     self._copy_for(*self._chosen.popleft())
-                task, self._next = self._next, None
+                task, self.upcoming = self.upcoming, None
                 if task is not None:
                     self._copy_ahead(task)
             finally:

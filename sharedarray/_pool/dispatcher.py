@@ -45,7 +45,7 @@ class Dispatcher:
         With the engine's lock held.
         """
         engine, queue = self._engine, self.queue
-        handles, copier, max_tasks = engine.handles, engine.copier, engine.supervisor.max_tasks
+        handles, max_tasks = engine.handles, engine.supervisor.max_tasks
         given: list[WorkerHandle] = [] if first is None else [first]
         if queue and len(handles) > 1:
             stuck = scheduler.stuck(handles, time.monotonic())
@@ -55,22 +55,21 @@ class Dispatcher:
             task = queue[0]
             pickled, function = task.pickled, task.function
             ready = (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
-            if copier.tasks and not ready and task.sink.wanted():
+            if not ready and engine.copier.tasks and task.sink.wanted():
                 # One thread copies, one task after the other: others may overtake what waits for that.
-                at = copier.next_ready()
+                at = engine.copier.next_ready()
                 if not at or scheduler.place(handles, queue[at], max_tasks)[0] is None:
                     break
                 queue.appendleft(queue[at])
                 del queue[at + 1]
                 continue
             worker, count = scheduler.place(handles, task, max_tasks, len(queue))
-            if not task.sink.wanted():
-                queue.popleft()
-                task.sink.begin()  # this tells the waiters of a cancelled future
-                engine.cancellation.skip(task)
-                continue
-            if worker is None:
-                break
+            if worker is None or task.items is not None or not ready:
+                if not task.sink.wanted():
+                    self._skip(queue.popleft())
+                    continue
+                if worker is None:
+                    break
             if task.slot is not None and task.slot != worker.slot:
                 task = self._part_for(worker, task, count)
             elif task.count - task.done > count:
@@ -83,24 +82,23 @@ class Dispatcher:
                     queue[0] = task.split(task.done + count)
             else:
                 queue.popleft()
-            expected = 0 if task.items is not None else task.stats.result
             lent = None
-            if ready and expected:
-                lent = engine.store.take(expected, make=False)
+            if ready and task.stats.result and task.items is None:
+                lent = engine.store.take(task.stats.result, make=False)
                 ready = lent is not None
-            if ready:
-                self.give(worker, task, lent)
-                while count > 1 and queue and scheduler.is_like(queue[0], task) and queue[0].sink.wanted():
-                    self.give(worker, queue.popleft())
-                    count -= 1
-                if worker not in given:
-                    given.append(worker)
-            else:
-                copier.choose(task, worker)
+            if not ready:
+                engine.copier.choose(task, worker)
+                continue
+            self.give(worker, task, lent)
+            while count > 1 and queue and scheduler.is_like(queue[0], task):
+                self.give(worker, queue.popleft())
+                count -= 1
+            if worker not in given:
+                given.append(worker)
         for worker in given:
             self.write(worker)
         if queue:
-            copier.look_ahead()
+            engine.copier.look_ahead()
         elif len(handles) > 1:
             self._even_out()
 
@@ -128,18 +126,24 @@ class Dispatcher:
         return most
 
     def give(self, worker: WorkerHandle, task: Task, lent: Slot | None = None) -> None:
-        """Give a task to a worker, with memory for its result, unless it was cancelled just now."""
+        """Give a task to a worker, with memory for its result, unless it was cancelled."""
+        engine = self._engine
         if not task.sink.begin():
-            self._engine.cancellation.skip(task)
+            engine.cancellation.skip(task)
             if lent is not None:
-                self._engine.store.put_back(lent)
+                engine.store.put_back(lent)
             return
         known = worker.outgoing.known
-        size = worker.give(task, lent, self._engine.store.gone(known) if known else ())
+        size = worker.give(task, lent, engine.store.gone(known) if known else ())
         if size:
-            self._engine.statistics.sends_plain(task.call, size, task.remaining)
+            engine.statistics.sends_plain(task.call, size, task.count - task.done)
         if task.limit is not None or task.deadline is not None:
-            self._engine.wake_manager()
+            engine.wake_manager()
+
+    def _skip(self, task: Task) -> None:
+        """Give up a task whose outcomes are not wanted any more."""
+        task.sink.begin()  # this tells the waiters of a cancelled future
+        self._engine.cancellation.skip(task)
 
     def write(self, worker: WorkerHandle) -> None:
         """Write what a worker was given."""

@@ -35,7 +35,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from sharedarray import _errors as errors, _greenlets as greenlets, _reloads as reloads
-from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool import lifecycle, processes, scheduler
 from sharedarray._pool.calls import Sink, Task
@@ -101,7 +100,7 @@ class Engine:
         The workers.
     dropped
         What finished tasks referred to, to be dropped without the lock.
-    is_copied
+    is_foreign
         Whether this is a fork of the pool's process.
     is_forsaken
         Whether the pool was collected as garbage.
@@ -142,7 +141,7 @@ class Engine:
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
         self.iterators = Iterators()
-        self.is_copied = False
+        self.is_foreign = False
         # Whether this thread has the lock: in a finalizer that interrupts it.
         self.holds_lock: Callable[[], bool] = getattr(self.lock, "_is_owned", lambda: False)
         self._owner = os.getpid()
@@ -175,20 +174,6 @@ class Engine:
     def is_broken(self) -> bool:
         """Whether it has failed for good."""
         return self.state == BROKEN
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether this is a fork of the pool's process."""
-        return self._owner != os.getpid()
-
-    @property
-    def wants_manager(self) -> bool:
-        """Whether the pool's thread has something to do when a caller has read."""
-        return (
-            self.state != RUNNING
-            or (self.timers.trim_at is None and self.store.dirty)
-            or (bool(self.dispatcher.queue) and self.supervisor.may_start())
-        )
 
     def advance_pool(self, event: str) -> None:
         """Change the state."""
@@ -239,31 +224,32 @@ class Engine:
             self.wake()
             return
         with self.lock:
-            if self.state != RUNNING or self.is_forsaken or self._owner != os.getpid() or lifecycle.exiting:
+            if self.state != RUNNING or self.is_forsaken or self.is_foreign or lifecycle.exiting:
                 for task in tasks:
                     task.release()
                 self.check_open()
             if not self.receiver.is_started:
                 self._start()
-            self.dispatcher.queue.extend(tasks)
-            deadline = tasks[0].deadline
-            if deadline is not None and self.timers.note_deadline(deadline):
+            dispatcher, handles, task = self.dispatcher, self.handles, tasks[0]
+            queue = dispatcher.queue
+            queue.extend(tasks)
+            if task.deadline is not None and self.timers.note_deadline(task.deadline):
                 self.wake()
-            if not scheduler.can_wait(self.handles, self.workers, tasks[-1]):
-                self.dispatcher.dispatch()
+            if not scheduler.can_wait(handles, self.workers, tasks[-1]):
+                dispatcher.dispatch()
             if call is not None:
-                task = tasks[0]
-                self.statistics.called(task.call, task.label, call)
+                self.statistics.called(task, call)
                 if call.blocks:
                     self.intake.follow(call)
-            load = len(self.dispatcher.queue)
-            for worker in self.handles:
+            load = len(queue)
+            for worker in handles:
                 load += worker.load
             if load > 1:  # more than the one call that this thread is about to wait for
                 self.receiver.reader.watch()
-            starts = len(self.handles) < self.workers and self.supervisor.may_start()
-        if self.copier.is_needed or self.dropped:
-            self.copier.run()
+            starts = len(handles) < self.workers and self.supervisor.may_start()
+        copier = self.copier
+        if copier.tasks or copier.upcoming or self.dropped:
+            copier.run()
         if starts:
             self.wake()
 
@@ -293,18 +279,6 @@ class Engine:
         """Close what wakes the pool's thread."""
         if self.waker is not None:
             self.waker.close()
-
-    # Sending
-
-    def after_replies(self, worker: WorkerHandle) -> None:
-        """Do what replies make possible. With the engine's lock held."""
-        self.housekeeping.active = time.monotonic()
-        if self.supervisor.max_tasks is not None:
-            self.supervisor.look_after(worker)
-        if self.dispatcher.queue or len(self.handles) > 1:
-            self.dispatcher.dispatch()
-        if worker.is_writing or worker.channel.unsent:
-            self.dispatcher.watch_writing(worker)
 
     # For futures and results
 
@@ -423,7 +397,7 @@ class Engine:
 
     def close_copy(self) -> None:
         """Close this process's copies of the descriptors that belong to its parent."""
-        self.is_copied = True
+        self.is_foreign = True
         self.lock = threading.RLock()  # another thread may have held it, and that thread is gone
         self.holds_lock = getattr(self.lock, "_is_owned", self.holds_lock)
         self.advance_pool("fork")

@@ -97,7 +97,7 @@ class Housekeeping:
                     engine.cancellation.fail_queued(reason)
                 return
             except BaseException as reason:  # also what the pickling of the initializer's arguments raises
-                if engine.is_copied:
+                if engine.is_foreign:
                     raise
                 if not engine.handles:
                     found = failures.described(reason)

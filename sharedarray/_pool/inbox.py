@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sharedarray._clock import time
-from sharedarray._pool.calls import Raised, Sink
+from sharedarray._pool.calls import Raised, Task
 from sharedarray._pool.incoming import LOST, OUTCOMES, DamagedReplyError, Incoming, shared_bytes
 from sharedarray._pool.states import HUNG_UP, KILLING
 from sharedarray._pool.transport.messages import HOLDS, PLAIN, Frame, Kind
@@ -28,8 +28,8 @@ _REPLIES = int(Kind.REPLIES)
 # Seconds until a worker that has closed its pipe is killed.
 PATIENCE: Final = 5.0
 
-# A sink, the index of the first outcome, the outcomes, and how far the next one is from each.
-Settled: TypeAlias = list[tuple[Sink, int, list[Any], int]]
+# A task, the index of the first outcome within its sink, and the outcomes.
+Settled: TypeAlias = list[tuple[Task, int, list[Any]]]
 
 
 class Inbox:
@@ -77,9 +77,31 @@ class Inbox:
             Ctrl-C has broken the loading of an outcome off.
         """
         engine, incoming = self._engine, self._incoming
+        replies: list[tuple[Frame, list[Any]]] = []
+        messages: list[Frame] = []
         settled: Settled = []
         try:
-            self._load_and_record(worker, frames, settled)
+            if worker.unread:
+                frames, worker.unread = [*worker.unread, *frames], []
+            for index, frame in enumerate(frames):
+                if frame.kind not in OUTCOMES:
+                    messages.append(frame)
+                    continue
+                try:
+                    outcomes, rest = incoming.load(worker, frame)
+                except DamagedReplyError:
+                    with engine.lock:
+                        worker.kill()
+                    continue
+                replies.append((frame, outcomes))
+                if rest is not None:
+                    worker.unread = [rest, *frames[index + 1 :]]
+                    self.unread.add(worker)
+                    break
+            if replies:
+                self._record(worker, replies, settled)
+            for message in messages:  # a worker sends no replies behind these
+                self._on_message(worker, message)
         except BaseException:
             # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
             with engine.lock:
@@ -98,46 +120,34 @@ class Inbox:
             if interrupt is not None:
                 engine.wake()  # the pool's thread loads what was not loaded
                 raise interrupt
-            if engine.copier.is_needed:
+            if engine.copier.tasks or engine.copier.upcoming:
                 engine.copier.run()
 
-    def _load_and_record(self, worker: WorkerHandle, frames: Sequence[Frame], settled: Settled) -> None:
+    def _record(
+        self, worker: WorkerHandle, replies: Sequence[tuple[Frame, list[Any]]], settled: Settled
+    ) -> None:
+        """Note outcomes, and send what they make possible."""
         engine = self._engine
-        replies: list[tuple[Frame, list[Any]]] = []
-        messages: list[Frame] = []
-        if worker.unread:
-            frames, worker.unread = [*worker.unread, *frames], []
-        for index, frame in enumerate(frames):
-            if frame.kind not in OUTCOMES:
-                messages.append(frame)
-                continue
-            try:
-                outcomes, rest = self._incoming.load(worker, frame)
-            except DamagedReplyError:
-                with engine.lock:
-                    worker.kill()
-                continue
-            replies.append((frame, outcomes))
-            if rest is not None:
-                worker.unread = [rest, *frames[index + 1 :]]
-                self.unread.add(worker)
-                break
-        if replies:
-            with engine.lock:
-                for frame, outcomes in replies:
-                    self._record(worker, frame, outcomes, settled)
-                engine.after_replies(worker)
-        for message in messages:  # a worker sends no replies behind these
-            self._on_message(worker, message)
+        supervisor, dispatcher = engine.supervisor, engine.dispatcher
+        now = time.monotonic()
+        with engine.lock:
+            for frame, outcomes in replies:
+                self._record_frame(worker, frame, outcomes, settled, now)
+            engine.housekeeping.active = now
+            if supervisor.max_tasks is not None:
+                supervisor.look_after(worker)
+            if dispatcher.queue or len(engine.handles) > 1:
+                dispatcher.dispatch()
 
-    def _record(self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled) -> None:
+    def _record_frame(
+        self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled, now: float
+    ) -> None:
         """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
         engine, tasks, total, at = self._engine, worker.tasks, len(outcomes), 0
-        statistics, dropped = engine.statistics, engine.dropped
+        statistics = engine.statistics
         may_fail = frame.kind != _REPLIES or not frame.flags & PLAIN
         began = frame.began
         each = (frame.ended - began) // (total or 1)
-        now = time.monotonic()
         stats = None
         while at < total and tasks:
             task = tasks[0]
@@ -146,15 +156,18 @@ class Inbox:
                 count = total - at
             run = outcomes if count == total else outcomes[at : at + count]
             index = task.first + task.done * task.step
-            worker.replied(count)
-            if run[0] is LOST:
+            lost = run[0] is LOST
+            if not lost:
+                settled.append((task, index, run))
+            worker.replied(count, now)
+            if lost:
                 worker.lost.append(task.only(task.done - 1))
                 at = total
                 continue
-            settled.append((task.sink, index, run, task.step))
             if frame.flags & HOLDS:
                 statistics.shares(task.call, "result", shared_bytes(run[0]))
                 worker.confirm()
+                engine.dispatcher.watch_writing(worker)
             if task.stats is not stats:
                 stats = task.stats
                 stats.took(each * 1e-9)
@@ -166,11 +179,7 @@ class Inbox:
             if task.done == task.count:
                 outcome = "raised" if failed and task.count == 1 else "done"
                 statistics.finished(task, began, worker.name, worker.pid, outcome, now)
-                task.release(dropped)
             at += count
-        if at:
-            worker.since = now
-            worker.advance("reply" if worker.load else "last reply")
 
     def _on_message(self, worker: WorkerHandle, frame: Frame) -> None:
         """Act on a message without outcomes."""
@@ -195,9 +204,11 @@ class Inbox:
 def settle(settled: Settled) -> None:
     """Give the outcomes to their sinks; all of them, whatever one of them raises."""
     raised: BaseException | None = None
-    for sink, index, outcomes, step in settled:
+    for task, index, outcomes in settled:
         try:
-            sink.put(index, outcomes, step)
+            if task.done == task.count:
+                task.release()  # before its outcome is there
+            task.sink.put(index, outcomes, task.step)
         except BaseException as error:
             raised = raised or error
     settled.clear()

@@ -88,6 +88,9 @@ class Incoming:
                 except Exception as raised:
                     outcomes[at] = _unloadable(raised, failed=False)
             elif kind is tuple:
+                if len(outcome) == 3:
+                    outcomes[at] = outcome[2]
+                    continue
                 if not outcome:
                     raise DamagedReplyError
                 try:

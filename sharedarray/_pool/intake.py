@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sharedarray import _interrupts as interrupts
 from sharedarray._pool.calls import Arguments, Function, Raised, Task, name_of, new_number
+from sharedarray._pool.codec.account import Account, names_of
 from sharedarray._pool.codec.arrays import KnownBuffers
-from sharedarray._pool.codec.call import are_scalars, dump_call, importable_name, short_call
+from sharedarray._pool.codec.call import (
+    SCALARS,
+    are_scalars,
+    dump_call,
+    importable_name,
+    is_flat,
+    short_call,
+)
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps
 from sharedarray._pool.functions import SENT_ONCE, FunctionCache, Snapshot
@@ -35,6 +43,8 @@ __all__ = ["Intake"]
 IMPORTED: Final = 512
 _NO_HOME = (None, "")
 _TEXT = frozenset((str, bytes))
+# Names of the function and one argument, and the bytes of a function that workers have.
+_ONE, _NOTHING = names_of(1, ()), (0, 0, 0, 0)
 
 
 class Intake:
@@ -100,7 +110,8 @@ class Intake:
             task.is_small = True
         elif pickled.blocks or pickled.buffers:
             task.kept = (function, args, kwargs)
-        self._set_options(task, retries, limit, deadline)
+        if retries or self._retries or limit is not None or deadline is not None:
+            self._set_options(task, retries, limit, deadline)
         future.assign(task)
         with interrupts.deferred:
             if not pickled.sendable:
@@ -345,14 +356,22 @@ def _packed(
 ) -> Pickled:
     """Return the arguments of a call, and the function if workers do not keep it."""
     if shipped is not None and not kwargs:
-        if are_scalars(map(type, args)):
-            stream = marshal.dumps(args, FORMAT)
-            if len(stream) < LONG_TEXT:
-                return Arguments(stream)
-        elif known is None:
+        try:
+            scalars = SCALARS.issuperset(map(type, args))
+        except Exception:  # the hash of a class is its metaclass's
+            scalars = False
+        if not scalars and known is None:
             call = short_call(_NO_HOME, args)
             if call is not None and (call.block is None or has_name(call.block)):
                 return call
+            if len(args) == 1 and is_flat(args[0]):
+                stream = marshal.dumps(args, FORMAT)
+                if len(stream) < LONG_TEXT:
+                    return Arguments(stream, Account(_ONE, (_NOTHING, (0, 0, len(stream), 0))))
+        elif scalars:
+            stream = marshal.dumps(args, FORMAT)
+            if len(stream) < LONG_TEXT:
+                return Arguments(stream)
     return dump_call(function if shipped is None else None, args, kwargs, known)
 
 

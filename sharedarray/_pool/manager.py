@@ -120,11 +120,11 @@ class Manager:
                 managing = self._call_back()
                 if managing:
                     engine.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
-                    if engine.is_copied:
+                    if engine.is_foreign:
                         copies.end_copy()  # what this thread has loaded has forked
                     managing = self._call_back() and not self._hand_back()
         except BaseException as broken:
-            if engine.is_copied:
+            if engine.is_foreign:
                 copies.end_copy()
             self.fail(broken)
         if managing:
@@ -199,7 +199,7 @@ class Manager:
                     return True
                 future = self._callbacks.popleft()
             future.call_back()
-            if engine.is_copied:
+            if engine.is_foreign:
                 copies.end_copy()  # a callback has forked
             del future
 

@@ -8,7 +8,6 @@ thread checks every `LEASE` seconds whether it has come back.
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 from sharedarray._clock import time
@@ -47,14 +46,14 @@ class Reader:
         self._checking = self._came = False
         self._check_at = 0.0
 
-    def take(self) -> bool:
-        """Take the role; return False if another thread has it, or the pool is closed."""
+    def take(self, thread: int) -> bool:
+        """Give the role to a thread; return False if another one has it, or the pool is closed."""
         if self.state == HELD or self.state == CLOSED:
             return False
         if self.state == WATCHED:
             self._outer.modify(self._pipes.fileno(), read=False, write=False)
         self.state = READER["take"][self.state]
-        self.owner = threading.get_ident()
+        self.owner = thread
         self._came = True
         return True
 

@@ -19,7 +19,7 @@ from sharedarray import _errors as errors, _interrupts as interrupts
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.reader import Reader
-from sharedarray._pool.states import CLOSED, LEASED
+from sharedarray._pool.states import CLOSED, LEASED, RUNNING
 from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.poller import Poller, new_poller
 from sharedarray._pool.worker_handle import WorkerHandle
@@ -155,7 +155,7 @@ class Receiver:
                 self._read_within(done, deadline)
                 return
             with engine.lock:
-                mine = reader.take()
+                mine = reader.take(me)
             if mine:
                 try:
                     self._read_until(done, deadline)
@@ -190,14 +190,14 @@ class Receiver:
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         poller, spinning, reader = self.pipes, self._spinning, self.reader
         manager, inbox = self._engine.manager, self._engine.inbox
-        me = threading.get_ident()
+        me = reader.owner
         while not (done() or manager.is_over) and reader.owner == me:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 return
             ready = () if inbox.unread else poller.ready()
             if ready or inbox.unread:
-                spinning.waited(0.0)  # it was there before the end of what had to be done after the sending
+                spinning.last = 0.0  # it was there before the end of what had to be done after the sending
             else:
                 began = time.perf_counter()
                 # Polling is too short for anybody to want to break it off.
@@ -210,10 +210,10 @@ class Receiver:
                             ready = poller.wait(remaining)
                     finally:
                         self._pausing = False
-                spinning.waited(time.perf_counter() - began)
+                spinning.last = time.perf_counter() - began
             self.on_ready(ready)
             del ready
-        if self._engine.is_copied and not done():
+        if self._engine.is_foreign and not done():
             self._engine.check_owner()  # a callback of this very thread has forked
 
     def _is_crowded(self) -> bool:
@@ -225,8 +225,7 @@ class Receiver:
 
     def _release(self) -> None:
         """Give the role up. If replies are outstanding, the pool's thread reads them."""
-        engine = self._engine
-        reader = self.reader
+        engine, reader = self._engine, self.reader
         with engine.lock:
             if reader.owner != threading.get_ident():
                 return
@@ -237,8 +236,13 @@ class Receiver:
                     break
             if self._is_closing:
                 self._released.set()
-        if wake or engine.wants_manager:
-            engine.wake()
+        if (
+            wake
+            or engine.state != RUNNING
+            or (engine.timers.trim_at is None and engine.store.dirty)
+            or (engine.dispatcher.queue and engine.supervisor.may_start())
+        ):
+            engine.wake()  # the pool's thread has something to do
 
     def attend(self) -> None:
         """Ensure that what arrives is read, though no thread may wait for it by `read_until`."""
@@ -265,7 +269,7 @@ class Receiver:
     def read_now(self) -> None:
         """Read what is there, unless another thread reads, which is woken."""
         with self._engine.lock:
-            mine = not self.is_reading and self.reader.take()
+            mine = not self.is_reading and self.reader.take(threading.get_ident())
         if not mine:
             if self._engine.inbox.unread:
                 self.wake_reader()

@@ -227,17 +227,17 @@ class Statistics:
 
     # What was copied
 
-    def called(self, call: int, label: str, pickled: Pickled) -> None:
+    def called(self, task: Task, pickled: Pickled) -> None:
         """Note a call of one task."""
         account = pickled.account
         if account is None:
             # Numbers and text, as they come by the thousand: only the newest of these can be asked for.
             plain, size = self._plain, len(pickled.stream)
             self._totals[2] += size
-            plain.call, plain.label, plain.sent, plain.received = call, label, size, None
-            plain.began, plain.ended = time.monotonic(), 0.0
+            plain.call, plain.label, plain.sent, plain.received = task.call, task.label, size, None
+            plain.began, plain.ended = task.submitted * 1e-9, 0.0
             return
-        self._begin(call, label, 1)._account = account
+        self._begin(task.call, task.label, 1)._account = account
         shared, copied, pickle_size, _ = account.total()
         totals = self._totals
         totals[0] += shared

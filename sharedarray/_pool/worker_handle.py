@@ -199,7 +199,7 @@ class WorkerHandle:
         """
         if not self.load:
             self.since = time.monotonic()
-        self.advance("dispatch")
+        self.state = WORKER["dispatch"][self.state]  # it accepts calls as before
         self.turn = next(_turns)
         self.tasks.append(task)
         count = task.count - task.done
@@ -237,12 +237,14 @@ class WorkerHandle:
 
     # Replies
 
-    def replied(self, count: int) -> Task:
+    def replied(self, count: int, now: float) -> Task:
         """Note outcomes of the first task; return it. They arrive in the order of the calls."""
         task = self.tasks[0]
         self.later = None
+        self.since = now
         self.answered += count
         self.load -= count
+        self.state = WORKER["reply" if self.load else "last reply"][self.state]  # it accepts calls as before
         task.done += count
         if task.done == task.count:
             self.tasks.popleft()

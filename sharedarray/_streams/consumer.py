@@ -177,7 +177,7 @@ class Consumer(Stream):
     def _repair_in_child(self) -> None:
         """Join as another party than the parent."""
         try:
-            self._spin.waited(1.0)
+            self._spin.last = 1.0
             self._join(self._block, 0, self._next)
             self._turn.pop(0, None)
         except BaseException:
@@ -427,7 +427,7 @@ class Consumer(Stream):
                 self._sleep(end)
             except _MovedError:
                 self._move()
-        self._spin.waited(time.perf_counter() - start)
+        self._spin.last = time.perf_counter() - start
 
     def _is_there(self) -> bool:
         return self._words[w.HEAD] > self._next

@@ -368,7 +368,7 @@ class Producer(Stream):
         while True:
             slot = self._search() if found else self._sleep(end, pause)
             if slot != _NO_SLOT:
-                self._spin.waited(time.perf_counter() - start)
+                self._spin.last = time.perf_counter() - start
                 return slot
             found = False
             pause = min(2 * pause, longest)

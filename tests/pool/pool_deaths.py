@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pool_tasks
@@ -65,24 +66,35 @@ def on_flush():
     Replies._flush = dies
 
 
+def around_calls(armed):
+    """Replace what runs the calls of a message by a function that gets that, the loop, and the calls."""
+    for name in ("_run_calls", "_run_task"):
+        plain = getattr(Loop, name)
+        setattr(Loop, name, functools.partialmethod(_armed, armed, plain))
+
+
+def _armed(loop, armed, plain, *calls):
+    armed(plain, loop, *calls)
+
+
+def before_running():
+    around_calls(lambda plain, loop, *calls: die())
+
+
 def before_reply():
-    plain = Loop._run_next
-
-    def armed(loop):  # for this call is answered as well
+    def armed(plain, loop, *calls):  # for this call is answered as well
         Replies.add = die
-        plain(loop)
+        plain(loop, *calls)
 
-    Loop._run_next = armed
+    around_calls(armed)
 
 
 def after_reply():
-    plain = Loop._run_next
-
-    def armed(loop):
-        plain(loop)
+    def armed(plain, loop, *calls):
+        plain(loop, *calls)
         Loop._wait = die
 
-    Loop._run_next = armed
+    around_calls(armed)
 
 
 def in_the_middle_of_a_message():
@@ -112,7 +124,7 @@ def after_the_outcome():
 
 TRAPS = {
     "the function arrives": lambda: on_message(Kind.DEFINE),
-    "it was read": lambda: setattr(Loop, "_run_next", die),
+    "it was read": before_running,
     "it was begun": lambda: setattr(Loop, "_function", die),
     "it was run": before_reply,
     "its outcome waits to be sent": on_flush,

@@ -119,7 +119,7 @@ def test_calls_and_functions_that_are_counted(few_are_remembered):
     for number in range(100):
         known = found.function(abs, f"function {number}")
         task = Task(SimpleNamespace(), "a label", known)
-        found.called(task.call, task.label, Pickled(b"abc"))
+        found.called(task, Pickled(b"abc"))
         found.called_many(number, "a label", Pickled(b"abc"), 7)
         found.finished(task, 1, "a worker", 1, "done")
     assert len(found._functions) == len(found._spans) == 20

@@ -287,12 +287,12 @@ def test_a_link_goes_with_the_last_who_has_it():
 def test_one_looks_for_what_came_quickly_the_last_time():
     spinning = SpinWait(1e-3)
     assert spinning.worthwhile()
-    spinning.waited(0.01)
+    spinning.last = 0.01
     assert not spinning.worthwhile()
-    spinning.waited(1.1e-3)  # asleep, perhaps, and so longer than it would have taken otherwise
+    spinning.last = 1.1e-3  # asleep, perhaps, and so longer than it would have taken otherwise
     assert spinning.worthwhile()
     never = SpinWait(0)
-    never.waited(0.0)
+    never.last = 0.0
     assert not never.worthwhile()
 
 

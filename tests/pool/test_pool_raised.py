@@ -288,7 +288,7 @@ def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path)
             1e-3
         )  # so a worker gets two at a time
         with engine.lock:
-            assert receiver.reader.take()  # so that the replies stay in the pipe
+            assert receiver.reader.take(threading.get_ident())  # so that the replies stay in the pipe
         results = engine.intake.map(pool_tasks.loaded_and_noted, calls)
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
         wait_until(lambda: receiver.pipes.wait(0), "their replies are in the pipe", SOON)

@@ -68,12 +68,12 @@ def test_at_first_the_pools_thread_watches_the_pipes(reader, outer):
 
 
 def test_one_thread_has_the_role(reader, outer):
-    assert reader.take()
+    assert reader.take(threading.get_ident())
     assert (reader.state, reader.owner) == (HELD, threading.get_ident())
     assert not outer.watches
-    assert not reader.take()
+    assert not reader.take(threading.get_ident())
     found = []
-    thread = threading.Thread(target=lambda: found.append(reader.take()))
+    thread = threading.Thread(target=lambda: found.append(reader.take(threading.get_ident())))
     thread.start()
     thread.join()
     assert found == [False]
@@ -83,19 +83,19 @@ def test_one_thread_has_the_role(reader, outer):
 
 
 def test_a_round_trip_right_after_another_one_makes_no_system_call(reader, outer, clock):
-    reader.take()
+    reader.take(threading.get_ident())
     assert reader.release()  # the pool's thread begins to check the lease
     before = list(outer.changes)
     for _ in range(1000):
         clock.now += LEASE / 100
-        assert reader.take()
+        assert reader.take(threading.get_ident())
         assert not reader.release()  # it checks already
         reader.check()
     assert outer.changes == before == [False]
 
 
 def test_a_lease_that_is_not_used_ends(reader, outer, clock):
-    reader.take()
+    reader.take(threading.get_ident())
     assert reader.release()
     assert reader.check() == pytest.approx(LEASE)
     clock.now += LEASE  # the thread came within this time
@@ -108,26 +108,26 @@ def test_a_lease_that_is_not_used_ends(reader, outer, clock):
     assert reader.check() is None  # nothing to check any more
     assert reader.state == WATCHED
     assert outer.watches
-    assert reader.take()
+    assert reader.take(threading.get_ident())
     assert reader.release()  # so the checks begin again
 
 
 def test_a_lease_that_is_used_goes_on(reader, outer, clock):
-    reader.take()
+    reader.take(threading.get_ident())
     reader.release()
     for _ in range(20):
         clock.now += LEASE
         reader.check()
         assert reader.state == LEASED
-        reader.take()
+        reader.take(threading.get_ident())
         reader.release()
     assert outer.changes == [False]
 
 
 def test_a_thread_that_reads_for_long_keeps_the_role(reader, outer, clock):
-    reader.take()
+    reader.take(threading.get_ident())
     reader.release()
-    reader.take()
+    reader.take(threading.get_ident())
     for _ in range(5):
         clock.now += LEASE
         reader.check()
@@ -141,7 +141,7 @@ def test_a_thread_that_reads_for_long_keeps_the_role(reader, outer, clock):
 def test_replies_that_no_thread_may_wait_for_end_the_lease_at_once(reader, outer):
     reader.watch()
     assert outer.changes == []  # they are watched already
-    reader.take()
+    reader.take(threading.get_ident())
     reader.watch()
     assert reader.state == HELD  # the thread that reads will read these too
     assert not outer.watches
@@ -154,7 +154,7 @@ def test_replies_that_no_thread_may_wait_for_end_the_lease_at_once(reader, outer
 
 
 def test_a_lease_that_is_not_wanted_ends_at_the_next_check(reader, outer):
-    reader.take()
+    reader.take(threading.get_ident())
     reader.release()
     reader.is_wanted = True
     reader.check()
@@ -165,14 +165,14 @@ def test_a_lease_that_is_not_wanted_ends_at_the_next_check(reader, outer):
 @pytest.mark.parametrize("before", ["watched", "held", "leased"])
 def test_after_its_end_no_thread_reads(reader, outer, clock, before):
     if before != "watched":
-        reader.take()
+        reader.take(threading.get_ident())
     if before == "leased":
         reader.release()
     reader.close()
     reader.close()
     changes = list(outer.changes)
     assert reader.state == CLOSED
-    assert not reader.take()
+    assert not reader.take(threading.get_ident())
     assert not reader.release()
     reader.watch()
     clock.now += 3 * LEASE

@@ -477,11 +477,9 @@ class SimulatedPool:
             index = message[1]
             mine = worker.first
             assert mine.index == index, "outcomes arrive in the order of the calls"
-            worker.replied(1)
+            worker.replied(1, self.clock.now)
             mine.sink.done[index] += 1
             mine.stats.took(0.0 if mine.stats.seconds is None else mine.stats.seconds)
-            worker.since = self.clock.now
-            worker.advance("reply" if worker.load else "last reply")
         self.dispatcher.dispatch()
 
     def later(self):
@@ -648,11 +646,11 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     worker.begin()
     slot = SimpleNamespace(number=7, entry=lambda flags: None)
     worker.grant(slot)
-    worker.replied(1)
+    worker.replied(1, 0.0)
     if revoked == "some":
         worker.begin()
     assert [part.remaining for part in worker.revoke(3)] == [1 if revoked == "some" else 2]
     if revoked == "some":
         assert back == []
-        worker.replied(1)
+        worker.replied(1, 0.0)
     assert back == [slot]

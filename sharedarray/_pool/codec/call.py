@@ -38,10 +38,14 @@ __all__ = [
     "dump_call",
     "function_named",
     "importable_name",
+    "is_flat",
     "load_call",
     "short_call",
     "single_array",
 ]
+
+# Items of a list, tuple or dict that are looked at one by one: a pickle of more is nearly as fast.
+FLAT_ITEMS = 1000
 
 SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 """The types of numbers, text and the like, which need no care and can be shared by tasks."""
@@ -53,6 +57,17 @@ def are_scalars(kinds: Iterable[type]) -> bool:
         return SCALARS.issuperset(kinds)
     except Exception:  # the hash of a class is its metaclass's
         return False
+
+
+def is_flat(value: Any) -> bool:
+    """Return whether a value is a short list, tuple or dict of numbers, text and the like.
+
+    In the format of `marshal` this takes a fifth of the time of a pickle, and arrives as the same.
+    """
+    kind = type(value)
+    if (kind is not list and kind is not tuple and kind is not dict) or len(value) > FLAT_ITEMS:
+        return False
+    return are_scalars(map(type, value)) and (kind is not dict or are_scalars(map(type, value.values())))
 
 
 def importable_name(function: Any) -> tuple[str | None, str] | None:

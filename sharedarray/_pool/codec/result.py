@@ -10,7 +10,7 @@ import numpy as np
 
 from sharedarray._pool import functions
 from sharedarray._pool.codec.arrays import Borrow, OutOfBandBuffer, pack_array, unpack_array
-from sharedarray._pool.codec.call import SCALARS
+from sharedarray._pool.codec.call import SCALARS, is_flat
 from sharedarray._pool.codec.pickled import Pickled, marshalled
 from sharedarray._pool.codec.pickler import dumps, loads
 from sharedarray._pool.transport.messages import PLAIN, Buffer
@@ -23,6 +23,8 @@ def dump_result(value: Any) -> Pickled:
     """Pickle a result; see `dumps`."""
     if type(value) in SCALARS:
         return marshalled(value)
+    if is_flat(value):
+        return marshalled((None, None, value))
     kind = type(value)
     if (kind is np.ndarray and mapping_of(value) is None) or issubclass(kind, np.generic):
         buffers: list[OutOfBandBuffer] = []
@@ -41,4 +43,6 @@ def load_result(
     if not flags & PLAIN:
         return loads(stream, buffers)
     found = marshal.loads(stream)
-    return unpack_array(iter(buffers), borrow, *found) if type(found) is list else found
+    if type(found) is list:
+        return unpack_array(iter(buffers), borrow, *found)
+    return found[2] if type(found) is tuple else found

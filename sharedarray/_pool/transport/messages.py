@@ -46,7 +46,8 @@ RESULT is the number of bytes of the arrays whose places are in the stream.
 The stream of a DEFINE, a TASK, a RESULT or an ERROR is a pickle (protocol 5), or in the format of `marshal`
 (the flag PLAIN). The streams of CALLS and REPLIES are values in that format, one behind the other: tuples of
 arguments, and outcomes. An outcome is a number or a text; a list that stands for a small array or a scalar of
-NumPy's (see `codec`); or a tuple with a pickle, and a second element if that is an exception's.
+NumPy's (see `codec`); a tuple with a pickle, and a second element if that is an exception's; or a tuple
+whose third element is a list, tuple or dict of numbers and text.
 
 The table has an entry for each buffer that the stream left out, and for a slot that is lent for the result. A
 PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`) for each array in a slot::

@@ -154,13 +154,16 @@ class Loop:
             if todo:
                 if self._held:
                     self._read_available()
-                self._run_next()
+                if todo[0].arguments:
+                    self._run_calls(todo[0])
+                else:
+                    self._run_task()
             else:
                 replies.flush()
                 began = time.perf_counter()
                 self._wait()
                 frames = self._channel.receive()
-                spinning.waited(time.perf_counter() - began)
+                spinning.last = time.perf_counter() - began
                 while frames:
                     self._on_message(frames.pop(0))
 
@@ -213,15 +216,6 @@ class Loop:
 
     # Calls
 
-    def _run_next(self) -> None:
-        """Run the next call, or all calls of a message."""
-        calls = self._todo[0]
-        if calls.arguments:
-            self._run_calls(calls)
-        else:
-            del calls
-            self._run_task()
-
     def _drop(self) -> None:
         """Drop what the pool has revoked, which is all that is left."""
         count = sum([len(calls.arguments) or 1 for calls in self._todo])
@@ -230,7 +224,9 @@ class Loop:
 
     def _run_calls(self, calls: _Calls) -> None:
         """Run the calls of one message, whose arguments are numbers and text."""
-        self._grant(calls.entries)
+        self._granted = None
+        if calls.entries:
+            self._grant(calls.entries)
         todo, args, claim, replies = self._todo, calls.arguments, self._claim, self._replies
         definition = self._definitions.get(calls.function)
         flags = 0 if definition is None else definition.frame.flags
@@ -331,9 +327,7 @@ class Loop:
 
     def _grant(self, entries: Sequence[Entry]) -> None:
         """Note the slot for a result that comes with a call; one that was not needed is the pool's again."""
-        self._granted = None
-        if entries:
-            self._granted = next((entry for entry in entries if entry.flags & ROOM), None)
+        self._granted = next((entry for entry in entries if entry.flags & ROOM), None)
 
     def _outcome(self, box: list[Frame]) -> _Outcome:
         self._attachments.begin()

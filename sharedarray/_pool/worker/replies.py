@@ -112,7 +112,8 @@ class Replies:
         try:
             self._done += 1
             if (last and not self._since) or not self._holds or len(data) > self._size:
-                self._flush()
+                if self._since:
+                    self._flush()
                 flags = 0 if data[0] in _PACKED else PLAIN
                 self._channel.write(_pack(_REPLIES, flags, 0, 1, 0, len(data), began, ended) + data)
                 return

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from helpers import (
     ANSWER,
-    JANITOR_ENDS,
     Puppet,
     block_files,
     directory,
@@ -532,4 +531,4 @@ def test_a_directory_on_a_disk_is_one_warning(
     assert said.out == "no blocks\n"
     assert said.err.startswith(f"sharedarray: warning: SHAREDARRAY_DIR={blocks} is on a disk")
     assert said.err.count("\n") == 1
-    wait_until(lambda: not janitors(str(blocks)), "the janitor ends", JANITOR_ENDS)
+    wait_until(lambda: not janitors(str(blocks)), "the janitor ends")

@@ -56,10 +56,12 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _freelist      blocks that were just freed, whose pages the next ones use
 #   _segment       named bytes with a lease
 #   _wakers        waking a process that uses the same block, and learning of its end
+#   _parties       waiting for what other processes write into a block, by a page of control words
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
 #   _header        the NPY header of a block: pure encode and decode
 #   _object_layout the bytes of an object in a block: pure encode and decode
 #   _programs      the names of the programs that processes run
+#   _growth        arrays whose first axis grows
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
 #   _locks         locks on the bytes of a block, or of any file
 #   _array         `SharedArray`; attaching by name, opening a file
@@ -113,6 +115,7 @@ from sharedarray._errors import (
     BlockClosedError,
     BlockExistsError,
     BlockNotFoundError,
+    CapacityError,
     DeadlockError,
     HeaderError,
     InvalidNameError,
@@ -149,6 +152,7 @@ __all__ = [
     "BlockExistsError",
     "BlockInfo",
     "BlockNotFoundError",
+    "CapacityError",
     "DeadlockError",
     "Group",
     "HeaderError",

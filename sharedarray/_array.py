@@ -18,12 +18,13 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import addressof, c_char
+from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import (
     _dtypes as dtypes,
@@ -33,6 +34,7 @@ from sharedarray import (
     _segment as segment,
     _versions as versions,
 )
+from sharedarray._growth import Growth, growth_of, is_growing, lay_out, set_length
 from sharedarray._locks import ArrayLock, EmptyLock, Lock
 from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
@@ -315,6 +317,260 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         return Reference.of(self)
 
+    # -- growth ---------------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int | None:
+        """How many rows an array that was made with ``capacity=`` can have; None for any other array."""
+        mapping = mapping_of(self)
+        return None if mapping is None or not _grows(mapping) else growth_of(mapping).capacity
+
+    def append(self, rows: ArrayLike, timeout: float | None = None) -> int:
+        """Append one row, or several, to an array that was made with ``capacity=``.
+
+        This array is longer then, and so is what others `attach` to or load from now on. Those who have the
+        array already get the rows by `refresh`, `wait` and `follow`. Views keep their address and length.
+
+        Parameters
+        ----------
+        rows : array_like
+            A row, or an array of rows. They appear to others at once: all of them, or none.
+        timeout : float, optional
+            Seconds to wait while another thread or process appends; None to wait as long as it takes.
+
+        Returns
+        -------
+        int
+            The new length.
+
+        Raises
+        ------
+        CapacityError
+            There would be more rows than the array can have (a `ValueError`). None is appended.
+        OutOfSharedMemoryError
+            The memory, or the disk, is full (an `OSError` with ``ENOSPC``). None is appended.
+        LockTimeout
+            Another process appended all the time (a `TimeoutError`).
+        ValueError
+            The rows have another shape, or this array does not grow or is read-only.
+
+        Notes
+        -----
+        Appending costs some microseconds besides writing the rows; append many at once where you can. A
+        process that is killed while it appends has appended all of its rows or none.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> log = sa.zeros((0, 2), name="log_of_append", capacity=1000)
+        >>> log.append([1, 2])
+        1
+        >>> log.append([[3, 4], [5, 6]])
+        3
+        >>> sa.attach("log_of_append").tolist()
+        [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+        """
+        mapping, growth = self._growth("append to")
+        if mapping.mode != "r+" or not growth.writable:
+            raise ValueError(f"cannot append to {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        if mapping.left:
+            raise errors.BlockClosedError(
+                f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+            )
+        given = _rows_of(rows, self)
+        with growth.appending(mapping, timeout):
+            length = growth.length()
+            end = length + len(given)
+            if end > growth.capacity:
+                raise errors.CapacityError(
+                    f"{len(given)} more rows do not fit into {mapping.name!r}",
+                    name=mapping.name,
+                    found=f"{length} rows",
+                    expected=f"at most {growth.capacity}",
+                    next_step="make it with a larger capacity=: pages that are not used cost nothing",
+                )
+            growth.write(mapping, given, length, self._part(mapping, growth, length, end, np.ndarray))
+            growth.publish(end)
+        growth.wake(mapping)
+        set_length(self, end)
+        return end
+
+    def extend(self, rows: Iterable[ArrayLike], timeout: float | None = None) -> int:
+        """Append each row of an iterable; see `append`.
+
+        Rows of an iterator, which may take long to come, appear to others in pieces of up to 1 MiB.
+
+        Returns
+        -------
+        int
+            The new length.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> log = sa.zeros(0, int, capacity=1000)
+        >>> log.extend(number**2 for number in range(5))
+        5
+        >>> log.tolist()
+        [0, 1, 4, 9, 16]
+        """
+        _, growth = self._growth("append to")
+        if isinstance(rows, np.ndarray | list | tuple):
+            if len(rows) == 0:
+                return len(self.refresh())
+            given = _rows_of(rows, self)
+            if not isinstance(rows, np.ndarray) or rows.ndim == self.ndim:
+                if len(given) != len(rows):
+                    raise ValueError(f"rows of shape {self.shape[1:]} are expected, not one row")
+                return self.append(given, timeout)
+            raise ValueError(
+                f"rows of shape {self.shape[1:]} are expected, not an array of shape {rows.shape}"
+            )
+        most = max(1, _EXTENDED // max(1, growth.row))
+        piece: list[Any] = []
+        length = len(self.refresh())
+        for row in rows:
+            piece.append(row)
+            if len(piece) >= most:
+                length = self.append(_rows_of(piece, self), timeout)
+                piece = []
+        return self.append(_rows_of(piece, self), timeout) if piece else length
+
+    def refresh(self) -> Self:
+        """Take over the rows that were appended since; return this array, which has them now.
+
+        Views of this array keep their length.
+
+        Raises
+        ------
+        ValueError
+            This array does not grow, or is a part of one that does.
+        """
+        _, growth = self._growth("refresh")
+        length = growth.length()
+        if length > len(self):
+            set_length(self, length)
+        return self
+
+    def wait(self, *, longer_than: int, timeout: float | None = None) -> int:
+        """Wait until an array that grows has more than so many rows, and take them over as `refresh` does.
+
+        Parameters
+        ----------
+        longer_than : int
+            The length that you have.
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        int
+            The new length.
+
+        Raises
+        ------
+        TimeoutError
+            There were no more rows in that time.
+        ProducerDied
+            The process that appended has died, and no other one appends. What it published is there.
+        EOFError
+            All processes that appended have closed the array, so that there will be no more rows.
+        """
+        mapping, growth = self._growth("wait for rows of")
+        found = growth.wait_longer(mapping, index(longer_than), timeout)
+        self.refresh()
+        if found < 0:
+            raise EOFError(
+                f"{mapping.name!r} has {len(self)} rows, and the processes that appended to it have closed it"
+            )
+        if found <= longer_than:
+            raise TimeoutError(f"{mapping.name!r} has not more than {longer_than} rows after {timeout} s")
+        return found
+
+    def follow(self, start: int = 0, timeout: float | None = None) -> Iterator[SharedArray]:
+        """Iterate over the rows as they are appended: first those that are there, then the new ones.
+
+        Parameters
+        ----------
+        start : int, default 0
+            The first row; ``len(a)`` for those only that come after this array's last one.
+        timeout : float, optional
+            Seconds to wait at most for the next rows.
+
+        Yields
+        ------
+        SharedArray
+            All rows that came since the last ones: a view, which is not copied. It never changes unless a
+            process writes into it.
+
+        Raises
+        ------
+        TimeoutError
+            No rows came in that time.
+        ProducerDied
+            The process that appended has died, after all that it published; and no other one appends.
+
+        Notes
+        -----
+        The iteration ends when all processes that have appended have closed the array, or have ended.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> log = sa.zeros(0, capacity=1000)
+        >>> log.extend([1, 2, 3])
+        3
+        >>> for rows in log.follow():
+        ...     print(rows.tolist())
+        ...     break
+        [1.0, 2.0, 3.0]
+        """
+        mapping, _ = self._growth("follow")
+        done = index(start)
+        if done < 0:
+            raise ValueError(f"start is the number of a row, not {start}")
+        return self._follow(mapping, done, timeout)
+
+    def _follow(self, mapping: Mapping, done: int, timeout: float | None) -> Iterator[SharedArray]:
+        while not mapping.left:
+            growth = growth_of(mapping)
+            found = growth.wait_longer(mapping, done, timeout)
+            self.refresh()
+            if found < 0:
+                return
+            if found <= done:
+                raise TimeoutError(f"{mapping.name!r} has not more than {done} rows after {timeout} s")
+            yield self._part(mapping, growth, done, found, SharedArray)
+            done = found
+
+    def _growth(self, doing: str) -> tuple[Mapping, Growth]:
+        """Return how this array grows."""
+        mapping = self._mapping(doing)
+        if not _grows(mapping):
+            raise ValueError(
+                f"cannot {doing} {mapping.name!r}: it has a fixed length. Next step: make it with capacity=, "
+                "as sharedarray.zeros((0, 4), capacity=10_000_000)"
+            )
+        growth = growth_of(mapping)
+        whole = self.ndim and (not growth.row or self.strides[0] == growth.row)
+        if (
+            not whole
+            or math.prod(self.shape[1:]) * self.itemsize != growth.row
+            or address_of(self) - (mapping.address or _find_address(mapping)) != growth.start
+        ):
+            raise ValueError(f"cannot {doing} a part of {mapping.name!r}: only the whole array grows")
+        return mapping, growth
+
+    def _part(self, mapping: Mapping, growth: Growth, start: int, stop: int, kind: type[Any]) -> Any:
+        """Return rows of an array that grows."""
+        return _new_array(
+            kind,
+            (stop - start, *self.shape[1:]),
+            self.dtype,
+            bytes_behind(self, mapping),
+            growth.start + start * growth.row,
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -419,6 +675,36 @@ def _object_text(mapping: Mapping) -> str:
 
     state = ", closed" if mapping.left else ""
     return f"<object {mapping.name!r}, {human(len(mapping))}{state}: sa.get({mapping.name!r}) returns it>"
+
+
+_EXTENDED = 1 << 20  # bytes of rows of an iterator that are appended at once
+
+
+def _rows_of(rows: Any, array: SharedArray) -> np.ndarray[Any, Any]:
+    """Return what is appended to an array as an array of rows."""
+    if isinstance(rows, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())):
+        raise errors.MaskedArrayError(
+            "cannot append a masked array: its mask would be lost", next_step="append its .filled(value)"
+        )
+    given = rows.view(np.ndarray) if isinstance(rows, np.ndarray) else np.asarray(rows, array.dtype)
+    if given.shape == array.shape[1:]:
+        return given[np.newaxis]
+    if given.ndim == array.ndim and given.shape[1:] == array.shape[1:]:
+        return given
+    raise ValueError(
+        f"what is appended to {array.name!r} is a row of shape {array.shape[1:]}, or an array of such rows, "
+        f"not an array of shape {given.shape}"
+    )
+
+
+def _grows(mapping: Mapping) -> bool:
+    """Return whether an attachment is one of an array that grows."""
+    found: bool | None = mapping.__dict__.get("grows")
+    if found is None:  # it was attached to by a reference
+        page = mapping[: header.PAGE]
+        layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+        found = mapping.__dict__["grows"] = layout.size < len(mapping) and is_growing(mapping, layout)
+    return found
 
 
 def _facts(array: SharedArray) -> list[tuple[str, str]]:
@@ -673,7 +959,10 @@ def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray
 def _check_same(found: SharedArray, layout: header.Layout) -> None:
     mapping = mapping_of(found)
     order = "F" if found.flags.fnc else "C"
-    if (found.shape, found.dtype) == (layout.shape, layout.dtype) and (
+    shape = found.shape
+    if mapping is not None and _grows(mapping):
+        shape = growth_of(mapping).capacity, *shape[1:]
+    if (shape, found.dtype) == (layout.shape, layout.dtype) and (
         order == layout.order or (found.flags.forc and found.flags.c_contiguous == found.flags.f_contiguous)
     ):
         return
@@ -682,7 +971,7 @@ def _check_same(found: SharedArray, layout: header.Layout) -> None:
     raise errors.BlockExistsError(
         f"the name {name!r} is taken by another kind of array",
         name=name,
-        found=f"shape {found.shape}, dtype {found.dtype}, order {order}",
+        found=f"shape {shape}, dtype {found.dtype}, order {order}",
         expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
         next_step="replace=True to make a new one in its place, or another name",
     )
@@ -699,6 +988,72 @@ def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
         None,
         layout.order,
     )
+
+
+def _growing(mapping: Mapping, layout: header.Layout) -> SharedArray:
+    """Return the array in a block in which it grows, with the length of this moment."""
+    mapping.__dict__["grows"] = True
+    growth = growth_of(mapping)
+    shape = growth.capacity, *layout.shape[1:]
+    # Made with the length that it may have, so that NumPy counts it as contiguous in this one order.
+    array = over(mapping, layout._replace(shape=shape))
+    set_length(array, max(growth.length(), layout.shape[0]))
+    return array
+
+
+def make_growing(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    capacity: int,
+    *,
+    name: str | None = None,
+    persist: bool = False,
+    file: str | os.PathLike[str] | None = None,
+    exist_ok: bool = False,
+    replace: bool = False,
+    progress: Progress = None,
+) -> SharedArray:
+    """Make a block with an array of zeros whose first axis grows up to `capacity`."""
+    if replace and (exist_ok or file is not None):
+        raise ValueError(
+            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
+            "never removed"
+        )
+    while dtype.subdtype is not None:
+        dtype, axes = dtype.subdtype
+        shape += axes
+    header.check_dtype(dtype)
+    if not shape or not shape[0] <= capacity <= header.MOST_ROWS:
+        raise ValueError(
+            f"an array of shape {shape} cannot grow to a length of {capacity}: capacity is the most that the "
+            "first axis can have"
+        )
+    head, control, size, parts = lay_out(dtype, shape, capacity)
+    try:
+        layout = header.decode(head, size, name="the new array")
+    except errors.HeaderError as error:
+        raise ValueError(f"an array cannot have this shape: {error.found}") from None
+
+    def create() -> SharedArray:
+        mapping = segment.create(
+            size,
+            buffers=[memoryview(head)],
+            fill=lambda write: write(size - len(control), [memoryview(control)]),
+            name=name,
+            persist=persist,
+            file=file,
+            kind="array",
+            replace=replace,
+            progress=progress,
+            parts=parts,
+        )
+        return _growing(mapping, layout)
+
+    if exist_ok and not (name is None and file is None):
+        return _found_or_made(
+            create, layout._replace(shape=(capacity, *shape[1:])), name=name, persist=persist, file=file
+        )
+    return create()
 
 
 def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
@@ -797,6 +1152,8 @@ def _view(mapping: Mapping, page: bytes) -> SharedArray:
                 found = opener(mapping, layout)
                 if found is not None:
                     return found  # type: ignore[no-any-return]
+        if layout.size < len(mapping) and is_growing(mapping, layout):
+            return _growing(mapping, layout)
         return over(mapping, layout)
     except errors.HeaderError as error:
         error.next_step = _other_ways(mapping)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from operator import index
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import _errors as errors, _header as header, _registry as registry
-from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, make
+from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, make, make_growing
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Write, mapping_of
 from sharedarray._subclasses import is_masked
@@ -54,6 +55,7 @@ def empty(
     exist_ok: bool = False,
     replace: bool = False,
     progress: Progress = None,
+    capacity: int | None = None,
 ) -> SharedArray:
     """Make a shared array without saying what is in it.
 
@@ -86,6 +88,9 @@ def empty(
     progress : bool or mapping, optional
         True for a progress bar, or a mapping of arguments of `tqdm.auto.tqdm`; False for none. When None,
         one where a person looks on, in a notebook or at a terminal, and it takes longer than a second.
+    capacity : int, optional
+        Make an array whose first axis grows, by `SharedArray.append`, up to this length. Memory is reserved
+        as it grows: rows that are not there cost nothing.
 
     Returns
     -------
@@ -111,10 +116,11 @@ def empty(
     >>> sa.empty((2, 3), "f4").shape
     (2, 3)
     """
-    return make(
+    return _make_zeros(
         as_shape(shape),
         as_dtype(dtype),
-        fortran=_fortran(order, None),
+        order,
+        capacity,
         name=name,
         persist=persist,
         file=file,
@@ -135,6 +141,7 @@ def zeros(
     exist_ok: bool = False,
     replace: bool = False,
     progress: Progress = None,
+    capacity: int | None = None,
 ) -> SharedArray:
     """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
 
@@ -144,10 +151,11 @@ def zeros(
     >>> sa.zeros(3).tolist()
     [0.0, 0.0, 0.0]
     """
-    return make(
+    return _make_zeros(
         as_shape(shape),
         as_dtype(dtype),
-        fortran=_fortran(order, None),
+        order,
+        capacity,
         name=name,
         persist=persist,
         file=file,
@@ -692,6 +700,17 @@ def refuse_masked(values: object, doing: str) -> None:
     if isinstance(values, list | tuple) and values and type(values[0]) not in _NUMBERS:
         for each in values:
             refuse_masked(each, doing)
+
+
+def _make_zeros(
+    shape: tuple[int, ...], dtype: np.dtype[Any], order: Order, capacity: int | None, **options: Any
+) -> SharedArray:
+    fortran = _fortran(order, None)
+    if capacity is None:
+        return make(shape, dtype, fortran=fortran, **options)
+    if fortran:
+        raise ValueError("an array that grows has order 'C': its rows lie one behind the other")
+    return make_growing(shape, dtype, index(capacity), **options)
 
 
 # -- filling --------------------------------------------------------------------------------------------

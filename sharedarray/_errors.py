@@ -9,6 +9,7 @@
     ├── NotOursError            PermissionError    a file that this library did not make, or must not touch
     ├── UnsupportedError        NotImplementedError   what this system has no way to do
     ├── HeaderError             ValueError         the bytes are no NPY page, or no list, that fits the block
+    ├── CapacityError           ValueError         more rows than an array that grows can have
     ├── UnsupportedDTypeError   TypeError, ValueError   a dtype whose elements are no plain bytes
     ├── MaskedArrayError        TypeError, ValueError   a masked array where its mask would be lost
     ├── BlockClosedError        ValueError         used after ``close()``
@@ -40,6 +41,7 @@ __all__ = [
     "BlockClosedError",
     "BlockExistsError",
     "BlockNotFoundError",
+    "CapacityError",
     "DeadlockError",
     "HeaderError",
     "InvalidNameError",
@@ -155,6 +157,10 @@ class UnsupportedError(SharedArrayError, NotImplementedError):
 
 class HeaderError(SharedArrayError, ValueError):
     """The bytes are not a header page that fits its block, or not the list that they should be."""
+
+
+class CapacityError(SharedArrayError, ValueError):
+    """An array that grows cannot have so many rows; none of them was appended."""
 
 
 class UnsupportedDTypeError(SharedArrayError, TypeError, ValueError):

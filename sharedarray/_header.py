@@ -30,7 +30,19 @@ from sharedarray import _errors as errors
 from sharedarray._dtypes import bare, short
 from sharedarray._sizes import exact
 
-__all__ = ["PAGE", "Layout", "check_dtype", "decode", "describe", "encode", "understand"]
+__all__ = [
+    "DIGITS",
+    "MOST_ROWS",
+    "PAGE",
+    "Layout",
+    "check_dtype",
+    "decode",
+    "describe",
+    "encode",
+    "encode_growing",
+    "growing_length",
+    "understand",
+]
 
 PAGE = 4096  # bytes to which the header is padded
 MAX_HEADER = 1 << 20  # bytes of the longest header that is parsed; a structured dtype of 10,000 fields fits
@@ -41,7 +53,7 @@ _CACHED = 512  # layouts that stay parsed
 # What nearly every header looks like: a scalar dtype, and a shape of plain numbers.
 _PLAIN = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]*(?:\[[0-9a-zA-Z]+\])?)', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:(?:(?:0|[1-9][0-9]{0,17}), ?)+(?:0|[1-9][0-9]{0,17})?)?)\), \}"
+    rb"'shape': \( *((?:(?:(?:0|[1-9][0-9]{0,17}), ?)+(?:0|[1-9][0-9]{0,17})?)?)\), \}"
 )
 
 # What any other header may be made of: brackets, commas, strings, numbers, the three constants and comments.
@@ -177,6 +189,33 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
         )
     length = (total - prefix).to_bytes(prefix - 8, "little")
     return _MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
+
+
+DIGITS = 16  # characters for a length that changes: two words of 8 bytes
+MOST_ROWS = 10**DIGITS - 1
+
+
+def encode_growing(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, int]:
+    """Return the header page for an array whose first axis grows, and the byte at which that length stands.
+
+    The length has `DIGITS` characters, spaces first, from a multiple of 8 bytes on. `growing_length` is what
+    stands there.
+    """
+    before = f"{{'descr': {_descr_of(dtype)!r}, 'fortran_order': False, 'shape': ("
+    after = f", {', '.join(map(str, shape[1:]))}), }}"
+    head = before.encode("utf-8")
+    version = 3 if not before.isascii() else 1 if len(head) < PAGE else 2
+    prefix = 10 if version == 1 else 12
+    at = -(-(prefix + len(head)) // 8) * 8
+    body = head + b" " * (at - prefix - len(head)) + growing_length(shape[0]) + after.encode("ascii")
+    total = -(-(prefix + len(body) + 1) // PAGE) * PAGE
+    length = (total - prefix).to_bytes(prefix - 8, "little")
+    return _MAGIC + bytes((version, 0)) + length + body.ljust(total - prefix - 1) + b"\n", at
+
+
+def growing_length(length: int) -> bytes:
+    """Return the characters for a length that changes."""
+    return b"%16d" % length
 
 
 # Pages that were parsed before, by their first bytes: to compare a page takes a hundredth of parsing it, and

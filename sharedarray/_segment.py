@@ -580,16 +580,23 @@ class _Content:
 
     Parameters
     ----------
-    size, buffers, fill
+    size, buffers, fill, parts
         As for `create`.
     shown
         The bar.
     """
 
     def __init__(
-        self, size: int, buffers: Sequence[memoryview], fill: Callable[[Write], None] | None, shown: Bar
+        self,
+        size: int,
+        buffers: Sequence[memoryview],
+        fill: Callable[[Write], None] | None,
+        shown: Bar,
+        parts: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.size = size
+        self.parts = parts
+        self.pages = size if parts is None else sum(end - start for start, end in parts)
         self._buffers = buffers
         self._fill = fill
         self._shown = shown
@@ -606,13 +613,15 @@ class _Content:
         """
         copy: Copy = platform.write if pages is None else pages.write
         write: Copy = copy if silent(self._shown) else partial(self._write, copy)
+        if self.parts is not None:
+            platform.reserve_parts(handle, self.size, self.parts)
         if self._fill is not None:
             write(handle, 0, self._buffers)
             self._fill(partial(write, handle))
         elif sum(map(len, self._buffers)) == self.size:
             write(handle, 0, self._buffers)
         else:
-            if pages is None:
+            if pages is None and self.parts is None:
                 self._reserve(handle)
             copy(handle, 0, self._buffers)
         if pages is not None:
@@ -649,6 +658,7 @@ def create(
     replace: bool = False,
     progress: Progress = None,
     prepare: Callable[[Mapping], None] | None = None,
+    parts: Sequence[tuple[int, int]] | None = None,
 ) -> Mapping:
     """Make a block of exactly `size` bytes and attach to it.
 
@@ -676,6 +686,9 @@ def create(
         Whether to show how far it is, for what takes long; see `sharedarray._progress.bar`.
     prepare
         Called with the attachment when all bytes are there, before the block has its name.
+    parts
+        The beginnings and ends of those parts of the block whose pages are reserved now; all when None. The
+        process that writes into others reserves them first.
 
     Raises
     ------
@@ -695,7 +708,7 @@ def create(
         if not replace and platform.inode_of(path) is not None and not freed(directory, name):
             raise _taken(name, directory, kind)
     shown = _bar(progress, size, file or name or "a block")
-    content = _Content(size, buffers, fill, shown)
+    content = _Content(size, buffers, fill, shown, parts)
     where = None if file is None else registry.absolute(os.fspath(file))
     try:
         with interrupts.deferred:
@@ -736,7 +749,8 @@ def _make(
     memory = platform.RECORDS_DECIDE or not persist
     generation = -1
     made = None
-    if REUSED_FROM <= content.size <= freelist.MOST_BYTES and not persist and keeper is None:
+    reusable = REUSED_FROM <= content.size <= freelist.MOST_BYTES and content.parts is None
+    if reusable and not persist and keeper is None:
         generation = freelist.generation()
         made = _reuse(directory, content, name)
     draft, mapping = made or _make_afresh(directory, content, name, kind=kind, memory=memory, replace=replace)
@@ -958,7 +972,7 @@ def _draft(directory: str, content: _Content, *, path: str | None = None, replac
     """A draft with its content; of a file where `path` is None."""
     memory = path is not None
     size = content.size
-    check_room(directory, size, memory=memory)
+    check_room(directory, content.pages, memory=memory)
     drafts: list[Draft] = []
 
     def start() -> int:
@@ -974,13 +988,13 @@ def _draft(directory: str, content: _Content, *, path: str | None = None, replac
     except FileNotFoundError:
         raise registry.no_directory(directory) from None
     except OSError as error:
-        raise _translated(error, directory, size, memory=memory) from None
+        raise translated(error, directory, size, memory=memory) from None
     try:
         with interrupts.allowed:  # what may take long
             content.put(handle)
     except OSError as error:
         _discard(drafts[0])
-        raise _translated(error, directory, size, memory=memory) from None
+        raise translated(error, directory, size, memory=memory) from None
     except BaseException:
         _discard(drafts[0])
         raise
@@ -1018,7 +1032,8 @@ def _check_room(directory: str, size: int, *, memory: bool) -> None:
             raise out_of_memory(directory, size, left, scope="this process's control group or machine")
 
 
-def _translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
+def translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
+    """Return the error to raise where so many bytes could not be had."""
     if isinstance(error, errors.SharedArrayError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):

@@ -7,6 +7,7 @@ costs are equal on some machine: a change of one is a change of all that a figur
 from __future__ import annotations
 
 __all__ = [
+    "APPENDED_BY_KERNEL",
     "BAR_FROM",
     "COPIED_AHEAD",
     "COPIED_UP_TO",
@@ -55,6 +56,9 @@ HELD_BACK = 1024
 
 LONG_TEXT = 1 << 14
 """A text longer than this is sent on its own by `map`: rows are written under the lock of the engine."""
+
+APPENDED_BY_KERNEL = 1 << 16
+"""Rows of this size are appended by a write call: it reserves pages on its way, and faults for none of them."""
 
 ROOM_CHECKED_FROM = 1 << 22
 """Free memory is looked at before a block of this size is made: a look takes as long as to make one page."""

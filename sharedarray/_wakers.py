@@ -84,6 +84,8 @@ class Waker:
     ----------
     mapping
         The block, which need not have its name yet.
+    place
+        The directory and the number by which the wakers are named, for a file that is no block.
     pid_of
         Returns the pid of the party with an index. Only systems whose wakers do not tell of the end of their
         owners ask for it.
@@ -99,8 +101,10 @@ class Waker:
 
     __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "_woken", "handle", "index")
 
-    def __init__(self, mapping: Mapping, pid_of: Callable[[int], int]) -> None:
-        directory, inode = str(mapping.directory), mapping.inode
+    def __init__(
+        self, mapping: Mapping, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
+    ) -> None:
+        directory, inode = place or (str(mapping.directory), mapping.inode)
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}

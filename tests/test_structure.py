@@ -239,7 +239,8 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "empty": "shape dtype order name persist file exist_ok replace progress",
+    "empty": "shape dtype order name persist file exist_ok replace progress capacity",
+    "zeros": "shape dtype order name persist file exist_ok replace progress capacity",
     "full": "shape fill_value dtype order name persist file exist_ok replace progress",
     "empty_like": "prototype dtype order subok shape name persist file exist_ok replace progress",
     "full_like": "a fill_value dtype order subok shape name persist file exist_ok replace progress",
@@ -315,6 +316,7 @@ BUILTINS = {
     "LockTimeout": TimeoutError,
     "DeadlockError": RuntimeError,
     "ProducerDied": ConnectionResetError,
+    "CapacityError": ValueError,
     "WorkerDied": __import__("concurrent.futures").futures.BrokenExecutor,
     "NotPicklableError": pickle.PicklingError,
     "MissingExtraError": ImportError,

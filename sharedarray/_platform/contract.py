@@ -151,6 +151,12 @@ class Platform(Protocol):
         Bytes before `start` have been reserved already.
         """
 
+    def reserve_parts(self, handle: int, size: int, parts: Sequence[tuple[int, int]]) -> None:
+        """Make the block `size` bytes long, and allocate the pages of these parts: beginnings and ends.
+
+        A part may be allocated already. A system whose files have no holes allocates all pages.
+        """
+
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""
 

@@ -18,7 +18,7 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,6 +128,16 @@ def reserve(handle: int, size: int, start: int = 0) -> None:
             os.posix_fallocate(handle, offset, min(_RESERVE_STEP, size - offset))
     except OSError as error:
         raise limits.file_size(error, size) from None
+
+
+def reserve_parts(handle: int, size: int, parts: Sequence[tuple[int, int]]) -> None:
+    try:
+        if os.fstat(handle).st_size < size:
+            os.ftruncate(handle, size)
+    except OSError as error:
+        raise limits.file_size(error, size) from None
+    for start, end in parts:
+        reserve(handle, end, start)
 
 
 def publish(draft: Draft, path: str) -> None:

@@ -19,10 +19,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sharedarray._platform.contract import Draft
@@ -123,6 +124,15 @@ def draft_memory(directory: str, size: int, path: str | None, *, replace: bool =
 def reserve(handle: int, size: int, start: int = 0) -> None:
     for offset in range(start, size, len(_ZEROS)):
         write(handle, offset, [_ZEROS[: size - offset]])
+
+
+def reserve_parts(handle: int, size: int, parts: Sequence[tuple[int, int]]) -> None:
+    if os.fstat(handle).st_size < size:
+        os.ftruncate(handle, size)
+    # To write would destroy what a part holds already. A byte that is written as it is allocates its page.
+    for start, end in parts:
+        for offset in range(start, end, mmap.PAGESIZE):
+            os.pwrite(handle, os.pread(handle, 1, offset), offset)
 
 
 def publish(draft: Draft, path: str) -> None:

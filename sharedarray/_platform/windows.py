@@ -556,6 +556,11 @@ def reserve(handle: int, size: int, start: int = 0) -> None:
         os.ftruncate(handle, size)
 
 
+def reserve_parts(handle: int, size: int, parts: Sequence[tuple[int, int]]) -> None:
+    if handle < _FIRST and os.fstat(handle).st_size < size:
+        os.ftruncate(handle, size)
+
+
 def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
     if handle < _FIRST:
         os.lseek(handle, offset, os.SEEK_SET)

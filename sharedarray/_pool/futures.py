@@ -145,7 +145,7 @@ class PoolFuture(Future[Any]):
             Whether it is cancelled.
         """
         engine, task = self._engine, self._task
-        if not self._cancel():
+        if not self._cancel(for_call=task is not None):
             if self._state != "RUNNING" or engine is None or task is None:
                 return False
             if engine.withdraw(task, running=running) and engine.may_wait():
@@ -155,10 +155,15 @@ class PoolFuture(Future[Any]):
             engine.wake_reader()
         return self.cancelled()
 
-    def _cancel(self) -> bool:
+    def _cancel(self, *, for_call: bool) -> bool:
         """Cancel the call if it has not begun, and tell all that wait for it; return whether it is cancelled.
 
         The state changes without the condition: `begin` must not wait for that.
+
+        Parameters
+        ----------
+        for_call
+            Whether the future stands for a call of a pool. If not, what runs it tells its waiters.
         """
         with interrupts.deferred:
             with _making:
@@ -168,7 +173,7 @@ class PoolFuture(Future[Any]):
             if pending:
                 with self._condition:
                     self._condition.notify_all()
-                if self._task is not None:
+                if for_call:
                     self._begins()  # its waiters learn of it now, for no worker will take it
                 self._invoke_callbacks()
         return self._state in _CANCELLED
@@ -268,7 +273,7 @@ class PoolFuture(Future[Any]):
         with _making:
             if self._state == "RUNNING":
                 self._state = "PENDING"
-        self._cancel()
+        self._cancel(for_call=True)
 
     def skip(self, count: int) -> None:
         """Do nothing: it is cancelled already."""

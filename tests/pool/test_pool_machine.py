@@ -69,6 +69,16 @@ class Call:
         return RAISED
 
 
+@dataclass(eq=False)
+class Map:
+    """What the model knows of a map."""
+
+    numbers: list[int]
+    results: Iterator[int]
+    found: list[int] = field(default_factory=list)
+    is_over: bool = False  # all results were taken, or it has raised an exception
+
+
 def run(path, number, kind, value):
     """Note that this was called, and then do something of some kind."""
     pool_deaths.note(path, number)
@@ -90,7 +100,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.path = os.path.join(self.directory.name, "noted")
         self.calls: list[Call] = []
-        self.maps: list[tuple[list[int], Iterator[int], list[int]]] = []
+        # Also those that are over: what is drawn must not depend on how fast the pool is.
+        self.maps: list[Map] = []
         self.items: list[int] = []
         self.numbers = 0
         self.is_shut = False
@@ -131,7 +142,7 @@ class PoolMachine(RuleBasedStateMachine):
     def map(self, count):
         numbers = [self.next_number() for _ in range(count)]
         results = self.pool.map(self.function, [self.path] * count, numbers, ["return"] * count, numbers)
-        self.maps.append((numbers, results, []))
+        self.maps.append(Map(numbers, results))
         self.items += numbers
 
     @precondition(lambda self: self.maps)
@@ -142,19 +153,18 @@ class PoolMachine(RuleBasedStateMachine):
         self.take_from(data.draw(st.sampled_from(self.maps)), count)
 
     def take_from(self, some_map, count):
-        numbers, results, found = some_map
-        for _ in range(count):
+        for _ in range(0 if some_map.is_over else count):
             try:
-                found.append(next(results))
+                some_map.found.append(next(some_map.results))
             except StopIteration:
-                assert len(found) == len(numbers)
-                self.maps.remove(some_map)
+                assert len(some_map.found) == len(some_map.numbers)
+                some_map.is_over = True
                 break
             except (sa.WorkerDied, CancelledError):
                 assert self.may_fail
-                self.maps.remove(some_map)  # an iterator that has raised an exception is over
+                some_map.is_over = True
                 break
-        assert found == numbers[: len(found)]
+        assert some_map.found == some_map.numbers[: len(some_map.found)]
 
     may_fail = False
 
@@ -224,9 +234,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.go_on()
             not_done = wait([call.future for call in self.calls], LIMIT).not_done
             assert not not_done, f"{len(not_done)} calls never end"
-            for some_map in list(self.maps):
-                self.take_from(some_map, len(some_map[0]) + 1)
-            assert not self.maps
+            for some_map in self.maps:
+                self.take_from(some_map, len(some_map.numbers) + 1)
+            assert all(some_map.is_over for some_map in self.maps)
             self.pool.shutdown()
             runs = self.runs()
             for call in self.calls:

@@ -236,7 +236,7 @@ class ControlPage:
                 self.words[_ASLEEP + party.index] = 0
                 self._idle.append(party)
         finally:
-            self._spin.waited(time.perf_counter() - begun)
+            self._spin.last = time.perf_counter() - begun
 
     def _sleep(
         self, party: Party, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]

@@ -88,6 +88,8 @@ class Block:
         The tables.
     holds : numpy.ndarray
         The holds: slots × entries, of one byte each.
+    hold_words : numpy.ndarray
+        The same in words of 8 bytes.
     """
 
     def __init__(self, mapping: Mapping) -> None:
@@ -113,6 +115,7 @@ class Block:
         self.index, self.whole = found[index:whole], found[whole:times]
         self.times = found[times : times + slots]
         self.holds = np.frombuffer(self.bytes, np.uint8)[holds:end].reshape(slots, w.ENTRIES)
+        self.hold_words = self.holds.view(np.uint64)
         self.items = np.ndarray(layout.shape, layout.dtype, memoryview(mapping), self.offset)
 
     @property

@@ -36,8 +36,6 @@ __all__ = ["Consumer"]
 
 _ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 _ALL = 1 << 62  # as a history: every item that is still there
-_RAMP = np.arange(w.MOST_SLOTS + 1, dtype=np.uint64)
-_STEPS = _RAMP * np.uint64((1 << w.SLOT_BITS) + 1)  # between the entries of items in adjacent slots
 _Array = np.ndarray[Any, Any]
 
 
@@ -379,7 +377,7 @@ class Consumer(Stream):
         if n < 2:
             return 1
         found = block.index[place : place + n]
-        right = found == found[0] + _STEPS[:n]
+        right = found == found[0] + w.STEPS[:n]
         if not right.all():
             n = int(right.argmin())
         if n < 2:
@@ -388,7 +386,7 @@ class Consumer(Stream):
         if not self._lossless:
             self._release()
             self._acquire()
-            whole = block.whole[slot : slot + n] == np.uint64(position + 1) + _RAMP[:n]
+            whole = block.whole[slot : slot + n] == np.uint64(position + 1) + w.RAMP[:n]
             if not whole.all():
                 kept = int(whole.argmin())
                 self._column[slot + kept : slot + n] = 0

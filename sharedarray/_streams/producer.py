@@ -586,40 +586,45 @@ class Producer(Stream):
 
     def _find_several(self, most: int, timeout: float | None) -> tuple[int, int]:
         """Return the first of several adjacent slots to write to, and how many they are."""
-        slot = self._find(timeout)
+        slot = self._last + 1
+        if slot >= self.slots:
+            slot = 0
         n = min(most, self.slots - slot)
-        if slot < 0 or n == 1:
-            return slot, 1
-        at, least = self._at, self._least
-        others = at[slot + 1 : slot + n]
-        if max(others) >= least and max(others) >= self._find_least():
+        if self._words[w.JOINED] != self._joined:
+            self._look_around()
+        at = self._at[slot : slot + n]
+        if max(at) >= self._least and max(at) >= self._find_least():
             least = self._least
-            n = 1 + next(k for k, position in enumerate(others) if position >= least)
-        if n == 1:
-            return slot, 1
+            n = next(k for k, position in enumerate(at) if position >= least)
+        if n > 1 and self._claim_several(slot, n):
+            return slot, n
+        return self._find(timeout), 1
+
+    def _claim_several(self, slot: int, n: int) -> bool:
+        """Declare slots not to be whole; return False if a consumer has one of them in use."""
         block, joined = self._block, self._joined
-        block.whole[slot + 1 : slot + n] = 0
+        block.whole[slot : slot + n] = 0
         self._release()
         self._acquire()
-        if self._words[w.JOINED] != joined or block.holds[slot + 1 : slot + n].any():
-            block.whole[slot + 1 : slot + n] = np.array(at[slot + 1 : slot + n], np.int64) + 1
-            self._skipped = True
-            return slot, 1
-        at[slot + 1 : slot + n] = [_WRITTEN] * (n - 1)
-        return slot, n
+        if self._words[w.JOINED] == joined and not block.hold_words[slot : slot + n].any():
+            self._at[slot : slot + n] = [_WRITTEN] * n
+            return True
+        block.whole[slot : slot + n] = np.array(self._at[slot : slot + n], np.int64) + 1
+        self._skipped = True
+        return False
 
     def _publish_several(self, slot: int, n: int) -> None:
         block, words, position = self._block, self._words, self._head
         if not w.ORDERED:
             self._fence()
         block.times[slot : slot + n] = time.time_ns()
-        places = np.arange(position + 1, position + 1 + n, dtype=np.uint64)
-        entries = (places << np.uint64(w.SLOT_BITS)) + np.arange(slot, slot + n, dtype=np.uint64)
+        entries = w.STEPS[:n] + np.uint64((position + 1 << w.SLOT_BITS) + slot)
         first = position % self.slots
         before_end = min(n, self.slots - first)
         block.index[first : first + before_end] = entries[:before_end]
-        block.index[: n - before_end] = entries[before_end:]
-        block.whole[slot : slot + n] = places
+        if n > before_end:
+            block.index[: n - before_end] = entries[before_end:]
+        block.whole[slot : slot + n] = w.RAMP[:n] + np.uint64(position + 1)
         if not w.ORDERED:
             self._fence()
         words[w.HEAD] = self._head = position + n

@@ -48,6 +48,8 @@ from __future__ import annotations
 import platform as _machine
 from typing import NamedTuple
 
+import numpy as np
+
 __all__ = [
     "ASLEEP",
     "DROPS",
@@ -69,9 +71,11 @@ __all__ = [
     "PAGE",
     "PID",
     "PRODUCER",
+    "RAMP",
     "SESSION",
     "SLOTS",
     "SLOT_BITS",
+    "STEPS",
     "STREAM",
     "WAITING",
     "WANTED",
@@ -96,6 +100,9 @@ _TABLES = ENTRY + ENTRIES * ENTRY_WORDS
 SLOT_BITS = 16
 NO_SLOT = (1 << SLOT_BITS) - 1
 MOST_SLOTS = NO_SLOT
+
+RAMP = np.arange(MOST_SLOTS + 1, dtype=np.uint64)
+STEPS = RAMP * np.uint64((1 << SLOT_BITS) + 1)  # between the entries of the index for items in adjacent slots
 
 ORDERED = _machine.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 """Whether the processor keeps stores in order, and loads: x86 does. Others need more fences."""

@@ -1,0 +1,83 @@
+"""Breaking a stream's calls off at each of their steps: by SIGKILL at a bytecode, by Ctrl-C at a line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import sharedarray as sa
+
+LIBRARY = str(Path(sa.__file__).parent)
+TRACED = (os.path.join(LIBRARY, "_streams"), os.path.join(LIBRARY, "_wakers"))
+
+
+def trace(event: str, action: Callable[[], None]) -> None:
+    """Call `action` at each step of the modules of streams: an 'opcode' or a 'line'."""
+
+    def local(frame: FrameType, what: str, argument: object) -> Any:
+        if what == event:
+            action()
+        return local
+
+    def begin(frame: FrameType, what: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(TRACED):
+            return None
+        frame.f_trace_opcodes = event == "opcode"
+        return local
+
+    sys.settrace(begin)
+
+
+def killed_at(step: int, work: Callable[[], None]) -> bool:
+    """Do some work in a child that kills itself at a step of it; return False if it has fewer steps."""
+    child = os.fork()
+    if not child:
+        left = step
+
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            trace("opcode", count)
+            work()
+            sys.settrace(None)
+            status = 0
+        except BaseException:
+            sys.settrace(None)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"the work failed before its step {step}: {status}"
+    return status != 0
+
+
+def interrupted_at(step: int, work: Callable[[], None]) -> bool:
+    """Do some work that Ctrl-C breaks off at a line of it; return False if it has fewer lines."""
+    left = step
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    try:
+        trace("line", count)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+    except KeyboardInterrupt:
+        return True
+    return False

@@ -37,6 +37,7 @@ def chrome_trace(spans: Sequence[Span], pid: int, dropped: int) -> dict[str, Any
                     "call": span.call,
                     "waited": max(0, span.began - span.submitted) / 1000,
                     "outcome": span.outcome,
+                    **({"items": span.items} if span.items > 1 else {}),
                 },
             }
             for span in lane.spans

@@ -13,6 +13,7 @@ __all__ = [
     "Lane",
     "Span",
     "busy_time",
+    "count_tasks",
     "functions_of",
     "lanes_of",
     "outcome_key",
@@ -26,7 +27,7 @@ LETTERS = {"died": "!", "timeout": "t", "raised": "x", "cancelled": "c"}
 
 
 class Span(NamedTuple):
-    """One task, from its submission to its end.
+    """One task, from its submission to its end, or several that a worker was given at a time.
 
     Small items of a `Pool.map` are handed out many at a time; these are one span.
 
@@ -44,9 +45,12 @@ class Span(NamedTuple):
         Times in nanoseconds of the monotonic clock (`time.monotonic_ns`). For a task whose worker did not
         report its end, ``began`` is the time that the pool knows.
     outcome : {'done', 'raised', 'died', 'timeout', 'cancelled'}
-        It returned; it raised; its worker died; its timeout expired; it was cancelled while it ran.
+        It returned; it raised; its worker died; its timeout expired; it was cancelled while it ran. Several
+        tasks have raised if any of them has.
     items : int
-        How many calls of the function the span covers.
+        How many tasks the span covers.
+    raised : int
+        How many of them raised an exception.
 
     Examples
     --------
@@ -65,6 +69,7 @@ class Span(NamedTuple):
     ended: int
     outcome: str
     items: int = 1
+    raised: int = 0
 
     @property
     def seconds(self) -> float:
@@ -125,9 +130,14 @@ def functions_of(spans: Sequence[Span]) -> list[tuple[str, int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for span in spans:
         count, spent = found.get(span.label, (0, 0))
-        found[span.label] = count + 1, spent + max(0, span.ended - span.began)
+        found[span.label] = count + span.items, spent + max(0, span.ended - span.began)
     ordered = sorted(found.items(), key=lambda item: (-item[1][1], item[0]))
     return [(label, count, spent) for label, (count, spent) in ordered]
+
+
+def count_tasks(spans: Sequence[Span]) -> int:
+    """Return how many tasks some spans cover."""
+    return sum([span.items for span in spans])
 
 
 def worst_outcome(spans: Sequence[Span]) -> str:
@@ -140,7 +150,8 @@ def outcome_key(spans: Sequence[Span]) -> list[str]:
     """Return the meanings of the letters that occur in a picture of these spans, with counts."""
     found: dict[str, int] = {}
     for span in spans:
-        found[span.outcome] = found.get(span.outcome, 0) + 1
+        count = (span.raised or span.items) if span.outcome == "raised" else span.items
+        found[span.outcome] = found.get(span.outcome, 0) + count
     return [f"{letter} {name} ({found[name]:,})" for name, letter in LETTERS.items() if name in found]
 
 

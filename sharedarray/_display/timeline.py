@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from sharedarray._display import timeline_svg, timeline_text
 from sharedarray._display.chrome_trace import chrome_trace
-from sharedarray._display.spans import Span, lanes_of, time_window
+from sharedarray._display.spans import Span, count_tasks, lanes_of, time_window
 from sharedarray._display.text import human_time, quantity
 from sharedarray._platform import platform
 
@@ -27,14 +27,14 @@ class Timeline(Sequence[Span]):
     spans : iterable of Span
         Of one pool.
     dropped : int, default 0
-        How many older spans the pool has forgotten.
+        How many older tasks the pool has forgotten.
     pid : int, optional
         The process of the pool; this one when None.
 
     Attributes
     ----------
     dropped : int
-        How many older spans the pool had forgotten at that time. It keeps the last 50 000.
+        How many older tasks the pool had forgotten at that time. It keeps the last 50 000 spans.
     pid : int
         The process of the pool.
 
@@ -100,10 +100,8 @@ class Timeline(Sequence[Span]):
         lanes = lanes_of(self._spans)
         start, end = time_window(self._spans)
         busy = sum([lane.busy for lane in lanes]) / max(1, end - start)
-        return (
-            f"{quantity(len(self), 'task')} in {quantity(len(lanes), 'worker')}, {human_time(self.seconds)}, "
-            f"{busy:.1f} busy on average"
-        )
+        tasks, workers = quantity(count_tasks(self._spans), "task"), quantity(len(lanes), "worker")
+        return f"{tasks} in {workers}, {human_time(self.seconds)}, {busy:.1f} busy on average"
 
     def _forgotten(self) -> str | None:
         if not self.dropped:

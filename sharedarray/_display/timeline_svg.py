@@ -16,6 +16,7 @@ from sharedarray._display.spans import (
     Lane,
     Span,
     busy_time,
+    count_tasks,
     functions_of,
     lanes_of,
     outcome_key,
@@ -99,7 +100,7 @@ def draw(spans: Sequence[Span], headline: str) -> str:
     body += _axis(end - start, bottom) if lanes else []
     for top, lane, marks in zip(tops, lanes, _marks(lanes, length), strict=True):
         label, share = _xml(worker_name(lane.worker)), f"{lane.busy / length:.0%}"
-        tasks = quantity(len(lane.spans), "task")
+        tasks = quantity(count_tasks(lane.spans), "task")
         body += [
             f'<g class="lane"><title>{label}, process {lane.pid}: {tasks}</title>',
             f'<text x="{_LEFT - 8}" y="{top + pitch // 2 + 3}" text-anchor="end">{label}</text>',
@@ -180,15 +181,18 @@ def _tooltip(mark: _Mark) -> str:
     label = one_line(functions[0][0], 48)
     if len(mark.spans) == 1:
         span = mark.spans[0]
+        what = f"task {span.task}" if span.items == 1 else quantity(span.items, "task")
+        raised = f", {span.raised:,} raised" if span.items > 1 and span.raised else ""
+        outcome = "done" if raised else span.outcome
         return (
-            f"{label}: {span.outcome}\ntask {span.task} of call {span.call}\n"
+            f"{label}: {outcome}{raised}\n{what} of call {span.call}\n"
             f"{human_time(span.seconds)}, waited {human_time(span.waited)}"
         )
     others = f" and {quantity(len(functions) - 1, 'other function')}" if len(functions) > 1 else ""
     busy = human_time(busy_time(mark.spans) / 1e9)
     outcomes = "\n".join(outcome_key(mark.spans))
     return (
-        f"{quantity(len(mark.spans), 'task')}: {label}{others}\n"
+        f"{quantity(count_tasks(mark.spans), 'task')}: {label}{others}\n"
         f"{busy} of {human_time((mark.ended - mark.began) / 1e9)}" + (f"\n{outcomes}" if outcomes else "")
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sharedarray._display.spans import (
     LETTERS,
     Span,
+    count_tasks,
     functions_of,
     lanes_of,
     outcome_key,
@@ -36,7 +37,7 @@ def draw(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[st
     if lanes:
         shown = lanes[-_ROWS:]
         names = [worker_name(lane.worker) for lane in shown]
-        counts = [quantity(len(lane.spans), "task") for lane in shown]
+        counts = [quantity(count_tasks(lane.spans), "task") for lane in shown]
         width, right = max(map(len, names)), max(map(len, counts))
         columns = _COLUMNS - width - right - len("  ||  100%  ")
         length = max(1, end - start)

@@ -142,9 +142,9 @@ class Task:
         What messages and reports call the function.
     stats
         What is known about the function.
-    first, step, count, done
+    first, step, count, done, raised
         Its items within the sink: which is the first one, how far the next one is from it, how many they are,
-        and how many of them are answered.
+        how many of them are answered, and how many of these by an exception.
     function
         The function, if workers keep it; None if it is in ``pickled``.
     pickled
@@ -192,6 +192,7 @@ class Task:
     step = 1
     count = 1
     done = 0
+    raised = 0
     began = 0
 
     def __init__(self, sink: Sink, label: str, stats: FunctionStats, call: int = 0) -> None:
@@ -260,7 +261,7 @@ class Task:
         part = Task(self.sink, self.label, self.stats, self.call)
         first = self.first + start * self.step
         vars(part).update(vars(self), number=part.number, first=first, count=count)
-        part.done = part.began = part.handovers = 0
+        part.done = part.raised = part.began = part.handovers = 0
         part.cancelled = False
         return part
 

@@ -172,12 +172,14 @@ class Inbox:
                 stats = task.stats
                 stats.took(each * 1e-9)
             failed = sum([type(outcome) is Raised for outcome in run]) if may_fail else 0
+            if failed:
+                task.raised += failed
             if not task.began:
                 task.began = began
             began += each * count
             statistics.observe(task, frame, count, failed, now)
             if task.done == task.count:
-                outcome = "raised" if failed and task.count == 1 else "done"
+                outcome = "raised" if task.raised else "done"
                 statistics.finished(task, began, worker.name, worker.pid, outcome, now)
             at += count
 

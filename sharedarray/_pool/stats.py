@@ -115,8 +115,9 @@ class Statistics:
         self._plain = _Plain()
         self._functions: OrderedDict[tuple[str, int], FunctionStats] = OrderedDict()
         self._calls: OrderedDict[int, _Calls] = OrderedDict()
-        self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int]] = deque(maxlen=_SPANS)
-        self._spans_made = 0
+        self._spans: deque[tuple[int, int, str, str, int, int, int, int, str, int, int]]
+        self._spans = deque(maxlen=_SPANS)
+        self._ended = 0  # tasks that are in these spans, or were
         self._newest = 0  # of `_calls`
 
     def function(self, function: Callable[..., Any], label: str) -> FunctionStats:
@@ -175,7 +176,7 @@ class Statistics:
     ) -> None:
         """Note that a task is over: it is ``done``, has ``raised``, ``died``, or was ``cancelled``."""
         call = task.call
-        self._spans_made += 1
+        self._ended += task.count
         self._spans.append(
             (
                 task.number,
@@ -188,6 +189,7 @@ class Statistics:
                 ended,
                 outcome,
                 task.count,
+                task.raised,
             )
         )
         plain = self._plain
@@ -332,8 +334,8 @@ class Statistics:
 
     def timeline(self) -> Timeline:
         """Return who ran what when."""
-        from sharedarray._display.spans import Span
+        from sharedarray._display.spans import Span, count_tasks
         from sharedarray._display.timeline import Timeline
 
         spans = tuple(Span(*fields) for fields in list(self._spans))
-        return Timeline(spans, self._spans_made - len(spans))
+        return Timeline(spans, max(0, self._ended - count_tasks(spans)))

@@ -28,6 +28,7 @@ from sharedarray._display.pool_stats import PoolStats
 from sharedarray._display.spans import Span
 from sharedarray._display.text import human, human_time
 from sharedarray._display.timeline import Timeline
+from sharedarray._pool import stats as pool_stats
 
 SVG = "{http://www.w3.org/2000/svg}"
 MS = 1_000_000
@@ -587,6 +588,38 @@ def test_tasks_run_beside_each_other(pool, tmp_path):
     timeline = Timeline([one, other])
     assert len(timeline.utilisation) == 2
     assert all(0 < share <= 1 for share in timeline.utilisation.values())
+
+
+def fail_at_every_tenth(number):
+    if number % 10 == 7:
+        raise ValueError(number)
+    return number
+
+
+def test_pictures_count_tasks_and_not_messages(monkeypatch):
+    """Items that travel together are one span, and tasks all the same."""
+    with sa.Pool(1) as pool:
+        assert len(list(pool.map(fail_at_every_tenth, range(2000), return_exceptions=True))) == 2000
+        assert pool.submit(abs, -1).result() == 1
+        timeline = pool.timeline()
+    assert len(timeline) < 1000
+    assert sum(one.items for one in timeline) == 2001
+    assert sum(one.raised for one in timeline) == 200
+    assert "2,001 tasks in 1 worker" in repr(timeline)
+    for text in (str(timeline), re.sub("<[^>]*>", " ", html.unescape(timeline.to_svg()))):
+        assert "2,001 tasks" in text
+        assert "x raised (200)" in text
+        assert "fail_at_every_tenth × 2,000 (" in text
+        assert "abs × 1 (" in text
+    events = timeline.to_chrome_trace()["traceEvents"]
+    assert sum(event["args"].get("items", 1) for event in events if event["ph"] == "X") == 2001
+    monkeypatch.setattr(pool_stats, "_SPANS", 3)
+    with sa.Pool(1) as pool:
+        assert len(list(pool.map(pool_tasks.add, range(2000)))) == 2000
+        timeline = pool.timeline()
+    assert len(timeline) <= 3
+    assert sum(one.items for one in timeline) + timeline.dropped == 2000
+    assert f"{timeline.dropped:,} older tasks are forgotten" in str(timeline) or not timeline.dropped
 
 
 def test_a_map_is_on_the_timeline(pool):

@@ -12,6 +12,7 @@ states         the states of a pool, of a worker and of the reader's role
 scheduler      which worker gets which calls: pure functions
 calls          functions and tasks: what a pool is asked to do
 futures        `PoolFuture`: the outcome of one submitted call
+notices        warnings that any thread issues for a line of the program
 sinks          the outcomes of the items of one map
 unconsumed     the warning of a map whose results no code takes
 outcomes       exceptions that are the outcomes of calls which no worker has finished
@@ -35,6 +36,7 @@ engine         the state of a pool, and what its modules have in common
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
 arguments      checks of the arguments of `Pool`
+migration      names that other pools have, and what to write instead
 maps           `Pool.map` and its variants
 arrays         shared arrays that a pool makes and closes
 reporting      reports of a pool on its work

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import operator
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sharedarray._platform import platform
 from sharedarray._pool.transport import pipes
 
-__all__ = ["at_least", "checked_threads", "common_length", "worker_count"]
+__all__ = ["at_least", "checked_modules", "checked_threads", "common_length", "worker_count"]
 
 
 def at_least(least: int, name: str, given: object) -> int:
@@ -39,6 +41,25 @@ def checked_threads(given: int | Mapping[str, int] | None) -> int | dict[str, in
     if isinstance(given, Mapping):
         return {name: at_least(1, name, count) for name, count in given.items()}
     return None if given is None else at_least(1, "threads_per_worker", given)
+
+
+def checked_modules(preload: Sequence[str]) -> tuple[str, ...]:
+    """Return ``preload``; raise if one of the modules, or its package, is not there."""
+    if isinstance(preload, str):
+        raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
+    for name in preload:
+        if not isinstance(name, str):
+            raise TypeError(f"preload must be a sequence of names of modules, not of {name!r}")
+        top = name.partition(".")[0]
+        try:  # the package alone: to find a module in it, Python would import it
+            found = top in sys.modules or importlib.util.find_spec(top) is not None
+        except ValueError:  # it is empty, or loaded without a spec
+            found = bool(top)
+        if not found:
+            raise ModuleNotFoundError(
+                f"preload names {name!r}, but there is no module {top!r} on sys.path", name=top
+            )
+    return tuple(preload)
 
 
 def common_length(iterables: Iterable[Iterable[Any]]) -> int | None:

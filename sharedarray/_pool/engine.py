@@ -72,6 +72,15 @@ __all__ = ["Engine"]
 DESCRIPTORS: Final = 10
 
 
+# What a pool's `repr` says of its states.
+_DESCRIBED: Final = {
+    DRAINING: "shut down, finishing its calls",
+    ABORTING: "shut down, ending its workers",
+    BROKEN: "broken",
+    CLOSED: "shut down",
+}
+
+
 class Engine:
     """Run calls in worker processes.
 
@@ -102,8 +111,8 @@ class Engine:
         What finished tasks referred to, to be dropped without the lock.
     is_foreign
         Whether this is a fork of the pool's process.
-    is_forsaken
-        Whether the pool was collected as garbage.
+    is_forsaken, is_left
+        Whether the pool was collected as garbage, and whether its ``with`` block has ended.
     cancels_queued
         Whether what has not begun is to be cancelled.
     waker
@@ -148,7 +157,7 @@ class Engine:
         self.at_end = at_end
         self.waker: pipes.Waker | None = None
         self._broken: Callable[[], errors.WorkerDied] | None = None
-        self.is_forsaken = False
+        self.is_forsaken = self.is_left = False
         self.cancels_queued = False
         reloads.watch_autoreload()
         lifecycle.register(self)
@@ -174,6 +183,13 @@ class Engine:
     def is_broken(self) -> bool:
         """Whether it has failed for good."""
         return self.state == BROKEN
+
+    @property
+    def described_state(self) -> str:
+        """What the pool's `repr` says of its state; nothing while it accepts tasks."""
+        if self.is_foreign:
+            return "of another process"
+        return _DESCRIBED.get(self.state, "")
 
     def advance_pool(self, event: str) -> None:
         """Change the state."""
@@ -203,8 +219,15 @@ class Engine:
         if self._broken is not None:
             raise self._broken()
         if self.state != RUNNING or self.is_forsaken:
-            raise RuntimeError("cannot schedule new futures after shutdown: the pool takes no more tasks")
+            raise RuntimeError(f"cannot schedule new futures after shutdown: {self._why_shut()}")
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def _why_shut(self) -> str:
+        if self.is_left:
+            return "the pool's with block has ended. Next step: move the call into the with block"
+        if self.is_forsaken:
+            return "the pool was garbage collected. Next step: keep a reference to it"
+        return "the pool was shut down. Next step: make the call before shutdown(), or make another pool"
 
     # Accepting tasks
 

@@ -22,6 +22,7 @@ from sharedarray._pool.codec.call import (
     is_flat,
     short_call,
 )
+from sharedarray._pool.codec.culprits import culprit_of_call
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps
 from sharedarray._pool.functions import SENT_ONCE, FunctionCache, Snapshot
@@ -97,7 +98,9 @@ class Intake:
             pickled = _packed(shipped, function, args, kwargs)
         except Exception as reason:
             engine.check_open()
-            future.set_exception(unsendable(label or name_of(function), reason))
+            shown = label or name_of(function)
+            culprit = culprit_of_call(function, args, kwargs, shown)
+            future.set_exception(unsendable(shown, reason, culprit))
             return future
         if shipped is not None and label is None:
             task = Task(future, shipped.label, shipped.stats)
@@ -202,7 +205,7 @@ class Intake:
                     tasks.append(task)
             else:
                 made = [
-                    self._item(shared, results, index, args, known, options, names)
+                    self._item(shared, results, index, args, known, options, names, function)
                     for index, args in enumerate(items, start)
                 ]
                 tasks += [task for task in made if task is not None]
@@ -218,6 +221,7 @@ class Intake:
         results: Results,
         args: tuple[Any, ...],
         *,
+        original: Callable[..., Any],
         retries: int | None = None,
         limit: float | None = None,
         deadline: float | None = None,
@@ -228,7 +232,7 @@ class Intake:
         engine.statistics.more(results.call)
         index = results.count
         results.expect()
-        task = self._item(function, results, index, args, None, (retries, limit, deadline))
+        task = self._item(function, results, index, args, None, (retries, limit, deadline), None, original)
         if task is not None and task.pickled is not None:
             with interrupts.deferred:
                 try:
@@ -251,8 +255,12 @@ class Intake:
         known: KnownBuffers | None,
         options: tuple[int | None, float | None, float | None],
         names: Sequence[str] | None = None,
+        original: Callable[..., Any] | None = None,
     ) -> Task | None:
-        """Return the task for one item; None if it cannot be sent, which is its outcome then."""
+        """Return the task for one item; None if it cannot be sent, which is its outcome then.
+
+        Messages call the arguments by the parameters of the ``original`` function.
+        """
         task = Task(results, function.label, function.stats, results.call)
         task.first = index
         task.function = function
@@ -261,7 +269,8 @@ class Intake:
         try:
             task.pickled = pickled = _packed(function, None, args, {}, known)
         except Exception as reason:
-            results.put(index, [Raised(unsendable(function.label, reason))])
+            culprit = culprit_of_call(original, args, {}, function.label)
+            results.put(index, [Raised(unsendable(function.label, reason, culprit))])
             return None
         self.follow(pickled)
         if names is not None and pickled.account is not None:
@@ -311,7 +320,8 @@ class Intake:
                     return shipped
             pickled = dumps(function, many=True)
         except Exception as reason:
-            raise unsendable(label or name_of(function), reason) from reason
+            shown = label or name_of(function)
+            raise unsendable(shown, reason, culprit_of_call(function, (), {}, shown)) from reason
         self.follow(pickled)
         return self._made_of(pickled, function, label or name_of(function))
 

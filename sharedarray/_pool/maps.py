@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sharedarray._clock import time
 from sharedarray._pool import results
 from sharedarray._pool.arguments import at_least, common_length
+from sharedarray._pool.migration import MAP_KEYWORDS, explains_keywords
 from sharedarray._progress import Progress, bar, closed_unless_done, watched
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Maps:
     _max_workers: int
     _options: dict[str, Any]
 
+    @explains_keywords(MAP_KEYWORDS)
     def map(
         self,
         fn: Callable[..., T],
@@ -111,6 +113,7 @@ class Maps:
             )
         return watched(outcomes, shown)
 
+    @explains_keywords(MAP_KEYWORDS)
     def starmap(
         self,
         fn: Callable[..., T],
@@ -124,6 +127,7 @@ class Maps:
         calls = map(tuple, iterable)
         return self._collect("starmap", fn, calls, timeout, chunksize, progress, return_exceptions)
 
+    @explains_keywords(MAP_KEYWORDS)
     def imap_unordered(
         self,
         fn: Callable[..., T],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sharedarray import _errors as errors
 from sharedarray._pool.calls import Task
 from sharedarray._pool.codec import failures
+from sharedarray._pool.codec.culprits import Culprit
 from sharedarray._pool.processes import exit_codes
 
 if TYPE_CHECKING:
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["cancelled", "interrupted", "timed_out", "unsendable", "worker_died"]
 
 
-def unsendable(label: str, reason: BaseException) -> errors.NotPicklableError:
-    """Return the outcome of a call that cannot be pickled."""
+def unsendable(label: str, reason: BaseException, culprit: Culprit | None = None) -> errors.NotPicklableError:
+    """Return the outcome of a call that cannot be pickled, because of a part of it perhaps."""
+    found = failures.described(reason)
+    cause = "open files, locks, sockets, generators and the like belong to one process"
+    next_step = "open such things in the function itself, or in an initializer of the pool"
+    if culprit is not None:
+        found = culprit.described(found)
+        cause, next_step = culprit.cause, culprit.cure or next_step
     error = errors.NotPicklableError(
         f"the call of {label} cannot be sent to a worker",
         name=label,
-        found=failures.described(reason),
+        found=found,
         expected="a function and arguments that pickle or cloudpickle can write",
-        cause="open files, locks, sockets, generators and the like belong to one process",
-        next_step="open such things in the function itself, or in an initializer of the pool",
+        cause=cause,
+        next_step=next_step,
     )
     error.__cause__ = reason
     return error

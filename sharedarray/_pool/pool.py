@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedarray import _registry as registry, _requirements as requirements
 from sharedarray._pool import processes
-from sharedarray._pool.arguments import at_least, checked_threads, worker_count
+from sharedarray._pool.arguments import at_least, checked_modules, checked_threads, worker_count
 from sharedarray._pool.arrays import OwnedArrays
 from sharedarray._pool.engine import Engine
 from sharedarray._pool.maps import Maps
+from sharedarray._pool.migration import POOL_KEYWORDS, explains_keywords, no_attribute
 from sharedarray._pool.numeric.calls import NumericCalls
 from sharedarray._pool.processes import threads
 from sharedarray._pool.reporting import Reporting
@@ -61,19 +62,22 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         Number of times that a task is run again if its worker died. Such a task may have run in part before.
     preload : sequence of str, optional
         Modules that a fork server of this pool's kind loads once, so that its workers share their memory and
-        need not load them. They are found by the caller's ``sys.path``, and must not start threads. A module
-        that cannot be loaded is named on standard error and left out. Ignored for other start methods.
+        need not load them. They are found by the caller's ``sys.path``, and must not start threads. A warning
+        names a module that cannot be loaded or starts threads. Other start methods do not load them.
 
     Raises
     ------
     ValueError
         A number is too small, or the system lacks the start method.
+    ModuleNotFoundError
+        ``preload`` names a module that is not there.
     TypeError
         ``mp_context`` or ``initializer`` has another type.
 
     See Also
     --------
     concurrent.futures.ProcessPoolExecutor : The same interface, for small objects.
+    multiprocessing.pool.Pool : The README has a table of its calls, and joblib's and mpire's, beside these.
 
     Notes
     -----
@@ -167,6 +171,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     True
     """
 
+    @explains_keywords(POOL_KEYWORDS)
     def __init__(
         self,
         max_workers: int | None = None,
@@ -186,8 +191,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         if max_tasks_per_child is not None:
             max_tasks_per_child = at_least(1, "max_tasks_per_child", max_tasks_per_child)
         numbers = checked_threads(threads_per_worker)
-        if isinstance(preload, str):
-            raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
+        modules = checked_modules(preload)
         directory = registry.directory()
         registry.warn_of_disk(directory)
         requirements.check(directory)
@@ -197,12 +201,17 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         self._engine = Engine(
             workers=self._max_workers,
             method=processes.method_of(mp_context),
-            setup=Setup(threads.environment(numbers), initializer, tuple(initargs), tuple(preload)),
+            setup=Setup(threads.environment(numbers), initializer, tuple(initargs), modules),
             max_tasks=max_tasks_per_child,
             retries=self._retries,
             at_end=self._arrays.close,  # no reference to the pool, or its thread would keep it alive
         )
         weakref.finalize(self, self._engine.forsake).atexit = False
+
+    if not TYPE_CHECKING:  # for a type checker, every name would be there then
+
+        def __getattr__(self, name):
+            raise no_attribute(self, name)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call ``fn(*args, **kwargs)`` in a worker.
@@ -308,9 +317,12 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        self._engine.is_left = True
         if exc_type is not None and not issubclass(exc_type, Exception):
             self._engine.abort()
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of up to {self._max_workers} workers>"
+        state = self._engine.described_state
+        workers = "1 worker" if self._max_workers == 1 else f"{self._max_workers} workers"
+        return f"<{type(self).__name__} of up to {workers}{state and ', '}{state}>"

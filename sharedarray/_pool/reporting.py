@@ -101,4 +101,5 @@ class Reporting:
     def _repr_html_(self) -> str:
         timeline = self.timeline()
         shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
-        return self.stats()._repr_html_() + shown
+        state = self._engine.described_state
+        return (f"<p>Pool, {state}</p>" if state else "") + self.stats()._repr_html_() + shown

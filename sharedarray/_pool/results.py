@@ -306,6 +306,7 @@ class _Feed:
         self._intake = engine.intake
         self._options = options
         self._calls = calls
+        self._function = function
         self._raised: Exception | None = None
         self._sent = sent = engine.intake.function_of(function)
         call = new_number()
@@ -324,7 +325,7 @@ class _Feed:
                 self._stop(raised)
                 return
             try:
-                self._intake.add(self._sent, self.results, args, **self._options)
+                self._intake.add(self._sent, self.results, args, original=self._function, **self._options)
             except Exception as raised:  # the pool was shut down
                 if not self.results.count:
                     raise

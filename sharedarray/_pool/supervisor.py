@@ -20,6 +20,7 @@ from sharedarray._pool import outcomes, processes
 from sharedarray._pool.calls import Raised, Task
 from sharedarray._pool.codec import failures
 from sharedarray._pool.incoming import load_refusal
+from sharedarray._pool.notices import Place
 from sharedarray._pool.processes import exit_codes
 from sharedarray._pool.processes.credits import new_counter
 from sharedarray._pool.states import DEAD, HUNG_UP, KILLING, REVOKING, STARTING
@@ -68,6 +69,8 @@ class Supervisor:
         self.method = method
         self.max_tasks = max_tasks
         self._setup: Setup | None = setup
+        # The line of the program that named modules for the fork server, until a worker was started.
+        self._place = Place() if setup.preload else None
         self._started = 0
         self._early_deaths = 0
         self._last_ready: float | None = None
@@ -152,11 +155,24 @@ class Supervisor:
             to_pool[1].close()
         worker.since = time.monotonic()
         worker.pid = process.pid or 0
+        self._warn_of_modules(process)
         with engine.lock:
             engine.receiver.watch_worker(worker)
             engine.receiver.reader.watch()
             if worker.state == KILLING:  # by another thread, when there was no process yet
                 worker.end_process()
+
+    def _warn_of_modules(self, process: processes.WorkerProcess) -> None:
+        """Warn once of modules that the fork server could not load properly."""
+        place, self._place = self._place, None
+        for module in process.preload if place is not None else ():
+            if place is not None and module in process.reports:
+                place.warn(
+                    RuntimeWarning(
+                        f"the module {module!r}, which preload names, {process.reports[module]}. "
+                        f"Next step: leave it out of preload, and import it in the initializer"
+                    )
+                )
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Note that a worker has run the initializer."""

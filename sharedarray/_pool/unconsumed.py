@@ -7,22 +7,19 @@ outcome is there, by the thread that drops the iterator or by the pool's thread:
 from __future__ import annotations
 
 import contextlib
-import sys
-import warnings
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sharedarray import _errors as errors
 from sharedarray._pool.codec import failures
+from sharedarray._pool.notices import Place
 
 if TYPE_CHECKING:
     from sharedarray._pool.engine import Engine
     from sharedarray._pool.sinks import Results
 
 __all__ = ["Iterators", "Unconsumed"]
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 class Taking(Protocol):
@@ -86,11 +83,7 @@ class Unconsumed:
     def __init__(self, engine: Engine, results: Results) -> None:
         self._engine = engine
         self._results = results
-        frame: Any = sys._getframe(1)
-        while frame.f_back is not None and _is_ours(frame.f_globals):
-            frame = frame.f_back
-        self._place = frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "<unknown>")
-        self._registry = frame.f_globals.setdefault("__warningregistry__", {})
+        self._place = Place()
 
     def abandon(self) -> None:
         """Drop the results, and those to come; the calls are run all the same."""
@@ -115,58 +108,4 @@ class Unconsumed:
             f"{failures.described(exception)}. Next step: iterate over the results"
         )
         warning.__cause__ = exception
-        try:
-            self._show(warning)
-        except BaseException as error:  # a filter makes errors of warnings, or the program's own showwarning
-            error.__traceback__ = None
-            _Ignored(error)
-
-    def _show(self, warning: errors.UnconsumedResultsWarning) -> None:
-        filename, line, module = self._place
-        if not _is_hidden_by_default(str(warning), line, module):
-            warnings.warn_explicit(warning, None, filename, line, module, self._registry)
-            return
-        key = str(warning), type(warning), line
-        if key not in self._registry:
-            self._registry[key] = True
-            warnings.showwarning(warning, type(warning), filename, line)
-
-
-def _is_ours(namespace: dict[str, Any]) -> bool:
-    name = namespace.get("__name__")
-    return type(name) is str and name.partition(".")[0] == _PACKAGE
-
-
-# Python's last default filter, which hides each `ResourceWarning`. This one tells of lost work, so it is
-# shown unless the program itself hides such warnings.
-_DEFAULT = ("ignore", None, ResourceWarning, None, 0)
-
-
-def _is_hidden_by_default(text: str, line: int, module: str) -> bool:
-    """Return whether no filter of the program's, only Python's default, applies to this warning."""
-    filters = list(warnings.filters)
-    for each in filters:
-        _, message, category, of, at = each
-        if (
-            issubclass(errors.UnconsumedResultsWarning, category)
-            and (message is None or _matches(message, text))
-            and (of is None or _matches(of, module))
-            and at in (0, line)
-        ):
-            return each is filters[-1] and each == _DEFAULT
-    return False
-
-
-def _matches(pattern: Any, text: str) -> bool:
-    """Return whether a filter's pattern, which may be plain text, applies to a text."""
-    return pattern == text if isinstance(pattern, str) else pattern.match(text) is not None
-
-
-class _Ignored:
-    """Raises an exception where Python ignores it, and reports it by `sys.unraisablehook`."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __del__(self) -> None:
-        raise self._error
+        self._place.warn(warning)

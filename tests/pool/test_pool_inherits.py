@@ -275,6 +275,14 @@ def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
     (tmp_path / "beside.py").write_text("import os\npid = os.getpid()\n")
     (tmp_path / "broken.py").write_text("raise ValueError('this is broken')\n")
     (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "threads.py").write_text(
+        "import threading\n"
+        "for name in ('waits', None):\n"
+        "    threading.Thread(target=threading.Event().wait, name=name, daemon=True).start()\n"
+        "short = threading.Thread(target=abs, args=(1,))\n"
+        "short.start()\n"
+        "short.join()\n"
+    )
     code = """
         import os
         import sharedarray as sa
@@ -285,18 +293,46 @@ def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
             import beside, numpy
             return beside.pid, os.getpid(), os.environ["OPENBLAS_NUM_THREADS"]
 
-        with sa.Pool(1, preload=["beside", "no_such_module", "broken", "ends"]) as pool:
-            loaded, own, limit = pool.submit(pid).result()
-            print(loaded != own, limit)
+        try:
+            sa.Pool(1, preload=["beside", "no_such_module"])
+        except ModuleNotFoundError as error:
+            print(error.name)
+        for _ in range(2):
+            with sa.Pool(1, preload=["beside", "beside.sub", "broken", "ends", "threads"]) as pool:
+                loaded, own, limit = pool.submit(pid).result()
+                print(loaded != own, limit)
     """
     out, errors = program(tmp_path, code, OPENBLAS_NUM_THREADS="7")
-    assert out == "True 1\n"
-    lines = errors.splitlines()
-    assert len(lines) == 3
-    assert "no_such_module" in lines[0]
-    assert "could not load broken" in lines[1]
-    assert "this is broken" in lines[1]
-    assert "could not load ends" in lines[2]
+    assert out == "no_such_module\nTrue 1\nTrue 1\n"
+    lines = [line for line in errors.splitlines() if "Warning" in line]
+    assert len(lines) == 4
+    for line, said in zip(
+        lines,
+        (
+            r"the module 'beside\.sub', which preload names, could not be loaded \(ModuleNotFoundError: ",
+            r"the module 'broken', which preload names, could not be loaded \(ValueError: this is broken\)",
+            r"the module 'ends', which preload names, could not be loaded \(SystemExit: 3\)",
+            r"the module 'threads', which preload names, started 2 threads \(waits, Thread-\d.*\), which",
+        ),
+        strict=True,
+    ):
+        assert re.search(rf"RuntimeWarning: {said}.*Next step: leave it out of preload", line), line
+
+
+@needs_server
+def test_warnings_of_modules_that_are_errors_do_no_harm(tmp_path):
+    (tmp_path / "broken.py").write_text("raise ValueError('this is broken')\n")
+    code = """
+        import warnings
+        import sharedarray as sa
+
+        warnings.simplefilter("error")
+        with sa.Pool(1, preload=["broken"]) as pool:
+            print(pool.submit(abs, -1).result())
+    """
+    out, errors = program(tmp_path, code)
+    assert out == "1\n"
+    assert "the module 'broken', which preload names, could not be loaded" in errors
 
 
 @needs_server

@@ -9,6 +9,7 @@ pickled     one message: a stream, the buffers that it left out, and their table
 pickler     pickles of anything else, with shared arrays by reference
 call        calls: the function's name, and the arguments
 result      results
+culprits    which part of a call or result cannot be sent
 tracebacks  tracebacks of workers, which the caller formats
 failures    exceptions
 ==========  =======================================================================

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import io
 import pickle
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -122,10 +124,18 @@ def _reduce_descriptor(pickler: CodePickler, descriptor: Any) -> Any:
     return type(descriptor), (descriptor.func,), kept
 
 
+def _reduce_file(pickler: CodePickler, file: Any) -> Any:
+    """Refuse a file, whose content cloudpickle would send without a word; the standard streams go by name."""
+    if file is sys.stdin or file is sys.stdout or file is sys.stderr:
+        return NotImplemented
+    raise pickle.PicklingError(f"an open file, {file.name!r}")
+
+
 REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     LRU_CACHE: _reduce_cache,
     functools.cached_property: _reduce_descriptor,
     functools.singledispatchmethod: _reduce_descriptor,
     types.ModuleType: _reduce_module,
     types.MethodType: _reduce_method,
+    io.TextIOWrapper: _reduce_file,
 }

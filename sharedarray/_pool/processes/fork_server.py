@@ -12,6 +12,7 @@ above inherits a zombie::
     starts the server ──────────────────▶ (inherited)
                       ◀────────────────── "+"                  the program is a Python
                       ◀────────────────── "LF wave"            the module that it loads next
+                      ◀────────────────── "LF NUL wave NUL …"  what is wrong with it
     count, descriptors ─────────────────▶                      fork
     orders            ──── pipe ────────▶                      (read by the worker)
                       ◀─── pipe ────────                       the worker's pid, and in the end its exit code
@@ -36,7 +37,7 @@ from sharedarray import _errors as errors
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.processes import interpreters, threads
-from sharedarray._pool.processes.fork_server_main import CHUNK, COUNT
+from sharedarray._pool.processes.fork_server_main import CHUNK, COUNT, REPORT
 
 __all__ = ["ForkServer", "server_for"]
 
@@ -79,6 +80,8 @@ class ForkServer:
         self._control = -1  # the socket; Python would warn of an open socket object at the program's end
         self._pid = 0
         self._code: int | None = None
+        self._heard = b""  # what the server has written about the modules
+        self._reports: dict[str, str] = {}
 
     def fork(self, descriptors: Sequence[int]) -> tuple[int, int]:
         """Request a worker that inherits descriptors; raise ConnectionError if the server has just ended.
@@ -132,14 +135,28 @@ class ForkServer:
 
     def failure(self) -> ChildProcessError:
         """Return the error that says how the server ended, and which module it was loading."""
-        announced = b""
+        self._hear()
+        lines = [line for line in self._heard.split(b"\n") if not line.startswith(REPORT.encode())]
+        last = lines[-1].decode(errors="replace") if len(lines) > 1 else ""
+        where = f" while it loaded {last}" if last else ""
+        return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
+
+    def _hear(self) -> None:
+        """Read what the server has written."""
         if self._control >= 0:
             with contextlib.suppress(OSError), _as_socket(self._control) as control:
                 while piece := control.recv(1 << 16, socket.MSG_DONTWAIT):
-                    announced += piece
-        last = announced.rpartition(b"\n")[2].decode(errors="replace") if b"\n" in announced else ""
-        where = f" while it loaded {last}" if last else ""
-        return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
+                    self._heard += piece
+
+    def reports(self) -> dict[str, str]:
+        """Return what is wrong with modules, by their names, after the first fork: then all are loaded."""
+        self._hear()
+        for line in self._heard.decode(errors="replace").split("\n"):
+            _, module, text = line.split(REPORT, 2) if line.startswith(REPORT) else ("", "", "")
+            if module:
+                self._reports[module] = text
+        self._heard = b""
+        return self._reports
 
     def _run(self) -> None:
         """Start the server if it is not running."""
@@ -151,6 +168,8 @@ class ForkServer:
         with ours:
             with theirs:
                 number, self._code = theirs.fileno(), None
+                self._heard = b""
+                self._reports.clear()
                 bytecode = sys.dont_write_bytecode, sys.pycache_prefix
                 path, modules = interpreters.import_path(), self._modules
                 code = _BOOT.format(

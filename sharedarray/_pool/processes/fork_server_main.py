@@ -5,6 +5,7 @@ See `fork_server` for the messages.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -13,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,9 +24,10 @@ from typing import Any
 from sharedarray._platform import platform
 from sharedarray._pool.processes import group_signals
 
-__all__ = ["CHUNK", "COUNT", "Inherited", "main", "settle"]
+__all__ = ["CHUNK", "COUNT", "REPORT", "Inherited", "main", "settle"]
 
 COUNT = struct.Struct("=H")  # descriptors that come with a request
+REPORT = "\0"  # begins a line about a module, and ends the module's name
 # Descriptors in one message: Linux takes 253.
 CHUNK = 250
 
@@ -99,19 +102,31 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
 
 
 def _load(module: str, control: socket.socket) -> None:
-    """Announce a module and load it; report on standard error if that fails."""
-    with contextlib.suppress(OSError):
-        control.send(b"\n" + module.encode(errors="replace"), socket.MSG_DONTWAIT)
+    """Announce a module and load it; report if that fails, or if it has started threads."""
+    _tell(control, module)
+    there = {thread.ident for thread in threading.enumerate()}
+    count = _thread._count()
     try:
         __import__(module)
     except BaseException as error:
-        with contextlib.suppress(Exception):
-            print(
-                f"sharedarray: the pool's fork server could not load {module}, which `preload` names: "
-                f"{type(error).__name__}: {error}",
-                file=sys.stderr,
-                flush=True,
-            )
+        text = f"{type(error).__name__}: "
+        with contextlib.suppress(BaseException):  # its __str__
+            text += str(error)
+        _tell(control, f"{REPORT}{module}{REPORT}could not be loaded ({text})")
+    more = _thread._count() - count
+    if more > 0:
+        names = [thread.name for thread in threading.enumerate() if thread.ident not in there]
+        text = f"started {'a thread' if more == 1 else f'{more} threads'}"
+        if names:
+            text += f" ({', '.join(names)})"
+        _tell(control, f"{REPORT}{module}{REPORT}{text}, which forked workers lack")
+
+
+def _tell(control: socket.socket, text: str) -> None:
+    """Write a line for the caller, unless its buffer is full."""
+    with contextlib.suppress(OSError):
+        line = " ".join(text.split("\n")).encode(errors="replace")
+        control.send(b"\n" + line, socket.MSG_DONTWAIT)
 
 
 class _Server:

@@ -153,6 +153,7 @@ class ForkServed(_Exits, popen_fork.Popen):
                 server = fork_server.server_for(process_obj)
                 try:
                     self._request(server, sent)
+                    process_obj.reports = server.reports()
                     return
                 except (EOFError, ConnectionError):
                     if self.finalizer is not None:

@@ -28,6 +28,7 @@ from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import contiguous
 from sharedarray._pool.codec.call import function_named, load_call, single_array
+from sharedarray._pool.codec.culprits import culprit_of_result
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import dump_result
@@ -515,9 +516,13 @@ def _last_own(raised: BaseException) -> Any:
 
 
 def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
+    culprit = culprit_of_result(result)
+    found = failures.described(reason)
+    if culprit is not None:
+        found = culprit.described(found)
     error = errors.NotPicklableError(
         f"the task returned a {failures.class_of(result)} that cannot be sent back",
-        found=failures.described(reason),
+        found=found,
         expected="a result that pickle or cloudpickle can write",
         cause="open files, locks, generators and the like belong to one process",
         next_step="return the data that the caller needs from it",

@@ -90,6 +90,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 from __future__ import annotations
 
 from importlib import import_module
+from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
 from sharedarray import _interrupts as _interrupts, _picklers as _picklers, integrations as _integrations
@@ -217,6 +218,19 @@ _LAZY = {
     "put": "sharedarray._objects",
 }
 
+# What other packages call it: PyPI's SharedArray, NumPy, multiprocessing, Ray and the shell.
+_OTHER_WORDS = {
+    **dict.fromkeys(("copy", "from_array", "fromarray", "from_numpy", "Array"), "sharedarray.share(array)"),
+    **dict.fromkeys(("create", "new", "ndarray"), "sharedarray.zeros(shape, dtype, name=...)"),
+    **dict.fromkeys(("delete", "remove", "rm", "destroy", "free"), "sharedarray.unlink(name)"),
+    **dict.fromkeys(("list", "ls"), "sharedarray.blocks()"),
+    **dict.fromkeys(("load", "memmap", "open_memmap"), "sharedarray.open(path)"),
+    **dict.fromkeys(("save", "savez"), "numpy.save(path, array)"),
+    **dict.fromkeys(("close", "detach"), "array.close()"),
+    **dict.fromkeys(("map", "submit", "Executor", "ProcessPool", "ProcessPoolExecutor"), "sharedarray.Pool"),
+    **dict.fromkeys(("lock", "RLock", "Semaphore"), "array.lock() and sharedarray.lock_file(path)"),
+}
+
 _picklers.install()
 _integrations.install()
 
@@ -233,7 +247,10 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # a checkout on the path
             value = "0.0+unknown"
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        text = f"module {__name__!r} has no attribute {name!r}"
+        if name in _OTHER_WORDS:
+            text += f": see {_OTHER_WORDS[name]}"
+        raise AttributeError(text, name=name, obj=_modules[__name__])
     globals()[name] = value
     return value
 

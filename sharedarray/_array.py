@@ -297,11 +297,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             except (TypeError, ValueError):  # read-only, or of a type that the buffer protocol does not know
                 first = address_of(self)
             low = first - (mapping.address or _find_address(mapping))
-            return ArrayLock(mapping, low, length, shared, timeout, id(mapping), self.base)
+            return ArrayLock(mapping, low, length, shared, timeout, id(mapping), self.base)  # type: ignore[no-any-return]
         low, high = self._span(mapping)
         if low == high:
             return EmptyLock(mapping, low, 0, shared, timeout)
-        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping), self.base)
+        return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping), self.base)  # type: ignore[no-any-return]
 
     def reference(self) -> Reference:
         """A small handle on this view, which every pickler sends as it is.

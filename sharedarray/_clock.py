@@ -9,11 +9,12 @@ interpreter's own importer makes it, and its functions are others than those of 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time as _shared
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["check_timeout", "time"]
+__all__ = ["check_timeout", "deadline_of", "time"]
 
 
 def _copied() -> Any:
@@ -49,13 +50,31 @@ else:
     time = _copied()
 
 
+def _as_seconds(timeout: Any) -> float:
+    """Return a timeout that is not None as a float; raise `TypeError` or `ValueError` if it is no number."""
+    seconds = None
+    if not isinstance(timeout, str | bytes):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = float(timeout)
+    if seconds is None:
+        raise TypeError(f"timeout is a number of seconds, or None; not {timeout!r:.80}")
+    if seconds != seconds:
+        raise ValueError(f"timeout is a number of seconds, or None; not {timeout!r}")
+    return seconds
+
+
 def check_timeout(timeout: Any) -> None:
     """Raise `TypeError` or `ValueError` unless a timeout is None or a number of seconds, at least 0."""
-    if timeout is None:
-        return
-    try:
-        valid = bool(timeout >= 0)  # NaN is not
-    except (TypeError, ValueError):
-        raise TypeError(f"timeout is a number of seconds, or None; not {timeout!r}") from None
-    if not valid:
+    if timeout is not None and _as_seconds(timeout) < 0:
         raise ValueError(f"timeout is in seconds, at least 0, or None; not {timeout!r}")
+
+
+def deadline_of(timeout: Any) -> float | None:
+    """Return the time of ``time.monotonic`` at which a timeout that begins now is over; None for never."""
+    if timeout is None:
+        return None
+    seconds = _as_seconds(timeout)
+    return None if seconds > _FOR_EVER else time.monotonic() + seconds
+
+
+_FOR_EVER = 1e9  # seconds: more than 30 years, and less than what any wait of a system overflows at

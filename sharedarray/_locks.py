@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from functools import partial
 from operator import index
 from threading import get_ident
-from typing import Any, NoReturn, Protocol, Self, SupportsIndex
+from typing import Any, Never, NoReturn, Protocol, Self, SupportsIndex
 
 import numpy as np
 
@@ -317,7 +317,12 @@ class Lock:
         "timeout",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        raise TypeError(
+            "a lock is made by array.lock() for an array, and by sharedarray.lock_file(path) for a file"
+        )
+
+    def _prepare(
         self,
         file: Any,
         start: int,
@@ -345,14 +350,21 @@ class Lock:
 
     # -- using it -------------------------------------------------------------------------------------
 
-    def acquire(self) -> bool:
+    def acquire(self, *arguments: Never, **options: Never) -> bool:
         """Wait for the lock and take it, for any thread to `release`. Returns True.
+
+        It takes no arguments: the timeout is an argument of what makes the lock.
 
         Raises
         ------
         LockTimeout
             It was not free in time (a `TimeoutError`).
         """
+        if arguments or options:
+            raise TypeError(
+                "acquire() takes no arguments: give the timeout to the lock, as in "
+                "array.lock(timeout=1.0).acquire(); timeout=0 does not wait"
+            )
         self._take(-get_ident())
         return True
 
@@ -576,6 +588,8 @@ class ArrayLock(Lock):
 
     __slots__ = ()
 
+    __init__ = Lock._prepare
+
     _file: Mapping
 
     @property
@@ -611,7 +625,7 @@ class EmptyLock(Lock):
     __slots__ = ("_entered",)
 
     def __init__(self, file: Any, start: int, length: int, shared: bool, timeout: float | None) -> None:
-        Lock.__init__(self, file, start, length, shared, timeout)
+        self._prepare(file, start, length, shared, timeout)
         self._entered = 0
 
     @property
@@ -728,6 +742,8 @@ class FileLock(Lock):
     """A lock on a file: an open one, or what a path leads to when the lock is granted."""
 
     __slots__ = ()
+
+    __init__ = Lock._prepare
 
     @property
     def _name(self) -> str:

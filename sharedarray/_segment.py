@@ -33,6 +33,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from operator import index
 from sys import getrefcount
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
@@ -940,7 +941,11 @@ def _held_here(directory: str, name: str) -> bool:
 
 
 def _create_file(path: str, content: _Content) -> Mapping:
-    draft = _draft(os.path.dirname(path), content)
+    try:
+        draft = _draft(os.path.dirname(path), content)
+    except errors.BlockNotFoundError as error:
+        error.expected, error.next_step = None, "make it, or choose another path"
+        raise
     try:
         # Mapped first: a file that cannot be mapped must not stay.
         mapping = _finish_file(draft, content, path)
@@ -1218,14 +1223,24 @@ def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
             raise _no_block(where, where, EMPTY if status.regular else "a directory, pipe or device")
         return _finish(handle, status.size, mode, where, None, status.device, status.inode)
     except FileNotFoundError:
-        raise errors.BlockNotFoundError(
-            f"there is no file {where}", name=where, next_step="make it with file=path"
-        ) from None
+        raise _no_file(where, os.fspath(path)) from None
     except OSError as error:
         raise _unopenable(error, where, where) from None
     finally:
         if handle >= 0:
             _close(handle)
+
+
+def _no_file(where: str, given: str) -> errors.BlockNotFoundError:
+    """Return the error for a path that leads to no file; what was meant may be another file, or a block."""
+    next_step = "make it with file=path"
+    directory, name = os.path.split(where)
+    meant = hints.likely(name, platform.names(directory))
+    if given in registry.names(registry.directory()):
+        next_step = f"for the block of this name, sharedarray.attach({given!r})"
+    elif meant is not None:
+        next_step = f"did you mean {os.path.join(directory, meant)!r}? {next_step}"
+    return errors.BlockNotFoundError(f"there is no file {where}", name=where, next_step=next_step)
 
 
 def check_mode(mode: str) -> None:
@@ -1428,6 +1443,8 @@ class Segment:
     __slots__ = ("_bytes", "_mapping")
 
     def __init__(self, mapping: Mapping, grip: Any = None) -> None:
+        if not isinstance(mapping, Mapping):
+            raise TypeError("a segment is made by Segment.create(size, name) or Segment.attach(name)")
         self._mapping = mapping
         self._bytes = mapping if grip is None else grip
 
@@ -1453,7 +1470,7 @@ class Segment:
         InvalidNameError
             The name is no plain path component (a `ValueError`).
         """
-        size = int(size)
+        size = index(size)
         if size < 1:
             raise ValueError(f"a segment has at least 1 byte, not {size}")
         return cls(create(size, name=name, persist=persist))

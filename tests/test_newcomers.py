@@ -31,7 +31,7 @@ from helpers import (
 from needs import needs_signals
 
 import sharedarray as sa
-from sharedarray import _segment as segment
+from sharedarray import _header as header, _segment as segment
 from sharedarray._cli import main
 from sharedarray._platform import platform
 
@@ -532,3 +532,63 @@ def test_a_directory_on_a_disk_is_one_warning(
     assert said.err.startswith(f"sharedarray: warning: SHAREDARRAY_DIR={blocks} is on a disk")
     assert said.err.count("\n") == 1
     wait_until(lambda: not janitors(str(blocks)), "the janitor ends")
+
+
+# -- objects that have makers -----------------------------------------------------------------------------
+
+
+def test_classes_that_are_not_called_say_what_makes_them() -> None:
+    for arguments in ((), ("name",)):
+        with pytest.raises(TypeError, match=r"array.lock\(\).*sharedarray.lock_file\(path\)"):
+            sa.Lock(*arguments)
+    with pytest.raises(TypeError, match=r"Segment.create\(size, name\)"):
+        sa.Segment("name")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="integer"):
+        sa.Segment.create(3.5)  # type: ignore[arg-type]
+
+
+def test_locks_that_are_asked_as_those_of_threading() -> None:
+    a = sa.zeros(3)
+    with pytest.raises(TypeError, match=r"shared is True or False, not 10; .* write timeout=10"):
+        a.lock(10)  # type: ignore[arg-type]
+    assert a.lock(np.bool_(True)).shared is True  # type: ignore[arg-type]
+    lock: Any = a.lock()
+    for call in (lambda: lock.acquire(True), lambda: lock.acquire(timeout=1), lambda: lock.acquire(False)):
+        with pytest.raises(TypeError, match=r"array.lock\(timeout=1.0\).acquire\(\)"):
+            call()
+    assert not lock.locked()
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("delete", "unlink"), ("list", "blocks"), ("load", "open"), ("copy", "share"), ("create", "zeros")],
+)
+def test_other_packages_words(name: str, cure: str) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{name}': see sharedarray.{cure}") as caught:
+        getattr(sa, name)
+    assert (caught.value.name, caught.value.obj) == (name, sa)  # by which Python finds names that are alike
+
+
+def test_open_names_what_was_probably_meant(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.zeros(3))
+    with pytest.raises(sa.BlockNotFoundError, match=r"did you mean '.*table.npy'"):
+        sa.open(tmp_path / "tabel.npy")
+    held = sa.zeros(3, name="a_block")
+    with pytest.raises(sa.BlockNotFoundError, match=r"sharedarray.attach\('a_block'\)"):
+        sa.open("a_block")
+    del held
+    with pytest.raises(sa.BlockNotFoundError, match="choose another path") as caught:
+        sa.zeros(3, file=tmp_path / "missing" / "x.npy")
+    assert "SHAREDARRAY_DIR" not in str(caught.value)
+
+
+def test_sizes_in_messages_are_human() -> None:
+    with pytest.raises(sa.OutOfSharedMemoryError) as caught:
+        sa.zeros(10**12)
+    assert "a block of 7.3 TiB (8 000 000 004 096 bytes) does not fit" in str(caught.value)
+    assert "expected 7.3 TiB (8 000 000 004 096 bytes) needed" in str(caught.value)
+    with pytest.raises(sa.HeaderError, match=r"1 MiB \(1 052 672 bytes\)|1.0 MiB \(1 052 672 bytes\)"):
+        header.decode(header.encode(np.dtype("u1"), (1 << 20,), fortran=False), 8192, name="x")
+    segment_of_bytes = sa.Segment.create(20_000)
+    with pytest.raises(BufferError, match=r"20 KiB \(20 000 bytes\)"):
+        segment.mapping_of(segment_of_bytes.buf).resize(1)  # type: ignore[union-attr]

@@ -33,9 +33,9 @@ housekeeping   what the pool's thread does between two waits
 manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
 engine         the state of a pool, and what its modules have in common
+arguments      checks of the arguments of `Pool`
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
-arguments      checks of the arguments of `Pool`
 migration      names that other pools have, and what to write instead
 maps           `Pool.map` and its variants
 arrays         shared arrays that a pool makes and closes

@@ -15,7 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
 from sharedarray import _interrupts as interrupts
-from sharedarray._clock import time
+from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import Raised, Task
 
 __all__ = ["Helper", "PoolFuture"]
@@ -122,7 +122,7 @@ class PoolFuture(Future[Any]):
         engine = self._engine
         if self._state in _SETTLED or engine is None:
             return timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_of(timeout)
         engine.read_until(self._is_settled, deadline)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 

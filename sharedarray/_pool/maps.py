@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
-from sharedarray._clock import time
+from sharedarray._clock import deadline_of
 from sharedarray._pool import results
-from sharedarray._pool.arguments import at_least, common_length
+from sharedarray._pool.arguments import (
+    argument_tuples,
+    at_least,
+    check_function,
+    common_length,
+    refuse_keywords,
+)
 from sharedarray._pool.migration import MAP_KEYWORDS, explains_keywords
 from sharedarray._progress import Progress, bar, closed_unless_done, watched
 
@@ -40,6 +46,7 @@ class Maps:
         buffersize: int | None = None,
         progress: Progress = None,
         return_exceptions: bool = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables, as `map` does, and yield the results in order.
 
@@ -95,6 +102,8 @@ class Maps:
         Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
         25 ms after they are computed; the first result of each batch arrives at once.
         """
+        refuse_keywords("map", fn, unknown)
+        check_function("map", fn, iterables)
         calls = zip(*iterables)  # noqa: B905
         if buffersize is None:
             return self._collect("map", fn, calls, timeout, chunksize, progress, return_exceptions)
@@ -122,9 +131,12 @@ class Maps:
         chunksize: int = 1,
         progress: Progress = None,
         return_exceptions: bool = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
-        calls = map(tuple, iterable)
+        refuse_keywords("starmap", fn, unknown)
+        check_function("starmap", fn)
+        calls = argument_tuples(iterable)
         return self._collect("starmap", fn, calls, timeout, chunksize, progress, return_exceptions)
 
     @explains_keywords(MAP_KEYWORDS)
@@ -136,6 +148,7 @@ class Maps:
         chunksize: int = 1,
         progress: Progress = None,
         return_exceptions: bool = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
 
@@ -147,6 +160,8 @@ class Maps:
         The exception of a call does not end the iterator: the next `next` gives the next result. (A ``for``
         loop ends with the first exception; ``return_exceptions=True`` keeps it going.) Otherwise as `map`.
         """
+        refuse_keywords("imap_unordered", fn, unknown)
+        check_function("imap_unordered", fn, iterables)
         at_least(1, "chunksize", chunksize)
         total = common_length(iterables)
         shown = bar(progress, total)
@@ -182,5 +197,4 @@ class Maps:
         return watched(found, shown)
 
     def _call_options(self, timeout: float | None) -> dict[str, Any]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return {**self._options, "deadline": deadline}
+        return {**self._options, "deadline": deadline_of(timeout)}

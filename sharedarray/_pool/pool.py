@@ -11,8 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedarray import _registry as registry, _requirements as requirements
+from sharedarray._clock import check_timeout
 from sharedarray._pool import processes
-from sharedarray._pool.arguments import at_least, checked_modules, checked_threads, worker_count
+from sharedarray._pool.arguments import (
+    at_least,
+    check_function,
+    checked_initargs,
+    checked_modules,
+    checked_threads,
+    worker_count,
+)
 from sharedarray._pool.arrays import OwnedArrays
 from sharedarray._pool.engine import Engine
 from sharedarray._pool.maps import Maps
@@ -195,13 +203,14 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         directory = registry.directory()
         registry.warn_of_disk(directory)
         requirements.check(directory)
+        arguments = checked_initargs(initargs)
         self._options: dict[str, Any] = {}
         self._original: Pool | None = None
         super().__init__()
         self._engine = Engine(
             workers=self._max_workers,
             method=processes.method_of(mp_context),
-            setup=Setup(threads.environment(numbers), initializer, tuple(initargs), modules),
+            setup=Setup(threads.environment(numbers), initializer, arguments, modules),
             max_tasks=max_tasks_per_child,
             retries=self._retries,
             at_end=self._arrays.close,  # no reference to the pool, or its thread would keep it alive
@@ -241,6 +250,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         RuntimeError
             The pool was shut down.
         """
+        check_function("submit", fn)
         return self._engine.intake.submit(fn, args, kwargs, **self._options)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None) -> Pool:
@@ -268,7 +278,8 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         ...     type(future.exception()).__name__
         'TimeoutError'
         """
-        if timeout is not None and not timeout > 0:
+        check_timeout(timeout)
+        if timeout == 0:
             raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
         chosen = copy.copy(self)
         chosen._retries = self._retries if retries is None else at_least(0, "retries", retries)

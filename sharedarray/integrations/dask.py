@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from types import SimpleNamespace, TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Never, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -43,7 +43,8 @@ from sharedarray import (
     _versions as versions,
 )
 from sharedarray._array import ShapeLike, SharedArray
-from sharedarray._clock import time
+from sharedarray._clock import deadline_of, time
+from sharedarray._pool.arguments import argument_tuples, check_combine, check_function, refuse_keywords
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
 from sharedarray._pool.numeric import blockwise
@@ -671,6 +672,7 @@ class DaskPool(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have ``fn(*args, **kwargs)`` called by a worker; see `Pool.submit`."""
         self._check_open()
+        check_function("submit", fn)
         packing = _Packing(self._engine.replicas, {})
         future = self._engine.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
         self._watch(future)
@@ -684,13 +686,17 @@ class DaskPool(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         progress: Progress = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield the results in order; see `Pool.map`.
 
         ``chunksize`` says how many calls go into one task of Dask's; some for each worker when None.
         ``buffersize`` is there for the interface: the iterables are consumed at once.
         """
-        return self.starmap(fn, zip(*iterables), timeout, chunksize, progress)  # noqa: B905
+        refuse_keywords("map", fn, unknown)
+        check_function("map", fn, iterables)
+        calls = zip(*iterables)  # noqa: B905
+        return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
 
     def starmap(
         self,
@@ -699,9 +705,13 @@ class DaskPool(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         progress: Progress = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments; see `Pool.starmap`."""
-        return self._mapped(fn, iterable, timeout, chunksize, progress, _Gathering.in_order)
+        refuse_keywords("starmap", fn, unknown)
+        check_function("starmap", fn)
+        calls = argument_tuples(iterable)
+        return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
 
     def imap_unordered(
         self,
@@ -710,18 +720,21 @@ class DaskPool(Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         progress: Progress = False,
+        **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield each result when it is there.
 
         The iterables are consumed at once; otherwise as `Pool.imap_unordered`.
         """
+        refuse_keywords("imap_unordered", fn, unknown)
+        check_function("imap_unordered", fn, iterables)
         calls = zip(*iterables)  # noqa: B905
         return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.as_they_come)
 
     def _mapped(
         self,
         fn: Callable[..., T],
-        calls: Iterable[Iterable[Any]],
+        calls: Iterable[tuple[Any, ...]],
         timeout: float | None,
         chunksize: int | None,
         progress: Progress,
@@ -730,8 +743,8 @@ class DaskPool(Executor):
         self._check_open()
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"chunksize must be greater than 0, not {chunksize}")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        collected = [tuple(args) for args in calls]
+        deadline = deadline_of(timeout)
+        collected = list(calls)
         shown = bar(progress, len(collected))
         came = self._engine.map(fn, collected, chunksize=chunksize)
         self._watch(*came.left())
@@ -749,6 +762,7 @@ class DaskPool(Executor):
         overlap: int | Sequence[int] = 0,
         timeout: float | None = None,
         progress: Progress = False,
+        **unknown: Never,
     ) -> Array:
         """Apply a function to blocks of arrays, and put the results together; see `Pool.map_blocks`.
 
@@ -758,6 +772,8 @@ class DaskPool(Executor):
         domain, and gets an error elsewhere: give ``out``, which may be the array itself.
         """
         self._check_open()
+        refuse_keywords("map_blocks", func, unknown)
+        check_function("map_blocks", func)
         plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
         engine: Any = self._engine
         # Dask runs again what its worker did not finish.
@@ -767,14 +783,19 @@ class DaskPool(Executor):
         self,
         func: Callable[..., T],
         combine: Callable[[T, T], T],
+        /,
         *arrays: ArrayLike,
         axis: Axes = 0,
         block_size: Sizes = None,
         timeout: float | None = None,
         progress: Progress = False,
+        **unknown: Never,
     ) -> T:
         """Apply a function to blocks, and combine its results into one; see `Pool.reduce_blocks`."""
         self._check_open()
+        refuse_keywords("reduce_blocks", func, unknown)
+        check_function("reduce_blocks", func)
+        check_combine(func, combine, arrays)
         plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
         engine: Any = self._engine
         return blockwise.reduce_blocks(engine, func, combine, plan, progress, {}, timeout)

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 
 from sharedarray import _creation as creation, _errors as errors, _reference as reference
 from sharedarray._array import SharedArray, address_of
-from sharedarray._clock import time
+from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray._progress import Progress, bar
@@ -250,7 +250,7 @@ class _Call:
         self._way = way
         self.plan = plan
         self._engine = engine
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = deadline_of(timeout)
         self._options = {**options, "deadline": self._deadline}
         self._results: Results | None = None
         self.sent_once = tuple(

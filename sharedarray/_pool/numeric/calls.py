@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sharedarray._pool.arguments import check_combine, check_function, refuse_keywords
 from sharedarray._pool.numeric import blockwise
 from sharedarray._pool.numeric.of_groups import expanded
 from sharedarray._pool.numeric.tiling import Axes, Sizes
@@ -39,6 +40,7 @@ class NumericCalls:
         overlap: int | Sequence[int] = 0,
         timeout: float | None = None,
         progress: Progress = None,
+        **unknown: Never,
     ) -> np.ndarray[Any, Any]:
         """Apply a function to blocks of arrays, in all workers, and assemble the results.
 
@@ -118,6 +120,8 @@ class NumericCalls:
         >>> np.array_equal(blurred, blur(image))
         True
         """
+        refuse_keywords("map_blocks", func, unknown)
+        check_function("map_blocks", func)
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
@@ -128,11 +132,13 @@ class NumericCalls:
         self,
         func: Callable[..., T],
         combine: Callable[[T, T], T],
+        /,
         *arrays: ArrayLike,
         axis: Axes = 0,
         block_size: Sizes = None,
         timeout: float | None = None,
         progress: Progress = None,
+        **unknown: Never,
     ) -> T:
         """Apply a function to blocks of arrays, in all workers, and combine its results into one.
 
@@ -169,6 +175,9 @@ class NumericCalls:
         ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
         499500
         """
+        refuse_keywords("reduce_blocks", func, unknown)
+        check_function("reduce_blocks", func)
+        check_combine(func, combine, arrays)
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, workers=self._max_workers)
         return blockwise.reduce_blocks(self._engine, func, combine, plan, progress, self._options, timeout)

@@ -1,0 +1,114 @@
+"""What a pool says to wrong arguments: what was given, and what to write instead. None harms the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ANSWER
+
+import sharedarray as sa
+
+DATA = np.arange(12.0).reshape(3, 4)
+
+
+FIRST = r"\(\) takes a function first, not "
+MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "submit a result": (
+        lambda p: p.submit(np.sum(DATA)),
+        f"^submit{FIRST}a float64: .*submit.numpy.sum, array",
+    ),
+    "submit a name": (lambda p: p.submit("np.sum", DATA), f"^submit{FIRST}a str"),
+    "submit None": (lambda p: p.submit(None), f"^submit{FIRST}None"),
+    "map a result": (lambda p: p.map(np.sum(DATA), DATA), f"^map{FIRST}a float64"),
+    "map swapped": (lambda p: p.map(DATA, np.sum), f"^map{FIRST}an ndarray"),
+    "map without items": (
+        lambda p: p.map(np.sum),
+        r"^map.* needs at least one iterable.*map\(numpy.sum, items\)",
+    ),
+    "map(len)": (lambda p: p.map(len), r"submit\(len\)"),
+    "unordered without items": (lambda p: p.imap_unordered(np.sum), "needs at least one iterable"),
+    "map a keyword": (lambda p: p.map(np.sum, DATA, axis=0), r"functools.partial\(numpy.sum, axis=0\)"),
+    "starmap numbers": (lambda p: list(p.starmap(np.add, [1, 2])), "item 0 is an int.*map"),
+    "starmap a keyword": (
+        lambda p: p.starmap(np.add, [(1, 2)], out=1),
+        r"functools.partial\(numpy.add, out=1\)",
+    ),
+    "starmap a name": (lambda p: p.starmap("f", [(1, 2)]), f"^starmap{FIRST}a str"),
+    "clip": (
+        lambda p: p.map_blocks(np.clip, DATA, a_min=0),
+        r"unexpected keyword argument 'a_min'.*map_blocks\(functools.partial\(numpy.clip, a_min=0\), …\)",
+    ),
+    "two keywords": (
+        lambda p: p.map_blocks(np.clip, DATA, a_min=0, a_max=1),
+        r"functools.partial\(numpy.clip, a_min=0, a_max=1\)",
+    ),
+    "map_blocks of a result": (lambda p: p.map_blocks(np.sin(DATA)), f"^map_blocks{FIRST}an ndarray"),
+    "map_blocks swapped": (lambda p: p.map_blocks(DATA, np.sin), f"^map_blocks{FIRST}an ndarray"),
+    "no combine": (
+        lambda p: p.reduce_blocks(np.sum, DATA),
+        r"misses combine.*an ndarray: write reduce_blocks\(numpy.sum, numpy.add, array\)",
+    ),
+    "no combine of max": (lambda p: p.reduce_blocks(np.max, DATA), r"\(numpy.max, numpy.maximum, array\)"),
+    "no combine of len": (lambda p: p.reduce_blocks(len, DATA), r"\(len, combine, array\)"),
+    "combine behind": (
+        lambda p: p.reduce_blocks(np.sum, DATA, np.add),
+        "misses combine.*as its second argument",
+    ),
+    "combine by name": (
+        lambda p: p.reduce_blocks(np.sum, DATA, combine=np.add),
+        "second argument, before the",
+    ),
+    "combine is None": (lambda p: p.reduce_blocks(np.sum, None, DATA), "misses combine.*None"),
+    "no arrays": (lambda p: p.reduce_blocks(np.sum, np.add), "needs at least one array"),
+    "reduce a keyword": (
+        lambda p: p.reduce_blocks(np.sum, np.add, DATA, keepdims=True),
+        r"functools.partial\(numpy.sum, keepdims=True\)",
+    ),
+}
+TIMEOUTS: dict[str, Callable[[Any, Any], object]] = {
+    "map": lambda p, timeout: p.map(np.sum, DATA, timeout=timeout),
+    "map, ahead": lambda p, timeout: p.map(np.sum, DATA, timeout=timeout, buffersize=1),
+    "starmap": lambda p, timeout: p.starmap(np.add, DATA, timeout),
+    "imap_unordered": lambda p, timeout: p.imap_unordered(np.sum, DATA, timeout=timeout),
+    "map_blocks": lambda p, timeout: p.map_blocks(np.sin, DATA, timeout=timeout),
+    "reduce_blocks": lambda p, timeout: p.reduce_blocks(np.sum, np.add, DATA, timeout=timeout),
+    "options": lambda p, timeout: p.options(timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_call_says_what_to_write(pool: sa.Pool, mistake: str) -> None:
+    call, text = MISTAKES[mistake]
+    with pytest.raises(TypeError, match=text):
+        call(pool)
+
+
+@pytest.mark.parametrize("call", TIMEOUTS)
+@pytest.mark.parametrize(
+    "timeout", ["5", DATA, [1], SimpleNamespace()], ids=lambda value: type(value).__name__
+)
+def test_a_timeout_that_is_no_number(pool: sa.Pool, call: str, timeout: Any) -> None:
+    """It once reached the pool's thread, and broke the pool for all other calls."""
+    with pytest.raises(TypeError, match="timeout is a number of seconds, or None; not "):
+        TIMEOUTS[call](pool, timeout)
+    with pytest.raises(ValueError, match="not nan"):
+        TIMEOUTS[call](pool, float("nan"))
+    assert pool.submit(len, [1]).result(ANSWER) == 1
+
+
+def test_numbers_of_all_kinds_are_timeouts(pool: sa.Pool) -> None:
+    for timeout in (ANSWER, int(ANSWER), np.float32(ANSWER), np.array(ANSWER), float("inf")):
+        assert list(pool.map(np.sum, DATA, timeout=timeout)) == DATA.sum(axis=1).tolist()
+        assert pool.submit(len, [1, 2]).result(timeout) == 2
+    with pytest.raises(TypeError, match="timeout is"):
+        pool.submit(len, [1]).result("5")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "shown"), [(5, r"\(5,\)"), ("abc", r"\('abc',\)"), (b"x", r"\(b'x',\)")])
+def test_initargs_that_are_no_tuple(given: Any, shown: str) -> None:
+    with pytest.raises(TypeError, match=f"initargs must be a tuple of arguments.*write {shown}"):
+        sa.Pool(1, initializer=print, initargs=given)

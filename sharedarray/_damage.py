@@ -12,7 +12,13 @@ import os
 import sys
 import warnings
 
-__all__ = ["NOT_A_FILE", "report", "set_aside"]
+__all__ = ["NOT_A_FILE", "report", "set_aside", "unheard"]
+
+unheard = False
+"""Whether the warnings of this process reach no user: the janitor's.
+
+Such a process leaves a damaged file to the processes whose warnings do, as long as there are some.
+"""
 
 # What `os.open` and its like raise where something else than a readable regular file has the name.
 NOT_A_FILE = (IsADirectoryError, NotADirectoryError, PermissionError)
@@ -36,7 +42,7 @@ def report(path: str, found: str, effect: str) -> None:
     effect
         What follows from that.
     """
-    if path in _reported or len(_reported) >= _MOST_REPORTED:
+    if unheard or path in _reported or len(_reported) >= _MOST_REPORTED:
         return
     _reported.add(path)
     text = f"{path} is damaged ({found}): {effect}"

@@ -418,6 +418,8 @@ def take(directory: str, size: int, name: str | None) -> FreeBlock | None:
 def _resized(block: FreeBlock, size: int) -> bool:
     """Give the file of a block another size; return False if there is no memory for that."""
     try:
+        if platform.status(block.handle).size != block.size:
+            return False  # another program has cut it off
         if block.size != size:
             platform.resize(block.handle, size)
         if block.size < size:

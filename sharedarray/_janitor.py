@@ -281,8 +281,10 @@ def _start(directory: str) -> _Connection:
         except FileNotFoundError:  # a janitor that ends removes its files, and the registry
             continue
         except OSError:
-            if not _is_file(lock_path) and damage.set_aside(lock_path):
-                continue
+            if not _is_file(lock_path):
+                damage.report(lock_path, "no regular file", "it is set aside")
+                if damage.set_aside(lock_path):
+                    continue
             raise
         try:
             os.fchmod(starting, 0o600)  # whatever the umask
@@ -323,6 +325,16 @@ def _is_file(path: str) -> bool:
         return True
 
 
+def _free_path(path: str) -> None:
+    """Remove the socket of a janitor that was killed, or what is there in its place."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            damage.report(path, "no socket", "it is set aside")
+    except FileNotFoundError:
+        return
+    damage.set_aside(path)
+
+
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Have what is started here not hear SIGINT until it says so."""
@@ -343,7 +355,7 @@ def _launch(folder: str, alive: int) -> _Connection:
     program = os.path.abspath(interpreter.python())  # the janitor starts in another directory
     with platform.opened(socket.socket, socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with _short_path(folder) as path:
-            damage.set_aside(f"{folder}/janitor.sock")
+            _free_path(f"{folder}/janitor.sock")
             listener.bind(path)
             os.chmod(path, 0o600)  # whatever the umask
         listener.listen(_BACKLOG)
@@ -539,6 +551,7 @@ def main(folder: str, alive: int, listening: int) -> None:
     import resource  # which not every system has
     import socket
 
+    damage.unheard = True
     starter = os.getpid()
     if os.fork():
         os._exit(0)  # the starter waits for this process and never hears of the janitor
@@ -661,7 +674,12 @@ class _Janitor:
             client.close()
         self.clients.clear()
         self.idle_since = None
-        if self._look(time.monotonic()) and self._reachable():
+        damage.unheard = False  # no process is left that would tell of a damaged file, and make it anew
+        try:
+            work = self._look(time.monotonic())
+        finally:
+            damage.unheard = True
+        if work and self._reachable():
             return False
         lock_path = f"{self.folder}/{registry.LOCK_FILE}"
         if not platform.lock(self.alive, _STARTING, 1, shared=False, wait=False):

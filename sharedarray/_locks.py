@@ -78,7 +78,7 @@ _ITSELF = "this thread itself holds a lock on some of them", "leave that one fir
 _READ_AHEAD = (io.TextIOWrapper, io.BufferedReader, io.BufferedRandom)
 
 _lock, _unlock, _locked = platform.lock, platform.unlock, platform.locked
-_COUNT, _prepare = marks.COUNT, marks.prepare
+_COUNT, _prepare, _now = marks.COUNT, marks.prepare, time.monotonic
 
 
 # -- holding ----------------------------------------------------------------------------------------------
@@ -400,7 +400,13 @@ class Lock:
 
     def _take(self, thread: int) -> Hold | None:
         """Lock the bytes, look for marks on them, and leave one."""
-        hold = _idle.pop(self._idle, None) or self._open()
+        hold = _idle.pop(self._idle, None)
+        if hold is None:
+            hold = self._open()
+        elif _now() > hold.table.check_at and not hold.table.sound():
+            hold.table.close()
+            hold.close()
+            hold = self._open()
         try:
             start, end, shared = self._start, self._end, self.shared
             pauses = None

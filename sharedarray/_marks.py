@@ -48,8 +48,8 @@ one user's, as the registry is, and outlive no reboot.
 
 Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
 bounds the number of slots, and the next process that edits marks corrects that number. A table whose size or
-kind is wrong is set aside, and the next lock makes another. A table that is cut off while a process has it
-mapped ends that process by SIGBUS, as with every mapped file.
+kind is wrong is set aside, and the next lock makes another. A process that has it mapped finds that out
+within `_CHECK` seconds; before, an access behind the file's new end is a SIGBUS, as with every mapped file.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ _MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with th
 _WORD = (1 << 64) - 1  # the greatest number in a word
 _MOST_READ = 1 << 18  # bytes of a table that `left_on` reads
 _MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
+_CHECK = 0.05  # seconds for which a process believes that no other program has cut off the table
 _PATIENCE = 1000  # looks at a mark that is just being written
 
 
@@ -162,9 +163,22 @@ class Table:
         The slots of this process, by first word. While there are no others, there is no mark to look for.
     closed : bool
         Whether it is of no use any more: closed, or the parent's of a forked child.
+    check_at : float
+        When to look next whether the file is as it should be, on the monotonic clock.
     """
 
-    __slots__ = ("_bytes", "_free", "_handle", "_lock", "_slots", "claimed", "closed", "path", "words")
+    __slots__ = (
+        "_bytes",
+        "_free",
+        "_handle",
+        "_lock",
+        "_slots",
+        "check_at",
+        "claimed",
+        "closed",
+        "path",
+        "words",
+    )
 
     words: memoryview
 
@@ -175,6 +189,7 @@ class Table:
         self._free: list[int] = []
         self.claimed: set[int] = set()
         self.closed = False
+        self.check_at = 0.0
         self._map()
 
     @classmethod
@@ -212,17 +227,25 @@ class Table:
     def close(self) -> None:
         """Give up the claims; a slot that is filled stays as a mark."""
         self.closed = True
+        self.check_at = 0.0
         handle, self._handle = self._handle, -1
-        platform.close(handle)
+        if handle >= 0:
+            platform.close(handle)
 
     def disown(self) -> None:
         """Close a table in a forked child: its claims and marks are the parent's."""
         self._free, self.claimed = [], set()
         self.close()
 
-    def lost(self) -> bool:
-        """Whether another process has removed the table."""
-        return platform.status(self._handle).links == 0
+    def sound(self) -> bool:
+        """Return whether the file still is the table of its registry, and as long as what is mapped of it."""
+        if self.closed:
+            return False
+        status = platform.status(self._handle)
+        if not status.links or status.size < len(self._bytes):
+            return False
+        self.check_at = time.monotonic() + _CHECK
+        return True
 
     def unused(self) -> bool:
         """Return whether every slot of this process is free."""
@@ -232,7 +255,7 @@ class Table:
         """Map it as long as it is by now."""
         handle = platform.open_again(self._handle)  # or the mapping would share what carries the claims
         try:
-            size = min(platform.status(handle).size // _PAGE * _PAGE, _MOST_BYTES)
+            size = min(-(-platform.status(handle).size // _PAGE) * _PAGE, _MOST_BYTES)
             if not size:
                 raise OSError(errno.EIO, "the table of marks has been cut off", self.path)
             self._bytes = memoryview(platform.map(mmap.mmap, handle, size, "r+"))
@@ -284,7 +307,7 @@ class Table:
 
     def give_back(self, at: int) -> None:
         """Have no more use for a slot; what is in it stays as a mark. Takes no lock: finalizers call it."""
-        if self.closed:
+        if time.monotonic() > self.check_at and not self.sound():
             return
         self.words[at + _SINCE] = 0
         if not self.words[at]:
@@ -531,10 +554,12 @@ def sweep(folder: str) -> None:
         except FileNotFoundError:
             return
         except _DamagedError as error:
-            _set_aside(f"{folder}/{NAME}", error)
+            if not damage.unheard:
+                _set_aside(f"{folder}/{NAME}", error)
             return
         try:
-            found.tidy()
+            if not (damage.unheard and found.words[COUNT] > found._slots):
+                found.tidy()
         finally:
             found.close()
 
@@ -573,11 +598,11 @@ _tables: dict[str, Table] = {}  # by registry
 def table(folder: str) -> Table:
     """The table of a registry, open until the process ends; `FileNotFoundError` without a registry."""
     found = _tables.get(folder)
-    if found is not None and not found.lost():
+    if found is not None and found.sound():
         return found
     with interrupts.deferred, _guard:
         found = _tables.pop(folder, None)
-        if found is not None and found.lost():
+        if found is not None and not found.sound():
             found.close()
             found = None
         _tables[folder] = found or Table.open(folder)

@@ -47,7 +47,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import _errors as errors, _registry as registry, _segment as segment
+from sharedarray import _damage as damage, _errors as errors, _registry as registry, _segment as segment
 from sharedarray._array import Grip, SharedArray, offset_of
 from sharedarray._dtypes import short
 from sharedarray._platform import Mode, platform
@@ -509,7 +509,7 @@ def _attached(name: str, directory: str | None, key: _Key, token: str | None) ->
     if directory is None:
         mapping = segment.open_file(name, mode)
     else:
-        mapping = _attach_block(name, directory, mode, token)
+        mapping = _attach_block(name, directory, mode, token, inode)
     if (mapping.device, mapping.inode) != (device, inode):
         mapping.leave()
         raise segment.not_found(
@@ -523,13 +523,20 @@ def _attached(name: str, directory: str | None, key: _Key, token: str | None) ->
     return mapping
 
 
-def _attach_block(name: str, directory: str, mode: Mode, token: str | None) -> Mapping:
+def _attach_block(name: str, directory: str, mode: Mode, token: str | None, inode: int) -> Mapping:
     if token is not None:
         path = registry.token_path(directory, token)
         try:
-            return segment.attach(name, mode, directory=directory, path=path)
+            mapping = segment.attach(name, mode, directory=directory, path=path)
+            if mapping.inode == inode:
+                return mapping
+            mapping.leave()
         except errors.BlockNotFoundError:
             pass  # this reference was loaded before: the name has to do
+        except (errors.HeaderError, errors.NotOursError) as error:
+            damage.report(path, str(error.found), "the block is looked for by its name")
+        else:
+            damage.report(path, "another block", "the block is looked for by its name")
     return segment.attach(name, mode, directory=directory)
 
 

@@ -68,6 +68,7 @@ from sharedarray._platform import platform
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 _VERSION = "1"
+_KINDS = frozenset(("array", "bytes", "group", "list", "memory", "object"))
 _PIDS = 1 << 32  # above every system's process ids
 _PID_BITS = 22  # of a pid on Linux
 _SPACES = (1 << 32) - 1  # the inode of a pid namespace has 32 bits
@@ -485,24 +486,81 @@ def write_record(
         except FileExistsError:
             _discard(path)  # of a block long gone, whose inode has come round again
         else:
-            return
+            break
+    _remember(path, made)
+
+
+# The records that this process has written, by path: a damaged one is made anew from it.
+_written: dict[str, Record] = {}
+_MOST_WRITTEN = 1000
+
+
+def _remember(path: str, record: Record) -> None:
+    _written[path] = record
+    if len(_written) > _MOST_WRITTEN:
+        try:
+            del _written[next(iter(_written))]
+        except (KeyError, StopIteration, RuntimeError):
+            pass  # another thread is at it
 
 
 def read_record(directory: str, name: str, inode: int) -> Record | None:
     """The record of this very block, None when it is not one of ours."""
-    text = _read(_record_path(directory, name, inode))
-    if text is None:
+    path = _record_path(directory, name, inode)
+    text = _read(path)
+    if text is None and platform.inode_of(path) is None:
         return None
     try:
         open_registry(directory)
     except OSError:
         return None  # notes of another user decide nothing over our files
-    return Record.parse(text)
+    return _checked(directory, name, inode, path, text)
+
+
+def _checked(directory: str, name: str, inode: int, path: str, text: str | None) -> Record | None:
+    """Return the record in a note, with which a damaged one is replaced if the block is there.
+
+    The process that wrote the record knows what stood there. Another one does not know how long the block is
+    to live, and has it stay until it is unlinked: such a record has no maker, and the process that does know
+    corrects it later. A record of a newer version is left alone.
+    """
+    record = None if text is None else Record.parse(text)
+    if record is not None and record.pid:
+        return record
+    known = _written.get(path)
+    if known is None and record is not None:
+        return record
+    if damage.unheard or platform.inode_of(path_of(directory, name)) != inode:
+        return record
+    if known is None:
+        if _is_newer(text or ""):
+            return None
+        known = _unknown(text or "")
+    if record is None:
+        effect = "its block stays until it is unlinked" if known.persist else "nothing is lost"
+        damage.report(path, f"{(text or '')[:40]!r} in place of a record", f"it is made anew, and {effect}")
+        damage.set_aside(path)
+    _replace(directory, name, inode, known)
+    return known
+
+
+def _is_newer(text: str) -> bool:
+    version = text.split(" ")[0]
+    return version.isascii() and version.isdigit() and int(version[:9]) > int(_VERSION)
+
+
+def _unknown(text: str) -> Record:
+    """Return a record for a block of which only a damaged one is there."""
+    kind = next((word for word in text.split(" ")[1:2] if word in _KINDS), "array")
+    moment = Moment.now()
+    return Record(kind, 0, 0, moment.created, True, None, False, here(), moment.clock, moment.uptime)
 
 
 def drop_record(directory: str, name: str, inode: int) -> None:
     """Forget a block."""
-    _discard(_record_path(directory, name, inode))
+    path = _record_path(directory, name, inode)
+    _written.pop(path, None)
+    _discard(path)
 
 
 def _read(path: str) -> str | None:
@@ -528,8 +586,9 @@ def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
     record = read_record(directory, name, inode)
     if record is None:
         return False
-    if record.persist != flag:
-        _replace(directory, name, inode, record._replace(persist=flag, keeper=None))
+    if record.persist != flag or not record.pid:
+        pid, started = (record.pid, record.started) if record.pid else me()
+        _replace(directory, name, inode, record._replace(persist=flag, keeper=None, pid=pid, started=started))
     return True
 
 
@@ -544,7 +603,10 @@ def set_owner(directory: str, name: str, inode: int) -> bool:
 
 
 def _replace(directory: str, name: str, inode: int, record: Record) -> None:
-    platform.write_note(_record_path(directory, name, inode), record.encode(), replace=True)
+    path = _record_path(directory, name, inode)
+    platform.write_note(path, record.encode(), replace=True)
+    if record.pid:
+        _remember(path, record)
 
 
 def records(directory: str) -> list[tuple[str, int, Record | None]]:
@@ -552,9 +614,10 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
     found = []
     folder = registry_of(directory)
     for file, name, inode in _record_files(folder):
-        text = _read(f"{folder}/{file}")
-        if text is not None:
-            found.append((name, inode, Record.parse(text)))
+        path = f"{folder}/{file}"
+        text = _read(path)
+        if text is not None or platform.inode_of(path) is not None:
+            found.append((name, inode, _checked(directory, name, inode, path, text)))
     return found
 
 
@@ -629,6 +692,10 @@ def _sweep_wakers(folder: str) -> None:
                 platform.remove_unused_waker(f"{folder}/{file}")
             except errors.LimitError:
                 raise
+            except FileExistsError as error:
+                if not damage.unheard:
+                    damage.report(f"{folder}/{file}", str(error.strerror), "it is set aside")
+                    damage.set_aside(f"{folder}/{file}")
             except OSError as error:
                 damage.report(f"{folder}/{file}", str(error), "it stays")
 
@@ -774,14 +841,32 @@ def _expire_tokens(directory: str) -> dict[int, int]:
             if _is_litter(file, files):
                 _discard(f"{folder}/{file}")
             continue
+        if not _leads_to_its_block(f"{folder}/{file}", token):
+            continue
         if not (token.once and alive(token.pid, token.started, token.space, directory)):
             note = f"{folder}/d.{file}"
             if token.grace <= 0 or _first_seen(note).age() >= token.grace:
                 _discard(f"{folder}/{file}")
                 _discard(note)
+                _seen.pop(note, None)
                 continue
         waiting[token.inode] = waiting.get(token.inode, 0) + 1
     return waiting
+
+
+def _leads_to_its_block(path: str, token: Token) -> bool:
+    """Return whether a token still is a name of its block; set it aside if it is one of another file."""
+    if not platform.RECORDS_DECIDE:
+        return True
+    inode = platform.inode_of(path)
+    if inode is not None and inode != token.inode and not damage.unheard:
+        damage.report(path, "another file in place of a block", "it is set aside, and pins no block")
+        damage.set_aside(path)
+    return inode == token.inode
+
+
+# When a process whose warnings reach no user first saw a sender dead whose ``d.`` note is damaged, by note.
+_seen: dict[str, Moment] = {}
 
 
 def _first_seen(note: str) -> Moment:
@@ -791,14 +876,17 @@ def _first_seen(note: str) -> Moment:
         try:
             return Moment.parse(text)
         except (ValueError, OverflowError):
-            damage.report(note, f"{text[:40]!r} in place of a time", "the time starts anew")
-            _discard(note)
+            pass
     now = Moment.now()
+    if text is not None or platform.inode_of(note) is not None:
+        if damage.unheard:
+            return _seen.setdefault(note, now)
+        damage.report(note, f"{(text or '')[:40]!r} in place of a time", "the time starts anew")
+        _discard(note)
     try:
         platform.write_note(note, now.encode())
     except FileExistsError:
-        if _read(note) is None:  # what is there is no note; else another sweep has written it just now
-            _discard(note)
+        pass  # another sweep has written it just now
     return now
 
 

@@ -40,7 +40,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from sharedarray import _greenlets as greenlets, _registry as registry, _segment as segment
+from sharedarray import _damage as damage, _greenlets as greenlets, _registry as registry, _segment as segment
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -131,7 +131,10 @@ class Waker:
             return platform.make_waker(path)
         except FileNotFoundError:  # a janitor that ended has removed the registry
             registry.open_registry(os.path.dirname(os.path.dirname(path)))
-            return platform.make_waker(path)
+        except FileExistsError:
+            damage.report(path, "no waker", "it is set aside")
+            damage.set_aside(path)
+        return platform.make_waker(path)
 
     def take(self, index: int) -> bool:
         """Take the lease of a party that has gone, to clear its words; return False if it lives."""

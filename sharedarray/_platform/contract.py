@@ -336,7 +336,8 @@ class Platform(Protocol):
     def make_waker(self, path: str) -> int:
         """Make this process's waker of this path, or go on with that of an owner that has ended.
 
-        The caller has made sure that no other process does so: it holds a lock.
+        The caller has made sure that no other process does so: it holds a lock. If something else has the
+        path, that is a `FileExistsError`.
         """
 
     def open_waker(self, path: str, pid: int) -> int | None:
@@ -362,7 +363,10 @@ class Platform(Protocol):
         """Return a descriptor for pollers and event loops, to which wakers are added."""
 
     def remove_unused_waker(self, path: str) -> bool:
-        """Remove a waker whose owner was killed; return whether it was removed."""
+        """Remove a waker whose owner was killed; return whether it was removed.
+
+        If something else has the path, that is a `FileExistsError`.
+        """
 
     def inode_of(self, path: str) -> int | None:
         """Inode that the name leads to, None when there is no such name."""

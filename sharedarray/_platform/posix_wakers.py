@@ -70,8 +70,7 @@ def make_waker(path: str) -> int:
             os.mkfifo(path, 0o600)
         except FileExistsError:
             if not stat.S_ISFIFO(os.lstat(path).st_mode):
-                os.unlink(path)
-                os.mkfifo(path, 0o600)
+                raise
         handle = opened_file(path, _OWN)
     try:
         drain(handle)  # what was meant for an owner that has ended
@@ -83,11 +82,15 @@ def make_waker(path: str) -> int:
 
 def open_waker(path: str, pid: int) -> int | None:
     try:
-        return opened_file(path, _OTHER)
+        handle = opened_file(path, _OTHER)
     except OSError as error:
         if error.errno in _NOT_THERE:
             return None
         raise
+    if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+        os.close(handle)
+        return None
+    return handle
 
 
 def wake(waker: int) -> bool:
@@ -175,6 +178,11 @@ def remove_unused_waker(path: str) -> bool:
     with _locked(os.path.dirname(path), fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
         if not locked:
             return False  # a process is making one; the next sweep comes soon
+        try:
+            if not stat.S_ISFIFO(os.lstat(path).st_mode):
+                raise FileExistsError(errno.EEXIST, "no FIFO", path)
+        except FileNotFoundError:
+            return False
         try:
             os.close(opened_file(path, _OTHER))
         except OSError as error:

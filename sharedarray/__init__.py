@@ -24,6 +24,7 @@ Where to start:
 `group`, `share_group`               many arrays under one name
 `Pool`                               run functions in worker processes, with arrays that are not copied
 `Stream`                             a camera and its readers: arrays that come one after the other, by name
+`wait`                               waits for several streams and futures
 `put`, `get`                         any picklable object, by name
 `SharedArray.lock`, `lock_file`      locks between processes, for arrays and for files
 `open`, and ``file=``                arrays in ``.npy`` files
@@ -146,7 +147,7 @@ if TYPE_CHECKING:
     from sharedarray._objects import get as get, put as put
     from sharedarray._pool import Pool as Pool
     from sharedarray._shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
-    from sharedarray._streams import ShutDown as ShutDown, Stream as Stream
+    from sharedarray._streams import ShutDown as ShutDown, Stream as Stream, wait as wait
 
 __all__ = [
     "BlockClosedError",
@@ -201,6 +202,7 @@ __all__ = [
     "share",
     "share_group",
     "unlink",
+    "wait",
     "zeros",
     "zeros_like",
 ]
@@ -216,6 +218,7 @@ _LAZY = {
     "WorkerDied": "sharedarray._errors",
     "get": "sharedarray._objects",
     "put": "sharedarray._objects",
+    "wait": "sharedarray._streams",
 }
 
 # What other packages call it: PyPI's SharedArray, NumPy, multiprocessing, Ray and the shell.

@@ -1,4 +1,4 @@
-"""A party of a stream is killed, or broken off by Ctrl-C, at each step: the others see whole items in order."""
+"""A party of a stream is killed, or broken off by Ctrl-C, at each step: others see whole items in order."""
 
 from __future__ import annotations
 

@@ -148,7 +148,10 @@ class Watch:
     def add(self, waker: int, *, own: bool = False) -> None:
         """Watch this process's own waker, or whether the process behind another one has gone."""
         if _EPOLL:
-            self._queue.register(waker, select.POLLIN if own else 0)
+            try:
+                self._queue.register(waker, select.POLLIN if own else 0)
+            except FileExistsError:
+                pass
         else:
             kind = _select.KQ_FILTER_READ if own else _select.KQ_FILTER_WRITE
             change = _select.kevent(waker, kind, _select.KQ_EV_ADD | _select.KQ_EV_CLEAR)

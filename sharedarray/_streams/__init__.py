@@ -5,6 +5,7 @@ words      the control words of a stream's block
 block      the block: making it, attaching it, what lies where in it
 base       `Stream`, and what both sides have in common
 producer   the side that writes
+waiting    waiting for streams along with other things: descriptors for event loops, `wait`
 consumer   the side that reads
 =========  =========================================================================
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 from sharedarray._streams.base import ShutDown, Stream
 from sharedarray._streams.consumer import Consumer
 from sharedarray._streams.producer import Producer
+from sharedarray._streams.waiting import wait
 
-__all__ = ["ShutDown", "Stream"]
+__all__ = ["ShutDown", "Stream", "wait"]
 
 Stream._roles.update(producer=Producer, consumer=Consumer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import queue
 import weakref
-from collections.abc import Iterable, Iterator, Mapping as Fields
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping as Fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
@@ -309,6 +309,30 @@ class Stream:
         """Return the items one after the other, until the producer closes the stream."""
         raise self._wrong_side("iteration", "read")
 
+    async def aget(
+        self,
+        timeout: float | None = None,
+        *,
+        max: int | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """Return the next item, as `get` does, without blocking the event loop of asyncio meanwhile."""
+        raise self._wrong_side("aget", "read")
+
+    def __aiter__(self) -> AsyncIterator[np.ndarray[Any, Any]]:
+        """Return the items one after the other, as `aget` does, until the producer closes the stream."""
+        raise self._wrong_side("iteration", "read")
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when a call of `get` would not wait.
+
+        For `selectors`, and for event loops. It is the same until the stream is closed. Windows has none.
+        """
+        raise self._wrong_side("fileno", "read")
+
+    def ready(self) -> bool:
+        """Return whether a call of `get` would not wait: it would return an item, or raise."""
+        raise self._wrong_side("ready", "read")
+
     @property
     def time(self) -> float:
         """When the item at `position` was published, in seconds since 1970, as `time.time` counts them."""
@@ -346,6 +370,21 @@ class Stream:
 
         segment.unlink_mapping(self._block.mapping)
 
+    def _start(self) -> int:
+        """Return the position with which a copy of this stream in another process begins."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel by reference: what arrives is a consumer, which begins where this one is."""
+        mapping = self._block.mapping
+        if self._closed:
+            raise errors.BlockClosedError(
+                f"the stream {self.name!r} is closed, so no other process can join it from here",
+                name=self.name,
+            )
+        wish = getattr(self, "_wish", None)
+        return _arrive, (mapping.name, mapping.directory, mapping.inode, self._start(), wish)
+
     def __enter__(self) -> Self:
         return self
 
@@ -365,6 +404,16 @@ class Stream:
         side = type(self).__name__.lower()
         other = "sharedarray.Stream(name)" if side == "producer" else "sharedarray.Stream(name, shape, dtype)"
         return TypeError(f"{what} is not for the {side} of the stream {self.name!r}: it is {done} by {other}")
+
+
+def _arrive(name: str, directory: str, inode: int, start: int, lossless: bool | None) -> Stream:
+    """Return a consumer, in the process to which a stream has travelled."""
+    block = Block.attach(name, directory)
+    made = object.__new__(Stream._roles["consumer"])
+    made._closed = True
+    # In the next generation, positions begin anew.
+    made._join_block(block, lossless, start=start if block.mapping.inode == inode else 0)  # type: ignore[attr-defined]
+    return made
 
 
 def _close_all() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time as clock
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from itertools import repeat
 from threading import get_ident
@@ -27,9 +27,11 @@ from numpy.typing import DTypeLike
 
 from sharedarray import _errors as errors, _interrupts as interrupts
 from sharedarray._clock import time
+from sharedarray._platform import platform
 from sharedarray._streams import words as w
 from sharedarray._streams.base import Empty, ShutDown, Stream
 from sharedarray._streams.block import PRODUCER, Block, party_of
+from sharedarray._streams.waiting import Readers, Watched
 from sharedarray._wakers import Waker, deadline_after, seconds_until
 
 __all__ = ["Consumer"]
@@ -75,6 +77,8 @@ class Consumer(Stream):
         self._answered = 0
         self._token = time.monotonic_ns() | 1
         self._told = 0  # the number of the producer whose death was told
+        self._watched: Watched | None = None  # once an event loop waits for this
+        self._readers: Readers | None = None
         try:
             self._join(block, history, start)
         except BaseException:
@@ -166,11 +170,19 @@ class Consumer(Stream):
         self._fence()
         if words[w.WAITING]:
             self._waker.wake(PRODUCER)
+        if self._watched is not None and not self._closed:
+            self._arm(self._next)
         self._turn.pop(0, None)
 
     def _count(self, array: _Array) -> int:
         """Return in how many slots an array is."""
         return 1 if array.ndim == len(self.shape) else len(array)
+
+    def _in_child(self) -> None:
+        if self._watched is not None:
+            self._watched.close()  # which the parent has as well
+            self._watched = self._readers = None
+        super()._in_child()
 
     def _repair_in_child(self) -> None:
         """Join as another party than the parent."""
@@ -224,6 +236,8 @@ class Consumer(Stream):
                 self.shape, self.dtype, self._buffer, self._offset + slot * self._nbytes
             )
             self._arrays[slot] = weakref.ref(array, self._drop_of(slot))
+            if self._watched is not None:
+                self._arm(position + 1)
         except BaseException as error:
             self._give_up(error)
             raise
@@ -244,6 +258,8 @@ class Consumer(Stream):
     def _give_up(self, error: BaseException) -> None:
         """End a call that has failed, or that was broken off."""
         if isinstance(error, (Empty, ShutDown, errors.SharedArrayError)):
+            if self._watched is not None and not self._closed:
+                self._arm(self._next)
             self._turn.pop(0, None)
         else:
             self._repair()
@@ -314,6 +330,8 @@ class Consumer(Stream):
             self._acquire()
             if words[self._wanted]:
                 self._waker.wake(PRODUCER)
+            if self._watched is not None:
+                self._arm(position + 1)
         except BaseException as error:
             self._give_up(error)
             raise
@@ -359,6 +377,8 @@ class Consumer(Stream):
                 (n, *self.shape), self.dtype, self._buffer, self._offset + slot * self._nbytes
             )
             self._arrays[slot] = weakref.ref(array, self._drop_of_several(slot, n))
+            if self._watched is not None:
+                self._arm(position + n)
         except BaseException as error:
             self._give_up(error)
             raise
@@ -409,6 +429,71 @@ class Consumer(Stream):
     @property
     def time_ns(self) -> int:
         return self._words[self._block.tables.times + self._slot] if self.position >= 0 else 0
+
+    # -- event loops
+
+    def fileno(self) -> int:
+        if self._closed:
+            raise self._is_closed()
+        if self._watched is None:
+            self._watched = Watched(self._waker)
+            token = (get_ident(),)
+            if self._turn.setdefault(0, token) is not token:
+                self._take_turn(token, None)
+            self._arm(self._next)
+            self._turn.pop(0, None)
+        return self._watched.fileno()
+
+    def ready(self) -> bool:
+        words, following = self._words, self._next
+        if self._closed or words[w.HEAD] > following:
+            return True
+        last = words[w.END]
+        return following >= last - 1 if last else not self._waker.alive(PRODUCER)
+
+    def _arm(self, following: int) -> None:
+        """Be asleep for the producer between two calls, until there is an item at a position."""
+        words, waker, watched = self._words, self._waker, self._watched
+        assert watched is not None
+        platform.drain(waker.handle)
+        self._token += 2
+        words[self._entry + w.ASLEEP] = self._token
+        self._fence()
+        lives = waker.alive(PRODUCER)
+        watched.arm(waker, lives=lives)
+        ended = words[w.END] or (not lives and self._told != words[w.SESSION])
+        if words[w.HEAD] > following or ended:
+            waker.wake_self()
+
+    async def aget(self, timeout: float | None = None, *, max: int | None = None) -> _Array:
+        import asyncio
+
+        end = deadline_after(timeout)
+        loop = asyncio.get_running_loop()
+        while True:
+            told = self._told
+            try:
+                return self.get(0, max=max)
+            except (Empty, errors.ProducerDied) as error:
+                left = seconds_until(end)
+                new = self._told != told or end is None
+                if (left is not None and left <= 0) or (new and not isinstance(error, Empty)):
+                    raise
+            if self._readers is None or self._readers.loop is not loop:
+                self._readers = Readers(self, loop)
+            await self._readers.wait(left)
+
+    def __aiter__(self) -> AsyncIterator[_Array]:
+        return self
+
+    async def __anext__(self) -> _Array:
+        try:
+            return await self.aget()
+        except ShutDown:
+            raise StopAsyncIteration from None
+
+    def _start(self) -> int:
+        return self._next
 
     # -- waiting
 
@@ -520,6 +605,8 @@ class Consumer(Stream):
             block.mapping.leave()
             raise
         self._told = self._answered = 0
+        if self._watched is not None:
+            self._watched.follow(self._waker)
         del arrays  # nobody overwrites the former block any more
         former.clear(entry)
         waker.leave()
@@ -539,6 +626,11 @@ class Consumer(Stream):
             self._enter(token, None)
         if not self._closed:
             self._closed = True
+            if self._readers is not None:
+                self._readers.end()
+            if self._watched is not None:
+                self._watched.close()
+                self._watched = None
             self._leave()
         self._turn.pop(0, None)
 

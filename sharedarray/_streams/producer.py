@@ -681,6 +681,9 @@ class Producer(Stream):
             raise
         del self._turn[0]
 
+    def _start(self) -> int:
+        return self._head
+
     @property
     def time_ns(self) -> int:
         return self._words[self._times + self._last] if self._last >= 0 else 0

@@ -1,0 +1,235 @@
+"""Waiting for streams along with other things: descriptors for event loops, and `wait`.
+
+A consumer that is watched is asleep for its producer whenever it is not in a call: each call ends with the
+same steps as before a sleep (see `sharedarray._wakers`). So its waker can be read when the next call would
+not wait. The descriptor of a `platform.watch` joins this waker and the producer's, which reports that the
+producer's process has ended.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from sharedarray._platform import platform
+from sharedarray._streams.block import PRODUCER
+from sharedarray._wakers import deadline_after, seconds_until
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sharedarray._platform.contract import Watch
+    from sharedarray._streams.consumer import Consumer
+    from sharedarray._wakers import Waker
+
+__all__ = ["DoneAndNotDone", "Readers", "Watched", "wait"]
+
+_SLICE = 0.005  # seconds between two looks where streams have no descriptors
+_LONGEST = 1 << 30  # milliseconds that `poll` takes as a timeout
+
+
+class Watched:
+    """What an event loop waits for on behalf of a consumer."""
+
+    def __init__(self, waker: Waker) -> None:
+        self._watch: Watch = platform.watch()
+        self._watch.add(waker.handle, own=True)
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when a call would not wait."""
+        return self._watch.fileno()
+
+    def arm(self, waker: Waker, *, lives: bool) -> None:
+        """Report the end of the producer, if one lives."""
+        if not lives:
+            waker.forget(PRODUCER)
+        for end in waker.ends((PRODUCER,)) if lives else ():
+            self._watch.add(end)
+
+    def follow(self, waker: Waker) -> None:
+        """Go on with another waker, in the place of one that is closed."""
+        self._watch.add(waker.handle, own=True)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._watch.close()
+
+
+class Readers:
+    """The tasks of an event loop that wait for one consumer."""
+
+    def __init__(self, consumer: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._descriptor = consumer.fileno()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until the descriptor can be read, or the time is over."""
+        import asyncio
+
+        future = self.loop.create_future()
+        if not self._waiting:
+            self.loop.add_reader(self._descriptor, self._wake)
+        self._waiting.append(future)
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+            if not self._waiting:
+                self.loop.remove_reader(self._descriptor)
+
+    def end(self) -> None:
+        """Wake all tasks, because the consumer is being closed, by any thread."""
+        import asyncio
+
+        try:
+            here = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._wake()
+        elif self._waiting:
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self.loop.remove_reader(self._descriptor)
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+@runtime_checkable
+class Waitable(Protocol):
+    """What `wait` takes besides futures: streams and events."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when `ready` may be true."""
+
+    def ready(self) -> bool:
+        """Return whether a call would not wait."""
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Any]
+    not_done: set[Any]
+
+
+def wait(
+    things: Iterable[Any], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDone:
+    """Wait for several streams, events and futures, as `concurrent.futures.wait` does for futures.
+
+    Parameters
+    ----------
+    things : iterable
+        Consumers of streams, which are done when `get` would not wait; other objects with ``ready()`` and
+        ``fileno()``; futures of `concurrent.futures` and of pools.
+    timeout : float, optional
+        Seconds to wait; no limit when None.
+    return_when : {'ALL_COMPLETED', 'FIRST_COMPLETED', 'FIRST_EXCEPTION'}
+        When to return: once all are done, any is, or any future has raised an exception.
+
+    Returns
+    -------
+    named tuple of sets
+        ``done`` and ``not_done``. Nothing is taken from the streams.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.Stream("shown_left", ()) as left, sa.Stream("shown_right", ()) as right:
+    ...     viewers = [sa.Stream("shown_left"), sa.Stream("shown_right")]
+    ...     left.put(1.0)
+    ...     done, waiting = sa.wait(viewers, return_when="FIRST_COMPLETED")
+    ...     [float(stream.get()) for stream in done]
+    [1.0]
+    """
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(f"return_when is one of the constants of concurrent.futures, not {return_when!r}")
+    everything = set(things)
+    for thing in everything:
+        if not isinstance(thing, Future | Waitable):
+            raise TypeError(f"wait() takes streams, events and futures, not {type(thing).__name__}")
+    end = deadline_after(timeout)
+    bell = _FuturesDone()
+    try:
+        for thing in everything:
+            if isinstance(thing, Future):
+                bell.follow(thing)
+        while True:
+            bell.drain()
+            done = {thing for thing in everything if _is_done(thing)}
+            left = seconds_until(end)
+            if _enough(done, everything, return_when) or (left is not None and left <= 0):
+                return DoneAndNotDone(done, everything - done)
+            bell.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
+    finally:
+        bell.close()
+
+
+def _is_done(thing: Any) -> bool:
+    return bool(thing.done() if isinstance(thing, Future) else thing.ready())
+
+
+def _enough(done: set[Any], everything: set[Any], return_when: str) -> bool:
+    if len(done) == len(everything) or (return_when == FIRST_COMPLETED and done):
+        return True
+    return return_when == FIRST_EXCEPTION and any(
+        isinstance(thing, Future) and not thing.cancelled() and thing.exception() is not None
+        for thing in done
+    )
+
+
+class _FuturesDone:
+    """Wakes a thread that waits for descriptors when a future is done."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = platform.opened(socket.socketpair)
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._closed = False
+
+    def follow(self, future: Future[Any]) -> None:
+        """Wake when this future is done."""
+        future.add_done_callback(self._wake)
+
+    def _wake(self, future: Future[Any]) -> None:
+        try:
+            if not self._closed:
+                self._writer.send(b"w")
+        except OSError:
+            pass  # it is awake, or does not wait any more
+
+    def drain(self) -> None:
+        """Forget that it was woken."""
+        try:
+            while self._reader.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def wait(self, things: list[Waitable], seconds: float | None) -> None:
+        """Wait until a future is done, one of the descriptors can be read, or the time is over."""
+        if not hasattr(select, "poll"):
+            seconds = _SLICE if things and (seconds is None or seconds > _SLICE) else seconds
+            select.select([self._reader], [], [], seconds)
+            return
+        poll = select.poll()
+        for descriptor in (self._reader.fileno(), *(thing.fileno() for thing in things)):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(None if seconds is None else min(int(seconds * 1000) + 1, _LONGEST))
+
+    def close(self) -> None:
+        """Close what wakes it."""
+        self._closed = True
+        self._reader.close()
+        self._writer.close()

@@ -1,0 +1,201 @@
+"""Streams in event loops, in selectors, and beside futures."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import selectors
+import threading
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future
+from typing import Any
+
+import pytest
+from helpers import ANSWER, FORKS, Puppet
+
+import sharedarray as sa
+
+DESCRIPTORS = FORKS  # where a stream has a descriptor for selectors
+WRITE = """
+stream = sa.Stream(sys.argv[1], (), "i8", slots=4, takeover=True)
+say("made")
+while True:
+    what = hear()
+    if what == "end":
+        break
+    if what == "close":
+        stream.close()
+    else:
+        stream.put(what)
+    say(stream.position)
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(own_directory: str) -> str:
+    return own_directory
+
+
+def write(producer: Any, n: int) -> None:
+    for k in range(n):
+        producer.put(k)
+    producer.close()
+
+
+def later(call: Any, *arguments: Any) -> None:
+    threading.Timer(0.05, call, arguments).start()
+
+
+# -- asyncio ---------------------------------------------------------------------------------------------
+
+
+def test_items_come_to_a_coroutine() -> None:
+    async def main() -> list[int]:
+        with sa.Stream("camera", (), "i8", slots=2) as producer:
+            consumer = sa.Stream("camera")
+            writer = threading.Thread(
+                target=lambda: [producer.put(k) for k in range(50)] and producer.close()
+            )
+            writer.start()
+            found = [int(item) async for item in consumer]
+            writer.join()
+            with pytest.raises(sa.ShutDown):
+                await consumer.aget()
+            consumer.close()
+        return found
+
+    assert asyncio.run(main()) == list(range(50))
+
+
+def test_the_loop_goes_on_while_a_coroutine_waits() -> None:
+    async def main() -> None:
+        producer, consumer = sa.Stream("camera", (), "i8"), sa.Stream("camera")
+        for error in (queue.Empty, TimeoutError):
+            with pytest.raises(error):
+                await consumer.aget(timeout=0.02)
+        waiting = [asyncio.create_task(consumer.aget()) for _ in range(3)]
+        for k in range(3):
+            await asyncio.sleep(0)
+            producer.put(k)
+        assert sorted(int(item) for item in await asyncio.gather(*waiting)) == [0, 1, 2]
+        cancelled = asyncio.create_task(consumer.aget())
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        producer.put_many([3, 4])
+        assert (await consumer.aget(max=5)).tolist() == [3, 4]
+        later(producer.close)
+        with pytest.raises(sa.ShutDown):
+            await consumer.aget()
+        consumer.close()
+
+    asyncio.run(main())
+
+
+def test_closing_wakes_a_coroutine() -> None:
+    async def main() -> None:
+        producer, consumer = sa.Stream("camera", (), "i8"), sa.Stream("camera")
+        waiting = asyncio.create_task(consumer.aget())
+        await asyncio.sleep(0.01)
+        consumer.close()
+        with pytest.raises(sa.BlockClosedError):
+            await waiting
+        producer.close()
+
+    asyncio.run(main())
+
+
+def test_a_coroutine_hears_of_the_death_of_the_producer() -> None:
+    async def main(writer: Puppet) -> None:
+        consumer = sa.Stream("camera")
+        later(writer.process.kill)
+        with pytest.raises(sa.ProducerDied):
+            await consumer.aget(ANSWER)
+        with pytest.raises(sa.ProducerDied):
+            await consumer.aget()
+
+        def go_on() -> None:
+            with sa.Stream("camera", takeover=True) as producer:
+                producer.put(7)
+
+        later(go_on)
+        assert int(await consumer.aget(ANSWER)) == 7
+        consumer.close()
+
+    with Puppet(WRITE, "camera") as writer:
+        writer.hear()
+        asyncio.run(main(writer))
+
+
+# -- selectors and wait ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not DESCRIPTORS, reason="streams have no descriptors here")
+def test_a_selector_tells_of_items_and_of_the_end() -> None:
+    with Puppet(WRITE, "camera") as writer, selectors.DefaultSelector() as selector:
+        writer.hear()
+        consumer = sa.Stream("camera")
+        selector.register(consumer, selectors.EVENT_READ)
+        descriptor = consumer.fileno()
+        assert selector.select(0) == []
+        assert not consumer.ready()
+        for k in range(5):
+            writer.say(k)
+            assert selector.select(ANSWER)
+            assert consumer.ready()
+            assert int(consumer.get(0)) == k
+            with pytest.raises(queue.Empty):
+                consumer.get(0)
+            assert selector.select(0) == []
+            assert writer.hear() == k
+        writer.ask(5)
+        writer.ask(6)
+        assert int(consumer.get(0)) == 5
+        assert selector.select(0)  # one more is there
+        assert int(consumer.latest(0)) == 6
+        assert selector.select(0) == []
+        writer.kill()
+        assert selector.select(ANSWER)
+        with pytest.raises(sa.ProducerDied):
+            consumer.get(0)
+        assert selector.select(0) == []
+        with sa.Stream("camera", takeover=True) as producer:
+            producer.put(9)
+            assert selector.select(ANSWER)
+            assert int(consumer.get(0)) == 9
+        assert selector.select(ANSWER)
+        with pytest.raises(sa.ShutDown):
+            consumer.get(0)
+        assert consumer.fileno() == descriptor
+        selector.unregister(consumer)
+        consumer.close()
+
+
+def test_to_wait_for_several_streams_and_futures() -> None:
+    producers = [sa.Stream(f"camera{k}", (), "i8") for k in range(3)]
+    consumers = [sa.Stream(f"camera{k}") for k in range(3)]
+    future: Future[int] = Future()
+    things = [*consumers, future]
+    assert sa.wait(things, timeout=0) == (set(), set(things))
+    assert sa.wait([]) == (set(), set())
+    for k, producer in enumerate(producers):
+        later(producer.put, k)
+        done, _ = sa.wait(things, return_when=FIRST_COMPLETED)
+        assert done == {consumers[k]}
+        assert int(consumers[k].get(0)) == k
+    later(future.set_result, 5)
+    assert sa.wait(things, return_when=FIRST_COMPLETED).done == {future}
+    for producer in producers[:2]:
+        producer.put(1)
+    later(producers[2].close)
+    assert sa.wait(things).done == set(things)
+    failed: Future[int] = Future()
+    later(failed.set_exception, ZeroDivisionError())
+    consumers[0].get()
+    assert failed in sa.wait([consumers[0], failed], return_when=FIRST_EXCEPTION).done
+    with pytest.raises(TypeError, match="int"):
+        sa.wait([3])
+    with pytest.raises(ValueError, match="return_when"):
+        sa.wait([], return_when="SOON")
+    for stream in producers + consumers:
+        stream.close()

@@ -411,7 +411,11 @@ def _conversion(file: str, name: str) -> str:
         return "name the file in it"
     if arrays:
         command = save.format(f"{plain(arrays[0])}.npy", f"np.load('{shown}')['{plain(arrays[0])}']")
-        return f"it is an archive of arrays ({', '.join(map(plain, arrays))}): save one by itself: {command}"
+        return (
+            f"it is an archive of arrays ({', '.join(map(plain, arrays))}): share all, from Python, by "
+            f"sharedarray.share_group('{plain(name)}', '{shown}', persist=True), "
+            f"or save one by itself: {command}"
+        )
     with contextlib.suppress(OSError, ValueError):
         with open(file, "rb", opener=platform.opener) as content:
             version = np.lib.format.read_magic(content)

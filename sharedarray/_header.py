@@ -32,6 +32,7 @@ from sharedarray._sizes import exact
 
 __all__ = [
     "DIGITS",
+    "MAGIC",
     "MOST_ROWS",
     "PAGE",
     "Layout",
@@ -46,7 +47,7 @@ __all__ = [
 
 PAGE = 4096  # bytes to which the header is padded
 MAX_HEADER = 1 << 20  # bytes of the longest header that is parsed; a structured dtype of 10,000 fields fits
-_MAGIC = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY"
 _MOST_AXES = 64  # NumPy's own limit; 32 before 2.0, which NumPy then tells
 _CACHED = 512  # layouts that stay parsed
 
@@ -188,7 +189,7 @@ def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> by
             expected=f"at most {exact(MAX_HEADER - PAGE)}",
         )
     length = (total - prefix).to_bytes(prefix - 8, "little")
-    return _MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
+    return MAGIC + bytes((version, 0)) + length + body + b" " * (total - prefix - len(body) - 1) + b"\n"
 
 
 DIGITS = 16  # characters for a length that changes: two words of 8 bytes
@@ -210,7 +211,7 @@ def encode_growing(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes,
     body = head + b" " * (at - prefix - len(head)) + growing_length(shape[0]) + after.encode("ascii")
     total = -(-(prefix + len(body) + 1) // PAGE) * PAGE
     length = (total - prefix).to_bytes(prefix - 8, "little")
-    return _MAGIC + bytes((version, 0)) + length + body.ljust(total - prefix - 1) + b"\n", at
+    return MAGIC + bytes((version, 0)) + length + body.ljust(total - prefix - 1) + b"\n", at
 
 
 def growing_length(length: int) -> bytes:
@@ -289,8 +290,8 @@ class _Bad(Exception):
 
 def _length(page: bytes, size: int) -> int:
     """Bytes of the header, padding included."""
-    if page[:6] != _MAGIC:
-        raise _Bad(f"bytes that start with {page[:6]!r}", f"{_MAGIC!r}")
+    if page[:6] != MAGIC:
+        raise _Bad(f"bytes that start with {page[:6]!r}", f"{MAGIC!r}")
     version = page[6:8]
     if version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
         raise _Bad(f"version {'.'.join(map(str, version))}", "NPY version 1.0, 2.0 or 3.0")

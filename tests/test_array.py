@@ -7,6 +7,7 @@ import gc
 import operator
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -468,3 +469,23 @@ def test_file_makes_an_npy_file(tmp_path: Path) -> None:
     with pytest.raises(sa.BlockNotFoundError):
         sa.zeros(3, file=tmp_path / "missing" / "x.npy")
     assert sa.blocks() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("many.npz", r"share_group\(name, '.*many\.npz'\)"),
+        ("objects.npy", r"sharedarray\.put\(numpy\.load\('.*objects\.npy', allow_pickle=True\), name=name\)"),
+        ("cut.npy", "cut off or damaged"),
+        ("text.txt", r"sharedarray\.share\(array, name=name\)"),
+    ],
+)
+def test_a_file_that_is_no_array_gets_a_cure(name: str, cure: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "many.npz", a=np.ones(3))
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    np.save(tmp_path / "cut.npy", np.arange(500))
+    os.truncate(tmp_path / "cut.npy", 1000)
+    (tmp_path / "text.txt").write_text("1 2 3")
+    with pytest.raises(sa.HeaderError) as raised:
+        sa.open(tmp_path / name)
+    assert re.search(cure, str(raised.value.next_step))

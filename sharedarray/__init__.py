@@ -62,6 +62,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _header        the NPY header of a block: pure encode and decode
 #   _object_layout the bytes of an object in a block: pure encode and decode
 #   _programs      the names of the programs that processes run
+#   _snapshots     versions of what is in a block
 #   _growth        arrays whose first axis grows
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
 #   _locks         locks on the bytes of a block, or of any file

@@ -19,6 +19,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import addressof, c_char
 from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
@@ -41,6 +42,7 @@ from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Segment, mapping_of
 from sharedarray._sizes import grouped, human
+from sharedarray._snapshots import Versions, made_versions_of, versions_of
 
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
@@ -136,8 +138,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     # Slots, not attributes: `numpy.ma` copies an array's attributes into what is made of it, which would hold
     # the block. Both are unset until the array is sent.
-    __slots__ = ("__dict__", "_call", "_packed")
+    __slots__ = ("__dict__", "_call", "_packed", "_plan")
     _packed: tuple[Any, bytes, Mapping]  # see `sharedarray._reference.pack_held`
+    _plan: Any  # see `_planned`
     _call: Any  # see `sharedarray._pool.codec.call.short_call`
 
     __array_priority__ = -100.0  # numpy.memmap's: a plain array's class wins
@@ -452,30 +455,43 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             set_length(self, length)
         return self
 
-    def wait(self, *, longer_than: int, timeout: float | None = None) -> int:
-        """Wait until an array that grows has more than so many rows, and take them over as `refresh` does.
+    def wait(
+        self, version: int | None = None, timeout: float | None = None, *, longer_than: int | None = None
+    ) -> int:
+        """Wait until an array has a version, or is longer.
 
         Parameters
         ----------
-        longer_than : int
-            The length that you have.
+        version : int, optional
+            Wait until `version` is this one, or a later one.
+        longer_than : int, optional
+            Wait until an array that grows has more rows than this, and take them over as `refresh` does.
         timeout : float, optional
             Seconds to wait at most.
 
         Returns
         -------
         int
-            The new length.
+            The version; or, with `longer_than`, the new length.
 
         Raises
         ------
         TimeoutError
-            There were no more rows in that time.
+            Neither came in that time.
         ProducerDied
             The process that appended has died, and no other one appends. What it published is there.
         EOFError
             All processes that appended have closed the array, so that there will be no more rows.
         """
+        if (version is None) == (longer_than is None):
+            raise TypeError("wait() takes the version, or longer_than=, that is waited for")
+        if version is not None:
+            mapping = self._whole("wait for a version of")
+            versions = made_versions_of(mapping)
+            if not versions.wait_for(mapping, index(version), timeout):
+                raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
+            return versions.version
+        assert longer_than is not None
         mapping, growth = self._growth("wait for rows of")
         found = growth.wait_longer(mapping, index(longer_than), timeout)
         self.refresh()
@@ -570,6 +586,142 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             bytes_behind(self, mapping),
             growth.start + start * growth.row,
         )
+
+    # -- versions -------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """How many versions `update` has published since the array was made."""
+        if (
+            getattr(self, "_plan", None) is None
+            and versions_of(self._whole("ask for the version of")) is None
+        ):
+            return 0
+        versions: Versions = self._planned("ask for the version of")[4]
+        return versions.version
+
+    @contextmanager
+    def update(self, *, copy: bool = True, timeout: float | None = None) -> Iterator[np.ndarray[Any, Any]]:
+        """Write a whole new version, while readers keep the old one.
+
+        A context manager: it gives an array, which is published as the next version at the end of the block,
+        all at once. If an exception ends the block, or the process dies in it, nothing is published. One
+        process writes a version at a time; the others wait.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            Whether the array begins as a copy of the current version; otherwise it holds an old one, or
+            zeros, and you write all of it.
+        timeout : float, optional
+            Seconds to wait for another writer, and for readers that hold all old versions; None to wait as
+            long as it takes.
+
+        Raises
+        ------
+        LockTimeout
+            On entering, when another process wrote, or readers held all old versions, all the time (a
+            `TimeoutError`).
+        DeadlockError
+            On entering, when this process itself keeps snapshots of all old versions (a `RuntimeError`).
+        OutOfSharedMemoryError
+            On entering for the first time: a block with versions takes four times the memory.
+        ValueError
+            The array is read-only, grows, or is a part of a block.
+
+        See Also
+        --------
+        snapshot : A view of the current version, which is always whole.
+
+        Notes
+        -----
+        This array itself, and `numpy.load`, show the new version a moment after it was published. While it
+        is brought up to date, they may show a part of it. Elements that you write directly into this array
+        are in no version.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> weights = sa.zeros(3, name="weights_of_update")
+        >>> old = weights.snapshot()
+        >>> with weights.update() as new:
+        ...     new += 1
+        >>> weights.version, weights.snapshot().tolist(), old.tolist()
+        (1, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+        """
+        mapping = self._whole("update")
+        if mapping.mode != "r+":
+            raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        with made_versions_of(mapping).writing(mapping, timeout, copy) as (memory, _):
+            new = self._laid_over(mapping, memory)
+            try:
+                yield new
+            finally:
+                new.flags.writeable = False  # it may be published
+
+    def snapshot(self) -> np.ndarray[Any, Any]:
+        """Return a view of the current version, which is whole and never changes.
+
+        Returns
+        -------
+        ndarray
+            Read-only. Nothing is copied, whatever the size, but for the first time that an array without
+            versions is asked. The memory of the version is kept for as long as a view of it lives: drop it,
+            or keep a copy, so that writers need not wait.
+
+        Raises
+        ------
+        ValueError
+            The array grows, or is a part of a block.
+
+        Notes
+        -----
+        A snapshot that is sent to another process travels as a copy. A forked child does not hold the
+        snapshots that it inherits.
+        """
+        shape, strides, dtype, mapping, versions, at = self._planned("take a snapshot of")
+        return _new_array(np.ndarray, shape, dtype, versions.hold(mapping), at, strides)
+
+    def current(self) -> SharedArray:
+        """Return the array that has this one's name now: another one if it was replaced, else this one.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> table = sa.zeros(2, name="table_of_current")
+        >>> table.current() is table
+        True
+        >>> other = sa.ones(3, name="table_of_current", replace=True)
+        >>> table.current().tolist()
+        [1.0, 1.0, 1.0]
+        """
+        mapping = self._mapping("look for the successor of")
+        return self if not is_replaced(mapping) else attached_again(mapping)
+
+    def _planned(self, doing: str) -> tuple[Any, ...]:
+        """Return shape, strides and dtype, the attachment, its versions, and the byte at which this begins."""
+        plan: tuple[Any, ...] | None = getattr(self, "_plan", None)
+        if plan is None or plan[:3] != (self.shape, self.strides, self.dtype) or not plan[4].usable:
+            mapping = self._whole(doing)
+            at = offset_of(self, mapping)
+            plan = self._plan = self.shape, self.strides, self.dtype, mapping, made_versions_of(mapping), at
+        return plan
+
+    def _whole(self, doing: str) -> Mapping:
+        """Return the attachment, if this is all of the array in its block."""
+        mapping = self._mapping(doing)
+        marks = self.shape, self.strides, self.dtype
+        layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
+        if _grows(mapping):
+            raise ValueError(f"cannot {doing} {mapping.name!r}: an array that grows has no versions")
+        whole = over(mapping, layout)
+        if marks != (whole.shape, whole.strides, whole.dtype) or offset_of(self, mapping) != layout.offset:
+            raise ValueError(f"cannot {doing} a part of {mapping.name!r}: only the whole array has versions")
+        return mapping
+
+    def _laid_over(self, mapping: Mapping, memory: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return an array such as this one in a copy of its block."""
+        return _new_array(np.ndarray, self.shape, self.dtype, memory, offset_of(self, mapping), self.strides)
 
     def __enter__(self) -> Self:
         return self
@@ -1072,6 +1224,20 @@ def address_of(view: np.ndarray[Any, Any]) -> int:
 def _find_address(mapping: Mapping) -> int:
     mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
     return mapping.address
+
+
+def is_replaced(mapping: Mapping) -> bool:
+    """Return whether another block, or file, has the name of an attachment."""
+    inode = platform.inode_of(mapping.path)
+    return inode is not None and inode != mapping.inode
+
+
+def attached_again(mapping: Mapping) -> Any:
+    """Return what has the name of an attachment now."""
+    if mapping.directory is None:
+        return open(mapping.name, mapping.mode)
+    now = segment.attach(mapping.name, mapping.mode, directory=mapping.directory)
+    return _view(now, platform.read(now.handle, header.PAGE))
 
 
 def attach(name: str, mode: Mode = "r+", *, timeout: float | None = None) -> SharedArray:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
@@ -28,7 +30,16 @@ from sharedarray import (
     _registry as registry,
     _segment as segment,
 )
-from sharedarray._array import ShapeLike, SharedArray, as_shape, bytes_behind, facts_of_block, opened_as
+from sharedarray._array import (
+    ShapeLike,
+    SharedArray,
+    as_shape,
+    attached_again,
+    bytes_behind,
+    facts_of_block,
+    is_replaced,
+    opened_as,
+)
 from sharedarray._creation import Path, refuse_masked, write_array
 from sharedarray._group_index import Index
 from sharedarray._header import Layout
@@ -36,6 +47,7 @@ from sharedarray._locks import Lock
 from sharedarray._platform import Mode
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping as Attachment, Segment, Write, mapping_of
+from sharedarray._snapshots import made_versions_of, versions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -98,9 +110,9 @@ class Group(Mapping[str, SharedArray]):
 
     __slots__ = ("__weakref__", "_arrays", "_bytes", "_index")
 
-    def __init__(self, memory: _Array, index: Index) -> None:
+    def __init__(self, memory: _Array, contents: Index) -> None:
         self._bytes = memory  # all of the block, from its first byte on
-        self._index = index
+        self._index = contents
         self._arrays: dict[str, SharedArray] = {}
 
     # -- the mapping ----------------------------------------------------------------------------------
@@ -220,6 +232,75 @@ class Group(Mapping[str, SharedArray]):
         """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked."""
         return self._data().lock(shared, timeout)
 
+    # -- versions -------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """How many versions `update` has published since the group was made."""
+        versions = versions_of(self._mapping("ask for the version"))
+        return 0 if versions is None else versions.version
+
+    @contextmanager
+    def update(self, *, copy: bool = True, timeout: float | None = None) -> Iterator[Group]:
+        """Write a whole new version of all members, while readers keep the old one.
+
+        As `SharedArray.update`; it gives a group, of which all members are published at once.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> net = sa.group("net_of_update", {"w": ((2, 2), "f4"), "b": (2, "f4")})
+        >>> with net.update() as new:
+        ...     new["w"][:] = 1
+        ...     new["b"][:] = 2
+        >>> whole = sa.attach("net_of_update").snapshot()
+        >>> whole["w"].sum().item(), whole["b"].sum().item()
+        (4.0, 4.0)
+        """
+        mapping = self._mapping("update")
+        if mapping.mode != "r+":
+            raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        with made_versions_of(mapping).writing(mapping, timeout, copy) as (memory, _):
+            new = Group(memory, self._index)
+            if not copy:
+                memory[: self._first()] = self._bytes[: self._first()]
+            try:
+                yield new
+            finally:
+                for array in new._arrays.values():
+                    array.flags.writeable = False  # it may be published
+
+    def snapshot(self) -> Group:
+        """Return a group over the current version of all members, which is whole and never changes.
+
+        As `SharedArray.snapshot`: its members are read-only arrays, and nothing is copied.
+        """
+        mapping = self._mapping("take a snapshot")
+        return Group(made_versions_of(mapping).hold(mapping), self._index)
+
+    def wait(self, version: int, timeout: float | None = None) -> int:
+        """Wait for a version or a later one; return the version.
+
+        Raises
+        ------
+        TimeoutError
+            It did not come in that time.
+        """
+        mapping = self._mapping("wait")
+        versions = made_versions_of(mapping)
+        if not versions.wait_for(mapping, index(version), timeout):
+            raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
+        return versions.version
+
+    def current(self) -> Any:
+        """Return what has this group's name now: another one if it was replaced, else this one."""
+        mapping = self._mapping("look for the successor")
+        return attached_again(mapping) if is_replaced(mapping) else self
+
+    def _first(self) -> int:
+        """Return the byte at which the first member begins, or the end of the block."""
+        return min((member.start for member in self._index.members.values()), default=len(self._bytes))
+
     def __enter__(self) -> Self:
         return self
 
@@ -304,15 +385,15 @@ class Group(Mapping[str, SharedArray]):
 
         mapping = mapping_of(self._bytes)
         facts = [("members", f"{len(self):,}"), *facts_of_block(mapping, self.nbytes)]
-        index = self._index
+        found = self._index
         return dataset(
             type(self).__name__,
             facts,
             {name: array.view(np.ndarray) for name, array in self.items()},
-            dims=index.dims,
-            coords=index.coords,
-            attrs=index.attrs,
-            member_attrs=index.member_attrs,
+            dims=found.dims,
+            coords=found.coords,
+            attrs=found.attrs,
+            member_attrs=found.member_attrs,
         )
 
 
@@ -498,9 +579,9 @@ def share_group(
 def _source(given: Any) -> _datasets.Source:
     if not isinstance(given, Group):
         return _datasets.source_of(given)
-    index = given._index
+    known = given._index
     return _datasets.Source(
-        dict(given), index.attrs, dict(index.member_attrs), dict(index.dims), index.coords, index.frame
+        dict(given), known.attrs, dict(known.member_attrs), dict(known.dims), known.coords, known.frame
     )
 
 

@@ -187,7 +187,7 @@ class Growth(ControlPage):
     """
 
     def __init__(self, mapping: Mapping) -> None:
-        super().__init__(mapping, len(mapping) - WORDS * 8)
+        super().__init__(mapping, len(mapping) - WORDS * 8, len(mapping))
         words = self.words
         self.capacity, self._digits = int(words[_CAPACITY]), int(words[_DIGITS_AT])
         self.start, self.row = int(words[_ROWS_AT]), int(words[_ROW_BYTES])
@@ -285,8 +285,7 @@ class Growth(ControlPage):
             return  # there are very many parties; the end of this process cannot be told then
         # The state of one that has died: this process goes on in its place.
         for index in self._appending():
-            if not self.alive(index):
-                self.words[STATE + index] = 0
+            self.clear_dead(index, party)
         self.words[STATE + party.index] = _APPENDER
         self.words[_APPENDERS] += 1
         self._appender = party
@@ -298,13 +297,11 @@ class Growth(ControlPage):
         `target` is where they belong, in a mapping.
         """
         end = self.start + length * self.row + rows.nbytes
-        by_kernel = (
-            rows.nbytes >= APPENDED_BY_KERNEL and rows.dtype == target.dtype and rows.flags.c_contiguous
-        )
+        as_it_is = rows.dtype == target.dtype and rows.flags.c_contiguous
         reserved = int(self.words[_RESERVED])
         directory = mapping.directory or os.path.dirname(mapping.name)
         try:
-            if by_kernel:
+            if as_it_is and rows.nbytes >= APPENDED_BY_KERNEL:
                 # This reserves pages as it writes, in half of the time that both take.
                 data = rows.reshape(-1).view(np.uint8).data
                 platform.write(self.handle, self.start + length * self.row, [data])
@@ -365,7 +362,7 @@ def _busy(mapping: Mapping, timeout: float | None) -> errors.LockTimeout:
 def growth_of(mapping: Mapping) -> Growth:
     """Return how an attachment grows, for a block of which `is_growing` is true."""
     found: Growth | None = mapping.__dict__.get("growth")
-    if found is None or found.pid != os.getpid():
+    if found is None or not found.usable:
         found = Growth(mapping)
         mapping.__dict__["growth"] = found
     return found

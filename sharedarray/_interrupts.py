@@ -43,7 +43,16 @@ try:  # `signal` without its conversion to enumerations, which takes ten times a
 except ImportError:
     from signal import getsignal as _getsignal, signal as _set_signal
 
-__all__ = ["allowed", "broken_off", "call_user", "deferred", "finalize", "finalizer", "is_main"]
+__all__ = [
+    "allowed",
+    "broken_off",
+    "call_user",
+    "deferred",
+    "finalize",
+    "finalizer",
+    "is_main",
+    "raise_later",
+]
 
 _INTERRUPT = int(SIGINT)
 # Seconds in which a finalizer is likely to return.
@@ -88,7 +97,7 @@ def _raise_late(handler: Handler, *, later: bool) -> None:
     assert _caught is not None
     caught, _caught = _caught, None
     if later:
-        _later()
+        raise_later()
     else:
         handler(*caught)
 
@@ -99,7 +108,7 @@ def _raise_caught(*, later: bool = False) -> None:
     if _caught is not None:
         caught, _caught = _caught, None
         if later:
-            _later()
+            raise_later()
         else:
             _catch(*caught)
 
@@ -112,7 +121,8 @@ _finalizers: set[CodeType] = {
 }
 
 
-def _later() -> None:
+def raise_later() -> None:
+    """Raise what came in a finalizer, where Python ignores exceptions, as soon as that has returned."""
     frame, place = sys._getframe(1), None
     while frame.f_back is not None:
         if frame.f_code in _finalizers:
@@ -252,7 +262,7 @@ def finalize(function: Callable[..., object], *args: Any) -> None:
             raise  # the function's own; else it is of Ctrl-C in the first or last steps of the block
         if _open:
             _open[-1] = True  # that was to break off a wait, and will be
-        _later()
+        raise_later()
         if not begun:
             with _finalizing:
                 function(*args)

@@ -73,6 +73,8 @@ class ControlPage:
         The attachment; it is not kept.
     start
         The byte of the block at which the page is.
+    size
+        Bytes of the block, which may be more than the attachment maps.
 
     Attributes
     ----------
@@ -84,17 +86,15 @@ class ControlPage:
         Whether this process may write them.
     handle : int
         A handle on the block, to lock it by.
-    pid : int
-        The process that all this is of; a forked child makes its own.
+    usable : bool
+        Whether the attachment is not left, and no fork has come in between: a child makes its own page.
     turn : Lock
         Held by the thread that writes.
     """
 
-    def __init__(self, mapping: Mapping, start: int) -> None:
-        self.pid = os.getpid()
+    def __init__(self, mapping: Mapping, start: int, size: int) -> None:
         self.handle = segment.guarded_open(mapping)
         try:
-            size = len(mapping)
             try:
                 self.memory: mmap.mmap = platform.map(mmap.mmap, self.handle, size, "r+")
                 self.writable = True
@@ -116,15 +116,15 @@ class ControlPage:
         if mapping.directory is None:
             self._place = registry.directory(), mapping.device << 64 | mapping.inode
         self._spin = SpinWait(_SPIN)
-        self._left = False
+        self.usable = True
         segment.follow(mapping, self)
-        _pages.append(weakref.ref(self, _pages.remove))
+        _pages.append(weakref.ref(self, _forget))
 
     # -- parties --------------------------------------------------------------------------------------
 
     def claim(self, mapping: Mapping) -> Party | None:
         """Become one more party; return None if there can be no more."""
-        if not self.writable or self._left:
+        if not self.writable or not self.usable:
             return None
         waker = Waker(mapping, self._pid_of, self._place)
         try:
@@ -132,7 +132,7 @@ class ControlPage:
                 if waker.claim(_FIRST + index):
                     self.words[_ASLEEP + index] = 0
                     self.words[STATE + index] = 0
-                    self.words[_PID + index] = self.pid
+                    self.words[_PID + index] = os.getpid()
                     party = Party(index, waker)
                     self._all.append(party)
                     return party
@@ -155,14 +155,22 @@ class ControlPage:
         return int(self.words[_PID + index - _FIRST])
 
     def alive(self, index: int) -> bool:
-        """Return whether a party lives. Parties of this very process that `index` may be count as well."""
-        return any(party.index == index for party in self._all) or platform.locked(
-            self.handle, _LEASES + index, 1
-        )
+        """Return whether a party lives."""
+        return platform.locked(self.handle, _LEASES + index, 1)
 
     def states(self) -> list[tuple[int, int]]:
         """Return the index and the state of each party that has one."""
         return [(index, state) for index, state in enumerate(self.words[STATE : STATE + PARTIES]) if state]
+
+    def clear_dead(self, index: int, party: Party) -> bool:
+        """Clear the words of a party that has died; return False if it lives."""
+        if not party.waker.take(_FIRST + index):
+            return False
+        try:
+            self.words[STATE + index] = self.words[_ASLEEP + index] = self.words[_PID + index] = 0
+        finally:
+            party.waker.give_back(_FIRST + index)
+        return True
 
     # -- waking ---------------------------------------------------------------------------------------
 
@@ -174,14 +182,18 @@ class ControlPage:
     def wake(self, mapping: Mapping) -> None:
         """Wake each party that sleeps, after a store that they may wait for."""
         self.fence()
-        if self._sleepers == _NO_SLEEPER or not self.writable:
+        if self.all_awake() or not self.writable:
             return
-        party = self._borrow(mapping)
+        party = self.borrow(mapping)
         if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
             try:
                 self.wake_by(party)
             finally:
-                self._idle.append(party)
+                self.give_back(party)
+
+    def all_awake(self) -> bool:
+        """Return whether no party sleeps; to be called after a fence."""
+        return self._sleepers.tobytes() == _NO_SLEEPER  # memoryviews compare byte by byte
 
     def wake_by(self, party: Party) -> None:
         """Wake each party that sleeps, by the waker of one of this process."""
@@ -192,11 +204,16 @@ class ControlPage:
                 self._woken[index] = token
                 party.waker.wake(_FIRST + index)
 
-    def _borrow(self, mapping: Mapping) -> Party | None:
+    def borrow(self, mapping: Mapping) -> Party | None:
+        """Return a party that no other thread uses; None if there can be no more. See `give_back`."""
         try:
             return self._idle.pop()
         except IndexError:
             return self.claim(mapping)
+
+    def give_back(self, party: Party) -> None:
+        """Let other threads use a party that was borrowed."""
+        self._idle.append(party)
 
     # -- sleeping -------------------------------------------------------------------------------------
 
@@ -227,14 +244,14 @@ class ControlPage:
         try:
             if self._spin.worthwhile() and (found := self._spin.poll(there)):
                 return found
-            party = self._borrow(mapping)
+            party = self.borrow(mapping)
             if party is None:
                 return self._poll(there, end)
             try:
                 return self._sleep(party, there, end, watched)
             finally:
                 self.words[_ASLEEP + party.index] = 0
-                self._idle.append(party)
+                self.give_back(party)
         finally:
             self._spin.last = time.perf_counter() - begun
 
@@ -288,9 +305,9 @@ class ControlPage:
 
     def left(self, mapping: Mapping | None = None) -> None:
         """Give up all, since the attachment is left."""
-        if self._left or self.pid != os.getpid():
+        if not self.usable:
             return
-        self._left = True
+        self.usable = False
         self.leaving()
         for party in self._all[:]:
             self.give_up(party)
@@ -300,12 +317,28 @@ class ControlPage:
         """Do what is to be done before the parties are given up."""
 
 
+def _after_fork_in_child() -> None:
+    for reference in _pages:
+        page = reference()
+        if page is not None:
+            page.usable = False
+    _pages.clear()
+
+
 def _until(end: float | None) -> float | None:
     """Return the seconds until a moment of the monotonic clock, at least 0; None if there is none."""
     return None if end is None else max(0.0, end - time.monotonic())
 
 
 _pages: list[weakref.ref[ControlPage]] = []
+
+
+def _forget(reference: weakref.ref[ControlPage]) -> None:
+    if reference in _pages:  # and no fork has come in between
+        _pages.remove(reference)
+
+
+platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
 
 
 @atexit.register

@@ -399,7 +399,9 @@ class Mapping(mmap.mmap):
         try:
             last = not self.parked and platform.leave(handle)
             if last and self.writable_handle and self.directory is not None and platform.alone(handle):
-                if not (freelist.has_use(self.generation) and platform.is_memory(handle)):
+                reusable = freelist.has_use(self.generation) and platform.is_memory(handle)
+                # A block that has got versions is longer than it was.
+                if not (reusable and platform.status(handle).size == len(self)):
                     registry.depart(self.directory, self.name, handle, self.inode)
                 else:
                     self._depart_to_free_list(handle, self.directory)

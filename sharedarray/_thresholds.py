@@ -58,7 +58,7 @@ LONG_TEXT = 1 << 14
 """A text longer than this is sent on its own by `map`: rows are written under the lock of the engine."""
 
 APPENDED_BY_KERNEL = 1 << 16
-"""Rows of this size are appended by a write call: it reserves pages on its way, and faults for none of them."""
+"""Rows of this size are appended by a write call: it reserves pages on its way, and needs no faults."""
 
 ROOM_CHECKED_FROM = 1 << 22
 """Free memory is looked at before a block of this size is made: a look takes as long as to make one page."""

@@ -1,0 +1,428 @@
+r"""Versions of what is in a block: one process writes a new one while others keep the old one.
+
+An array or a group gets its versions with its first update or snapshot. The block grows then::
+
+    0       the block as it was: header and data
+    ...     from the next multiple of 65536 on, a page of control words (`sharedarray._parties`):
+            0  b"\x93SAVERS\n"             3  bytes from the beginning of one buffer to the next
+            1  bytes of the block as it was  4  the current version << 8 | the number of its buffer
+            2  how many buffers follow
+    ...     the buffers, each as long as the block as it was, from multiples of 4096 on
+
+**A version is published by one store** into word 4. Until then no reader looks at its buffer, so that the
+death of a writer changes nothing for them. One process writes at a time: it holds a lock.
+
+**A buffer that a reader holds is not written.** The state of a party is the set of the buffers that it holds.
+A reader adds the current buffer to its set, and looks again whether that is still the current one. A writer
+chooses a buffer that is not the current one, and looks whether a party holds it. With a full fence between
+the two steps of each, one of them always sees the other. What a dead party held is free.
+
+**The array itself** gets each version after it was published, for those who read it without a snapshot, for
+`numpy.load`, and for those who attach. While it does, they may see a part of it; a snapshot is always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
+from sharedarray._header import PAGE
+from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
+from sharedarray._platform import platform
+from sharedarray._segment import Mapping
+from sharedarray._wakers import Fence, deadline_after
+
+__all__ = ["Held", "Versions", "made_versions_of", "versions_of"]
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+_new_array = np.ndarray.__new__
+
+_MAGIC = int.from_bytes(b"\x93SAVERS\n", "little")
+_BYTES, _BUFFERS, _STRIDE, _CURRENT = 1, 2, 3, 4
+_COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to write
+_GRANULARITY = 1 << 16
+_MAKING, _WRITING = 1 << 58, (1 << 58) + 1  # bytes that are locked: behind all data, below all leases
+_NUMBER = 0xFF  # of a buffer, in word 4
+
+
+class Held(np.ndarray[Any, Any]):
+    """All bytes of a buffer that this process holds: the views of a snapshot refer to it."""
+
+
+# Attachments of which a snapshot is in use, by the id of their versions: nothing else keeps them for it.
+_in_use: dict[int, tuple[Versions, Mapping]] = {}
+
+
+class Versions(ControlPage):
+    """The versions of one block, in this process."""
+
+    def __init__(self, mapping: Mapping, start: int, size: int) -> None:
+        super().__init__(mapping, start, size)
+        words = self.words
+        self.bytes, stride = int(words[_BYTES]), int(words[_STRIDE])
+        first = -(-(start + WORDS * 8) // PAGE) * PAGE
+        whole = memoryview(self.memory)
+        self._buffers = [
+            whole[first + number * stride : first + number * stride + self.bytes]
+            for number in range(int(words[_BUFFERS]))
+        ]
+        self._readable = [buffer.toreadonly() for buffer in self._buffers]
+        self._whole = whole[: self.bytes]
+        self._holder: Party | None = None
+        self._guard = threading.Lock()
+        guarded = Fence()  # with the guard held
+        self._release_fence, self._acquire_fence = guarded.release, guarded.acquire
+        # For each buffer that this process holds, what its snapshots refer to.
+        self._held: list[weakref.ref[Held] | None] = [None] * len(self._buffers)
+        self._ended = _ended_of(weakref.ref(self))
+        self._unsettled = False
+        self._word = -1  # word 4 when a snapshot was taken last
+        self._closing = False
+
+    @property
+    def version(self) -> int:
+        """The number of the current version."""
+        return int(self.words[_CURRENT]) >> 8
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def hold(self, mapping: Mapping) -> Held:
+        """Return all bytes of the current version, held until the last view of them goes."""
+        word = self.words[_CURRENT]
+        if word == self._word:
+            known = self._held[word & _NUMBER]
+            held = None if known is None else known()
+            if held is not None:
+                return held
+        with self._guard:
+            if self._holder is None:
+                self._become_holder(mapping)
+            held = self._hold(mapping)
+        if self._unsettled:
+            self.settle()
+        return held
+
+    def _become_holder(self, mapping: Mapping) -> None:
+        if not self.writable:
+            raise errors.NotOursError(
+                f"no snapshot of {mapping.name!r} can be taken",
+                name=mapping.name,
+                found="a file that this user may only read",
+                cause="a reader has to tell which version it keeps",
+                next_step="copy the array",
+            )
+        self._holder = self.claim(mapping)
+        if self._holder is None:
+            raise errors.LimitError(
+                f"too many processes have snapshots of {mapping.name!r}", name=mapping.name
+            )
+        end_with_process()
+
+    def _hold(self, mapping: Mapping) -> Held:
+        """Hold the current buffer, with the guard held."""
+        assert self._holder is not None
+        state, words = STATE + self._holder.index, self.words
+        while True:
+            word = words[_CURRENT]
+            number = word & _NUMBER
+            known = self._held[number]
+            if known is None:
+                words[state] |= 1 << number
+                self._release_fence()
+                self._acquire_fence()
+                if words[_CURRENT] != word:
+                    words[state] &= ~(1 << number)
+                    continue
+            elif (held := known()) is not None:  # another thread was faster
+                self._word = word
+                return held
+            break  # a buffer that is held already, though its last snapshot has gone, is still whole
+        # Its base is no array: NumPy would take that for the base of views, in the place of this one.
+        held = _new_array(Held, self.bytes, np.uint8, self._readable[number])
+        self._held[number] = weakref.ref(held, self._ended)
+        _in_use[id(self)] = self, mapping
+        self._word = word
+        return held
+
+    def settle(self) -> None:
+        """Hold no buffer of which the last snapshot has gone. May be called again if it was broken off."""
+        guard, held = self._guard, self._held
+        self._unsettled = True
+        while self._unsettled and guard.acquire(False):
+            try:
+                self._unsettled = False
+                kept = 0
+                for number, known in enumerate(held):
+                    if known is not None:
+                        if known() is None:
+                            held[number] = None
+                        else:
+                            kept |= 1 << number
+                if self._holder is not None:
+                    self.words[STATE + self._holder.index] = kept
+                    self._release_fence()
+                    self._acquire_fence()
+                    if not self.all_awake():
+                        self.wake_by(self._holder)
+            finally:
+                guard.release()
+            if not kept:
+                _in_use.pop(id(self), None)
+                if self._closing:
+                    self.left()
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, mapping: Mapping, timeout: float | None, copy: bool) -> Iterator[tuple[_Array, int]]:
+        """Give a buffer for the next version, which is published at the end of the block.
+
+        If an exception ends the block, nothing is published.
+
+        Raises
+        ------
+        LockTimeout
+            Another process wrote, or readers held all buffers, until time was over.
+        DeadlockError
+            This process holds all buffers.
+        """
+        end = deadline_after(timeout)
+        if not self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise _busy(mapping, timeout, "another thread writes a version")
+        try:
+            if not self.lock(_WRITING, end):
+                raise _busy(mapping, timeout, "another process writes a version")
+            try:
+                word = int(self.words[_CURRENT])
+                number = self._free(mapping, timeout)
+                buffer = self._buffers[number]
+                # The header, too.
+                buffer[:] = self._buffers[word & _NUMBER] if copy else buffer
+                if not copy:
+                    buffer[:PAGE] = self._whole[:PAGE]
+                yield np.frombuffer(buffer, np.uint8), (word >> 8) + 1
+                self.fence()
+                self.words[_CURRENT] = ((word >> 8) + 1) << 8 | number
+                self.wake(mapping)
+                self._whole[:] = buffer
+            finally:
+                self.unlock(_WRITING)
+        finally:
+            self.turn.release()
+
+    def _free(self, mapping: Mapping, timeout: float | None) -> int:
+        """Return a buffer that is neither the current one nor held, with the lock held."""
+        current = int(self.words[_CURRENT]) & _NUMBER
+        others = [number for number in range(len(self._buffers)) if number != current]
+        # Half-written buffers of dead writers are as free as all others.
+        first = others[0]
+
+        def holders() -> list[int]:
+            return [index for index, _ in self.states()]
+
+        def free() -> int:
+            """Return the number of a free buffer, and one more, so that it is true."""
+            self.fence()
+            taken = 0
+            for index, mask in self.states():
+                if mask & ~(1 << current) and not self.alive(index):
+                    self._clear(mapping, index)
+                    mask = 0
+                taken |= mask
+            return next((number + 1 for number in others if not taken >> number & 1), 0)
+
+        found = free()
+        if not found and all(self._held[number] for number in others):
+            self.settle()
+            found = free()
+            if not found and all(self._held[number] for number in others):
+                raise errors.DeadlockError(
+                    f"this process keeps snapshots of {len(others)} old versions of {mapping.name!r}, so "
+                    "that there is no buffer for a new one",
+                    name=mapping.name,
+                    next_step="drop them, or keep copies: snapshot().copy()",
+                )
+        found = found or self.wait(mapping, free, timeout, holders)
+        if not found:
+            raise _busy(mapping, timeout, f"readers keep snapshots of all versions, such as buffer {first}")
+        return int(found) - 1
+
+    def _clear(self, mapping: Mapping, index: int) -> None:
+        party = self.borrow(mapping)
+        if party is not None:
+            try:
+                self.clear_dead(index, party)
+            finally:
+                self.give_back(party)
+
+    # -- waiting --------------------------------------------------------------------------------------
+
+    def wait_for(self, mapping: Mapping, version: int, timeout: float | None) -> bool:
+        """Wait for a version or a later one; return whether it is there."""
+        return bool(self.wait(mapping, lambda: self.version >= version, timeout))
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def left(self, mapping: Mapping | None = None) -> None:
+        """Give up all, once no snapshot is in use any more."""
+        if mapping is not None and any(self._held):
+            self._closing = True
+            return
+        super().left(mapping)
+
+    def leaving(self) -> None:
+        """Hold nothing any more."""
+        if self._holder is not None:
+            self.words[STATE + self._holder.index] = 0
+            self.wake_by(self._holder)
+
+
+def _ended_of(versions: weakref.ref[Versions]) -> Any:
+    """Return what is called when the last view of a buffer has gone."""
+
+    @interrupts.finalizer
+    def ended(reference: object) -> None:
+        try:
+            found = versions()
+            if found is not None:
+                found.settle()
+        except BaseException:  # Ctrl-C, which Python would ignore here
+            interrupts.raise_later()
+            found = versions()
+            if found is not None:
+                found.settle()
+
+    return ended
+
+
+def _busy(mapping: Mapping, timeout: float | None, found: str) -> errors.LockTimeout:
+    return errors.LockTimeout(
+        f"no version of {mapping.name!r} could be written within {timeout} s", name=mapping.name, found=found
+    )
+
+
+# -- making ---------------------------------------------------------------------------------------------
+
+
+def versions_of(mapping: Mapping) -> Versions | None:
+    """Return the versions of a block, None if it has none yet."""
+    found: Versions | None = mapping.__dict__.get("versions")
+    if found is not None and found.usable:
+        return found
+    if mapping.left:
+        raise errors.BlockClosedError(
+            f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+        )
+    start = _start_of(mapping)
+    size = _size_of(mapping)
+    if size < start + WORDS * 8:
+        return None
+    page = ControlPage(mapping, start, size)
+    words = [int(word) for word in page.words[: _CURRENT + 1]]
+    page.left()
+    magic, length, count, stride, current = words
+    if magic != _MAGIC:
+        return None
+    layout = _layout_of(mapping)
+    first = -(-(start + WORDS * 8) // PAGE) * PAGE
+    if (
+        length != layout.size
+        or not 2 <= count <= _NUMBER
+        or stride % PAGE
+        or not length <= stride <= size
+        or first + count * stride > size
+        or current & _NUMBER >= count
+    ):
+        raise errors.HeaderError(
+            f"the versions of {mapping.name!r} are damaged",
+            name=mapping.name,
+            found=f"{count} buffers of {length} bytes, {stride} bytes apart, in a block of {size}",
+            expected=f"buffers of {layout.size} bytes within the block",
+        )
+    return _keep(mapping, start, size)
+
+
+def _keep(mapping: Mapping, start: int, size: int) -> Versions:
+    found = Versions(mapping, start, size)
+    mapping.__dict__["versions"] = found
+    return found
+
+
+def made_versions_of(mapping: Mapping) -> Versions:
+    """Return the versions of a block, which are made if it has none yet: version 0 is what it holds now."""
+    found = versions_of(mapping)
+    if found is not None:
+        return found
+    layout, start = _layout_of(mapping), _start_of(mapping)
+    stride = -(-layout.size // PAGE) * PAGE
+    size = start + WORDS * 8 + _COUNT * stride
+    handle = segment.guarded_open(mapping)
+    try:
+        try:
+            platform.lock(handle, _MAKING, 1, shared=False, wait=True)
+        except OSError as error:
+            raise errors.NotOursError(
+                f"{mapping.name!r} can have no versions",
+                name=mapping.name,
+                found=error.strerror,
+                cause="it may only be read",
+            ) from None
+        try:
+            found = versions_of(mapping)  # another process may have been faster
+            if found is None:
+                before = platform.status(handle).size
+                if before not in (layout.size, size) and mapping.directory is None:
+                    raise ValueError(
+                        f"{mapping.name!r} can have no versions: there are bytes behind the array"
+                    )
+                _extend(mapping, handle, layout.size, start, size, stride)
+                found = _keep(mapping, start, size)
+        finally:
+            platform.unlock(handle, _MAKING, 1)
+    finally:
+        segment.guarded_close(handle)
+    return found
+
+
+def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, stride: int) -> None:
+    memory = mapping.directory is not None
+    directory = mapping.directory or os.path.dirname(mapping.name)
+    try:
+        segment.check_room(directory, size - start, memory=memory)
+        platform.reserve_parts(handle, size, [(start, size)])
+    except OSError as error:
+        with contextlib.suppress(OSError, NotImplementedError):
+            platform.resize(handle, length)
+        raise segment.translated(error, directory, size - start, memory=memory) from None
+    first = start + WORDS * 8
+    data = memoryview(mapping)[:length]
+    platform.write(handle, first, [data])
+    words = np.zeros(_CURRENT + 1, "<u8")
+    words[1:] = length, _COUNT, stride, 0
+    platform.write(handle, start, [memoryview(words.tobytes())])
+    platform.write(handle, start, [memoryview(_MAGIC.to_bytes(8, "little"))])  # last, in one step
+
+
+def _layout_of(mapping: Mapping) -> header.Layout:
+    return header.decode(mapping[:PAGE], len(mapping), name=mapping.name, more=mapping)
+
+
+def _start_of(mapping: Mapping) -> int:
+    return -(-_layout_of(mapping).size // _GRANULARITY) * _GRANULARITY
+
+
+def _size_of(mapping: Mapping) -> int:
+    if mapping.directory is not None:
+        return segment.with_handle(mapping, lambda handle: platform.status(handle).size)
+    handle = segment.guarded_open(mapping)
+    try:
+        return platform.status(handle).size
+    finally:
+        segment.guarded_close(handle)

@@ -699,7 +699,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return self if not is_replaced(mapping) else attached_again(mapping)
 
     def _planned(self, doing: str) -> tuple[Any, ...]:
-        """Return shape, strides and dtype, the attachment, its versions, and the byte at which this begins."""
+        """Return shape, strides, dtype, the attachment, its versions, and the byte at which this begins."""
         plan: tuple[Any, ...] | None = getattr(self, "_plan", None)
         if plan is None or plan[:3] != (self.shape, self.strides, self.dtype) or not plan[4].usable:
             mapping = self._whole(doing)

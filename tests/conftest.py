@@ -79,6 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in ("thread_unsafe", "no_cover"):
         config.addinivalue_line("markers", f"{mark}: used by joblib's own tests")
     os.environ["SHAREDARRAY_DIR"] = _make_directory()
+    # The tests start thousands of interpreters, each of which would compile the library again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # Each interpreter that imports NumPy would start a thread per core for matrix products, which hardly any
     # test has: nearly half of the processor time of them all.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -267,7 +267,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         LockTimeout
             On entering, when it was not free in time (a `TimeoutError`).
         DeadlockError
-            On entering without a timeout, when this thread is in a ``with`` block that locks some of the
+            On entering without a timeout, when this thread is in a ``with`` statement that locks some of the
             bytes already (a `RuntimeError`). Deadlocks between several threads or processes are not detected.
         BlockClosedError
             On entering, when the array is closed (a `ValueError`).

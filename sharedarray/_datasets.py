@@ -21,6 +21,7 @@ import numpy as np
 
 from sharedarray import _errors as errors
 from sharedarray._platform import platform
+from sharedarray._sizes import exact
 
 if TYPE_CHECKING:
     import pandas
@@ -119,11 +120,11 @@ def _of_safetensors(path: str, file: Any) -> Source:
 
     size = os.fstat(file.fileno()).st_size
     if size < 8:
-        raise bad(f"{size} bytes", "a length of 8 bytes and a header, or an .npz file")
+        raise bad(exact(size), "a length of 8 bytes and a header, or an .npz file")
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > min(_LONGEST, size - 8):
-        raise bad(f"a header of {length} bytes in a file of {size}", "a header that fits the file")
+        raise bad(f"a header of {exact(length)} in a file of {exact(size)}", "a header that fits the file")
     described = _json_object(file.read(length), bad)
     metadata = described.pop("__metadata__", {})
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):

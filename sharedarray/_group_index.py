@@ -35,6 +35,7 @@ import numpy as np
 
 from sharedarray import _errors as errors, _header as header
 from sharedarray._header import PAGE, Layout
+from sharedarray._sizes import exact
 
 __all__ = ["Index", "Member", "decode", "encode", "is_group"]
 
@@ -192,7 +193,9 @@ def decode(block: Any, size: int, *, name: str) -> Index:
     _, length, checksum = _HEAD.unpack(block[PAGE : PAGE + _HEAD.size])
     start = PAGE + _HEAD.size
     if length > min(_LONGEST, size - start):
-        raise _bad(name, f"an index of {length} bytes in a block of {size}", "one that fits the block")
+        raise _bad(
+            name, f"an index of {exact(length)} in a block of {exact(size)}", "one that fits the block"
+        )
     text = bytes(block[start : start + length])
     known = _known.get((length, checksum))
     if known is not None and known[0] == text and known[1] == size:
@@ -227,7 +230,8 @@ def _parse(text: bytes, end: int, size: int, name: str) -> Index:
         if start < end or start % _ALIGNED or start + layout.size > size:
             raise _bad(
                 name,
-                f"the member {_short(key)} of {layout.size} bytes at byte {start} in a block of {size}",
+                f"the member {_short(key)} of {exact(layout.size)} at byte {start} in a block of "
+                f"{exact(size)}",
                 f"multiples of {_ALIGNED} from byte {end} on, and the block to hold all",
             )
         end = start + layout.size

@@ -44,6 +44,7 @@ from sharedarray._header import DIGITS, PAGE, Layout
 from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
+from sharedarray._sizes import exact
 from sharedarray._thresholds import APPENDED_BY_KERNEL
 from sharedarray._wakers import deadline_after
 
@@ -122,7 +123,7 @@ def is_growing(mapping: Mapping, layout: Layout) -> bool:
             f"{mapping.name} is no usable array that grows",
             name=mapping.name,
             found=f"capacity {capacity}, rows of {row} bytes from byte {rows} on, reserved up to {reserved}",
-            expected=f"what fits shape {layout.shape} of {layout.dtype} in a block of {size} bytes",
+            expected=f"what fits shape {layout.shape} of {layout.dtype} in a block of {exact(size)}",
             cause="the block was damaged, or made by a newer version",
         )
     return True

@@ -100,7 +100,7 @@ class Hold:
     hint : int
         The word of the table that tells that a writer may wait for the file.
     thread : int
-        The thread in whose ``with`` block that is; its negative if any thread may unlock it, `_IDLE` if
+        The thread in whose ``with`` statement that is; its negative if any thread may unlock it, `_IDLE` if
         nothing is locked.
     """
 
@@ -273,8 +273,8 @@ class Lock:
     ----------
     abandoned : bool
         Whether these bytes, or some of them, may be half-written: their last exclusive holder did not
-        finish, because its process died or an exception ended its ``with`` block. Every holder is told, until
-        one that holds the bytes exclusively has finished. Set on entering.
+        finish, because its process died or an exception ended its ``with`` statement. Every holder is told,
+        until one that holds the bytes exclusively has finished. Set on entering.
     shared : bool
         Whether others may hold it too, for reading.
     timeout : float or None
@@ -282,7 +282,7 @@ class Lock:
 
     Notes
     -----
-    A ``with`` block belongs to its thread: to lock bytes once more that an outer block of the same thread
+    A ``with`` statement belongs to its thread: to lock bytes once more that an outer one of the same thread
     has locked is a `DeadlockError` at once, unless both are shared, or there is a timeout. So a shared lock
     cannot be made exclusive: lock exclusively from the start. No check detects that threads or processes wait
     for each other: lock in the same order everywhere, or give a timeout.
@@ -296,8 +296,8 @@ class Lock:
     with a timeout where that may be cancelled: the thread goes on waiting, and takes the lock in the end.
     A lock that is dropped while held is free, with a `ResourceWarning`.
 
-    A forked child holds nothing that its parent holds, and its leaving the ``with`` block changes nothing.
-    A held lock keeps the memory of its array.
+    A forked child holds nothing that its parent holds, and its leaving the ``with`` statement changes
+    nothing. A held lock keeps the memory of its array.
 
     Examples
     --------
@@ -710,7 +710,8 @@ def lock_file(
     On entering, what an open file has buffered is written, and what it has read ahead is forgotten, so that
     it is read again; on leaving, what was written through it is written out before the lock is given up. That
     holds for Python's own files; of others, ``flush()`` is called where they have it. Flush or close within
-    the block what you write through another object, and `os.fsync` where it must survive a power cut.
+    the ``with`` statement what you write through another object, and `os.fsync` where it must survive a power
+    cut.
 
     A path is looked at again when the lock is granted: if another process has replaced or removed the file
     meanwhile, the new file is locked. So a holder may replace the file by `os.replace`.

@@ -67,6 +67,7 @@ from typing import NamedTuple
 from sharedarray import _damage as damage, _interrupts as interrupts
 from sharedarray._clock import time
 from sharedarray._platform import platform
+from sharedarray._sizes import exact
 
 __all__ = [
     "COUNT",
@@ -516,7 +517,7 @@ def _problem(handle: int) -> str | None:
     if not status.regular:
         return "no regular file"
     if status.links and (status.size % _PAGE or not _PAGE <= status.size <= _MOST_BYTES):
-        return f"a file of {status.size} bytes"
+        return f"a file of {exact(status.size)}"
     return platform.others(handle)
 
 

@@ -269,7 +269,7 @@ class _Attached:
 class Kept:
     """Attachments that do not end with the last array on them.
 
-    What arrives in a ``with`` block, in the same thread, is kept, and its pages stay mapped: the next
+    What arrives in a ``with`` statement, in the same thread, is kept, and its pages stay mapped: the next
     reference to the same block costs little. It must come from someone who holds the block until `settle` was
     called, for what was kept before is used without a lease until then. `settle` takes one for what is still
     in use, and gives up that of what is not, so that it does not keep the block; its memory is free when
@@ -305,7 +305,7 @@ class Kept:
         _keeping = None
 
     def view(self, packed: bytes) -> np.ndarray[Any, Any]:
-        """Do as `unpack` in a ``with`` block, in a fraction of the time where the block is kept.
+        """Do as `unpack` in a ``with`` statement, in a fraction of the time where the block is kept.
 
         It is to be called by one thread, the same that calls `settle`.
         """

@@ -112,7 +112,7 @@ class Engine:
     is_foreign
         Whether this is a fork of the pool's process.
     is_forsaken, is_left
-        Whether the pool was collected as garbage, and whether its ``with`` block has ended.
+        Whether the pool was collected as garbage, and whether its ``with`` statement has ended.
     cancels_queued
         Whether what has not begun is to be cancelled.
     waker

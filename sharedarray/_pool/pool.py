@@ -43,8 +43,8 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     as a private copy. Functions need not be importable: those of a script, a notebook, lambdas and closures
     work, and a script needs no ``if __name__ == "__main__"``.
 
-    The pool starts processes when there is work. They end with `shutdown`, with the ``with`` block, when the
-    pool is garbage collected, and with the process that made the pool, however that ends.
+    The pool starts processes when there is work. They end with `shutdown`, with the ``with`` statement, when
+    the pool is garbage collected, and with the process that made the pool, however that ends.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     *Ctrl-C* interrupts the caller's wait, and no worker. After ``future.result()`` the task goes on; the
     tasks of an interrupted `map`, its variants and `map_blocks` end, running ones included. The pool goes on,
     for the next cell of a notebook. If a `KeyboardInterrupt` (or another exception that is no `Exception`)
-    leaves the pool's ``with`` block, a `shutdown` or the program, all workers end at once.
+    leaves the pool's ``with`` statement, a `shutdown` or the program, all workers end at once.
 
     *What workers inherit.* A worker starts with the environment, working directory, ``sys.path`` and options
     ``-W`` and ``-X`` that the caller has at that moment. Modules that the fork server has loaded read the

@@ -241,7 +241,7 @@ class Stream:
     @overload
     def put(self, array: None = None, timeout: float | None = None) -> Any: ...
     def put(self, array: Any = None, timeout: float | None = None) -> Any:
-        """Publish an item: copy an array into the next slot, or write to the slot in a ``with`` block.
+        """Publish an item: copy an array into the next slot, or write to the slot in a ``with`` statement.
 
         Parameters
         ----------

@@ -724,7 +724,7 @@ _INHERITED = (-1,)  # whose turn it is for ever in a forked child's copy of a pr
 
 
 class _Writer:
-    """What ``put()`` returns: a ``with`` block in which a slot is written to."""
+    """What ``put()`` returns: a ``with`` statement in which a slot is written to."""
 
     __slots__ = ("__weakref__", "_producer", "_timeout", "slot")
 

@@ -296,7 +296,7 @@ class _Call:
 
 
 class _Done:
-    """The results of blocks, in order; when its ``with`` block has raised, no block is running any more.
+    """The results of blocks, in order; when its ``with`` statement has raised, no block is running any more.
 
     A class, since `contextlib` sets attributes of the exceptions that pass through a generator, which some do
     not allow.

@@ -1176,6 +1176,7 @@ STORM = """
                 row[128:] = value
                 done[me, piece] += 1
 
+    begun = time.monotonic()
     running = {start(lambda me=me: work(me)): me for me in range(workers)}
     while running:
         pid, status = any_end()
@@ -1184,14 +1185,14 @@ STORM = """
             running[start(lambda: work(me))] = me
         else:
             assert status == 0, status
+    share = float(longest.max()) / (time.monotonic() - begun)
     with row.lock() as lock:
-        say([int(row[0]), bool((row == row[0]).all()), done.tolist(), rounds.tolist(), float(longest.max()),
-             lock.abandoned])
+        say([int(row[0]), bool((row == row[0]).all()), done.tolist(), rounds.tolist(), share, lock.abandoned])
 """
 
 
 def _storm(workers: int, pieces: int, every: int) -> None:
-    written, whole, done, rounds, longest, abandoned = answer(STORM, workers, pieces, every)
+    written, whole, done, rounds, share, abandoned = answer(STORM, workers, pieces, every)
     count, kills, told_of, wrongly = rounds
     assert whole
     assert done == [[1] * pieces] * workers  # no piece lost, none twice
@@ -1199,7 +1200,7 @@ def _storm(workers: int, pieces: int, every: int) -> None:
     assert kills == (count // every if every else 0)
     assert told_of == kills
     assert wrongly == 0
-    assert longest < (1 if FORKS else 3)  # where a wait is a try from time to time, there is no queue
+    assert share < 0.5  # of the time, that one wait took: none is left out until the others are done
     assert not abandoned
 
 

@@ -26,6 +26,8 @@ def unsendable(label: str, reason: BaseException, culprit: Culprit | None = None
     if culprit is not None:
         found = culprit.described(found)
         cause, next_step = culprit.cause, culprit.cure or next_step
+        if culprit.noun is not None:
+            failures.forget_frames(reason)  # they are only of picklers, and hold the call
     error = errors.NotPicklableError(
         f"the call of {label} cannot be sent to a worker",
         name=label,

@@ -142,11 +142,14 @@ class ForkServer:
         return ChildProcessError(f"the pool's fork server ended{where}, {self._ended()}")
 
     def _hear(self) -> None:
-        """Read what the server has written."""
-        if self._control >= 0:
-            with contextlib.suppress(OSError), _as_socket(self._control) as control:
-                while piece := control.recv(1 << 16, socket.MSG_DONTWAIT):
-                    self._heard += piece
+        """Read what the server has written; not by a socket object, which waits if it is gevent's."""
+        if self._control < 0:
+            return
+        ready = select.poll()
+        ready.register(self._control, select.POLLIN)
+        with contextlib.suppress(OSError):
+            while ready.poll(0) and (piece := os.read(self._control, 1 << 16)):
+                self._heard += piece
 
     def reports(self) -> dict[str, str]:
         """Return what is wrong with modules, by their names, after the first fork: then all are loaded."""

@@ -1187,7 +1187,8 @@ STORM = """
             assert status == 0, status
     seconds = float(longest.max()), time.monotonic() - begun
     with row.lock() as lock:
-        say([int(row[0]), bool((row == row[0]).all()), done.tolist(), rounds.tolist(), seconds, lock.abandoned])
+        whole = bool((row == row[0]).all())
+        say([int(row[0]), whole, done.tolist(), rounds.tolist(), seconds, lock.abandoned])
 """
 
 

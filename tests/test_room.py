@@ -277,7 +277,8 @@ def test_space_comes_back(small: Run):
             assert free() < before - 50 * MB
             a.close()
             del a
-            assert free() >= before - 16384, (number, free(), before)
+            # The janitor may have it open for a moment, too.
+            wait_until(lambda: free() >= before - 16384, "the memory of the block comes back")
         for number in range(5):
             with sa.share(np.ones(50 * MB, "u1")) as a:
                 b = sa.attach(a.name)

@@ -320,6 +320,7 @@ def test_modules_beside_the_script_are_loaded_and_what_fails_is_named(tmp_path):
 
 
 @needs_server
+@pytest.mark.slow
 def test_warnings_of_modules_that_are_errors_do_no_harm(tmp_path):
     (tmp_path / "broken.py").write_text("raise ValueError('this is broken')\n")
     code = """

@@ -192,6 +192,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         retries: int = 0,
         preload: Sequence[str] = (),
     ) -> None:
+        method = processes.method_of(mp_context)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, not {initializer!r}")
         self._max_workers = worker_count(max_workers)
@@ -209,7 +210,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         super().__init__()
         self._engine = Engine(
             workers=self._max_workers,
-            method=processes.method_of(mp_context),
+            method=method,
             setup=Setup(threads.environment(numbers), initializer, arguments, modules),
             max_tasks=max_tasks_per_child,
             retries=self._retries,

@@ -128,6 +128,7 @@ class AsTheyCome(Iterator[Any]):
         shown: Bar,
     ) -> None:
         self._taking: _Taking | None = None
+        self._waiting = False
         self._shown = shown
         self._returns = returns
         self._taken = 0
@@ -149,6 +150,7 @@ class AsTheyCome(Iterator[Any]):
                 self._end()
                 feed.check()
                 raise StopIteration
+            self._waiting = True
             try:
                 index, outcome = results.take_any_outcome(taking.deadline)
                 self._taken += 1
@@ -159,6 +161,8 @@ class AsTheyCome(Iterator[Any]):
             except BaseException as raised:
                 self._end(raised)
                 raise
+            finally:
+                self._waiting = False
             if type(box[0]) is Raised:
                 exception = results.exception_of(index, box.pop())
                 if not self._returns:
@@ -167,7 +171,15 @@ class AsTheyCome(Iterator[Any]):
             return box.pop()
 
     def close(self) -> None:
-        """Take no more results; cancel the calls that have not begun if any result was taken."""
+        """Take no more results; cancel the calls that have not begun if any result was taken.
+
+        Raises
+        ------
+        ValueError
+            A result is being waited for, as with generators.
+        """
+        if self._waiting:
+            raise ValueError("a result is being waited for: the iterator cannot be closed now")
         self._end()
 
     def _end(self, raised: BaseException | None = None) -> None:

@@ -54,6 +54,11 @@ def test_keywords_of_other_pools(given, write):
         sa.Pool(**given)
 
 
+def test_the_initializer_has_another_place():
+    with pytest.raises(TypeError, match=r"mp_context must be .*Next step: write initializer=$"):
+        sa.Pool(2, abs, (1,))
+
+
 def test_keywords_of_other_maps(pool):
     for way in (pool.map, pool.imap_unordered, pool.starmap):
         for name, cure in migration.MAP_KEYWORDS.items():

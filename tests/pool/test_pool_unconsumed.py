@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+import threading
 import warnings
 from itertools import count
 
@@ -301,6 +302,21 @@ def test_imap_unordered_goes_on_after_an_exception(pool):
     assert sorted(found) == [number for number in range(500) if number % 10 != 7]
     assert sorted(failed) == sorted(f"bad {number}" for number in range(7, 500, 10))
     assert next(results, None) is None
+
+
+def test_an_iterator_that_waits_cannot_be_closed(pool, tmp_path):
+    """By another thread: the waiting one would wait for ever."""
+    results = pool.imap_unordered(pool_tasks.wait_if_path, [str(tmp_path / "gate")])
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(results))
+    waiting.start()
+    wait_until(lambda: results._waiting, "the thread waits", ANSWER)
+    with pytest.raises(ValueError, match="is being waited for"):
+        results.close()
+    (tmp_path / "gate").touch()
+    waiting.join(ANSWER)
+    assert found == [str(tmp_path / "gate")]
+    results.close()
 
 
 def test_exceptions_can_be_results(pool, way):

@@ -47,7 +47,7 @@ def method_of(mp_context: Any) -> str:
         if ask is None:
             raise TypeError(
                 "mp_context must be a multiprocessing context or the name of a start method, "
-                f"not {mp_context!r}"
+                f"not {mp_context!r}" + (". Next step: write initializer=" if callable(mp_context) else "")
             )
         method = ask()
     known = multiprocessing.get_all_start_methods()

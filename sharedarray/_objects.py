@@ -30,7 +30,7 @@ from sharedarray import _errors as errors, _header as header, _segment as segmen
 from sharedarray._array import SharedArray, over
 from sharedarray._header import PAGE
 from sharedarray._object_layout import decode, encode
-from sharedarray._platform import platform
+from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._subclasses import PLAIN, reduce_subclass
@@ -164,19 +164,22 @@ def _as_before(data: np.ndarray[Any, Any], dtype: np.dtype[Any], shape: Any, ord
 # -- getting --------------------------------------------------------------------------------------------
 
 
-def get(name: str | SharedArray) -> Any:
+def get(name: str | SharedArray, mode: Mode = "c") -> Any:
     """Rebuild an object that `put` has stored, without copying its arrays.
 
     Parameters
     ----------
     name : str or SharedArray
         The block's name; or what `put` has returned, in whatever process.
+    mode : {'c', 'r+', 'r'}, default 'c'
+        What becomes of what you write into its arrays: with 'c' it is yours alone; with 'r+' every process
+        sees it that has got the object with 'r+' or 'r', or gets it later; with 'r' they are read-only. Two
+        processes that get a mapping of arrays with 'r+' so share it, as they share a `Group`.
 
     Returns
     -------
     object
-        Its arrays look at the block. What you write to them is yours alone. The block lives while any of them
-        does.
+        Its arrays look at the block. The block lives while any of them does.
 
     Raises
     ------
@@ -201,7 +204,8 @@ def get(name: str | SharedArray) -> Any:
     ...     int(sa.get(held.name)[0].sum())
     499500
     """
-    mapping = _attached(name)
+    segment.check_mode(mode)
+    mapping = _attached(name, mode)
     try:
         _refuse_others(mapping)
         stream, buffers = decode(memoryview(mapping), mapping.name)
@@ -211,13 +215,13 @@ def get(name: str | SharedArray) -> Any:
         raise
 
 
-def _attached(name: str | SharedArray) -> Mapping:
+def _attached(name: str | SharedArray, mode: Mode) -> Mapping:
     if not isinstance(name, SharedArray):
-        return segment.attach(name, "c")
+        return segment.attach(name, mode)
     held = mapping_of(name)
     if held is None or held.directory is None:
         raise ValueError("this array is no block of sharedarray.put")
-    mapping = segment.attach(held.name, "c", directory=held.directory)
+    mapping = segment.attach(held.name, mode, directory=held.directory)
     if (mapping.device, mapping.inode) != (held.device, held.inode):
         mapping.leave()
         raise segment.not_found(held.name, held.directory, found="another block of that name")

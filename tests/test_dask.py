@@ -602,3 +602,15 @@ def test_classes_and_masks_on_a_cluster() -> None:
         ml_dtypes = pytest.importorskip("ml_dtypes")
         data = np.ones(MB).astype(ml_dtypes.float8_e5m2)
         assert [found.dtype for found in pool.map(np.copy, [data, data])] == [data.dtype] * 2
+
+
+def fill_group(group: sa.Group) -> tuple[str | None, str]:
+    group["t"][:] += 1
+    return group.name, type(group).__name__
+
+
+def test_a_group_is_one_argument(client: Any, pool: sa.Pool) -> None:
+    with sa.group("dask_group", {"t": (1000, "f8"), "rgb": ((10, 10, 3), "u1")}) as group:
+        assert client.submit(fill_group, group).result() == ("dask_group", "Group")
+        assert dask.delayed(fill_group)(group).compute() == ("dask_group", "Group")
+        assert (group["t"] == 2).all()

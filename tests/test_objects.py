@@ -406,3 +406,31 @@ def test_another_user_refuses_roots_block_too(tmp_path: Path) -> None:
         wait_until(lambda: not janitors(shared), "the janitor ends")
     assert "owned by uid 0" in done.stdout
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_mapping_of_arrays_can_be_written() -> None:
+    given = {
+        "w": np.arange(3.0),
+        "large": np.zeros((100, 100), order="F"),
+        "when": np.zeros(2, "M8[s]"),
+        "k": "text",
+    }
+    with sa.put(given, name="mapping") as held:
+        first, second = sa.get("mapping", mode="r+"), sa.get(held, "r+")
+        first["w"][1] = 7
+        first["large"][3, 4] = 5
+        first["when"][0] = np.datetime64("2020-01-01")
+        for found in (second, sa.get("mapping"), sa.get("mapping", "r")):
+            assert found["w"].tolist() == [0, 7, 2]
+            assert found["large"][3, 4] == 5
+            assert found["when"][0] == np.datetime64("2020-01-01")
+            assert found["k"] == "text"
+        private, reader = sa.get("mapping"), sa.get("mapping", mode="r")
+        private["w"][0] = 9
+        assert first["w"][0] == 0
+        with pytest.raises(ValueError, match="read-only"):
+            reader["w"][0] = 1
+        with pytest.raises(ValueError, match="mode"):
+            sa.get("mapping", mode="w")  # type: ignore[arg-type]
+        assert lies_in(first["w"], held)
+        del first, second, found, private, reader

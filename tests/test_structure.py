@@ -254,7 +254,7 @@ SIGNATURES = {
     "ShareableList": "sequence name",
     "SharedMemoryManager": "address authkey serializer ctx shutdown_timeout",
     "put": "obj name persist progress",
-    "get": "name",
+    "get": "name mode",
     "group": "name members attrs dims persist file exist_ok replace progress",
     "share_group": "name mapping attrs dims persist file exist_ok replace progress",
     "lock_file": "file_or_path shared timeout start length",

@@ -81,6 +81,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
 #   _objects       any picklable object in one block
 #   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
+#   _sync          events, semaphores, conditions and barriers by name
 #   _streams       `Stream`: a producer and its consumers, by name
 #   _pool          `Pool`: an executor for arrays
 #   integrations   joblib's backend, and Dask on one machine and on many
@@ -149,14 +150,23 @@ if TYPE_CHECKING:
     from sharedarray._pool import Pool as Pool
     from sharedarray._shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
     from sharedarray._streams import ShutDown as ShutDown, Stream as Stream, wait as wait
+    from sharedarray._sync import (
+        Barrier as Barrier,
+        Condition as Condition,
+        Event as Event,
+        Semaphore as Semaphore,
+    )
 
 __all__ = [
+    "Barrier",
     "BlockClosedError",
     "BlockExistsError",
     "BlockInfo",
     "BlockNotFoundError",
     "CapacityError",
+    "Condition",
     "DeadlockError",
+    "Event",
     "Group",
     "HeaderError",
     "InvalidNameError",
@@ -172,6 +182,7 @@ __all__ = [
     "ProducerDied",
     "Reference",
     "Segment",
+    "Semaphore",
     "ShareableList",
     "SharedArray",
     "SharedArrayError",
@@ -210,7 +221,11 @@ __all__ = [
 
 # Imported when first asked for: processes that only attach need neither a pool nor multiprocessing.
 _LAZY = {
+    "Barrier": "sharedarray._sync",
+    "Condition": "sharedarray._sync",
+    "Event": "sharedarray._sync",
     "Pool": "sharedarray._pool",
+    "Semaphore": "sharedarray._sync",
     "ShareableList": "sharedarray._shared_memory",
     "SharedMemory": "sharedarray._shared_memory",
     "SharedMemoryManager": "sharedarray._managers",

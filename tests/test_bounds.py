@@ -17,11 +17,13 @@ from needs import needs_janitor
 
 import sharedarray as sa
 from sharedarray import (
+    _group_index as group_index,
     _header as header,
     _janitor as janitor,
     _locks as locks,
     _marks as marks,
     _reference as reference,
+    _registry as registry,
     _requirements as requirements,
     _segment as segment,
 )
@@ -39,7 +41,9 @@ BOUNDS = {
     "_platform.windows._paths": "the blocks that are open",
     "_platform.windows._trusted": "the registries that are there",
     "_array._of_subclasses": "the modules that ask for it: one",
+    "_array.opened_as": "the modules that ask for it: one",
     "_damage._reported": "test_reports_are_bounded",
+    "_group_index._known": "test_indexes_that_were_parsed",
     "_header._known": "test_pages_that_were_parsed",
     "integrations.joblib._preload": "two keys",
     "integrations._transport._origins": "weak keys",
@@ -48,17 +52,26 @@ BOUNDS = {
     "_locks._holds": "test_locks_that_were_used",
     "_locks._idle": "test_locks_that_were_used",
     "_marks._tables": "test_directories_that_were_used",
+    "_parties._pages": "weak references, removed with what they refer to",
     "_picklers._tables": "the picklers that there are: three",
     "_reference._arrived": "weak values",
     "_reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
+    "_registry._seen": "the damaged notes that a janitor has met",
+    "_registry._written": "test_records_that_were_written",
     "_reloads._numbers": "the modules that there are",
     "_reloads._watched": "one, of the shell that the program runs in",
     "_requirements._checked": "test_directories_that_were_checked",
     "_segment._child_leases": "a fork; empty after it",
     "_segment._handles": "test_blocks_that_were_open",
     "_segment.on_leave": "the modules that ask for it",
+    "_snapshots._in_use": "the versions in use",
+    "_streams.base._live": "the streams that there are; each entry goes when the next one is made",
+    "_streams.consumer._kept": "the closed consumers whose items are in use",
+    "_sync.parties._live": "the objects that there are; each entry goes when the next object is made",
+    "_sync.parties._finalized": "one",
     "_versions._left_alone": "the packages of `versions.BOUNDS`",
     "_versions._warned": "the packages of `versions.BOUNDS`",
+    "_wakers._all": "weak references, removed with what they refer to",
 }
 EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
 
@@ -82,6 +95,24 @@ def test_every_table_has_a_bound() -> None:
     assert {name for name in tables() if not name.endswith("__all__")} == set(BOUNDS)
     tests = {each for each in BOUNDS.values() if each.startswith("test_")}
     assert tests - {"test_reports_are_bounded"} <= set(globals())
+
+
+def test_indexes_that_were_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_index, "_KNOWN", 5)
+    monkeypatch.setattr(group_index, "_known", {})
+    for number in range(8):
+        with sa.group(None, {f"member{number}": (3, "u1")}) as group:
+            sa.attach(group.name).close()
+    assert 0 < len(group_index._known) <= 5
+
+
+def test_records_that_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MOST_WRITTEN", 5)
+    monkeypatch.setattr(registry, "_written", {})
+    arrays = [sa.zeros(1) for _ in range(8)]
+    assert 0 < len(registry._written) <= 5
+    for array in arrays:
+        array.close()
 
 
 def test_pages_that_were_parsed() -> None:

@@ -224,6 +224,7 @@ PUBLIC = [
     *("put", "get"),
     *("Group", "group", "share_group"),
     *("Stream", "ShutDown", "wait"),
+    *("Event", "Semaphore", "Condition", "Barrier"),
     *errors.__all__,
 ]
 

@@ -1,0 +1,231 @@
+"""`Barrier`: a number of processes or threads wait for each other.
+
+STATE is ``generation << 1 | broken``. Each entry has AT, 1 + the generation in which its party last arrived,
+and COUNT, how many of its threads have. OUTCOMES has, for the last generations, ``1 + generation << 1 |
+passed``, for processes that wake when others are further on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import BrokenBarrierError
+from typing import Any, ClassVar, Self
+
+from sharedarray._sync.parties import FIRST, Primitive
+
+__all__ = ["Barrier"]
+
+_STATE, _OUTCOMES, _REMEMBERED = FIRST, FIRST + 1, 8
+_AT, _COUNT = range(2)  # after OWN
+
+
+class Barrier(Primitive):
+    """A barrier by name, with the methods of `threading.Barrier`, for processes and threads.
+
+    ``Barrier(name, parties)`` makes it, or uses the one that has the name. At most 64 objects may use it at
+    once. If a process that takes part is killed, the barrier is broken, so that the others do not wait for
+    it: a process takes part if it waits now, or has passed the last time.
+
+    Parameters
+    ----------
+    name : str or None
+        Name to find it by. None for a random name: `name` tells it.
+    parties : int, optional
+        How many have to wait until all go on. Of a barrier that exists, the same number, or None.
+    action : callable, optional
+        Called by one of them, before they go on, if it was the last to arrive.
+    timeout : float, optional
+        The default of `wait`.
+
+    Attributes
+    ----------
+    name : str
+        The barrier's name.
+
+    Raises
+    ------
+    BlockExistsError
+        The name is taken by another kind of block, or by a barrier for another number (a `FileExistsError`).
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> step = sa.Barrier("step", 1)  # alone here; Barrier("step") in others
+    >>> step.wait(timeout=5.0)
+    0
+    """
+
+    _KIND: ClassVar = "barrier"
+    _MAGIC: ClassVar = 4
+
+    def __init__(
+        self,
+        name: str | None,
+        parties: int | None = None,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if parties is not None and parties < 1:
+            raise ValueError(f"parties must be >= 1, not {parties}")
+        self._action: Callable[[], object] | None = None
+        self._timeout: float | None = None
+        super().__init__(name, None if parties is None else int(parties), 0)
+        self._action, self._timeout = action, timeout
+
+    def _create(self, name: str | None, setting: int) -> Any:
+        if setting < 1:
+            raise TypeError(
+                f"a barrier is made with a number of parties, and none has the name {name!r}: "
+                "sharedarray.Barrier(name, parties)"
+            )
+        return super()._create(name, setting)
+
+    @classmethod
+    def _of(cls, array: object) -> Self:
+        made = super()._of(array)
+        made._action = made._timeout = None
+        return made
+
+    @property
+    def parties(self) -> int:
+        """How many have to wait until all go on."""
+        return int(self._words[1])
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait now."""
+        return self._arrived(self._words[_STATE] >> 1)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the barrier is broken, until `reset`."""
+        return bool(self._words[_STATE] & 1)
+
+    def _arrived(self, generation: int) -> int:
+        words = self._words
+        return sum(words[own + _COUNT] for own in self._own_words() if words[own + _AT] == generation + 1)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all parties do.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; as the barrier was made when None. If the time is over, the barrier is broken.
+
+        Returns
+        -------
+        int
+            A number from 0 to ``parties - 1``, another one for each.
+
+        Raises
+        ------
+        threading.BrokenBarrierError
+            The barrier is broken: the time was over, `abort` or `reset` was called, or a process that takes
+            part has died (a `RuntimeError`).
+        """
+        if timeout is None:
+            timeout = self._timeout
+        words = self._words
+        while True:
+            state, index = self._arrive()
+            if index < self.parties:
+                break
+            if not self._wait(lambda: words[_STATE] != state, timeout):  # noqa: B023  (waited for here)
+                raise BrokenBarrierError(f"the barrier {self.name!r} has not emptied in time")
+        if index + 1 == self.parties:
+            self._pass(state)
+            return index
+        try:
+            over = not self._wait(lambda: words[_STATE] != state, timeout)
+        except BaseException:
+            self._withdraw(state)
+            raise
+        if over:
+            self._break(state)
+        if self._passed(state):
+            return index
+        raise BrokenBarrierError(
+            f"the barrier {self.name!r} is broken" + (": not all parties came in time" if over else "")
+        )
+
+    def _arrive(self) -> tuple[int, int]:
+        """Arrive; return the state, and how many have arrived before."""
+        with self._change() as words:
+            state = words[_STATE]
+            if state & 1:
+                raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
+            index = self._arrived(state >> 1)
+            if index < self.parties:
+                own, at = self._own, (state >> 1) + 1
+                if words[own + _AT] != at:
+                    words[own + _COUNT] = 0
+                    words[own + _AT] = at
+                words[own + _COUNT] += 1
+            return state, index
+
+    def _pass(self, state: int) -> None:
+        """Let all go on, as the last that has arrived."""
+        try:
+            if self._action is not None:
+                self._action()
+        except BaseException:
+            self._break(state)
+            raise
+        with self._change() as words:
+            if words[_STATE] == state:
+                self._go_on(state, passed=True)
+                return
+        raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
+
+    def _go_on(self, state: int, *, passed: bool) -> None:
+        """Begin the next generation. The caller is in a `_change`."""
+        words, generation = self._words, state >> 1
+        words[_OUTCOMES + generation % _REMEMBERED] = generation + 1 << 1 | passed
+        words[_STATE] = generation + 1 << 1
+        self._wake_sleepers()
+
+    def _passed(self, state: int) -> bool:
+        """Return whether the generation of a state was passed."""
+        words, generation = self._words, state >> 1
+        return bool(words[_OUTCOMES + generation % _REMEMBERED] == generation + 1 << 1 | 1)
+
+    def _break(self, state: int) -> None:
+        with self._change() as words:
+            if words[_STATE] == state:
+                words[_STATE] = state | 1
+                self._wake_sleepers()
+
+    def _withdraw(self, state: int) -> None:
+        """Take back an arrival, of a wait that was broken off."""
+        with self._change() as words:
+            own = self._own
+            if words[_STATE] == state and words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
+                words[own + _COUNT] -= 1
+
+    def _settle(self, own: int) -> None:
+        words = self._words
+        state = words[_STATE]
+        if words[own + _AT] and words[own + _AT] >= state >> 1:
+            words[_STATE] = state | 1
+
+    def _leave(self, own: int) -> None:
+        words = self._words
+        state = words[_STATE]
+        if words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
+            words[_STATE] = state | 1
+
+    def abort(self) -> None:
+        """Break the barrier: all that wait or will wait get `threading.BrokenBarrierError`, until `reset`."""
+        with self._change() as words:
+            words[_STATE] |= 1
+            self._wake_sleepers()
+
+    def reset(self) -> None:
+        """Empty and mend the barrier. Those that wait get `threading.BrokenBarrierError`."""
+        with self._change() as words:
+            self._go_on(words[_STATE], passed=False)
+
+    def __repr__(self) -> str:
+        state = "broken" if self.broken else f"{self.n_waiting}/{self.parties} waiting"
+        return f"{type(self).__name__}({self.name!r}, {state})"

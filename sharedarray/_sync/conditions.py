@@ -1,0 +1,225 @@
+"""`Condition`: waiting for a change that another process notifies of.
+
+A notification is a number that the notifying process writes into the entry of a waiting one, while it holds
+the condition's lock. WAITING counts the threads of an entry that wait, NOTIFIED is the number of its last
+notification, and SEEN the one that it has acted upon: if they differ, `notify` chooses another entry first.
+
+If a party dies, all others wake up, since it may have been notified and not have acted upon that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import get_ident
+from typing import ClassVar, TypeVar
+
+from sharedarray import _errors as errors
+from sharedarray._clock import time
+from sharedarray._locks import Lock
+from sharedarray._sync.parties import DEATHS, FIRST, Primitive
+
+__all__ = ["Condition"]
+
+_T = TypeVar("_T")
+
+_LOCKED, _NUMBER, _TURN = FIRST, FIRST + 1, FIRST + 2
+_WAITING, _NOTIFIED, _SEEN = range(3)  # after OWN
+
+
+class Condition(Primitive):
+    """A condition by name, with the methods of `threading.Condition` and a lock of its own, for processes.
+
+    ``Condition(name)`` makes it, or uses the one that has the name. At most 64 objects may use it at once. If
+    a process is killed that holds the lock, the lock is free, and its next holder finds `abandoned` true.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name to find it by. Without one, it has a random name: `name` tells it.
+
+    Attributes
+    ----------
+    name : str
+        The condition's name.
+    abandoned : bool
+        Whether the last holder of the lock did not finish, because its process died or an exception ended its
+        ``with`` statement. Set on acquiring.
+
+    Raises
+    ------
+    BlockExistsError
+        The name is taken by another kind of block (a `FileExistsError`).
+
+    Notes
+    -----
+    As with `threading.Condition`, `wait` may return without a reason, here also when a process that uses the
+    condition has died: wait in a loop that checks what you wait for, or call `wait_for`. The lock is not
+    reentrant: to acquire it twice in a thread is a `DeadlockError`. It travels to tasks by reference.
+
+    Examples
+    --------
+    >>> import numpy as np, sharedarray as sa
+    >>> jobs, changed = sa.zeros(1, int), sa.Condition("jobs_changed")
+    >>> with changed:  # in any process
+    ...     jobs[0] += 1
+    ...     changed.notify()
+    >>> with changed:
+    ...     changed.wait_for(lambda: bool(jobs[0] > 0), timeout=5.0)
+    True
+    """
+
+    _KIND: ClassVar = "condition"
+    _MAGIC: ClassVar = 3
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name, None, 0)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.abandoned = False
+        self._lock: Lock | None = None
+        self._holder = 0
+
+    # -- the lock
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock; return False if it was not free in time.
+
+        Parameters
+        ----------
+        blocking : bool, default True
+            False not to wait.
+        timeout : float, default -1
+            Seconds to wait; no limit when -1.
+
+        Raises
+        ------
+        DeadlockError
+            This thread has it already (a `RuntimeError`).
+        """
+        if not blocking and timeout != -1:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        if self._holder == get_ident() and self._lock is not None:
+            raise errors.DeadlockError(
+                f"this thread holds the lock of the condition {self.name!r} already",
+                name=self.name,
+                next_step="leave its with statement first",
+            )
+        with self._change():
+            pass  # to be a party, whose death wakes the others
+        lock = self._array[_LOCKED : _LOCKED + 1].lock(
+            timeout=(None if timeout == -1 else timeout) if blocking else 0
+        )
+        try:
+            lock.__enter__()
+        except errors.LockTimeout:
+            return False
+        self._lock, self._holder = lock, get_ident()
+        self.abandoned = lock.abandoned
+        return True
+
+    def release(self) -> None:
+        """Give up the lock.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold it.
+        """
+        self._give_up(None)
+
+    def _give_up(self, kind: type[BaseException] | None) -> None:
+        lock = self._lock
+        if lock is None or self._holder != get_ident():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._lock, self._holder = None, 0
+        lock.__exit__(kind, None, None)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._give_up(kind)
+
+    def _check_held(self, what: str) -> None:
+        if self._lock is None or self._holder != get_ident():
+            raise RuntimeError(f"cannot {what} un-acquired lock")
+
+    # -- waiting
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait until notified, and take the lock again.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; no limit when None. Taking the lock again has no limit.
+
+        Returns
+        -------
+        bool
+            False if the time was over before a notification.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold the lock.
+        """
+        self._check_held("wait on")
+        words, own = self._words, self._own
+        notified, deaths = words[own + _NOTIFIED], words[DEATHS]
+        words[own + _WAITING] += 1
+        self.release()
+        try:
+            found = self._wait(lambda: words[own + _NOTIFIED] != notified or words[DEATHS] != deaths, timeout)
+        finally:
+            self.acquire()
+            words[own + _WAITING] -= 1
+            words[own + _SEEN] = words[own + _NOTIFIED]
+        return found or words[own + _NOTIFIED] != notified
+
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
+        """Wait until `predicate` returns something true, and return that; else what it returns at last.
+
+        Parameters
+        ----------
+        predicate : callable
+            Called with the lock held.
+        timeout : float, optional
+            Seconds to wait in all; no limit when None.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while not (found := predicate()):
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return found
+
+    def notify(self, n: int = 1) -> None:
+        """Wake `n` of those that wait, as far as there are so many; more may wake.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold the lock.
+        """
+        self._check_held("notify on")
+        with self._change() as words:
+            waiting = [own for own in self._own_words() if words[own + _WAITING]]
+            turn = words[_TURN] % (len(waiting) or 1)
+            waiting = waiting[turn:] + waiting[:turn]
+            waiting.sort(key=lambda own: words[own + _NOTIFIED] != words[own + _SEEN])
+            for own in waiting[:n]:
+                words[_NUMBER] = (words[_NUMBER] + 1) % (1 << 64)
+                words[own + _NOTIFIED] = words[_NUMBER]
+            words[_TURN] = (turn + n) % (1 << 32)
+            self._wake_sleepers()
+
+    def notify_all(self) -> None:
+        """Wake all that wait."""
+        self.notify(1 << 32)
+
+    def __repr__(self) -> str:
+        state = "locked" if self._lock is not None else "unlocked"
+        return f"{type(self).__name__}({self.name!r}, {state})"

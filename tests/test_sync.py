@@ -1,0 +1,561 @@
+"""Events, semaphores, conditions and barriers by name, as `threading`'s, among processes that may die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from threading import BrokenBarrierError
+from typing import Any
+
+import pytest
+from helpers import ANSWER, FORKS, Puppet, wait_until
+
+import sharedarray as sa
+from sharedarray._sync import parties
+
+pytestmark = pytest.mark.skipif(not FORKS, reason="these systems have no wakers")
+
+SERVE = """
+objects = {}
+say("up")
+while True:
+    request = hear()
+    if request is None:
+        break
+    kind, name, method, *arguments = request
+    if kind not in objects:
+        objects[kind] = getattr(sa, kind)(name)
+        say("made")
+        continue
+    try:
+        say(getattr(objects[kind], method)(*arguments))
+    except Exception as error:
+        say(type(error).__name__)
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(own_directory: str) -> str:
+    return own_directory
+
+
+class Other:
+    """An object of another process: methods are called there, in order."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        self.puppet = Puppet(SERVE)
+        self.puppet.hear()
+        self.puppet.say((kind, name, ""))
+        assert self.puppet.hear() == "made"
+
+    def begin(self, method: str, *arguments: object) -> None:
+        self.puppet.say((self.kind, self.name, method, *arguments))
+
+    def end(self) -> Any:
+        return self.puppet.hear()
+
+    def __call__(self, method: str, *arguments: object) -> Any:
+        self.begin(method, *arguments)
+        return self.end()
+
+    def __enter__(self) -> Other:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.puppet.process.poll() is None:
+            self.puppet.say(None)
+            self.puppet.process.wait(ANSWER)
+        self.puppet.__exit__(*exception)
+
+    def kill(self) -> None:
+        self.puppet.process.kill()
+        self.puppet.process.wait(ANSWER)
+
+
+def sleeping(primitive: parties.Primitive) -> int:
+    """Return how many parties sleep."""
+    words = primitive._words
+    return sum(bool(words[own - parties.OWN + parties.ASLEEP]) for own in primitive._own_words())
+
+
+def asleep(primitive: parties.Primitive, count: int = 1) -> None:
+    wait_until(lambda: sleeping(primitive) >= count, f"{count} parties sleep", ANSWER)
+
+
+class Thread(threading.Thread):
+    """Runs a function; `end` returns its result, or raises its exception."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.function = function
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> Any:
+        self.join(ANSWER)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+# -- events -----------------------------------------------------------------------------------------------
+
+
+def test_an_event_wakes_all_that_wait_even_if_it_is_cleared_at_once() -> None:
+    event = sa.Event("go")
+    assert not event.is_set()
+    assert not event.wait(timeout=0.01)
+    with Other("Event", "go") as first, Other("Event", "go") as second:
+        first.begin("wait", 60)
+        second.begin("wait", 60)
+        asleep(event, 2)
+        event.set()
+        event.clear()
+        assert (first.end(), second.end()) == (True, True)
+        assert first("is_set") is False
+        first("set")
+        assert event.wait()
+        assert event.is_set()
+    event.close()
+    event.close()
+    with pytest.raises(sa.BlockClosedError, match="go"):
+        event.set()
+
+
+def test_an_event_lives_as_long_as_an_object_that_uses_it() -> None:
+    event = sa.Event("lasting")
+    again = sa.Event("lasting")
+    event.set()
+    event.close()
+    del event
+    assert again.is_set()
+    again.close()
+    del again
+    assert not sa.exists("lasting")
+
+
+def _killed_at(step: int, function: Callable[[], object]) -> int:
+    """Run a function in a fork that kills itself at a step of this library; return the exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            left = step
+
+            def trace(frame: Any, event: str, argument: object) -> Any:
+                nonlocal left
+                if "sharedarray" not in frame.f_code.co_filename:
+                    return None
+                if event == "line":
+                    left -= 1
+                    if left < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return trace
+
+            sys.settrace(trace)
+            function()
+            sys.settrace(None)
+        finally:
+            os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+EVERY = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def _each_step(function: Callable[[], object], every: int) -> Iterator[int]:
+    """Kill a process at each step of a function, or at some, and yield after each, until it comes through."""
+    for step in range(0, 10_000, every):
+        status = _killed_at(step, function)
+        yield step
+        if status == 0:
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+@EVERY
+def test_a_process_that_is_killed_at_any_step_of_set_loses_no_wake_up(every: int) -> None:
+    event = sa.Event("killed")
+    steps = 0
+    waiter = Thread(event.wait)
+    asleep(event)
+    for step in _each_step(event.set, every):
+        steps = step
+        if event.is_set():
+            assert waiter.end()
+            event.clear()
+            waiter = Thread(event.wait)
+            asleep(event)
+    assert steps > 30
+    event.set()
+    assert waiter.end()
+    event.close()
+
+
+# -- semaphores -------------------------------------------------------------------------------------------
+
+
+def test_a_semaphore_counts_among_processes() -> None:
+    semaphore = sa.Semaphore("units", 2)
+    with Other("Semaphore", "units") as other:
+        assert other("acquire") is True
+        assert semaphore.acquire()
+        assert not semaphore.acquire(blocking=False)
+        assert not semaphore.acquire(timeout=0.01)
+        assert semaphore.value == 0
+        other.begin("acquire", True, 60)
+        asleep(semaphore)
+        semaphore.release()
+        assert other.end() is True
+        other("release", 2)
+        assert semaphore.value == 2
+        semaphore.release()  # without one of its own: one more
+        assert semaphore.value == 3
+    with pytest.raises(ValueError, match="n must be"):
+        semaphore.release(0)
+    with pytest.raises(ValueError, match="timeout"):
+        semaphore.acquire(blocking=False, timeout=1)
+    with semaphore:
+        assert semaphore.value == 2
+    semaphore.close()
+
+
+def test_units_of_a_process_that_is_killed_come_back() -> None:
+    semaphore = sa.Semaphore("returned", 1)
+    with Other("Semaphore", "returned") as other:
+        assert other("acquire")
+        waiter = Thread(semaphore.acquire)
+        asleep(semaphore)
+        other.kill()
+        assert waiter.end() is True
+    assert semaphore.abandoned
+    semaphore.release()
+    with semaphore:
+        assert not semaphore.abandoned
+    semaphore.close()
+
+
+def test_units_of_a_process_that_ends_come_back_without_being_abandoned() -> None:
+    semaphore = sa.Semaphore("ended", 1)
+    with Other("Semaphore", "ended") as other:
+        assert other("acquire")
+    assert semaphore.acquire(timeout=ANSWER)
+    assert not semaphore.abandoned
+    semaphore.close()
+
+
+@EVERY
+def test_a_process_that_is_killed_at_any_step_loses_no_unit(every: int) -> None:
+    semaphore = sa.Semaphore("steps", 2)
+
+    def use() -> None:
+        semaphore.acquire()
+        semaphore.release()
+
+    steps = 0
+    for step in _each_step(use, every):
+        steps = step
+        with semaphore, semaphore:
+            pass
+        assert semaphore.value == 2
+    assert steps > 60
+    semaphore.close()
+
+
+# -- conditions -------------------------------------------------------------------------------------------
+
+
+def test_a_condition_notifies_processes() -> None:
+    condition = sa.Condition("changed")
+    with Other("Condition", "changed") as first, Other("Condition", "changed") as second:
+        for other in (first, second):
+            other("acquire")
+            other.begin("wait", 60)
+            asleep(condition, 1 + (other is second))
+        with condition:
+            condition.notify()
+        woken = wait_until_one_speaks(first, second)
+        assert woken.end() is True
+        woken("release")
+        late = second if woken is first else first
+        with condition:
+            condition.notify_all()
+        assert late.end() is True
+        late("release")
+    with condition:
+        assert condition.wait(0.01) is False
+        assert condition.wait_for(lambda: 7, timeout=1) == 7
+        assert condition.wait_for(lambda: 0, timeout=0.01) == 0
+    condition.close()
+
+
+def wait_until_one_speaks(*others: Other) -> Other:
+    found: list[Other] = []
+
+    def look() -> bool:
+        found[:] = [other for other in others if not other.puppet.silent(0.01)]
+        return bool(found)
+
+    wait_until(look, "one was notified", ANSWER)
+    return found[0]
+
+
+def test_a_condition_needs_its_lock() -> None:
+    condition = sa.Condition()
+    for method in (condition.wait, condition.notify, condition.notify_all, condition.release):
+        with pytest.raises(RuntimeError, match="un-acquired"):
+            method()
+    with condition, pytest.raises(sa.DeadlockError):
+        condition.acquire()
+    assert condition.acquire(timeout=1)
+    assert Thread(lambda: condition.acquire(blocking=False)).end() is False
+    condition.release()
+    condition.close()
+
+
+def test_the_death_of_the_locks_holder_frees_it_and_is_told() -> None:
+    condition = sa.Condition("held")
+    with Other("Condition", "held") as other:
+        other("acquire")
+        waiter = Thread(condition.acquire)
+        other.kill()
+        assert waiter.end() is True
+    assert condition.abandoned
+    condition._holder = threading.get_ident()  # of the thread that took it
+    condition.release()
+    with condition:
+        assert not condition.abandoned
+    condition.close()
+
+
+def test_a_notification_does_not_die_with_the_process_that_got_it() -> None:
+    condition = sa.Condition("passed_on")
+    with Other("Condition", "passed_on") as other:
+        other("acquire")
+        other.begin("wait", 60)
+        asleep(condition)
+
+        def wait() -> bool:
+            with condition:
+                return condition.wait(60)
+
+        waiter = Thread(wait)
+        asleep(condition, 2)
+        other.kill()
+        assert waiter.end() is True
+    condition.close()
+
+
+# -- barriers ---------------------------------------------------------------------------------------------
+
+
+def test_a_barrier_lets_all_go_on_together() -> None:
+    actions: list[int] = []
+    barrier = sa.Barrier("step", 3, action=lambda: actions.append(barrier.n_waiting))
+    assert (barrier.parties, barrier.n_waiting, barrier.broken) == (3, 0, False)
+    with Other("Barrier", "step") as first, Other("Barrier", "step") as second:
+        for _ in range(3):
+            first.begin("wait", 60)
+            second.begin("wait", 60)
+            wait_until(lambda: barrier.n_waiting == 2, "both have arrived", ANSWER)
+            assert sorted([barrier.wait(60), first.end(), second.end()]) == [0, 1, 2]
+    assert actions == [3, 3, 3]
+    assert barrier.n_waiting == 0
+    barrier.close()
+
+
+def test_many_threads_pass_a_barrier_many_times() -> None:
+    barrier = sa.Barrier(None, 4)
+    threads = [Thread(lambda: [barrier.wait(ANSWER) for _ in range(50)]) for _ in range(4)]
+    rounds = zip(*[thread.end() for thread in threads], strict=True)
+    assert {tuple(sorted(indices)) for indices in rounds} == {(0, 1, 2, 3)}
+    barrier.close()
+
+
+def test_a_barrier_breaks() -> None:
+    barrier = sa.Barrier("breaks", 2, timeout=0.01)
+    with pytest.raises(BrokenBarrierError):
+        barrier.wait()
+    assert barrier.broken
+    with pytest.raises(BrokenBarrierError):
+        barrier.wait(60)
+    barrier.reset()
+    assert not barrier.broken
+    waiter = Thread(lambda: barrier.wait(60))
+    wait_until(lambda: barrier.n_waiting == 1, "it has arrived", ANSWER)
+    barrier.reset()
+    with pytest.raises(BrokenBarrierError):
+        waiter.end()
+    waiter = Thread(lambda: barrier.wait(60))
+    wait_until(lambda: barrier.n_waiting == 1, "it has arrived", ANSWER)
+    barrier.abort()
+    with pytest.raises(BrokenBarrierError):
+        waiter.end()
+    barrier.close()
+
+    def fail() -> None:
+        raise LookupError
+
+    barrier = sa.Barrier(None, 1, action=fail)
+    with pytest.raises(LookupError):
+        barrier.wait()
+    assert barrier.broken
+    barrier.close()
+
+
+@pytest.mark.parametrize("when", ["while it waits", "after it has passed"])
+def test_the_death_of_a_process_that_takes_part_breaks_a_barrier(when: str) -> None:
+    barrier = sa.Barrier("partners", 2 if when == "after it has passed" else 3)
+    with Other("Barrier", "partners") as other:
+        other.begin("wait", 60)
+        wait_until(lambda: barrier.n_waiting == 1, "it has arrived", ANSWER)
+        if when == "after it has passed":
+            barrier.wait(60)
+            other.end()
+        waiter = Thread(lambda: barrier.wait(60))
+        asleep(barrier, 2 - (when == "after it has passed"))
+        other.kill()
+        with pytest.raises(BrokenBarrierError):
+            waiter.end()
+    barrier.reset()
+    assert not barrier.broken
+    barrier.close()
+
+
+def _take_part(barrier: sa.Barrier) -> None:
+    barrier.wait(ANSWER)
+
+
+def test_a_process_that_ends_by_itself_breaks_nothing() -> None:
+    """A child of multiprocessing ends without Python's own clean-up."""
+    barrier = sa.Barrier("leaves", 2)
+    for _ in range(2):
+        child = multiprocessing.get_context("fork").Process(target=_take_part, args=(barrier,))
+        child.start()
+        barrier.wait(ANSWER)
+        child.join(ANSWER)
+        assert child.exitcode == 0
+        child.close()
+    with Other("Barrier", "leaves") as other:
+        other.begin("wait", 60)
+        barrier.wait(ANSWER)
+        other.end()
+    assert not barrier.broken
+    barrier.close()
+
+
+# -- all kinds --------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[[str | None], Any]] = {
+    "Event": sa.Event,
+    "Semaphore": sa.Semaphore,
+    "Condition": sa.Condition,
+    "Barrier": lambda name: sa.Barrier(name, 2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_that_is_taken_by_another_kind(kind: str) -> None:
+    array = sa.zeros(3, name="taken")
+    with pytest.raises(sa.BlockExistsError, match=kind.lower()):
+        KINDS[kind]("taken")
+    array.close()
+    made = KINDS[kind]("kind")
+    assert [(block.name, block.kind) for block in sa.blocks()] == [("kind", kind.lower())]
+    for other in KINDS.values():
+        if other is not KINDS[kind]:
+            with pytest.raises(sa.BlockExistsError, match="kind"):
+                other("kind")
+    assert "kind" in repr(made)
+    made.unlink()
+    assert not sa.exists("kind")
+    made.close()
+
+
+def test_values_that_do_not_fit() -> None:
+    semaphore, barrier = sa.Semaphore("value", 3), sa.Barrier("number", 3)
+    assert sa.Semaphore("value").value == 3
+    assert sa.Barrier("number").parties == 3
+    for wrong in (lambda: sa.Semaphore("value", 2), lambda: sa.Barrier("number", 2)):
+        with pytest.raises(sa.BlockExistsError, match="another value"):
+            wrong()
+    with pytest.raises(ValueError, match="-1"):
+        sa.Semaphore(None, -1)
+    with pytest.raises(ValueError, match="parties"):
+        sa.Barrier(None, 0)
+    with pytest.raises(TypeError, match="parties"):
+        sa.Barrier("none_of_this_name")
+    semaphore.close()
+    barrier.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_travel_to_tasks_by_reference(kind: str, own_directory: str) -> None:
+    made = KINDS[kind](None)
+    with sa.Pool(1) as pool:
+        assert pool.submit(getattr, made, "name").result() == made.name
+    with pytest.raises(sa.NotPicklableError, match="name"):
+        pickle.loads(pickle.dumps(made))
+    made.close()
+
+
+def test_a_fork_is_another_party() -> None:
+    semaphore = sa.Semaphore("forked", 1)
+    assert semaphore.acquire()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            semaphore.acquire()
+        finally:
+            os._exit(7)
+    asleep(semaphore)
+    semaphore.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert semaphore.acquire(timeout=ANSWER)
+    assert semaphore.abandoned
+    semaphore.close()
+
+
+def test_the_number_of_parties_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parties, "ENTRIES", 3)
+    events = [sa.Event("crowd") for _ in range(4)]
+    for event in events[:3]:
+        event.set()
+    with pytest.raises(sa.LimitError, match="crowd"):
+        events[3].set()
+    assert events[3].is_set()
+    events[0].close()
+    events[3].clear()
+    assert not events[1].is_set()
+    for event in events:
+        event.close()
+
+
+def test_ctrl_c_breaks_a_wait_and_leaves_all_usable() -> None:
+    event = sa.Event("broken_off")
+
+    def interrupt() -> None:
+        asleep(event)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    for _ in range(3):
+        thread = Thread(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            event.wait(ANSWER)
+        thread.end()
+    event.set()
+    assert event.wait()
+    event.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
 import shutil
 import subprocess
+import sys
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +20,9 @@ from helpers import Puppet, blocks_are_files
 
 import sharedarray as sa
 from sharedarray import _display as display
+from sharedarray._display import text, timeline_text
+from sharedarray._display.spans import Span
+from sharedarray._display.timeline import Timeline
 from sharedarray._platform import platform
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
@@ -379,6 +384,18 @@ def test_at_the_prompt_reports_of_a_pool_are_tables() -> None:
             assert len(repr(report).splitlines()) > 2
         assert pool.stats().done == 1
         assert isinstance(pool.timeline()[0], tuple)
+
+
+def test_the_timeline_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = [Span(n, 1, "abs", f"worker-{n % 2}", 1, 0, n * 10, n * 10 + 10, "done") for n in range(9)]
+    for window, most in ((200, 100), (80, 80), (20, 60)):
+        monkeypatch.setattr(timeline_text, "terminal_columns", lambda default, window=window: window)
+        lines = str(Timeline(spans)).splitlines()
+        assert max(map(len, lines)) <= most
+        assert len(lines[1]) == most
+    for stream in (None, io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert text.terminal_columns(123) == 123
 
 
 @pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again

@@ -248,6 +248,8 @@ def as_json(block: BlockInfo, programs: Mapping[int, str]) -> dict[str, Any]:
 
 _RIGHT = ("SIZE", "AGE", "GROWTH")
 _GAP = "  "
+# Columns of a pid.
+_PID = 8
 # If lines are too long, these columns are cut to these widths, one after the other, until they fit. The last
 # ones leave 80 columns even if pids have seven digits.
 _CUTS = (
@@ -291,6 +293,8 @@ def fitted(titles: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> 
     for name in _LEFT_OUT:
         if _length(widths) > width:
             widths.pop(name, None)
+    if len(widths) < len(natural) and "MADE BY" in widths:
+        widths["MADE BY"] = min(widths["MADE BY"], _PID)  # the program is more useful beside the holders
     for name in ("HOLDERS", "NAME", "MADE BY", "DTYPE", "SHAPE"):
         if name in widths:
             widths[name] = min(natural[name], widths[name] + max(0, width - _length(widths)))

@@ -15,12 +15,12 @@ from sharedarray._display.spans import (
     time_window,
     worker_name,
 )
-from sharedarray._display.text import human_time, one_line, quantity
+from sharedarray._display.text import human_time, one_line, quantity, terminal_columns
 
 __all__ = ["draw"]
 
-# Characters of a row.
-_COLUMNS = 100
+# Characters of a row, if the window is not narrower; and of a row in the narrowest window.
+_COLUMNS, _FEWEST = 100, 60
 # Workers that are shown: more than a screen has rows.
 _ROWS = 64
 # How busy a worker was, in eighths.
@@ -32,6 +32,7 @@ _EPSILON = 1e-6
 def draw(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[str]:
     """Return the lines of the picture; the higher a block, the busier was the worker."""
     lines = [headline]
+    row = max(_FEWEST, min(_COLUMNS, terminal_columns(_COLUMNS)))
     lanes = lanes_of(spans)
     start, end = time_window(spans)
     if lanes:
@@ -39,7 +40,7 @@ def draw(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[st
         names = [worker_name(lane.worker) for lane in shown]
         counts = [quantity(count_tasks(lane.spans), "task") for lane in shown]
         width, right = max(map(len, names)), max(map(len, counts))
-        columns = _COLUMNS - width - right - len("  ||  100%  ")
+        columns = row - width - right - len("  ||  100%  ")
         length = max(1, end - start)
         for name, count, lane in zip(names, counts, shown, strict=True):
             bar = _bar(lane.spans, start, length, columns)
@@ -48,7 +49,7 @@ def draw(spans: Sequence[Span], headline: str, forgotten: str | None) -> list[st
         lines.append(f"{'':{width}}   0{total:>{columns - 1}}")
         if len(lanes) > len(shown):
             lines.insert(1, f"{quantity(len(lanes) - len(shown), 'earlier worker')} not shown")
-    lines += ["  ".join(outcome_key(spans)), _function_line(functions_of(spans)), forgotten or ""]
+    lines += ["  ".join(outcome_key(spans)), _function_line(functions_of(spans), row), forgotten or ""]
     return [line for line in lines if line]
 
 
@@ -73,13 +74,13 @@ def _bar(spans: Sequence[Span], start: int, length: int, columns: int) -> str:
     return "".join([letters[column] for column in range(columns)])
 
 
-def _function_line(functions: Sequence[tuple[str, int, int]]) -> str:
-    """Return one line with as many functions as fit."""
+def _function_line(functions: Sequence[tuple[str, int, int]], row: int) -> str:
+    """Return one line of at most `row` characters with as many functions as fit."""
     line = ""
     for number, (label, count, spent) in enumerate(functions, 1):
         one = f"{', ' if line else ''}{one_line(label, 32)} × {count:,} ({human_time(spent / 1e9)})"
         rest = _and_more(len(functions) - number)
-        if len(line) + len(one) + len(rest) > _COLUMNS:
+        if len(line) + len(one) + len(rest) > row:
             return line + _and_more(len(functions) - number + 1)
         line += one
     return line

@@ -58,6 +58,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _segment       named bytes with a lease
 #   _wakers        waking a process that uses the same block, and learning of its end
 #   _parties       waiting for what other processes write into a block, by a page of control words
+#   _notices       notices of new data in a block, for which processes wait
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
 #   _header        the NPY header of a block: pure encode and decode
 #   _object_layout the bytes of an object in a block: pure encode and decode

@@ -37,6 +37,7 @@ from sharedarray import (
 )
 from sharedarray._growth import Growth, growth_of, is_growing, lay_out, set_length
 from sharedarray._locks import ArrayLock, EmptyLock, Lock
+from sharedarray._notices import notices_of
 from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
@@ -455,43 +456,85 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             set_length(self, length)
         return self
 
-    def wait(
-        self, version: int | None = None, timeout: float | None = None, *, longer_than: int | None = None
-    ) -> int:
-        """Wait until an array has a version, or is longer.
+    def notify(self) -> int:
+        """Tell all that `wait` for this array that there are new data in it.
 
-        Parameters
-        ----------
-        version : int, optional
-            Wait until `version` is this one, or a later one.
-        longer_than : int, optional
-            Wait until an array that grows has more rows than this, and take them over as `refresh` does.
-        timeout : float, optional
-            Seconds to wait at most.
+        Write the data first. It is told to all views of the block, in all processes.
 
         Returns
         -------
         int
-            The version; or, with `longer_than`, the new length.
+            How many notices there have been, with this one.
+
+        Raises
+        ------
+        BlockClosedError
+            The array is closed (a `ValueError`).
+        UnsupportedError
+            The array is a file on disk.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.zeros(3)
+        >>> a[:] = 1
+        >>> a.notify()
+        1
+        >>> a.wait(since=0)
+        1
+        """
+        return notices_of(self._mapping("notify those that wait for")).notify()
+
+    def wait(
+        self,
+        version: SupportsIndex | float | None = None,
+        timeout: float | None = None,
+        *,
+        since: int | None = None,
+        longer_than: int | None = None,
+    ) -> int:
+        """Wait until a process calls `notify`, or until the array has a version, or is longer.
+
+        Parameters
+        ----------
+        version : int, optional
+            Wait until `version` is this one, or a later one. A number of type float is the timeout.
+        timeout : float, optional
+            Seconds to wait at most; no limit when None.
+        since : int, optional
+            The number that an earlier `wait` or `notify` returned: wait for a notice after that one, which
+            may have come already. When None, for the next one from now on. -1 returns the number of now.
+        longer_than : int, optional
+            Wait until an array that grows has more rows than this, and take them over as `refresh` does.
+
+        Returns
+        -------
+        int
+            How many notices there have been, for the next `since`; or the version, or the new length.
 
         Raises
         ------
         TimeoutError
-            Neither came in that time.
+            It did not come in that time.
         ProducerDied
             The process that appended has died, and no other one appends. What it published is there.
         EOFError
             All processes that appended have closed the array, so that there will be no more rows.
         """
-        if (version is None) == (longer_than is None):
-            raise TypeError("wait() takes the version, or longer_than=, that is waited for")
+        if isinstance(version, float):
+            if timeout is not None:
+                raise TypeError("wait() has got two timeouts: a version is an int")
+            version, timeout = None, version
+        if sum(given is not None for given in (version, since, longer_than)) > 1:
+            raise TypeError("wait() takes one of a version, since= and longer_than=")
         if version is not None:
             mapping = self._whole("wait for a version of")
             versions = made_versions_of(mapping)
             if not versions.wait_for(mapping, index(version), timeout):
                 raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
             return versions.version
-        assert longer_than is not None
+        if longer_than is None:
+            return self._wait_for_notice(timeout, since)
         mapping, growth = self._growth("wait for rows of")
         found = growth.wait_longer(mapping, index(longer_than), timeout)
         self.refresh()
@@ -501,6 +544,16 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             )
         if found <= longer_than:
             raise TimeoutError(f"{mapping.name!r} has not more than {longer_than} rows after {timeout} s")
+        return found
+
+    def _wait_for_notice(self, timeout: float | None, since: int | None) -> int:
+        mapping = self._mapping("wait for new data in")
+        notices = notices_of(mapping)
+        if since is not None and since < 0:
+            return notices.version
+        found = notices.wait(since, timeout)
+        if not found:
+            raise TimeoutError(f"no process has called notify() of {mapping.name!r} within {timeout} s")
         return found
 
     def follow(self, start: int = 0, timeout: float | None = None) -> Iterator[SharedArray]:

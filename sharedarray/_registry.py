@@ -14,6 +14,7 @@ Beside the blocks, in the same directory, each user has a directory that no othe
                                                also pickles to look at the length): one for each sender,
                                                taken away by the first load, counted from when first seen
         w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
+        v.8123                                 notices of new data in that block, see `_notices`
         n.4711.5e0b17aa                        a note that is about to replace another
         locks.1                                which bytes are being written, see `sharedarray._marks`
         janitor.lock, janitor.sock             see `sharedarray._janitor`
@@ -557,10 +558,14 @@ def _unknown(text: str) -> Record:
 
 
 def drop_record(directory: str, name: str, inode: int) -> None:
-    """Forget a block."""
+    """Forget a block, and the notices of new data in it."""
     path = _record_path(directory, name, inode)
     _written.pop(path, None)
     _discard(path)
+    try:
+        platform.remove(notices_path(directory, inode))
+    except OSError:
+        pass  # it is open, where such files stay until they are closed; a sweep removes it
 
 
 def _read(path: str) -> str | None:
@@ -684,6 +689,28 @@ def waker_path(directory: str, inode: int, party: int) -> str:
     return f"{registry_of(directory)}/{_WAKER}{inode}.{party}"
 
 
+_NOTICES = "v."  # what the names of files with notices start with
+
+
+def notices_path(directory: str, inode: int) -> str:
+    """Return the path of the file with the notices of new data in a block."""
+    return f"{registry_of(directory)}/{_NOTICES}{inode}"
+
+
+def _sweep_notices(folder: str) -> None:
+    """Remove the notices of blocks that are gone."""
+    files = platform.names(folder)
+    blocks = {file.rpartition("@")[2] for file in files if file.startswith("b.")}
+    for file in files:
+        if file.startswith(_NOTICES) and file[len(_NOTICES) :] not in blocks:
+            try:
+                platform.remove(f"{folder}/{file}")
+            except errors.LimitError:
+                raise
+            except OSError as error:
+                damage.report(f"{folder}/{file}", str(error), "it stays")
+
+
 def _sweep_wakers(folder: str) -> None:
     """Remove the wakers of processes that were killed."""
     for file in platform.names(folder):
@@ -797,6 +824,7 @@ def sweep(directory: str) -> Swept:
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
     folder = registry_of(directory)
     _sweep_wakers(folder)
+    _sweep_notices(folder)
     try:
         marks.sweep(folder)
     except errors.LimitError:

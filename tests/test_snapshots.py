@@ -99,7 +99,7 @@ def test_what_has_no_versions() -> None:
         with pytest.raises(ValueError, match="read-only"), reader.update():
             pass
         with pytest.raises(TypeError):
-            array.wait()
+            array.wait(1, longer_than=1)
         reader.close()
     with sa.zeros(0, capacity=3) as log, pytest.raises(ValueError, match="grows"):
         log.snapshot()

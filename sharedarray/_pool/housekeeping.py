@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from sharedarray import _errors as errors
 from sharedarray._clock import time
 from sharedarray._pool.calls import Task
-from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.states import HUNG_UP, RUNNING
 from sharedarray._pool.transport.slots import TRIM_AFTER
@@ -100,8 +99,8 @@ class Housekeeping:
                 if engine.is_foreign:
                     raise
                 if not engine.handles:
-                    found = failures.described(reason)
-                    engine.fail_for_good("no worker process could be started", reason, found=found)
+                    details = engine.supervisor.explain_start(reason)
+                    engine.fail_for_good("no worker process could be started", reason, **details)
                 return
 
     def wait(self, *, now: bool) -> None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from sharedarray._clock import time
 from sharedarray._pool import outcomes, processes
-from sharedarray._pool.calls import Raised, Task
+from sharedarray._pool.calls import Raised, Task, name_of
 from sharedarray._pool.codec import failures
+from sharedarray._pool.codec.culprits import culprit_of_call
 from sharedarray._pool.incoming import load_refusal
 from sharedarray._pool.notices import Place
 from sharedarray._pool.processes import exit_codes
@@ -173,6 +174,22 @@ class Supervisor:
                         f"Next step: leave it out of preload, and import it in the initializer"
                     )
                 )
+
+    def explain_start(self, reason: BaseException) -> dict[str, str | None]:
+        """Return why no worker can be started: which of the initializer's arguments cannot be sent, perhaps."""
+        found, setup = failures.described(reason), self._setup
+        if setup is None or setup.initializer is None:
+            return {"found": found}
+        culprit = culprit_of_call(
+            setup.initializer, setup.initargs, {}, name_of(setup.initializer), inherits=True
+        )
+        if culprit is None:
+            return {"found": found}
+        return {
+            "found": f"{culprit.described(found)} of the initializer",
+            "cause": culprit.cause,
+            "next_step": culprit.cure,
+        }
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Note that a worker has run the initializer."""

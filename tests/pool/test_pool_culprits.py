@@ -169,6 +169,17 @@ def test_a_result_is_named(pool):
     assert "as the result, at result['rows'][0]" in str(error)
 
 
+def test_an_argument_of_the_initializer_is_named():
+    with (
+        open(__file__) as file,
+        sa.Pool(1, initializer=work, initargs=(multiprocessing.Lock(), {"log": file})) as pool,
+    ):
+        error = pool.submit(abs, -1).exception(ANSWER)
+    assert isinstance(error, sa.WorkerDied)
+    assert "as argument 'state', at state['log'] of the initializer" in str(error)
+    assert "pass its path, and open the file in the task" in str(error)
+
+
 @pytest.mark.parametrize("way", ["with", "shutdown"])
 def test_a_call_after_the_end_says_where_to_move_it(way):
     pool = sa.Pool(1)

@@ -69,7 +69,7 @@ def test_keywords_of_other_maps(pool):
     for name, cure in migration.POOL_KEYWORDS.items():
         for written in re.findall(r"write (\w+)=", cure):
             assert written in inspect.signature(sa.Pool).parameters, name
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'max_worker'$"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_worker'"):
         sa.Pool(max_worker=1)
 
 

@@ -142,7 +142,12 @@ def _kind_of(value: Any) -> _Kind | None:
 
 
 def culprit_of_call(
-    function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any], label: str
+    function: Callable[..., Any] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str,
+    *,
+    inherits: bool = False,
 ) -> Culprit | None:
     """Return what of a call cannot be sent; None if no part alone is the reason.
 
@@ -154,9 +159,11 @@ def culprit_of_call(
         The arguments.
     label
         What messages call the function.
+    inherits
+        Whether locks and queues of multiprocessing can be sent, at the start of a process.
     """
     try:
-        search = _Search()
+        search = _Search(inherits=inherits)
         names = _parameters(function, len(args)) if args else []
         for name, value in (*zip(names, args, strict=True), *((repr(key), kwargs[key]) for key in kwargs)):
             root = f"argument {name}"
@@ -191,8 +198,9 @@ _POSITIONAL = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 class _Search:
     """A search for the object that cannot be sent."""
 
-    def __init__(self, purpose: str = CALL) -> None:
+    def __init__(self, purpose: str = CALL, *, inherits: bool = False) -> None:
         self._purpose = purpose
+        self._inherits = inherits
         self._left = _TRIES
         self._seen: dict[int, Any] = {}
 
@@ -220,6 +228,8 @@ class _Search:
             return None
         self._seen[id(value)] = value
         kind = _kind_of(value)
+        if kind is _INHERITED and self._inherits:
+            return None
         if kind is not None:
             name = _name_of(value) if kind is _FILE else None
             noun = f"{kind.noun} ({name!r})" if isinstance(name, str) else kind.noun

@@ -176,7 +176,7 @@ class Supervisor:
                 )
 
     def explain_start(self, reason: BaseException) -> dict[str, str | None]:
-        """Return why no worker can be started: which of the initializer's arguments cannot be sent, perhaps."""
+        """Return why no worker can be started, such as an argument of the initializer that cannot be sent."""
         found, setup = failures.described(reason), self._setup
         if setup is None or setup.initializer is None:
             return {"found": found}

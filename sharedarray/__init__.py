@@ -248,6 +248,7 @@ _OTHER_WORDS = {
     **dict.fromkeys(("save", "savez"), "numpy.save(path, array)"),
     **dict.fromkeys(("close", "detach"), "array.close()"),
     **dict.fromkeys(("map", "submit", "Executor", "ProcessPool", "ProcessPoolExecutor"), "sharedarray.Pool"),
+    **dict.fromkeys(("stream", "Queue", "Ring"), "sharedarray.Stream(name)"),
     **dict.fromkeys(("lock", "RLock", "Semaphore"), "array.lock() and sharedarray.lock_file(path)"),
 }
 

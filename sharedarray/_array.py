@@ -1178,7 +1178,9 @@ def _check_same(found: SharedArray, layout: header.Layout) -> None:
         name=name,
         found=f"shape {shape}, dtype {found.dtype}, order {order}",
         expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
-        next_step="replace=True to make a new one in its place, or another name",
+        next_step="replace=True to make a new one in its place, or another name"
+        if mapping is None or mapping.directory is not None
+        else "another path, or remove the file first",
     )
 
 

@@ -8,6 +8,7 @@ change of order is converted piece by piece, so that no second copy of it ever s
 from __future__ import annotations
 
 import os
+from collections import abc
 from collections.abc import Callable
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -591,7 +592,7 @@ def array(
     >>> sa.array([1, 2], ndmin=2).tolist()
     [[1, 2]]
     """
-    if ndmin:
+    if index(ndmin):
         refuse_masked(object, "share")
         _refuse_table(object)
         source = object if isinstance(object, np.ndarray) else _as_source(object, dtype)
@@ -644,13 +645,20 @@ def _is_file(mapping: Mapping, file: Path) -> bool:
 
 
 def _refuse_table(data: object) -> None:
-    """Raise `UnsupportedDTypeError` for a data frame: an array has no names of columns."""
+    """Raise `UnsupportedDTypeError` for a data frame or a mapping: an array has no names of columns."""
     if hasattr(data, "__dataframe__") or (hasattr(data, "columns") and hasattr(data, "to_numpy")):
         raise errors.UnsupportedDTypeError(
             "a data frame cannot be shared as an array: its columns' names and types would be lost",
             found=f"a {_kind_of(data)}",
             expected="an array of elements of one dtype",
             next_step=f"{_USE_PUT}; for its numbers alone, share(frame.to_numpy())",
+        )
+    if isinstance(data, abc.Mapping):
+        raise errors.UnsupportedDTypeError(
+            f"{_kind_of(data)} cannot be shared as an array: an array has no names for its parts",
+            found="a mapping",
+            expected="an array of elements of one dtype",
+            next_step=f"{_USE_PUT}; a mapping of arrays also with sharedarray.share_group(name, mapping)",
         )
 
 

@@ -739,6 +739,8 @@ def lock_file(
         if not isinstance(path, str):
             raise TypeError("a path is a str, or gives one")
         file_or_path = registry.absolute(path)
+        if os.path.isdir(file_or_path):
+            raise IsADirectoryError(errno.EISDIR, "a directory has no bytes to lock; lock a file in it", path)
     elif not isinstance(file_or_path, int) and not hasattr(file_or_path, "fileno"):
         raise TypeError(f"neither an open file nor a path: {file_or_path!r}")
     kind = FileLock if count else EmptyLock

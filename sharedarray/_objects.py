@@ -95,7 +95,14 @@ def put(
     """
     if name is not None:
         segment.check_name(name)
-    stream, buffers = _pickled(obj)
+    try:
+        stream, buffers = _pickled(obj)
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        error.add_note(
+            "sharedarray.put stores what pickle or cloudpickle can write; open files, locks, sockets and "
+            "generators belong to one process."
+        )
+        raise
     head, starts, size = encode(stream, [buffer.nbytes for buffer in buffers])
     page = header.encode(np.dtype(np.uint8), (size - PAGE,), fortran=False)
 

@@ -165,6 +165,8 @@ def bar(progress: Progress, total: int | None, **arguments: Any) -> Bar:
     """
     if progress is False:
         return NO_BAR
+    if not (progress is None or progress is True or isinstance(progress, Mapping)):
+        raise TypeError(f"progress is True, False, None or a dict of tqdm's arguments; not {progress!r}")
     if progress is None:
         return _LateBar({"total": total, **arguments}) if _watched_by_a_person() else NO_BAR
     try:

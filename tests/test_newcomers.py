@@ -385,12 +385,20 @@ def test_data_that_are_no_array(call: Callable[..., Any], data: Any) -> None:
 
 
 def test_errors_for_objects_name_what_was_given() -> None:
-    with pytest.raises(sa.UnsupportedDTypeError, match=r"^dict cannot be shared as an array"):
+    with pytest.raises(sa.UnsupportedDTypeError, match=r"^dict cannot.*share_group\(name, mapping\)"):
         sa.share({"a": 1})  # type: ignore[arg-type]
     with pytest.raises(sa.UnsupportedDTypeError, match=r"^None cannot be shared as an array"):
         sa.share(None)  # type: ignore[arg-type]
     with pytest.raises(sa.UnsupportedDTypeError, match=r"columns.*share\(frame.to_numpy\(\)\)"):
         sa.share(Frame())
+
+
+def test_a_mapping_is_not_shared_as_its_keys(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    with np.load(tmp_path / "x.npz") as members, sa.share_group(None, members) as group:
+        for mapping in (members, group):
+            with pytest.raises(sa.UnsupportedDTypeError, match=r"sharedarray.share_group\(name, mapping\)"):
+                sa.share(mapping)
 
 
 @pytest.mark.slow  # for the imports
@@ -592,3 +600,19 @@ def test_sizes_in_messages_are_human() -> None:
     segment_of_bytes = sa.Segment.create(20_000)
     with pytest.raises(BufferError, match=r"20 KiB \(20 000 bytes\)"):
         segment.mapping_of(segment_of_bytes.buf).resize(1)  # type: ignore[union-attr]
+
+
+def test_other_mistakes_have_a_cure_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    sa.zeros(3, file=path)
+    with pytest.raises(sa.BlockExistsError, match="Next step: another path, or remove the file first"):
+        sa.zeros(4, file=path, exist_ok=True)
+    with pytest.raises(IsADirectoryError, match="lock a file in it"):
+        sa.lock_file(tmp_path)
+    with pytest.raises(TypeError, match="progress is True, False, None or a dict"):
+        sa.zeros(3, progress="bar")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="integer"):
+        sa.array([1], ndmin="2")  # type: ignore[arg-type]
+    with pytest.raises(TypeError) as caught:
+        sa.put({"lock": threading.Lock()})
+    assert "belong to one process" in caught.value.__notes__[0]

@@ -60,7 +60,8 @@ def checked_threads(given: int | Mapping[str, int] | None) -> int | dict[str, in
 def checked_modules(preload: Sequence[str]) -> tuple[str, ...]:
     """Return ``preload``; raise if one of the modules, or its package, is not there."""
     if isinstance(preload, str):
-        raise TypeError(f"preload must be a sequence of names, not {preload!r}: write [{preload!r}]")
+        names = preload.replace(",", " ").split()
+        raise TypeError(f"preload must be a sequence of names, not {preload!r}: write {names!r}")
     for name in preload:
         if not isinstance(name, str):
             raise TypeError(f"preload must be a sequence of names of modules, not of {name!r}")
@@ -86,6 +87,8 @@ def common_length(iterables: Iterable[Iterable[Any]]) -> int | None:
 
 def checked_initargs(initargs: Any) -> tuple[Any, ...]:
     """Return the arguments of an initializer as a tuple."""
+    if initargs is None:
+        raise TypeError("initargs must be a tuple of arguments, not None: leave it out")
     if isinstance(initargs, str | bytes) or not isinstance(initargs, Iterable):
         raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}: write ({initargs!r},)")
     return tuple(initargs)
@@ -134,11 +137,24 @@ def check_combine(function: Any, combine: Any, arrays: tuple[Any, ...]) -> None:
         raise TypeError(f"reduce_blocks() needs at least one array behind the two functions: write {example}")
 
 
+# Keywords that are not the function's, but another method's.
+_OWNERS = {
+    "buffersize": "map()",
+    **dict.fromkeys(("block_size", "overlap"), "map_blocks()"),
+    **dict.fromkeys(("retries", "max_workers", "initializer", "initargs"), "Pool()"),
+}
+
+
 def refuse_keywords(method: str, function: Any, keywords: Mapping[str, Any]) -> None:
     """Raise `TypeError` for keywords that a method of a pool does not have, and the function may have."""
     if "combine" in keywords:
         raise TypeError(
             f"{method}() takes combine as its second argument, before the arrays, and not by name"
+        )
+    others = [keyword for keyword in keywords if keyword in _OWNERS]
+    if others:
+        raise TypeError(
+            f"{method}() got an unexpected keyword argument {others[0]!r}: it is one of {_OWNERS[others[0]]}"
         )
     if keywords:
         name = _shown(function)

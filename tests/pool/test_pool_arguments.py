@@ -108,6 +108,20 @@ def test_numbers_of_all_kinds_are_timeouts(pool: sa.Pool) -> None:
         pool.submit(len, [1]).result("5")  # type: ignore[arg-type]
 
 
+def test_arguments_of_other_methods(pool: sa.Pool) -> None:
+    unknown: Any = pool
+    with pytest.raises(TypeError, match=r"'buffersize': it is one of map\(\)"):
+        unknown.imap_unordered(np.sum, DATA, buffersize=2)
+    with pytest.raises(TypeError, match=r"'overlap': it is one of map_blocks\(\)"):
+        unknown.map(np.sum, DATA, overlap=2)
+    with pytest.raises(ValueError, match="must be an array with axes"):
+        unknown.map_blocks(np.sin, {"a": 1})
+    with pytest.raises(TypeError, match=r"write \['numpy', 'scipy'\]"):
+        sa.Pool(1, preload="numpy, scipy")
+    with pytest.raises(TypeError, match="leave it out"):
+        sa.Pool(1, initializer=print, initargs=None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("given", "shown"), [(5, r"\(5,\)"), ("abc", r"\('abc',\)"), (b"x", r"\(b'x',\)")])
 def test_initargs_that_are_no_tuple(given: Any, shown: str) -> None:
     with pytest.raises(TypeError, match=f"initargs must be a tuple of arguments.*write {shown}"):

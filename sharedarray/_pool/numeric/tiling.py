@@ -223,7 +223,8 @@ def _lengths(arrays: Sequence[Array], axes: Sequence[int]) -> tuple[int, ...]:
     for axis in axes:
         found = [array.shape[at] for array in arrays if (at := _resolved(axis, array.ndim)) is not None]
         if not found:
-            raise ValueError(f"axis {axis} is not one of the arrays, whose shapes are {shapes}")
+            none = "" if any(array.ndim for array in arrays) else "; at least one must be an array with axes"
+            raise ValueError(f"axis {axis} is not one of the arrays, whose shapes are {shapes}{none}")
         different = set(found) - {1} or {1}
         if len(different) > 1:
             raise ValueError(

@@ -85,7 +85,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     See Also
     --------
     concurrent.futures.ProcessPoolExecutor : The same interface, for small objects.
-    multiprocessing.pool.Pool : The README has a table of its calls, and joblib's and mpire's, beside these.
+    multiprocessing.pool.Pool : The documentation has its calls, and joblib's and mpire's, beside these.
 
     Notes
     -----

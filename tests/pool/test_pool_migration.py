@@ -74,8 +74,8 @@ def test_keywords_of_other_maps(pool):
 
 
 def test_the_table_shows_what_works(pool):
-    """The README has a row for each method of multiprocessing's, and the last column can be run."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### Coming from other pools")[2]
+    """It has a row for each method of multiprocessing's, and the last column can be run."""
+    section = (ROOT / "docs/coming_from/multiprocessing.md").read_text(encoding="utf-8")
     rows = [
         line[1:-1].split("|") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")
     ]

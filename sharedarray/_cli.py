@@ -1,7 +1,7 @@
 """The command ``sharedarray``: see, copy, load and remove blocks from a shell.
 
 It uses the public names, and of the rest only how a size, a time, a text and progress are shown, and how a
-file is opened. What it was asked for goes to stdout; warnings, questions and errors go to stderr, an error as
+file is opened. Results go to stdout; warnings, questions and errors go to stderr, an error as
 one paragraph without a traceback. Exit codes:
 
 ====  ==============================================================================================
@@ -154,7 +154,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         added.set_defaults(handler=handler, parser=added, command=name)
         return added
 
-    ls = command("ls", _ls, "list the blocks: what they are, who made them, who holds them")
+    ls = command("ls", _ls, "list the blocks: their kinds, makers, holders and states")
     ls.add_argument("--json", action="store_true", help="a list of objects, with exact bytes and ISO times")
 
     info = command("info", _info, "tell everything about one block, and how to attach to it")

@@ -1,4 +1,4 @@
-"""Which blocks there are, who holds them, and sweeping up.
+"""List the blocks and their holders, and remove orphans.
 
 Only blocks with a record count: a file that was copied into the directory is not ours to show.
 """

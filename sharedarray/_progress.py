@@ -1,8 +1,8 @@
 """Progress bars, if tqdm is installed (extra ``progress``).
 
-Who asks for one gets one at once. Who says nothing gets one where a person looks on, in a notebook or at a
-terminal, and only when it has taken a second: until then nothing is imported, and nothing is seen. Programs
-whose output goes elsewhere, and workers, show none.
+``progress=True`` shows a bar at once. ``None`` shows one after a second, in a notebook or at a terminal;
+until then nothing is imported, and nothing is seen. Programs whose output goes elsewhere, and workers, show
+none by themselves.
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ def _seconds(text: str) -> float:
 class Line:
     """One block, and how many bytes a second its name has gained since the look before.
 
-    A block keeps its size. What grows is what stands under its name: one that was replaced by a larger one,
-    or that was not there before.
+    A block keeps its size. Growth is that of a name: its block was replaced by a larger one, or is new.
     """
 
     block: sa.BlockInfo

@@ -22,7 +22,7 @@ class Place:
             frame = frame.f_back
         self._file, self._line = frame.f_code.co_filename, frame.f_lineno
         self._module = str(frame.f_globals.get("__name__", "<unknown>"))
-        self._registry = frame.f_globals.setdefault("__warningregistry__", {})
+        self._globals: dict[str, Any] = frame.f_globals
 
     def warn(self, warning: Warning) -> None:
         """Issue a warning. What that raises is reported by `sys.unraisablehook`.
@@ -31,12 +31,13 @@ class Place:
         hides such warnings.
         """
         try:
+            registry = self._globals.setdefault("__warningregistry__", {})
             if not self._is_hidden_by_default(warning):
-                warnings.warn_explicit(warning, None, self._file, self._line, self._module, self._registry)
+                warnings.warn_explicit(warning, None, self._file, self._line, self._module, registry)
                 return
             key = str(warning), type(warning), self._line
-            if key not in self._registry:
-                self._registry[key] = True
+            if key not in registry:
+                registry[key] = True
                 warnings.showwarning(warning, type(warning), self._file, self._line)
         except BaseException as error:  # a filter makes errors of warnings, or the program's own showwarning
             error.__traceback__ = None

@@ -66,7 +66,12 @@ say(found)
 
 
 @pytest.mark.parametrize(
-    ("way", "when"), [("by hand", "before"), ("freezegun", "before"), ("freezegun", "within")]
+    ("way", "when"),
+    [
+        ("by hand", "before"),
+        pytest.param("freezegun", "before", marks=pytest.mark.slow),
+        ("freezegun", "within"),
+    ],
 )
 def test_every_wait_ends_though_clocks_stand_still(way, when) -> None:
     if way == "freezegun":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import METHODS, answer
-from needs import needs_proc
+from needs import few, needs_proc
 
 # What a program does first here: it keeps a descriptor for its answer, and closes its standard streams.
 CLOSED = """
@@ -152,7 +152,7 @@ reply([ours, streams(), workers, helpers, values])
 
 
 @needs_proc
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", few(METHODS))
 def test_a_pool_of_a_program_with_closed_streams(method: str) -> None:
     """Workers, and the server that starts them, have the null device where their parent has nothing."""
     during, after, worker, servers, values = answer(POOL, method)

@@ -38,7 +38,7 @@ from helpers import (
     run,
     wait_until,
 )
-from needs import link, needs_files, needs_fork, needs_janitor, needs_limits, needs_modes, needs_users
+from needs import few, link, needs_files, needs_fork, needs_janitor, needs_limits, needs_modes, needs_users
 
 import sharedarray as sa
 from sharedarray import _registry as rooms, _segment as segment
@@ -425,16 +425,19 @@ def test_a_process_without_this_package_reads_the_block(own_directory):
 @pytest.mark.parametrize(
     "script",
     [
-        "a = sa.zeros(10)",
+        pytest.param("a = sa.zeros(10)", marks=pytest.mark.slow),
         "a = sa.zeros(10, name='x'); b = sa.attach('x'); c = b[1:]",
-        "with sa.zeros(10) as a: pass",
-        "a = sa.zeros(10); a.close(); a[0] = 1",
-        "a = sa.zeros(10); a.unlink()",
+        pytest.param("with sa.zeros(10) as a: pass", marks=pytest.mark.slow),
+        pytest.param("a = sa.zeros(10); a.close(); a[0] = 1", marks=pytest.mark.slow),
+        pytest.param("a = sa.zeros(10); a.unlink()", marks=pytest.mark.slow),
         "a = sa.zeros(10); cycle = [a]; cycle.append(cycle)",
         "a = sa.zeros(10); import threading; threading.Thread(target=lambda: a.sum()).start()",
-        "a = sa.zeros(10); raise SystemExit",
+        pytest.param("a = sa.zeros(10); raise SystemExit", marks=pytest.mark.slow),
         "a = sa.zeros(10); import atexit; atexit.register(lambda: a.sum())",
-        "segment = sa.Segment.create(10); view = segment.buf; sa.blocks(); sa.prune()",
+        pytest.param(
+            "segment = sa.Segment.create(10); view = segment.buf; sa.blocks(); sa.prune()",
+            marks=pytest.mark.slow,
+        ),
         "class Late:\n  def __del__(self): self.a.close()\nlate = Late(); late.a = sa.zeros(10)",
         "a = sa.zeros(10)\nwith sa.Pool(1, mp_context='spawn') as pool: pool.submit(len, a).result()",
         pytest.param(
@@ -829,7 +832,7 @@ def work(me):
 
 @pytest.mark.parametrize("what", [pytest.param("leaving", marks=pytest.mark.slow), "removing"])
 def test_a_fray_over_one_name(own_directory, what):
-    rounds = 4000 if FORKS else 200
+    rounds = 1500 if FORKS else 200
     told = zip(*together(FRAY, 4, rounds, what), strict=True)
     made, joined, lost, removed, wrong = (
         [*itertools.chain(*each)] if isinstance(each[0], list) else each for each in told
@@ -938,7 +941,9 @@ def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_on
 
 
 @needs_fork
-@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()", "suicide()", "a.close(); signal.pause()"])
+@pytest.mark.parametrize(
+    "end", few(["suicide()", "a.close(); signal.pause()", "os._exit(0)", "sys.exit()"], 2)
+)
 def test_a_forked_child_holds_the_block_when_its_parent_has_let_go(own_directory, end):
     with Puppet(
         f"""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import METHODS, answer
-from needs import needs_limits, needs_proc, needs_root
+from needs import few, needs_limits, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray import _listing as listing
@@ -196,7 +196,7 @@ say([started, running, dead, again])
 )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", few(METHODS))
 def test_a_pool_without_descriptors_fails_its_calls_and_goes_on(method: str) -> None:
     started, running, dead, again = answer(POOL, method)
     assert set(map(str, started)) == {"['RLIMIT_NOFILE']", "1"}

@@ -28,7 +28,7 @@ from helpers import (
     run,
     wait_until,
 )
-from needs import EACH_METHOD, needs_files, needs_fork, needs_signals
+from needs import EACH_METHOD, few, needs_files, needs_fork, needs_signals
 
 import sharedarray as sa
 from sharedarray import _registry as registry
@@ -337,7 +337,7 @@ hear()
 
 
 @needs_files
-@pytest.mark.parametrize("method", EACH_METHOD)
+@pytest.mark.parametrize("method", few(METHODS))
 @pytest.mark.parametrize("who", ["manager", "starter"])
 def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, who):
     """By SIGKILL; what others have open stays memory, and has no name any more."""

@@ -326,7 +326,10 @@ WAYS = {
 
 # Every way with the default method; how a thing is interrupted and how a worker is started meet in two only.
 DEFAULT = default_method()
-INTERRUPTED = [(DEFAULT, way) for way in WAYS] + [
+INTERRUPTED = [
+    pytest.param(DEFAULT, way, marks=pytest.mark.slow if way in ("shutdown", "outside") else ())
+    for way in WAYS
+] + [
     pytest.param(method, way, marks=pytest.mark.slow)
     for method in multiprocessing.get_all_start_methods()
     if method != DEFAULT
@@ -480,7 +483,7 @@ def test_ctrl_c_while_workers_start(first_method, tmp_path):
             futures[0].result()
         """,
     )
-    for moment in range(0, 60, 12):  # milliseconds: some workers are there, some on their way, some not begun
+    for moment in (0, 20, 50):  # milliseconds: some workers are there, some on their way, some not begun
         with begin(path) as process:
             assert process.stdout.readline() == "started\n"
             time.sleep(moment / 1000)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from helpers import METHODS, ROOT, environment
-from needs import EACH_METHOD
+from needs import EACH_METHOD, few
 
 
 def run(arguments: list[str], *, seconds: float = 60, **options: Any) -> str:
@@ -339,7 +339,7 @@ with sa.Pool(1, initializer=begin, initargs=([10, 20],)) as pool:
 """
 
 
-@pytest.mark.parametrize("way", ["-", "-c", "-m"])
+@pytest.mark.parametrize("way", few(["-", "-c", "-m"]))
 def test_from_wherever_the_main_module_comes(way, tmp_path):
     (tmp_path / "program.py").write_text(SHORT)
     arguments: dict[str, tuple[list[str], dict[str, Any]]] = {

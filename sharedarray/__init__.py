@@ -76,18 +76,19 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
 #   _picklers      registration with the picklers of other packages
+#   _sync          events, semaphores, conditions and barriers by name
+#   _streams       `Stream`: a producer and its consumers, by name
 #   _listing       which blocks exist, and which processes hold them
 #   _family        the process that keeps blocks for the processes that have closed them
 #   _shareable     the bytes of a `ShareableList`: pure encode and decode
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
 #   _objects       any picklable object in one block
 #   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
-#   _sync          events, semaphores, conditions and barriers by name
-#   _streams       `Stream`: a producer and its consumers, by name
 #   _pool          `Pool`: an executor for arrays
 #   integrations   joblib's backend, and Dask on one machine and on many
 #   _demo          the main job, on real data: public API only
 #   _bench         sharing against pickling and against others, measured
+#   _recording     streams in files: public API only
 #   _top           the blocks, live in a terminal: public API only
 #   _cli           the command line: public API only
 

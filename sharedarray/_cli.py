@@ -108,6 +108,16 @@ _LOOK = "'sharedarray ls' lists the blocks; 'sharedarray load FILE.npy --name NA
 _NEXT_STEPS: dict[str, dict[type[sa.SharedArrayError], str]] = {
     "info": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
     "rm": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
+    "record": {
+        sa.InvalidNameError: _CHOOSE,
+        sa.BlockNotFoundError: "start its producer first; 'sharedarray ls' lists the blocks",
+        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies an array",
+    },
+    "replay": {
+        sa.InvalidNameError: "choose another name, one word such as 'camera'",
+        sa.BlockExistsError: "choose another name, or end the producer of that stream",
+        sa.HeaderError: "give an .npy file of items",
+    },
     "cp": {
         sa.InvalidNameError: _CHOOSE,
         sa.BlockNotFoundError: _LOOK,
@@ -189,6 +199,26 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     stay.add_argument(
         "--hold", action="store_true", help="stay and hold it until Ctrl-C; then its last holder frees it"
     )
+
+    record = command("record", _record, "write the items of a stream into an .npy file, until it ends")
+    record.epilog = "Their times go to FILE.times.npy. Ctrl-C ends the recording; what was recorded stays."
+    record.add_argument("name", metavar="NAME", type=_name)
+    record.add_argument("file", metavar="FILE.npy")
+    record.add_argument("--count", type=int, help="stop after so many items")
+    record.add_argument("--seconds", type=float, help="stop after so many seconds")
+    record.add_argument("--lossy", action="store_true", help="lose items rather than have the producer wait")
+    record.add_argument("-f", "--force", action="store_true", help="replace the file if there is one")
+
+    replay = command("replay", _replay, "publish the rows of an .npy file as a stream")
+    replay.epilog = "Without --rate, items come as they were recorded, else as fast as they are taken."
+    replay.add_argument("file", metavar="FILE.npy")
+    replay.add_argument("name", metavar="NAME", type=_name)
+    replay.add_argument("--rate", type=float, help="items a second")
+    replay.add_argument("--slots", type=int, default=8, help="slots of the stream (%(default)s)")
+    replay.add_argument(
+        "--consumers", type=int, default=1, help="consumers that join before the first item (%(default)s)"
+    )
+    replay.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
 
     top = command("top", _top, "watch the blocks live: sizes, holders, growth, room; sort and remove")
     top.epilog = "The keys are shown at the bottom. Without a terminal, --once and --json print one look."
@@ -289,6 +319,8 @@ def _info(args: argparse.Namespace) -> int:
         print(f"{title:<11} {plain(text)}")
     for line in block_table.member_lines(block):
         print(line)
+    for number, line in enumerate(block_table.stream_lines(block, programs)):
+        print(f"{'' if number else 'stream':<11} {line}")
     for line in block_table.legend_lines([block], _width()):
         print(line)
     return 0
@@ -436,6 +468,18 @@ def _conversion(file: str, name: str) -> str:
     if file.lower().endswith((".txt", ".csv", ".dat")):
         return f"convert it: {save.format('FILE.npy', f'np.genfromtxt({shown!r})')}"
     return "read it with the library for its format, and store the array by numpy.save('FILE.npy', array)"
+
+
+def _record(args: argparse.Namespace) -> int:
+    from sharedarray import _recording as recording
+
+    return recording.run_record(args)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from sharedarray import _recording as recording
+
+    return recording.run_replay(args)
 
 
 def _top(args: argparse.Namespace) -> int:

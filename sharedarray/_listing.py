@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
 from sharedarray import _errors as errors, _group_index, _header as header, _registry as registry
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
+
+if TYPE_CHECKING:
+    from sharedarray._streams.status import StreamStatus
 
 __all__ = ["BlockInfo", "BlockList", "blocks", "prune"]
 
@@ -30,8 +33,8 @@ class BlockInfo:
     path : str
         Where its bytes are, an ``.npy`` file for every reader of that format.
     kind : str
-        'array', 'group' (a `Group`), 'bytes' (a `Segment`), 'memory' (a `SharedMemory`), 'list' (a
-        `ShareableList`) or 'object' (of `put`).
+        'array', 'group' (a `Group`), 'stream', 'object' (of `put`), 'bytes' (a `Segment`), 'memory' (a
+        `SharedMemory`), 'list' (a `ShareableList`), 'event', 'semaphore', 'condition' or 'barrier'.
     shape : tuple of int or None
         Lengths of the axes; None where the bytes are no array.
     dtype : numpy.dtype or None
@@ -60,6 +63,11 @@ class BlockInfo:
         the `SharedMemoryManager` that owns it.
     members : dict or None
         Of a group, the shape and the dtype of each member by name, as `sharedarray.group` takes them.
+    stream : StreamStatus or None
+        Of a stream, its state: `slots`, `full`, how many items were `published`, whether it is `closed`, the
+        pid of its `producer` and whether that `waits`; and for each of its `consumers` the `pid`, the
+        `position` of its next item, its `lag`, how many items it has `lost`, whether it is `lossless`, and
+        whether it `waits`.
     """
 
     name: str
@@ -78,6 +86,7 @@ class BlockInfo:
     references: int
     keeper: int | None = None
     members: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] | None = field(default=None, hash=False)
+    stream: StreamStatus | None = None
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +185,7 @@ def blocks() -> BlockList:
     # Many blocks have one maker, and one moment is enough for all.
     alive = cache(lambda pid, started, space: registry.alive(pid, started, space, directory))
     now = registry.Moment.now()
-    holders = platform.holders(status[:2] for _, _, (status, _, _, held) in found if held)
+    holders = platform.holders(status[:2] for _, _, (status, *_, held) in found if held)
     return BlockList(
         sorted(
             (
@@ -197,8 +206,9 @@ def blocks() -> BlockList:
                     references=waiting.get(status.inode, 0),
                     keeper=(record.kept_by() or (None,))[0],
                     members=members,
+                    stream=stream,
                 )
-                for name, record, (status, layout, members, held) in found
+                for name, record, (status, layout, members, stream, held) in found
             ),
             key=lambda block: block.name,
         )
@@ -206,7 +216,7 @@ def blocks() -> BlockList:
 
 
 def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] | None:
-    """Status, layout, members and whether it has a holder; None if the name leads elsewhere."""
+    """Status, layout, members, stream and whether it has a holder; None if the name leads elsewhere."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
     except errors.LimitError:
@@ -219,9 +229,16 @@ def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] |
             return None
         layout = _layout(handle, status.size, name)
         members = _members(handle, layout, name) if kind == "group" and layout is not None else None
-        return status, layout, members, platform.held(handle)
+        stream = _stream(handle, layout, status.size) if kind == "stream" and layout is not None else None
+        return status, layout, members, stream, platform.held(handle)
     finally:
         platform.close(handle)
+
+
+def _stream(handle: int, layout: header.Layout, size: int) -> StreamStatus | None:
+    from sharedarray._streams.status import status_of
+
+    return status_of(handle, layout, size)
 
 
 def _members(handle: int, layout: header.Layout, name: str) -> dict[str, Any] | None:

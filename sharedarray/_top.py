@@ -83,6 +83,7 @@ class Line:
 
     block: sa.BlockInfo
     growth: float
+    items: float | None = None  # that a stream has published each second, since the look before
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class Watch:
         self._clock = clock
         self._when: float | None = None
         self._sizes: dict[str, int] = {}
+        self._published: dict[str, int] = {}
         self._used = 0
 
     def look(self) -> Look:
@@ -148,7 +150,10 @@ class Watch:
             return 0.0 if since is None else gained / since
 
         found = Look(
-            lines=tuple(Line(block, rate(block.size - self._sizes.get(block.name, 0))) for block in blocks),
+            lines=tuple(
+                Line(block, rate(block.size - self._sizes.get(block.name, 0)), self._items(block, since))
+                for block in blocks
+            ),
             directory=directory,
             used=used,
             free=free,
@@ -158,7 +163,14 @@ class Watch:
         )
         self._when, self._used = now, used
         self._sizes = {block.name: block.size for block in blocks}
+        self._published = {block.name: block.stream.published for block in blocks if block.stream is not None}
         return found
+
+    def _items(self, block: sa.BlockInfo, since: float | None) -> float | None:
+        before = self._published.get(block.name)
+        if block.stream is None or since is None or before is None:
+            return None
+        return max(0, block.stream.published - before) / since
 
 
 def _directory(blocks: Sequence[sa.BlockInfo]) -> str:
@@ -332,6 +344,16 @@ def rate(growth: float) -> str:
     return f"{'+' if growth > 0 else '-'}{human(round(abs(growth)))}/s"
 
 
+def streams(screen: Screen, lines: Sequence[Line]) -> list[str]:
+    """Return the lines that show the streams: rates, lags and losses, and which party waits for which."""
+    shown: list[str] = []
+    for line in lines:
+        found = block_table.stream_lines(line.block, screen.look.programs, line.items)
+        if found:
+            shown += [f"{plain(line.block.name)}: {found[0]}", *found[1:]]
+    return shown
+
+
 def headline(look: Look) -> str:
     """What there is in all, as one line."""
     orphans = len(look.orphans)
@@ -354,6 +376,7 @@ def _text(screen: Screen) -> Iterator[str]:
         yield from block_table.fitted(
             _TITLES, [cells(line, screen.look.programs) for line in screen.lines()], width
         )
+        yield from streams(screen, screen.lines())
         yield from block_table.legend_lines([line.block for line in screen.look.lines], width)
 
 
@@ -457,9 +480,10 @@ def _picture(screen: Screen, columns: int, lines: int) -> Any:
 
     at, found = screen.at(), screen.lines()
     legend = block_table.legend_lines([line.block for line in found], columns)
-    if lines < _LEGEND_FROM or len(found) + len(legend) + 4 > lines:
+    flows = streams(screen, found)[: max(0, lines // 2 - 2)]
+    if lines < _LEGEND_FROM or len(found) + len(flows) + len(legend) + 4 > lines:
         legend = []
-    room = max(1, lines - 4 - len(legend))  # below the headline and the titles, above the keys
+    room = max(1, lines - 4 - len(legend) - len(flows))  # below the headline and the titles, above the keys
     first = max(0, min(at - room // 2, len(found) - room))
     shown = found[first : first + room]
     titles, *rows = table(screen, shown, columns)
@@ -474,7 +498,8 @@ def _picture(screen: Screen, columns: int, lines: int) -> Any:
         )
     if not found:
         parts.append(Text("no blocks"))
-    used = (len(shown) or 1) + 2 + len(legend)
+    parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in flows]
+    used = (len(shown) or 1) + 2 + len(legend) + len(flows)
     parts.append(Text("\n" * max(0, lines - used - 2)))
     parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in legend]
     if screen.asked:

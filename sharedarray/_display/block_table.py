@@ -206,6 +206,52 @@ def member_lines(block: BlockInfo) -> list[str]:
     ]
 
 
+def stream_lines(block: BlockInfo, programs: Mapping[int, str], rate: float | None = None) -> list[str]:
+    """Return the state of a stream: one line for its producer, and one for each consumer.
+
+    Parameters
+    ----------
+    block
+        The block of the stream.
+    programs
+        The program of each process.
+    rate
+        Items a second, if it is known.
+    """
+    stream = block.stream
+    if stream is None:
+        return []
+    facts = [f"{stream.published:,} {'item' if stream.published == 1 else 'items'} published"]
+    if rate is not None:
+        facts.append(f"{rate:,.1f} items/s")
+    facts.append(f"{quantity(stream.slots, 'slot')}, full={stream.full!r}")
+    if stream.producer is not None:
+        facts.append(f"producer {process(stream.producer, programs)}")
+    else:
+        facts.append("closed" if stream.closed else "no producer")
+    if stream.waits:
+        slowest = [each for each in stream.consumers if each.lossless]
+        slow = min(slowest, key=lambda each: each.position, default=None)
+        facts.append("waits for a slot" if slow is None else f"waits for {process(slow.pid, programs)}")
+    rows = [
+        [
+            process(each.pid, programs),
+            f"next {each.position:,}",
+            f"lag {each.lag:,}",
+            f"lost {each.lost:,}",
+            "lossless" if each.lossless else "lossy",
+            "waits for an item" if each.waits else "",
+        ]
+        for each in stream.consumers
+    ]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    lines = ["; ".join(facts)]
+    for row in rows:
+        texts = [_cell(text, width, False) for text, width in zip(row, widths, strict=True)]
+        lines.append(_GAP.join(["", "consumer", *texts]).rstrip())
+    return lines
+
+
 def total(blocks: Sequence[BlockInfo]) -> str:
     """Return how many blocks there are, their size, and how many are orphans."""
     text = f"{quantity(len(blocks), 'block')}, {human(sum([block.size for block in blocks]))}"
@@ -241,6 +287,7 @@ def as_json(block: BlockInfo, programs: Mapping[int, str]) -> dict[str, Any]:
             name: {"shape": list(shape), "dtype": str(dtype)}
             for name, (shape, dtype) in block.members.items()
         },
+        "stream": None if block.stream is None else block.stream.as_json(),
     }
 
 

@@ -2,6 +2,7 @@
 
 =========  =========================================================================
 words      the control words of a stream's block
+status     the state of a stream, read without joining it
 block      the block: making it, attaching it, what lies where in it
 base       `Stream`, and what both sides have in common
 producer   the side that writes

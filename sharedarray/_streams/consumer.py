@@ -243,7 +243,7 @@ class Consumer(Stream):
             raise
         # No calls from here on: Ctrl-C cannot come before the array is the caller's.
         if lost:
-            self.lost += lost
+            self.lost = words[self._entry + w.LOST] = self.lost + lost
         words[self._entry] = position + 2
         self._next = position + 1
         del self._turn[0]
@@ -301,7 +301,7 @@ class Consumer(Stream):
 
     def _skip(self, position: int, lost: int) -> None:
         """Go on without items that are lost."""
-        self.lost += lost
+        self.lost = self._words[self._entry + w.LOST] = self.lost + lost
         self._words[self._entry + w.NEXT] = position + 1
         self._next = position
 
@@ -335,7 +335,8 @@ class Consumer(Stream):
         except BaseException as error:
             self._give_up(error)
             raise
-        self.lost += lost
+        if lost:
+            self.lost = words[self._entry + w.LOST] = self.lost + lost
         self._next = position + 1
         del self._turn[0]
         return array
@@ -383,7 +384,7 @@ class Consumer(Stream):
             self._give_up(error)
             raise
         if lost:
-            self.lost += lost
+            self.lost = words[self._entry + w.LOST] = self.lost + lost
         words[self._entry] = position + n + 1
         self._next = position + n
         del self._turn[0]

@@ -59,6 +59,7 @@ __all__ = [
     "ENTRY_WORDS",
     "FIELDS",
     "HEAD",
+    "HEADS",
     "JOINED",
     "LOSSLESS",
     "LOST",
@@ -96,6 +97,8 @@ WAITING = 24
 ENTRY, ENTRIES, ENTRY_WORDS = 32, 32, 8
 NEXT, LOSSLESS, ASLEEP, PID, LOST, WANTED = range(6)
 _TABLES = ENTRY + ENTRIES * ENTRY_WORDS
+HEADS = _TABLES * WORD
+"""Bytes of the control words before the tables."""
 
 SLOT_BITS = 16
 NO_SLOT = (1 << SLOT_BITS) - 1

@@ -1020,6 +1020,8 @@ _TOO_BIG = (  # NumPy's words
 def as_shape(shape: ShapeLike) -> tuple[int, ...]:
     """Return a shape as a tuple of ints, by NumPy's own rules and with the words of its errors."""
     try:
+        if shape is None:
+            raise TypeError("Use () not None as shape arguments")  # as NumPy does from 2.0 on
         return np.empty(shape, _NO_BYTES).shape
     except TypeError as error:
         note = "A shape is an int or a tuple of ints, as in zeros(3) and zeros((3, 4))"

@@ -646,6 +646,8 @@ def _is_file(mapping: Mapping, file: Path) -> bool:
 
 def _refuse_table(data: object) -> None:
     """Raise `UnsupportedDTypeError` for a data frame or a mapping: an array has no names of columns."""
+    if isinstance(data, np.ndarray):
+        return
     if hasattr(data, "__dataframe__") or (hasattr(data, "columns") and hasattr(data, "to_numpy")):
         raise errors.UnsupportedDTypeError(
             "a data frame cannot be shared as an array: its columns' names and types would be lost",

@@ -321,6 +321,8 @@ def outcome(call: Callable[[], Any]) -> Any:
 def test_shapes_are_numpys(shape: Any) -> None:
     """The same shape, or the same error in the same words."""
     expected = outcome(lambda: np.zeros(shape))
+    if shape is None:  # which NumPy 1 takes for (), with a warning
+        expected = TypeError, "Use () not None as shape arguments"
     assert outcome(lambda: sa.zeros(shape)) == expected
     for make in (sa.empty, sa.ones, sa.SharedArray, lambda given: sa.full(given, 2.0)):
         assert outcome(lambda make=make: make(shape)) == expected  # type: ignore[misc]

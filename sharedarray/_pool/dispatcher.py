@@ -73,13 +73,13 @@ class Dispatcher:
             if task.slot is not None and task.slot != worker.slot:
                 task = self._part_for(worker, task, count)
             elif task.count - task.done > count:
-                if scheduler.is_dealt(task, count):
+                players = scheduler.hands(handles, worker)
+                if scheduler.take_hands(players, task):
                     queue.popleft()
-                    dealt = task.deal(count, len(handles))
-                    queue.extendleft(reversed(dealt))
-                    task = queue.popleft()
-                else:
-                    queue[0] = task.split(task.done + count)
+                    self._deal(task, count, players)
+                    given += [each for each in players if each not in given]
+                    continue
+                queue[0] = task.split(task.done + count)
             else:
                 queue.popleft()
             lent = None
@@ -101,6 +101,13 @@ class Dispatcher:
             engine.copier.look_ahead()
         elif len(handles) > 1:
             self._even_out()
+
+    def _deal(self, task: Task, count: int, players: Sequence[WorkerHandle]) -> None:
+        """Deal items of a task to workers like cards, so many to each; put the others back into the queue."""
+        hands = task.deal(count, len(players))
+        self.queue.extendleft(reversed(hands[len(players) :]))
+        for worker, hand in zip(players, hands, strict=False):
+            self.give(worker, hand)
 
     def _part_for(self, worker: WorkerHandle, other: Task, room: int) -> Task:
         """Remove from the queue what a worker rather gets than the first task: its own part of the call.

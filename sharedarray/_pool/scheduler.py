@@ -17,11 +17,13 @@ __all__ = [
     "Load",
     "can_wait",
     "depth",
+    "hands",
     "is_dealt",
     "is_like",
     "overloaded",
     "place",
     "stuck",
+    "take_hands",
 ]
 
 # Seconds of work that a worker is given ahead: several times what handing out more takes.
@@ -40,8 +42,6 @@ TRUSTED: Final = 4
 # Seconds that a call must have run, or that what waits behind it is expected to take, before it is worth to
 # take that back.
 STUCK, WORTH_MOVING = 0.001, 0.0003
-# Seconds that a call takes at least which waits for another process: so long takes the wake-up.
-WAITING: Final = 50e-6
 # Seconds of a call for which a message of its own costs more than it gains.
 QUICK: Final = 150e-6
 # Seconds of an item from which workers get items ahead in turn only: the gap of some 60 us before a call that
@@ -87,6 +87,8 @@ class Load(Protocol):
     given: int
     since: float
     turn: int
+
+    is_ready: bool
 
     @property
     def is_ending(self) -> bool:
@@ -165,22 +167,32 @@ def place(
         return best, min(room, remaining)  # dealt already
     sharers = accepting if task.slot is None else 1
     count = max(1, min(room, -(-remaining // (2 * sharers))))
-    if is_dealt(task, count) and not _has_hands(workers, task, most):
-        return best, 1
-    return best, count
+    if is_dealt(task):
+        players = hands(workers, best)
+        if len(players) > 1:
+            if not take_hands(players, task):
+                # A worker that has some gets more together with the others, a moment later.
+                return (None, 0) if load and not _is_slow(task) else (best, 1)
+            count = min(count, most - max([worker.load for worker in players]))
+            if max_tasks is not None:
+                count = min(count, max_tasks - max([worker.given for worker in players]))
+    return best, max(1, count)
 
 
-def _has_hands(workers: Sequence[Load], task: Item, most: int) -> bool:
-    """Return whether each worker takes its hand now if items are dealt.
+def hands(workers: Sequence[_W], first: _W) -> list[_W]:
+    """Return the workers that items are dealt to: all that have started and do not end."""
+    return [first, *[each for each in workers if each is not first and each.is_ready and not each.is_ending]]
+
+
+def take_hands(players: Sequence[Load], task: Item) -> bool:
+    """Return whether items of a task are dealt now: there are several workers, and each takes its hand.
 
     Otherwise a hand would stay in the queue, and its items would begin long after later ones.
     """
-    if (task.stats.seconds or 0.0) >= SINGLY:
+    if len(players) == 1 or not is_dealt(task) or (task.stats.seconds or 0.0) >= SINGLY:
         return False
-    for worker in workers:
-        if not worker.is_ending and (not worker.accepts or 2 * worker.load > most):
-            return False
-    return True
+    most = depth(task)
+    return all(worker.accepts and 2 * worker.load <= most for worker in players)
 
 
 def _is_slow(task: Item) -> bool:
@@ -192,13 +204,13 @@ def _is_slow(task: Item) -> bool:
     return task.independent and seconds is not None and seconds >= SLOW
 
 
-def is_dealt(task: Item, count: int) -> bool:
+def is_dealt(task: Item) -> bool:
     """Return whether items of a task are dealt to the workers like cards, rather than in runs.
 
     So workers begin them nearly in their order, as they would one by one: an item may wait for the next one,
-    which must not wait behind it. Items so short wait for no other process.
+    which must not wait behind it.
     """
-    return count > 1 and task.slot is None and task.step == 1 and (task.stats.seconds or 1.0) > WAITING
+    return task.count - task.done > 1 and task.slot is None and task.step == 1
 
 
 def is_like(other: Item, task: Item) -> bool:

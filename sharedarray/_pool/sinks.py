@@ -20,6 +20,10 @@ __all__ = ["Results"]
 class Results:
     """The outcomes of the items of one call.
 
+    A thread that holds the engine's lock may skip items, and a signal handler may interrupt a thread that
+    waits here, and ask for that lock. So a thread that waits holds no lock. The lock here is held for
+    assignments only, in which Python calls no handler.
+
     Parameters
     ----------
     engine
@@ -65,10 +69,12 @@ class Results:
         self._first = first
         self._engine = engine
         self._ordered = ordered
-        self._runs: dict[int, list[Any]] = {}  # outcomes in their order, by the index of the first
+        # Outcomes, by the index of the first: how far the next one is from it, and the outcomes, the first
+        # one last.
+        self._runs: dict[int, tuple[int, list[Any]]] = {}
         self._arrived: deque[tuple[int, Any]] = deque()
-        self._changed = threading.Condition()
-        self._waiting = False
+        self._lock = threading.RLock()
+        self._waiting: deque[threading.Lock] = deque()  # of each thread that waits, a lock that it acquires
         self._ended = False
         self._remaining = count
         self._abandoned = False
@@ -78,7 +84,7 @@ class Results:
 
     def expect(self, items: int = 1) -> None:
         """Add items; -1 takes the last one back, which could not be submitted."""
-        with self._changed:
+        with self._lock:
             self.count += items
             self._remaining += items
 
@@ -103,23 +109,49 @@ class Results:
         while index < self.count:
             if index not in runs:
                 self._wait(lambda at=index: at in runs, deadline)  # type: ignore[misc]
-            run = runs.pop(index)
+            step, run = runs.pop(index)
+            if step > 1:
+                run = self._in_turns(index, step, run)
             index += len(run)
-            run.reverse()
             while run:
                 if type(run[-1]) is Raised:
                     raised = self.exception_of(index - len(run), run.pop())
-                    if returns:
-                        yield raised.pop()
-                        continue
-                    self.throw(raised)
-                yield run.pop()
+                    if not returns:
+                        self.throw(raised)
+                    yield raised.pop()
+                else:
+                    yield run.pop()
+
+    def _in_turns(self, index: int, step: int, run: list[Any]) -> list[Any]:
+        """Return the outcomes from an index on, as far as workers that took turns have sent them.
+
+        Parameters
+        ----------
+        index, step, run
+            The outcomes of one worker: where they begin, how far each is from the next, and the last one
+            first, as it is returned.
+        """
+        hands = [run]
+        for at in range(index + 1, index + step):
+            if self._runs.get(at, (0,))[0] == step:
+                hands.append(self._runs.pop(at)[1])
+            else:
+                break
+        width = len(hands)
+        count = min(map(len, hands)) if width == step else 1
+        found: list[Any] = [None] * (count * width)
+        for at, hand in enumerate(hands):
+            found[width - 1 - at :: width] = hand[-count:]
+            del hand[-count:]
+            if hand:
+                self._runs[index + at + count * step] = step, hand
+        return found
 
     def take(self, index: int, deadline: float | None = None) -> Any:
         """Return the outcome of one item, which is a task of its own."""
         if index not in self._runs:
             self._wait(lambda: index in self._runs, deadline)
-        (outcome,) = self._runs.pop(index)
+        _, (outcome,) = self._runs.pop(index)
         return outcome
 
     def take_any_outcome(self, deadline: float | None = None) -> tuple[int, Any]:
@@ -148,16 +180,19 @@ class Results:
     def _wait(self, there: Callable[[], bool], deadline: float | None) -> None:
         self._engine.read_until(there, deadline)
         while not there():
-            with self._changed:
-                self._waiting = True
-                try:
-                    if not there():
-                        remaining = None if deadline is None else deadline - time.monotonic()
-                        if remaining is not None and remaining <= 0:
-                            raise TimeoutError("the results were not there in time")
-                        self._changed.wait(remaining)
-                finally:
-                    self._waiting = False
+            waiting = threading.Lock()
+            waiting.acquire()
+            self._waiting.append(waiting)
+            try:
+                if there():
+                    return
+                remaining = threading.TIMEOUT_MAX if deadline is None else deadline - time.monotonic()
+                if remaining <= 0:
+                    raise TimeoutError("the results were not there in time")
+                waiting.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+            finally:
+                with contextlib.suppress(ValueError):  # it was woken
+                    self._waiting.remove(waiting)
 
     def end(self) -> None:
         """Note that no outcome is wanted any more."""
@@ -174,11 +209,12 @@ class Results:
         """
         self._abandoned = True
         self._drop()
-        with self._changed:
-            if self._remaining > 0:
+        with self._lock:
+            pending = self._remaining > 0
+            if pending:
                 self._at_end = at_end
-                return
-        at_end()
+        if not pending:
+            at_end()
 
     @property
     def first_raised(self) -> tuple[str, BaseException] | None:
@@ -190,9 +226,10 @@ class Results:
         """Drop the outcomes that are there; of abandoned ones count the exceptions."""
         while self._runs:
             with contextlib.suppress(KeyError):  # another thread does the same
-                index, run = self._runs.popitem()
-                for at, outcome in enumerate(run, index):
-                    self._count(at, outcome)
+                index, (step, run) = self._runs.popitem()
+                while run:
+                    self._count(index, run.pop())
+                    index += step
         while self._arrived:
             with contextlib.suppress(IndexError):
                 self._count(*self._arrived.popleft())
@@ -200,9 +237,10 @@ class Results:
     def _count(self, index: int, outcome: Any) -> None:
         if type(outcome) is not Raised or isinstance(outcome.exception, CancelledError):
             return
-        with self._changed:
+        with self._lock:
             self.raised += 1
-            if self._first_raised is None or index < self._first_raised[0]:
+            before = self._first_raised  # which is dropped without the lock
+            if before is None or index < before[0]:
                 self._first_raised = index, outcome.exception
 
     def rest(self, deadline: float | None = None) -> None:
@@ -232,12 +270,9 @@ class Results:
             pass
         elif not self._ordered:
             self._arrived.extend(zip(range(index, index + count * step, step), outcomes, strict=True))
-        elif step > 1:
-            outcomes.reverse()
-            for at in range(index, index + count * step, step):
-                self._runs[at] = [outcomes.pop()]
         else:
-            self._runs[index] = outcomes
+            outcomes.reverse()
+            self._runs[index] = step, outcomes
         del outcomes
         if self._abandoned or self._ended:
             self._drop()
@@ -245,14 +280,16 @@ class Results:
 
     def skip(self, count: int) -> None:
         """Note that so many items will not be done."""
-        with self._changed:
+        at_end = None
+        with self._lock:
             self._remaining -= count
-            if self._waiting:
-                self._changed.notify_all()
-            if self._remaining > 0 or self._at_end is None:
-                return
-            at_end, self._at_end = self._at_end, None
-        at_end()
+            if self._remaining <= 0:
+                at_end, self._at_end = self._at_end, None
+        while self._waiting:
+            with contextlib.suppress(IndexError):  # another thread wakes it, or its time is up
+                self._waiting.popleft().release()
+        if at_end is not None:
+            at_end()
 
     def cancel_items(self, index: int, count: int, step: int = 1) -> None:
         """Note that these items will not be done."""

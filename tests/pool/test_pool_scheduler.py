@@ -44,6 +44,7 @@ class Worker:
     load: int = 0
     turn: int = 0
     accepts: bool = True
+    is_ready: bool = True
     is_ending: bool = False
     given: int = 0
     since: float = 0.0
@@ -158,9 +159,9 @@ def test_large_arguments_or_results_wait_two_at_a_time():
 
 def test_the_worker_with_the_fewest_calls_gets_the_next_ones():
     three = workers(5, 2, 9)
-    assert scheduler.place(three, small(1e-5, independent=False, count=100))[0] is three[1]
+    assert scheduler.place(three, small(1e-5, independent=False))[0] is three[1]
     three[1].accepts = False
-    assert scheduler.place(three, small(1e-5, independent=False, count=100))[0] is three[0]
+    assert scheduler.place(three, small(1e-5, independent=False))[0] is three[0]
 
 
 def test_no_worker_gets_anything_if_none_accepts():
@@ -187,7 +188,7 @@ def test_a_worker_gets_at_most_half_of_its_share_of_what_is_left():
     item = small(1e-6, count=100)
     assert scheduler.place(workers(0), item)[1] == 50
     assert scheduler.place(workers(0, 0), item)[1] == 25
-    assert scheduler.place([*workers(0, 0), Worker("dead", accepts=False)], item)[1] == 25
+    assert scheduler.place([*workers(0, 0), Worker("dead", accepts=False, is_ending=True)], item)[1] == 25
     assert scheduler.place(workers(0, 0), small(1e-6, count=100, done=99))[1] == 1
     assert scheduler.place(workers(0, 0), small(1e-6, count=100, slot=1))[1] == 50
     assert scheduler.place(workers(0, 0), small(1e-6, count=100, step=2))[1] == 100  # dealt already
@@ -210,26 +211,48 @@ def test_single_calls_are_placed_together_if_they_are_short():
 
 
 def test_items_that_may_wait_for_others_are_dealt_like_cards():
-    assert scheduler.is_dealt(small(1e-3), 5)
-    assert scheduler.is_dealt(small(None), 5)
-    assert not scheduler.is_dealt(small(1e-3), 1)
-    assert not scheduler.is_dealt(small(scheduler.WAITING), 5)
-    assert not scheduler.is_dealt(small(1e-3, slot=0), 5)
-    assert not scheduler.is_dealt(small(1e-3, step=3), 5)
+    for seconds in (1e-6, 1e-3, None):
+        assert scheduler.is_dealt(small(seconds, count=2))
+        assert not scheduler.is_dealt(small(seconds))
+        assert not scheduler.is_dealt(small(seconds, count=5, done=4))
+        assert not scheduler.is_dealt(small(seconds, count=5, slot=0))
+        assert not scheduler.is_dealt(small(seconds, count=5, step=3))
+
+
+def test_items_are_dealt_to_the_workers_that_have_started():
+    starting = Worker("starting", accepts=False, is_ready=False)
+    ending = Worker("ending", accepts=False, is_ending=True)
+    one, other = workers(5, 0)
+    assert scheduler.hands([one, starting, other, ending], other) == [other, one]
+    item = small(1e-3, count=1000)
+    assert scheduler.place([Worker("one"), starting], item)[1] == scheduler.depth(item)
 
 
 def test_items_are_dealt_only_if_each_worker_takes_its_hand_now():
     """A hand that stays in the queue would begin long after later items, which may wait for it."""
     item = small(1e-3, count=1000)
     most = scheduler.depth(item)
-    assert scheduler.place(workers(0, most // 2), item)[1] == most
+    assert scheduler.place(workers(0, 0), item)[1] == min(most, 250)
+    assert scheduler.place(workers(0, most // 2), item)[1] == most - most // 2
     assert scheduler.place(workers(0, most // 2 + 1), item)[1] == 1
     assert scheduler.place([Worker("one"), Worker("revoking", accepts=False)], item)[1] == 1
     assert scheduler.place([Worker("one"), Worker("dead", accepts=False, is_ending=True)], item)[1] == most
     assert scheduler.place(workers(0, 0), small(scheduler.SINGLY, count=1000))[1] == 1
-    # Items so short wait for no other process.
-    short = small(scheduler.WAITING, count=1000)
-    assert scheduler.place([Worker("one"), Worker("revoking", accepts=False)], short)[1] == 500
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4])
+def test_a_worker_that_has_items_gets_others_together_with_the_other_workers(seconds):
+    """If it got them one by one, two neighbours would be in one worker."""
+    item = small(seconds, count=100_000)
+    one, other = workers(5, scheduler.depth(item))
+    assert scheduler.place([one, other], item) == (None, 0)
+    one.load = 0
+    assert scheduler.place([one, other], item) == (one, 1)
+    other.load = 0
+    assert scheduler.take_hands([one, other], item)
+    item.count = 2
+    assert scheduler.place([one, other], item) == (one, 1)
+    assert scheduler.take_hands([one, other], item)
 
 
 # -- waiting and moving ---------------------------------------------------------------------------------
@@ -403,6 +426,7 @@ class Simulated(WorkerHandle):
     def __init__(self, number):
         super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, lambda lent: None, number)
         self.todo, self.at, self.sent = [], None, []
+        self.is_ready = True
         self.advance("ready")
 
     def give(self, task, lent=None, retired=()):
@@ -593,7 +617,7 @@ def test_every_item_is_done_once_in_any_order_of_events(examples):
 
 
 @pytest.mark.parametrize("count", few([3, 2, 4]))
-@pytest.mark.parametrize("seconds", [None, 1e-4, 1e-3, 3e-3, 0.02, 0.05])
+@pytest.mark.parametrize("seconds", [None, 1e-6, 2e-5, 1e-4, 1e-3, 3e-3, 0.02, 0.05])
 def test_items_that_wait_for_each_other_meet(count, seconds):
     """Two neighbours wait for each other, in whatever order workers go on and are read."""
     for seed in range(30):

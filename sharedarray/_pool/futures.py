@@ -7,6 +7,7 @@ short call costs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -62,6 +63,61 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
 
 
+class _Condition(threading.Condition):
+    """A condition that Ctrl-C never leaves locked.
+
+    `concurrent.futures.wait` and `as_completed` lock the conditions of all their futures before they look at
+    any. If Ctrl-C broke that off, the pool's thread would wait for ever when it settles one of these. So
+    Ctrl-C comes when the last condition is free again, or breaks off the wait itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._take: Callable[[bool, float], bool] = self.acquire
+        self._give_back: Callable[[], None] = self.release
+        del self.acquire, self.release  # the lock's own, which would hide the methods here
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        interrupts.deferred.__enter__()
+        taken = False
+        try:
+            taken = self._take(blocking, timeout)
+        finally:
+            if not taken:
+                interrupts.deferred.__exit__()
+        return taken
+
+    def release(self) -> None:
+        try:
+            self._give_back()
+        finally:
+            interrupts.deferred.__exit__()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait as `threading.Condition.wait` does; Ctrl-C breaks off the wait alone."""
+        base: Any = self  # whose private parts these are
+        waiter = threading.Lock()
+        waiter.acquire()
+        base._waiters.append(waiter)
+        saved = base._release_save()
+        woken = False
+        try:
+            with interrupts.allowed:
+                woken = waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        finally:
+            base._acquire_restore(saved)
+            if not woken:
+                with contextlib.suppress(ValueError):
+                    base._waiters.remove(waiter)
+        return woken
+
+
 class PoolFuture(Future[Any]):
     """A `concurrent.futures.Future` whose waiting thread reads the pipes, and which can end a running call.
 
@@ -87,7 +143,7 @@ class PoolFuture(Future[Any]):
         if own is None:
             waiters: list[Any] = []
             callbacks: list[Any] = []
-            made = threading.Condition()
+            made = _Condition()
             with _making:
                 own = self._own
                 if own is None:

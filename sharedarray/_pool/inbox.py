@@ -53,6 +53,11 @@ class Inbox:
         except (EOFError, OSError):
             self._on_end_of_file(worker)
             return False
+        except (MemoryError, OverflowError):  # of a length that is none
+            with self._engine.lock:
+                self._engine.receiver.unwatch(worker.channel.fileno())
+                worker.kill()
+            return False
         if frames:
             self.handle(worker, frames)
         return bool(frames)
@@ -184,23 +189,29 @@ class Inbox:
             at += count
 
     def _on_message(self, worker: WorkerHandle, frame: Frame) -> None:
-        """Act on a message without outcomes."""
+        """Act on a message without outcomes.
+
+        A worker whose message does not fit its state has damaged its own memory. It is killed, and no other.
+        """
         engine, kind = self._engine, frame.kind
-        if kind == Kind.READY:
+        if kind == Kind.READY and not worker.is_ready:
             engine.supervisor.on_ready(worker)
-        elif kind == Kind.REFUSED:
+        elif kind == Kind.REFUSED and not worker.is_ready:
             engine.supervisor.on_refusal(frame)
-        elif kind == Kind.DROPPED:
+        elif kind == Kind.DROPPED and 0 < frame.item <= worker.revoked:
             with engine.lock:
                 worker.dropped(frame.item)
                 engine.dispatcher.dispatch()
             if engine.is_shut:
                 engine.wake_manager()
-        elif kind == Kind.NEED:
+        elif kind == Kind.NEED and worker.load:
             lent = engine.store.take(frame.began)
             with engine.lock:
                 worker.grant(lent)
                 engine.dispatcher.watch_writing(worker)
+        else:
+            with engine.lock:
+                worker.kill()
 
 
 def settle(settled: Settled) -> None:

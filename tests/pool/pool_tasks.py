@@ -753,3 +753,25 @@ def meet_and_hash(folder, count):
     """Wait for the other workers; return pid, the hash of a text, and the environment's seed."""
     meet(folder, count)
     return os.getpid(), hash("a text"), os.environ.get("PYTHONHASHSEED")
+
+
+def send_what_does_not_fit(damage, go=None):
+    """Send a message that fits no state of this worker: at once, or when it is idle and a file is there."""
+    from sharedarray._pool.transport.messages import HEADER, Kind
+    from sharedarray._pool.worker.loop import Loop
+
+    (loop,) = [each for each in gc.get_objects() if type(each) is Loop]
+    item, length = (7, 0) if damage != "LENGTH" else (0, 1 << 60)
+    kind = Kind.REPLIES if damage == "LENGTH" else 99 if damage == "UNKNOWN" else Kind[damage]
+    message = HEADER.pack(kind, 0, 0, item, 0, length, 0, 0)
+
+    def send():
+        if go is not None:
+            assert until(Path(go).exists)
+        loop._channel.write(message)
+
+    if go is None:
+        send()
+        time.sleep(60)  # until it is killed
+    threading.Thread(target=send, daemon=True).start()
+    return os.getpid()

@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, wait
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS, METHODS, SIGNALS, kill, memory_group, wait_until
+from helpers import ANSWER, FORKS, METHODS, SIGNALS, kill, memory_group, wait_until
 from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
@@ -293,3 +293,32 @@ def test_what_a_dead_worker_held_is_free(method):
         with pytest.raises(sa.WorkerDied):
             pool.submit(make_and_die).result()
         assert pool_tasks.until(lambda: not sa.exists("left-by-a-worker"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "idle"),
+    [
+        ("DROPPED", True),
+        ("DROPPED", False),
+        ("LENGTH", True),
+        pytest.param("READY", True, marks=pytest.mark.slow),
+        pytest.param("REFUSED", True, marks=pytest.mark.slow),
+        pytest.param("UNKNOWN", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_worker_that_sends_what_does_not_fit_is_the_only_one_that_is_killed(idle, damage, tmp_path):
+    started, release, go = (tmp_path / name for name in ("started", "release", "go"))
+    with sa.Pool(2) as pool:
+        other = pool.submit(pool_tasks.signal_and_wait_for, started, release)
+        wait_until(started.exists, "the other worker runs a call")
+        future = pool.submit(pool_tasks.send_what_does_not_fit, damage, go if idle else None)
+        if idle:
+            damaged = future.result(ANSWER)
+            go.touch()
+            wait_until(lambda: damaged not in pool._engine.pids(), "it is killed")
+        else:
+            with pytest.raises(sa.WorkerDied):
+                future.result(ANSWER)
+        assert pool.submit(abs, -1).result(ANSWER) == 1
+        release.touch()
+        assert other.result(ANSWER) == "released"

@@ -73,7 +73,7 @@ class Dispatcher:
             if task.slot is not None and task.slot != worker.slot:
                 task = self._part_for(worker, task, count)
             elif task.count - task.done > count:
-                players = scheduler.hands(handles, worker)
+                players = scheduler.hands(handles, worker, max_tasks)
                 if scheduler.take_hands(players, task):
                     queue.popleft()
                     self._deal(task, count, players)

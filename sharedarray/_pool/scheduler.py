@@ -168,7 +168,7 @@ def place(
     sharers = accepting if task.slot is None else 1
     count = max(1, min(room, -(-remaining // (2 * sharers))))
     if is_dealt(task):
-        players = hands(workers, best)
+        players = hands(workers, best, max_tasks)
         if len(players) > 1:
             if not take_hands(players, task):
                 # A worker that has some gets more together with the others, a moment later.
@@ -176,12 +176,17 @@ def place(
             count = min(count, most - max([worker.load for worker in players]))
             if max_tasks is not None:
                 count = min(count, max_tasks - max([worker.given for worker in players]))
-    return best, max(1, count)
+    return best, count
 
 
-def hands(workers: Sequence[_W], first: _W) -> list[_W]:
-    """Return the workers that items are dealt to: all that have started and do not end."""
-    return [first, *[each for each in workers if each is not first and each.is_ready and not each.is_ending]]
+def hands(workers: Sequence[_W], first: _W, max_tasks: int | None = None) -> list[_W]:
+    """Return the workers that items are dealt to: all that have started and get more."""
+    found = [first]
+    for each in workers:
+        is_full = max_tasks is not None and each.given >= max_tasks
+        if each is not first and each.is_ready and not each.is_ending and not is_full:
+            found.append(each)
+    return found
 
 
 def take_hands(players: Sequence[Load], task: Item) -> bool:

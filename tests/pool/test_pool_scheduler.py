@@ -219,11 +219,14 @@ def test_items_that_may_wait_for_others_are_dealt_like_cards():
         assert not scheduler.is_dealt(small(seconds, count=5, step=3))
 
 
-def test_items_are_dealt_to_the_workers_that_have_started():
+def test_items_are_dealt_to_the_workers_that_have_started_and_get_more():
     starting = Worker("starting", accepts=False, is_ready=False)
     ending = Worker("ending", accepts=False, is_ending=True)
     one, other = workers(5, 0)
     assert scheduler.hands([one, starting, other, ending], other) == [other, one]
+    assert scheduler.hands([one, other], other, max_tasks=1) == [other, one]
+    one.given = 1
+    assert scheduler.hands([one, other], other, max_tasks=1) == [other]
     item = small(1e-3, count=1000)
     assert scheduler.place([Worker("one"), starting], item)[1] == scheduler.depth(item)
 
@@ -339,6 +342,10 @@ some_workers = st.lists(
 )
 
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@patient
 @given(some_workers, items, st.sampled_from([None, 1, 15]), st.integers(1, 5000))
 def test_whatever_is_placed_may_be_placed(there, item, max_tasks, queued):
     worker, count = scheduler.place(there, item, max_tasks, queued)
@@ -357,6 +364,7 @@ def test_whatever_is_placed_may_be_placed(there, item, max_tasks, queued):
         assert worker.given + count <= max_tasks
 
 
+@patient
 @given(some_workers, st.floats(10, 20))
 def test_whatever_moves_waits_and_a_worker_is_free(there, now):
     fullest, count, at = scheduler.overloaded(there, now)

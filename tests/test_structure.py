@@ -284,6 +284,13 @@ def test_importing_is_light() -> None:
     assert ended.stdout == "[]\n"
 
 
+def test_a_pool_needs_no_asyncio() -> None:
+    """It takes as long to load as all of the pool."""
+    program = "import sys, sharedarray as sa; sa.Pool; print('asyncio' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+
+
 # Dask keeps threads for as long as its process lives.
 APART = "sharedarray.integrations.dask"
 

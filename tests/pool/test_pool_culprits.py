@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import multiprocessing
 import re
@@ -29,6 +30,11 @@ class Holder:
         return self.held
 
 
+class Loop:
+    def get_debug(self):
+        return False
+
+
 async def coroutine():
     pass
 
@@ -44,6 +50,7 @@ CULPRITS = {
     "pool": (lambda: sa.Pool(1), "a pool", "make another pool in the task"),
     "thread pool": (lambda: ThreadPoolExecutor(1), "a pool", "make another pool in the task"),
     "future": (Future, "a future", r"pass its result\(\)"),
+    "future of asyncio": (lambda: asyncio.Future(loop=Loop()), "a future", r"pass its result\(\)"),
     "lock": (threading.Lock, "a lock of threads", r"array\.lock\(\)"),
     "rlock": (threading.RLock, "a lock of threads", r"array\.lock\(\)"),
     "condition": (threading.Condition, "a lock of threads", r"array\.lock\(\)"),

@@ -8,7 +8,6 @@ alone, as far as there are any.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import inspect
@@ -97,7 +96,7 @@ _CONNECTION = _Kind("an open connection or file", "pass its path or address, and
 
 _BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], _Kind], ...]] = (
     (Executor, _POOL),
-    ((Future, asyncio.Future), _FUTURE),
+    (Future, _FUTURE),
     (io.IOBase, _FILE),
     (
         (
@@ -115,6 +114,9 @@ _BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], _Kind], ...]] = 
 # Classes of modules that may not be loaded, by the beginnings of their full names.
 _BY_NAME: Final = (
     ("multiprocessing.pool.", _POOL),
+    ("_asyncio.", _FUTURE),
+    ("asyncio.futures.", _FUTURE),
+    ("asyncio.tasks.", _FUTURE),
     ("multiprocessing.synchronize.", _INHERITED),
     ("multiprocessing.queues.", _INHERITED),
     ("sharedarray._locks.", _SHARED_LOCK),

@@ -40,7 +40,13 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from sharedarray import _damage as damage, _greenlets as greenlets, _registry as registry, _segment as segment
+from sharedarray import (
+    _damage as damage,
+    _greenlets as greenlets,
+    _interrupts as interrupts,
+    _registry as registry,
+    _segment as segment,
+)
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -153,11 +159,12 @@ class Waker:
         end = self._ends.get(index)
         if end is None:
             pid = self._pid_of(index)
-            try:
-                end = segment.guarded(lambda: _opened(self._path_of(index), pid))
-            except _GoneError:
-                return None
-            self._ends[index] = end
+            with interrupts.deferred:  # or Ctrl-C could leave it open
+                try:
+                    end = segment.guarded(lambda: _opened(self._path_of(index), pid))
+                except _GoneError:
+                    return None
+                self._ends[index] = end
         return end
 
     def wake(self, index: int) -> None:
@@ -170,9 +177,10 @@ class Waker:
 
     def forget(self, index: int) -> None:
         """Close the waker of a party that has gone."""
-        end = self._ends.pop(index, None)
-        if end is not None:
-            segment.guarded_close(end, platform.close_waker)
+        with interrupts.deferred:
+            end = self._ends.pop(index, None)
+            if end is not None:
+                segment.guarded_close(end, platform.close_waker)
 
     def drain(self) -> None:
         """Prepare to sleep: forget that this party was woken."""

@@ -97,6 +97,29 @@ def test_top_tells_items_a_second_and_who_waits() -> None:
     consumer.close()
 
 
+def test_a_notebook_shows_the_last_item_and_the_parties() -> None:
+    producer = sa.Stream("seen", (4, 4), "u1", slots=4)
+    html = producer._repr_html_()
+    assert "<img" not in html
+    assert "parties" in html
+    consumer = sa.Stream("seen")
+    for number in range(3):
+        producer.put(np.full((4, 4), number, "u1"))
+    html = consumer._repr_html_()
+    assert "<img" in html
+    assert html.count("consumer") == 1
+    assert "lossless" in html
+    producer.close()
+    assert "closed" in consumer._repr_html_()
+    consumer.close()
+    assert "closed" in consumer._repr_html_()
+    rows = sa.Stream("rows", {"a": ((2,), "f4"), "b": ((), "i8")})
+    with rows.put() as item:
+        item["a"][:], item["b"] = 1, 2
+    assert "rows" in rows._repr_html_()
+    rows.close()
+
+
 def test_a_dead_consumer_is_not_shown() -> None:
     producer = sa.Stream("left", (), "i8")
     with Puppet("stream = sa.Stream('left'); say(1); hear()") as other:

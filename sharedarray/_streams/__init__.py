@@ -4,6 +4,7 @@
 words      the control words of a stream's block
 status     the state of a stream, read without joining it
 block      the block: making it, attaching it, what lies where in it
+view       what a notebook shows of a stream
 base       `Stream`, and what both sides have in common
 producer   the side that writes
 waiting    waiting for streams along with other things: descriptors for event loops, `wait`

@@ -400,6 +400,15 @@ class Stream:
         state = ", closed" if self._closed else ""
         return f"{type(self).__name__}({self.name!r}, shape={self.shape}, dtype={self.dtype}{state})"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the facts, a picture of the last item, and the parties."""
+        from sharedarray._streams.view import html_of  # here: only notebooks ask
+
+        title = f"{type(self).__name__} of a stream"
+        if self._closed:
+            return f"<div>{title}, closed</div>"
+        return html_of(title, self.name, self._block)
+
     def _wrong_side(self, what: str, done: str) -> TypeError:
         side = type(self).__name__.lower()
         other = "sharedarray.Stream(name)" if side == "producer" else "sharedarray.Stream(name, shape, dtype)"

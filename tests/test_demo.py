@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import math
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 import sharedarray as sa
-from sharedarray import _demo as demo
+from sharedarray import _demo as demo, _progress
 from sharedarray._demo import contest, landscape, stages
 
 CELL = (7.0, 5.5)
@@ -76,6 +77,54 @@ def test_workers_give_the_bits_of_the_whole() -> None:
     for step in steps:
         assert isinstance(shared[step.name], sa.SharedArray)
         assert whole[step.name].tobytes() == shared[step.name].tobytes(), step.name
+
+
+@pytest.mark.lingers("descriptor")
+def test_no_bar_but_the_contestants_own_appears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that takes a while shows one of its own at a terminal, which would stay above the table."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(_progress, "_LATE", 0.0)
+    steps = stages.pipeline(2.3, CELL)
+    with sa.Pool(2) as pool:
+        contest.shared_arrays(pool, steps, sa.share(terrain(120, 90)), 23, no_bar)
+    assert terminal.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@needs_extra
+@pytest.mark.lingers("thread")
+def test_bars_go_from_a_terminal_and_are_not_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with demo._bar(3, "one process") as bar:
+            for _ in range(3):
+                bar.update()
+        drawn = stream.getvalue()
+        if stream.isatty():
+            assert "one process" in drawn
+            assert drawn.rpartition("\r")[0].rpartition("\r")[2].strip() == ""  # drawn over with blanks
+        else:
+            assert drawn == ""
+
+
+def test_the_sentence_below_the_table() -> None:
+    times = zip(("whole", "in blocks", "pickled", "shared"), (6.0, 4.0, 5.0, 2.0), strict=True)
+    said = demo._explained([demo.Outcome(way, seconds, None, True) for way, seconds in times], 2)
+    assert "one process 1.50 times as fast" in said
+    assert "2 processes on shared arrays make it 2.00 times as fast again" in said
+    assert said.count(".") == 3
+    assert "\n" not in said
+
+
+def test_all_workers_are_up_before_the_clock_starts() -> None:
+    pids = iter([[1, 1, 1], [1, 1, 2], [3, 3, 3], [4]])
+    demo._wait_for_workers(lambda *_: next(pids), 3)
+    assert next(pids) == [4]
 
 
 def test_every_halo_is_as_wide_as_its_stage_looks() -> None:
@@ -146,11 +195,11 @@ def test_the_sky_over_a_plain_a_pit_and_beside_a_wall() -> None:
     pit = flat.copy()
     pit[10, 10] = -1
     straight, diagonal = math.sin(math.atan(1)), math.sin(math.atan(1 / math.sqrt(2)))
-    expected = 1 - (4 * straight + 4 * diagonal) / 8
+    expected = 1 - (20 * straight + 12 * diagonal) / 32
     assert stages.sky_view(pit, cell=(1.0, 1.0), radius=5)[10, 10] == pytest.approx(expected, abs=1e-6)
     wall = flat.copy()
     wall[:, 15:] = 1e6
-    assert stages.sky_view(wall, cell=(1.0, 1.0), radius=5)[10, 14] == pytest.approx(1 - 3 / 8, abs=1e-3)
+    assert stages.sky_view(wall, cell=(1.0, 1.0), radius=5)[10, 14] == pytest.approx(1 - 15 / 32, abs=1e-3)
 
 
 def test_landforms() -> None:
@@ -250,7 +299,12 @@ def test_quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert_all_equal(printed.out)
     assert "Jacksboro" in printed.out
-    assert "sharedarray.Pool" in printed.err  # its progress
+    assert printed.err == ""  # which is no terminal here
+    assert "\r" not in printed.out
+    table = printed.out.index("yes, every bit")
+    assert (
+        table < printed.out.index("Blocks alone make one process") < printed.out.index("start of the pools")
+    )
     assert_picture(output)
 
 
@@ -333,7 +387,7 @@ def test_short_shared_memory_makes_a_smaller_landscape(
     elevation, _, _ = demo._prepare(measured, None, True)
     assert elevation.size == pytest.approx(500_000, rel=0.01)
     message = capsys.readouterr().err
-    assert "0.5 instead of 2 million" in message
+    assert "0.5 instead of 4 million" in message
     assert message.count("\n") == 1
     with pytest.raises(sa.OutOfSharedMemoryError):
         demo._prepare(measured, 2.0, False)

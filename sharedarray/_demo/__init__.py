@@ -27,7 +27,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,23 @@ from sharedarray._demo.landscape import (
 )
 from sharedarray._demo.stages import Array, Stage, pipeline
 
-DEFAULT_MEGACELLS = 24.0
-"""Cells of the resampled landscape, in millions: 96 MB a layer, half a minute on two cores."""
+DEFAULT_MEGACELLS = 12.0
+"""Cells of the resampled landscape, in millions: 48 MB a layer, half a minute on two cores."""
 
-QUICK_MEGACELLS = 2.0
-"""The same with ``--quick``: a few seconds."""
+QUICK_MEGACELLS = 4.0
+"""The same with ``--quick``: a few seconds, of which each way takes more than what its start and end cost."""
 
 SMALLEST_MEGACELLS = 0.25
 """Below this the demo does not try a smaller landscape when shared memory is short."""
 
-BLOCKS_PER_WORKER = 6
-"""Enough that temporaries stay small and no worker waits long for the last block; the halos forbid more."""
+BLOCKS_PER_WORKER = 14
+"""So many that the temporary arrays of two workers fit into 32 MB of cache; larger halos would forbid it."""
+
+START_PATIENCE = 60.0
+"""Seconds that the workers of a pool may take to start."""
+
+LARGEST_ALLOCATION = (1 << 25) - (1 << 16)
+"""Bytes of about the largest array of which glibc's `malloc` learns to keep the memory, see `mallopt(3)`."""
 
 NEEDED = ("matplotlib", "tqdm")
 """What the extra ``demo`` brings and this package cannot run without."""
@@ -106,8 +112,10 @@ def run(args: argparse.Namespace) -> int:
     except (DemoError, sa.OutOfSharedMemoryError) as error:
         return _refuse(str(error))
     workers = args.workers or _cores()
-    outcomes, layers = _compete(stages, elevation, workers)
+    outcomes, starts, layers = _compete(stages, elevation, workers)
     print(_table(outcomes))
+    print(_explained(outcomes, workers))
+    print("Not in the table, the start of the pools: " + ", ".join(starts))
     from sharedarray._demo.picture import draw  # of an extra that may be missing
 
     draw(landscape, layers, cell, args.output)
@@ -181,11 +189,13 @@ class Outcome:
     equal: bool
 
 
-def _compete(stages: list[Stage], shared: Array, workers: int) -> tuple[list[Outcome], contest.Layers]:
-    """Run every contestant; return their outcomes and the shared layers.
+def _compete(
+    stages: list[Stage], shared: Array, workers: int
+) -> tuple[list[Outcome], list[str], contest.Layers]:
+    """Run every contestant; return their outcomes, how long the pools took to start, and the shared layers.
 
-    The pools are up and have run a task before the clock starts. Each contestant makes its own result
-    arrays while it runs.
+    All workers of a pool are up and have run a task before the clock starts. Each contestant makes its own
+    result arrays while it runs.
     """
     rows = len(shared)
     halo = max(stage.halo for stage in stages)
@@ -193,8 +203,9 @@ def _compete(stages: list[Stage], shared: Array, workers: int) -> tuple[list[Out
     private = np.array(shared, subok=False)
     names = ", ".join(stage.name for stage in stages)
     print(f"{len(stages)} stages: {names}")
-    print(f"{workers} workers, blocks of {block_size} rows, halos of up to {halo} rows")
+    print(f"{workers} workers, blocks of {block_size} rows, halos of up to {halo} rows", flush=True)
     outcomes: list[Outcome] = []
+    starts: list[str] = []
 
     def record(
         way: str, work: Callable[[], contest.Layers], moved: Callable[[], int] | None
@@ -206,39 +217,88 @@ def _compete(stages: list[Stage], shared: Array, workers: int) -> tuple[list[Out
         outcomes.append(Outcome(way, seconds, moved and moved(), equal))
         return layers
 
+    def started(name: str, run: Callable[..., Iterable[int]], begun: float) -> None:
+        _wait_for_workers(run, workers)
+        starts.append(f"{name} {time.perf_counter() - begun:.2f} s")
+
+    _keep_freed_memory()
     expected: contest.Layers = {}
     expected = record("one process, whole arrays", lambda: contest.whole_arrays(stages, private, _bar), None)
     record("one process, in blocks", lambda: contest.in_blocks(stages, private, block_size, _bar), None)
 
     tally = contest.Tally()
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    # Its workers hear Ctrl-C too, and one that ends in the middle of a message has all others wait for ever.
-    deaf = (signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context(method).Pool(workers, signal.signal, deaf) as pickling:
-        pickling.map(_nothing, range(workers))
+    begun = time.perf_counter()
+    with multiprocessing.get_context(method).Pool(workers, _start_deaf_worker) as pickling:
+        started("multiprocessing.Pool", pickling.map, begun)
         record(
             "multiprocessing.Pool, pickled blocks",
             lambda: contest.pickled_blocks(pickling, stages, private, block_size, _bar, tally),
             lambda: tally.nbytes,
         )
-    with sa.Pool(workers) as pool:
-        list(pool.map(_nothing, range(workers)))
+    begun = time.perf_counter()
+    with sa.Pool(workers, initializer=_keep_freed_memory) as pool:
+        started("sharedarray.Pool", pool.map, begun)
         layers = record(
             "sharedarray.Pool, shared arrays",
             lambda: contest.shared_arrays(pool, stages, shared, block_size, _bar),
             lambda: 0,
         )
-    return outcomes, layers
+    return outcomes, starts, layers
 
 
-def _nothing(_: int) -> None:
-    """Be a task that shows that a worker is up."""
+def _start_deaf_worker() -> None:
+    """Ignore Ctrl-C, which comes to all processes: a worker that it ends amid a message stops all others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let `malloc` reuse the memory of temporary arrays, in every process of the contest alike.
+
+    By default it gives that of large arrays back, and the kernel clears new pages for the next ones. It stops
+    to do so when a process has freed such an array once.
+    """
+    np.empty(LARGEST_ALLOCATION, np.uint8)
+
+
+def _wait_for_workers(run: Callable[..., Iterable[int]], workers: int) -> None:
+    """Run tasks until each worker has run one."""
+    deadline = time.monotonic() + START_PATIENCE
+    seen: set[int] = set()
+    while len(seen) < workers and time.monotonic() < deadline:
+        seen.update(run(_be_up, range(2 * workers)))
+
+
+def _be_up(_: int) -> int:
+    """Be a task that shows that a worker is up, and leaves time for the others."""
+    time.sleep(0.005)
+    return os.getpid()
 
 
 def _bar(steps: int, title: str) -> contest.Bar:
     from tqdm import tqdm  # of an extra that may be missing
 
-    return tqdm(total=steps, desc=f"{title:<26}", unit="step", mininterval=0.3, leave=False)
+    watched = sys.stderr is not None and sys.stderr.isatty()  # in a file or pipe, nothing draws over a bar
+    return tqdm(
+        total=steps,
+        desc=f"{title:<26}",
+        unit="step",
+        mininterval=0.3,
+        leave=False,
+        dynamic_ncols=True,
+        disable=not watched,
+    )
+
+
+def _explained(outcomes: list[Outcome], workers: int) -> str:
+    """Say in one sentence what comes from the blocks and what from the processes."""
+    whole, blocks, _, shared = (outcome.seconds for outcome in outcomes)
+    plural = "process" if workers == 1 else "processes"
+    return (
+        f"Blocks alone make one process {whole / blocks:.2f} times as fast, as temporary arrays stay in "
+        f"the caches; {workers} {plural} on shared arrays make it {blocks / shared:.2f} times as fast again."
+    )
 
 
 def _table(outcomes: list[Outcome]) -> str:

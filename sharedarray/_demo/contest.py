@@ -132,7 +132,9 @@ def shared_arrays(
         for stage in stages:
             out = layers[stage.name] = sa.empty(elevation.shape, stage.dtype)
             inputs: list[Any] = [layers[name] for name in stage.inputs]
-            pool.map_blocks(stage.func, *inputs, out=out, block_size=block_size, overlap=stage.halo)
+            pool.map_blocks(
+                stage.func, *inputs, out=out, block_size=block_size, overlap=stage.halo, progress=False
+            )
             bar.update()
     return layers
 

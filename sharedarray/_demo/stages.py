@@ -37,7 +37,7 @@ class Stage:
 def pipeline(zoom: float, cell: tuple[float, float]) -> list[Stage]:
     """Stages for a landscape of `zoom` cells per measured one, each cell so many metres high and wide."""
     sigma = max(0.6 * zoom, 0.8)
-    radius = max(round(5 * zoom), 3)
+    radius = max(round(3 * zoom), 3)
     return [
         Stage("smoothed", partial(smooth, sigma=sigma), ("elevation",), smooth_reach(sigma)),
         Stage("slope", partial(slope, cell=cell), ("smoothed",), 1),
@@ -136,9 +136,12 @@ def roughness(elevation: Floats, *, radius: int) -> Floats:
 LOOKS = 12
 """How many distances `sky_view` looks at in each direction, evenly spaced in proportion."""
 
+DIRECTIONS = 32
+"""How many directions `sky_view` looks in, evenly spaced."""
+
 
 def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Floats:
-    """Part of the sky that is seen from each cell, 0 to 1: what the horizon leaves, in eight directions.
+    """Part of the sky that is seen from each cell, 0 to 1: what the horizon leaves, in all `DIRECTIONS`.
 
     The horizon is looked for at `LOOKS` distances or fewer, up to `radius` cells. K. Zakšek, K. Oštir,
     Ž. Kokalj, "Sky-view factor as a relief visualization technique", Remote Sensing 3 (2011) 398-415.
@@ -146,23 +149,32 @@ def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Fl
     padded = _pad(_pad(elevation, radius, 0), radius, 1)
     rows, columns = elevation.shape
     hidden, horizon, rise = np.zeros_like(elevation), np.empty_like(elevation), np.empty_like(elevation)
-    distances = np.unique(np.geomspace(1, radius, LOOKS).round().astype(int)).tolist()
-    for south, east in ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)):
-        step = math.hypot(south * cell[0], east * cell[1])
+    for looks in _looks(radius):
         horizon.fill(0)
-        for distance in distances:
-            row, column = radius + south * distance, radius + east * distance
+        for south, east in looks:
+            row, column = radius + south, radius + east
             np.subtract(padded[row : row + rows, column : column + columns], elevation, out=rise)
-            rise *= np.float32(1 / (distance * step))
+            rise *= np.float32(1 / math.hypot(south * cell[0], east * cell[1]))
             np.maximum(horizon, rise, out=horizon)  # the tangent of its height
         np.multiply(horizon, horizon, out=rise)
         rise += 1
         np.sqrt(rise, out=rise)
         horizon /= rise  # the sine
         hidden += horizon
-    hidden /= -8
+    hidden /= -DIRECTIONS
     hidden += 1
     return hidden
+
+
+def _looks(radius: int) -> list[list[tuple[int, int]]]:
+    """Return for each direction the cells to look at, as rows and columns from the one that looks."""
+    distances = np.unique(np.geomspace(1, radius, LOOKS).round()).tolist()
+    found = []
+    for number in range(DIRECTIONS):
+        turn = 2 * math.pi * number / DIRECTIONS
+        south, east = math.sin(turn), math.cos(turn)
+        found.append(sorted({(round(far * south), round(far * east)) for far in distances}))
+    return found
 
 
 LANDFORMS = ("valley", "lower slope", "mid slope", "upper slope", "ridge", "flat")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import warnings
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from helpers import (
     run,
     wait_until,
 )
-from needs import needs_signals
+from needs import needs_files, needs_signals
 
 import sharedarray as sa
 from sharedarray import _header as header, _segment as segment
@@ -163,7 +164,8 @@ def test_unlink_of_a_name_that_is_missing() -> None:
 
 
 def test_attach_without_a_timeout_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: pytest.fail("it waits"))
+    monkeypatch.setattr(segment, "time", clock)  # of this module alone: other threads may sleep
     for options in ({}, {"timeout": None}):
         with pytest.raises(FileNotFoundError, match="no block is named 'late'"):
             sa.attach("late", **options)
@@ -220,12 +222,16 @@ def test_ctrl_c_ends_the_wait_for_a_name() -> None:
     script = """
     import math, signal
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    pause = sa._segment.time.sleep
-    def sleep(seconds):
-        sa._segment.time.sleep = pause
-        say("waits")
-        pause(seconds)
-    sa._segment.time.sleep = sleep
+    import time
+    class Clock:
+        monotonic = time.monotonic
+        waits = False
+        def sleep(seconds):
+            if not Clock.waits:
+                Clock.waits = True
+                say("waits")
+            time.sleep(seconds)
+    sa._segment.time = Clock
     try:
         sa.attach("never", timeout=math.inf)
     except KeyboardInterrupt:
@@ -618,3 +624,11 @@ def test_other_mistakes_have_a_cure_too(tmp_path: Path) -> None:
     with pytest.raises(TypeError) as caught:
         sa.put({"lock": threading.Lock()})
     assert "belong to one process" in caught.value.__notes__[0]
+
+
+@needs_files  # of which the pages of an array that grows are not reserved
+def test_a_capacity_that_no_process_can_address() -> None:
+    with pytest.raises(
+        sa.LimitError, match=r"21 PiB \(.*\) does not fit into the address space of a process"
+    ):
+        sa.zeros((0, 3), capacity=10**15)

@@ -12,16 +12,17 @@ from sharedarray._sizes import exact
 __all__ = ["check_files", "file_size", "maps"]
 
 _PIECE = 4096  # bytes read at a time: where no memory can be mapped, a large buffer is not to be had
+_ADDRESSES = 1 << 47  # bytes that a process can address on x86-64 and most ARM machines
 _MAPS_NEAR = 64  # memory maps below the limit at which it counts as reached: one call may need several
 
 
-def maps(error: OSError) -> OSError:
-    """Return the error of a call that maps memory, or a `LimitError` if it has met a limit."""
+def maps(error: OSError, size: int) -> OSError:
+    """Return the error of a call that maps `size` bytes, or a `LimitError` if it has met a limit."""
     if error.errno != errno.ENOMEM:
         return exhausted(error) if error.errno in EXHAUSTED else error
     most, used = _number("/proc/sys/vm/max_map_count"), _lines("/proc/self/maps")
     if most is None or used is None or used + _MAPS_NEAR < most:
-        return _address_space(error)
+        return _address_space(error, size)
     return errors.LimitError(
         "this process has as many memory maps as it may have",
         number=errno.ENOMEM,
@@ -70,10 +71,18 @@ def check_files(error: OSError, directory: str) -> None:
     ) from None
 
 
-def _address_space(error: OSError) -> OSError:
+def _address_space(error: OSError, size: int) -> OSError:
     limit = _limit("RLIMIT_AS")
-    if limit is None:
+    if limit is None and size <= _ADDRESSES:
         return error
+    if limit is None:
+        return errors.LimitError(
+            f"a block of {exact(size)} does not fit into the address space of a process",
+            number=errno.ENOMEM,
+            found=f"{exact(_ADDRESSES)} for all memory maps of a process, as processors of 64 bits have",
+            expected="less than that; of an array that grows, its capacity counts",
+            next_step="choose a smaller shape or capacity",
+        )
     return errors.LimitError(
         "this process has no address space left to map a block",
         number=errno.ENOMEM,

@@ -254,7 +254,7 @@ if sys.version_info < (3, 13):  # a mapping has a descriptor of its own, the low
                     return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH)
                 return cls(handle, size, access=_ACCESS[mode])
         except OSError as error:
-            raise limits.maps(error) from None
+            raise limits.maps(error, size) from None
 
 else:
 
@@ -264,7 +264,7 @@ else:
                 return cls(handle, size, flags=mmap.MAP_SHARED | _POPULATE, prot=_BOTH, trackfd=False)
             return cls(handle, size, access=_ACCESS[mode], trackfd=False)
         except OSError as error:
-            raise limits.maps(error) from None
+            raise limits.maps(error, size) from None
 
 
 def sync(mapping: mmap.mmap) -> None:

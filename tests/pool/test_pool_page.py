@@ -21,6 +21,7 @@ from sharedarray._reference import FORMAT
 
 pytestmark = pytest.mark.skipif(not PROC, reason="workers have no page here")
 SCALARS = [None, True, -5, 1 << 80, -(1 << 80), 2.5, 1 + 2j, "text", "ü", b"bytes", ""]
+FLAT = [[1, None, "text"], (2.5, b"bytes"), {"key": 1 << 80, 2: "ü"}, [], (), {}]
 ARRAYS = [np.float32(1.5), np.arange(6).reshape(2, 3), np.zeros((3, 2), order="F")]
 
 
@@ -34,7 +35,14 @@ def handle() -> Iterator[int]:
 def packed() -> list[bytes]:
     small = [marshal.dumps(value, FORMAT) for value in SCALARS]
     arrays = [bytes(dump_result(value).stream) for value in ARRAYS]
-    return [*small, *arrays, marshal.dumps((b"no pickle",), FORMAT), marshal.dumps((b"none", True), FORMAT)]
+    flat = [bytes(dump_result(value).stream) for value in FLAT]
+    return [
+        *small,
+        *arrays,
+        *flat,
+        marshal.dumps((b"no pickle",), FORMAT),
+        marshal.dumps((b"none", True), FORMAT),
+    ]
 
 
 def leave(handle: int, first: int, count: int, data: bytes) -> None:
@@ -59,9 +67,10 @@ def test_what_a_worker_left_is_read_from_the_first_outcome_on_that_has_not_arriv
     assert found[: len(SCALARS)] == SCALARS
     for array, value in zip(ARRAYS, found[len(SCALARS) :], strict=False):
         np.testing.assert_array_equal(value, array)
+    assert found[len(SCALARS) + len(ARRAYS) : -2] == FLAT
 
 
-@pytest.mark.parametrize("answered", [0, 6, 8 + len(SCALARS) + len(ARRAYS) + 1, 1 << 70])
+@pytest.mark.parametrize("answered", [0, 6, 8 + len(SCALARS) + len(ARRAYS) + len(FLAT) + 1, 1 << 70])
 def test_a_page_of_other_outcomes_is_ignored(handle: int, answered: int) -> None:
     outcomes = packed()
     leave(handle, 7, len(outcomes), b"".join(outcomes))
@@ -75,7 +84,7 @@ def test_a_count_that_is_wrong_is_ignored(handle: int, count: int) -> None:
     assert page.read(handle, 7) == (0, b"")
 
 
-@pytest.mark.parametrize("code", [b"[", b"(", b"s", b"l"])
+@pytest.mark.parametrize("code", [b"[", b"(", b"s", b"l", b"{"])
 def test_a_damaged_length_takes_no_memory(handle: int, code: bytes) -> None:
     for length in (b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80"):
         leave(handle, 0, 1, code + length)

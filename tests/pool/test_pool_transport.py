@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gc
+import operator
 import os
 import random
 import subprocess
@@ -677,6 +678,37 @@ def length_and_text(number: int) -> tuple[np.ndarray, str]:
 
 def raise_long(number: int) -> None:
     raise ValueError("text " * LARGE)
+
+
+FLAT = [
+    *([], (), {}, [1, 2], (1,), {"a": 1.5, 2: None}),
+    *([True, 1 + 2j, 10**40, float("inf"), "\ud800", b"\0"], {b"x": "y" * 3000}, ["x" * 100_000]),
+    *([1] * 900, list(range(5000)), [[1]], ({},), {"a": (1,)}),
+]
+
+
+def test_flat_lists_tuples_and_dicts_arrive_as_they_are(pool):
+    for value in FLAT:
+        for found in (
+            pool.submit(pool_tasks.identity, value).result(),
+            *pool.map(pool_tasks.identity, [value]),
+        ):
+            assert type(found) is type(value)
+            assert repr(found) == repr(value)
+            assert found is not value or not value
+    changed = [1, 2]
+    future = pool.submit(pool_tasks.identity, changed)
+    changed.append(3)
+    assert future.result() == [1, 2]
+    assert pool.submit(operator.is_, changed, changed).result()
+
+
+class Flat(list):
+    """Not a list alone."""
+
+
+def test_instances_of_subclasses_of_list_keep_their_class(pool):
+    assert type(pool.submit(pool_tasks.identity, Flat([1])).result()) is Flat
 
 
 def test_long_results_arrive_when_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ _FIXED: Final = {ord("i"): 4, ord("g"): 8, ord("y"): 16}
 _SIZED: Final = frozenset(b"sut")
 _DIGITS: Final = ord("l")  # an integer, in digits of 15 bits
 _NESTED: Final = frozenset(b"([")
+_DICT, _NULL = ord("{"), ord("0")  # keys and values in turn, and what is behind the last one
 # Levels of lists and tuples that outcomes have.
 _DEEPEST: Final = 4
 
@@ -108,6 +109,10 @@ def _end_of(data: bytes, at: int, level: int = 0) -> int:
     at += 1
     if code in _EMPTY:
         return at
+    if code == _DICT and level < _DEEPEST:
+        while data[at] != _NULL:
+            at = _end_of(data, at, level + 1)
+        return at + 1
     if code in _FIXED:
         end = at + _FIXED[code]
     else:

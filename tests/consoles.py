@@ -248,7 +248,7 @@ class Console:
             return bool(condition(found))
 
         try:
-            wait_until(look, what, 20.0, 0.02)
+            wait_until(look, what, every=0.02)
         except AssertionError as late:
             raise AssertionError(f"{late}; the screen:\n" + "\n".join(found)) from None
         return found

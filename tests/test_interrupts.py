@@ -250,7 +250,7 @@ def test_in_a_finalizer_it_comes_a_moment_later():
 
     def run():
         kept.clear()
-        wait_until(lambda: False, "Ctrl-C", 10)
+        wait_until(lambda: False, "Ctrl-C")
 
     broken_off(run)
     assert steps == ["whole"]
@@ -292,7 +292,7 @@ def interrupted_at(
     def run():
         kept.clear()
         if step is not None:
-            wait_until(lambda: False, "Ctrl-C", 10)
+            wait_until(lambda: False, "Ctrl-C")
 
     def wait():
         with deferred, allowed:
@@ -381,7 +381,7 @@ def test_it_comes_when_all_of_a_list_are_gone():
 
     def run():
         kept.clear()
-        wait_until(lambda: False, "Ctrl-C", 10)
+        wait_until(lambda: False, "Ctrl-C")
 
     broken_off(run)
     assert steps == ["whole"]

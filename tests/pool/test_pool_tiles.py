@@ -351,7 +351,7 @@ def test_a_call_that_takes_too_long(first_method, tmp_path):
         list(pool.map(pool_tasks.meet, [meet] * 2, [2] * 2))  # the workers have started
         out = sa.zeros(40)
         with pytest.raises(TimeoutError):
-            pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=1.5 if FORKS else 8)
+            pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=5 if FORKS else 8)
         assert list(begun.iterdir())
         assert pool.stats().running == 0
         with pytest.raises(TimeoutError):

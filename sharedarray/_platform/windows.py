@@ -300,6 +300,7 @@ _kernel32.MapViewOfFile.restype = _Pointer
 _kernel32.UnmapViewOfFile.argtypes = (_Pointer,)
 _kernel32.VirtualQuery.argtypes = (_Pointer, ctypes.POINTER(_Region), ctypes.c_size_t)
 _kernel32.VirtualQuery.restype = ctypes.c_size_t
+_kernel32.QueryFullProcessImageNameW.argtypes = (_Pointer, _DWord, _Text, ctypes.POINTER(_DWord))
 _kernel32.CloseHandle.argtypes = (_Pointer,)
 _kernel32.ReOpenFile.argtypes = (_Pointer, _DWord, _DWord, _DWord)
 _kernel32.ReOpenFile.restype = _Pointer
@@ -1431,12 +1432,19 @@ def process_started(pid: int) -> int | None:
     return int(created.timestamp() * 1_000_000)
 
 
+# Characters of a path, with the NUL behind it.
+_LONGEST_PATH = 32768
+
+
 def command_line(pid: int) -> list[str]:
     try:
         process = win32api.OpenProcess(_LOOK, False, pid)
-        return [str(win32process.GetModuleFileNameEx(process, 0))]
     except pywintypes.error:
         return []
+    path, length = ctypes.create_unicode_buffer(_LONGEST_PATH), _DWord(_LONGEST_PATH)
+    if not _kernel32.QueryFullProcessImageNameW(int(process), 0, path, ctypes.byref(length)):
+        return []
+    return [path.value]
 
 
 def uptime() -> tuple[int, float]:

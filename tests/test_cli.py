@@ -33,6 +33,7 @@ import sharedarray as sa
 from sharedarray import _cli as cli
 from sharedarray._cli import main
 from sharedarray._display import block_table
+from sharedarray._programs import programs_of
 
 COMMAND = (sys.executable, "-m", "sharedarray")
 HOLDS = "a = sa.share([[1.5, 2, 3]] * 2, name='frames'); say(); hear()"
@@ -96,7 +97,7 @@ def test_ls_shows_what_a_process_holds():
         title, line, total = done.stdout.splitlines()
         assert " ".join(title.split()) == "NAME KIND SHAPE DTYPE SIZE AGE MADE BY HOLDERS STATE"
         assert line.split()[:6] == ["frames", "array", "2x3", "float64", "4.0", "KiB"]
-        program = ["python", "-c"]  # that is how a puppet is started
+        program = programs_of([puppet.pid])[puppet.pid].split()
         assert line.split()[7:] == [str(puppet.pid), *program, "1:", str(puppet.pid), *program, "-"]
         assert total == "1 block, 4.0 KiB"
         puppet.end()

@@ -26,8 +26,9 @@ def block(own_directory: str) -> _segment.Mapping:
     return _segment.create(4096, name="parties")
 
 
-def waker_of(block: _segment.Mapping, pid: int = 0) -> Waker:
-    return Waker(block, lambda index: pid)
+def waker_of(block: _segment.Mapping, pids: dict[int, int] | None = None) -> Waker:
+    """A waker to whom all parties are of this process, but those whose pids are given."""
+    return Waker(block, lambda index: ({} if pids is None else pids).get(index, os.getpid()))
 
 
 def files() -> list[str]:
@@ -117,10 +118,12 @@ def test_the_next_party_with_an_index_is_woken_though_its_former_one_was_known(
 
 
 def test_the_end_of_a_party_wakes_those_who_wait_for_it(block: _segment.Mapping) -> None:
-    own = waker_of(block)
+    pids: dict[int, int] = {}
+    own = waker_of(block, pids)
     assert own.claim(0)
     with Puppet(JOIN + "waker.claim(1); say(); hear()", block.name, os.getpid()) as other:
         other.hear()
+        pids[1] = other.pid
         threading.Timer(0.05, other.process.kill).start()
         wait_until(lambda: own.wait([1], ANSWER), "the death is told", ANSWER)
         other.process.wait(ANSWER)
@@ -131,10 +134,12 @@ def test_the_end_of_a_party_wakes_those_who_wait_for_it(block: _segment.Mapping)
 
 @pytest.mark.skipif(not SIGNALS, reason="needs SIGSTOP")
 def test_a_party_that_stands_still_lives(block: _segment.Mapping) -> None:
-    own = waker_of(block)
+    pids: dict[int, int] = {}
+    own = waker_of(block, pids)
     assert own.claim(0)
     with Puppet(JOIN + "waker.claim(1); say(); hear(); waker.wait([], None); say(1)", block.name, 0) as other:
         other.hear()
+        pids[1] = other.pid
         other.say()
         with stopped(other.pid):
             assert own.alive(1)

@@ -89,6 +89,16 @@ from sharedarray._platform.fresh_pages import (
     unwitnessed as unwitnessed,
 )
 from sharedarray._platform.processors import processors as processors
+from sharedarray._platform.windows_wakers import (
+    close_waker as close_waker,
+    drain as drain,
+    make_maker,
+    open_waker as open_waker,
+    remove_unused_waker as remove_unused_waker,
+    wait_for_wakers as wait_for_wakers,
+    wake as wake,
+    watch as watch,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -185,6 +195,9 @@ def _private(rights: str = ";GA") -> Any:
     attributes = win32security.SECURITY_ATTRIBUTES()
     attributes.SECURITY_DESCRIPTOR = _descriptor(rights)
     return attributes
+
+
+make_waker = make_maker(_private)
 
 
 class _Attributes(ctypes.Structure):

@@ -31,7 +31,7 @@ from sharedarray._platform import platform
 from sharedarray._streams import words as w
 from sharedarray._streams.base import Empty, ShutDown, Stream
 from sharedarray._streams.block import PRODUCER, Block, party_of
-from sharedarray._streams.waiting import Readers, Watched
+from sharedarray._streams.waiting import HAS_DESCRIPTORS, SLICE, Readers, Watched
 from sharedarray._wakers import Waker, deadline_after, seconds_until
 
 __all__ = ["Consumer"]
@@ -480,6 +480,9 @@ class Consumer(Stream):
                 new = self._told != told or end is None
                 if (left is not None and left <= 0) or (new and not isinstance(error, Empty)):
                     raise
+            if not HAS_DESCRIPTORS:
+                await asyncio.sleep(SLICE if left is None else min(left, SLICE))
+                continue
             if self._readers is None or self._readers.loop is not loop:
                 self._readers = Readers(self, loop)
             await self._readers.wait(left)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from sharedarray._streams.consumer import Consumer
     from sharedarray._wakers import Waker
 
-__all__ = ["DoneAndNotDone", "Readers", "Watched", "wait"]
+__all__ = ["HAS_DESCRIPTORS", "SLICE", "DoneAndNotDone", "Readers", "Watched", "wait"]
 
-_SLICE = 0.005  # seconds between two looks where streams have no descriptors
+SLICE = 0.005  # seconds between two looks where streams have no descriptors
+HAS_DESCRIPTORS = hasattr(select, "poll")  # which Windows has not
 _LONGEST = 1 << 30  # milliseconds that `poll` takes as a timeout
 
 
@@ -219,8 +220,8 @@ class _FuturesDone:
 
     def wait(self, things: list[Waitable], seconds: float | None) -> None:
         """Wait until a future is done, one of the descriptors can be read, or the time is over."""
-        if not hasattr(select, "poll"):
-            seconds = _SLICE if things and (seconds is None or seconds > _SLICE) else seconds
+        if not HAS_DESCRIPTORS:
+            seconds = SLICE if things and (seconds is None or seconds > SLICE) else seconds
             select.select([self._reader], [], [], seconds)
             return
         poll = select.poll()

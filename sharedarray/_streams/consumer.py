@@ -409,7 +409,9 @@ class Consumer(Stream):
             self._acquire()
             whole = block.whole[slot : slot + n] == np.uint64(position + 1) + w.RAMP[:n]
             if not whole.all():
-                kept = int(whole.argmin())
+                kept = max(
+                    1, int(whole.argmin())
+                )  # the first is in use, which the producer may just find out
                 self._column[slot + kept : slot + n] = 0
                 n = kept
         return n

@@ -1,0 +1,304 @@
+"""What does a stream of items cost between processes: large frames, small items, and being woken?
+
+Consumers are processes that take every item and look at one element of it. A call publishes some items, and
+ends when every consumer has had the last one. The limit is one warm ``memcpy`` of each frame into as many
+slots, and a bare pipe that wakes a process and is answered.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import shared_memory
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import QUICK
+
+import sharedarray as sa
+
+FRAME, SLOTS = (1080, 1920, 3), 8
+FRAMES = 4 if QUICK else 24
+ITEMS = 50 if QUICK else 2000
+BATCH = 500
+ROUNDS = 2 if QUICK else 11
+SMALL = (8,)  # float64: 64 bytes
+
+_fork = multiprocessing.get_context("fork")
+
+
+def _consume(take: Callable[[], Any], orders: Any, done: Any) -> None:
+    """Take as many items as ordered, again and again, and say when."""
+    while count := orders.recv():
+        taken = 0
+        while taken < count:
+            taken += take()
+        done.send_bytes(b".")
+
+
+Maker = Callable[[], Callable[[], int]]
+
+
+def _work(make: Maker, orders: Any, done: Any) -> None:
+    take = make()
+    done.send_bytes(b"+")
+    _consume(take, orders, done)
+
+
+@contextmanager
+def _consumers(makers: list[Maker]) -> Iterator[Callable[[int], Callable[[], None]]]:
+    """Start a process for each; yield what orders items from all, and returns what waits for them."""
+    with ExitStack() as stack:
+        ends = []
+        for make in makers:
+            orders, order = _fork.Pipe(duplex=False)
+            answer, done = _fork.Pipe(duplex=False)
+            process = _fork.Process(target=_work, args=(make, orders, done))
+            process.start()
+            stack.callback(process.join)
+            stack.callback(order.send, 0)
+            ends.append((order, answer))
+            answer.recv_bytes()
+
+        def begin(count: int) -> Callable[[], None]:
+            for order, _ in ends:
+                order.send(count)
+            return lambda: [answer.recv_bytes() for _, answer in ends] and None
+
+        yield begin
+
+
+@contextmanager
+def _stream(
+    shape: tuple[int, ...], dtype: str, slots: int, consumers: int, most: int | None
+) -> Iterator[Any]:
+    with sa.Stream(None, shape, dtype, slots=slots) as stream:
+
+        def taker() -> Callable[[], int]:
+            reading = sa.Stream(stream.name)
+
+            def take() -> int:
+                item = reading.get(max=most) if most else reading.get()
+                item.flat[0]
+                return len(item) if most else 1
+
+            return take
+
+        with _consumers([taker] * consumers) as begin:
+            while (
+                len(next(block for block in sa.blocks() if block.name == stream.name).stream.consumers)
+                < consumers
+            ):
+                pass  # until they have joined
+            yield begin, stream
+
+
+@contextmanager
+def _ring_by_hand(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    """What programs write by hand: shared memory, and two semaphores for each consumer."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = shared_memory.SharedMemory(create=True, size=slots * size)
+    places = [np.ndarray((slots, *shape), dtype, memory.buf)]
+    free = [_fork.Semaphore(slots) for _ in range(consumers)]
+    full = [_fork.Semaphore(0) for _ in range(consumers)]
+    at = 0
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        nonlocal at
+        for each in free:
+            each.acquire()
+        np.copyto(places[0][at % slots], item)
+        at += 1
+        for each in full:
+            each.release()
+
+    def taker(number: int) -> Callable[[], Callable[[], int]]:
+        def made() -> Callable[[], int]:
+            position = 0
+
+            def take() -> int:
+                nonlocal position
+                full[number].acquire()
+                places[0][position % slots].flat[0]
+                position += 1
+                free[number].release()
+                return 1
+
+            return take
+
+        return made
+
+    try:
+        with _consumers([taker(number) for number in range(consumers)]) as begin:
+            yield begin, put
+    finally:
+        places.clear()
+        memory.close()
+        memory.unlink()
+
+
+@contextmanager
+def _queues(consumers: int) -> Iterator[Any]:
+    queues = [_fork.Queue(SLOTS) for _ in range(consumers)]
+
+    def taker(queue: Any) -> Callable[[], Callable[[], int]]:
+        return lambda: lambda: len([queue.get().flat[0]])
+
+    def put(item: Any) -> None:
+        for queue in queues:
+            queue.put(item)
+
+    with _consumers([taker(queue) for queue in queues]) as begin:
+        yield begin, put
+    for queue in queues:
+        queue.close()
+        queue.join_thread()
+
+
+def _sending(begin: Any, put: Callable[[Any], object], item: Any, count: int) -> Callable[[], None]:
+    def call() -> None:
+        wait = begin(count)
+        for _ in range(count):
+            put(item)
+        wait()
+
+    return call
+
+
+@pytest.mark.parametrize("consumers", [1, 2, 4])
+def test_frames(race: Callable[..., Any], consumers: int) -> None:
+    """Frames of 1080p to one, two and four consumers, each of which gets every frame."""
+    frame = np.zeros(FRAME, "u1")
+    warm = np.zeros((SLOTS, *FRAME), "u1")
+
+    def copies() -> None:
+        for number in range(FRAMES):
+            np.copyto(warm[number % SLOTS], frame)
+
+    with ExitStack() as stack:
+        begin, stream = stack.enter_context(_stream(FRAME, "u1", SLOTS, consumers, None))
+        by_hand = stack.enter_context(_ring_by_hand(FRAME, "u1", SLOTS, consumers))
+        queues = stack.enter_context(_queues(consumers))
+        race(
+            f"a frame of 1080p, to {consumers} consumer{'s' if consumers > 1 else ''}",
+            {
+                "sharedarray": _sending(begin, stream.put, frame, FRAMES),
+                "a warm memcpy": copies,
+                "SharedMemory and semaphores by hand": _sending(*by_hand, frame, FRAMES),
+                "multiprocessing.Queue": _sending(*queues, frame, FRAMES),
+            },
+            baseline="a warm memcpy",
+            rounds=ROUNDS,
+            per=FRAMES,
+            unit="ms",
+            group=f"frames to {consumers} consumers",
+            size=frame.nbytes,
+            budget=20.0,
+        )
+
+
+def test_small_items(race: Callable[..., Any]) -> None:
+    """Items of 64 bytes, one by one and in batches, against queues and semaphores."""
+    item = np.zeros(SMALL)
+    items = np.zeros((BATCH, *SMALL))
+    with ExitStack() as stack:
+        begin, stream = stack.enter_context(_stream(SMALL, "f8", 4 * BATCH, 1, None))
+        begin_batch, batches = stack.enter_context(_stream(SMALL, "f8", 4 * BATCH, 1, BATCH))
+        by_hand = stack.enter_context(_ring_by_hand(SMALL, "f8", 4 * BATCH, 1))
+        queues = stack.enter_context(_queues(1))
+        rounds = ITEMS // BATCH or 1
+
+        def batch() -> None:
+            wait = begin_batch(rounds * BATCH)
+            for _ in range(rounds):
+                batches.put_many(items)
+            wait()
+
+        race(
+            "an item of 64 bytes, one by one",
+            {
+                "sharedarray": _sending(begin, stream.put, item, ITEMS),
+                "semaphores by hand": _sending(*by_hand, item, ITEMS),
+                "multiprocessing.Queue": _sending(*queues, item, ITEMS),
+            },
+            baseline="semaphores by hand",
+            rounds=ROUNDS,
+            per=ITEMS,
+            group="small items",
+            size=item.nbytes,
+        )
+        race(
+            "an item of 64 bytes, in batches of 500",
+            {
+                "sharedarray": batch,
+                "semaphores by hand, one by one": _sending(*by_hand, item, rounds * BATCH),
+            },
+            baseline="semaphores by hand, one by one",
+            rounds=ROUNDS,
+            per=rounds * BATCH,
+            group="small items in batches",
+            size=item.nbytes,
+        )
+
+
+@pytest.mark.parametrize("shape", [(8,), (1 << 17,), (1 << 24,)], ids=["64 B", "1 MiB", "128 MiB"])
+def test_there_and_back(race: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    """An item wakes a consumer, which answers by another stream; against two bare pipes."""
+    loops = 5 if QUICK else 200
+    there, back = sa.Stream(None, shape, "f8", slots=2), sa.Stream(None, (1,), "f8", slots=2)
+    answers = sa.Stream(back.name)
+    ready_in, ready_out = os.pipe()
+    to_child, from_parent = os.pipe()
+    to_parent, from_child = os.pipe()
+
+    def by_stream() -> None:
+        source = sa.Stream(there.name)
+        with sa.Stream(back.name, takeover=True) as target:
+            os.write(ready_out, b".")
+            try:
+                for _ in source:
+                    with target.put():
+                        pass
+            finally:
+                source.close()
+
+    def by_pipe() -> None:
+        os.close(from_parent)
+        while os.read(to_child, 1):
+            os.write(from_child, b".")
+
+    back.close()
+    children = [_fork.Process(target=by_stream), _fork.Process(target=by_pipe)]
+    for child in children:
+        child.start()
+    os.read(ready_in, 1)
+
+    def streams() -> None:
+        with there.put():
+            pass
+        answers.get()
+
+    def pipes() -> None:
+        os.write(from_parent, b".")
+        os.read(to_parent, 1)
+
+    try:
+        race(
+            f"an item of {shape[0] * 8:,} bytes in place, there and an answer back",
+            {"sharedarray": streams, "a bare pipe": pipes},
+            baseline="a bare pipe",
+            rounds=ROUNDS,
+            loops=loops,
+            group="waking a consumer",
+            size=shape[0] * 8,
+        )
+    finally:
+        there.close()
+        answers.close()
+        for descriptor in (ready_in, ready_out, from_parent, to_child, to_parent, from_child):
+            os.close(descriptor)
+        for child in children:
+            child.join()

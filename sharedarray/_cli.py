@@ -130,12 +130,19 @@ _NEXT_STEPS: dict[str, dict[type[sa.SharedArrayError], str]] = {
 }
 # Advice for Python programs: keywords and calls.
 _PYTHON = re.compile(r"\w=|\w\(|sharedarray\.\w")
+_MEANT = re.compile(r"did you mean '.*?'\? ")
 
 
 def _advise(error: sa.SharedArrayError, command: str) -> None:
     """Give advice in terms of the command line if the error has none, or has advice for Python programs."""
     if error.next_step is None or _PYTHON.search(error.next_step):
-        error.next_step = _NEXT_STEPS.get(command, {}).get(type(error))
+        _replace_advice(error, _NEXT_STEPS.get(command, {}).get(type(error)))
+
+
+def _replace_advice(error: sa.SharedArrayError, advice: str | None) -> None:
+    """Give other advice, but keep the name that was probably meant."""
+    meant = _MEANT.match(error.next_step or "")
+    error.next_step = f"{meant[0]}{advice or ''}".strip() if meant else advice
 
 
 # -- arguments ------------------------------------------------------------------------------------------
@@ -401,7 +408,7 @@ def _load(args: argparse.Namespace) -> int:
     try:
         found: Any = sa.open(args.file, "r")  # an array or a group
     except sa.BlockNotFoundError as error:
-        error.next_step = "check the path of the file"
+        _replace_advice(error, "check the path of the file")
         raise
     except sa.HeaderError as error:
         error.next_step = _conversion(args.file, args.name)

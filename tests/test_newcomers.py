@@ -6,6 +6,7 @@ import decimal
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -632,3 +633,19 @@ def test_a_capacity_that_no_process_can_address() -> None:
         sa.LimitError, match=r"21 PiB \(.*\) does not fit into the address space of a process"
     ):
         sa.zeros((0, 3), capacity=10**15)
+
+
+def test_commands_name_what_was_probably_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = sa.zeros(3, name="frames")
+    np.save(tmp_path / "table.npy", held)
+    for command in (
+        ["info", "frame"],
+        ["rm", "-y", "Frames"],
+        ["cp", "framse", str(tmp_path / "x.npy")],
+        ["load", str(tmp_path / "tabel.npy"), "--name", "table"],
+    ):
+        assert main(command) == 1
+        assert re.search(r"did you mean '(frames|.*table\.npy)'\? ", capsys.readouterr().err), command
+    assert main(["info", f"{directory()}/frames"]) == 1
+    assert "give the block's name alone, 'frames'" in capsys.readouterr().err
+    del held

@@ -32,7 +32,7 @@ class Captured(NamedTuple):
         Module and name of its class, and whether that is a `SyntaxError`.
     notes
         Its notes.
-    state
+    fields
         Other attributes of the `traceback.TracebackException`.
     cause, context, members
         Positions in the list of all exceptions that are shown with it.
@@ -41,7 +41,7 @@ class Captured(NamedTuple):
     frames: list[Frame]
     kind: tuple[str, str, bool]
     notes: list[str] | None
-    state: dict[str, Any]
+    fields: dict[str, Any]
     cause: int | None
     context: int | None
     members: list[int] | None
@@ -105,9 +105,9 @@ def format_captured(captured: list[Captured]) -> str:
     """Return the text of a traceback, with the lines that this process finds."""
     shown = [traceback.TracebackException.__new__(traceback.TracebackException) for _ in captured]
     for each, one in zip(shown, captured, strict=True):
-        vars(each).update(one.state)
+        vars(each).update(one.fields)
         module, name, is_syntax_error = one.kind
-        if "_have_exc_type" in one.state:
+        if "_have_exc_type" in one.fields:
             each._exc_type = None  # type: ignore[attr-defined]
         else:
             base = SyntaxError if is_syntax_error else Exception

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import directory
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from needs import needs_files
 
@@ -338,7 +338,7 @@ def test_a_dtype_that_npy_cannot_hold_is_refused_with_what_to_do(dtype):
         assert isinstance(caught.value, ValueError)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     dtype=st.one_of(hnp.scalar_dtypes(), hnp.nested_dtypes(max_itemsize=400)),
     shape=hnp.array_shapes(min_dims=0, max_dims=6, min_side=0),

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import block_files, directory, inode, notes, run
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from needs import link, need_links, needs_root
 
 import sharedarray as sa
@@ -291,7 +291,7 @@ def test_every_bit_of_the_header_flipped(put):
     assert good > 5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_bytes_over_a_header_decode_as_numpy_does_or_not_at_all(data):
     sample = data.draw(
@@ -312,7 +312,7 @@ def test_any_bytes_over_a_header_decode_as_numpy_does_or_not_at_all(data):
     assert array.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_header(garbage):
     for data in (garbage, b"\x93NUMPY" + garbage, VALID[:10] + garbage):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import Puppet, block_files, nothing_left
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from needs import many_starts
 
 import sharedarray as sa
@@ -109,7 +109,7 @@ VALUES = st.one_of(
 
 
 @given(st.lists(VALUES, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([])
 def test_what_is_stored_is_what_is_read(values):
     """gh-106939, gh-96779, gh-145261, gh-88336; type and value."""
@@ -121,7 +121,7 @@ def test_what_is_stored_is_what_is_read(values):
 
 
 @given(st.lists(VALUES.filter(lambda value: isinstance(value, str) <= str(value).isascii()), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_bytes_are_cpythons_wherever_it_can_store_the_values(values):
     values = [value for value in values if _plain(value) and (type(value) is not int or value < 2**63)]
     made: list[Any] = []

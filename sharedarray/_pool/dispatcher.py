@@ -74,7 +74,7 @@ class Dispatcher:
                 task = self._part_for(worker, task, count)
             elif task.count - task.done > count:
                 players = scheduler.hands(handles, worker, max_tasks)
-                if scheduler.take_hands(players, task):
+                if ready and scheduler.take_hands(players, task):
                     queue.popleft()
                     self._deal(task, count, players)
                     given += [each for each in players if each not in given]

@@ -103,9 +103,11 @@ class Waker:
     handle : int
         This party's waker, -1 without one. On POSIX systems it is a descriptor that can be read once this
         party was woken.
+    woken : bool
+        Whether this party was woken since `drain`.
     """
 
-    __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "_woken", "handle", "index")
+    __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
 
     def __init__(
         self, mapping: Mapping, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
@@ -114,7 +116,7 @@ class Waker:
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}
-        self._woken = False
+        self.woken = False
         self.index = self.handle = self._file = -1
         self._file = segment.guarded_open(mapping)
         _all.append(weakref.ref(self, _all.remove))
@@ -184,8 +186,8 @@ class Waker:
 
     def drain(self) -> None:
         """Prepare to sleep: forget that this party was woken."""
-        if self._woken:
-            self._woken = False
+        if self.woken:
+            self.woken = False
             platform.drain(self.handle)
 
     def wait(self, parties: Iterable[int], seconds: float | None) -> bool:
@@ -205,7 +207,7 @@ class Waker:
             seconds = _ENDING if seconds is None else min(seconds, _ENDING)
         woken, left = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
         if woken:
-            self._woken = True  # and it is drained before the next sleep, not on the way to what came
+            self.woken = True  # and it is drained before the next sleep, not on the way to what came
         if left:
             for index in ends:
                 self.forget(index)
@@ -239,7 +241,7 @@ class Waker:
         """Forget what `segment` closes in a forked child."""
         self._ends.clear()
         self.index = self.handle = self._file = -1
-        self._woken = False
+        self.woken = False
 
 
 class _GoneError(Exception):

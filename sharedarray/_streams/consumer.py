@@ -409,9 +409,7 @@ class Consumer(Stream):
             self._acquire()
             whole = block.whole[slot : slot + n] == np.uint64(position + 1) + w.RAMP[:n]
             if not whole.all():
-                kept = max(
-                    1, int(whole.argmin())
-                )  # the first is in use, which the producer may just find out
+                kept = max(1, int(whole.argmin()))  # the first is in use already
                 self._column[slot + kept : slot + n] = 0
                 n = kept
         return n

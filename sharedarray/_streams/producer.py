@@ -33,7 +33,7 @@ __all__ = ["Producer"]
 _ALL = 1 << 62  # above every position: no consumer needs anything
 _WRITTEN = 1 << 63  # in place of a position: the slot is being written to
 _NO_SLOT = -1  # every slot is in use, and the stream drops items
-_LOOKS = 0.001, 0.02  # seconds between looks for arrays that consumers have dropped: the first, the longest
+_LOOKS = 0.001, 0.05  # seconds between looks for arrays that consumers have dropped: the first, the longest
 _ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 
 
@@ -364,14 +364,12 @@ class Producer(Stream):
         end = deadline_after(timeout)
         start = time.perf_counter()
         found = self._spin.poll(self._maybe_free) if self._spin.worthwhile() else False
-        pause, longest = _LOOKS
         while True:
-            slot = self._search() if found else self._sleep(end, pause)
+            slot = self._search() if found else self._sleep(end)
             if slot != _NO_SLOT:
                 self._spin.last = time.perf_counter() - start
                 return slot
             found = False
-            pause = min(2 * pause, longest)
 
     def _maybe_free(self) -> bool:
         slot = (self._last + 1) % self.slots
@@ -392,7 +390,13 @@ class Producer(Stream):
     def _clear_dead_in_the_way(self) -> bool:
         return any(self._clear_if_dead(entry) for entry in self._in_the_way())
 
-    def _sleep(self, end: float | None, pause: float) -> int:
+    def _any_free(self) -> bool:
+        """Return whether any slot may be overwritten, as it seems."""
+        least = self._find_least()
+        free = [slot for slot, at in enumerate(self._at) if at < least]
+        return bool(free) and not self._block.hold_words[free].any(axis=1).all()
+
+    def _sleep(self, end: float | None) -> int:
         """Sleep until a consumer gives up a slot, or one has died; return a slot if one is free then.
 
         Dropped arrays free their slots without a wake-up: so it looks from time to time.
@@ -415,7 +419,13 @@ class Producer(Stream):
                 raise self._shut_down()
             if left is not None and left <= 0:
                 raise self._no_slot(0)
-            gone = self._waker.wait(map(party_of, entries), pause if left is None else min(pause, left))
+            parties = [party_of(entry) for entry in entries]
+            pause, longest = _LOOKS
+            while not (gone := self._waker.wait(parties, pause if left is None else min(pause, left))):
+                left = seconds_until(end)
+                if self._waker.woken or left == 0 or self._any_free():
+                    break
+                pause = min(2 * pause, longest)
             if gone and not self._clear_dead_in_the_way():
                 time.sleep(_ENDING)
             return _NO_SLOT

@@ -855,7 +855,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         data, mapping = self.view(np.ndarray), mapping_of(self)
         if mapping is not None and _is_whole_object(self, mapping):
-            facts = [fact for fact in facts_of_block(mapping, self.nbytes) if fact[0] != "mode"]
+            facts = [fact for fact in facts_of_block(mapping, len(mapping)) if fact[0] != "mode"]
             return display.card("object", [*facts, ("get it", f"sa.get({mapping.name!r})")])
         if mapping is not None and mapping.directory is None and hasattr(mapping, "madvise"):
             mapping.madvise(mmap.MADV_RANDOM)  # or the system reads ahead at every place: 11 s of 10 GiB

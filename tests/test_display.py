@@ -344,6 +344,8 @@ def test_a_handle_of_an_object_shows_how_to_get_it() -> None:
             assert re.fullmatch(r"<object 'model', 5\.\d KiB: sa\.get\('model'\) returns it>", repr(shown))
             seen = page(shown)
             assert "sa.get('model')" in seen.text
+            assert re.search(r"\b5\.\d KiB \(", seen.text)  # the block's, as in the text and in `ls`
+            assert "in all" not in seen.text
             assert f"1: {os.getpid()} (this process)" in seen.text
             assert not {"svg", "img", "pre", "details"} & {tag for tag, _ in seen.tags}
         assert "SharedArray([" in repr(held[:10])  # a part of it is bytes

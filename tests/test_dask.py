@@ -317,7 +317,7 @@ def test_what_nobody_waits_for_is_done_all_the_same(client: Any, tmp_path: Path)
 
 def _wait_for(path: Path, name: int) -> int:
     (path.parent / f"began-{name}").touch()
-    wait_until(path.exists, "the test lets go", 30)
+    wait_until(path.exists, "the test lets go")
     return name
 
 
@@ -342,10 +342,8 @@ def test_an_iterator_that_is_dropped_cancels_what_has_not_begun(
     release = tmp_path / "release"
     calls = [(release, number) for number in range(40)]
     given = [calls] if way == "starmap" else [[release] * 40, range(40)]
-    if end is _take_one:
-        release.touch()
     with DaskPool(client) as pool:
-        end(getattr(pool, way)(_slow_after_the_first if end is _take_one else _wait_for, *given, chunksize=1))
+        end(getattr(pool, way)(_wait_after_the_first if end is _take_one else _wait_for, *given, chunksize=1))
         gc.collect()
         wait_until(lambda: sum(future.cancelled() for future in pool._running) == 0, "the cancelled are over")
         wait_until(lambda: len(pool._running) <= 4, "what has not begun is cancelled")
@@ -353,10 +351,8 @@ def test_an_iterator_that_is_dropped_cancels_what_has_not_begun(
     assert len(list(tmp_path.glob("began-*"))) < 20
 
 
-def _slow_after_the_first(path: Path, name: int) -> int:
-    (path.parent / f"began-{name}").touch()
-    _sleep(0.2 * (name > 0))
-    return name
+def _wait_after_the_first(path: Path, name: int) -> int:
+    return _wait_for(path, name) if name else name
 
 
 def _interrupted(client: Any, late: list[Any]) -> None:

@@ -93,12 +93,9 @@ def workers_in_mid_map():
         return found if all(found) else None
     return wait_until(both, "both workers are at work", 60, 0.02)
 
-def gone(pids, within):
-    end = time.monotonic() + within
-    while time.monotonic() < end and (any(map(alive, pids)) or not nothing_left()):
-        time.sleep(0.005)
-    assert not [pid for pid in pids if alive(pid)], "workers live on"
-    assert nothing_left(), (block_files(), notes())
+def gone(pids):
+    wait_until(lambda: not any(map(alive, pids)), "the workers end")
+    wait_until(nothing_left, f"no block is left: {block_files()}")
 """
 
 
@@ -122,13 +119,13 @@ kernel.begin("with sa.Pool(2, context) as pool: list(pool.map(slow, pids))")
 workers = workers_in_mid_map()
 assert len(set(workers)) == 2 and kernel.pid not in workers and {"pids", "data"} <= block_files()
 os.kill(kernel.pid, signal.SIGKILL)
-gone(workers, 2.0)
+gone(workers)
 
 # The notebook's next kernel runs the same cells, which create the same names.
 kernel.restart(now=True)
 kernel.does(POOL + MAP.replace(", replace=True", ""))
 kernel.shutdown()
-gone([], 2.0)
+gone([])
 """,
         tmp_path,
         method,
@@ -161,7 +158,7 @@ kernel.does("assert list(pool.map(np.sum, np.ones((4, 3)))) == [3, 3, 3, 3]")
 everybody = kernel.value("[w.pid for w in __import__('psutil').Process().children(recursive=True)]")
 assert everybody
 kernel.shutdown()
-gone(everybody, 10.0)
+gone(everybody)
 """,
         tmp_path,
     )
@@ -175,11 +172,11 @@ kernel = Kernel()
 kernel.does(POOL + MAP + "pool = sa.Pool(2, context)\\nkept = [pool.submit(slow, row) for row in pids]")
 workers = workers_in_mid_map()
 kernel.restart(now=False)  # the client asks, waits for some seconds, and kills
-gone(workers, 2.0)
+gone(workers)
 kernel.does(POOL + MAP + "pool = sa.Pool(2, context)\\nkept = [pool.submit(slow, row) for row in pids]")
 workers = workers_in_mid_map()
 kernel.shutdown(now=True)
-gone(workers, 2.0)
+gone(workers)
 """,
         tmp_path,
     )
@@ -210,7 +207,7 @@ for options in ("", ", exist_ok=True", ", replace=True"):
     kernel.restart(now=True)
     kernel.does(f"import sharedarray as sa; x = sa.ones(5, name='x'{options}); assert x.sum() == 5")
 kernel.shutdown()
-gone([], 2.0)
+gone([])
 """,
         tmp_path,
     )

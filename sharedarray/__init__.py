@@ -63,6 +63,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _header        the NPY header of a block: pure encode and decode
 #   _object_layout the bytes of an object in a block: pure encode and decode
 #   _programs      the names of the programs that processes run
+#   _group_index   the index of a group: pure encode and decode
 #   _snapshots     versions of what is in a block
 #   _growth        arrays whose first axis grows
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
@@ -70,7 +71,6 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _array         `SharedArray`; attaching by name, opening a file
 #   _subclasses    how instances of ndarray subclasses travel
 #   _creation      NumPy's creation functions, and `share`
-#   _group_index   the index of a group: pure encode and decode
 #   _datasets      npz files, frames, datasets and safetensors files, for groups
 #   _groups        `Group`: many arrays in one block
 #   _reference     the handle for a view that travels between processes

@@ -19,7 +19,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from ctypes import addressof, c_char
 from operator import index
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
@@ -31,6 +30,7 @@ from sharedarray import (
     _dtypes as dtypes,
     _errors as errors,
     _header as header,
+    _interrupts as interrupts,
     _registry as registry,
     _segment as segment,
     _versions as versions,
@@ -43,7 +43,7 @@ from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Segment, mapping_of
 from sharedarray._sizes import grouped, human
-from sharedarray._snapshots import Versions, made_versions_of, versions_of
+from sharedarray._snapshots import Update, Versions, made_versions_of, versions_of
 
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
@@ -382,21 +382,25 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                 f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
             )
         given = _rows_of(rows, self)
-        with growth.appending(mapping, timeout):
-            length = growth.length()
-            end = length + len(given)
-            if end > growth.capacity:
-                raise errors.CapacityError(
-                    f"{len(given)} more rows do not fit into {mapping.name!r}",
-                    name=mapping.name,
-                    found=f"{length} rows",
-                    expected=f"at most {growth.capacity}",
-                    next_step="make it with a larger capacity=: pages that are not used cost nothing",
-                )
-            growth.write(mapping, given, length, self._part(mapping, growth, length, end, np.ndarray))
-            growth.publish(end)
-        growth.wake(mapping)
-        set_length(self, end)
+        with interrupts.deferred:
+            growth.begin(mapping, timeout)
+            try:
+                length = growth.length()
+                end = length + len(given)
+                if end > growth.capacity:
+                    raise errors.CapacityError(
+                        f"{len(given)} more rows do not fit into {mapping.name!r}",
+                        name=mapping.name,
+                        found=f"{length} rows",
+                        expected=f"at most {growth.capacity}",
+                        next_step="make it with a larger capacity=: pages that are not used cost nothing",
+                    )
+                growth.write(mapping, given, length, self._part(mapping, growth, length, end, np.ndarray))
+                growth.publish(end)
+            finally:
+                growth.end()
+            growth.wake(mapping)
+            set_length(self, end)
         return end
 
     def extend(self, rows: Iterable[ArrayLike], timeout: float | None = None) -> int:
@@ -653,8 +657,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         versions: Versions = self._planned("ask for the version of")[4]
         return versions.version
 
-    @contextmanager
-    def update(self, *, copy: bool = True, timeout: float | None = None) -> Iterator[np.ndarray[Any, Any]]:
+    def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[np.ndarray[Any, Any]]:
         """Write a whole new version, while readers keep the old one.
 
         A context manager: it gives an array, which is published as the next version at the end of the block,
@@ -705,12 +708,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         mapping = self._whole("update")
         if mapping.mode != "r+":
             raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
-        with made_versions_of(mapping).writing(mapping, timeout, copy) as (memory, _):
-            new = self._laid_over(mapping, memory)
-            try:
-                yield new
-            finally:
-                new.flags.writeable = False  # it may be published
+        return Update(
+            made_versions_of(mapping), mapping, copy, timeout, lambda memory: self._laid_over(mapping, memory)
+        )
 
     def snapshot(self) -> np.ndarray[Any, Any]:
         """Return a view of the current version, which is whole and never changes.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -47,7 +46,7 @@ from sharedarray._locks import Lock
 from sharedarray._platform import Mode
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping as Attachment, Segment, Write, mapping_of
-from sharedarray._snapshots import made_versions_of, versions_of
+from sharedarray._snapshots import Update, made_versions_of, versions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -240,8 +239,7 @@ class Group(Mapping[str, SharedArray]):
         versions = versions_of(self._mapping("ask for the version"))
         return 0 if versions is None else versions.version
 
-    @contextmanager
-    def update(self, *, copy: bool = True, timeout: float | None = None) -> Iterator[Group]:
+    def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[Group]:
         """Write a whole new version of all members, while readers keep the old one.
 
         As `SharedArray.update`; it gives a group, of which all members are published at once.
@@ -260,15 +258,9 @@ class Group(Mapping[str, SharedArray]):
         mapping = self._mapping("update")
         if mapping.mode != "r+":
             raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
-        with made_versions_of(mapping).writing(mapping, timeout, copy) as (memory, _):
-            new = Group(memory, self._index)
-            if not copy:
-                memory[: self._first()] = self._bytes[: self._first()]
-            try:
-                yield new
-            finally:
-                for array in new._arrays.values():
-                    array.flags.writeable = False  # it may be published
+        return Update(
+            made_versions_of(mapping), mapping, copy, timeout, lambda memory: Group(memory, self._index)
+        )
 
     def snapshot(self) -> Group:
         """Return a group over the current version of all members, which is whole and never changes.
@@ -297,9 +289,10 @@ class Group(Mapping[str, SharedArray]):
         mapping = self._mapping("look for the successor")
         return attached_again(mapping) if is_replaced(mapping) else self
 
-    def _first(self) -> int:
-        """Return the byte at which the first member begins, or the end of the block."""
-        return min((member.start for member in self._index.members.values()), default=len(self._bytes))
+    def freeze(self) -> None:
+        """Make the members that were asked for read-only, here alone."""
+        for array in self._arrays.values():
+            array.flags.writeable = False
 
     def __enter__(self) -> Self:
         return self

@@ -32,8 +32,6 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -46,7 +44,6 @@ from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._sizes import exact
 from sharedarray._thresholds import APPENDED_BY_KERNEL
-from sharedarray._wakers import deadline_after
 
 __all__ = ["Growth", "growth_of", "is_growing", "lay_out", "set_length"]
 
@@ -255,29 +252,30 @@ class Growth(ControlPage):
 
     # -- appending ------------------------------------------------------------------------------------
 
-    @contextmanager
-    def appending(self, mapping: Mapping, timeout: float | None) -> Iterator[None]:
-        """Be the only appender.
+    def begin(self, mapping: Mapping, timeout: float | None) -> None:
+        """Be the only appender until `end`; to be called in a deferred block.
 
         Raises
         ------
         LockTimeout
             Another one was at work until time was over.
         """
-        end = deadline_after(timeout)
-        if not self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            raise _busy(mapping, timeout)
+        if not self.take_turn(_APPENDING, timeout):
+            raise errors.LockTimeout(
+                f"another thread or process appends to {mapping.name!r}",
+                name=mapping.name,
+                found=f"its lock was taken for {timeout} s",
+            )
         try:
-            if not self.lock(_APPENDING, end):
-                raise _busy(mapping, timeout)
-            try:
-                if self._appender is None:
-                    self._begin(mapping)
-                yield
-            finally:
-                self.unlock(_APPENDING)
-        finally:
-            self.turn.release()
+            if self._appender is None:
+                self._begin(mapping)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Let others append."""
+        self.end_turn(_APPENDING)
 
     def _begin(self, mapping: Mapping) -> None:
         """Become an appender, with the lock held."""
@@ -350,14 +348,6 @@ class Growth(ControlPage):
         if self._appender is not None:
             self.words[STATE + self._appender.index] = 0
             self.wake_by(self._appender)
-
-
-def _busy(mapping: Mapping, timeout: float | None) -> errors.LockTimeout:
-    return errors.LockTimeout(
-        f"another thread or process appends to {mapping.name!r}",
-        name=mapping.name,
-        found=f"its lock was taken for {timeout} s",
-    )
 
 
 def growth_of(mapping: Mapping) -> Growth:

@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sharedarray import _registry as registry, _segment as segment
+from sharedarray import _interrupts as interrupts, _registry as registry, _segment as segment
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -88,8 +88,8 @@ class ControlPage:
         A handle on the block, to lock it by.
     usable : bool
         Whether the attachment is not left, and no fork has come in between: a child makes its own page.
-    turn : Lock
-        Held by the thread that writes.
+    turn : RLock
+        Held by the thread that has the turn.
     """
 
     def __init__(self, mapping: Mapping, start: int, size: int) -> None:
@@ -106,7 +106,7 @@ class ControlPage:
             raise
         self.words: memoryview = memoryview(self.memory)[start : start + WORDS * 8].cast("Q")
         self._sleepers = memoryview(self.memory)[start + _ASLEEP * 8 : start + (_ASLEEP + PARTIES) * 8]
-        self.turn = threading.Lock()
+        self.turn: Any = threading.RLock()
         self._fencing = threading.Lock()
         self._fence = Fence()
         self._woken: dict[int, int] = {}  # the token of the last sleep of each party that was ended from here
@@ -286,8 +286,36 @@ class ControlPage:
 
     # -- locks ----------------------------------------------------------------------------------------
 
+    def take_turn(self, byte: int, timeout: float | None) -> bool:
+        """Be the only thread of all processes that has the turn of a byte; return False if time is over.
+
+        To be called in a deferred block: Ctrl-C breaks off the wait alone. See `end_turn`.
+        """
+        end = deadline_after(timeout)
+        try:
+            with interrupts.allowed:
+                if not self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+                    return False
+                if self.lock(byte, end):
+                    return True
+        except BaseException:
+            if self.turn._is_owned():
+                self.end_turn(byte)
+            raise
+        self.turn.release()
+        return False
+
+    def end_turn(self, byte: int) -> None:
+        """End the turn of a byte."""
+        self.unlock(byte)
+        self.turn.release()
+
+    def unlock(self, byte: int) -> None:
+        """Unlock such a byte."""
+        platform.unlock(self.handle, byte, 1)
+
     def lock(self, byte: int, end: float | None) -> bool:
-        """Lock a byte, of which no other thread of this process is a user; return False if time is over."""
+        """Lock a byte, with the turn of this process held; return False if time is over."""
         if end is None:
             return platform.lock(self.handle, byte, 1, shared=False, wait=True)
         pause = 0.0002
@@ -298,10 +326,6 @@ class ControlPage:
             time.sleep(min(pause, left))
             pause = min(2 * pause, 0.005)
         return True
-
-    def unlock(self, byte: int) -> None:
-        """Unlock such a byte."""
-        platform.unlock(self.handle, byte, 1)
 
     def left(self, mapping: Mapping | None = None) -> None:
         """Give up all, since the attachment is left."""

@@ -27,21 +27,28 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
+from sharedarray import (
+    _errors as errors,
+    _group_index as group_index,
+    _header as header,
+    _interrupts as interrupts,
+    _segment as segment,
+)
 from sharedarray._header import PAGE
 from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
-from sharedarray._wakers import Fence, deadline_after
+from sharedarray._wakers import Fence
 
-__all__ = ["Held", "Versions", "made_versions_of", "versions_of"]
+__all__ = ["Held", "Update", "Versions", "made_versions_of", "versions_of"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
+_T = TypeVar("_T")
 _new_array = np.ndarray.__new__
 
 _MAGIC = int.from_bytes(b"\x93SAVERS\n", "little")
@@ -75,6 +82,7 @@ class Versions(ControlPage):
         ]
         self._readable = [buffer.toreadonly() for buffer in self._buffers]
         self._whole = whole[: self.bytes]
+        self.head = _head_of(mapping)
         self._holder: Party | None = None
         self._guard = threading.Lock()
         guarded = Fence()  # with the guard held
@@ -180,11 +188,8 @@ class Versions(ControlPage):
 
     # -- writing --------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def writing(self, mapping: Mapping, timeout: float | None, copy: bool) -> Iterator[tuple[_Array, int]]:
-        """Give a buffer for the next version, which is published at the end of the block.
-
-        If an exception ends the block, nothing is published.
+    def begin(self, mapping: Mapping, timeout: float | None, copy: bool) -> tuple[_Array, int]:
+        """Return a buffer for the next version, and its number; to be called in a deferred block. See `end`.
 
         Raises
         ------
@@ -193,29 +198,32 @@ class Versions(ControlPage):
         DeadlockError
             This process holds all buffers.
         """
-        end = deadline_after(timeout)
-        if not self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            raise _busy(mapping, timeout, "another thread writes a version")
+        if not self.take_turn(_WRITING, timeout):
+            raise _busy(mapping, timeout, "another thread or process writes a version")
         try:
-            if not self.lock(_WRITING, end):
-                raise _busy(mapping, timeout, "another process writes a version")
-            try:
-                word = int(self.words[_CURRENT])
+            with interrupts.allowed:
                 number = self._free(mapping, timeout)
                 buffer = self._buffers[number]
-                # The header, too.
-                buffer[:] = self._buffers[word & _NUMBER] if copy else buffer
-                if not copy:
-                    buffer[:PAGE] = self._whole[:PAGE]
-                yield np.frombuffer(buffer, np.uint8), (word >> 8) + 1
+                if copy:
+                    buffer[:] = self._buffers[self.words[_CURRENT] & _NUMBER]
+                else:  # all but the data, which the writer writes
+                    head = min(self.head, self.bytes)
+                    buffer[:head] = self._whole[:head]
+        except BaseException:
+            self.end_turn(_WRITING)
+            raise
+        return np.frombuffer(buffer, np.uint8), number
+
+    def end(self, mapping: Mapping, number: int, publish: bool) -> None:
+        """Publish what is in a buffer as the next version, or do not; to be called in a deferred block."""
+        try:
+            if publish:
                 self.fence()
-                self.words[_CURRENT] = ((word >> 8) + 1) << 8 | number
+                self.words[_CURRENT] = ((self.words[_CURRENT] >> 8) + 1) << 8 | number
                 self.wake(mapping)
-                self._whole[:] = buffer
-            finally:
-                self.unlock(_WRITING)
+                self._whole[:] = self._buffers[number]
         finally:
-            self.turn.release()
+            self.end_turn(_WRITING)
 
     def _free(self, mapping: Mapping, timeout: float | None) -> int:
         """Return a buffer that is neither the current one nor held, with the lock held."""
@@ -282,6 +290,49 @@ class Versions(ControlPage):
         if self._holder is not None:
             self.words[STATE + self._holder.index] = 0
             self.wake_by(self._holder)
+
+
+class Update(Generic[_T]):
+    """A context manager that gives what a new version is written into, and publishes it."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        mapping: Mapping,
+        copy: bool,
+        timeout: float | None,
+        over: Callable[[_Array], _T],
+    ) -> None:
+        self._versions = versions
+        self._mapping = mapping
+        self._copy = copy
+        self._timeout = timeout
+        self._over = over
+        self._given: tuple[Any, int] | None = None
+
+    def __enter__(self) -> _T:
+        if self._given is not None:
+            raise RuntimeError("a version is being written already: call update() for each one")
+        try:
+            with interrupts.deferred:
+                memory, number = self._versions.begin(self._mapping, self._timeout, self._copy)
+                given = self._over(memory)
+                self._given = given, number
+        except BaseException as error:  # Ctrl-C, as the block ended
+            self.__exit__(type(error))
+            raise
+        return given
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        with interrupts.deferred:
+            if self._given is not None:
+                (given, number), self._given = self._given, None
+                self._versions.end(self._mapping, number, publish=kind is None)
+                # It may be published.
+                if isinstance(given, np.ndarray):
+                    given.flags.writeable = False
+                else:
+                    given.freeze()
 
 
 def _ended_of(versions: weakref.ref[Versions]) -> Any:
@@ -412,6 +463,15 @@ def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, s
 
 def _layout_of(mapping: Mapping) -> header.Layout:
     return header.decode(mapping[:PAGE], len(mapping), name=mapping.name, more=mapping)
+
+
+def _head_of(mapping: Mapping) -> int:
+    """Return the bytes of a block that no version changes: its header, and the index of a group."""
+    layout = _layout_of(mapping)
+    if not group_index.is_group(layout, mapping):
+        return layout.offset
+    members = group_index.decode(mapping, layout.size, name=mapping.name).members.values()
+    return min((member.start for member in members), default=layout.size)
 
 
 def _start_of(mapping: Mapping) -> int:

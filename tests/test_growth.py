@@ -397,11 +397,10 @@ def test_a_busy_appender_times_out() -> None:
         mapping = mapping_of(log)
         assert mapping is not None
         other = sa.attach("log")
-        with (
-            growth.growth_of(mapping).appending(mapping, None),
-            pytest.raises(sa.LockTimeout, match="appends"),
-        ):
+        growth.growth_of(mapping).begin(mapping, None)
+        with pytest.raises(sa.LockTimeout, match="appends"):
             other.append(1, timeout=0.05)
+        growth.growth_of(mapping).end()
         assert other.append(1, timeout=ANSWER) == 1
         other.close()
 

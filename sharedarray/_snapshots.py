@@ -57,6 +57,9 @@ _COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to
 _GRANULARITY = 1 << 16
 _MAKING, _WRITING = 1 << 58, (1 << 58) + 1  # bytes that are locked: behind all data, below all leases
 _NUMBER = 0xFF  # of a buffer, in word 4
+_PATIENCE = (
+    10.0  # seconds in which other threads of this process may drop the snapshots that a writer waits for
+)
 
 
 class Held(np.ndarray[Any, Any]):
@@ -246,11 +249,17 @@ class Versions(ControlPage):
                 taken |= mask
             return next((number + 1 for number in others if not taken >> number & 1), 0)
 
+        def kept_here() -> bool:
+            return all(self._held[number] for number in others)
+
         found = free()
-        if not found and all(self._held[number] for number in others):
+        if not found and kept_here():
             self.settle()
             found = free()
-            if not found and all(self._held[number] for number in others):
+            if not found and threading.active_count() > 1:  # another thread may drop its snapshots
+                seconds = _PATIENCE if timeout is None else min(timeout, _PATIENCE)
+                found = self.wait(mapping, free, seconds, holders)
+            if not found and kept_here():
                 raise errors.DeadlockError(
                     f"this process keeps snapshots of {len(others)} old versions of {mapping.name!r}, so "
                     "that there is no buffer for a new one",

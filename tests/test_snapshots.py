@@ -370,11 +370,13 @@ def test_threads_take_snapshots_while_another_one_writes() -> None:
         threads = [threading.Thread(target=read) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for _ in range(200):
-            bump(array)
-        stop.set()
-        for thread in threads:
-            thread.join(ANSWER)
+        try:
+            for _ in range(200):
+                bump(array)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(ANSWER)
         assert not torn
         assert array.version == 200
 

@@ -154,7 +154,7 @@ def test_outcomes_that_wait_to_be_sent(size, monkeypatch):
     channel = Noted()
     replies = Replies(channel, bytearray(page.SIZE))
     values = [b"%05d" % number + b"x" * max(0, size - 5) for number in range(40)]
-    replies.begin(lazy=True)
+    replies.begin(lazy=True, quick=True)
     replies._window = 1 << 60  # they wait for ever
     for value in values:
         replies.add(marshal.dumps(value, 2), 1, 2, last=False)

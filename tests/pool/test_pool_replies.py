@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import marshal
 import mmap
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
+import pool_tasks
 import pytest
+from helpers import ANSWER, wait_until
 
+import sharedarray as sa
 from sharedarray._pool.transport import page
 from sharedarray._pool.worker import replies
 from sharedarray._pool.worker.replies import Replies
@@ -51,7 +56,7 @@ class HoldsAtTheLastMoment(Replies):
 
 
 def hold(some: Replies) -> None:
-    some.begin(lazy=False)
+    some.begin(lazy=False, quick=True)
     now = replies.monotonic_ns()
     some.add(marshal.dumps(5, FORMAT), now, now, last=False)
 
@@ -82,3 +87,28 @@ def test_without_a_page_nothing_is_held_back() -> None:
     channel: Any = Written()
     hold(Replies(channel, None))
     assert len(channel.frames) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_outcomes_before_native_code_that_keeps_the_interpreter_are_sent(tmp_path: Path) -> None:
+    started, release, fifo = (tmp_path / name for name in ("started", "release", "fifo"))
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)
+    with sa.Pool(1) as pool:
+        list(pool.map(pool_tasks.hold_the_interpreter, ["", ""]))
+        for function, seconds in ((abs, 1e-6), (pool_tasks.hold_the_interpreter, 0.005)):
+            stats = pool._engine.intake.function_of(function).stats
+            stats.seconds, stats.count = seconds, 100
+        first = pool.submit(pool_tasks.signal_and_wait_for, str(started), str(release))
+        wait_until(started.exists, "the worker is busy")
+        quick = [pool.submit(abs, -number) for number in range(3)]
+        native = pool.map(pool_tasks.hold_the_interpreter, [str(fifo), ""])
+        wait_until(lambda: pool._engine.handles[0].load == 6, "all of this waits in the worker")
+        release.touch()
+        try:
+            assert first.result(ANSWER) == "released"
+            assert [future.result(ANSWER) for future in quick] == [0, 1, 2]
+        finally:
+            os.write(writer, b"x")
+        assert list(native) == [None, None]
+    os.close(writer)

@@ -51,7 +51,7 @@ from sharedarray._pool.transport.messages import (
     Kind,
 )
 from sharedarray._pool.worker.attachments import Attachments
-from sharedarray._pool.worker.replies import Replies
+from sharedarray._pool.worker.replies import WINDOW, Replies
 from sharedarray._reference import FORMAT
 from sharedarray._spin import SpinWait
 from sharedarray._thresholds import HELD_BACK
@@ -80,7 +80,7 @@ _WORK = frozenset((_CALLS, int(Kind.TASK)))
 class _Definition:
     """A function that the pool has sent: a name, or a pickle that is loaded when it is first called."""
 
-    __slots__ = ("frame", "home", "keeps", "loaded", "version")
+    __slots__ = ("frame", "home", "keeps", "loaded", "quick", "version")
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -91,6 +91,7 @@ class _Definition:
         self.loaded: Any = None
         self.version = -1  # of the globals when it was loaded
         self.keeps = not frame.flags & (AFRESH | SHARES)
+        self.quick = False  # its last call was
 
 
 class _Calls:
@@ -231,11 +232,12 @@ class Loop:
         todo, args, claim, replies = self._todo, calls.arguments, self._claim, self._replies
         definition = self._definitions.get(calls.function)
         flags = 0 if definition is None else definition.frame.flags
+        quick = definition is not None and definition.quick
         shares, afresh = flags & SHARES, flags & AFRESH
         attachments = self._attachments if shares or self._attachments.kept.attached else None
         function: Any = None
         outcome: _Outcome | None
-        replies.begin(lazy=bool(calls.flags & LAZY))
+        replies.begin(lazy=bool(calls.flags & LAZY), quick=quick)
         ended = monotonic_ns()
         while args:
             if self._held:
@@ -283,6 +285,8 @@ class Loop:
             else:
                 ended = self._reply(began, outcome, last=not args and not todo)
                 outcome = None
+        if definition is not None:
+            definition.quick = ended - began < WINDOW
 
     def _has_credits(self) -> bool:
         """Return whether the pool has left this worker any call, as far as that can be known."""
@@ -320,7 +324,7 @@ class Loop:
         began = monotonic_ns()
         frame = self._todo.popleft().frame
         assert frame is not None
-        self._replies.begin(lazy=False)
+        self._replies.begin(lazy=False, quick=False)
         self._grant(frame.entries)
         box = [frame]
         del frame

@@ -2,7 +2,8 @@
 
 Each outcome that is held back is also in the worker's page (see `page`), so its death cannot lose them. A
 second thread, which sleeps while nothing is held back, sends what has been held for too long because the main
-thread runs a slow call. (It cannot do that while native code keeps the interpreter's lock.)
+thread runs a slow call. It cannot do that while native code keeps the interpreter's lock; so outcomes are
+held back only before calls of functions whose last call was quick.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sharedarray._pool.transport import page as pages
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import HEADER, PLAIN, Buffer, Entry, Kind
 
-__all__ = ["Replies"]
+__all__ = ["WINDOW", "Replies"]
 
 # Nanoseconds for which outcomes are held back: of calls that are awaited one by one, and of items of a map.
 WINDOW: Final = 200_000
@@ -88,11 +89,22 @@ class Replies:
         self._acquire = _end_copy
         self._lock = _EndsCopy()  # type: ignore[assignment]
 
-    def begin(self, *, lazy: bool) -> None:
-        """Begin the calls of one message: what is added from now on are outcomes of one function."""
-        if self._held:
+    def begin(self, *, lazy: bool, quick: bool) -> None:
+        """Begin the calls of one message: what is added from now on are outcomes of one function.
+
+        Parameters
+        ----------
+        lazy
+            Whether the outcomes are not awaited one by one.
+        quick
+            Whether the last call of the function was. Otherwise all outcomes before it are sent now.
+        """
+        if self._since:
             with self._lock:
-                self._close_frame()
+                if quick:
+                    self._close_frame()
+                else:
+                    self._flush()
         self._lazy = lazy
         self._window = 0 if lazy else WINDOW  # the first outcome of a map is sent at once
 

@@ -17,7 +17,7 @@ from helpers import ANSWER, SIGNALS, kill, stopped, wait_until
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray._pool import processes, reader
+from sharedarray._pool import futures as pool_futures, processes, reader
 from sharedarray._pool.calls import FunctionStats, Task
 from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.supervisor import Supervisor
@@ -223,15 +223,15 @@ def test_what_interrupts_the_making_of_a_condition_may_use_the_pool(monkeypatch)
     """As a signal handler or a finalizer may do, which interrupts the thread that adds a callback."""
     with sa.Pool(1) as pool:
         future, called, found = pool.submit(pool_tasks.add, 1), threading.Event(), []
-        condition = threading.Condition
+        condition = pool_futures._Condition
 
         def interrupted(*args: Any) -> threading.Condition:
-            monkeypatch.setattr(threading, "Condition", condition)
+            monkeypatch.setattr(pool_futures, "_Condition", condition)
             found.append(pool.submit(pool_tasks.add, 2).result(ENDS))
             return condition(*args)
 
         def ask() -> None:
-            monkeypatch.setattr(threading, "Condition", interrupted)
+            monkeypatch.setattr(pool_futures, "_Condition", interrupted)
             future.add_done_callback(lambda _: called.set())
 
         assert ends(in_thread(ask))

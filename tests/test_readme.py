@@ -1,12 +1,11 @@
 """Every Python example of the README runs as users try it: at the prompt, in IPython, and in a notebook.
 
-The examples are one session, since later ones use what earlier ones have made. At the plain prompt, a
-blank line ends a compound statement, and nothing else does.
+Each example runs by itself, and all of them in one session. At the plain prompt, a blank line ends a compound
+statement, and nothing else does.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import os
@@ -14,9 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from helpers import ANSWER, block_files, environment, nothing_left, run, wait_until
 from needs import needs_files
@@ -64,12 +61,20 @@ def test_every_example_runs_when_it_is_pasted_at_the_prompt(tmp_path: Path) -> N
         env=environment(PYTHONSTARTUP=""),
         check=False,
     )
-    assert len(pasted) > 10
+    assert len(pasted) > 7
     for at in range(len(pasted)):
         assert f"example {at} is over" in done.stdout, at
     said = done.stderr.replace(">>> ", "").replace("... ", "").strip()
     assert said == ""
     assert done.returncode == 0
+
+
+@needs_files
+@pytest.mark.slow
+def test_every_example_runs_by_itself_and_prints_what_is_shown() -> None:
+    shown = code_blocks("text")
+    done = [run(example, timeout=PATIENCE).stdout for example in examples()]
+    assert done[: len(shown)] == shown
 
 
 @needs_files
@@ -81,18 +86,6 @@ def test_every_example_runs_in_ipython_and_in_a_notebook(package: str, script: s
     variables = dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"), home)
     run(EXAMPLES + script, timeout=PATIENCE, EXAMPLES=json.dumps(examples()), **variables)
     wait_until(nothing_left, f"nothing is left by the examples: {block_files()}")
-
-
-def test_the_example_of_asyncio_runs_where_an_event_loop_runs_already() -> None:
-    """As in a notebook."""
-    (example,) = [each for each in examples() if "import asyncio" in each]
-    names: dict[str, Any] = {"np": np, "sa": sa, "frames": sa.share(np.arange(12.0).reshape(3, 4))}
-
-    async def cell() -> None:
-        exec(compile(example, "example", "exec"), names)
-
-    asyncio.run(cell())
-    assert "main" in names
 
 
 def test_a_block_is_memory_and_never_a_with_statement() -> None:

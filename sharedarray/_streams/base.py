@@ -125,7 +125,9 @@ class Stream:
     -----
     An item that a consumer got is a read-only array in the slot itself. It stays as it is for as long as it,
     or any view of it, exists: its slot is not used again before. So a consumer that keeps items leaves fewer
-    slots to the producer; ``item.copy()`` keeps one without its slot.
+    slots to the producer; ``item.copy()`` keeps one without its slot. A forked child is a consumer of its
+    own, which begins where its parent was. The items that its parent had got stay as they are in the child
+    only for as long as the parent keeps them.
 
     Examples
     --------

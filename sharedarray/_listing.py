@@ -42,7 +42,7 @@ class BlockInfo:
     order : {'C', 'F'} or None
         Which axis varies fastest: the last, or the first.
     size : int
-        Bytes of the block, header included.
+        Bytes of the block, header included; of an array that grows, those that are reserved by now.
     created : datetime.datetime
         When it was made, in UTC, by the clock as it is set now.
     creator : int
@@ -230,6 +230,8 @@ def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] |
         layout = _layout(handle, status.size, name)
         members = _members(handle, layout, name) if kind == "group" and layout is not None else None
         stream = _stream(handle, layout, status.size) if kind == "stream" and layout is not None else None
+        if kind == "array" and layout is not None and layout.size < status.size:  # one that grows has a hole
+            status = status._replace(size=min(status.size, platform.allocated(handle)))
         return status, layout, members, stream, platform.held(handle)
     finally:
         platform.close(handle)

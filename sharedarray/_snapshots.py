@@ -420,6 +420,13 @@ def made_versions_of(mapping: Mapping) -> Versions:
     found = versions_of(mapping)
     if found is not None:
         return found
+    if mapping.directory is not None and not platform.LENGTHENS:
+        raise errors.UnsupportedError(
+            f"{mapping.name!r} can have no versions on this system",
+            name=mapping.name,
+            found="a block that keeps the size that it was made with",
+            next_step="make the array with file=, or replace it by a new one with replace=True",
+        )
     layout, start = _layout_of(mapping), _start_of(mapping)
     stride = -(-layout.size // PAGE) * PAGE
     size = start + WORDS * 8 + _COUNT * stride

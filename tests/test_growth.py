@@ -62,6 +62,8 @@ def test_unused_capacity_costs_nothing() -> None:
         path = Path(os.environ["SHAREDARRAY_DIR"], "sparse")
         if path.is_file():  # memory may have no path
             assert path.stat().st_blocks * 512 < 1 << 16
+            (block,) = sa.blocks()
+            assert block.size < 1 << 16
             log.append([0] * 4)
             assert path.stat().st_blocks * 512 < 1 << 22
 

@@ -87,6 +87,9 @@ class Platform(Protocol):
     persist goes with its last holder, and no process can keep it without holding it.
     """
 
+    LENGTHENS: bool
+    """Whether a block can become longer after it was made, as one does that gets versions."""
+
     REUSES_PAGES: bool
     """Whether a block's file and pages can be used for the next block; see `sharedarray._freelist`.
 
@@ -198,6 +201,9 @@ class Platform(Protocol):
 
     def status(self, handle: int) -> Status:
         """Identity and size of an open block."""
+
+    def allocated(self, handle: int) -> int:
+        """Bytes of the pages that an open block has; fewer than its size if there are holes in it."""
 
     def others(self, handle: int) -> str | None:
         """Which other users own an open block or may write to it, in words; None if there are none."""

@@ -41,6 +41,7 @@ from sharedarray._platform.posix import (
     REUSED,
     STILL_MADE as STILL_MADE,
     Locks,
+    allocated as allocated,
     around_fork as around_fork,
     can_persist as can_persist,
     capacity as capacity,
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     import socket
 
 NEEDS_JANITOR = True
+LENGTHENS = True
 DEFAULT_DIRECTORY = "/dev/shm"
 
 _RESERVE_STEP = 1 << 28  # bytes per fallocate: a signal that comes in between undoes no more than this

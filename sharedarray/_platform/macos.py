@@ -53,6 +53,7 @@ from sharedarray._platform.posix import (
     STILL_MADE as STILL_MADE,
     WRITABLE,
     Locks,
+    allocated as allocated,
     around_fork as around_fork,
     can_persist as can_persist,
     capacity as capacity,
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     import socket
 
 NEEDS_JANITOR = True
+LENGTHENS = True
 DEFAULT_DIRECTORY = os.path.realpath(tempfile.gettempdir())
 
 _F_GETPATH, _PATH_BYTES = 50, 1024  # <sys/fcntl.h>, and PATH_MAX

@@ -226,6 +226,10 @@ def status(handle: int) -> Status:
     return Status(found.st_dev, found.st_ino, found.st_size, found.st_nlink, regular, reused)
 
 
+def allocated(handle: int) -> int:
+    return os.fstat(handle).st_blocks * 512
+
+
 def others(handle: int) -> str | None:
     found = os.fstat(handle)
     if found.st_uid != os.geteuid():

@@ -111,6 +111,7 @@ _kernel32: Any = ctypes.__dict__["WinDLL"]("kernel32", use_last_error=True)
 _last_error: Callable[[], int] = ctypes.__dict__.get("get_last_error", lambda: 0)
 
 NEEDS_JANITOR = False
+LENGTHENS = False  # a section keeps its size
 RECORDS_DECIDE = False
 STILL_MADE = "a block that is still being made"
 NAME_LIMIT = 200  # bytes; file names have 255 characters at most, and a record's adds an inode to it
@@ -1341,6 +1342,10 @@ def _outsiders(descriptor: Any) -> str | None:
 
 
 _READ_CONTROL = 0x20000
+
+
+def allocated(handle: int) -> int:
+    return status(handle).size
 
 
 def others(handle: int) -> str | None:

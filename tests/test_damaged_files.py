@@ -293,7 +293,7 @@ def test_what_has_the_name_of_a_waker_is_set_aside(own_directory: str) -> None:
         assert len(told) == 1
         other.wake(0)
         assert waker.wait((), ANSWER) is False
-        assert waker._woken
+        assert waker.woken
         other.leave()
         waker.leave()
         for kind in (Path.write_bytes, Path.mkdir):

@@ -40,6 +40,8 @@ BOUNDS = {
     "_platform.windows._sections": "the blocks that are open",
     "_platform.windows._paths": "the blocks that are open",
     "_platform.windows._trusted": "the registries that are there",
+    "_platform.windows_wakers._events": "the wakers that are open",
+    "_platform.windows_wakers._owners": "the wakers of other processes that are open",
     "_array._of_subclasses": "the modules that ask for it: one",
     "_array.opened_as": "the modules that ask for it: one",
     "_damage._reported": "test_reports_are_bounded",

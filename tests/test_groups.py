@@ -560,6 +560,7 @@ def test_frames() -> None:
         sa.share_group(None, pandas.DataFrame({"a": ["x", None]}))
 
 
+@pytest.mark.slow  # for the import of xarray
 def test_datasets() -> None:
     xarray = pytest.importorskip("xarray")
     dataset = xarray.Dataset(

@@ -453,7 +453,7 @@ def storm(kills: int) -> None:
 
 
 def test_kills_tear_no_version() -> None:
-    storm(3)
+    storm(2)
 
 
 @pytest.mark.slow

@@ -62,7 +62,10 @@ _IDLE_SHARE = 50  # times as long as a look takes, until the next slow one
 _FRESH = 0.05  # seconds for which a connection that stood is believed to stand
 _UNANSWERED = 3  # connections in a row that ended without an answer, after which we stop starting janitors
 _RETRY = 5.0  # seconds until a start that failed is tried again
-_PATIENCE = 5.0  # seconds to wait for a janitor that is ending, and for an answer
+_PATIENCE = 5.0  # seconds to wait for an answer
+_ENDING_PATIENCE = (
+    15.0  # seconds to wait for a janitor that is ending, or is to notice that it lost its socket
+)
 _START_PATIENCE = 8.0  # seconds that an interpreter may take to start; about 0.03 on a machine that is free
 _ADOPTION = 5.0  # seconds in which the kernel gives an orphan its new parent; microseconds in practice
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))  # known before the program changes its directory
@@ -271,7 +274,7 @@ def _connect(directory: str) -> _Connection:
 
 def _start(directory: str) -> _Connection:
     """Start a janitor unless another process is doing so, and connect to it."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _ENDING_PATIENCE
     while True:
         folder = registry.open_registry(directory)
         lock_path = f"{folder}/{registry.LOCK_FILE}"
@@ -569,6 +572,15 @@ def main(folder: str, alive: int, listening: int) -> None:
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()
 
 
+def _identity(path: str) -> tuple[int, int, int] | None:
+    """Return what tells a file from the next at its path, which often has its inode; None without one."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mode, found.st_ctime_ns
+
+
 class _Janitor:
     def __init__(self, folder: str, alive: int, listener: socket.socket) -> None:
         self.folder = folder
@@ -576,7 +588,7 @@ class _Janitor:
         self.alive = alive
         self.listener = listener
         self.listener.setblocking(False)
-        self.socket_inode = platform.inode_of(f"{folder}/janitor.sock")
+        self.socket = _identity(f"{folder}/janitor.sock")
         self.clients: dict[int, socket.socket] = {}
         self.poll = select.poll()
         self.poll.register(listener, select.POLLIN)
@@ -605,7 +617,8 @@ class _Janitor:
         times = [] if self.next_look is None else [self.next_look]
         if self.idle_since is not None:
             times.append(self.idle_since + LINGER)
-        return max(0.0, min(times) - now) * 1000 + 1 if times else SLOW_LOOK * 1000
+        # However long until then: another program may have removed the socket, see `_may_end`.
+        return min(max(0.0, min(times, default=now + SLOW_LOOK) - now), SLOW_LOOK) * 1000 + 1
 
     def _welcome(self) -> None:
         while True:
@@ -663,7 +676,7 @@ class _Janitor:
         return work
 
     def _may_end(self, now: float) -> bool:
-        if platform.inode_of(f"{self.folder}/janitor.sock") != self.socket_inode:
+        if not self._reachable():
             return True  # no process can reach us any more; the next holder starts another
         return self.idle_since is not None and now - self.idle_since >= LINGER
 
@@ -692,4 +705,4 @@ class _Janitor:
         return True
 
     def _reachable(self) -> bool:
-        return platform.inode_of(f"{self.folder}/janitor.sock") == self.socket_inode
+        return _identity(f"{self.folder}/janitor.sock") == self.socket

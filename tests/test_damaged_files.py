@@ -377,9 +377,11 @@ def check_damaged(file: str, how: str, seed: int) -> None:
         (path,) = [str(each) for each in Path(registry()).iterdir() if each.name.startswith(FILES[file])]
         damage_file(path, how, random.Random(seed))
         told = live(sent)
+        # A janitor that has lost its socket ends by itself, in time unless the machine is very slow.
+        told = [each for each in told if "could not start its janitor" not in each]
         assert len(told) <= 1, told
         assert all(path in each for each in told), told
-        if how == "noise" and file != "the janitor's lock":  # which is empty, and of which nothing is read
+        if how == "noise" and not file.startswith("the janitor's"):
             assert len(told) == 1
         assert sa.attach("kept").sum() == 4000
     wait_until(lambda: block_files() == {"kept"}, "the blocks of the holder are freed", ANSWER)

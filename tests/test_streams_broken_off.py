@@ -245,12 +245,14 @@ def test_ctrl_c_breaks_off_every_wait() -> None:
     parent = os.getpid()
     producer.put_many(np.zeros((2, *SHAPE), int))
 
-    def interrupt_soon() -> int:
+    def interrupt_once_it_waits() -> int:
         child = os.fork()
         if not child:
-            for _ in range(200):  # until this process is interrupted: the first may come before the wait
-                time.sleep(0.05)
-                os.kill(parent, signal.SIGINT)
+            words = producer._words
+            asleep = [24, *(32 + 8 * k + 2 for k in range(3))]
+            while not any(words[k] for k in asleep) and os.getppid() == parent:
+                time.sleep(0.01)
+            os.kill(parent, signal.SIGINT)
             os._exit(0)
         return child
 
@@ -264,22 +266,10 @@ def test_ctrl_c_breaks_off_every_wait() -> None:
         reader.latest,
         lambda: next(reader),  # type: ignore[call-overload]
     ):
-        child = 0
-        try:
-            child = interrupt_soon()
+        child = interrupt_once_it_waits()
+        with pytest.raises(KeyboardInterrupt):
             call()  # type: ignore[no-untyped-call]
-        except KeyboardInterrupt:
-            pass
-        else:
-            pytest.fail("the wait ended")
-        finally:
-            while True:
-                try:
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-                    break
-                except KeyboardInterrupt:
-                    continue
+        assert os.waitpid(child, 0)[1] == 0
     assert len(consumer.get(max=2)) == 2
     producer.put(np.ones(SHAPE, int), timeout=ANSWER)
     assert reader.get(timeout=ANSWER)[0] == 1

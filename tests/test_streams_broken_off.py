@@ -112,7 +112,7 @@ def test_a_producer_that_is_killed_at_any_step_leaves_whole_items(stride: int, f
 
     gc.collect()
     offset = random.randrange(stride) + 1
-    assert steps_of(produce, stride, after, offset) > 500
+    assert steps_of(produce, stride, after, offset) > 100
     with sa.Stream("steps", takeover=True) as last:  # and all slots can be used
         for _ in range(SLOTS):
             last.put(np.full(SHAPE, last.position + 1), timeout=ANSWER)
@@ -145,7 +145,7 @@ def test_a_consumer_that_is_killed_at_any_step_takes_no_slot_along(stride: int, 
     put(4)
     gc.collect()
     offset = random.randrange(stride) + 1
-    assert steps_of(work, stride, after, offset) > 500
+    assert steps_of(work, stride, after, offset) > 100
     producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
     producer._look_around()  # type: ignore[attr-defined]
     for entry in producer._entries[:]:  # type: ignore[attr-defined]

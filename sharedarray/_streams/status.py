@@ -95,6 +95,7 @@ def status_of(handle: int, layout: Layout, size: int) -> StreamStatus | None:
     if not 1 <= slots <= w.MOST_SLOTS or size < start + w.Tables.of(slots).nbytes:
         return None
     mapping = platform.map(mmap.mmap, handle, size, "r")
+    locks = platform.open_to_lock(handle)
     try:
         with memoryview(mapping) as block, block[start : start + w.HEADS] as part, part.cast("Q") as words:
             if words[w.MAGIC] != w.STREAM or words[w.SLOTS] != slots:
@@ -104,7 +105,7 @@ def status_of(handle: int, layout: Layout, size: int) -> StreamStatus | None:
             for number in range(w.ENTRIES):
                 entry = w.ENTRY + number * w.ENTRY_WORDS
                 pid, following = words[entry + w.PID], words[entry + w.NEXT]
-                if pid and platform.locked(handle, PARTIES + 1 + number, 1):
+                if pid and platform.locked(locks, PARTIES + 1 + number, 1):
                     position = max(0, following - 1)
                     consumers.append(
                         ConsumerStatus(
@@ -121,9 +122,10 @@ def status_of(handle: int, layout: Layout, size: int) -> StreamStatus | None:
                 full="drop_oldest" if words[w.DROPS] else "wait",
                 published=published,
                 closed=bool(words[w.END]),
-                producer=words[w.PRODUCER] if platform.locked(handle, PARTIES, 1) else None,
+                producer=words[w.PRODUCER] if platform.locked(locks, PARTIES, 1) else None,
                 waits=bool(words[w.WAITING]),
                 consumers=tuple(consumers),
             )
     finally:
+        platform.close(locks)
         mapping.close()

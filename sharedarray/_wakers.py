@@ -43,7 +43,6 @@ from functools import partial
 from sharedarray import (
     _damage as damage,
     _greenlets as greenlets,
-    _interrupts as interrupts,
     _registry as registry,
     _segment as segment,
 )
@@ -161,12 +160,11 @@ class Waker:
         end = self._ends.get(index)
         if end is None:
             pid = self._pid_of(index)
-            with interrupts.deferred:  # or Ctrl-C could leave it open
-                try:
-                    end = segment.guarded(lambda: _opened(self._path_of(index), pid))
-                except _GoneError:
-                    return None
-                self._ends[index] = end
+            try:
+                end = segment.guarded(lambda: _opened(self._path_of(index), pid))
+            except _GoneError:
+                return None
+            self._ends[index] = end
         return end
 
     def wake(self, index: int) -> None:
@@ -179,10 +177,9 @@ class Waker:
 
     def forget(self, index: int) -> None:
         """Close the waker of a party that has gone."""
-        with interrupts.deferred:
-            end = self._ends.pop(index, None)
-            if end is not None:
-                segment.guarded_close(end, platform.close_waker)
+        end = self._ends.pop(index, None)
+        if end is not None:
+            segment.guarded_close(end, platform.close_waker)
 
     def drain(self) -> None:
         """Prepare to sleep: forget that this party was woken."""

@@ -280,8 +280,23 @@ def test_load_hold_lets_go(tmp_path: Path) -> None:
 def test_the_demo_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     """It is at work in its workers when it is interrupted: the last of its ways to run has them."""
     picture = tmp_path / "picture.png"
-    words = ("-u", "-m", "sharedarray", "demo", "--size", "4", "--workers", "2", "--output", str(picture))
-    for part in ("multiprocessing", "sharedarray.Pool"):
+    telling = """
+import sys
+from sharedarray import _cli
+from sharedarray._demo import contest
+
+def tell(name, plain):
+    def told(*args):
+        print(name, file=sys.stderr, flush=True)
+        return plain(*args)
+    setattr(contest, name, told)
+
+for name in ("pickled_blocks", "shared_arrays"):
+    tell(name, getattr(contest, name))
+sys.exit(_cli.main(sys.argv[1:]))
+"""
+    words = ("-u", "-c", telling, "demo", "--size", "4", "--workers", "2", "--output", str(picture))
+    for part in ("pickled_blocks", "shared_arrays"):
         with Console(**command(*words)) as console:  # type: ignore[arg-type]
             assert console.process.stderr is not None
             seen = ""

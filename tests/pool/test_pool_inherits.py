@@ -572,13 +572,13 @@ def test_under_debugpy(tmp_path, method):
         shutil.rmtree(memory)
 
 
-def test_the_readmes_recipe_for_logging_works_as_printed(tmp_path, first_method):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```python\n(import logging\n.*?)```", readme, re.DOTALL)
+def test_the_recipe_for_logging_works_as_printed(tmp_path, first_method):
+    guide = (ROOT / "docs" / "guides" / "workers.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(import logging\n.*?)```", guide, re.DOTALL)
     out, errors = program(
-        tmp_path, "import sharedarray as sa\n" + recipe.replace("Pool(2, ", f"Pool(1, {first_method!r}, ")
+        tmp_path, "import sharedarray as sa\n" + recipe.replace("Pool(1, ", f"Pool(1, {first_method!r}, ")
     )
-    assert out == "".join(f"sharedarray-worker-1: number {number}\n" for number in range(3))
+    assert out == "".join(f"number {number}\n" for number in range(3))
     assert errors == ""
 
 

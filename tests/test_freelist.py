@@ -81,10 +81,6 @@ def tokens() -> list[str]:
     return [name for name in notes() if name.startswith("t.")]
 
 
-def native_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
 # -- it is reused ---------------------------------------------------------------------------------------
 
 PLAIN = np.arange(COUNT) + 0.5
@@ -663,7 +659,6 @@ def test_a_fork_warns_of_no_thread() -> None:
 
 def test_it_goes_back_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freelist, "IDLE", IDLE)
-    threads = native_threads()
     given_back = freelist._give_back_idle
     until_asked = threading.Event()
 
@@ -677,11 +672,13 @@ def test_it_goes_back_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     del array
     assert len(tokens()) == 2
-    assert native_threads() == threads + 1
+    watcher = freelist._state.watcher
+    assert watcher is not None
+    wait_until(lambda: watcher.native, "the thread runs")
     until_asked.set()
     wait_until(lambda: not tokens(), "the memory goes back")
     assert not freelist._state.blocks
-    wait_until(lambda: native_threads() == threads, "the thread ends")
+    wait_until(lambda: not os.path.exists(f"/proc/self/task/{watcher.native}"), "the thread ends")
     assert (closed == OLD).all()
     del closed
     assert not freelist._state.blocks  # it was closed for too long

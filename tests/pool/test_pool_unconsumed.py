@@ -160,6 +160,7 @@ def test_cancel_futures_cancels_the_calls_and_nothing_is_told(tmp_path):
 
 def test_results_of_a_dropped_iterator_are_freed(pool):
     """When the calls are done, and while they go on."""
+    wait_until(lambda: not pool.stats().running + pool.stats().queued, "calls of other tests end", ANSWER)
     before = pool.stats().done
     results = pool.map(pool_tasks.make_full, [30_000] * 12, range(12))
     wait_until(lambda: pool.stats().done == before + 12, "all are done", ANSWER)

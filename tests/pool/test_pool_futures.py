@@ -9,6 +9,7 @@ from concurrent.futures import Future, as_completed, wait
 import pool_tasks
 import pytest
 from helpers import ANSWER, wait_until
+from needs import needs_signals
 
 from sharedarray._pool import futures
 from sharedarray._pool.calls import Raised
@@ -170,6 +171,7 @@ def test_ctrl_c_in_the_standard_library_leaves_no_condition_locked(name, way, co
     assert free(pair)
 
 
+@needs_signals  # with which one thread interrupts another
 @pytest.mark.parametrize("way", ["result", "exception"])
 def test_ctrl_c_breaks_off_the_wait_for_a_future(way, monkeypatch):
     future = PoolFuture()

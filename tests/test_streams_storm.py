@@ -105,8 +105,8 @@ def start(work: Callable[..., None], *arguments: Any) -> int:
     ("kills", "slots", "length"),
     [
         pytest.param(12, 16, 64, id="few"),
-        pytest.param(250, 20, 64, marks=pytest.mark.slow, id="small"),
-        pytest.param(150, 16, 1 << 15, marks=pytest.mark.slow, id="large"),
+        pytest.param(100, 20, 64, marks=pytest.mark.slow, id="small"),
+        pytest.param(60, 16, 1 << 15, marks=pytest.mark.slow, id="large"),
     ],
 )
 @pytest.mark.timeout(600)

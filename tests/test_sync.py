@@ -173,7 +173,7 @@ def _killed_at(step: int, function: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-EVERY = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+EVERY = pytest.mark.parametrize("every", [13, pytest.param(3, marks=pytest.mark.slow)])
 
 
 def _each_step(function: Callable[[], object], every: int) -> Iterator[int]:

@@ -767,7 +767,7 @@ def test_blocks_tells_what_it_is_and_who_keeps_it(block, capsys):
     assert main(["info", "items"]) == 0
     shown = capsys.readouterr().out
     assert "sharedarray.ShareableList(name='items')" in shown
-    keeper = f" {os.getpid()} " if blocks_are_files() else "no process"
+    keeper = f" {os.getpid()} " if blocks_are_files() else " -"
     assert keeper in next(line for line in shown.splitlines() if line.startswith("kept by"))
     assert main(["info", block.name]) == 0
     assert f"sharedarray.SharedMemory({block.name!r})" in capsys.readouterr().out

@@ -310,7 +310,7 @@ def test_ranges_of_their_own_with_all_processors_busy(race: Callable[..., Any]) 
 
 
 def test_contended(race: Callable[..., Any], tmp_path: Path) -> None:
-    """Everybody wants the same bytes, for a moment each."""
+    """All processes want the same bytes, for a moment each."""
     array = sa.zeros(1000)
     path = str(sa.blocks()[0].path)
     times = 20 if QUICK else 500

@@ -54,7 +54,7 @@ def test_round_trip(race: Callable[..., Any], setting: str) -> None:
 
 
 def test_round_trip_in_programs_of_their_own(race: Callable[..., Any], everyone: Everyone) -> None:
-    """Everybody, each in an interpreter of its own, placed as the kernel likes."""
+    """All contestants, each in an interpreter of its own, placed as the kernel likes."""
     race(
         "one no-op task, each in a program of its own",
         everyone.asked("noop", seconds=0.1),

@@ -17,7 +17,7 @@ from sharedarray._bench.contestants import CONTESTANTS as ALL
 from sharedarray._bench.tasks import noop
 
 MAPPED = [1_000] if QUICK else [10_000, 100_000]
-FEW = 200 if QUICK else 2_000  # of each for everybody: some take a millisecond for a task
+FEW = 200 if QUICK else 2_000  # of each contestant: some take a millisecond for a task
 STANDARD = ("limit", "sharedarray", "ProcessPoolExecutor", "multiprocessing.Pool")
 CONTESTANTS = list(STANDARD) if QUICK else [name for name in ALL if "many" in ALL[name].questions]
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: F401  (everybody has it already)
+import numpy as np  # noqa: F401  (each contestant has it already)
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -19,7 +19,7 @@ At most `_MOST_IDLE` are kept, and none of an array that is closed.
 
 A hold that gets lost, because Ctrl-C came in between or its lock was dropped, closes its description as it is
 freed: the bytes are free then, and stay marked if they were. Ctrl-C may break that off too, when Python has
-just entered a finalizer; so it is tried once more, and by everybody who would have to wait.
+just entered a finalizer; so it is tried once more, by each thread that would have to wait.
 
 A forked child holds no lock. It closes the descriptions that it inherited (`sharedarray._segment`), or it
 would keep its parent's locks alive, and knows that its copies of held locks are the parent's (`_disown`).
@@ -245,7 +245,7 @@ def _open_file(file: Any) -> Hold:
 
 def _descriptor(file: Any) -> int:
     number: int = file if isinstance(file, int) else file.fileno()
-    os.fstat(number)  # raises what everybody expects where it is not open
+    os.fstat(number)  # raises the usual error if it is not open
     return number
 
 

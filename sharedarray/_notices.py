@@ -31,7 +31,7 @@ class Notices:
     def __init__(self, mapping: Mapping) -> None:
         if mapping.directory is None:
             raise errors.UnsupportedError(
-                f"{mapping.name} is a file, for which nobody can wait by name",
+                f"{mapping.name} is a file, for which no process can wait by name",
                 name=mapping.name,
                 expected="a block",
                 next_step="make the array with name= in place of file=",

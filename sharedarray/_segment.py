@@ -672,7 +672,7 @@ def create(
     buffers
         Its first bytes, written one behind the other; what they leave free is zero.
     fill
-        Called with what writes bytes into the block, to write all the rest before anybody can see it.
+        Called with what writes bytes into the block, to write all the rest before another process can see it.
     name
         The block's name, a word of chance when None.
     persist

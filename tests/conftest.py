@@ -1,7 +1,7 @@
 """Every test runs in a directory of this session's own, and leaves nothing behind.
 
 Blocks go to a fresh directory on the memory file system, through ``SHAREDARRAY_DIR``, so that no test sees or
-touches anybody else's. It is one directory for the session, and not one for each test, because what other
+touches any other's. It is one directory for the session, and not one for each test, because what other
 libraries start once and keep, such as multiprocessing's forkserver, keeps the environment of the test that
 started it, and because a janitor's start costs more than most tests. A test that damages its directory, or
 that looks at its janitor, asks for `own_directory`.

@@ -75,7 +75,7 @@ def files_have_modes() -> bool:
 
 
 def open_to_all(path: str) -> None:
-    """Let everybody use a directory."""
+    """Let every user use a directory."""
     os.chmod(path, 0o755)
     if not files_have_modes():
         import win32security

@@ -27,9 +27,9 @@ THE_SYSTEM = "S-1-5-18"  # which may do everything in any case; Wine adds it to 
 
 
 def allowed(descriptor: Any) -> dict[str, int]:
-    """Who has which rights, by this descriptor; None for everybody has all."""
+    """Return which rights each user has, by this descriptor; None if every user has all."""
     entries = descriptor.GetSecurityDescriptorDacl()
-    assert entries is not None, "everybody may do everything"
+    assert entries is not None, "every user may do everything"
     found = {}
     for index in range(entries.GetAceCount()):
         (kind, _), rights, who = entries.GetAce(index)
@@ -108,7 +108,7 @@ def test_files_are_this_users_alone(tmp_path: Path) -> None:
 
 
 def test_what_others_may_use_is_told_of(tmp_path: Path) -> None:
-    """The look that `get` takes before it loads a pickle, at a file that everybody may write."""
+    """The look that `get` takes before it loads a pickle, at a file that every user may write."""
     ours, theirs = tmp_path / "ours.npy", tmp_path / "theirs.npy"
     for path in (ours, theirs):
         sa.zeros(3, file=path).close()

@@ -345,7 +345,7 @@ INDEXES: list[Any] = [
 
 @pytest.mark.parametrize("index", INDEXES, ids=range(len(INDEXES)))
 def test_hostile_indexes_are_clear_errors(index: Any, tmp_path: Path) -> None:
-    """With the right checksum: somebody made them to hurt."""
+    """With the right checksum: they were made to hurt."""
     text = json.dumps(index).encode()
     assert attempt(block_with(text), tmp_path / "hostile.npy") is None
 

@@ -541,7 +541,7 @@ AS_NOBODY = """
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody may enter."""
+    """A directory that every user may enter."""
     if not USERS:
         pytest.skip("a process cannot become another user here")
     with tempfile.TemporaryDirectory() as directory:

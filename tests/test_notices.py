@@ -115,7 +115,7 @@ def test_a_forked_child_waits_for_itself() -> None:
     array.close()
 
 
-@pytest.mark.skipif(not janitor_needed(), reason="the next maker of a block sweeps, and nobody else")
+@pytest.mark.skipif(not janitor_needed(), reason="only the next maker of a block sweeps")
 def test_notices_go_with_their_block() -> None:
     with Puppet("array = sa.zeros(3, name='data'); array.notify(); say(); hear()") as puppet:
         puppet.hear()

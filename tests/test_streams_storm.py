@@ -137,7 +137,7 @@ def test_kills_leave_whole_items_in_order(kills: int, slots: int, length: int, f
         before = [counts.items(party) for party in range(len(jobs))]
         wait_until(lambda: all_go_on(before), "all get items in the end", ANSWER, 0.001)
         assert not any(counts.problems())
-        with stopped(children[-1]):  # a lossy consumer that stands still holds nobody up
+        with stopped(children[-1]):  # a lossy consumer that stands still holds no process up
             before = [counts.items(party) for party in range(len(jobs) - 1)]
             wait_until(lambda: all_go_on(before), "the others go on", ANSWER, 0.001)
     finally:

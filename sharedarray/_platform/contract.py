@@ -271,7 +271,7 @@ class Platform(Protocol):
         """True if no other process holds a lease; then each that wants one waits until the release."""
 
     def held(self, handle: int) -> bool:
-        """Whether anybody else holds a lease. Takes nothing, for onlookers."""
+        """True if another process holds a lease. Takes no lock, for processes that only look."""
 
     def use(self, handle: int) -> None:
         """Mark memory without a name as used through this handle, until that is closed."""

@@ -6,7 +6,7 @@ it ends at an explicit unlock, or when the last descriptor *and mapping* made fr
 gone. A live mapping keeps its description, so a leaving process always unlocks; a forked child shares its
 parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
 
-*Does anybody else hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
+*Does another process hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
 ``flock`` on a fresh description was seen to miss a holder in one of a hundred races.
 
 Notes are symbolic links that lead nowhere: one call writes the whole text or fails, one reads it.

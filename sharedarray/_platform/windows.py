@@ -24,8 +24,8 @@ In the default directory a section has the plain name of its block, so that CPyt
 it, and it is found when CPython made it; the names for another ``SHAREDARRAY_DIR`` start with a word for
 it. All belong to one logon session (``Local\``), as CPython's do.
 
-What persists is a file in the directory, published by renaming. Files are opened such that everybody may
-read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: notes are
+What persists is a file in the directory, published by renaming. Files are opened such that other processes
+may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: notes are
 small files.
 
 Locks
@@ -650,7 +650,7 @@ def _open_file(
     private: bool = False,
     follow: bool = False,
 ) -> int:
-    """Open a file such that everybody may do anything with it meanwhile; return a descriptor."""
+    """Open a file such that other processes may do anything with it meanwhile; return a descriptor."""
     try:
         handle = win32file.CreateFile(
             os.path.normpath(path),

@@ -200,7 +200,7 @@ class Receiver:
                 spinning.last = 0.0  # it was there before the end of what had to be done after the sending
             else:
                 began = time.perf_counter()
-                # Polling is too short for anybody to want to break it off.
+                # Polling is too short to be broken off.
                 if spinning.worthwhile() and not self._is_crowded():
                     ready = spinning.poll(poller.ready)
                 if not ready:

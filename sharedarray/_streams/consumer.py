@@ -611,7 +611,7 @@ class Consumer(Stream):
         self._told = self._answered = 0
         if self._watched is not None:
             self._watched.follow(self._waker)
-        del arrays  # nobody overwrites the former block any more
+        del arrays  # the former block is not overwritten any more
         former.clear(entry)
         waker.leave()
         former.mapping.leave()

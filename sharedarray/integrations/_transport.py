@@ -441,7 +441,7 @@ def _replica(data: _Received) -> SharedArray:
 
 
 def _is_ours(array: SharedArray) -> bool:
-    """Whether only this user can have made what is there: anybody can foretell a replica's name."""
+    """True if only this user can have made what is there: another user can foretell a replica's name."""
     mapping = mapping_of(array)
     return mapping is not None and segment.with_handle(mapping, platform.others) is None
 
@@ -454,7 +454,7 @@ def _reduced(obj: Any) -> Any:
     if type(obj) is SharedArray:
         return _reduce(obj)
     if type(obj) is np.ndarray and not _wire.storing and _is_of_replica(obj):
-        return obj.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # no copy of it is anybody else's
+        return obj.copy().__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # no other process has this copy
     if not isinstance(obj, np.ndarray) or type(obj) in PLAIN or _wire.storing:
         return NotImplemented
     if isinstance(obj, SharedArray) or mapping_of(obj) is not None:

@@ -1,6 +1,6 @@
 """What workers keep attached between tasks, and for how long.
 
-Where a process's mappings can be looked at, they are; elsewhere, whether anybody has the block's memory.
+Where a process's mappings can be looked at, they are; elsewhere, whether any process has the block's memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def where(array):
 
 
 def attached(pool: sa.Pool, name: str) -> bool:
-    """Whether a worker has a block's memory; or anybody, where the system does not tell who."""
+    """True if a worker has a block's memory; or any process, if the system does not tell which."""
     return any(mapped(name, pid) for pid in pool._engine.pids()) if PROC else memory_is_there(name)
 
 

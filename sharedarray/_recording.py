@@ -7,6 +7,7 @@ header, so that the files are valid at each moment, and a kill loses at most the
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -103,11 +104,14 @@ def record(
     replace
         Whether to replace files that exist.
     """
+    for made in (Path(path), times_path(path)):
+        if made.exists() and not replace:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(made))
     end = None if seconds is None else time.monotonic() + seconds
     with (
         sa.Stream(name, lossless=lossless) as stream,
         _Growing(Path(path), stream.shape, stream.dtype, replace=replace) as items,
-        _Growing(times_path(path), (), np.dtype("<i8"), replace=True) as times,
+        _Growing(times_path(path), (), np.dtype("<i8"), replace=replace) as times,
     ):
         while count is None or items.length < count:
             left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
@@ -166,24 +170,20 @@ def replay(
     stamps = None
     if rate is None and times_path(path).exists():
         found = np.load(times_path(path))
-        stamps = found if found.shape == items.shape[:1] and found.dtype.kind == "i" else None
+        if found.ndim == 1 and found.dtype.kind == "i" and len(found) >= len(items):
+            stamps = found  # one more than items, if the recorder was killed in between
     published = 0
     with sa.Stream(name, items.shape[1:], items.dtype, slots=slots) as stream:
-        while (
-            sum(len(block.stream.consumers) for block in sa.blocks() if block.stream and block.name == name)
-            < consumers
-        ):
+        while _consumers(name) < consumers:
             wait(_LOOK / 4)
         while True:
             begun = time.monotonic()
             for number, item in enumerate(items):
-                due = (
-                    number / rate
-                    if rate
-                    else (stamps[number] - stamps[0]) / 1e9
-                    if stamps is not None
-                    else 0.0
-                )
+                due = 0.0
+                if rate is not None:
+                    due = number / rate
+                elif stamps is not None:
+                    due = float(stamps[number] - stamps[0]) / 1e9
                 left = begun + due - time.monotonic()
                 if left > 0:
                     wait(left)
@@ -215,7 +215,7 @@ def run_record(args: Any) -> int:
     except FileExistsError as error:
         if isinstance(error, sa.SharedArrayError):
             raise
-        print(f"sharedarray: record: {path} exists: give --force to replace it", file=sys.stderr)
+        print(f"sharedarray: record: {error.filename} exists: give --force to replace it", file=sys.stderr)
         return 1
     print(f"{length:,} items in {path}, {lost:,} lost; their times in {times_path(path)}")
     return 0

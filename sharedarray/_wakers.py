@@ -59,8 +59,6 @@ _ENDING = 0.0005  # seconds in which a process that has closed its waker gives u
 class Fence:
     """A full memory fence, in the thread that calls it; two threads must not do so at once.
 
-    If an exception breaks a call off, the fence is of no use any more: make another one.
-
     Attributes
     ----------
     release, acquire : callable
@@ -78,7 +76,10 @@ class Fence:
         self.acquire: Callable[[], object] = lock.acquire
 
     def __call__(self) -> None:
-        self.release()
+        try:
+            self.release()
+        except RuntimeError:
+            pass  # Ctrl-C broke off a call between the two
         self.acquire()
 
 

@@ -151,6 +151,8 @@ def test_a_stream_is_recorded_and_replayed(tmp_path: Path, dtype: Any) -> None:
     assert stamps.shape == (20,)
     assert (np.diff(stamps) >= 0).all()
 
+    # A recorder that was killed in between has written one time more than items.
+    np.save(recording.times_path(path), np.append(stamps, stamps[-1]))
     waited: list[float] = []
     thread = threading.Thread(
         target=lambda: results.append(recording.replay(path, "again", wait=waited.append))
@@ -200,6 +202,11 @@ def test_a_recording_replaces_no_file_unasked(tmp_path: Path) -> None:
     status_, _, text = run("record", "careful", str(path), "--count", "0")
     assert (status_, "--force" in text) == (1, True)
     assert path.read_bytes() == b"mine"
+    path.unlink()
+    recording.times_path(path).write_bytes(b"mine too")
+    assert run("record", "careful", str(path), "--count", "0")[0] == 1
+    assert recording.times_path(path).read_bytes() == b"mine too"
+    assert not path.exists()
     assert run("record", "careful", str(path), "--count", "0", "--force")[0] == 0
     assert np.load(path).shape == (0,)
     assert run("record", "careful", str(path), "--seconds", "0.01", "--force", "--lossy")[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -559,3 +560,98 @@ def test_ctrl_c_breaks_a_wait_and_leaves_all_usable() -> None:
     event.set()
     assert event.wait()
     event.close()
+
+
+def _interrupted_at(step: int, function: Callable[[], object]) -> bool:
+    """Call a function with Ctrl-C at a step of this library; return False if it has fewer steps."""
+    left = step
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal left
+        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
+            return None
+        if frame.f_code is sa.Condition.__exit__.__code__:
+            return None  # no code of Python's can be sure to begin with a method of this name
+        if event == "line":
+            left -= 1
+            if left == -1:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        function()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+def _in_lock(condition: sa.Condition) -> None:
+    with condition:
+        condition.notify()
+
+
+def _wait_shortly(condition: sa.Condition) -> None:
+    with condition:
+        condition.wait(0.0)
+
+
+USES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "event": (lambda: sa.Event("used"), lambda event: event.set()),
+    "semaphore": (lambda: sa.Semaphore("used", 1), lambda semaphore: semaphore.acquire(timeout=0)),
+    "condition": (lambda: sa.Condition("used"), _in_lock),
+    "wait": (lambda: sa.Condition("used"), _wait_shortly),
+    "barrier": (lambda: sa.Barrier("used", 1), lambda barrier: barrier.wait(0)),
+    "close": (lambda: sa.Event("used"), lambda event: event.close()),
+}
+
+
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("use", USES)
+def test_ctrl_c_at_any_step_leaves_both_sides_usable(use: str, every: int) -> None:
+    make, call = USES[use]
+    other = make()
+    for step in range(0, 10_000, every):
+        made = make()
+        if not _interrupted_at(step, lambda made=made: call(made)):  # type: ignore[misc]
+            break
+        for usable in (other, made) if use != "close" else (other,):
+            if use == "semaphore":
+                assert usable.value in (0, 1)  # it may be taken, by a call whose result was lost
+            else:
+                assert Thread(lambda usable=usable: (call(usable), True)).end()[1]  # type: ignore[misc]
+            if use == "barrier":
+                usable.reset()
+        made.close()
+        if use == "semaphore":
+            assert other.acquire(timeout=ANSWER)
+            other.release()
+        elif use == "close":
+            other = make()
+    made.close()
+    assert step > 10 * every
+    other.close()
+
+
+def test_an_object_that_is_collected_while_another_one_changes_the_state(own_directory: str) -> None:
+    """Its finalizer does not wait for the lock that this very thread has."""
+    first, second = sa.Semaphore("two", 2), sa.Semaphore("two")
+    assert second.acquire()
+    with first._change():
+        del second
+        gc.collect()
+    assert first.acquire(timeout=ANSWER)
+    assert first.acquire(timeout=ANSWER)
+    first.close()
+
+
+def test_closing_ends_the_wait_of_another_thread() -> None:
+    event = sa.Event("ended")
+    waiter = Thread(event.wait)
+    asleep(event)
+    event.close()
+    with pytest.raises(sa.BlockClosedError, match="ended"):
+        waiter.end()

@@ -25,8 +25,8 @@ it, and it is found when CPython made it; the names for another ``SHAREDARRAY_DI
 it. All belong to one logon session (``Local\``), as CPython's do.
 
 What persists is a file in the directory, published by renaming. Files are opened such that other processes
-may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: notes are
-small files.
+may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: notes
+are small files.
 
 Locks
 -----

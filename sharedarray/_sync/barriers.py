@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
 
-from sharedarray._sync.parties import FIRST, Primitive
+from sharedarray._sync.parties import FIRST, SETTING, Primitive
 
 __all__ = ["Barrier"]
 
@@ -89,7 +89,7 @@ class Barrier(Primitive):
     @property
     def parties(self) -> int:
         """How many have to wait until all go on."""
-        return int(self._words[1])
+        return int(self._words[SETTING])
 
     @property
     def n_waiting(self) -> int:
@@ -126,20 +126,19 @@ class Barrier(Primitive):
         """
         if timeout is None:
             timeout = self._timeout
-        words = self._words
-        while True:
-            state, index = self._arrive()
-            if index < self.parties:
-                break
-            if not self._wait(lambda: words[_STATE] != state, timeout):  # noqa: B023  (waited for here)
-                raise BrokenBarrierError(f"the barrier {self.name!r} has not emptied in time")
-        if index + 1 == self.parties:
-            self._pass(state)
-            return index
+        state, index = -1, self.parties
         try:
-            over = not self._wait(lambda: words[_STATE] != state, timeout)
+            while index >= self.parties:
+                state, index = self._arrive()
+                if index >= self.parties and not self._wait(self._is_after(state), timeout):
+                    raise BrokenBarrierError(f"the barrier {self.name!r} has not emptied in time")
+            if index + 1 == self.parties:
+                self._pass(state)
+                return index
+            over = not self._wait(self._is_after(state), timeout)
         except BaseException:
-            self._withdraw(state)
+            if index < self.parties:
+                self._withdraw(state)
             raise
         if over:
             self._break(state)
@@ -149,20 +148,32 @@ class Barrier(Primitive):
             f"the barrier {self.name!r} is broken" + (": not all parties came in time" if over else "")
         )
 
+    def _is_after(self, state: int) -> Callable[[], bool]:
+        """Return what tells whether the state has changed."""
+        words = self._words
+        return lambda: words[_STATE] != state
+
     def _arrive(self) -> tuple[int, int]:
         """Arrive; return the state, and how many have arrived before."""
-        with self._change() as words:
-            state = words[_STATE]
-            if state & 1:
-                raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
-            index = self._arrived(state >> 1)
-            if index < self.parties:
-                own, at = self._own, (state >> 1) + 1
-                if words[own + _AT] != at:
-                    words[own + _COUNT] = 0
-                    words[own + _AT] = at
-                words[own + _COUNT] += 1
+        state, arrived = 0, False
+        try:
+            with self._change() as words:
+                state = words[_STATE]
+                if state & 1:
+                    raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
+                index = self._arrived(state >> 1)
+                if index < self.parties:
+                    own, at = self._own, (state >> 1) + 1
+                    if words[own + _AT] != at:
+                        words[own + _COUNT] = 0
+                        words[own + _AT] = at
+                    words[own + _COUNT] += 1
+                    arrived = True
             return state, index
+        except BaseException:
+            if arrived:
+                self._withdraw(state)
+            raise
 
     def _pass(self, state: int) -> None:
         """Let all go on, as the last that has arrived."""

@@ -10,10 +10,11 @@ If a party dies, all others wake up, since it may have been notified and not hav
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import ClassVar, TypeVar
 
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _interrupts as interrupts
 from sharedarray._clock import time
 from sharedarray._locks import Lock
 from sharedarray._sync.parties import DEATHS, FIRST, Primitive
@@ -105,15 +106,32 @@ class Condition(Primitive):
                 name=self.name,
                 next_step="leave its with statement first",
             )
-        with self._change():
-            pass  # to be a party, whose death wakes the others
-        lock = self._array[_LOCKED : _LOCKED + 1].lock(
-            timeout=(None if timeout == -1 else timeout) if blocking else 0
-        )
+        limit = (None if timeout == -1 else timeout) if blocking else 0
         try:
-            lock.__enter__()
+            with interrupts.deferred:
+                with self._change():
+                    pass  # to be a party, whose death wakes the others
+                return self._take_lock(limit, interrupts.allowed)
+        except BaseException:
+            if self._lock is not None and self._holder == get_ident():
+                self.release()
+            raise
+
+    # A with statement calls it without a step in between, in which Ctrl-C would leave the lock taken.
+    __enter__ = acquire
+
+    def _take_lock(self, timeout: float | None, breaking: AbstractContextManager[object]) -> bool:
+        """Take the lock, in a deferred block; `breaking` says whether Ctrl-C breaks off the wait."""
+        lock = self._array[_LOCKED : _LOCKED + 1].lock(timeout=timeout)
+        try:
+            with breaking:
+                lock.__enter__()
         except errors.LockTimeout:
             return False
+        except BaseException:
+            if lock.locked():
+                lock.__exit__(None, None, None)
+            raise
         self._lock, self._holder = lock, get_ident()
         self.abandoned = lock.abandoned
         return True
@@ -126,20 +144,15 @@ class Condition(Primitive):
         RuntimeError
             This thread does not hold it.
         """
-        self._give_up(None)
-
-    def _give_up(self, kind: type[BaseException] | None) -> None:
-        lock = self._lock
-        if lock is None or self._holder != get_ident():
-            raise RuntimeError("cannot release un-acquired lock")
-        self._lock, self._holder = None, 0
-        lock.__exit__(kind, None, None)
-
-    def __enter__(self) -> bool:
-        return self.acquire()
+        self.__exit__(None, None, None)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self._give_up(kind)
+        with interrupts.deferred:
+            lock = self._lock
+            if lock is None or self._holder != get_ident():
+                raise RuntimeError("cannot release un-acquired lock")
+            self._lock, self._holder = None, 0
+            lock.__exit__(kind, None, None)
 
     def _check_held(self, what: str) -> None:
         if self._lock is None or self._holder != get_ident():
@@ -168,14 +181,19 @@ class Condition(Primitive):
         self._check_held("wait on")
         words, own = self._words, self._own
         notified, deaths = words[own + _NOTIFIED], words[DEATHS]
-        words[own + _WAITING] += 1
-        self.release()
-        try:
-            found = self._wait(lambda: words[own + _NOTIFIED] != notified or words[DEATHS] != deaths, timeout)
-        finally:
-            self.acquire()
-            words[own + _WAITING] -= 1
-            words[own + _SEEN] = words[own + _NOTIFIED]
+        found = False
+        with interrupts.deferred:
+            words[own + _WAITING] += 1
+            self.release()
+            try:
+                with interrupts.allowed:
+                    found = self._wait(
+                        lambda: words[own + _NOTIFIED] != notified or words[DEATHS] != deaths, timeout
+                    )
+            finally:  # Ctrl-C comes when the lock is taken again, which the caller's with statement releases
+                self._take_lock(None, nullcontext())
+                words[own + _WAITING] -= 1
+                words[own + _SEEN] = words[own + _NOTIFIED]
         return found or words[own + _NOTIFIED] != notified
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:

@@ -45,7 +45,7 @@ from sharedarray._platform import platform
 from sharedarray._spin import SpinWait
 from sharedarray._wakers import PARTIES, Fence, Waker, deadline_after, seconds_until
 
-__all__ = ["ENTRIES", "FIRST", "OWN", "Primitive"]
+__all__ = ["DEATHS", "ENTRIES", "FIRST", "OWN", "SETTING", "Primitive"]
 
 ENTRIES = 64  # parties at once; each sleeper watches all others, with one descriptor each
 MAGIC, SETTING, CHANGES, DEATHS, FIRST = range(5)
@@ -55,45 +55,64 @@ _WORDS = _ENTRY + ENTRIES * _ENTRY_WORDS
 _FORMAT = 1
 _SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
 _MUTEX = PARTIES - 1  # the byte that is locked while the state is changed
-_LOOK = 0.05  # seconds after which a thread looks whether the leader's call was broken off by Ctrl-C
+_LOOK = 0.05  # seconds after which a thread checks whether the leader's call was broken off by Ctrl-C
+_PAUSE = 0.005  # seconds between two wake-ups of a thread that sleeps for an object which is closed
 _ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 
 
 class _Leadership:
-    """What the thread has that sleeps for all: it ends with that thread's call, however this ends."""
+    """Marks the thread that sleeps for all; the mark goes when that thread's call ends, however it ends."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
 
 class _Mutex:
-    """The lock under which the state is changed: of the threads of an object, and of all processes."""
+    """The lock under which the state is changed: of the threads of an object, and of all processes.
+
+    It is taken and released in a deferred block. Ctrl-C breaks off the wait alone.
+    """
 
     __slots__ = ("_file", "_threads")
 
     def __init__(self, mapping: segment.Mapping) -> None:
-        self._threads = threading.Lock()
+        self._threads: Any = threading.RLock()  # which tells whether this thread has it
         self._file = segment.guarded_open(mapping)
 
-    def __enter__(self) -> None:
-        self._threads.acquire()
+    def take(self) -> None:
+        """Wait for the lock and take it."""
         try:
-            platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
+            with interrupts.allowed:
+                self._threads.acquire()
+                platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
         except BaseException:
-            self._threads.release()
+            if self._threads._is_owned():
+                self.release()
             raise
 
-    def __exit__(self, *exception: object) -> None:
-        try:
-            platform.unlock(self._file, _MUTEX, 1)
-        finally:
-            self._threads.release()
+    def take_at_once(self) -> bool:
+        """Take the lock if it is free; return whether it was."""
+        if not self._threads.acquire(blocking=False):
+            return False
+        if platform.lock(self._file, _MUTEX, 1, shared=False, wait=False):
+            return True
+        self._threads.release()
+        return False
+
+    def release(self) -> None:
+        """Release the lock."""
+        platform.unlock(self._file, _MUTEX, 1)
+        self._threads.release()
 
     def close(self) -> None:
+        """Close the file by which it is locked."""
         segment.guarded_close(self._file)
 
 
 class Primitive:
-    """What the four kinds have in common: the block, the parties, and waiting."""
+    """The base of the four kinds: the block, its parties, and waiting."""
 
     _KIND: ClassVar[str]  # of the block's record
     _MAGIC: ClassVar[int]
@@ -176,15 +195,24 @@ class Primitive:
         self.name: str = mapping.name
         self._words = self._array.data.cast("B").cast("Q")
         self._process = os.getpid()
-        self._closed = False
-        self._changing = _Mutex(mapping)
+        self._closed = True  # until it is whole
         self._local = threading.Condition()  # of the threads of this process that wait
-        self._epoch = 0  # changes when they shall look again
+        self._epoch = 0  # changes when they shall check again
         self._leader: Callable[[], _Leadership | None] = lambda: None  # the one that sleeps for all
         words = self._words
         pid_of = lambda party: int(words[_ENTRY + party * _ENTRY_WORDS + PID])  # noqa: E731  (it knows no `self`)
-        self._sleeper = Waker(mapping, pid_of)
-        self._waker = Waker(mapping, pid_of)  # under `_changing`: wakes the others
+        opened: list[Any] = []
+        try:
+            opened.append(_Mutex(mapping))
+            opened.append(Waker(mapping, pid_of))
+            opened.append(Waker(mapping, pid_of))
+        except BaseException:
+            for each in opened:
+                each.close() if isinstance(each, _Mutex) else each.leave()
+            raise
+        self._changing, self._sleeper, self._waker = (
+            opened  # the last one, under `_changing`, wakes the others
+        )
         self._sleeping = Fence()
         self._waking = Fence()
         self._token = time.monotonic_ns() | 1
@@ -193,13 +221,14 @@ class Primitive:
         self._spin = SpinWait(_SPIN if platform.processors() > 1 else 0)
         _live[:] = [reference for reference in _live if reference() is not None]
         _live.append(weakref.ref(self))
+        self._closed = False
 
     # -- parties
 
     @property
     def _own(self) -> int:
         """The first word of this party's own words."""
-        return _ENTRY + self._sleeper.index * _ENTRY_WORDS + OWN
+        return int(_ENTRY + self._sleeper.index * _ENTRY_WORDS + OWN)
 
     def _parties(self) -> list[int]:
         """Return the parties with an entry."""
@@ -227,10 +256,16 @@ class Primitive:
             self._begin()
         if self._closed:
             raise self._is_closed()
-        with self._changing:
-            if self._sleeper.index < 0:
-                self._join()
-            yield self._words
+        with interrupts.deferred:
+            self._changing.take()
+            try:
+                if self._closed:  # by another thread, in the meantime
+                    raise self._is_closed()
+                if self._sleeper.index < 0:
+                    self._join()
+                yield self._words
+            finally:
+                self._changing.release()
 
     def _join(self) -> None:
         words = self._words
@@ -313,6 +348,8 @@ class Primitive:
         start = time.perf_counter()
         while True:
             epoch = self._epoch
+            if self._closed:
+                raise self._is_closed()
             if ready():
                 self._spin.last = time.perf_counter() - start
                 return True
@@ -371,23 +408,51 @@ class Primitive:
 
         The block is freed when the last object that uses it is closed or collected, or its process ends.
         """
-        if self._closed:
-            return
-        if self._process == os.getpid() and self._sleeper.index >= 0:
-            with self._changing:
-                entry = _ENTRY + self._sleeper.index * _ENTRY_WORDS
-                self._leave(entry + OWN)
-                for k in range(OWN, _ENTRY_WORDS):
-                    self._words[entry + k] = 0
-                self._words[entry + PID] = 0
-                self._changed()
-                self._wake_sleepers()
+        if not self._closed:
+            with interrupts.deferred:
+                self._end(wait=True)
+
+    def _end(self, *, wait: bool) -> None:
+        """Close this object; if it cannot clear its entry without waiting, others do so as for the dead."""
+        own = self._process == os.getpid()
+        if own:
+            if wait:
+                self._changing.take()
+            if wait or self._changing.take_at_once():
+                try:
+                    if self._closed:
+                        return
+                    self._closed = True
+                    if self._sleeper.index >= 0:
+                        self._clear_own()
+                finally:
+                    self._changing.release()
+            self._closed = True
+            self._end_waits()
         self._closed = True
         self._sleeper.leave()
         self._waker.leave()
-        if self._process == os.getpid():
+        if own:
             self._changing.close()
         del self._words, self._array, self._mapping  # and so the block, if no other object uses it
+
+    def _clear_own(self) -> None:
+        entry = _ENTRY + self._sleeper.index * _ENTRY_WORDS
+        self._leave(entry + OWN)
+        for k in range(OWN, _ENTRY_WORDS):
+            self._words[entry + k] = 0
+        self._words[entry + PID] = 0
+        self._changed()
+        self._wake_sleepers()
+
+    def _end_waits(self) -> None:
+        """Wait until no other thread sleeps for this object."""
+        while (leader := self._leader()) is not None and leader.thread != threading.get_ident():
+            del leader
+            self._sleeper.wake_self()
+            self._tell_threads()
+            with self._local:
+                self._local.wait(_PAUSE)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_words", "_array", "_mapping") and self.__dict__.get("_closed"):
@@ -414,7 +479,7 @@ class Primitive:
     @interrupts.finalizer
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            interrupts.finalize(self.close)
+            interrupts.finalize(lambda: self._end(wait=False))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, (type(self), self._array)

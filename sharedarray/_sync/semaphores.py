@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharedarray._sync.parties import FIRST, OWN, Primitive
+from sharedarray._sync.parties import FIRST, Primitive
 
 __all__ = ["Semaphore"]
 
@@ -104,13 +104,20 @@ class Semaphore(Primitive):
         return self._wait(self._take, timeout if blocking else 0)
 
     def _take(self) -> bool:
-        with self._change() as words:
-            if self.value <= 0:
-                return False
-            words[self._own + _HELD] += 1
-            self.abandoned = words[_LOST] != self._losses
-            self._losses = words[_LOST]
-            return True
+        taken = False
+        try:
+            with self._change() as words:
+                if self.value <= 0:
+                    return False
+                words[self._own + _HELD] += 1
+                taken = True
+                self.abandoned = words[_LOST] != self._losses
+                self._losses = words[_LOST]
+        except BaseException:
+            if taken:
+                self.release()
+            raise
+        return True
 
     def release(self, n: int = 1) -> None:
         """Give back `n` units, and wake those that wait for one.
@@ -142,6 +149,3 @@ class Semaphore(Primitive):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, value={self.value})"
-
-
-assert OWN + _HELD < 8

@@ -384,12 +384,11 @@ def versions_of(mapping: Mapping) -> Versions | None:
     size = _size_of(mapping)
     if size < start + WORDS * 8:
         return None
-    page = ControlPage(mapping, start, size)
-    words = [int(word) for word in page.words[: _CURRENT + 1]]
-    page.left()
-    magic, length, count, stride, current = words
-    if magic != _MAGIC:
+    # Read, and not mapped: a process that fails to make them cuts off the pages again, and a store or load
+    # in a page that is cut off, or cannot be allocated, is a SIGBUS. The magic is written last.
+    if _words_of(mapping, start, 1) != [_MAGIC]:
         return None
+    _, length, count, stride, current = _words_of(mapping, start, _CURRENT + 1)
     layout = _layout_of(mapping)
     first = -(-(start + WORDS * 8) // PAGE) * PAGE
     if (
@@ -495,10 +494,20 @@ def _start_of(mapping: Mapping) -> int:
 
 
 def _size_of(mapping: Mapping) -> int:
+    return _by_handle(mapping, lambda handle: platform.status(handle).size)
+
+
+def _words_of(mapping: Mapping, start: int, count: int) -> list[int]:
+    """Return the first control words. A hole, and what is behind the end, is zeros."""
+    found = _by_handle(mapping, lambda handle: platform.read(handle, count * 8, start))
+    return [int(word) for word in np.frombuffer(found.ljust(count * 8, b"\0"), "<u8")]
+
+
+def _by_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
     if mapping.directory is not None:
-        return segment.with_handle(mapping, lambda handle: platform.status(handle).size)
+        return segment.with_handle(mapping, use)
     handle = segment.guarded_open(mapping)
     try:
-        return platform.status(handle).size
+        return use(handle)
     finally:
         segment.guarded_close(handle)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, Puppet, answer, wait_until
+from helpers import ANSWER, Puppet, answer, blocks_are_files, directory, wait_until
 
 import sharedarray as sa
 from sharedarray import _snapshots as snapshots
@@ -312,6 +312,29 @@ def test_damaged_control_words_are_clear_errors(tmp_path: Path) -> None:
 
 
 # -- waiting --------------------------------------------------------------------------------------------
+
+
+def test_versions_that_are_just_made_are_not_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their maker may cut off their pages again: a load in a page that is cut off would be a SIGBUS."""
+    if not blocks_are_files():
+        pytest.skip("a block here keeps the size that it was made with")
+    with sa.zeros(3, name="made") as array:
+        path = Path(directory(), "made")
+        size = path.stat().st_size
+        os.truncate(path, 1 << 20)  # the first step of what makes versions
+
+        def mapped(*arguments: Any) -> None:
+            raise AssertionError("control words without their magic were mapped")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshots.ControlPage, "__init__", mapped)
+            assert array.version == 0
+        os.truncate(path, size)
+        assert array.version == 0
+        with array.update() as new:
+            new[:] = 1
+        with sa.attach("made") as other:
+            assert (other.version, other.snapshot().tolist()) == (1, [1, 1, 1])
 
 
 def test_readers_wait_for_a_version() -> None:

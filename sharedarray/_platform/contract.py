@@ -163,8 +163,8 @@ class Platform(Protocol):
     def write(self, handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write `buffers` one behind the other from `offset` on, whole."""
 
-    def read(self, handle: int, count: int) -> bytes:
-        """The first `count` bytes, or as many as there are."""
+    def read(self, handle: int, count: int, offset: int = 0) -> bytes:
+        """Return `count` bytes from `offset` on, or as many as there are."""
 
     def publish(self, draft: Draft, path: str) -> None:
         """Give the block its name, at once and only if the name is free (`FileExistsError`)."""

@@ -97,8 +97,8 @@ def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
             left[0] = left[0][written:]
 
 
-def read(handle: int, count: int) -> bytes:
-    return os.pread(handle, count, 0)
+def read(handle: int, count: int, offset: int = 0) -> bytes:
+    return os.pread(handle, count, offset)
 
 
 def open_path_of(path: str) -> int:

@@ -595,13 +595,16 @@ def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
 _WRITE_STEP = 1 << 28  # bytes per write
 
 
-def read(handle: int, count: int) -> bytes:
+def read(handle: int, count: int, offset: int = 0) -> bytes:
     if handle < _FIRST:
-        os.lseek(handle, 0, os.SEEK_SET)
+        os.lseek(handle, offset, os.SEEK_SET)
         return os.read(handle, count)
     section = _sections[handle]
-    with _looking_at(section.handle, _MAP_READ, min(count, section.size)) as (address, _):
-        return ctypes.string_at(address, min(count, section.size))
+    end = min(offset + count, section.size)
+    if end <= offset:
+        return b""
+    with _looking_at(section.handle, _MAP_READ, end) as (address, _):
+        return ctypes.string_at(address + offset, end - offset)
 
 
 def shrink(handle: int) -> None:

@@ -283,9 +283,9 @@ class Lock:
     Notes
     -----
     A ``with`` statement belongs to its thread: to lock bytes once more that an outer one of the same thread
-    has locked is a `DeadlockError` at once, unless both are shared, or there is a timeout. So a shared lock
-    cannot be made exclusive: lock exclusively from the start. No check detects that threads or processes wait
-    for each other: lock in the same order everywhere, or give a timeout.
+    has locked is a `DeadlockError` at once, by `acquire` too, unless both are shared, or there is a timeout.
+    So a shared lock cannot be made exclusive: lock exclusively from the start. No check detects that threads
+    or processes wait for each other: lock in the same order everywhere, or give a timeout.
 
     Readers that follow each other without a gap keep no writer waiting. If a writer waits for bytes that are
     locked shared, a shared lock on some of them waits until that writer has had its turn, for 2 s at most. A
@@ -359,6 +359,9 @@ class Lock:
         ------
         LockTimeout
             It was not free in time (a `TimeoutError`).
+        DeadlockError
+            There is no timeout, and this thread is in a ``with`` statement that locks some of the bytes
+            already (a `RuntimeError`).
         """
         if arguments or options:
             raise TypeError(
@@ -439,7 +442,7 @@ class Lock:
     def _give(self, finished: bool) -> None:
         """Unlock the bytes, the mark taken away first; what is not finished stays marked."""
         if self._more is not None:
-            hold: Hold | None = self._more.pop()
+            hold = self._more.pop() if self._more else None
         else:
             hold, self._hold = self._hold, None
         if hold is None or hold.handle < 0:  # it is the parent's
@@ -520,8 +523,8 @@ class Lock:
 
     def _held_by(self, thread: int, key: int) -> bool:
         """Whether this very thread stands in the way."""
-        return thread > 0 and any(
-            other.thread == thread
+        return any(
+            other.thread == abs(thread)
             and other.key == key
             and other.start < self._end
             and self._start < other.end
@@ -647,7 +650,7 @@ class EmptyLock(Lock):
         self._entered += 1
 
     def _give(self, finished: bool) -> None:
-        self._entered -= 1
+        self._entered = max(0, self._entered - 1)
 
 
 def _check_open(mapping: Mapping) -> None:

@@ -397,6 +397,29 @@ def test_a_thread_that_would_wait_for_itself_is_told_at_once(
     assert not told(array.lock())
 
 
+def test_acquire_within_the_with_statement_of_its_thread_is_told_at_once(array: sa.SharedArray) -> None:
+    with sa.attach("locked") as other, array.lock():
+        for view in (array[0], other[2:]):
+            with pytest.raises(sa.DeadlockError, match="this thread would wait for ever"):
+                view.lock().acquire()
+            with pytest.raises(sa.LockTimeout, match="this thread itself"):
+                view.lock(timeout=0.01).acquire()
+    assert not told(array.lock())
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0)], ids=["all", "none"])
+@pytest.mark.parametrize("shared", [False, True], ids=["exclusive", "shared"])
+def test_a_lock_may_be_released_within_its_with_statement(
+    array: sa.SharedArray, rows: slice, shared: bool
+) -> None:
+    with array[rows].lock(shared=shared) as lock:
+        lock.release()
+    assert not lock.locked()
+    with lock:
+        assert lock.locked()
+    assert free(array.lock(timeout=0))
+
+
 def test_a_lock_within_itself_is_told_at_once(array: sa.SharedArray) -> None:
     lock = array.lock()
     with lock:

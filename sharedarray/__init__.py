@@ -60,6 +60,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _parties       waiting for what other processes write into a block, by a page of control words
 #   _notices       notices of new data in a block, for which processes wait
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
+#   _masked        which arrays have a mask, that a plain array of them would lose
 #   _header        the NPY header of a block: pure encode and decode
 #   _object_layout the bytes of an object in a block: pure encode and decode
 #   _programs      the names of the programs that processes run

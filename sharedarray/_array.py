@@ -37,6 +37,7 @@ from sharedarray import (
 )
 from sharedarray._growth import Growth, growth_of, is_growing, lay_out, set_length
 from sharedarray._locks import ArrayLock, EmptyLock, Lock
+from sharedarray._masked import refuse_masked
 from sharedarray._notices import notices_of
 from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
@@ -887,10 +888,7 @@ _EXTENDED = 1 << 20  # bytes of rows of an iterator that are appended at once
 
 def _rows_of(rows: Any, array: SharedArray) -> np.ndarray[Any, Any]:
     """Return what is appended to an array as an array of rows."""
-    if isinstance(rows, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())):
-        raise errors.MaskedArrayError(
-            "cannot append a masked array: its mask would be lost", next_step="append its .filled(value)"
-        )
+    refuse_masked(rows, "append")
     given = rows.view(np.ndarray) if isinstance(rows, np.ndarray) else np.asarray(rows, array.dtype)
     if given.shape == array.shape[1:]:
         return given[np.newaxis]

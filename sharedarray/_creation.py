@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import _errors as errors, _header as header, _registry as registry
 from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, make, make_growing
+from sharedarray._masked import refuse_masked
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Write, mapping_of
-from sharedarray._subclasses import is_masked
 
 __all__ = [
     "Path",
@@ -32,7 +32,6 @@ __all__ = [
     "full_like",
     "ones",
     "ones_like",
-    "refuse_masked",
     "share",
     "write_array",
     "zeros",
@@ -688,28 +687,6 @@ def _kind_of(data: object) -> str:
     if data is None:
         return "None"
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-_NUMBERS = frozenset((bool, int, float, complex, str, bytes))
-
-
-def refuse_masked(values: object, doing: str) -> None:
-    """Raise `MaskedArrayError` for a masked array, and for a list or tuple with one in it.
-
-    ``numpy.asarray`` drops the mask of either without a word.
-    """
-    if is_masked(values):
-        raise errors.MaskedArrayError(
-            f"cannot {doing} a masked array: its mask would be lost",
-            found=f"a {type(values).__qualname__}",
-            expected="an array without a mask",
-            next_step="use its .filled(value); or two arrays, its .data and numpy.ma.getmaskarray of it, "
-            "which numpy.ma.array(data, mask=mask, copy=False) puts together",
-        )
-    # What begins with a number has no arrays in it.
-    if isinstance(values, list | tuple) and values and type(values[0]) not in _NUMBERS:
-        for each in values:
-            refuse_masked(each, doing)
 
 
 def _make_zeros(

@@ -39,10 +39,11 @@ from sharedarray._array import (
     is_replaced,
     opened_as,
 )
-from sharedarray._creation import Path, refuse_masked, write_array
+from sharedarray._creation import Path, write_array
 from sharedarray._group_index import Index
 from sharedarray._header import Layout
 from sharedarray._locks import Lock
+from sharedarray._masked import refuse_masked
 from sharedarray._platform import Mode
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping as Attachment, Segment, Write, mapping_of

@@ -35,10 +35,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray._array import SharedArray
+from sharedarray._masked import masked_array
 from sharedarray._segment import mapping_of
 from sharedarray._thresholds import VIEWED_FROM
 
-__all__ = ["PLAIN", "is_masked", "parts_of", "reduce_subclass"]
+__all__ = ["PLAIN", "parts_of", "reduce_subclass"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _Attributes: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
@@ -61,26 +62,6 @@ _OF_MAP = "_mmap", "filename", "offset", "mode"
 _REMEMBERED = SharedArray.__slots__
 
 
-def _masked_array() -> type[Any] | None:
-    """Return `numpy.ma.MaskedArray` if this process has loaded it, as it has if there is a masked array."""
-    return getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
-
-
-def is_masked(value: object) -> bool:
-    """Return whether a value has a mask that a plain array of it would lose.
-
-    That is so for NumPy's masked arrays, unless their mask is ``nomask``; and for classes that have both
-    ``mask`` and ``filled``, as astropy's masked arrays and quantities do.
-    """
-    kind = type(value)
-    if kind in PLAIN or not issubclass(kind, np.ndarray):
-        return False
-    masked = _masked_array()
-    if masked is not None and issubclass(kind, masked):
-        return value._mask is not sys.modules["numpy.ma"].nomask  # type: ignore[attr-defined]
-    return hasattr(kind, "mask") and hasattr(kind, "filled")
-
-
 def parts_of(reduced: tuple[Any, ...]) -> list[Array]:
     """Return the plain arrays that `reduce_subclass` made for an instance, of its memory and of its mask."""
     if reduced[0] not in (_viewed, _masked):
@@ -93,7 +74,7 @@ def parts_of(reduced: tuple[Any, ...]) -> list[Array]:
 def reduce_subclass(array: Array) -> tuple[Any, ...] | str:
     """Return what ``__reduce_ex__`` would, such that the memory of an instance is a plain array in it."""
     kind = type(array)
-    masked = _masked_array()
+    masked = masked_array()
     if masked is not None and issubclass(kind, masked):
         if kind is not masked and not _inherits(kind, masked, (*_REDUCTION, "__getstate__")):
             return _reduce_own(array)

@@ -124,6 +124,10 @@ def test_what_can_be_appended() -> None:
             log.extend(np.array([1, 2]))
         with pytest.raises(sa.MaskedArrayError):
             log.append(np.ma.masked_all((1, 2)))
+        masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+        for append in (log.append, log.extend, lambda rows: log.extend(iter(rows))):
+            with pytest.raises(sa.MaskedArrayError):
+                append([masked])
         with pytest.raises(sa.CapacityError, match="at most 10"):
             log.append(np.zeros((5, 2)))
         assert len(log) == 6

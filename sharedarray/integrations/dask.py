@@ -44,6 +44,7 @@ from sharedarray import (
 )
 from sharedarray._array import ShapeLike, SharedArray
 from sharedarray._clock import deadline_of, time
+from sharedarray._masked import refuse_masked
 from sharedarray._pool.arguments import argument_tuples, check_combine, check_function, refuse_keywords
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
@@ -160,7 +161,7 @@ def _check(client: Any) -> None:
 
 
 def _task_of(client: distributed.Client, array: ArrayLike) -> _Theirs:
-    creation.refuse_masked(array, "share")
+    refuse_masked(array, "share")
     given = array if isinstance(array, np.ndarray) else np.asarray(array)
     shared = given if reference.reduce_held(given) is not None else creation.share(given)
     return client.submit(_kept, _Whole(shared), key=f"{PREFIX}{uuid.uuid4().hex}", pure=False)
@@ -224,7 +225,7 @@ def from_array(array: SharedArray, chunks: Any = "auto", **options: Any) -> Any:
     """
     import dask.array
 
-    creation.refuse_masked(array, "make a dask.array of")
+    refuse_masked(array, "make a dask.array of")
     options = {"name": f"shared-{uuid.uuid4().hex}", "asarray": False, **options}
     return dask.array.from_array(
         _Source(array), chunks, meta=np.empty((0,) * array.ndim, array.dtype), **options

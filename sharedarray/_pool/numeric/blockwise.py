@@ -32,11 +32,12 @@ from numpy.typing import ArrayLike
 from sharedarray import _creation as creation, _errors as errors, _reference as reference
 from sharedarray._array import SharedArray, address_of
 from sharedarray._clock import deadline_of, time
+from sharedarray._masked import is_masked, refuse_masked
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray._progress import Progress, bar
 from sharedarray._segment import mapping_of
-from sharedarray._subclasses import PLAIN, is_masked
+from sharedarray._subclasses import PLAIN
 
 if TYPE_CHECKING:
     from sharedarray._pool.engine import Engine
@@ -101,7 +102,7 @@ def _input(given: Any) -> Array | _Scalar:
         return given
     if isinstance(given, np.generic | bool | int | float | complex):
         return _Scalar(given)
-    creation.refuse_masked(given, "cut into blocks")
+    refuse_masked(given, "cut into blocks")
     array = np.asarray(given)
     return array if array.ndim or hasattr(given, "__array__") else _Scalar(given)
 
@@ -140,7 +141,7 @@ class _Compute:
     def computed(self, block: Block, views: Sequence[Any]) -> Array:
         """Return the result for a block, without its halo."""
         found = self.func(*views)
-        creation.refuse_masked(found, f"put blocks together when {name_of(self.func)} returns")
+        refuse_masked(found, f"put blocks together when {name_of(self.func)} returns")
         result = np.asanyarray(found)
         kind = type(result)
         if not (_is_bare(kind) or issubclass(self.keeps, kind)):

@@ -427,7 +427,7 @@ def share(
     _refuse_table(array_like)
     source = _as_source(array_like, dtype)
     source = source.view(np.ndarray)
-    chosen = source.dtype if dtype is None else _sized(as_dtype(dtype), source)
+    chosen = source.dtype if dtype is None else _sized(_unwrapped(as_dtype(dtype))[0], source)
     if chosen.hasobject:
         raise _no_elements(array_like)
     fortran = _fortran(order, source)
@@ -714,9 +714,18 @@ def write_array(write: Write, offset: int, array: np.ndarray[Any, Any]) -> None:
 
 def _as_source(array_like: ArrayLike, dtype: DTypeLike | None) -> np.ndarray[Any, Any]:
     """Return data as an array; lists get the dtype at once, arrays on their way into the block."""
-    if dtype is None or hasattr(array_like, "__array__"):
+    if dtype is None or (hasattr(array_like, "__array__") and as_dtype(dtype).subdtype is None):
         return np.asarray(array_like)
-    return np.asarray(array_like, as_dtype(dtype))
+    return np.asarray(array_like, as_dtype(dtype))  # a sub-array becomes axes
+
+
+def _unwrapped(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return the dtype of the elements of a sub-array, and the axes that it adds to an array."""
+    axes: tuple[int, ...] = ()
+    while dtype.subdtype is not None:
+        dtype, more = dtype.subdtype
+        axes += more
+    return dtype, axes
 
 
 def _sized(dtype: np.dtype[Any], source: np.ndarray[Any, Any]) -> np.dtype[Any]:
@@ -766,6 +775,8 @@ def _full(
     progress: Progress = None,
 ) -> SharedArray:
     """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
+    dtype, axes = _unwrapped(dtype)
+    shape += axes
     fortran = _fortran(order, like)
     values = np.asarray(value)
     if values.ndim or dtype.itemsize == 0:

@@ -110,6 +110,26 @@ def test_sub_array_dtypes_become_axes_as_numpy_has_it() -> None:
     with sa.zeros((2,), np.dtype(("i4", (3,)))) as made:
         assert made.shape == np.zeros((2,), np.dtype(("i4", (3,)))).shape
         assert made.dtype == "i4"
+    nested = np.dtype((np.dtype(("i4", (2,))), (3,)))
+    like = np.arange(2, dtype="f8")
+    for sub_array in (np.dtype(("i4", (3,))), nested):
+        for ours, theirs, arguments in (
+            (sa.ones, np.ones, (4,)),
+            (sa.full, np.full, ((2, 1), 7)),
+            (sa.full, np.full, (2, 0)),
+            (sa.ones_like, np.ones_like, (like,)),
+            (sa.full_like, np.full_like, (like, 7)),
+            (sa.zeros_like, np.zeros_like, (like,)),
+            (sa.share, np.array, ([1, 2],)),
+            (sa.share, np.array, (like,)),
+            (sa.array, np.array, ([1, 2],)),
+            (sa.asarray, np.asarray, (like,)),
+        ):
+            with ours(*arguments, dtype=sub_array) as made:
+                same(made, theirs(*arguments, dtype=sub_array))
+    with sa.full(2, [1, 2, 3], ("i4", (3,))) as made, sa.asarray(made, ("i4", (2,))) as other:
+        same(made, np.full(2, [1, 2, 3], ("i4", (3,))))
+        same(other, np.array(made.tolist(), ("i4", (2,))))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

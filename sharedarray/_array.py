@@ -398,10 +398,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                     )
                 growth.write(mapping, given, length, self._part(mapping, growth, length, end, np.ndarray))
                 growth.publish(end)
+                growth.lengthen(self, end)
             finally:
                 growth.end()
             growth.wake(mapping)
-            set_length(self, end)
         return end
 
     def extend(self, rows: Iterable[ArrayLike], timeout: float | None = None) -> int:
@@ -456,9 +456,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             This array does not grow, or is a part of one that does.
         """
         _, growth = self._growth("refresh")
-        length = growth.length()
-        if length > len(self):
-            set_length(self, length)
+        growth.lengthen(self, growth.length())
         return self
 
     def notify(self) -> int:

@@ -32,6 +32,7 @@ import ctypes
 import math
 import os
 import sys
+import threading
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -194,6 +195,7 @@ class Growth(ControlPage):
         self._last = 0
         self._appender: Party | None = None
         self._step = _STEP[0]
+        self._lengthening = threading.Lock()
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -207,6 +209,12 @@ class Growth(ControlPage):
         if self._last < found <= self.capacity:
             self._last = found
         return self._last
+
+    def lengthen(self, array: _Array, length: int) -> None:
+        """Set the length of an array, unless another thread has set a longer one."""
+        with self._lengthening:
+            if length > len(array):
+                set_length(array, length)
 
     def wait_longer(self, mapping: Mapping, longer_than: int, timeout: float | None) -> int:
         """Wait until there are more rows; return how many there are when that is so, or time is over.

@@ -421,6 +421,26 @@ def test_threads_append_to_one_array() -> None:
         assert log.refresh().sum() == 1200
 
 
+def test_a_thread_that_appended_earlier_sets_no_length_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sa.zeros(0, "i8", capacity=100) as log:
+        mapping = mapping_of(log)
+        assert mapping is not None
+        own, ended = growth.growth_of(mapping), growth.Growth.end
+
+        def end(self: growth.Growth) -> None:
+            ended(self)
+            if len(self.words) and own.length() == 1:  # another thread appends between here and the return
+                thread = threading.Thread(target=log.append, args=([2, 3],))
+                thread.start()
+                thread.join()
+
+        monkeypatch.setattr(growth.Growth, "end", end)
+        log.append(1)
+        assert log.tolist() == [1, 2, 3]
+        own.lengthen(log, 2)
+        assert len(log) == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_appends_as_itself() -> None:

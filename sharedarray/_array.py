@@ -1089,7 +1089,7 @@ def make(
             stacklevel=3,
         )
     if exist_ok and not (name is None and file is None):
-        made = _found_or_made(create, layout, name=name, persist=persist, file=file)
+        made = _found_or_made(create, layout, grows=False, name=name, persist=persist, file=file)
     else:
         made = create()
     # A header tells nothing of metadata, nor of records' scalar class or alignment.
@@ -1098,10 +1098,33 @@ def make(
     return made
 
 
+def persisted(found: Any, mapping: Mapping | None) -> bool:
+    """Make an array or a group that was found persist; return False if it was removed meanwhile."""
+    if mapping is None or mapping.directory is None:
+        return True
+    try:
+        found.persist()
+    except (errors.BlockNotFoundError, errors.NotOursError):
+        return platform.inode_of(mapping.path) == mapping.inode
+        # A file without a record stays anyway: another program or another user put it there.
+    return True
+
+
+def if_taken(file: bool) -> str:
+    """Return what to do if something else has the name, or the path of a file."""
+    if file:
+        return "another path, or remove the file first"
+    return "another name, or replace=True to make a new one in its place"
+
+
+_KINDS = "an array", "an array that grows, when full,"
+
+
 def _found_or_made(
     create: Callable[[], SharedArray],
     layout: header.Layout,
     *,
+    grows: bool,
     name: str | None,
     persist: bool,
     file: str | os.PathLike[str] | None,
@@ -1118,16 +1141,9 @@ def _found_or_made(
                 return create()
             except errors.BlockExistsError:
                 continue
-        _check_same(found, layout)
-        mapping = mapping_of(found)
-        if not persist or mapping is None or mapping.directory is None:
+        _check_same(found, layout, grows)
+        if not persist or persisted(found, mapping_of(found)):
             return found
-        try:
-            found.persist()
-        except (errors.BlockNotFoundError, errors.NotOursError):
-            if platform.inode_of(mapping.path) != mapping.inode:
-                continue  # it was removed meanwhile
-        return found  # a file without a record stays anyway: another program or another user put it there
 
 
 def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray | None:
@@ -1145,7 +1161,7 @@ def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray
             name=name,
             found=f"a {type(found).__name__}",
             expected="such an array as was asked for, or a free name",
-            next_step="another name, or replace=True to make a new one in its place",
+            next_step=if_taken(file is not None),
         )
     except errors.BlockNotFoundError:
         return None
@@ -1159,13 +1175,14 @@ def _found(name: str | None, file: str | os.PathLike[str] | None) -> SharedArray
         ) from error
 
 
-def _check_same(found: SharedArray, layout: header.Layout) -> None:
+def _check_same(found: SharedArray, layout: header.Layout, grows: bool) -> None:
     mapping = mapping_of(found)
     order = "F" if found.flags.fnc else "C"
     shape = found.shape
-    if mapping is not None and _grows(mapping):
+    found_grows = mapping is not None and _grows(mapping)
+    if mapping is not None and found_grows:
         shape = growth_of(mapping).capacity, *shape[1:]
-    if (shape, found.dtype) == (layout.shape, layout.dtype) and (
+    if (shape, found.dtype, found_grows) == (layout.shape, layout.dtype, grows) and (
         order == layout.order or (found.flags.forc and found.flags.c_contiguous == found.flags.f_contiguous)
     ):
         return
@@ -1174,11 +1191,9 @@ def _check_same(found: SharedArray, layout: header.Layout) -> None:
     raise errors.BlockExistsError(
         f"the name {name!r} is taken by another kind of array",
         name=name,
-        found=f"shape {shape}, dtype {found.dtype}, order {order}",
-        expected=f"shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
-        next_step="replace=True to make a new one in its place, or another name"
-        if mapping is None or mapping.directory is not None
-        else "another path, or remove the file first",
+        found=f"{_KINDS[found_grows]} of shape {shape}, dtype {found.dtype}, order {order}",
+        expected=f"{_KINDS[grows]} of shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
+        next_step=if_taken(mapping is not None and mapping.directory is None),
     )
 
 
@@ -1256,7 +1271,12 @@ def make_growing(
 
     if exist_ok and not (name is None and file is None):
         return _found_or_made(
-            create, layout._replace(shape=(capacity, *shape[1:])), name=name, persist=persist, file=file
+            create,
+            layout._replace(shape=(capacity, *shape[1:])),
+            grows=True,
+            name=name,
+            persist=persist,
+            file=file,
         )
     return create()
 

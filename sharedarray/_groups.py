@@ -36,8 +36,10 @@ from sharedarray._array import (
     attached_again,
     bytes_behind,
     facts_of_block,
+    if_taken,
     is_replaced,
     opened_as,
+    persisted,
 )
 from sharedarray._creation import Path, write_array
 from sharedarray._group_index import Index
@@ -702,12 +704,18 @@ def _found_or_made(
                 found = _open_any(segment.attach(name))
         except errors.BlockNotFoundError:
             found = None
-        if found is not None:
-            break
-        try:
-            return create()
-        except errors.BlockExistsError:
-            continue
+        if found is None:
+            try:
+                return create()
+            except errors.BlockExistsError:
+                continue
+        _check_same(found, layouts, name=name, file=file)
+        if not persist or persisted(found, mapping_of(found._bytes)):
+            return cast(Group, found)
+
+
+def _check_same(found: Any, layouts: _Layouts, *, name: str | None, file: Path | None) -> None:
+    """Raise `BlockExistsError` if what was found is no group of these members."""
     same = isinstance(found, Group) and {
         key: (member.layout.dtype, member.layout.shape) for key, member in found._index.members.items()
     } == {key: (dtype, shape) for key, (dtype, shape, _) in layouts.items()}
@@ -720,11 +728,8 @@ def _found_or_made(
             name=name,
             found=shown,
             expected=f"a group of {', '.join(map(repr, layouts))} with these shapes and dtypes",
-            next_step="replace=True to make a new one in its place, or another name",
+            next_step=if_taken(file is not None),
         )
-    if persist and file is None:
-        found.persist()
-    return cast(Group, found)
 
 
 def _open_any(mapping: Attachment) -> Group | str:

@@ -204,8 +204,30 @@ def test_names_that_are_taken() -> None:
         for other in ({"capacity": 11}, {}):
             with pytest.raises(sa.BlockExistsError):
                 sa.zeros((1, 3), name="taken", exist_ok=True, **other)  # type: ignore[arg-type]
+        with pytest.raises(sa.BlockExistsError, match="an array that grows"):
+            sa.zeros((10, 3), name="taken", exist_ok=True)
         with sa.zeros((0, 3), name="taken", capacity=5, replace=True):
             assert len(sa.attach("taken")) == 0
+    with sa.zeros((10, 3), name="fixed"), pytest.raises(sa.BlockExistsError, match="an array that grows"):
+        sa.zeros((0, 3), name="fixed", capacity=10, exist_ok=True)
+
+
+def test_what_to_do_about_a_file_that_is_taken(tmp_path: Path) -> None:
+    """A file is never removed, so that `replace` would be refused."""
+    path = tmp_path / "taken.npy"
+    sa.zeros(3, file=path).close()
+    for make in (
+        lambda: sa.zeros(4, file=path, exist_ok=True),
+        lambda: sa.zeros((0,), capacity=3, file=path, exist_ok=True),
+        lambda: sa.group(None, {"a": ((3,), "f8")}, file=path, exist_ok=True),
+    ):
+        with pytest.raises(sa.BlockExistsError, match="another path, or remove the file first") as caught:
+            make()
+        assert "replace" not in str(caught.value)
+    sa.group(None, {"a": ((3,), "f8")}, file=tmp_path / "group.npy").close()
+    with pytest.raises(sa.BlockExistsError, match="another path") as caught:
+        sa.zeros(3, file=tmp_path / "group.npy", exist_ok=True)
+    assert "replace" not in str(caught.value)
 
 
 def test_a_file_is_a_log_that_survives(tmp_path: Path) -> None:

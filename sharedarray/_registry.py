@@ -697,18 +697,30 @@ def notices_path(directory: str, inode: int) -> str:
     return f"{registry_of(directory)}/{_NOTICES}{inode}"
 
 
-def _sweep_notices(folder: str) -> None:
+def _sweep_notices(directory: str) -> None:
     """Remove the notices of blocks that are gone."""
+    folder = registry_of(directory)
     files = platform.names(folder)
-    blocks = {file.rpartition("@")[2] for file in files if file.startswith("b.")}
-    for file in files:
-        if file.startswith(_NOTICES) and file[len(_NOTICES) :] not in blocks:
-            try:
-                platform.remove(f"{folder}/{file}")
-            except errors.LimitError:
-                raise
-            except OSError as error:
-                damage.report(f"{folder}/{file}", str(error), "it stays")
+    gone = {file[len(_NOTICES) :] for file in files if file.startswith(_NOTICES)} - _recorded(files)
+    if not gone:
+        return
+    # A listing may miss a record that another process replaces meanwhile. A block's own name never moves.
+    paths = (f"{directory}/{file}" for file in platform.names(directory))
+    gone -= {str(platform.inode_of(path)) for path in paths}
+    gone -= _recorded(platform.names(folder))  # for blocks without a path
+    for inode in gone:
+        path = f"{folder}/{_NOTICES}{inode}"
+        try:
+            platform.remove(path)
+        except errors.LimitError:
+            raise
+        except OSError as error:
+            damage.report(path, str(error), "it stays")
+
+
+def _recorded(files: list[str]) -> set[str]:
+    """Return the inodes, as text, of the blocks of which a listing of the registry has a record."""
+    return {file.rpartition("@")[2] for file in files if file.startswith("b.")}
 
 
 def _sweep_wakers(folder: str) -> None:
@@ -824,7 +836,7 @@ def sweep(directory: str) -> Swept:
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
     folder = registry_of(directory)
     _sweep_wakers(folder)
-    _sweep_notices(folder)
+    _sweep_notices(directory)
     try:
         marks.sweep(folder)
     except errors.LimitError:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
-from helpers import ANSWER, FORKS, Puppet, janitor_needed, registry, wait_until
+from helpers import ANSWER, FORKS, Puppet, blocks_are_files, janitor_needed, registry, wait_until
 
 import sharedarray as sa
+from sharedarray import _registry
+from sharedarray._platform import platform
+from sharedarray._segment import mapping_of
 
 READ = """
 array = sa.attach(sys.argv[1], sys.argv[2])
@@ -127,3 +131,31 @@ def test_notices_go_with_their_block() -> None:
 def test_arrays_without_a_block_have_none(tmp_path: object) -> None:
     with pytest.raises(sa.UnsupportedError, match="file"):
         sa.zeros(3, file=f"{tmp_path}/a.npy").notify()
+
+
+def test_a_sweep_that_misses_a_record_keeps_the_notices_of_a_living_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listing of a directory may miss a file that another process replaces meanwhile."""
+    if not blocks_are_files():
+        pytest.skip("a block here has no path")
+    with sa.zeros(3, name="noticed") as array:
+        array.notify()
+        mapping = mapping_of(array)
+        assert mapping is not None
+        assert mapping.directory is not None
+        path = Path(_registry.notices_path(mapping.directory, mapping.inode))
+        names = platform.names
+
+        def without_records(directory: str) -> list[str]:
+            return [name for name in names(directory) if not name.startswith("b.")]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(platform, "names", without_records)
+            _registry.sweep(mapping.directory)
+        assert path.exists()
+        stray = path.with_name("v.99999999999999")
+        stray.touch()
+        _registry.sweep(mapping.directory)
+        assert path.exists()
+        assert not stray.exists()

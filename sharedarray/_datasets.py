@@ -91,10 +91,27 @@ def _of_file(path: str) -> Source:
     with open(path, "rb", opener=platform.opener) as file:
         start = file.read(2)
         if start == b"PK":
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                return Source({name: archive[name] for name in archive.files})
+            return _of_npz(path, file)
         return _of_safetensors(path, file)
+
+
+def _of_npz(path: str, file: Any) -> Source:
+    import zlib
+    from zipfile import BadZipFile
+
+    file.seek(0)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return Source({name: archive[name] for name in archive.files})
+    except (BadZipFile, EOFError, zlib.error) as error:
+        raise errors.HeaderError(
+            f"{path} is no usable npz file",
+            name=path,
+            found=str(error) or type(error).__name__,
+            expected="a whole archive, as numpy.savez writes it",
+            cause="it was damaged or cut off",
+            next_step="write or copy the file again",
+        ) from error
 
 
 # -- safetensors ----------------------------------------------------------------------------------------
@@ -228,12 +245,15 @@ def _as_text(name: str, values: _Array) -> _Array:
 # -- pandas ---------------------------------------------------------------------------------------------
 
 
+_LABELS = str, int, float, bool  # what JSON can hold
+
+
 def _of_frame(frame: pandas.DataFrame) -> Source:
     """Return the columns of a frame, and its index if it is not the numbers of the rows.
 
     The key `frame` of a source has ``columns`` and ``index``: lists of pairs of a member's name and a label;
     ``zones``, the time zones of members that are UTC; ``categories``, of members that are codes, with whether
-    they are in order.
+    they are in order; ``name``, a list of the name of the columns.
     """
     import pandas
 
@@ -264,22 +284,30 @@ def _of_frame(frame: pandas.DataFrame) -> Source:
 
     columns = []
     for position, label in enumerate(frame.columns):
-        if not isinstance(label, str | int | float | bool):
+        if not isinstance(label, _LABELS):
             raise TypeError(f"a column of a group is named by a text or a number, not by {label!r}")
         columns.append([add(str(label), frame.iloc[:, position]), label])
     found: dict[str, Any] = {"columns": columns, "zones": zones, "categories": categories}
+    if frame.columns.name is not None:
+        found["name"] = [_name_of(frame.columns.name)]
     index = frame.index
     if (
         not (isinstance(index, pandas.RangeIndex) and index.equals(pandas.RangeIndex(len(frame))))
-        or index.name
+        or index.name is not None
     ):
         found["index"] = []
         for level in range(index.nlevels):
             values = index.get_level_values(level)
             usual = "index" if index.nlevels == 1 else f"level_{level}"
-            label = None if values.name is None else str(values.name)
-            found["index"].append([add(label or usual, values.to_series()), label])
+            label = _name_of(values.name)
+            wish = usual if label is None or label == "" else str(label)
+            found["index"].append([add(wish, values.to_series()), label])
     return Source(arrays, frame={key: value for key, value in found.items() if value})
+
+
+def _name_of(name: Any) -> Any:
+    """Return the name of an index as JSON can hold it."""
+    return name if name is None or isinstance(name, _LABELS) else str(name)
 
 
 def to_pandas(arrays: Mapping[str, _Array], index: Index, name: str | None) -> pandas.DataFrame:
@@ -293,6 +321,7 @@ def to_pandas(arrays: Mapping[str, _Array], index: Index, name: str | None) -> p
     try:
         levels = [(_column(arrays[key], frame, key), label) for key, label in frame.get("index", ())]
         columns = [(_column(arrays[key], frame, key), label) for key, label in frame["columns"]]
+        (name_of_columns,) = frame.get("name", (None,))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.HeaderError(
             f"the group {name!r} does not tell what frame it was",
@@ -309,7 +338,7 @@ def to_pandas(arrays: Mapping[str, _Array], index: Index, name: str | None) -> p
         )
     by_number: Any = {number: values for number, (values, _) in enumerate(columns)}
     made = pandas.DataFrame(by_number, index=rows, copy=False)
-    made.columns = pandas.Index([label for _, label in columns])
+    made.columns = pandas.Index([label for _, label in columns], name=name_of_columns)
     return made
 
 

@@ -28,7 +28,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def decode(block: Any, size: int, *, name: str) -> Index:
     text = bytes(block[start : start + length])
     known = _known.get((length, checksum))
     if known is not None and known[0] == text and known[1] == size:
-        return known[2]
+        return _unshared(known[2])
     if _checksum(text) != checksum:
         raise _bad(name, "an index that does not fit its checksum", "an index as it was made")
     index = _parse(text, start + length, size, name)
@@ -207,7 +208,16 @@ def decode(block: Any, size: int, *, name: str) -> Index:
         if len(_known) >= _KNOWN:
             _known.clear()
         _known[length, checksum] = text, size, index
+        return _unshared(index)
     return index
+
+
+def _unshared(index: Index) -> Index:
+    """Return an index with attributes of its own, for a program may change a list or an object in them."""
+    if not (index.attrs or index.member_attrs or index.frame):
+        return index
+    attrs, member_attrs, frame = deepcopy((index.attrs, index.member_attrs, index.frame))
+    return replace(index, attrs=attrs, member_attrs=member_attrs, frame=frame)
 
 
 def _parse(text: bytes, end: int, size: int, name: str) -> Index:

@@ -704,3 +704,40 @@ def test_the_command_line_lists_the_members(capsys: pytest.CaptureFixture[str], 
         assert list(loaded) == ["rgb", "t"]
         loaded.unlink()
         loaded.close()
+
+
+def test_attributes_of_one_opened_group_are_not_those_of_another() -> None:
+    values = {"a": np.zeros(3)}
+    with sa.share_group("listed", values, attrs={"steps": [1]}), sa.attach("listed") as first:
+        first.attrs["steps"].append(2)
+        with sa.attach("listed") as second:
+            assert second.attrs["steps"] == [1]
+            second.attrs["steps"].append(3)
+            with sa.attach("listed") as third:
+                assert third.attrs["steps"] == [1]
+        assert first.attrs["steps"] == [1, 2]
+
+
+def test_a_damaged_npz_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.npz"
+    np.savez(path, a=np.arange(1000))
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255  # within the data, so that the checksum is wrong
+    for content in (whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(sa.HeaderError, match="no usable npz file") as caught:
+            sa.share_group(None, path)
+        assert caught.value.next_step == "write or copy the file again"
+
+
+@pytest.mark.parametrize("name", [None, "", 0, 5, "rows"])
+def test_frames_keep_the_names_of_their_indexes(name: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    for index in ([0, 1], [7, 8]):
+        frame = pandas.DataFrame({"a": [1.0, 2.0]}, index=pandas.Index(index, name=name))
+        frame.columns.name = name
+        with sa.share_group(None, frame) as group:
+            found = group.to_pandas()
+            assert (found.index.name, found.columns.name) == (name, name)
+            assert found.index.tolist() == index

@@ -44,6 +44,7 @@ from sharedarray._display import age, block_table, grouped, human, plain
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
 from sharedarray._progress import IN_BYTES, Bar, bar
+from sharedarray._segment import Mapping as Attachment, mapping_of, with_handle
 
 __all__ = ["main"]
 
@@ -392,6 +393,7 @@ def _cp(args: argparse.Namespace) -> int:
                         _write(
                             handle,
                             data,
+                            mapping_of(array),
                             bar(args.progress, len(data), desc=f"copying {plain(args.name)}", **IN_BYTES),
                         )
                 finally:
@@ -586,16 +588,40 @@ def _taken(shown: str) -> sa.BlockExistsError:
     return sa.BlockExistsError(f"the file {shown} exists", name=shown, next_step="--force replaces it")
 
 
-def _write(handle: int, data: memoryview, shown: Bar) -> None:
+def _write(handle: int, data: memoryview, mapping: Attachment | None, shown: Bar) -> None:
+    """Write data into an empty file; what is a hole in the block stays one in the file."""
     done = 0
+    os.ftruncate(handle, len(data))
     try:
         while done < len(data):
-            written = os.write(handle, data[done : done + _PIECE])
-            done += written
-            shown.update(written)
+            # Looked up piece by piece: another process may append meanwhile, and its header be copied.
+            start, end = _next_data(mapping, done, len(data))
+            os.lseek(handle, start, os.SEEK_SET)
+            written = os.write(handle, data[start : min(end, start + _PIECE)]) if start < end else 0
+            shown.update(start + written - done)
+            done = start + written
     finally:
         shown.close()
     os.fsync(handle)  # a checkpoint is one only when it is on the disk before it has its name
+
+
+def _next_data(mapping: Attachment | None, start: int, size: int) -> tuple[int, int]:
+    """Return the first bytes from `start` on that are no hole; ``(size, size)`` if there are none.
+
+    To read a hole of a block by its mapping would reserve memory for it.
+    """
+    if mapping is None or mapping.directory is None or not hasattr(os, "SEEK_DATA"):
+        return start, size
+
+    def looked_up(handle: int) -> tuple[int, int]:
+        begin = os.lseek(handle, start, os.SEEK_DATA)
+        return begin, os.lseek(handle, begin, os.SEEK_HOLE)
+
+    try:
+        begin, end = with_handle(mapping, looked_up)
+    except OSError as error:
+        return (size, size) if error.errno == errno.ENXIO else (start, size)
+    return min(begin, size), min(end, size)
 
 
 def _publish(temporary: str, target: str, shown: str, *, force: bool) -> None:
@@ -624,6 +650,11 @@ def _hints(block: sa.BlockInfo) -> dict[str, str]:
         "memory": f"sharedarray.SharedMemory({block.name!r})",
         "list": f"sharedarray.ShareableList(name={block.name!r})",
         "object": f"sharedarray.get({block.name!r})",
+        "stream": f"sharedarray.Stream({block.name!r})",
+        "event": f"sharedarray.Event({block.name!r})",
+        "semaphore": f"sharedarray.Semaphore({block.name!r})",
+        "condition": f"sharedarray.Condition({block.name!r})",
+        "barrier": f"sharedarray.Barrier({block.name!r})",
     }.get(block.kind)
     if opener or block.shape is None:
         return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}

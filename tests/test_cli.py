@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -735,3 +736,42 @@ def test_sizes(size, text):
 def test_ages(seconds, text):
     now = datetime.now(UTC)
     assert cli.age(now - timedelta(seconds=seconds), now) == text
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="no holes here")
+def test_cp_keeps_the_holes_of_an_array_with_a_capacity(tmp_path):
+    if not blocks_are_files():
+        pytest.skip("a block here is no file")
+    capacity = 1 << 25
+    target = tmp_path / "log.npy"
+    with sa.zeros(0, "u1", name="log", capacity=capacity) as log:
+        log.append(np.arange(5, dtype="u1"))
+        block = Path(directory(), "log")
+        before = block.stat().st_blocks
+        assert main(["cp", "log", str(target)]) == 0
+        assert block.stat().st_blocks == before  # the holes were not even read
+    assert target.stat().st_size > capacity
+    assert target.stat().st_blocks * 512 < capacity // 4
+    assert np.load(target).tolist() == [0, 1, 2, 3, 4]
+    with sa.open(target) as log:
+        log.append(np.array([5], "u1"))
+        assert log.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("Stream", lambda: sa.Stream("made", (3,), "f8")),
+        ("Event", lambda: sa.Event("made")),
+        ("Semaphore", lambda: sa.Semaphore("made", 1)),
+        ("Condition", lambda: sa.Condition("made")),
+        ("Barrier", lambda: sa.Barrier("made", 2)),
+    ],
+)
+def test_info_tells_how_to_attach_to_what_is_no_array(capsys, kind, make):
+    with closing(make()):
+        assert main(["info", "made"]) == 0
+        out = capsys.readouterr().out
+    assert f"sharedarray.{kind}('made')" in out
+    assert "sharedarray.attach(" not in out
+    assert "numpy.load" not in out

@@ -280,7 +280,7 @@ class Table:
         count = self.words[COUNT]
         if count > self._slots:
             self._map()
-            if count > self._slots:
+            if count > self._slots and not damage.unheard:
                 damage.report(
                     self.path,
                     f"it counts {count} slots and has {self._slots}",
@@ -468,6 +468,8 @@ class Table:
     def tidy(self) -> None:
         """Drop the marks of files that are gone, and the table itself if no process uses it."""
         with self._editing():
+            if self.words[COUNT] > self._slots:
+                return  # damaged, and left to a process whose warnings reach a user
             top = 0
             for number in range(1, self.words[COUNT] + 1):
                 at = number * _STRIDE
@@ -559,8 +561,7 @@ def sweep(folder: str) -> None:
                 _set_aside(f"{folder}/{NAME}", error)
             return
         try:
-            if not (damage.unheard and found.words[COUNT] > found._slots):
-                found.tidy()
+            found.tidy()
         finally:
             found.close()
 

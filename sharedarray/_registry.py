@@ -54,6 +54,7 @@ processes hold it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -508,14 +509,33 @@ def _remember(path: str, record: Record) -> None:
 def read_record(directory: str, name: str, inode: int) -> Record | None:
     """The record of this very block, None when it is not one of ours."""
     path = _record_path(directory, name, inode)
-    text = _read(path)
-    if text is None and platform.inode_of(path) is None:
+    try:
+        text = _read_record(path)
+    except FileNotFoundError:
         return None
     try:
         open_registry(directory)
     except OSError:
         return None  # notes of another user decide nothing over our files
     return _checked(directory, name, inode, path, text)
+
+
+def _read_record(path: str) -> str | None:
+    """Return the text of a record, None if it is damaged; `FileNotFoundError` if there is none.
+
+    A record is made, replaced and removed at any time. One that could not be read is damaged only if it was
+    the same file before and after; else it is read again.
+    """
+    while True:
+        before = platform.inode_of(path)
+        text = _read(path)
+        if text is not None:
+            return text
+        after = platform.inode_of(path)
+        if before == after:
+            if after is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return None
 
 
 def _checked(directory: str, name: str, inode: int, path: str, text: str | None) -> Record | None:
@@ -620,9 +640,11 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
     folder = registry_of(directory)
     for file, name, inode in _record_files(folder):
         path = f"{folder}/{file}"
-        text = _read(path)
-        if text is not None or platform.inode_of(path) is not None:
-            found.append((name, inode, _checked(directory, name, inode, path, text)))
+        try:
+            text = _read_record(path)
+        except FileNotFoundError:
+            continue
+        found.append((name, inode, _checked(directory, name, inode, path, text)))
     return found
 
 

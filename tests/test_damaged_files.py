@@ -25,6 +25,7 @@ from needs import needs_janitor
 
 import sharedarray as sa
 from sharedarray import _damage as damage, _freelist as freelist, _marks as marks, _registry as records
+from sharedarray._segment import mapping_of
 from sharedarray._wakers import Waker
 
 # -- damage ---------------------------------------------------------------------------------------------
@@ -223,6 +224,41 @@ def test_the_maker_corrects_a_record_that_another_process_has_made_anew(own_dire
 
 
 @needs_janitor
+@pytest.mark.parametrize("before", ["none", "another"])
+def test_a_record_that_comes_while_it_is_read_is_not_damaged(
+    own_directory: str, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """It would be replaced with one that has its block stay for ever."""
+    with sa.zeros(3, name="held") as held:
+        path = record_of("held")
+        text = os.readlink(path)
+        read_note = records.platform.read_note
+
+        def comes(asked: str) -> str | None:
+            if asked != str(path) or came:
+                return read_note(asked)
+            came.append(asked)
+            path.unlink(missing_ok=True)
+            path.symlink_to(text)
+            return None  # as it was a moment ago
+
+        for read in (
+            lambda: records.read_record(own_directory, "held", mapping_of(held).inode),  # type: ignore[union-attr]
+            lambda: records.records(own_directory)[0][2],
+        ):
+            came: list[str] = []
+            if before == "another":
+                damage_record(path, "x")
+            elif read.__code__.co_names[-1] == "inode":
+                path.unlink()
+            with monkeypatch.context() as patched:
+                patched.setattr(records, "_written", {})
+                patched.setattr(records.platform, "read_note", comes)
+                assert read() == records.Record.parse(text)
+        assert os.readlink(path) == text
+
+
+@needs_janitor
 def test_a_record_of_a_newer_version_is_left_alone(
     own_directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,10 +412,25 @@ FILES = {
 SLOW_JANITOR = pytest.mark.filterwarnings("ignore:sharedarray could not start its janitor:RuntimeWarning")
 
 
+@contextmanager
+def unchanged(path: str) -> Iterator[None]:
+    """Lock a table of locks for changes, or the janitor may write a right number into it."""
+    if not path.endswith(TABLE):
+        yield
+        return
+    handle = marks.platform.open(path, writable=True)
+    try:
+        marks.platform.lock(handle, 0, 1, shared=False, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
 def check_damaged(file: str, how: str, seed: int) -> None:
     with holder() as (_, sent):
         (path,) = [str(each) for each in Path(registry()).iterdir() if each.name.startswith(FILES[file])]
-        damage_file(path, how, random.Random(seed))
+        with unchanged(path):
+            damage_file(path, how, random.Random(seed))
         told = live(sent)
         told = [each for each in told if "could not start its janitor" not in each]
         assert len(told) <= 1, told

@@ -177,12 +177,12 @@ class Barrier(Primitive):
 
     def _pass(self, state: int) -> None:
         """Let all go on, as the last that has arrived."""
-        try:
-            if self._action is not None:
+        if self._action is not None:
+            try:
                 self._action()
-        except BaseException:
-            self._break(state)
-            raise
+            except BaseException:
+                self._break(state)
+                raise
         with self._change() as words:
             if words[_STATE] == state:
                 self._go_on(state, passed=True)

@@ -35,10 +35,12 @@ on, where no process reads or writes, and a lock is advisory, as elsewhere. What
 file of no bytes beside its record. The kernel has no timed or interruptible wait for such a lock that all
 systems keep to, so a wait is a try from time to time.
 
-References on their way ----------------------- A token is a note that tells of two handles, of the section
-and of an event, in a living process: the sender's parent, if multiprocessing started it, or else itself. The
-process that removes the note closes them there (``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker
-that sends it and ends, but not the last of these processes.
+References on their way
+-----------------------
+A token is a note that tells of two handles, of the section and of an event, in a living process: the sender's
+parent, if multiprocessing started it, or else itself. The process that removes the note closes them there
+(``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker that sends it and ends, but not the last of
+these processes.
 
 Tried under Wine 8; what it lacks is said where it matters.
 """

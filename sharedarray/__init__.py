@@ -41,13 +41,13 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _hints         what was probably meant by a wrong name, or by another object in its place
 #   _clock         the time, whatever replaces Python's clocks
 #   _errors        the exception tree
-#   _spin          polling for a short time before a thread sleeps
 #   _greenlets     programs in which gevent or eventlet has replaced threads
 #   _thresholds    sizes from which on data is handled in another way, each with its reason
 #   _versions      the versions of other packages that this library registers with
 #   _interrupts    Ctrl-C, deferred until book-keeping is complete
 #   _progress      progress bars
 #   _platform      the contract with the operating system, and one module for each system
+#   _spin          polling for a short time before a thread sleeps
 #   _damage        damaged files of the registry
 #   _interpreter   the program that runs Python for helper processes
 #   _requirements  what blocks, locks and pools need of a kernel and of a file system

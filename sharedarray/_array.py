@@ -401,7 +401,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                 growth.lengthen(self, end)
             finally:
                 growth.end()
-            growth.wake(mapping)
+            growth.wake()
         return end
 
     def extend(self, rows: Iterable[ArrayLike], timeout: float | None = None) -> int:
@@ -533,7 +533,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         if version is not None:
             mapping = self._whole("wait for a version of")
             versions = made_versions_of(mapping)
-            if not versions.wait_for(mapping, index(version), timeout):
+            if not versions.wait_for(index(version), timeout):
                 raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
             return versions.version
         if longer_than is None:

@@ -283,7 +283,7 @@ class Group(Mapping[str, SharedArray]):
         """
         mapping = self._mapping("wait")
         versions = made_versions_of(mapping)
-        if not versions.wait_for(mapping, index(version), timeout):
+        if not versions.wait_for(index(version), timeout):
             raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
         return versions.version
 

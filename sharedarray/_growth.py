@@ -38,7 +38,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import _errors as errors, _header as header, _segment as segment
+from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
 from sharedarray._header import DIGITS, PAGE, Layout
 from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._platform import platform
@@ -212,7 +212,7 @@ class Growth(ControlPage):
 
     def lengthen(self, array: _Array, length: int) -> None:
         """Set the length of an array, unless another thread has set a longer one."""
-        with self._lengthening:
+        with interrupts.deferred, self._lengthening:
             if length > len(array):
                 set_length(array, length)
 
@@ -233,7 +233,7 @@ class Growth(ControlPage):
                 return length
             return self._ended(mapping, longer_than)
 
-        found = self.wait(mapping, there, timeout, self._appending)
+        found = self.wait(there, timeout, self._appending)
         return found or self.length()
 
     def _appending(self) -> list[int]:
@@ -276,7 +276,7 @@ class Growth(ControlPage):
             )
         try:
             if self._appender is None:
-                self._begin(mapping)
+                self._begin()
         except BaseException:
             self.end()
             raise
@@ -285,9 +285,9 @@ class Growth(ControlPage):
         """Let others append."""
         self.end_turn(_APPENDING)
 
-    def _begin(self, mapping: Mapping) -> None:
+    def _begin(self) -> None:
         """Become an appender, with the lock held."""
-        party = self.claim(mapping)
+        party = self.claim()
         if party is None:
             return  # there are very many parties; the end of this process cannot be told then
         # The state of one that has died: this process goes on in its place.

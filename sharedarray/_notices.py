@@ -2,7 +2,8 @@
 
 The blocks of arrays have no place for more than the array. So the words are in a file of the registry,
 ``v.INODE``, which the first process makes that waits or notifies: a page of control words (see
-`sharedarray._parties`), in which word 1 counts the notices. The file goes with its block.
+`sharedarray._parties`), in which word 1 counts the notices. Each process that uses the file holds a shared
+lock on it. It is removed when its block has no name any more and no process holds the lock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sharedarray import _errors as errors, _registry as registry, _segment as segment
+from sharedarray import (
+    _errors as errors,
+    _interrupts as interrupts,
+    _registry as registry,
+    _segment as segment,
+)
 from sharedarray._parties import WORDS, ControlPage
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -23,6 +29,32 @@ _VERSION = 1  # the word that counts the notices
 _COUNTING = 1 << 59  # the byte that a process locks while it counts
 _PATIENCE = 1.0  # seconds to wait for a process that stands still while it counts: microseconds in practice
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class _Page(ControlPage):
+    """The page of control words in a file of notices.
+
+    Attributes
+    ----------
+    block : tuple of str and int
+        The directory and the inode of the block.
+    lease : int
+        The handle with the lock that keeps the file, -1 without one. It is not the page's own: a mapping
+        keeps that one open.
+    """
+
+    block: tuple[str, int]
+    lease: int = -1
+
+    def closed(self) -> None:
+        """Remove the file if its block is gone."""
+        if self.lease >= 0:
+            lease, self.lease = self.lease, -1
+            segment.guarded_close(lease)
+        try:
+            registry.remove_notices_without_block(*self.block)
+        except OSError:
+            pass  # a sweep removes it
 
 
 class Notices:
@@ -38,16 +70,39 @@ class Notices:
             )
         self.pid = os.getpid()
         path = registry.notices_path(mapping.directory, mapping.inode)
-        registry.open_registry(mapping.directory)
+        with interrupts.deferred:
+            while not self._open(mapping.directory, path, mapping):
+                pass  # another process has just removed the file
+            segment.follow(mapping, self)
+
+    def _open(self, directory: str, path: str, mapping: Mapping) -> bool:
+        """Make the file if it is not there, and map it; return False if it was removed meanwhile."""
+        registry.open_registry(directory)
         handle = platform.opened(os.open, path, _FLAGS, 0o600)
         try:
             platform.reserve(handle, WORDS * 8)
         finally:
             os.close(handle)
-        self._file = segment.open_file(path)
-        self._page = ControlPage(self._file, 0, len(self._file))
-        self._page.words[0] = _MAGIC
-        segment.follow(mapping, self)
+        try:
+            file = segment.open_file(path)
+            place = directory, file.device << 64 | file.inode
+            page = _Page(file, 0, len(file), place=place, name=mapping.name)
+        except errors.BlockNotFoundError:
+            return False
+        page.block = directory, mapping.inode
+        try:
+            page.lease = segment.guarded_open_file(page.handle)
+            with interrupts.allowed:
+                held = registry.hold_notices(page.lease, path)
+        except BaseException:
+            file.leave()
+            raise
+        if not held:
+            file.leave()
+            return False
+        page.words[0] = _MAGIC
+        self._file, self._page = file, page
+        return True
 
     @property
     def version(self) -> int:
@@ -57,15 +112,20 @@ class Notices:
     def notify(self) -> int:
         """Count one more notice, and wake all that wait; return the new number."""
         page = self._page
-        with page.turn:
-            locked = page.lock(_COUNTING, deadline_after(_PATIENCE))
+        with interrupts.deferred:
+            page.begin_use()
             try:
-                version = int(page.words[_VERSION]) + 1
-                page.words[_VERSION] = version
+                with page.turn:
+                    try:
+                        with interrupts.allowed:
+                            page.lock(_COUNTING, deadline_after(_PATIENCE))
+                        version = int(page.words[_VERSION]) + 1
+                        page.words[_VERSION] = version
+                    finally:
+                        page.unlock(_COUNTING)
+                page.wake()
             finally:
-                if locked:
-                    page.unlock(_COUNTING)
-        page.wake(self._file)
+                page.end_use()
         return version
 
     def wait(self, since: int | None, timeout: float | None) -> int:
@@ -75,7 +135,7 @@ class Notices:
         def there() -> int:
             return self.version if self.version > known else 0
 
-        found: Any = self._page.wait(self._file, there, timeout)
+        found: Any = self._page.wait(there, timeout)
         return int(found)
 
     def left(self, mapping: Mapping) -> None:
@@ -90,7 +150,9 @@ def notices_of(mapping: Mapping) -> Notices:
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )
     found: Notices | None = mapping.__dict__.get("notices")
-    if found is None or found.pid != os.getpid():
-        found = Notices(mapping)
-        mapping.__dict__["notices"] = found
+    if found is not None and found.pid != os.getpid():
+        mapping.__dict__.pop("notices", None)
+        found = None
+    if found is None:
+        found = mapping.__dict__.setdefault("notices", Notices(mapping))  # another thread may be faster
     return found

@@ -13,7 +13,12 @@ its waker (`sharedarray._wakers`), whose lease the kernel ends with the process.
 written by that party alone, or by the process that holds the lease of a party that has gone.
 
 The words are looked at through a mapping of their own, which refers to nothing: what a block's attachment
-refers to must not refer back to it, or the block would not be freed with its last view.
+refers to must not refer back to it, or the block would not be freed with its last view. For the same reason
+nothing that a page refers to refers to the page.
+
+A page may be left while other threads use it: they wait, or have its turn. It wakes those that wait, which
+raise `BlockClosedError`. The last thread that ends its use gives up the parties
+and the handle.
 """
 
 from __future__ import annotations
@@ -27,12 +32,17 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sharedarray import _interrupts as interrupts, _registry as registry, _segment as segment
+from sharedarray import (
+    _errors as errors,
+    _interrupts as interrupts,
+    _registry as registry,
+    _segment as segment,
+)
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
-from sharedarray._spin import SpinWait
-from sharedarray._wakers import PARTIES as LEASES, Fence, Waker, deadline_after
+from sharedarray._spin import spin_wait
+from sharedarray._wakers import FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
 
 __all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party"]
 
@@ -40,8 +50,7 @@ WORDS = 512  # of 8 bytes, in a page
 PARTIES = 124  # of one block at a time
 _ASLEEP, _PID, STATE = 128, 256, 384
 _FIRST = 1 << 16  # index of the first party: those of streams begin with 0
-_LEASES = LEASES + _FIRST  # the byte of a block that is the lease of the first party
-_SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
+_LEASES = FIRST_LEASE + _FIRST  # the byte of a block that is the lease of the first party
 _POLL = 0.002, 0.05  # seconds between two looks of a process that cannot become a party: first and longest
 _UNWOKEN = 5.0  # seconds of the longest sleep; a look costs nothing at that rate, should a waker be removed
 _NO_SLEEPER = bytes(PARTIES * 8)
@@ -75,6 +84,10 @@ class ControlPage:
         The byte of the block at which the page is.
     size
         Bytes of the block, which may be more than the attachment maps.
+    place
+        The directory and the number by which the wakers are named; those of the block when None.
+    name
+        The name that errors tell; that of the attachment when None.
 
     Attributes
     ----------
@@ -85,14 +98,23 @@ class ControlPage:
     writable : bool
         Whether this process may write them.
     handle : int
-        A handle on the block, to lock it by.
+        A handle on the block, to lock it by; -1 once the page is left and no thread uses it.
     usable : bool
         Whether the attachment is not left, and no fork has come in between: a child makes its own page.
     turn : RLock
         Held by the thread that has the turn.
     """
 
-    def __init__(self, mapping: Mapping, start: int, size: int) -> None:
+    def __init__(
+        self,
+        mapping: Mapping,
+        start: int,
+        size: int,
+        *,
+        place: tuple[str, int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or mapping.name
         self.handle = segment.guarded_open(mapping)
         try:
             try:
@@ -107,52 +129,94 @@ class ControlPage:
         self.words: memoryview = memoryview(self.memory)[start : start + WORDS * 8].cast("Q")
         self._sleepers = memoryview(self.memory)[start + _ASLEEP * 8 : start + (_ASLEEP + PARTIES) * 8]
         self.turn: Any = threading.RLock()
-        self._fencing = threading.Lock()
-        self._fence = Fence()
         self._woken: dict[int, int] = {}  # the token of the last sleep of each party that was ended from here
+        self._changing = threading.RLock()  # held while the uses are counted; a finalizer may call `left`
+        self._uses = 0  # how many calls need the handle
+        self._stopped = False
         self._idle: list[Party] = []
+        self._borrowed: list[Party] = []
         self._all: list[Party] = []
-        self._place = None
-        if mapping.directory is None:
+        if place is not None:
+            self._place = place
+        elif mapping.directory is not None:
+            self._place = mapping.directory, mapping.inode
+        else:
             self._place = registry.directory(), mapping.device << 64 | mapping.inode
-        self._spin = SpinWait(_SPIN)
+        words = self.words
+        self._pid_of: Callable[[int], int] = lambda index: int(words[_PID + index - _FIRST])
+        self._spin = spin_wait()
         self.usable = True
         segment.follow(mapping, self)
         _pages.append(weakref.ref(self, _forget))
 
+    # -- use by several threads -----------------------------------------------------------------------
+
+    def begin_use(self) -> None:
+        """Keep the handle open until `end_use`; to be called in a deferred block.
+
+        Raises
+        ------
+        BlockClosedError
+            The page is left.
+        """
+        with self._changing:
+            self.check_usable()
+            self._uses += 1
+
+    def end_use(self) -> None:
+        """End a use. The last one of a page that is left gives up the parties and the handle."""
+        with self._changing:
+            self._uses -= 1
+            if self._uses or self.usable or self.handle < 0:
+                return
+            parties, self._all = self._all, []
+            self._idle.clear()
+            handle, self.handle = self.handle, -1
+        for party in parties:
+            for words in (STATE, _ASLEEP, _PID):
+                self.words[words + party.index] = 0
+            party.waker.leave()
+        segment.guarded_close(handle)
+        self.closed()
+
+    def check_usable(self) -> None:
+        """Raise `BlockClosedError` if the page is left, or is about to be."""
+        if self._stopped or not self.usable:
+            raise errors.BlockClosedError(
+                f"{self.name!r} is closed", name=self.name, next_step="attach to it again"
+            )
+
+    def stop_waits(self) -> None:
+        """End the waits of all threads, which raise `BlockClosedError`."""
+        self._stopped = True
+        self.fence()
+        for party in self._borrowed[:]:  # which other threads give back meanwhile
+            party.waker.wake_self()
+
     # -- parties --------------------------------------------------------------------------------------
 
-    def claim(self, mapping: Mapping) -> Party | None:
-        """Become one more party; return None if there can be no more."""
-        if not self.writable or not self.usable:
+    def claim(self) -> Party | None:
+        """Become one more party; return None if there can be no more. To be called during a use."""
+        if not self.writable:
             return None
-        waker = Waker(mapping, self._pid_of, self._place)
-        try:
-            for index in range(PARTIES):
-                if waker.claim(_FIRST + index):
-                    self.words[_ASLEEP + index] = 0
-                    self.words[STATE + index] = 0
-                    self.words[_PID + index] = os.getpid()
-                    party = Party(index, waker)
-                    self._all.append(party)
-                    return party
-        except BaseException:
+        with interrupts.deferred:
+            try:
+                waker = Waker(self.handle, self._pid_of, self._place)
+            except FileNotFoundError:  # not every system opens a file again that has lost its name
+                return None
+            try:
+                for index in range(PARTIES):
+                    if waker.claim(_FIRST + index):
+                        for words, value in ((_ASLEEP, 0), (STATE, 0), (_PID, os.getpid())):
+                            self.words[words + index] = value
+                        party = Party(index, waker)
+                        self._all.append(party)
+                        return party
+            except BaseException:
+                waker.leave()
+                raise
             waker.leave()
-            raise
-        waker.leave()
         return None
-
-    def give_up(self, party: Party) -> None:
-        """Be that party no more."""
-        if party in self._all:
-            self._all.remove(party)
-            self.words[STATE + party.index] = 0
-            self.words[_ASLEEP + party.index] = 0
-            self.words[_PID + party.index] = 0
-            party.waker.leave()
-
-    def _pid_of(self, index: int) -> int:
-        return int(self.words[_PID + index - _FIRST])
 
     def alive(self, index: int) -> bool:
         """Return whether a party lives."""
@@ -176,20 +240,20 @@ class ControlPage:
 
     def fence(self) -> None:
         """Make all stores before it visible before any load after it."""
-        with self._fencing:
-            self._fence()
+        Fence()()  # a new one: Ctrl-C in a call could leave a lock taken that threads share
 
-    def wake(self, mapping: Mapping) -> None:
+    def wake(self) -> None:
         """Wake each party that sleeps, after a store that they may wait for."""
         self.fence()
         if self.all_awake() or not self.writable:
             return
-        party = self.borrow(mapping)
-        if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
-            try:
-                self.wake_by(party)
-            finally:
-                self.give_back(party)
+        with interrupts.deferred:
+            party = self.borrow()
+            if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
+                try:
+                    self.wake_by(party)
+                finally:
+                    self.give_back(party)
 
     def all_awake(self) -> bool:
         """Return whether no party sleeps; to be called after a fence."""
@@ -204,22 +268,38 @@ class ControlPage:
                 self._woken[index] = token
                 party.waker.wake(_FIRST + index)
 
-    def borrow(self, mapping: Mapping) -> Party | None:
-        """Return a party that no other thread uses; None if there can be no more. See `give_back`."""
+    def borrow(self) -> Party | None:
+        """Return a party that no other thread uses; None if there can be no more, or the page is left.
+
+        To be called in a deferred block. See `give_back`.
+        """
+        with self._changing:
+            if self.handle < 0:
+                return None
+            self._uses += 1
+        party = None
         try:
-            return self._idle.pop()
-        except IndexError:
-            return self.claim(mapping)
+            try:
+                party = self._idle.pop()
+            except IndexError:
+                party = self.claim()
+            if party is not None:
+                self._borrowed.append(party)
+        finally:
+            if party is None:
+                self.end_use()
+        return party
 
     def give_back(self, party: Party) -> None:
         """Let other threads use a party that was borrowed."""
+        self._borrowed.remove(party)
         self._idle.append(party)
+        self.end_use()
 
     # -- sleeping -------------------------------------------------------------------------------------
 
     def wait(
         self,
-        mapping: Mapping,
         there: Callable[[], Any],
         timeout: float | None,
         watched: Callable[[], Iterable[int]] = tuple,
@@ -228,32 +308,48 @@ class ControlPage:
 
         Parameters
         ----------
-        mapping
-            The attachment.
         there
             Looks whether it is there. It may raise.
         timeout
             Seconds, None for no limit.
         watched
             Returns parties, by index, whose end wakes the caller.
+
+        Raises
+        ------
+        BlockClosedError
+            The page is left, before the wait or during it.
         """
         end = deadline_after(timeout)
-        if found := there():
-            return found
-        begun = time.perf_counter()
-        try:
-            if self._spin.worthwhile() and (found := self._spin.poll(there)):
-                return found
-            party = self.borrow(mapping)
-            if party is None:
-                return self._poll(there, end)
+        begun = -1.0
+        with interrupts.deferred:
+            self.begin_use()
             try:
-                return self._sleep(party, there, end, watched)
+                with interrupts.allowed:
+                    if found := there():
+                        return found
+                    begun = time.perf_counter()
+                    if self._spin.worthwhile() and (found := self._spin.poll(there)):
+                        return found
+                return self._await(there, end, watched)
             finally:
-                self.words[_ASLEEP + party.index] = 0
-                self.give_back(party)
+                if begun >= 0:
+                    self._spin.last = time.perf_counter() - begun
+                self.end_use()
+
+    def _await(
+        self, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]
+    ) -> Any:
+        party = self.borrow()
+        if party is None:
+            with interrupts.allowed:
+                return self._poll(there, end)
+        try:
+            with interrupts.allowed:
+                return self._sleep(party, there, end, watched)
         finally:
-            self._spin.last = time.perf_counter() - begun
+            self.words[_ASLEEP + party.index] = 0
+            self.give_back(party)
 
     def _sleep(
         self, party: Party, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]
@@ -266,7 +362,9 @@ class ControlPage:
             words[own] = party.token
             self.fence()
             found = there()
-            left = _until(end)
+            if not found:
+                self.check_usable()  # if it is left from here on, this party is woken
+            left = seconds_until(end)
             if found or left == 0:
                 return found
             others = [_FIRST + index for index in watched() if index != party.index][:62]
@@ -277,7 +375,8 @@ class ControlPage:
     def _poll(self, there: Callable[[], Any], end: float | None) -> Any:
         pause, longest = _POLL
         while not (found := there()):
-            left = _until(end)
+            self.check_usable()
+            left = seconds_until(end)
             if left == 0:
                 return found
             time.sleep(pause if left is None else min(pause, left))
@@ -290,25 +389,35 @@ class ControlPage:
         """Be the only thread of all processes that has the turn of a byte; return False if time is over.
 
         To be called in a deferred block: Ctrl-C breaks off the wait alone. See `end_turn`.
+
+        Raises
+        ------
+        BlockClosedError
+            The page is left.
         """
         end = deadline_after(timeout)
+        self.begin_use()
         try:
             with interrupts.allowed:
-                if not self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-                    return False
-                if self.lock(byte, end):
-                    return True
+                if self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+                    if self.lock(byte, end):
+                        self.check_usable()
+                        return True
+                    self.turn.release()
         except BaseException:
             if self.turn._is_owned():
                 self.end_turn(byte)
+            else:
+                self.end_use()
             raise
-        self.turn.release()
+        self.end_use()
         return False
 
     def end_turn(self, byte: int) -> None:
         """End the turn of a byte."""
         self.unlock(byte)
         self.turn.release()
+        self.end_use()
 
     def unlock(self, byte: int) -> None:
         """Unlock such a byte."""
@@ -320,7 +429,7 @@ class ControlPage:
             return platform.lock(self.handle, byte, 1, shared=False, wait=True)
         pause = 0.0002
         while not platform.lock(self.handle, byte, 1, shared=False, wait=False):
-            left = _until(end)
+            left = seconds_until(end)
             if not left:
                 return False
             time.sleep(min(pause, left))
@@ -328,17 +437,28 @@ class ControlPage:
         return True
 
     def left(self, mapping: Mapping | None = None) -> None:
-        """Give up all, since the attachment is left."""
-        if not self.usable:
+        """Give up all, since the attachment is left; threads that use the page give up the rest."""
+        if not self.usable:  # as in a forked child, where the locks may be taken for ever
             return
-        self.usable = False
-        self.leaving()
-        for party in self._all[:]:
-            self.give_up(party)
-        segment.guarded_close(self.handle)
+        with interrupts.deferred:
+            if self._begin_leaving():
+                try:
+                    self.leaving()
+                    self.stop_waits()
+                finally:
+                    self.end_use()
+
+    def _begin_leaving(self) -> bool:
+        with self._changing:
+            found, self.usable = self.usable, False
+            self._uses += found
+        return found  # or another thread was faster
 
     def leaving(self) -> None:
         """Do what is to be done before the parties are given up."""
+
+    def closed(self) -> None:
+        """Do what is to be done when the handle is closed."""
 
 
 def _after_fork_in_child() -> None:
@@ -346,12 +466,8 @@ def _after_fork_in_child() -> None:
         page = reference()
         if page is not None:
             page.usable = False
+            page.handle = -1  # which `segment` has closed
     _pages.clear()
-
-
-def _until(end: float | None) -> float | None:
-    """Return the seconds until a moment of the monotonic clock, at least 0; None if there is none."""
-    return None if end is None else max(0.0, end - time.monotonic())
 
 
 _pages: list[weakref.ref[ControlPage]] = []

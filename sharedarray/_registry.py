@@ -583,9 +583,9 @@ def drop_record(directory: str, name: str, inode: int) -> None:
     _written.pop(path, None)
     _discard(path)
     try:
-        platform.remove(notices_path(directory, inode))
+        remove_unused_notices(notices_path(directory, inode))
     except OSError:
-        pass  # it is open, where such files stay until they are closed; a sweep removes it
+        pass  # a sweep removes it
 
 
 def _read(path: str) -> str | None:
@@ -712,6 +712,7 @@ def waker_path(directory: str, inode: int, party: int) -> str:
 
 
 _NOTICES = "v."  # what the names of files with notices start with
+_NOTICED = 1 << 57  # the byte of such a file that each process locks, shared, while it uses the file
 
 
 def notices_path(directory: str, inode: int) -> str:
@@ -719,25 +720,59 @@ def notices_path(directory: str, inode: int) -> str:
     return f"{registry_of(directory)}/{_NOTICES}{inode}"
 
 
+def hold_notices(handle: int, path: str) -> bool:
+    """Keep a file of notices in place until the handle is closed; return False if it was just removed."""
+    platform.lock(handle, _NOTICED, 1, shared=True, wait=True)
+    return platform.inode_of(path) == platform.status(handle).inode
+
+
+def remove_unused_notices(path: str) -> None:
+    """Remove a file of notices, unless a process uses it, which does so later if the block is gone."""
+    try:
+        handle = platform.open_to_lock(path)
+    except FileNotFoundError:
+        return
+    try:
+        if platform.lock(handle, _NOTICED, 1, shared=False, wait=False):
+            try:
+                if platform.inode_of(path) == platform.status(handle).inode:
+                    platform.remove(path)
+            finally:
+                platform.unlock(handle, _NOTICED, 1)
+    finally:
+        platform.close(handle)
+
+
+def remove_notices_without_block(directory: str, inode: int) -> None:
+    """Remove the notices of a block that is gone, unless a process uses them."""
+    if _without_block(directory, {str(inode)}, platform.names(registry_of(directory))):
+        remove_unused_notices(notices_path(directory, inode))
+
+
 def _sweep_notices(directory: str) -> None:
-    """Remove the notices of blocks that are gone."""
+    """Remove the notices of blocks that are gone, which no process uses."""
     folder = registry_of(directory)
     files = platform.names(folder)
-    gone = {file[len(_NOTICES) :] for file in files if file.startswith(_NOTICES)} - _recorded(files)
-    if not gone:
-        return
-    # A listing may miss a record that another process replaces meanwhile. A block's own name never moves.
-    paths = (f"{directory}/{file}" for file in platform.names(directory))
-    gone -= {str(platform.inode_of(path)) for path in paths}
-    gone -= _recorded(platform.names(folder))  # for blocks without a path
-    for inode in gone:
+    noticed = {file[len(_NOTICES) :] for file in files if file.startswith(_NOTICES)}
+    for inode in _without_block(directory, noticed, files):
         path = f"{folder}/{_NOTICES}{inode}"
         try:
-            platform.remove(path)
+            remove_unused_notices(path)
         except errors.LimitError:
             raise
         except OSError as error:
             damage.report(path, str(error), "it stays")
+
+
+def _without_block(directory: str, inodes: set[str], files: list[str]) -> set[str]:
+    """Return the inodes, as text, that are of no block; `files` are those of the registry."""
+    gone = inodes - _recorded(files)
+    if gone:
+        # A listing may miss a record that another process replaces meanwhile. A block's own name never moves.
+        paths = (f"{directory}/{file}" for file in platform.names(directory))
+        gone -= {str(platform.inode_of(path)) for path in paths}
+        gone -= _recorded(platform.names(registry_of(directory)))  # for blocks without a path
+    return gone
 
 
 def _recorded(files: list[str]) -> set[str]:

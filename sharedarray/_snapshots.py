@@ -129,7 +129,12 @@ class Versions(ControlPage):
                 cause="a reader has to tell which version it keeps",
                 next_step="copy the array",
             )
-        self._holder = self.claim(mapping)
+        with interrupts.deferred:
+            self.begin_use()
+            try:
+                self._holder = self.claim()
+            finally:
+                self.end_use()
         if self._holder is None:
             raise errors.LimitError(
                 f"too many processes have snapshots of {mapping.name!r}", name=mapping.name
@@ -217,13 +222,13 @@ class Versions(ControlPage):
             raise
         return np.frombuffer(buffer, np.uint8), number
 
-    def end(self, mapping: Mapping, number: int, publish: bool) -> None:
+    def end(self, number: int, publish: bool) -> None:
         """Publish what is in a buffer as the next version, or do not; to be called in a deferred block."""
         try:
             if publish:
                 self.fence()
                 self.words[_CURRENT] = ((self.words[_CURRENT] >> 8) + 1) << 8 | number
-                self.wake(mapping)
+                self.wake()
                 self._whole[:] = self._buffers[number]
         finally:
             self.end_turn(_WRITING)
@@ -244,7 +249,7 @@ class Versions(ControlPage):
             taken = 0
             for index, mask in self.states():
                 if mask & ~(1 << current) and not self.alive(index):
-                    self._clear(mapping, index)
+                    self._clear(index)
                     mask = 0
                 taken |= mask
             return next((number + 1 for number in others if not taken >> number & 1), 0)
@@ -258,7 +263,7 @@ class Versions(ControlPage):
             found = free()
             if not found and threading.active_count() > 1:  # another thread may drop its snapshots
                 seconds = _PATIENCE if timeout is None else min(timeout, _PATIENCE)
-                found = self.wait(mapping, free, seconds, holders)
+                found = self.wait(free, seconds, holders)
             if not found and kept_here():
                 raise errors.DeadlockError(
                     f"this process keeps snapshots of {len(others)} old versions of {mapping.name!r}, so "
@@ -266,31 +271,33 @@ class Versions(ControlPage):
                     name=mapping.name,
                     next_step="drop them, or keep copies: snapshot().copy()",
                 )
-        found = found or self.wait(mapping, free, timeout, holders)
+        found = found or self.wait(free, timeout, holders)
         if not found:
             raise _busy(mapping, timeout, f"readers keep snapshots of all versions, such as buffer {first}")
         return int(found) - 1
 
-    def _clear(self, mapping: Mapping, index: int) -> None:
-        party = self.borrow(mapping)
-        if party is not None:
-            try:
-                self.clear_dead(index, party)
-            finally:
-                self.give_back(party)
+    def _clear(self, index: int) -> None:
+        with interrupts.deferred:
+            party = self.borrow()
+            if party is not None:
+                try:
+                    self.clear_dead(index, party)
+                finally:
+                    self.give_back(party)
 
     # -- waiting --------------------------------------------------------------------------------------
 
-    def wait_for(self, mapping: Mapping, version: int, timeout: float | None) -> bool:
+    def wait_for(self, version: int, timeout: float | None) -> bool:
         """Wait for a version or a later one; return whether it is there."""
-        return bool(self.wait(mapping, lambda: self.version >= version, timeout))
+        return bool(self.wait(lambda: self.version >= version, timeout))
 
     # -- the end --------------------------------------------------------------------------------------
 
     def left(self, mapping: Mapping | None = None) -> None:
         """Give up all, once no snapshot is in use any more."""
-        if mapping is not None and any(self._held):
+        if mapping is not None and self.usable and any(self._held):
             self._closing = True
+            self.stop_waits()
             return
         super().left(mapping)
 
@@ -336,7 +343,7 @@ class Update(Generic[_T]):
         with interrupts.deferred:
             if self._given is not None:
                 (given, number), self._given = self._given, None
-                self._versions.end(self._mapping, number, publish=kind is None)
+                self._versions.end(number, publish=kind is None)
                 # It may be published.
                 if isinstance(given, np.ndarray):
                     given.flags.writeable = False

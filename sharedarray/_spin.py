@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sharedarray._clock import time
+from sharedarray._platform import platform
 
-__all__ = ["SpinWait"]
+__all__ = ["SPIN", "SpinWait", "spin_wait"]
 
 _T = TypeVar("_T")
+
+SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
 
 _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 # Seconds that waking the threads on both sides takes at most, as a rule.
@@ -70,3 +73,8 @@ class SpinWait:
                 return there()
         self._penalty = max(1, self._penalty - 1)
         return found
+
+
+def spin_wait(seconds: float = SPIN) -> SpinWait:
+    """Return a `SpinWait` that polls only if another processor may answer meanwhile."""
+    return SpinWait(seconds if platform.processors() > 1 else 0)

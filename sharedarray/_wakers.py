@@ -2,7 +2,7 @@
 
 Processes that wait for each other over a block are its *parties*. Each party has an index, and by it:
 
-- a **lease**: an exclusive lock on byte ``PARTIES + index`` of the block, which the kernel frees when the
+- a **lease**: an exclusive lock on byte ``FIRST_LEASE + index`` of the block, which the kernel frees when the
   party's process ends, however it does. So each index has one party at most. If the lease is free, the party
   is dead or has left, and the words that it wrote may be cleared by the process that takes the lease next.
 - a **waker**: a file in the registry (``w.INODE.INDEX``; see the platform's contract) that wakes the party
@@ -50,10 +50,10 @@ from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 
-__all__ = ["PARTIES", "Fence", "Waker", "deadline_after", "seconds_until"]
+__all__ = ["ENDING", "FIRST_LEASE", "Fence", "Waker", "deadline_after", "seconds_until"]
 
-PARTIES = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
-_ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
+FIRST_LEASE = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
+ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
 
 
 class Fence:
@@ -88,13 +88,13 @@ class Waker:
 
     Parameters
     ----------
-    mapping
-        The block, which need not have its name yet.
-    place
-        The directory and the number by which the wakers are named, for a file that is no block.
+    block
+        The block, which need not have its name yet; or a handle on a block or file, with a `place`.
     pid_of
         Returns the pid of the party with an index. Only systems whose wakers do not tell of the end of their
         owners ask for it.
+    place
+        The directory and the number by which the wakers are named; those of the block when None.
 
     Attributes
     ----------
@@ -110,15 +110,21 @@ class Waker:
     __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
 
     def __init__(
-        self, mapping: Mapping, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
+        self, block: Mapping | int, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
     ) -> None:
-        directory, inode = place or (str(mapping.directory), mapping.inode)
+        if place is None:
+            assert not isinstance(block, int)
+            place = str(block.directory), block.inode
+        directory, inode = place
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}
         self.woken = False
         self.index = self.handle = self._file = -1
-        self._file = segment.guarded_open(mapping)
+        if isinstance(block, int):
+            self._file = segment.guarded_open_file(block)
+        else:
+            self._file = segment.guarded_open(block)
         _all.append(weakref.ref(self, _all.remove))
 
     def claim(self, index: int) -> bool:
@@ -146,15 +152,15 @@ class Waker:
 
     def take(self, index: int) -> bool:
         """Take the lease of a party that has gone, to clear its words; return False if it lives."""
-        return platform.lock(self._file, PARTIES + index, 1, shared=False, wait=False)
+        return platform.lock(self._file, FIRST_LEASE + index, 1, shared=False, wait=False)
 
     def give_back(self, index: int) -> None:
         """Give back a lease that was taken."""
-        platform.unlock(self._file, PARTIES + index, 1)
+        platform.unlock(self._file, FIRST_LEASE + index, 1)
 
     def alive(self, index: int) -> bool:
         """Return whether another party has this index, and its process lives."""
-        return platform.locked(self._file, PARTIES + index, 1)
+        return platform.locked(self._file, FIRST_LEASE + index, 1)
 
     def _end(self, index: int) -> int | None:
         """Return the waker of another party; None if it has none."""
@@ -175,6 +181,17 @@ class Waker:
             if end is None or platform.wake(end):
                 return
             self.forget(index)  # it was that of a former party
+
+    def wake_once(self, index: int) -> None:
+        """Wake a party, if it lives. Other threads may use this waker, or close it, meanwhile."""
+        try:
+            end = segment.guarded(lambda: _opened(self._path_of(index), self._pid_of(index)))
+        except _GoneError:
+            return
+        try:
+            platform.wake(end)
+        finally:
+            segment.guarded_close(end, platform.close_waker)
 
     def forget(self, index: int) -> None:
         """Close the waker of a party that has gone."""
@@ -202,7 +219,7 @@ class Waker:
             else:
                 ends[index] = end
         if gone:  # while its process ends, the kernel may have closed its waker before its lease
-            seconds = _ENDING if seconds is None else min(seconds, _ENDING)
+            seconds = ENDING if seconds is None else min(seconds, ENDING)
         woken, left = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
         if woken:
             self.woken = True  # and it is drained before the next sleep, not on the way to what came

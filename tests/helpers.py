@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -152,6 +153,36 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = ANSWER,
         if late:
             raise AssertionError(f"not within {timeout} s: {what}")
         time.sleep(every)
+
+
+# -- Ctrl-C ---------------------------------------------------------------------------------------------
+
+
+def interrupted_at(step: int, function: Callable[[], object], never: tuple[CodeType, ...] = ()) -> bool:
+    """Call a function with Ctrl-C at a step of this library; return False if it has fewer steps."""
+    left = step
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal left
+        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
+            return None
+        if frame.f_code in never:
+            return None
+        if event == "line":
+            left -= 1
+            if left == -1:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        function()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return left < 0
 
 
 # -- what is there --------------------------------------------------------------------------------------

@@ -557,7 +557,7 @@ def test_killed_readers_leave_nothing() -> None:
         mapping = mapping_of(log)
         assert mapping is not None
         state = growth.growth_of(mapping)
-        party = state.claim(mapping)  # the places of the dead are free
+        party = state.claim()  # the places of the dead are free
         assert party is not None
         assert party.index < 5
-        state.give_up(party)
+        party.waker.leave()

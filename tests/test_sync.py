@@ -14,7 +14,7 @@ from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
-from helpers import ANSWER, FORKS, Puppet, wait_until
+from helpers import ANSWER, FORKS, Puppet, interrupted_at, wait_until
 
 import sharedarray as sa
 from sharedarray._sync import parties
@@ -562,31 +562,8 @@ def test_ctrl_c_breaks_a_wait_and_leaves_all_usable() -> None:
     event.close()
 
 
-def _interrupted_at(step: int, function: Callable[[], object]) -> bool:
-    """Call a function with Ctrl-C at a step of this library; return False if it has fewer steps."""
-    left = step
-
-    def trace(frame: Any, event: str, argument: object) -> Any:
-        nonlocal left
-        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
-            return None
-        if frame.f_code is sa.Condition.__exit__.__code__:
-            return None  # no code of Python's can be sure to begin with a method of this name
-        if event == "line":
-            left -= 1
-            if left == -1:
-                signal.raise_signal(signal.SIGINT)
-        return trace
-
-    before = sys.gettrace()
-    try:
-        sys.settrace(trace)
-        function()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return left < 0
+# No code of Python's can be sure to begin with a method of this name.
+NEVER = (sa.Condition.__exit__.__code__,)
 
 
 def _in_lock(condition: sa.Condition) -> None:
@@ -616,7 +593,7 @@ def test_ctrl_c_at_any_step_leaves_both_sides_usable(use: str, every: int) -> No
     other = make()
     for step in range(0, 10_000, every):
         made = make()
-        if not _interrupted_at(step, lambda made=made: call(made)):  # type: ignore[misc]
+        if not interrupted_at(step, lambda made=made: call(made), NEVER):  # type: ignore[misc]
             break
         for usable in (other, made) if use != "close" else (other,):
             if use == "semaphore":

@@ -67,9 +67,6 @@ class Watch(Protocol):
     def add(self, waker: int, *, own: bool = False) -> None:
         """Watch this process's own waker, or whether the process behind another one has gone."""
 
-    def remove(self, waker: int) -> None:
-        """Stop watching a waker of another process."""
-
     def close(self) -> None:
         """Close the descriptor."""
 

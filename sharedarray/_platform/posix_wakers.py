@@ -157,17 +157,6 @@ class Watch:
             change = _select.kevent(waker, kind, _select.KQ_EV_ADD | _select.KQ_EV_CLEAR)
             self._queue.control([change], 0)
 
-    def remove(self, waker: int) -> None:
-        """Stop watching a waker of another process."""
-        try:
-            if _EPOLL:
-                self._queue.unregister(waker)
-            else:
-                change = _select.kevent(waker, _select.KQ_FILTER_WRITE, _select.KQ_EV_DELETE)
-                self._queue.control([change], 0)
-        except OSError:
-            pass  # it is not watched
-
     def close(self) -> None:
         """Close the descriptor."""
         self._queue.close()

@@ -23,7 +23,7 @@ from sharedarray._pool.states import CLOSED, LEASED, RUNNING
 from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.poller import Poller, new_poller
 from sharedarray._pool.worker_handle import WorkerHandle
-from sharedarray._spin import SpinWait
+from sharedarray._spin import spin_wait
 
 if TYPE_CHECKING:
     from sharedarray._pool.engine import Engine
@@ -60,7 +60,7 @@ class Receiver:
         self._released = threading.Event()  # of the reader's role, while this is closing
         self._pausing = False  # the reading thread sleeps, so a handler that interrupts it may read as well
         self.processors = platform.processors()
-        self._spinning = SpinWait(SPIN if self.processors > 1 else 0)
+        self._spinning = spin_wait(SPIN)
 
     def start(self) -> None:
         """Open the pollers."""

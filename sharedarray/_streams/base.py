@@ -21,13 +21,12 @@ from sharedarray import _errors as errors, _interrupts as interrupts
 from sharedarray._array import ShapeLike
 from sharedarray._clock import time
 from sharedarray._platform import platform
-from sharedarray._spin import SpinWait
+from sharedarray._spin import spin_wait
 from sharedarray._streams.block import Block
 from sharedarray._wakers import Fence, Waker
 
-__all__ = ["Empty", "Full", "ShutDown", "Stream", "spin_wait"]
+__all__ = ["Empty", "Full", "ShutDown", "Stream"]
 
-SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
 _PAUSES = 50e-6, 0.01  # seconds between two tries of a thread for the turn of another one: first and longest
 
 if TYPE_CHECKING or not hasattr(queue, "ShutDown"):  # before Python 3.13
@@ -49,11 +48,6 @@ class Full(errors.SharedArrayError, queue.Full, TimeoutError):
     """No slot became free in time."""
 
     _errno = errors.LockTimeout._errno
-
-
-def spin_wait() -> SpinWait:
-    """Return what polls before a thread sleeps, if another processor may answer meanwhile."""
-    return SpinWait(SPIN if platform.processors() > 1 else 0)
 
 
 _FORKED = (0,)  # whose turn it is in a forked child

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from itertools import repeat
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,10 @@ from sharedarray._streams import words as w
 from sharedarray._streams.base import Empty, ShutDown, Stream
 from sharedarray._streams.block import PRODUCER, Block, party_of
 from sharedarray._streams.waiting import HAS_DESCRIPTORS, SLICE, Readers, Watched
-from sharedarray._wakers import Waker, deadline_after, seconds_until
+from sharedarray._wakers import ENDING, Waker, deadline_after, seconds_until
 
 __all__ = ["Consumer"]
 
-_ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 _ALL = 1 << 62  # as a history: every item that is still there
 _Array = np.ndarray[Any, Any]
 
@@ -540,7 +539,7 @@ class Consumer(Stream):
             if left is not None and left <= 0:
                 raise self._died() if not lives and not words[w.END] else self._none_came()
             if self._waker.wait((PRODUCER,) if lives else (), left) and self._waker.alive(PRODUCER):
-                clock.sleep(_ENDING)
+                clock.sleep(ENDING)
         finally:
             words[asleep] = 0
 
@@ -644,7 +643,7 @@ class Consumer(Stream):
         words[entry + w.NEXT] = 0
         kept = [array for reference in self._arrays if reference and (array := reference()) is not None]
         if kept:
-            _Kept(self._block, self._waker, entry, kept, self._dropping)
+            _Kept(self._block, self._waker, entry, kept)
         else:
             self._block.clear(entry)
         self._fence()
@@ -671,20 +670,13 @@ class _Waking:
     def _end(self, reference: Any) -> None:
         self._clear(reference)
         if self._waker.index >= 0:
-            self._waker.wake(PRODUCER)
+            self._waker.wake_once(PRODUCER)  # in any thread, also while another one waits
 
 
 class _Kept:
     """Keeps the entry of a consumer that was closed, until the last array that it got is dropped."""
 
-    def __init__(
-        self,
-        block: Block,
-        waker: Waker,
-        entry: int,
-        arrays: list[_Array],
-        dropping: Callable[[int], Callable[[Any], object]],
-    ) -> None:
+    def __init__(self, block: Block, waker: Waker, entry: int, arrays: list[_Array]) -> None:
         self._block, self._waker, self._entry = block, waker, entry
         self._references = {id(array): weakref.ref(array, self._dropped) for array in arrays}
         _kept.add(self)
@@ -694,18 +686,21 @@ class _Kept:
         interrupts.finalize(self._drop, reference)
 
     def _drop(self, reference: Any) -> None:
-        for key, known in list(self._references.items()):
-            if known is reference:
-                del self._references[key]
-        if not self._references:
+        with _ending:  # two arrays may end at once, in two threads
+            for key, known in list(self._references.items()):
+                if known is reference:
+                    self._references.pop(key, None)
+            if self._references or self not in _kept:
+                return
             _kept.discard(self)
-            if self._waker.index >= 0:
-                self._block.clear(self._entry)
-                self._waker.wake(PRODUCER)
-                self._waker.leave()
+        if self._waker.index >= 0:
+            self._block.clear(self._entry)
+            self._waker.wake(PRODUCER)
+            self._waker.leave()
 
 
 _kept: set[_Kept] = set()
+_ending = RLock()  # an array may end as another one does, in the same thread
 
 
 def _claim_entry(block: Block, waker: Waker) -> int:

@@ -26,7 +26,7 @@ from sharedarray._clock import time
 from sharedarray._streams import words as w
 from sharedarray._streams.base import Full, ShutDown, Stream, live
 from sharedarray._streams.block import PRODUCER, Block, Item, item_of, party_of
-from sharedarray._wakers import Waker, deadline_after, seconds_until
+from sharedarray._wakers import ENDING, Waker, deadline_after, seconds_until
 
 __all__ = ["Producer"]
 
@@ -34,7 +34,6 @@ _ALL = 1 << 62  # above every position: no consumer needs anything
 _WRITTEN = 1 << 63  # in place of a position: the slot is being written to
 _NO_SLOT = -1  # every slot is in use, and the stream drops items
 _LOOKS = 0.001, 0.05  # seconds between looks for arrays that consumers have dropped: the first, the longest
-_ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 
 
 class Producer(Stream):
@@ -427,7 +426,7 @@ class Producer(Stream):
                     break
                 pause = min(2 * pause, longest)
             if gone and not self._clear_dead_in_the_way():
-                time.sleep(_ENDING)
+                time.sleep(ENDING)
             return _NO_SLOT
         finally:
             words[w.WAITING] = 0

@@ -9,7 +9,7 @@ from typing import Any
 from sharedarray._header import Layout
 from sharedarray._platform import platform
 from sharedarray._streams import words as w
-from sharedarray._wakers import PARTIES
+from sharedarray._wakers import FIRST_LEASE
 
 __all__ = ["ConsumerStatus", "StreamStatus", "status_of"]
 
@@ -105,7 +105,7 @@ def status_of(handle: int, layout: Layout, size: int) -> StreamStatus | None:
             for number in range(w.ENTRIES):
                 entry = w.ENTRY + number * w.ENTRY_WORDS
                 pid, following = words[entry + w.PID], words[entry + w.NEXT]
-                if pid and platform.locked(locks, PARTIES + 1 + number, 1):
+                if pid and platform.locked(locks, FIRST_LEASE + 1 + number, 1):
                     position = max(0, following - 1)
                     consumers.append(
                         ConsumerStatus(
@@ -122,7 +122,7 @@ def status_of(handle: int, layout: Layout, size: int) -> StreamStatus | None:
                 full="drop_oldest" if words[w.DROPS] else "wait",
                 published=published,
                 closed=bool(words[w.END]),
-                producer=words[w.PRODUCER] if platform.locked(locks, PARTIES, 1) else None,
+                producer=words[w.PRODUCER] if platform.locked(locks, FIRST_LEASE, 1) else None,
                 waits=bool(words[w.WAITING]),
                 consumers=tuple(consumers),
             )

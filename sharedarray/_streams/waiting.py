@@ -161,20 +161,20 @@ def wait(
         if not isinstance(thing, Future | Waitable):
             raise TypeError(f"wait() takes streams, events and futures, not {type(thing).__name__}")
     end = deadline_after(timeout)
-    bell = _FuturesDone()
+    finished = _FuturesDone()
     try:
         for thing in everything:
             if isinstance(thing, Future):
-                bell.follow(thing)
+                finished.follow(thing)
         while True:
-            bell.drain()
+            finished.drain()
             done = {thing for thing in everything if _is_done(thing)}
             left = seconds_until(end)
             if _enough(done, everything, return_when) or (left is not None and left <= 0):
                 return DoneAndNotDone(done, everything - done)
-            bell.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
+            finished.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
     finally:
-        bell.close()
+        finished.close()
 
 
 def _is_done(thing: Any) -> bool:

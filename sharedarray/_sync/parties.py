@@ -42,8 +42,8 @@ from sharedarray import (
 from sharedarray._array import SharedArray
 from sharedarray._clock import time
 from sharedarray._platform import platform
-from sharedarray._spin import SpinWait
-from sharedarray._wakers import PARTIES, Fence, Waker, deadline_after, seconds_until
+from sharedarray._spin import spin_wait
+from sharedarray._wakers import ENDING, FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
 
 __all__ = ["DEATHS", "ENTRIES", "FIRST", "OWN", "SETTING", "Primitive"]
 
@@ -53,11 +53,9 @@ _ENTRY, _ENTRY_WORDS = 16, 8
 PID, ASLEEP, OWN = range(3)  # words of an entry; those from OWN on are each kind's
 _WORDS = _ENTRY + ENTRIES * _ENTRY_WORDS
 _FORMAT = 1
-_SPIN = 50e-6  # seconds to poll before sleeping: about what waking a core takes
-_MUTEX = PARTIES - 1  # the byte that is locked while the state is changed
+_MUTEX = FIRST_LEASE - 1  # the byte that is locked while the state is changed
 _LOOK = 0.05  # seconds after which a thread checks whether the leader's call was broken off by Ctrl-C
 _PAUSE = 0.005  # seconds between two wake-ups of a thread that sleeps for an object which is closed
-_ENDING = 0.0005  # seconds in which a process that is ending gives up its lease, as a rule
 
 
 class _Leadership:
@@ -218,7 +216,7 @@ class Primitive:
         self._token = time.monotonic_ns() | 1
         self._woken: dict[int, int] = {}
         self._known: tuple[int, list[int]] = -1, []
-        self._spin = SpinWait(_SPIN if platform.processors() > 1 else 0)
+        self._spin = spin_wait()
         _live[:] = [reference for reference in _live if reference() is not None]
         _live.append(weakref.ref(self))
         self._closed = False
@@ -396,7 +394,7 @@ class Primitive:
             if not all(map(waker.alive, others)):
                 self._clear_dead()
             elif waker.wait(others, seconds_until(end)) and all(map(waker.alive, others)):
-                time.sleep(_ENDING)
+                time.sleep(ENDING)
         finally:
             words[asleep] = 0
         return False

@@ -1105,8 +1105,8 @@ def persisted(found: Any, mapping: Mapping | None) -> bool:
     try:
         found.persist()
     except (errors.BlockNotFoundError, errors.NotOursError):
-        return platform.inode_of(mapping.path) == mapping.inode
         # A file without a record stays anyway: another program or another user put it there.
+        return platform.inode_of(mapping.path) == mapping.inode
     return True
 
 
@@ -1117,7 +1117,7 @@ def if_taken(file: bool) -> str:
     return "another name, or replace=True to make a new one in its place"
 
 
-_KINDS = "an array", "an array that grows, when full,"
+_KINDS = "an array of", "an array that grows to"  # a shape
 
 
 def _found_or_made(
@@ -1191,8 +1191,8 @@ def _check_same(found: SharedArray, layout: header.Layout, grows: bool) -> None:
     raise errors.BlockExistsError(
         f"the name {name!r} is taken by another kind of array",
         name=name,
-        found=f"{_KINDS[found_grows]} of shape {shape}, dtype {found.dtype}, order {order}",
-        expected=f"{_KINDS[grows]} of shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
+        found=f"{_KINDS[found_grows]} shape {shape}, dtype {found.dtype}, order {order}",
+        expected=f"{_KINDS[grows]} shape {layout.shape}, dtype {layout.dtype}, order {layout.order}",
         next_step=if_taken(mapping is not None and mapping.directory is None),
     )
 

@@ -16,9 +16,8 @@ The words are looked at through a mapping of their own, which refers to nothing:
 refers to must not refer back to it, or the block would not be freed with its last view. For the same reason
 nothing that a page refers to refers to the page.
 
-A page may be left while other threads use it: they wait, or have its turn. It wakes those that wait, which
-raise `BlockClosedError`. The last thread that ends its use gives up the parties
-and the handle.
+A page may be left while other threads use it: they wait, or have its turn. Leaving wakes those that wait,
+which raise `BlockClosedError`. The last thread that ends its use gives up the parties and the handle.
 """
 
 from __future__ import annotations

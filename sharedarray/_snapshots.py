@@ -57,9 +57,7 @@ _COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to
 _GRANULARITY = 1 << 16
 _MAKING, _WRITING = 1 << 58, (1 << 58) + 1  # bytes that are locked: behind all data, below all leases
 _NUMBER = 0xFF  # of a buffer, in word 4
-_PATIENCE = (
-    10.0  # seconds in which other threads of this process may drop the snapshots that a writer waits for
-)
+_PATIENCE = 10.0  # seconds for other threads of this process to drop the snapshots that a writer waits for
 
 
 class Held(np.ndarray[Any, Any]):

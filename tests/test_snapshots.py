@@ -113,7 +113,8 @@ def test_what_has_no_versions() -> None:
         np.zeros(3).view(sa.SharedArray).snapshot()
 
 
-def test_buffers_that_are_all_kept() -> None:
+def test_buffers_that_are_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "_PATIENCE", 0.1)
     with sa.zeros(3, name="kept") as array:
         kept = [array.snapshot()]
         for _ in range(2):

@@ -208,9 +208,8 @@ class Primitive:
             for each in opened:
                 each.close() if isinstance(each, _Mutex) else each.leave()
             raise
-        self._changing, self._sleeper, self._waker = (
-            opened  # the last one, under `_changing`, wakes the others
-        )
+        # The last one wakes the others, under `_changing`.
+        self._changing, self._sleeper, self._waker = opened
         self._sleeping = Fence()
         self._waking = Fence()
         self._token = time.monotonic_ns() | 1

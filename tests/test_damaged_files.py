@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ANSWER, TABLE, Puppet, block_files, environment, registry, wait_until
@@ -394,6 +395,30 @@ def test_the_janitor_leaves_a_damaged_table_to_a_process_that_tells_the_user(own
         records.sweep(own_directory)
     assert not path.exists()
     os.rmdir(folder)
+
+
+@needs_janitor
+def test_a_number_that_is_damaged_as_the_janitor_tidies_is_left_to_such_a_process_too(
+    own_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sa.zeros(3, name="held") as held, held.lock():
+        path = Path(registry(), TABLE)
+        lock, damaged = records.platform.lock, (1 << 40).to_bytes(8, "little")
+
+        def locked(*arguments: Any, **options: Any) -> bool:
+            with path.open("r+b") as file:
+                file.write(damaged)
+            return lock(*arguments, **options)
+
+        monkeypatch.setattr(damage, "unheard", True)
+        with monkeypatch.context() as patched:
+            patched.setattr(marks.platform, "lock", locked)
+            marks.sweep(registry())
+        assert path.read_bytes()[:8] == damaged
+        monkeypatch.setattr(damage, "unheard", False)
+        with pytest.warns(RuntimeWarning, match="it counts"):
+            marks.sweep(registry())
+        assert path.read_bytes()[:8] != damaged
 
 
 # -- a whole life beside each of them -------------------------------------------------------------------

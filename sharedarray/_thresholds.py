@@ -55,7 +55,7 @@ HELD_BACK = 1024
 """A result shorter than this may wait 0.2 ms to be sent with others: a write costs more than to copy it."""
 
 LONG_TEXT = 1 << 14
-"""A text longer than this is sent on its own by `map`: rows are written under the lock of the engine."""
+"""A text longer than this is sent on its own by `map`: rows are written under the lock of the core."""
 
 APPENDED_BY_KERNEL = 1 << 16
 """Rows of this size are appended by a write call: it reserves pages on its way, and needs no faults."""

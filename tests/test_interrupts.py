@@ -423,7 +423,7 @@ def test_what_is_imported_late_is_imported_as_a_whole():
 
         class Meanwhile:
             def find_spec(self, name, path, target=None):
-                if name == "sharedarray._pool.engine":
+                if name == "sharedarray._pool.core":
                     signal.raise_signal(signal.SIGINT)
 
         sys.meta_path.insert(0, Meanwhile())

@@ -411,6 +411,6 @@ def test_no_weak_set_is_iterated() -> None:
     """A thread that adds to one meanwhile makes the iteration fail: lists of weak references are used."""
     users = [name for name in MODULES if "WeakSet" in source(name)]
     assert users == ["sharedarray._interrupts"]  # which looks at the code of its callback only
-    tables = "_arrived|_by_token|_engines|_made|_origins|_token_of|_versions"
+    tables = "_arrived|_by_token|_cores|_made|_origins|_token_of|_versions"
     iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
     assert [name for name in MODULES if iterated.search(source(name))] == []

@@ -24,7 +24,7 @@ worker_handle  one worker, as the pool sees it: its state, and the calls that it
 dispatcher     the queue, and sending tasks to workers
 cancellation   tasks that will not be done
 inbox          acting on what workers send
-copier         copying large arguments without the engine's lock
+copier         copying large arguments without the pool's lock
 receiver       waiting for messages and exits: the pool's thread, or a caller
 timers         limits, deadlines, processes that do not end
 lifecycle      pools at the end of the interpreter and in a fork
@@ -32,7 +32,7 @@ supervisor     starting workers, noticing their exits, retrying their calls
 housekeeping   what the pool's thread does between two waits
 manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
-engine         the state of a pool, and what its modules have in common
+core           the state of a pool, and what its modules have in common
 arguments      checks of the arguments of `Pool`
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants

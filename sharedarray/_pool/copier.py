@@ -1,4 +1,4 @@
-"""Copying large arguments into recycled memory, without the engine's lock.
+"""Copying large arguments into recycled memory, without the pool's lock.
 
 A task whose arguments are still to be copied is chosen for a worker under the lock, copied without it, and
 sent under it. One thread at a time copies: it copies once what several tasks have in common. Meanwhile tasks
@@ -22,7 +22,7 @@ from sharedarray._pool.worker_handle import WorkerHandle
 from sharedarray._thresholds import COPIED_AHEAD
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Copier"]
 
@@ -41,14 +41,14 @@ class Copier:
         The next task of the queue whose arguments can be copied while the workers run others.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.tasks: set[Task] = set()
         self._chosen: deque[tuple[Task, WorkerHandle]] = deque()
         self.upcoming: Task | None = None
         self._copying = threading.Lock()
 
-    # With the engine's lock held
+    # With the pool's lock held
 
     def choose(self, task: Task, worker: WorkerHandle) -> None:
         """Have a task copied and then sent to a worker."""
@@ -58,13 +58,13 @@ class Copier:
 
     def look_ahead(self) -> None:
         """Find the next task of the queue whose arguments are to be copied while the workers run others."""
-        engine = self._engine
-        upcoming = itertools.islice(engine.dispatcher.queue, engine.workers)
+        core = self._core
+        upcoming = itertools.islice(core.dispatcher.queue, core.workers)
         self.upcoming = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
 
     def next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
-        tasks = itertools.islice(self._engine.dispatcher.queue, OVERTAKEN)
+        tasks = itertools.islice(self._core.dispatcher.queue, OVERTAKEN)
         return next((at for at, task in enumerate(tasks) if task.is_copied), 0)
 
     def clear(self) -> None:
@@ -78,7 +78,7 @@ class Copier:
 
     def run(self) -> None:
         """Copy what is to be copied, unless another thread does so."""
-        self._engine.dropped.clear()
+        self._core.dropped.clear()
         while (self._chosen or self.upcoming is not None) and self._copying.acquire(blocking=False):
             try:
                 while self._chosen:
@@ -91,55 +91,55 @@ class Copier:
 
     def _copy_for(self, task: Task, worker: WorkerHandle) -> None:
         """Copy the arguments of a task and send it to the worker that it was chosen for."""
-        engine = self._engine
+        core = self._core
         lent: Slot | None = None
         raised: BaseException | None = None
         try:
             pickled, function = task.pickled, task.function
             if pickled is not None:
-                pickled.copy_to_slots(engine.store, private=task.retries > 0)
+                pickled.copy_to_slots(core.store, private=task.retries > 0)
             if function is not None:
-                function.pickled.copy_to_slots(engine.store, private=True)
+                function.pickled.copy_to_slots(core.store, private=True)
             expected = 0 if task.items is not None else task.stats.result
             if expected:
-                lent = engine.store.take(expected)
+                lent = core.store.take(expected)
         except BaseException as error:
             raised = error
         unwanted = late = False
-        with engine.lock:
+        with core.lock:
             worker.reserve(False)
             self.tasks.discard(task)
             accepts, first = worker.accepts, None
             if raised is None:
-                unwanted = task.cancelled or not engine.takes_tasks
+                unwanted = task.cancelled or not core.takes_tasks
                 late = task.deadline is not None and task.deadline <= time.monotonic()
                 if not (unwanted or late):
                     if accepts:
-                        engine.dispatcher.give(worker, task, lent)
+                        core.dispatcher.give(worker, task, lent)
                         first, lent = worker, None
                     else:
-                        engine.dispatcher.queue.appendleft(task)
-            engine.dispatcher.dispatch(first)
-            if engine.is_shut or not accepts:
-                engine.wake_manager()
+                        core.dispatcher.queue.appendleft(task)
+            core.dispatcher.dispatch(first)
+            if core.is_shut or not accepts:
+                core.wake_manager()
         if lent is not None:
-            engine.store.put_back(lent)
+            core.store.put_back(lent)
         if raised is not None:
-            engine.cancellation.fail([task], partial(unsendable, task.label, raised))
+            core.cancellation.fail([task], partial(unsendable, task.label, raised))
         elif unwanted:
-            engine.cancellation.give_up([task])
+            core.cancellation.give_up([task])
         elif late:
-            engine.cancellation.fail([task], timed_out(task))
+            core.cancellation.fail([task], timed_out(task))
 
     def _copy_ahead(self, task: Task) -> None:
         """Copy the arguments of a task that comes soon, while the workers run others."""
-        engine, pickled = self._engine, task.pickled
+        core, pickled = self._core, task.pickled
         if pickled is None:  # it is over
             return
-        within = min(COPIED_AHEAD, engine.intake.eager)
+        within = min(COPIED_AHEAD, core.intake.eager)
         try:
-            if pickled.copy_to_slots(engine.store, private=task.retries > 0, within=within):
-                with engine.lock:
+            if pickled.copy_to_slots(core.store, private=task.retries > 0, within=within):
+                with core.lock:
                     self.look_ahead()
         except Exception:  # it is raised again when the task is chosen for a worker
             return

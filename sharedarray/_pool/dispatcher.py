@@ -15,7 +15,7 @@ from sharedarray._pool.transport.slot import Slot
 from sharedarray._pool.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Dispatcher"]
 
@@ -26,7 +26,7 @@ _UNREADING: Final = frozenset((HUNG_UP, KILLING, DEAD))
 class Dispatcher:
     """Give queued tasks to workers (`scheduler` decides which one gets what), and write them to the pipes.
 
-    All methods are called with the engine's lock held, except `on_writable`.
+    All methods are called with the pool's lock held, except `on_writable`.
 
     Attributes
     ----------
@@ -34,18 +34,18 @@ class Dispatcher:
         Tasks that no worker has.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.queue: deque[Task] = deque()
         self._writable: dict[int, WorkerHandle] = {}  # by the descriptor that is polled for writability
 
     def dispatch(self, first: WorkerHandle | None = None) -> None:
         """Give queued tasks to the workers that have room for them; write these, and ``first``.
 
-        With the engine's lock held.
+        With the pool's lock held.
         """
-        engine, queue = self._engine, self.queue
-        handles, max_tasks = engine.handles, engine.supervisor.max_tasks
+        core, queue = self._core, self.queue
+        handles, max_tasks = core.handles, core.supervisor.max_tasks
         given: list[WorkerHandle] = [] if first is None else [first]
         if queue and len(handles) > 1:
             stuck = scheduler.stuck(handles, time.monotonic())
@@ -55,9 +55,9 @@ class Dispatcher:
             task = queue[0]
             pickled, function = task.pickled, task.function
             ready = (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
-            if not ready and engine.copier.tasks and task.sink.wanted():
+            if not ready and core.copier.tasks and task.sink.wanted():
                 # One thread copies, one task after the other: others may overtake what waits for that.
-                at = engine.copier.next_ready()
+                at = core.copier.next_ready()
                 if not at or scheduler.place(handles, queue[at], max_tasks)[0] is None:
                     break
                 queue.appendleft(queue[at])
@@ -84,10 +84,10 @@ class Dispatcher:
                 queue.popleft()
             lent = None
             if ready and task.stats.result and task.items is None:
-                lent = engine.store.take(task.stats.result, make=False)
+                lent = core.store.take(task.stats.result, make=False)
                 ready = lent is not None
             if not ready:
-                engine.copier.choose(task, worker)
+                core.copier.choose(task, worker)
                 continue
             self.give(worker, task, lent)
             while count > 1 and queue and scheduler.is_like(queue[0], task):
@@ -98,7 +98,7 @@ class Dispatcher:
         for worker in given:
             self.write(worker)
         if queue:
-            engine.copier.look_ahead()
+            core.copier.look_ahead()
         elif len(handles) > 1:
             self._even_out()
 
@@ -115,9 +115,7 @@ class Dispatcher:
         If that is done, the end of the largest part takes its place, for its owner comes to that last.
         """
         queue = self.queue
-        parts = [
-            task for task in itertools.islice(queue, 2 * self._engine.workers) if task.call == other.call
-        ]
+        parts = [task for task in itertools.islice(queue, 2 * self._core.workers) if task.call == other.call]
         own = next((task for task in parts if task.slot == worker.slot), None)
         if own is not None:
             at = queue.index(own)
@@ -134,23 +132,23 @@ class Dispatcher:
 
     def give(self, worker: WorkerHandle, task: Task, lent: Slot | None = None) -> None:
         """Give a task to a worker, with memory for its result, unless it was cancelled."""
-        engine = self._engine
+        core = self._core
         if not task.sink.begin():
-            engine.cancellation.skip(task)
+            core.cancellation.skip(task)
             if lent is not None:
-                engine.store.put_back(lent)
+                core.store.put_back(lent)
             return
         known = worker.outgoing.known
-        size = worker.give(task, lent, engine.store.gone(known) if known else ())
+        size = worker.give(task, lent, core.store.gone(known) if known else ())
         if size:
-            engine.statistics.sends_plain(task.call, size, task.count - task.done)
+            core.statistics.sends_plain(task.call, size, task.count - task.done)
         if task.limit is not None or task.deadline is not None:
-            engine.wake_manager()
+            core.wake_manager()
 
     def _skip(self, task: Task) -> None:
         """Give up a task whose outcomes are not wanted any more."""
         task.sink.begin()  # this tells the waiters of a cancelled future
-        self._engine.cancellation.skip(task)
+        self._core.cancellation.skip(task)
 
     def write(self, worker: WorkerHandle) -> None:
         """Write what a worker was given."""
@@ -175,18 +173,18 @@ class Dispatcher:
             else:
                 worker.is_writing = True
                 self._writable[worker.channel.out] = worker
-                self._engine.receiver.outer.add(worker.channel.out, write=True)
+                self._core.receiver.outer.add(worker.channel.out, write=True)
 
     def unwatch_writing(self, worker: WorkerHandle) -> None:
         """Poll a pipe for writability no more."""
         if worker.is_writing:
             worker.is_writing = False
             self._writable.pop(worker.channel.out, None)
-            self._engine.receiver.outer.remove(worker.channel.out)
+            self._core.receiver.outer.remove(worker.channel.out)
 
     def on_writable(self, descriptor: int) -> None:
         """Write what a worker could not take before."""
-        with self._engine.lock:
+        with self._core.lock:
             worker = self._writable.get(descriptor)
             if worker is not None:
                 try:
@@ -197,13 +195,13 @@ class Dispatcher:
 
     def _even_out(self) -> None:
         """Give a worker that has nothing to do what another one has not begun."""
-        fullest, count, at = scheduler.overloaded(self._engine.handles, time.monotonic())
+        fullest, count, at = scheduler.overloaded(self._core.handles, time.monotonic())
         if fullest is None:
             return
         if not count:  # look again, should it turn out to be stuck behind a slow call
-            if self._engine.timers.look_at is None:
-                self._engine.timers.look_at = at
-                self._engine.wake_manager()
+            if self._core.timers.look_at is None:
+                self._core.timers.look_at = at
+                self._core.wake_manager()
             return
         back = fullest.revoke(count)
         if back:

@@ -25,7 +25,7 @@ _logger = logging.getLogger("concurrent.futures")  # which logs what callbacks r
 
 
 class Helper(Protocol):
-    """What futures and results need of the engine."""
+    """What futures and results need of the core."""
 
     def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         """Read replies until ``done()``, or time is up, unless another thread reads."""
@@ -134,8 +134,8 @@ class PoolFuture(Future[Any]):
     _result: Any = None
     _exception: BaseException | None = None
 
-    def __init__(self, engine: Helper | None = None) -> None:
-        self._engine = engine
+    def __init__(self, core: Helper | None = None) -> None:
+        self._core = core
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -154,16 +154,16 @@ class PoolFuture(Future[Any]):
 
     def _attend(self) -> None:
         """Ensure that the reply is read: not only `result` asks for it."""
-        if self._engine is not None and self._state not in _SETTLED:
-            self._engine.attend()
+        if self._core is not None and self._state not in _SETTLED:
+            self._core.attend()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
         try:
-            if timeout is not None or self._engine is None:
+            if timeout is not None or self._core is None:
                 timeout = self._read(timeout)
             elif self._state not in _SETTLED:
-                self._engine.read_until(self._is_settled, None)
+                self._core.read_until(self._is_settled, None)
             if self._own is None and self._state == "FINISHED" and self._exception is None:
                 return self._result
             return super().result(timeout)
@@ -175,11 +175,11 @@ class PoolFuture(Future[Any]):
         return super().exception(self._read(timeout))
 
     def _read(self, timeout: float | None) -> float | None:
-        engine = self._engine
-        if self._state in _SETTLED or engine is None:
+        core = self._core
+        if self._state in _SETTLED or core is None:
             return timeout
         deadline = deadline_of(timeout)
-        engine.read_until(self._is_settled, deadline)
+        core.read_until(self._is_settled, deadline)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     @property
@@ -200,15 +200,15 @@ class PoolFuture(Future[Any]):
         bool
             Whether it is cancelled.
         """
-        engine, task = self._engine, self._task
+        core, task = self._core, self._task
         if not self._cancel(for_call=task is not None):
-            if self._state != "RUNNING" or engine is None or task is None:
+            if self._state != "RUNNING" or core is None or task is None:
                 return False
-            if engine.withdraw(task, running=running) and engine.may_wait():
+            if core.withdraw(task, running=running) and core.may_wait():
                 with self._condition:
                     self._condition.wait_for(lambda: self._state in _SETTLED, _PATIENCE)
-        if engine is not None:
-            engine.wake_reader()
+        if core is not None:
+            core.wake_reader()
         return self.cancelled()
 
     def _cancel(self, *, for_call: bool) -> bool:
@@ -246,7 +246,7 @@ class PoolFuture(Future[Any]):
     def running(self) -> bool:
         """Return whether the call is being run, as far as the pool knows: it is the first of its worker's."""
         task = self._task
-        return super().running() and (task is None or self._engine is None or self._engine.is_running(task))
+        return super().running() and (task is None or self._core is None or self._core.is_running(task))
 
     # As a sink
 
@@ -257,7 +257,7 @@ class PoolFuture(Future[Any]):
     def begin(self) -> bool:
         """Note that the call is handed out; return False if it was cancelled.
 
-        The engine's lock is held, which a thread may wait for that has the condition: by a signal handler, or
+        The pool's lock is held, which a thread may wait for that has the condition: by a signal handler, or
         a finalizer, which interrupts it.
         """
         with _making:
@@ -280,7 +280,7 @@ class PoolFuture(Future[Any]):
         """Call the callbacks now if the caller has cancelled, else when all that has arrived is settled."""
         if not self._done_callbacks:
             return
-        if not (self._settling and self._engine is not None and self._engine.call_later(self)):
+        if not (self._settling and self._core is not None and self._core.call_later(self)):
             self.call_back()
 
     def put(self, index: int, outcomes: list[Any], step: int = 1) -> None:

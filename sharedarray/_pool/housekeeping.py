@@ -16,7 +16,7 @@ from sharedarray._pool.transport.slots import TRIM_AFTER
 from sharedarray._segment import Mapping
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Housekeeping"]
 
@@ -30,13 +30,13 @@ class Housekeeping:
     Attributes
     ----------
     arrivals
-        Tasks that finalizers have submitted which interrupted a thread with the engine's lock.
+        Tasks that finalizers have submitted which interrupted a thread with the pool's lock.
     active
         When workers were last busy, in seconds of the monotonic clock.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.arrivals: deque[tuple[Sequence[Task], Pickled | None]] = deque()
         self.active = time.monotonic()
         self._forgotten_functions: deque[int] = deque()
@@ -44,143 +44,141 @@ class Housekeeping:
 
     def tend(self) -> bool:
         """Do what can be done now; return whether there is anything left to wait for."""
-        engine = self._engine
-        with engine.lock:
-            if engine.is_forsaken and engine.state == RUNNING:
-                engine.advance_pool("shut down")
-            aborting, cancels = engine.is_aborting, engine.cancels_queued
+        core = self._core
+        with core.lock:
+            if core.is_forsaken and core.state == RUNNING:
+                core.advance_pool("shut down")
+            aborting, cancels = core.is_aborting, core.cancels_queued
         if cancels:
-            engine.cancellation.cancel_queued()
-        engine.cancellation.drop_abandoned()
-        engine.iterators.warn()
+            core.cancellation.cancel_queued()
+        core.cancellation.drop_abandoned()
+        core.iterators.warn()
         self._take_arrivals()
         if aborting:
-            with engine.lock:
-                for worker in engine.handles:
+            with core.lock:
+                for worker in core.handles:
                     worker.kill()
-        if engine.inbox.unread:
-            engine.receiver.read_now()
-        engine.timers.check()
+        if core.inbox.unread:
+            core.receiver.read_now()
+        core.timers.check()
         self._start_workers()
-        engine.copier.run()
-        with engine.lock:
-            for worker in engine.handles:
-                engine.supervisor.look_after(worker)
-            if engine.store.retired > MANY_RETIRED:
-                engine.store.retain(set().union(*[worker.outgoing.known for worker in engine.handles]))
-            there = (
-                engine.handles or engine.supervisor.reaping or engine.dispatcher.queue or engine.copier.tasks
-            )
-            going_on = bool(there) or engine.state == RUNNING
-            busy = any(worker.load for worker in engine.handles)
+        core.copier.run()
+        with core.lock:
+            for worker in core.handles:
+                core.supervisor.look_after(worker)
+            if core.store.retired > MANY_RETIRED:
+                core.store.retain(set().union(*[worker.outgoing.known for worker in core.handles]))
+            there = core.handles or core.supervisor.reaping or core.dispatcher.queue or core.copier.tasks
+            going_on = bool(there) or core.state == RUNNING
+            busy = any(worker.load for worker in core.handles)
         now = time.monotonic()
         if busy:
             self.active = now
-        trim = engine.store.trim(now - self.active)
-        engine.timers.trim_at = None if trim is None else now + trim
+        trim = core.store.trim(now - self.active)
+        core.timers.trim_at = None if trim is None else now + trim
         return going_on
 
     def _start_workers(self) -> None:
         """Send what is queued, and start the workers that there is work for."""
-        engine = self._engine
+        core = self._core
         while True:
-            with engine.lock:
+            with core.lock:
                 self._send_forgotten()
-                engine.dispatcher.dispatch()
-                if not engine.supervisor.may_start():
+                core.dispatcher.dispatch()
+                if not core.supervisor.may_start():
                     return
             try:
-                engine.supervisor.start_worker()
+                core.supervisor.start_worker()
             except errors.LimitError as reason:
-                if not engine.handles:
-                    engine.cancellation.fail_queued(reason)
+                if not core.handles:
+                    core.cancellation.fail_queued(reason)
                 return
             except BaseException as reason:  # also what the pickling of the initializer's arguments raises
-                if engine.is_foreign:
+                if core.is_foreign:
                     raise
-                if not engine.handles:
-                    details = engine.supervisor.explain_start(reason)
-                    engine.fail_for_good("no worker process could be started", reason, **details)
+                if not core.handles:
+                    details = core.supervisor.explain_start(reason)
+                    core.fail_for_good("no worker process could be started", reason, **details)
                 return
 
     def wait(self, *, now: bool) -> None:
         """Wait until something happens, or it is time for something; not at all if ``now``."""
-        engine = self._engine
-        with engine.lock:
-            check = engine.receiver.reader.check()
-        patience = 0.0 if now else engine.timers.patience(check)
-        for descriptor, _ in engine.receiver.outer.wait(patience):
-            if engine.waker is not None and descriptor == engine.waker.fileno():
-                engine.waker.drain()
-            elif descriptor == engine.receiver.pipes.fileno():
-                engine.receiver.read_now()
+        core = self._core
+        with core.lock:
+            check = core.receiver.reader.check()
+        patience = 0.0 if now else core.timers.patience(check)
+        for descriptor, _ in core.receiver.outer.wait(patience):
+            if core.waker is not None and descriptor == core.waker.fileno():
+                core.waker.drain()
+            elif descriptor == core.receiver.pipes.fileno():
+                core.receiver.read_now()
             else:
-                engine.dispatcher.on_writable(descriptor)
+                core.dispatcher.on_writable(descriptor)
 
     def _take_arrivals(self) -> None:
         """Accept what finalizers have submitted that interrupted a thread with the lock."""
-        engine = self._engine
+        core = self._core
         while self.arrivals:
             tasks, call = self.arrivals.popleft()
             try:
-                engine.enqueue(tasks, call)
+                core.enqueue(tasks, call)
             except Exception as closed:  # the pool takes no more
-                engine.cancellation.fail(tasks, partial(_same, closed))
+                core.cancellation.fail(tasks, partial(_same, closed))
 
     def _send_forgotten(self) -> None:
         """Tell workers of functions and blocks that they may drop."""
-        engine = self._engine
+        core = self._core
         while self._forgotten_functions:
             number = self._forgotten_functions.popleft()
-            for worker in engine.handles:
+            for worker in core.handles:
                 if worker.state != HUNG_UP and worker.outgoing.forget(number):
-                    engine.dispatcher.write(worker)
+                    core.dispatcher.write(worker)
         gone = set()
         while self._released_blocks:
             gone.add(self._released_blocks.popleft())
         if gone:
-            for worker in engine.handles:
+            for worker in core.handles:
                 if worker.state != HUNG_UP and worker.outgoing.released(gone):
-                    engine.dispatcher.write(worker)
+                    core.dispatcher.write(worker)
 
     def finish(self) -> None:
         """End everything, when the last worker has ended or the pool's thread has failed."""
-        engine = self._engine
-        engine.supervisor.finish()
-        with engine.lock:
-            queued, engine.dispatcher.queue = list(engine.dispatcher.queue), deque()
+        core = self._core
+        core.supervisor.finish()
+        with core.lock:
+            queued, core.dispatcher.queue = list(core.dispatcher.queue), deque()
             self._released_blocks.clear()
             self._forgotten_functions.clear()
-            if engine.state == RUNNING:
-                engine.advance_pool("shut down")
-            engine.advance_pool("empty")
-        engine.cancellation.give_up(queued)
+            if core.state == RUNNING:
+                core.advance_pool("shut down")
+            core.advance_pool("empty")
+        core.cancellation.give_up(queued)
         del queued
         self._take_arrivals()
-        engine.iterators.warn()
-        engine.store.close()
-        engine.at_end()
+        core.iterators.warn()
+        core.store.close()
+        core.at_end()
 
     def forget_function(self, number: int) -> None:
         """Note that a function is not needed any more."""
-        engine = self._engine
-        if not engine.manager.is_over:
+        core = self._core
+        if not core.manager.is_over:
             self._forgotten_functions.append(number)
-            engine.wake()
+            core.wake()
 
     def left(self, mapping: Mapping) -> None:
         """Note that this process has released a block that workers were sent."""
-        engine = self._engine
-        if not engine.manager.is_over:
+        core = self._core
+        if not core.manager.is_over:
             self._released_blocks.append((mapping.device, mapping.inode))
-            engine.wake()
+            core.wake()
 
     def on_slot_returned(self) -> None:
         """Note that a result in recycled memory is gone."""
-        engine = self._engine
-        trim_at = engine.timers.trim_at
+        core = self._core
+        trim_at = core.timers.trim_at
         if trim_at is None or trim_at > time.monotonic() + TRIM_AFTER:
-            engine.wake()
+            core.wake()
 
 
 def _same(raised: Exception) -> Exception:

@@ -1,6 +1,6 @@
 """Acting on what workers send.
 
-In this order: load the outcomes, without a lock; record them and send what is queued, under the engine's
+In this order: load the outcomes, without a lock; record them and send what is queued, under the core's
 lock; settle the futures, without it.
 
 Ctrl-C may break off the loading of an outcome, because that calls what a user has written, and nothing else
@@ -20,7 +20,7 @@ from sharedarray._pool.transport.messages import HOLDS, PLAIN, Frame, Kind
 from sharedarray._pool.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Inbox"]
 
@@ -33,7 +33,7 @@ Settled: TypeAlias = list[tuple[Task, int, list[Any]]]
 
 
 class Inbox:
-    """Act on the messages of workers. The thread that reads calls it, without the engine's lock.
+    """Act on the messages of workers. The thread that reads calls it, without the pool's lock.
 
     Attributes
     ----------
@@ -41,9 +41,9 @@ class Inbox:
         Workers with messages that Ctrl-C kept from being loaded.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._incoming = Incoming(engine.store)
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
+        self._incoming = Incoming(core.store)
         self.unread: set[WorkerHandle] = set()
 
     def receive(self, worker: WorkerHandle) -> bool:
@@ -54,8 +54,8 @@ class Inbox:
             self._on_end_of_file(worker)
             return False
         except (MemoryError, OverflowError):  # of a length that is none
-            with self._engine.lock:
-                self._engine.receiver.unwatch(worker.channel.fileno())
+            with self._core.lock:
+                self._core.receiver.unwatch(worker.channel.fileno())
                 worker.kill()
             return False
         if frames:
@@ -64,14 +64,14 @@ class Inbox:
 
     def _on_end_of_file(self, worker: WorkerHandle) -> None:
         """Note that a worker has closed its pipe; it has ended, or is about to."""
-        with self._engine.lock:
-            self._engine.receiver.unwatch(worker.channel.fileno())
+        with self._core.lock:
+            self._core.receiver.unwatch(worker.channel.fileno())
             if worker.state != HUNG_UP:
                 worker.advance("end of file")
                 if worker.state != KILLING:
                     worker.until = time.monotonic() + PATIENCE
-            self._engine.dispatcher.unwatch_writing(worker)
-        self._engine.wake_manager()
+            self._core.dispatcher.unwatch_writing(worker)
+        self._core.wake_manager()
 
     def handle(self, worker: WorkerHandle, frames: Sequence[Frame]) -> None:
         """Act on messages of a worker; settle what they bring.
@@ -81,7 +81,7 @@ class Inbox:
         BaseException
             Ctrl-C has broken the loading of an outcome off.
         """
-        engine, incoming = self._engine, self._incoming
+        core, incoming = self._core, self._incoming
         replies: list[tuple[Frame, list[Any]]] = []
         messages: list[Frame] = []
         settled: Settled = []
@@ -95,7 +95,7 @@ class Inbox:
                 try:
                     outcomes, rest = incoming.load(worker, frame)
                 except DamagedReplyError:
-                    with engine.lock:
+                    with core.lock:
                         worker.kill()
                     continue
                 replies.append((frame, outcomes))
@@ -109,47 +109,47 @@ class Inbox:
                 self._on_message(worker, message)
         except BaseException:
             # Something else than Ctrl-C broke this thread off. What it was changing is not to be trusted.
-            with engine.lock:
-                for each in engine.handles:
+            with core.lock:
+                for each in core.handles:
                     each.kill()
-            engine.wake()
+            core.wake()
             settle(settled)  # these are no worker's calls any more
             raise
         del frames
         interrupt, incoming.interrupt = incoming.interrupt, None
-        if engine.dropped:
-            engine.dropped.clear()
+        if core.dropped:
+            core.dropped.clear()
         try:
             settle(settled)
         finally:
             if interrupt is not None:
-                engine.wake()  # the pool's thread loads what was not loaded
+                core.wake()  # the pool's thread loads what was not loaded
                 raise interrupt
-            if engine.copier.tasks or engine.copier.upcoming:
-                engine.copier.run()
+            if core.copier.tasks or core.copier.upcoming:
+                core.copier.run()
 
     def _record(
         self, worker: WorkerHandle, replies: Sequence[tuple[Frame, list[Any]]], settled: Settled
     ) -> None:
         """Note outcomes, and send what they make possible."""
-        engine = self._engine
-        supervisor, dispatcher = engine.supervisor, engine.dispatcher
+        core = self._core
+        supervisor, dispatcher = core.supervisor, core.dispatcher
         now = time.monotonic()
-        with engine.lock:
+        with core.lock:
             for frame, outcomes in replies:
                 self._record_frame(worker, frame, outcomes, settled, now)
-            engine.housekeeping.active = now
+            core.housekeeping.active = now
             if supervisor.max_tasks is not None:
                 supervisor.look_after(worker)
-            if dispatcher.queue or len(engine.handles) > 1:
+            if dispatcher.queue or len(core.handles) > 1:
                 dispatcher.dispatch()
 
     def _record_frame(
         self, worker: WorkerHandle, frame: Frame, outcomes: list[Any], settled: Settled, now: float
     ) -> None:
-        """Note outcomes, which arrive in the order of the calls. With the engine's lock held."""
-        engine, tasks, total, at = self._engine, worker.tasks, len(outcomes), 0
-        statistics = engine.statistics
+        """Note outcomes, which arrive in the order of the calls. With the pool's lock held."""
+        core, tasks, total, at = self._core, worker.tasks, len(outcomes), 0
+        statistics = core.statistics
         may_fail = frame.kind != _REPLIES or not frame.flags & PLAIN
         began = frame.began
         each = (frame.ended - began) // (total or 1)
@@ -172,7 +172,7 @@ class Inbox:
             if frame.flags & HOLDS:
                 statistics.shares(task.call, "result", shared_bytes(run[0]))
                 worker.confirm()
-                engine.dispatcher.watch_writing(worker)
+                core.dispatcher.watch_writing(worker)
             if task.stats is not stats:
                 stats = task.stats
                 stats.took(each * 1e-9)
@@ -193,24 +193,24 @@ class Inbox:
 
         A worker whose message does not fit its state has damaged its own memory. It is killed, and no other.
         """
-        engine, kind = self._engine, frame.kind
+        core, kind = self._core, frame.kind
         if kind == Kind.READY and not worker.is_ready:
-            engine.supervisor.on_ready(worker)
+            core.supervisor.on_ready(worker)
         elif kind == Kind.REFUSED and not worker.is_ready:
-            engine.supervisor.on_refusal(frame)
+            core.supervisor.on_refusal(frame)
         elif kind == Kind.DROPPED and 0 < frame.item <= worker.revoked:
-            with engine.lock:
+            with core.lock:
                 worker.dropped(frame.item)
-                engine.dispatcher.dispatch()
-            if engine.is_shut:
-                engine.wake_manager()
+                core.dispatcher.dispatch()
+            if core.is_shut:
+                core.wake_manager()
         elif kind == Kind.NEED and worker.load:
-            lent = engine.store.take(frame.began)
-            with engine.lock:
+            lent = core.store.take(frame.began)
+            with core.lock:
                 worker.grant(lent)
-                engine.dispatcher.watch_writing(worker)
+                core.dispatcher.watch_writing(worker)
         else:
-            with engine.lock:
+            with core.lock:
                 worker.kill()
 
 

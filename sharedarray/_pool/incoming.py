@@ -199,7 +199,7 @@ def load_refusal(frame: Frame) -> BaseException:
 def shared_bytes(value: Any) -> int:
     """Return how many bytes of a result are shared arrays, as far as that is easy to see.
 
-    No method of the value is called, because the engine's lock is held.
+    No method of the value is called, because the pool's lock is held.
     """
     kind = type(value)
     if issubclass(kind, np.ndarray):

@@ -36,7 +36,7 @@ from sharedarray._segment import follow
 from sharedarray._thresholds import LONG_TEXT
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Intake"]
 
@@ -49,18 +49,18 @@ _ONE, _NOTHING = names_of(1, ()), (0, 0, 0, 0)
 
 
 class Intake:
-    """Make tasks of calls, and give them to the engine.
+    """Make tasks of calls, and give them to the core.
 
     Parameters
     ----------
-    engine
+    core
         Runs them.
     retries
         How often a task is run again if its worker died, unless the call says otherwise.
     """
 
-    def __init__(self, engine: Engine, retries: int) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore, retries: int) -> None:
+        self._core = core
         self._retries = retries
         self._cache = FunctionCache()
         self._imported: dict[tuple[str | None, str], Function] = {}
@@ -91,13 +91,13 @@ class Intake:
         deadline
             When it must be over, in seconds of the monotonic clock.
         """
-        engine = self._engine
-        future = PoolFuture(engine)
+        core = self._core
+        future = PoolFuture(core)
         try:
             shipped = self._shipped(function)
             pickled = _packed(shipped, function, args, kwargs)
         except Exception as reason:
-            engine.check_open()
+            core.check_open()
             shown = label or name_of(function)
             culprit = culprit_of_call(function, args, kwargs, shown)
             future.set_exception(unsendable(shown, reason, culprit))
@@ -106,7 +106,7 @@ class Intake:
             task = Task(future, shipped.label, shipped.stats)
         else:
             label = label or name_of(function)
-            task = Task(future, label, engine.statistics.function(function, label))
+            task = Task(future, label, core.statistics.function(function, label))
         task.function = shipped
         task.pickled = pickled
         if type(pickled) is Arguments:
@@ -118,14 +118,14 @@ class Intake:
         future.assign(task)
         with interrupts.deferred:
             if not pickled.sendable:
-                engine.check_open()
+                core.check_open()
                 try:
                     self._copy_now(task, pickled)
                 except Exception as reason:  # a dtype that is not to be copied as bytes, no memory
                     task.release()
                     future.set_exception(unsendable(task.label, reason))
                     return future
-            engine.enqueue([task], pickled)
+            core.enqueue([task], pickled)
         return future
 
     def _set_options(
@@ -172,15 +172,15 @@ class Intake:
         retries, limit, deadline
             As for `submit`.
         """
-        engine = self._engine
-        engine.check_open()
+        core = self._core
+        core.check_open()
         shared = self.function_of(function, label)
         call = new_number() if part_of is None else part_of.call
         origin = noun, f"{way}({shared.label})"
         first = 0 if part_of is None else part_of.count
-        results = Results(engine, len(calls), call=call, origin=origin, first=first)
+        results = Results(core, len(calls), call=call, origin=origin, first=first)
         options = (retries, limit, deadline)
-        engine.statistics.called_many(call, shared.label, shared.pickled, len(calls))
+        core.statistics.called_many(call, shared.label, shared.pickled, len(calls))
         tasks: list[Task] = []
         known: KnownBuffers = {}
         start = 0
@@ -190,7 +190,7 @@ class Intake:
         for small, group in groups:
             items = group if isinstance(group, list) else list(group)
             if small:
-                parts = engine.workers if parted and len(items) >= 2 * engine.workers else 1
+                parts = core.workers if parted and len(items) >= 2 * core.workers else 1
                 for part in range(parts):
                     first, stop = (len(items) * at // parts for at in (part, part + 1))
                     task = Task(results, shared.label, shared.stats, call)
@@ -212,7 +212,7 @@ class Intake:
             start += len(items)
         if tasks:
             with interrupts.deferred:
-                engine.enqueue(tasks)
+                core.enqueue(tasks)
         return results
 
     def add(
@@ -227,9 +227,9 @@ class Intake:
         deadline: float | None = None,
     ) -> None:
         """Have one more item done whose outcome is taken as it arrives."""
-        engine = self._engine
-        engine.check_open()
-        engine.statistics.more(results.call)
+        core = self._core
+        core.check_open()
+        core.statistics.more(results.call)
         index = results.count
         results.expect()
         task = self._item(function, results, index, args, None, (retries, limit, deadline), None, original)
@@ -238,10 +238,10 @@ class Intake:
                 try:
                     self._copy_now(task, task.pickled)
                 except Exception as reason:
-                    engine.cancellation.fail([task], partial(unsendable, task.label, reason))
+                    core.cancellation.fail([task], partial(unsendable, task.label, reason))
                     return
                 try:
-                    engine.enqueue([task])
+                    core.enqueue([task])
                 except BaseException:
                     results.expect(-1)
                     raise
@@ -275,7 +275,7 @@ class Intake:
         self.follow(pickled)
         if names is not None and pickled.account is not None:
             pickled.account.names = ("function", *names)
-        self._engine.statistics.sends(task.call, pickled)
+        self._core.statistics.sends(task.call, pickled)
         task.kept = args if pickled.blocks or pickled.buffers else None
         task.is_small = type(pickled) is Arguments
         return task
@@ -326,33 +326,33 @@ class Intake:
         return self._made_of(pickled, function, label or name_of(function))
 
     def _made_of(self, pickled: Pickled, function: Callable[..., Any], label: str) -> Function:
-        engine = self._engine
-        made = Function(label, pickled, function, engine.statistics.function(function, label))
-        weakref.finalize(made, _forget, weakref.ref(engine), made.number).atexit = False
+        core = self._core
+        made = Function(label, pickled, function, core.statistics.function(function, label))
+        weakref.finalize(made, _forget, weakref.ref(core), made.number).atexit = False
         return made
 
     # Arguments
 
     def follow(self, pickled: Pickled) -> None:
-        """Have the engine told when this process releases a block that workers were sent."""
+        """Have the core told when this process releases a block that workers were sent."""
         for mapping in pickled.blocks:
-            follow(mapping, self._engine.housekeeping)
+            follow(mapping, self._core.housekeeping)
 
     def _copy_now(self, task: Task, pickled: Pickled) -> None:
         """Copy the arguments, unless they are too large, so that the caller may change its arrays."""
-        store = self._engine.store
+        store = self._core.store
         if not pickled.copy_to_slots(store, private=task.retries > 0, within=self.eager):
             pickled.copy_now(store, within=BUSY_LIMIT)
 
     @property
     def eager(self) -> int:
         """Bytes of arguments that are copied before there is a worker for them."""
-        return min(BUSY_LIMIT, self._engine.store.limits[0])
+        return min(BUSY_LIMIT, self._core.store.limits[0])
 
 
-def _forget(engine: weakref.ref[Engine], number: int) -> None:
-    """Tell an engine that a function is not needed any more. A finalizer must not keep the engine alive."""
-    found = engine()
+def _forget(core: weakref.ref[PoolCore], number: int) -> None:
+    """Tell a core that a function is not needed any more. A finalizer must not keep the core alive."""
+    found = core()
     if found is not None:
         found.housekeeping.forget_function(number)
 

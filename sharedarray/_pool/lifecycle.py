@@ -17,7 +17,7 @@ from multiprocessing import util
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["end_with_process", "exiting", "register"]
 
@@ -25,37 +25,37 @@ __all__ = ["end_with_process", "exiting", "register"]
 FIRST: Final = 100
 
 # The state of this module.
-_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+_cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()
 exiting = False  # the interpreter is at its end
 _finalized = 0  # the process in which multiprocessing ends the pools
 
 
-def register(engine: Engine) -> None:
-    """Have an engine ended with the interpreter, and told of forks."""
-    _engines[id(engine)] = engine
+def register(core: PoolCore) -> None:
+    """Have a core ended with the interpreter, and told of forks."""
+    _cores[id(core)] = core
 
 
-def _all_engines() -> list[Engine]:
+def _all_cores() -> list[PoolCore]:
     """Return those that there are, in one step beside threads that make others."""
-    found = [reference() for reference in _engines.valuerefs()]
-    return [engine for engine in found if engine is not None]
+    found = [reference() for reference in _cores.valuerefs()]
+    return [core for core in found if core is not None]
 
 
 def _at_exit() -> None:
     global exiting
-    engines = _all_engines()
+    cores = _all_cores()
     abort = _ended_by_interrupt()
     try:
-        for engine in () if abort else engines:
-            if not engine.is_shut:
-                engine.iterators.submit_rest()
+        for core in () if abort else cores:
+            if not core.is_shut:
+                core.iterators.submit_rest()
         exiting = True
-        _end(engines, abort=abort)
-        for engine in engines:
-            engine.iterators.abandon()
+        _end(cores, abort=abort)
+        for core in cores:
+            core.iterators.abandon()
     except BaseException:  # Ctrl-C, by a user who did not want to wait
         exiting = True
-        _end(engines, abort=True)
+        _end(cores, abort=True)
         raise
 
 
@@ -70,14 +70,14 @@ def end_with_process() -> None:
         util.Finalize(None, _at_exit, exitpriority=FIRST)
 
 
-def _end(engines: Iterable[Engine], *, abort: bool) -> None:
-    for engine in engines:
+def _end(cores: Iterable[PoolCore], *, abort: bool) -> None:
+    for core in cores:
         if abort:
-            engine.abort()
+            core.abort()
         else:
-            engine.shutdown(wait=False, cancel=False)
-    for engine in engines:
-        engine.join()
+            core.shutdown(wait=False, cancel=False)
+    for core in cores:
+        core.join()
 
 
 def _ended_by_interrupt() -> bool:
@@ -90,9 +90,9 @@ def _ended_by_interrupt() -> bool:
 def _in_fork() -> None:
     global exiting
     exiting = False
-    for engine in _all_engines():
-        engine.close_copy()
-    _engines.clear()
+    for core in _all_cores():
+        core.close_copy()
+    _cores.clear()
 
 
 if hasattr(os, "register_at_fork"):

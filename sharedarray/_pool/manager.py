@@ -18,7 +18,7 @@ from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.processes import copies, group_signals
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Manager"]
 
@@ -39,8 +39,8 @@ class Manager:
         Whether the pool has ended.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.ident = 0
         self._thread: threading.Thread | None = None
         self._threads: list[threading.Thread] = []  # all that may not have ended
@@ -91,11 +91,11 @@ class Manager:
 
     def call_later(self, future: PoolFuture) -> bool:
         """Queue the callbacks of a future if this thread settles it for others; return whether it did so."""
-        if not self.is_current and not self._engine.receiver.is_reading:
+        if not self.is_current and not self._core.receiver.is_reading:
             return False
         self._callbacks.append(future)
         if len(self._callbacks) == 1 and self._caller is None:
-            self._engine.wake_manager()
+            self._core.wake_manager()
         return True
 
     def clear(self) -> None:
@@ -112,19 +112,19 @@ class Manager:
 
     def _manage(self) -> bool:
         """Manage the pool; return whether to its end. If not, another thread does so by now."""
-        engine = self._engine
+        core = self._core
         managing = True
         self.ident = threading.get_ident()
         try:
-            while managing and engine.housekeeping.tend():
+            while managing and core.housekeeping.tend():
                 managing = self._call_back()
                 if managing:
-                    engine.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
-                    if engine.is_foreign:
+                    core.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
+                    if core.is_foreign:
                         copies.end_copy()  # what this thread has loaded has forked
                     managing = self._call_back() and not self._hand_back()
         except BaseException as broken:
-            if engine.is_foreign:
+            if core.is_foreign:
                 copies.end_copy()
             self.fail(broken)
         if managing:
@@ -133,31 +133,31 @@ class Manager:
 
     def fail(self, broken: BaseException) -> None:
         """Give the pool up: something has raised an exception in its thread that should not have."""
-        self._engine.fail_for_good("the pool's management thread failed", broken)
+        self._core.fail_for_good("the pool's management thread failed", broken)
 
     def _end(self) -> None:
-        engine = self._engine
+        core = self._core
         try:
             if not self._is_finished:
                 self._is_finished = True
-                engine.housekeeping.finish()
+                core.housekeeping.finish()
         finally:
             if self._call_back():
-                with engine.lock:
+                with core.lock:
                     self.is_over = True
                     self._over.set()
                     self._handed.set()
-                engine.receiver.close()
+                core.receiver.close()
 
     def _come_back(self) -> bool:
         """Manage the pool again, after callbacks that took long; return False at the pool's end."""
         current = threading.current_thread()
-        with self._engine.lock:
+        with self._core.lock:
             if self._over.is_set():
                 return False
             self._back = current
             self._handed.clear()
-        self._engine.wake()
+        self._core.wake()
         self._handed.wait()
         return self._thread is current
 
@@ -165,7 +165,7 @@ class Manager:
         """Let the thread that managed before do so again; return whether there is such a thread."""
         if self._back is None:
             return False
-        with self._engine.lock:
+        with self._core.lock:
             self._deputy, self._thread, self._back = self._thread, self._back, None
             self.ident = 0
             self._handed.set()
@@ -178,9 +178,9 @@ class Manager:
         """
         if not self._callbacks:
             return True
-        engine = self._engine
+        core = self._core
         current = threading.current_thread()
-        with engine.lock:
+        with core.lock:
             if self._caller is not None:
                 return True  # the other thread
             self._caller = current
@@ -190,7 +190,7 @@ class Manager:
         if not watched:
             self._appoint()
         while True:
-            with engine.lock:
+            with core.lock:
                 if not self._callbacks:
                     self._caller = None
                     if self._thread is not current:
@@ -199,7 +199,7 @@ class Manager:
                     return True
                 future = self._callbacks.popleft()
             future.call_back()
-            if engine.is_foreign:
+            if core.is_foreign:
                 copies.end_copy()  # a callback has forked
             del future
 
@@ -219,7 +219,7 @@ class Manager:
         group_signals.block(self._blocked)
         quiet = 0
         while not self._over.wait(LONG_CALLBACK):
-            with self._engine.lock:
+            with self._core.lock:
                 if self._caller is None:
                     quiet += 1
                     if quiet > QUIET:

@@ -18,7 +18,7 @@ from sharedarray._pool.migration import MAP_KEYWORDS, explains_keywords
 from sharedarray._progress import Progress, bar, closed_unless_done, watched
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Maps"]
 
@@ -32,7 +32,7 @@ _CALLS_AHEAD = 4
 class Maps:
     """The calls of one function on many items."""
 
-    _engine: Engine
+    _core: PoolCore
     _max_workers: int
     _options: dict[str, Any]
 
@@ -112,7 +112,7 @@ class Maps:
         shown = bar(progress, common_length(iterables))
         with closed_unless_done(shown):
             outcomes = results.with_buffer(
-                self._engine,
+                self._core,
                 fn,
                 calls,
                 ahead,
@@ -167,7 +167,7 @@ class Maps:
         shown = bar(progress, total)
         with closed_unless_done(shown):
             return results.AsTheyCome(
-                self._engine,
+                self._core,
                 fn,
                 zip(*iterables),  # noqa: B905
                 self._max_workers * _CALLS_AHEAD,
@@ -193,7 +193,7 @@ class Maps:
         collected = list(calls)
         shown = bar(progress, len(collected))
         with closed_unless_done(shown):
-            found = results.in_order(self._engine, fn, collected, options, way=way, returns=returns)
+            found = results.in_order(self._core, fn, collected, options, way=way, returns=returns)
         return watched(found, shown)
 
     def _call_options(self, timeout: float | None) -> dict[str, Any]:

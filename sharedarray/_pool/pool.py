@@ -1,4 +1,4 @@
-"""`Pool`: the façade. It checks arguments and hands calls to the engine."""
+"""`Pool`: the façade. It checks arguments and hands calls to the core."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharedarray._pool.arguments import (
     worker_count,
 )
 from sharedarray._pool.arrays import OwnedArrays
-from sharedarray._pool.engine import Engine
+from sharedarray._pool.core import PoolCore
 from sharedarray._pool.maps import Maps
 from sharedarray._pool.migration import POOL_KEYWORDS, explains_keywords, no_attribute
 from sharedarray._pool.numeric.calls import NumericCalls
@@ -208,7 +208,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         self._options: dict[str, Any] = {}
         self._original: Pool | None = None
         super().__init__()
-        self._engine = Engine(
+        self._core = PoolCore(
             workers=self._max_workers,
             method=method,
             setup=Setup(threads.environment(numbers), initializer, arguments, modules),
@@ -216,7 +216,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
             retries=self._retries,
             at_end=self._arrays.close,  # no reference to the pool, or its thread would keep it alive
         )
-        weakref.finalize(self, self._engine.forsake).atexit = False
+        weakref.finalize(self, self._core.forsake).atexit = False
 
     if not TYPE_CHECKING:  # for a type checker, every name would be there then
 
@@ -252,7 +252,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
             The pool was shut down.
         """
         check_function("submit", fn)
-        return self._engine.intake.submit(fn, args, kwargs, **self._options)
+        return self._core.intake.submit(fn, args, kwargs, **self._options)
 
     def options(self, *, timeout: float | None = None, retries: int | None = None) -> Pool:
         """Return this same pool with other settings for the calls that are made through it.
@@ -297,9 +297,9 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
 
         Calls that have not begun are cancelled; running calls fail with `WorkerDied`.
         """
-        self._engine.check_owner()
-        self._engine.abort()
-        self._engine.join()
+        self._core.check_owner()
+        self._core.abort()
+        self._core.join()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, and end the workers when all calls are done.
@@ -317,10 +317,10 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         You may call it again, to wait or to cancel after all.
         """
         try:
-            self._engine.shutdown(wait=wait, cancel=cancel_futures)
+            self._core.shutdown(wait=wait, cancel=cancel_futures)
         except BaseException:
-            self._engine.abort()
-            self._engine.join()
+            self._core.abort()
+            self._core.join()
             raise
 
     def __exit__(
@@ -329,12 +329,12 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self._engine.is_left = True
+        self._core.is_left = True
         if exc_type is not None and not issubclass(exc_type, Exception):
-            self._engine.abort()
+            self._core.abort()
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        state = self._engine.described_state
+        state = self._core.described_state
         workers = "1 worker" if self._max_workers == 1 else f"{self._max_workers} workers"
         return f"<{type(self).__name__} of up to {workers}{state and ', '}{state}>"

@@ -21,7 +21,7 @@ LEASE: Final = 0.05
 
 
 class Reader:
-    """The reader's role (states: `states.READER`). All methods are called with the engine's lock held.
+    """The reader's role (states: `states.READER`). All methods are called with the pool's lock held.
 
     Parameters
     ----------

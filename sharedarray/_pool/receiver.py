@@ -26,7 +26,7 @@ from sharedarray._pool.worker_handle import WorkerHandle
 from sharedarray._spin import spin_wait
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Receiver"]
 
@@ -51,8 +51,8 @@ class Receiver:
     pipes: Poller
     reader: Reader
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.is_started = False
         self._waker: pipes.Waker | None = None
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -74,7 +74,7 @@ class Receiver:
     def close(self) -> None:
         """Close everything, when no thread reads any more."""
         while True:
-            with self._engine.lock:
+            with self._core.lock:
                 if not self.is_started:
                     return
                 if not self.reader.owner:
@@ -84,9 +84,9 @@ class Receiver:
                 self._released.clear()
             self.wake_reader()
             self._released.wait(0.01)
-        with self._engine.lock:
+        with self._core.lock:
             self.close_all()
-            self._engine.close_waker()
+            self._core.close_waker()
 
     def close_all(self) -> None:
         """Close the pollers."""
@@ -142,19 +142,19 @@ class Receiver:
         SharedArrayError
             This is a fork of the pool's process, and what is waited for has not arrived.
         """
-        engine = self._engine
-        if engine.is_foreign:
+        core = self._core
+        if core.is_foreign:
             if not done():
-                engine.check_owner()  # for nothing will come
+                core.check_owner()  # for nothing will come
             return
         if not self.is_started:
             return
         me, reader = threading.get_ident(), self.reader
         with interrupts.deferred:
-            if reader.owner == me or engine.manager.ident == me or engine.holds_lock():
+            if reader.owner == me or core.manager.ident == me or core.holds_lock():
                 self._read_within(done, deadline)
                 return
-            with engine.lock:
+            with core.lock:
                 mine = reader.take(me)
             if mine:
                 try:
@@ -172,8 +172,8 @@ class Receiver:
         """
         if done():
             return
-        engine = self._engine
-        if not self._pausing or engine.manager.ident == threading.get_ident() or engine.holds_lock():
+        core = self._core
+        if not self._pausing or core.manager.ident == threading.get_ident() or core.holds_lock():
             raise errors.DeadlockError(
                 "a thread that reads the answers of a pool's workers would wait for one of them",
                 cause="a method that pickle calls as it loads a result, or a finalizer, waits for another",
@@ -189,7 +189,7 @@ class Receiver:
 
     def _read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         poller, spinning, reader = self.pipes, self._spinning, self.reader
-        manager, inbox = self._engine.manager, self._engine.inbox
+        manager, inbox = self._core.manager, self._core.inbox
         me = reader.owner
         while not (done() or manager.is_over) and reader.owner == me:
             remaining = None if deadline is None else deadline - time.monotonic()
@@ -213,24 +213,24 @@ class Receiver:
                 spinning.last = time.perf_counter() - began
             self.on_ready(ready)
             del ready
-        if self._engine.is_foreign and not done():
-            self._engine.check_owner()  # a callback of this very thread has forked
+        if self._core.is_foreign and not done():
+            self._core.check_owner()  # a callback of this very thread has forked
 
     def _is_crowded(self) -> bool:
         """Return whether polling would take a processor from a worker that has calls to run."""
         busy = 0
-        for worker in self._engine.handles:
+        for worker in self._core.handles:
             busy += worker.load > 0
         return busy >= self.processors
 
     def _release(self) -> None:
         """Give the role up. If replies are outstanding, the pool's thread reads them."""
-        engine, reader = self._engine, self.reader
-        with engine.lock:
+        core, reader = self._core, self.reader
+        with core.lock:
             if reader.owner != threading.get_ident():
                 return
             wake = reader.release()
-            for worker in engine.handles:
+            for worker in core.handles:
                 if worker.load or not worker.accepts:  # it may send something
                     reader.watch()
                     break
@@ -238,40 +238,40 @@ class Receiver:
                 self._released.set()
         if (
             wake
-            or engine.state != RUNNING
-            or (engine.timers.trim_at is None and engine.store.dirty)
-            or (engine.dispatcher.queue and engine.supervisor.may_start())
+            or core.state != RUNNING
+            or (core.timers.trim_at is None and core.store.dirty)
+            or (core.dispatcher.queue and core.supervisor.may_start())
         ):
-            engine.wake()  # the pool's thread has something to do
+            core.wake()  # the pool's thread has something to do
 
     def attend(self) -> None:
         """Ensure that what arrives is read, though no thread may wait for it by `read_until`."""
-        if not self.is_started or self.reader.state != LEASED or self._engine.is_foreign:
+        if not self.is_started or self.reader.state != LEASED or self._core.is_foreign:
             return
         with interrupts.deferred:
-            if not self._engine.holds_lock() and self._engine.lock.acquire(blocking=False):
+            if not self._core.holds_lock() and self._core.lock.acquire(blocking=False):
                 try:
                     self.reader.watch()
                 finally:
-                    self._engine.lock.release()
+                    self._core.lock.release()
             else:  # a thread that holds the lock may wait for one that this thread has
                 self.reader.is_wanted = True
-                self._engine.wake()
+                self._core.wake()
 
     def catch_up(self) -> None:
         """Read what workers have sent so far, for a report."""
-        engine = self._engine
-        if not self.is_started or engine.is_foreign or engine.holds_lock():
+        core = self._core
+        if not self.is_started or core.is_foreign or core.holds_lock():
             return
         with interrupts.deferred:
             self.read_now()
 
     def read_now(self) -> None:
         """Read what is there, unless another thread reads, which is woken."""
-        with self._engine.lock:
+        with self._core.lock:
             mine = not self.is_reading and self.reader.take(threading.get_ident())
         if not mine:
-            if self._engine.inbox.unread:
+            if self._core.inbox.unread:
                 self.wake_reader()
             return
         try:
@@ -289,7 +289,7 @@ class Receiver:
     def on_ready(self, ready: Sequence[tuple[int, object]]) -> None:
         """Call the handlers of descriptors that are readable."""
         handlers, reader = self._handlers, self.reader
-        me, inbox = reader.owner, self._engine.inbox
+        me, inbox = reader.owner, self._core.inbox
         while inbox.unread:
             inbox.handle(inbox.unread.pop(), ())
         for descriptor, _ in ready:
@@ -300,6 +300,6 @@ class Receiver:
                     return  # this is a fork of the process, made by what a handler called
 
     def watch_worker(self, worker: WorkerHandle) -> None:
-        """Watch the pipe and the exit of a worker. With the engine's lock held."""
-        self.watch(worker.channel.fileno(), partial(self._engine.inbox.receive, worker))
-        self.watch(worker.exit, partial(self._engine.supervisor.on_exit, worker))
+        """Watch the pipe and the exit of a worker. With the pool's lock held."""
+        self.watch(worker.channel.fileno(), partial(self._core.inbox.receive, worker))
+        self.watch(worker.exit, partial(self._core.supervisor.on_exit, worker))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sharedarray._display.copies import CopyReport
     from sharedarray._display.pool_stats import PoolStats
     from sharedarray._display.timeline import Timeline
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Reporting"]
 
@@ -20,7 +20,7 @@ __all__ = ["Reporting"]
 class Reporting:
     """Figures of a pool, the copies of a call, and the timeline of the last tasks."""
 
-    _engine: Engine
+    _core: PoolCore
 
     def stats(self) -> PoolStats:
         """Return what the pool is doing and has done, and its recycled memory, in figures.
@@ -33,23 +33,21 @@ class Reporting:
         """
         from sharedarray._display.pool_stats import PoolStats  # few programs ask for it
 
-        engine = self._engine
-        engine.receiver.catch_up()
-        with engine.lock:
-            loads = [worker.load for worker in engine.handles]
-            queued = sum(
-                task.remaining for task in itertools.chain(engine.dispatcher.queue, engine.copier.tasks)
-            )
+        core = self._core
+        core.receiver.catch_up()
+        with core.lock:
+            loads = [worker.load for worker in core.handles]
+            queued = sum(task.remaining for task in itertools.chain(core.dispatcher.queue, core.copier.tasks))
             queued += sum(max(0, load - 1) for load in loads)
         busy = sum(load > 0 for load in loads)
-        used, free, count = engine.store.sizes()
-        limit, idle_limit = engine.store.limits
-        statistics = engine.statistics
+        used, free, count = core.store.sizes()
+        limit, idle_limit = core.store.limits
+        statistics = core.statistics
         shared, copied, pickled = statistics.totals()
         return PoolStats(
             workers=len(loads),
             busy=busy,
-            max_workers=engine.workers,
+            max_workers=core.workers,
             queued=queued,
             running=busy,
             done=statistics.done,
@@ -84,8 +82,8 @@ class Reporting:
         """
         if future is not None and not isinstance(future, PoolFuture):
             raise TypeError(f"future must be one that a pool's submit returned, not {future!r}")
-        self._engine.receiver.catch_up()
-        return self._engine.statistics.report(None if future is None else future.call)
+        self._core.receiver.catch_up()
+        return self._core.statistics.report(None if future is None else future.call)
 
     def timeline(self) -> Timeline:
         """Return which worker ran which of the last tasks: a picture in a notebook, JSON for a browser.
@@ -95,11 +93,11 @@ class Reporting:
         Timeline
             ``save("run.json")`` writes a trace for ``chrome://tracing`` and Perfetto.
         """
-        self._engine.receiver.catch_up()
-        return self._engine.statistics.timeline()
+        self._core.receiver.catch_up()
+        return self._core.statistics.timeline()
 
     def _repr_html_(self) -> str:
         timeline = self.timeline()
         shown = f"<details><summary>timeline</summary>{timeline._repr_html_()}</details>" if timeline else ""
-        state = self._engine.described_state
+        state = self._core.described_state
         return (f"<p>Pool, {state}</p>" if state else "") + self.stats()._repr_html_() + shown

@@ -16,7 +16,7 @@ from typing import Any
 from sharedarray import _interrupts as interrupts
 from sharedarray._clock import time
 from sharedarray._pool.calls import Raised, new_number
-from sharedarray._pool.engine import Engine
+from sharedarray._pool.core import PoolCore
 from sharedarray._pool.sinks import Results
 from sharedarray._pool.unconsumed import Unconsumed
 from sharedarray._progress import Bar
@@ -25,7 +25,7 @@ __all__ = ["AsTheyCome", "in_order", "with_buffer"]
 
 
 def in_order(
-    engine: Engine,
+    core: PoolCore,
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
     options: dict[str, Any],
@@ -37,15 +37,15 @@ def in_order(
 
     Parameters
     ----------
-    engine, function, calls, options
+    core, function, calls, options
         What is called, on what.
     way
         The method of the pool, as messages call it.
     returns
         Whether exceptions of the calls are results.
     """
-    gathering = engine.intake.map(function, calls, way=way, **options)
-    return _ordered(_Taking(engine, gathering, options["deadline"]), returns)
+    gathering = core.intake.map(function, calls, way=way, **options)
+    return _ordered(_Taking(core, gathering, options["deadline"]), returns)
 
 
 def _ordered(taking: _Taking, returns: bool) -> Iterator[Any]:
@@ -54,7 +54,7 @@ def _ordered(taking: _Taking, returns: bool) -> Iterator[Any]:
 
 
 def with_buffer(
-    engine: Engine,
+    core: PoolCore,
     function: Callable[..., Any],
     calls: Iterator[tuple[Any, ...]],
     size: int,
@@ -67,7 +67,7 @@ def with_buffer(
 
     Parameters
     ----------
-    engine, function, options, returns
+    core, function, options, returns
         As for `in_order`.
     calls
         Arguments of one call after the other.
@@ -76,9 +76,9 @@ def with_buffer(
     owner
         The pool, which lives as long as the iterator.
     """
-    feed = _Feed(engine, function, calls, options, way="map", ordered=True)
+    feed = _Feed(core, function, calls, options, way="map", ordered=True)
     feed.start(size)
-    return _buffered(_Taking(engine, feed.results, options["deadline"], owner), feed, returns)
+    return _buffered(_Taking(core, feed.results, options["deadline"], owner), feed, returns)
 
 
 def _buffered(taking: _Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
@@ -105,7 +105,7 @@ class AsTheyCome(Iterator[Any]):
 
     Parameters
     ----------
-    engine, function, calls, size, options, returns, owner
+    core, function, calls, size, options, returns, owner
         As for `with_buffer`.
     finite
         Whether the calls are so many as their iterables have items. Then all are run, also if no result is
@@ -116,7 +116,7 @@ class AsTheyCome(Iterator[Any]):
 
     def __init__(
         self,
-        engine: Engine,
+        core: PoolCore,
         function: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         size: int,
@@ -132,9 +132,9 @@ class AsTheyCome(Iterator[Any]):
         self._shown = shown
         self._returns = returns
         self._taken = 0
-        self._feed = feed = _Feed(engine, function, calls, options, way="imap_unordered", ordered=False)
+        self._feed = feed = _Feed(core, function, calls, options, way="imap_unordered", ordered=False)
         feed.start(size)
-        self._taking = _Taking(engine, feed.results, options["deadline"], owner, feed if finite else None)
+        self._taking = _Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
 
     def __next__(self) -> Any:
         """Return the next result, or raise the exception of a call."""
@@ -207,7 +207,7 @@ class _Taking:
 
     Parameters
     ----------
-    engine, results, deadline
+    core, results, deadline
         Of the calls.
     owner
         The pool, if it has to live as long as this.
@@ -222,7 +222,7 @@ class _Taking:
 
     def __init__(
         self,
-        engine: Engine,
+        core: PoolCore,
         results: Results,
         deadline: float | None,
         owner: object = None,
@@ -231,11 +231,11 @@ class _Taking:
         self.begun = False
         self.results = results
         self.deadline = deadline
-        self._engine = engine
+        self._core = core
         self._owner = owner
         self._feed = feed
-        self._unconsumed = Unconsumed(engine, results)
-        engine.iterators.add(self)
+        self._unconsumed = Unconsumed(core, results)
+        core.iterators.add(self)
 
     def __enter__(self) -> _Taking:
         self.begun = True
@@ -256,7 +256,7 @@ class _Taking:
         if isinstance(raised, KeyboardInterrupt):
             running = not self.results.failed
         self.results.end()
-        self._engine.forget(self.results, running=running)
+        self._core.forget(self.results, running=running)
 
     def submit_rest(self) -> None:
         """Submit the calls that are to be run in any case, if no result was asked for."""
@@ -270,7 +270,7 @@ class _Taking:
 
     def abandon(self) -> None:
         """Have the calls run, and their results dropped."""
-        if not (self.begun or self._engine.is_foreign):
+        if not (self.begun or self._core.is_foreign):
             self.begun = True
             self._unconsumed.abandon()
 
@@ -280,7 +280,7 @@ class _Taking:
             interrupts.finalize(self._drop)
 
     def _drop(self) -> None:
-        if not self._engine.is_foreign:
+        if not self._core.is_foreign:
             self.submit_rest()
             self.abandon()
 
@@ -292,7 +292,7 @@ class _Feed:
 
     Parameters
     ----------
-    engine, function, calls, options, way
+    core, function, calls, options, way
         As for `in_order`; the calls come from an iterator.
     ordered
         Whether the results are taken in their order.
@@ -307,7 +307,7 @@ class _Feed:
 
     def __init__(
         self,
-        engine: Engine,
+        core: PoolCore,
         function: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         options: dict[str, Any],
@@ -315,15 +315,15 @@ class _Feed:
         way: str,
         ordered: bool,
     ) -> None:
-        self._intake = engine.intake
+        self._intake = core.intake
         self._options = options
         self._calls = calls
         self._function = function
         self._raised: Exception | None = None
-        self._sent = sent = engine.intake.function_of(function)
+        self._sent = sent = core.intake.function_of(function)
         call = new_number()
-        engine.statistics.called_many(call, sent.label, sent.pickled, 0)
-        self.results = Results(engine, ordered=ordered, call=call, origin=("item", f"{way}({sent.label})"))
+        core.statistics.called_many(call, sent.label, sent.pickled, 0)
+        self.results = Results(core, ordered=ordered, call=call, origin=("item", f"{way}({sent.label})"))
         self.lock = threading.RLock()
 
     def start(self, count: int) -> None:

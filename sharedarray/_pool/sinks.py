@@ -20,13 +20,13 @@ __all__ = ["Results"]
 class Results:
     """The outcomes of the items of one call.
 
-    A thread that holds the engine's lock may skip items, and a signal handler may interrupt a thread that
+    A thread that holds the pool's lock may skip items, and a signal handler may interrupt a thread that
     waits here, and ask for that lock. So a thread that waits holds no lock. The lock here is held for
     assignments only, in which Python calls no handler.
 
     Parameters
     ----------
-    engine
+    core
         Reads the pipes while a thread waits.
     count
         How many items there are by now; `expect` adds to them.
@@ -55,7 +55,7 @@ class Results:
 
     def __init__(
         self,
-        engine: Helper,
+        core: Helper,
         count: int = 0,
         *,
         ordered: bool = True,
@@ -67,7 +67,7 @@ class Results:
         self.count = count
         self._noun, self.name = origin
         self._first = first
-        self._engine = engine
+        self._core = core
         self._ordered = ordered
         # Outcomes, by the index of the first: how far the next one is from it, and the outcomes, the first
         # one last.
@@ -178,7 +178,7 @@ class Results:
             del exception  # or its frame would hold it
 
     def _wait(self, there: Callable[[], bool], deadline: float | None) -> None:
-        self._engine.read_until(there, deadline)
+        self._core.read_until(there, deadline)
         while not there():
             waiting = threading.Lock()
             waiting.acquire()

@@ -32,7 +32,7 @@ from sharedarray._pool.worker.main import ENDS_WITHIN, Ends, Setup
 from sharedarray._pool.worker_handle import WorkerHandle
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["Supervisor"]
 
@@ -55,8 +55,8 @@ class Supervisor:
 
     Parameters
     ----------
-    engine
-        The engine of the pool.
+    core
+        The core of the pool.
     method
         The start method.
     setup
@@ -65,8 +65,8 @@ class Supervisor:
         How many calls a worker gets in its life; None for no limit.
     """
 
-    def __init__(self, engine: Engine, method: str, setup: Setup, max_tasks: int | None) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore, method: str, setup: Setup, max_tasks: int | None) -> None:
+        self._core = core
         self.method = method
         self.max_tasks = max_tasks
         self._setup: Setup | None = setup
@@ -79,23 +79,23 @@ class Supervisor:
         self._gone = 0  # workers that ended and were not replaced
         self.reaping = 0  # workers that have ended, whose calls are not settled or queued again yet
 
-    # With the engine's lock held
+    # With the pool's lock held
 
     def may_start(self) -> bool:
         """Return whether one more worker would have calls to run."""
-        engine = self._engine
-        if not engine.dispatcher.queue and not self._vacant:
+        core = self._core
+        if not core.dispatcher.queue and not self._vacant:
             return False
-        if not engine.takes_tasks:
+        if not core.takes_tasks:
             return False
-        there = [worker for worker in engine.handles if not worker.is_ending]
-        if len(there) >= engine.workers:
+        there = [worker for worker in core.handles if not worker.is_ending]
+        if len(there) >= core.workers:
             return False
-        if self._vacant and not engine.is_shut:
+        if self._vacant and not core.is_shut:
             return True
         starting = sum(worker.state == STARTING for worker in there)
         waiting = 0
-        for task in engine.dispatcher.queue:
+        for task in core.dispatcher.queue:
             waiting += task.remaining
             if starting < waiting:
                 return True
@@ -107,45 +107,45 @@ class Supervisor:
 
     def look_after(self, worker: WorkerHandle) -> None:
         """Stop a worker that has nothing to do any more."""
-        engine = self._engine
+        core = self._core
         if worker.is_unused and not worker.is_ending and worker.state != REVOKING:
             worn_out = self.max_tasks is not None and worker.given >= self.max_tasks
-            if worn_out or (engine.is_shut and not engine.dispatcher.queue and not engine.copier.tasks):
+            if worn_out or (core.is_shut and not core.dispatcher.queue and not core.copier.tasks):
                 worker.stop()
                 worker.until = time.monotonic() + STOPPED
-                engine.wake_manager()  # which kills a worker that does not end
-                engine.receiver.reader.watch()
-        engine.dispatcher.watch_writing(worker)
+                core.wake_manager()  # which kills a worker that does not end
+                core.receiver.reader.watch()
+        core.dispatcher.watch_writing(worker)
 
     # Starting
 
     def start_worker(self) -> None:
         """Start one more worker."""
-        engine, setup = self._engine, self._setup
+        core, setup = self._core, self._setup
         assert setup is not None
         to_worker, to_pool = pipes.one_way(), pipes.one_way()
         counter = new_counter(self.method)
         # If all processors were polling for calls, none would be left to run them.
-        spins = len(engine.handles) < engine.receiver.processors - 1
+        spins = len(core.handles) < core.receiver.processors - 1
         self._vacant = max(0, self._vacant - 1)
-        taken = {worker.slot for worker in engine.handles if not worker.is_ending}
+        taken = {worker.slot for worker in core.handles if not worker.is_ending}
         slot = next(slot for slot in itertools.count() if slot not in taken)
         page_file = page.make()
         ends = Ends(to_worker[0], to_pool[1], counter, os.getpid(), page_file, spins)
         self._started += 1
         if self._gone:
             self._gone -= 1
-            engine.statistics.replaced += 1
+            core.statistics.replaced += 1
         process = processes.WorkerProcess(self.method, f"sharedarray-worker-{self._started}", ends, setup)
         channel = Channel(to_pool[0], to_worker[1], blocking=False)
-        worker = WorkerHandle(process, channel, counter, page_file, engine.store.put_back, slot)
-        engine.handles.append(worker)  # before the start: a forked worker finds the ends to close here
+        worker = WorkerHandle(process, channel, counter, page_file, core.store.put_back, slot)
+        core.handles.append(worker)  # before the start: a forked worker finds the ends to close here
         try:
             processes.start(process)
             worker.exit, worker.owns_exit = pipes.exit_descriptor(process)
         except BaseException:
-            with engine.lock:
-                engine.handles.remove(worker)
+            with core.lock:
+                core.handles.remove(worker)
                 worker.kill()
             if process.pid is not None:  # it runs, and its exit could not be noticed
                 process.join()
@@ -157,9 +157,9 @@ class Supervisor:
         worker.since = time.monotonic()
         worker.pid = process.pid or 0
         self._warn_of_modules(process)
-        with engine.lock:
-            engine.receiver.watch_worker(worker)
-            engine.receiver.reader.watch()
+        with core.lock:
+            core.receiver.watch_worker(worker)
+            core.receiver.reader.watch()
             if worker.state == KILLING:  # by another thread, when there was no process yet
                 worker.end_process()
 
@@ -195,16 +195,16 @@ class Supervisor:
         """Note that a worker has run the initializer."""
         self._early_deaths = 0
         self._last_ready = time.monotonic()
-        with self._engine.lock:
+        with self._core.lock:
             worker.is_ready = True
             worker.advance("ready")
-            self._engine.dispatcher.dispatch()
+            self._core.dispatcher.dispatch()
         worker.forget_name()
 
     def on_refusal(self, frame: Frame) -> None:
         """Give the pool up: the initializer has raised an exception."""
         raised = load_refusal(frame)
-        self._engine.fail_for_good(
+        self._core.fail_for_good(
             "the initializer raised an exception, so the pool has no workers",
             raised,
             found=failures.described(raised),
@@ -217,7 +217,7 @@ class Supervisor:
         """Read what a worker that has ended had still sent, and fail, retry or requeue its calls."""
         if not pipes.has_ended(worker.exit, 0):
             return  # a worker that was handled in this very round had a descriptor of this number
-        inbox = self._engine.inbox
+        inbox = self._core.inbox
         while worker.state != HUNG_UP and inbox.receive(worker):
             pass
         if worker.unread:  # Ctrl-C broke the loading of one off before
@@ -229,32 +229,32 @@ class Supervisor:
 
     def reap(self, worker: WorkerHandle) -> None:
         """Note the end of a worker's process, and fail, retry or requeue its calls."""
-        engine = self._engine
+        core = self._core
         code = self._exit_code(worker)
-        with engine.lock:
+        with core.lock:
             if worker.state == DEAD:  # both a caller and the pool's thread at its end have noticed it
                 return
             was = worker.state
             worker.advance("exit")
             self.reaping += 1  # so the pool does not end before its calls have
-            if worker in engine.handles:
-                engine.handles.remove(worker)
-            engine.receiver.unwatch(worker.channel.fileno())
-            engine.receiver.unwatch(worker.exit)
-            engine.dispatcher.unwatch_writing(worker)
+            if worker in core.handles:
+                core.handles.remove(worker)
+            core.receiver.unwatch(worker.channel.fileno())
+            core.receiver.unwatch(worker.exit)
+            core.dispatcher.unwatch_writing(worker)
             worker.close()
             begun, rest = worker.unfinished()
             worker.forget_name()
             self._gone += 1
             self._vacant += not worker.is_stopped
-            engine.statistics.died += not worker.is_stopped
+            core.statistics.died += not worker.is_stopped
         try:
             self._settle_calls(worker, begun, rest, code, killed=was == KILLING)
         finally:
-            with engine.lock:
+            with core.lock:
                 self.reaping -= 1
-                engine.dispatcher.dispatch()
-            engine.wake()
+                core.dispatcher.dispatch()
+            core.wake()
 
     def _settle_calls(
         self, worker: WorkerHandle, begun: Task | None, rest: list[Task], code: int | None, *, killed: bool
@@ -266,7 +266,7 @@ class Supervisor:
         worker.lost.clear()
         if begun is not None:
             self._fail_or_retry(worker, begun, code)
-        elif not (worker.is_ready or worker.is_stopped or killed or self._engine.is_broken):
+        elif not (worker.is_ready or worker.is_stopped or killed or self._core.is_broken):
             self._on_early_death(worker, code)
         with contextlib.suppress(ValueError):  # the exit code is unknown
             worker.process.close()
@@ -288,7 +288,7 @@ class Supervisor:
             hopeless = self._early_deaths >= LATER_DEATHS and ago > LATER_SECONDS
         if hopeless:
             death = exit_codes.explain(code)
-            self._engine.fail_for_good(
+            self._core.fail_for_good(
                 f"{self._early_deaths} workers died one after the other before they were ready",
                 None,
                 found=f"{worker.name} (process {worker.pid}), the last one, ended {death.how}",
@@ -306,29 +306,29 @@ class Supervisor:
 
     def _queue_again(self, tasks: list[Task]) -> None:
         """Put tasks back into the queue, unless the pool has been aborted or has failed meanwhile."""
-        engine = self._engine
-        with engine.lock:
-            again = engine.takes_tasks
+        core = self._core
+        with core.lock:
+            again = core.takes_tasks
             if again:
-                engine.dispatcher.requeue(tasks)
+                core.dispatcher.requeue(tasks)
         if not again:
-            engine.cancellation.give_up(tasks)
+            core.cancellation.give_up(tasks)
 
     def _fail_or_retry(self, worker: WorkerHandle, task: Task, code: int | None) -> None:
         """Decide about a call whose worker died."""
-        engine = self._engine
+        core = self._core
         make: Callable[[], BaseException]
         outcome = "died"
-        if engine.is_broken:
-            make = engine.broken_error
-        elif engine.is_aborting:
+        if core.is_broken:
+            make = core.broken_error
+        elif core.is_aborting:
             make = lambda: outcomes.interrupted(task.label)  # noqa: E731
         elif worker.error is not None:
             make = worker.error
         elif task.retries > 0:
             task.retries -= 1
-            with engine.lock:
-                engine.statistics.retried += 1
+            with core.lock:
+                core.statistics.retried += 1
             self._queue_again([task])
             return
         else:
@@ -337,10 +337,10 @@ class Supervisor:
         if worker.error is make:
             outcome = "timeout" if isinstance(error, TimeoutError) else "cancelled"
         task.began = task.began or int(worker.since * 1e9)
-        with engine.lock:
-            engine.statistics.failed += outcome != "cancelled"
-            engine.statistics.cancelled += outcome == "cancelled"
-            engine.statistics.finished(task, time.monotonic_ns(), worker.name, worker.pid, outcome)
+        with core.lock:
+            core.statistics.failed += outcome != "cancelled"
+            core.statistics.cancelled += outcome == "cancelled"
+            core.statistics.finished(task, time.monotonic_ns(), worker.name, worker.pid, outcome)
         if outcome == "cancelled":
             task.sink.cancel_items(task.index, task.remaining, task.step)
         else:
@@ -351,18 +351,18 @@ class Supervisor:
 
     def undo_start(self) -> None:
         """Leave nothing of a start that failed."""
-        for worker in self._engine.handles:
+        for worker in self._core.handles:
             worker.kill()
             self._exit_code(worker)
             worker.close()
             worker.unfinished()
             worker.forget_name()
-        self._engine.handles.clear()
+        self._core.handles.clear()
 
     def finish(self) -> None:
         """End what is left of the workers, and drop what the initializer was given."""
-        for worker in list(self._engine.handles):
-            with self._engine.lock:
+        for worker in list(self._core.handles):
+            with self._core.lock:
                 worker.kill()
             self.reap(worker)
         self._setup = None

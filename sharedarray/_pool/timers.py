@@ -12,7 +12,7 @@ from sharedarray._pool.outcomes import timed_out
 from sharedarray._pool.states import DEAD, KILLING
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
     from sharedarray._pool.worker_handle import WorkerHandle
 
 __all__ = ["Timers"]
@@ -33,14 +33,14 @@ class Timers:
         When to look for idle memory; None for never.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
         self.look_at: float | None = None
         self.trim_at: float | None = None
         self._next_deadline: float | None = None  # not later than that of any task that has not begun
 
     def note_deadline(self, deadline: float) -> bool:
-        """Note the deadline of a task; return whether it is the next one. With the engine's lock held."""
+        """Note the deadline of a task; return whether it is the next one. With the pool's lock held."""
         if self._next_deadline is not None and self._next_deadline <= deadline:
             return False
         self._next_deadline = deadline
@@ -54,12 +54,12 @@ class Timers:
         check
             Seconds until the reader's role must be checked.
         """
-        engine, now = self._engine, time.monotonic()
-        with engine.lock:
+        core, now = self._core, time.monotonic()
+        with core.lock:
             times = [at for at in (self.look_at, self.trim_at, self._next_deadline) if at is not None]
             if check is not None:
                 times.append(now + check)
-            for worker in engine.handles:
+            for worker in core.handles:
                 if worker.state == KILLING or worker.state == DEAD:
                     continue  # its end is the next event, however long the kernel takes to free its memory
                 if worker.tasks:
@@ -70,11 +70,11 @@ class Timers:
 
     def check(self) -> None:
         """Kill workers whose call or whose end takes too long, and fail tasks that were not done in time."""
-        engine, now = self._engine, time.monotonic()
+        core, now = self._core, time.monotonic()
         late: list[Task] = []
-        with engine.lock:
+        with core.lock:
             self.look_at = None
-            for worker in engine.handles:
+            for worker in core.handles:
                 if worker.until is not None and worker.until <= now:
                     worker.kill()
                 if worker.tasks and _is_due(*worker.current, now):
@@ -82,7 +82,7 @@ class Timers:
             if self._next_deadline is not None and self._next_deadline <= now:
                 late = self._late(now)
         for task in late:
-            engine.cancellation.fail([task], timed_out(task))
+            core.cancellation.fail([task], timed_out(task))
 
     def _check_call(self, worker: WorkerHandle, now: float) -> None:
         """Kill a worker whose call is due, unless it has not begun that, or is at a later one.
@@ -94,7 +94,7 @@ class Timers:
             worker.since = now  # the machine is busy: the call's time has not begun
             if not _is_due(worker.tasks[0], now, now):
                 return
-        self._engine.dispatcher.requeue(worker.revoke(worker.load))
+        self._core.dispatcher.requeue(worker.revoke(worker.load))
         if not worker.tasks:
             return
         last, begun = worker.tasks[-1], worker.load
@@ -109,15 +109,15 @@ class Timers:
         def is_late(task: Task) -> bool:
             return task.deadline is not None and task.deadline <= now
 
-        engine = self._engine
-        for worker in engine.handles:
+        core = self._core
+        for worker in core.handles:
             if any(is_late(task) for task in itertools.islice(worker.tasks, 1, None)):
-                engine.dispatcher.requeue(worker.revoke(worker.load))
-        late = [task for task in engine.dispatcher.queue if is_late(task)]
+                core.dispatcher.requeue(worker.revoke(worker.load))
+        late = [task for task in core.dispatcher.queue if is_late(task)]
         if late:
-            engine.dispatcher.queue = deque(task for task in engine.dispatcher.queue if not is_late(task))
+            core.dispatcher.queue = deque(task for task in core.dispatcher.queue if not is_late(task))
         waiting = itertools.chain(
-            engine.dispatcher.queue, engine.copier.tasks, *[each.tasks for each in engine.handles]
+            core.dispatcher.queue, core.copier.tasks, *[each.tasks for each in core.handles]
         )
         times = [task.deadline for task in waiting if task.deadline is not None and task.deadline > now]
         self._next_deadline = min(times, default=None)

@@ -16,7 +16,7 @@ from sharedarray._pool.codec import failures
 from sharedarray._pool.notices import Place
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
     from sharedarray._pool.sinks import Results
 
 __all__ = ["Iterators", "Unconsumed"]
@@ -76,25 +76,25 @@ class Unconsumed:
 
     Parameters
     ----------
-    engine, results
+    core, results
         Of the call.
     """
 
-    def __init__(self, engine: Engine, results: Results) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore, results: Results) -> None:
+        self._core = core
         self._results = results
         self._place = Place()
 
     def abandon(self) -> None:
         """Drop the results, and those to come; the calls are run all the same."""
         self._results.abandon(self._on_last_outcome)
-        if not self._engine.holds_lock():
-            self._engine.iterators.warn()
+        if not self._core.holds_lock():
+            self._core.iterators.warn()
 
     def _on_last_outcome(self) -> None:
-        if self._results.raised and not self._engine.is_aborting:
-            self._engine.iterators.failed.append(self)
-            self._engine.wake()
+        if self._results.raised and not self._core.is_aborting:
+            self._core.iterators.failed.append(self)
+            self._core.wake()
 
     def warn(self) -> None:
         """Issue the warning."""

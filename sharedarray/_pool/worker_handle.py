@@ -39,7 +39,7 @@ _turns = itertools.count(1)
 
 
 class WorkerHandle:
-    """The pool's view of one worker. All methods are called with the engine's lock held.
+    """The pool's view of one worker. All methods are called with the pool's lock held.
 
     Parameters
     ----------

@@ -487,8 +487,8 @@ class _Gathering:
         """Nothing to wait for: what still runs writes to nothing that the caller has."""
 
 
-class _Engine:
-    """What `blockwise` asks of a pool's engine, on a cluster.
+class _PoolCore:
+    """What `blockwise` asks of a pool's core, on a cluster.
 
     Attributes
     ----------
@@ -644,7 +644,7 @@ class DaskPool(Executor):
     def __init__(self, client: distributed.Client, *, retries: int = 0) -> None:
         _check(client)
         self._client = client
-        self._engine = _Engine(client, retries)
+        self._core = _PoolCore(client, retries)
         self._open = True
         self._running: set[_Future] = set()
         self._made = arrays.Living()
@@ -656,7 +656,7 @@ class DaskPool(Executor):
 
     @property
     def _max_workers(self) -> int:
-        return self._engine.workers
+        return self._core.workers
 
     def _watch(self, *futures: _Future) -> None:
         """Know of futures until they are over."""
@@ -674,8 +674,8 @@ class DaskPool(Executor):
         """Have ``fn(*args, **kwargs)`` called by a worker; see `Pool.submit`."""
         self._check_open()
         check_function("submit", fn)
-        packing = _Packing(self._engine.replicas, {})
-        future = self._engine.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
+        packing = _Packing(self._core.replicas, {})
+        future = self._core.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
         self._watch(future)
         return future
 
@@ -747,7 +747,7 @@ class DaskPool(Executor):
         deadline = deadline_of(timeout)
         collected = list(calls)
         shown = bar(progress, len(collected))
-        came = self._engine.map(fn, collected, chunksize=chunksize)
+        came = self._core.map(fn, collected, chunksize=chunksize)
         self._watch(*came.left())
         return watched(_Results(came, take(came, deadline)), shown)
 
@@ -776,9 +776,9 @@ class DaskPool(Executor):
         refuse_keywords("map_blocks", func, unknown)
         check_function("map_blocks", func)
         plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
-        engine: Any = self._engine
+        core: Any = self._core
         # Dask runs again what its worker did not finish.
-        return blockwise.map_blocks(engine, func, plan, out, progress, {}, timeout, again=True)
+        return blockwise.map_blocks(core, func, plan, out, progress, {}, timeout, again=True)
 
     def reduce_blocks(
         self,
@@ -798,8 +798,8 @@ class DaskPool(Executor):
         check_function("reduce_blocks", func)
         check_combine(func, combine, arrays)
         plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
-        engine: Any = self._engine
-        return blockwise.reduce_blocks(engine, func, combine, plan, progress, {}, timeout)
+        core: Any = self._core
+        return blockwise.reduce_blocks(core, func, combine, plan, progress, {}, timeout)
 
     # Blocks that end with the pool
 
@@ -814,7 +814,7 @@ class DaskPool(Executor):
         array = self._made.add(creation.share(array_like, dtype, order))
         mapping = mapping_of(array)
         assert mapping is not None
-        _spread(self._client, self._engine.replicas.of(mapping))
+        _spread(self._client, self._core.replicas.of(mapping))
         return array
 
     def empty(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
@@ -862,7 +862,7 @@ class DaskPool(Executor):
                     future.exception()
                 except CancelledError:
                     pass
-            self._engine.replicas.clear()
+            self._core.replicas.clear()
             self._made.close()
 
     def __exit__(

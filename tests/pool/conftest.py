@@ -71,4 +71,4 @@ def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
         gc.collect()
         with contextlib.suppress(AssertionError):  # a worker answers before it lets go of what it was given
             wait_until(lambda: not pool_of_module.stats().recycled_in_use, "nothing is used")
-    pool_of_module._engine.store.trim(math.inf)
+    pool_of_module._core.store.trim(math.inf)

@@ -689,7 +689,7 @@ class WithPoolFutures:
         super().setUp()
         self.pool = sa.Pool(1)
         self.pool.submit(os.getpid).result()
-        made = functools.partial(PoolFuture, self.pool._engine)
+        made = functools.partial(PoolFuture, self.pool._core)
         module = sys.modules[CASES["FutureTests"].__module__]
         create = module.create_future
         self.enterContext(mock.patch.object(sys.modules[create.__module__], "Future", made))

@@ -87,7 +87,7 @@ def test_nothing_grows(few_are_remembered, rounds):
     def here():
         gc.collect()
         assert pool.submit(pool_tasks.add, 1).result(LIMIT) == 2  # finalizers are heeded with the next call
-        return pool_sizes.sizes(pool._engine)
+        return pool_sizes.sizes(pool._core)
 
     def there():
         return pool.submit(pool_sizes.sizes_here).result(LIMIT)
@@ -106,12 +106,12 @@ def test_nothing_grows(few_are_remembered, rounds):
 
 def test_functions_that_are_imported(few_are_remembered):
     with sa.Pool(1) as pool:
-        engine = pool._engine
+        core = pool._core
         for _ in range(3):
             for name in FUNCTIONS:
                 assert pool.submit(getattr(np, name), 0.5).result(LIMIT) == getattr(np, name)(0.5)
-                assert len(engine.intake._imported) <= 10
-        wait_until(lambda: len(engine.handles[0].outgoing.functions) <= 11, "the worker is told to forget")
+                assert len(core.intake._imported) <= 10
+        wait_until(lambda: len(core.handles[0].outgoing.functions) <= 11, "the worker is told to forget")
 
 
 def test_calls_and_functions_that_are_counted(few_are_remembered):
@@ -179,6 +179,6 @@ def test_threads_of_callbacks_that_take_long():
 
         for number in range(12):
             pool.submit(pool_tasks.add, number).add_done_callback(slow)
-            assert len(pool._engine.manager._threads) <= 4
+            assert len(pool._core.manager._threads) <= 4
         wait_until(lambda: gate.done == 12, "all callbacks are called")
-        assert len(pool._engine.manager._threads) <= 4
+        assert len(pool._core.manager._threads) <= 4

@@ -63,7 +63,7 @@ def one_of_module():
 def one(one_of_module):
     """A pool whose worker gets all items in rows, one behind the other."""
     yield one_of_module
-    store = one_of_module._engine.store
+    store = one_of_module._core.store
 
     def all_free():
         gc.collect()  # exceptions in cycles, which hold recycled memory
@@ -99,7 +99,7 @@ def goes_on(pool):
     wait_until(lambda: not pool.stats().busy, "nothing is owed")
     stats = pool.stats()
     assert (stats.died, stats.queued) == (0, 0)
-    wait_until(lambda: all(worker.accepts for worker in pool._engine.handles), "no worker owes anything")
+    wait_until(lambda: all(worker.accepts for worker in pool._core.handles), "no worker owes anything")
 
 
 @EACH

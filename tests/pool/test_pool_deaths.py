@@ -92,7 +92,7 @@ def test_a_call_that_its_worker_has_not_read(first_method, noted):
         victim = pool.submit(os.getpid).result(LIMIT)
         os.kill(victim, signal.SIGSTOP)
         future = pool.submit(pool_deaths.note, noted.path, 7)
-        assert pool._engine.handles[0].state == states.BUSY
+        assert pool._core.handles[0].state == states.BUSY
         kill(victim)
         assert future.result(LIMIT) == 7
         assert pool.stats().retried == 0
@@ -136,7 +136,7 @@ def busy_and_revoked(pool, noted, tmp_path):
     first = pool.submit(pool_tasks.signal_and_wait_for, started, release)
     wait_until(lambda: started.exists() and started.read_text(), "the first call runs")
     behind = [pool.submit(pool_deaths.note, noted.path, number) for number in range(5)]
-    worker = pool._engine.handles[0]
+    worker = pool._core.handles[0]
     assert worker.load == 6
     assert behind[-1].cancel()
     assert (worker.state, worker.revoked, worker.load) == (states.REVOKING, 1, 5)
@@ -172,7 +172,7 @@ def test_a_worker_that_has_closed_its_pipe_is_killed(first_method, noted, tmp_pa
     with sa.Pool(1, first_method) as pool:
         worker, first, behind, _ = busy_and_revoked(pool, noted, tmp_path)
         monkeypatch.setattr(inbox, "PATIENCE", 0.05)
-        pool._engine.inbox._on_end_of_file(worker)
+        pool._core.inbox._on_end_of_file(worker)
         assert worker.state == states.HUNG_UP
         with pytest.raises(sa.WorkerDied, match="signal_and_wait_for died"):
             first.result(LIMIT)
@@ -185,7 +185,7 @@ def test_a_worker_that_has_closed_its_pipe_is_killed(first_method, noted, tmp_pa
 def test_a_worker_that_is_stopped(first_method):
     with sa.Pool(1, first_method) as pool:
         pool.submit(pool_deaths.trap, "it is stopped").result(LIMIT)
-        worker = pool._engine.handles[0]
+        worker = pool._core.handles[0]
     assert worker.state == states.DEAD
     assert worker.is_stopped
     assert pool.stats().died == 0
@@ -198,7 +198,7 @@ def test_a_worker_that_is_stopped_before_it_is_ready(first_method, tmp_path):
         wait_until((tmp_path / "started").exists, "the initializer runs")
         assert future.cancel()
         pool.shutdown(wait=False)
-        worker = pool._engine.handles[0]
+        worker = pool._core.handles[0]
         wait_until(lambda: worker.state == states.STOPPING, "it is stopped")
         kill(worker.pid)
     assert worker.state == states.DEAD
@@ -251,7 +251,7 @@ def test_a_call_is_not_handed_from_one_dead_worker_to_the_next_for_ever(first_me
 
 def test_a_descriptor_that_was_another_workers_ends_no_worker(pool):
     """The reading thread may have learnt of both in one round, and the number may be in use again by then."""
-    worker = pool._engine.handles[0]
-    pool._engine.supervisor.on_exit(worker)
+    worker = pool._core.handles[0]
+    pool._core.supervisor.on_exit(worker)
     assert worker.state in (states.IDLE, states.BUSY)
-    assert worker in pool._engine.handles
+    assert worker in pool._core.handles

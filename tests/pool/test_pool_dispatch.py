@@ -91,7 +91,7 @@ def test_chunksize_changes_nothing(two, chunksize):
 def test_small_tasks_go_in_batches(two, chunksize, monkeypatch):
     """Once it is known how small they are, and whatever the caller thinks of that."""
     list(two.map(abs, range(1000)))
-    dispatcher, batches = two._engine.dispatcher, []
+    dispatcher, batches = two._core.dispatcher, []
 
     def give(worker, task, lent=None, give=dispatcher.give):
         batches.append(task.remaining)
@@ -164,7 +164,7 @@ def test_callbacks_may_submit_and_wait(two):
 def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
     """The thread that reads the answers has to leave that to the one that buries workers."""
     started, begin, release = (tmp_path / name for name in ("started", "begin", "release"))
-    inner, main = two._engine, threading.get_ident()
+    inner, main = two._core, threading.get_ident()
     dying = two.submit(pool_tasks.signal_and_wait, started)
     victim = int(wait_until(lambda: started.exists() and started.read_text(), "the task that is to die"))
     seen, waiting = [], threading.Event()
@@ -208,7 +208,7 @@ def test_a_timeout_of_result_leaves_the_task_alone(two, tmp_path):
 
 def test_a_limit_ends_the_task_and_nothing_else(two):
     patient = two.options(timeout=0.3)
-    before = set(two._engine.pids())
+    before = set(two._core.pids())
     others = [two.submit(pool_tasks.identity, n) for n in range(20)]
     late = patient.submit(time.sleep, 1000)
     fine = two.options(timeout=60).submit(abs, -4)
@@ -216,7 +216,7 @@ def test_a_limit_ends_the_task_and_nothing_else(two):
         late.result()
     assert fine.result() == 4
     assert [future.result() for future in others] == list(range(20))
-    assert len(before & set(two._engine.pids())) == 1
+    assert len(before & set(two._core.pids())) == 1
     assert two.stats().failed == 1
 
 
@@ -246,7 +246,7 @@ def test_a_limit_ends_native_code_that_keeps_the_interpreter(tmp_path):
     pool_tasks.prepare_to_block(pipe)
     with sa.Pool(1) as pool:
         list(pool.map(pool_tasks.block_at_once, range(2000)))
-        guard = threading.Timer(60, kill, pool._engine.pids())
+        guard = threading.Timer(60, kill, pool._core.pids())
         guard.start()
         limited = pool.options(timeout=0.2)
         found, results = begun(lambda: limited.map(pool_tasks.block_at_once, [*range(20), pipe]), 20)
@@ -333,7 +333,7 @@ def unwatched(pair, monkeypatch):
     """The pool of two, whose management thread does not happen to come by and read what is there."""
     monkeypatch.setattr(reader, "LEASE", 1000.0)
     _warm_up(pair)
-    inner = pair._engine.receiver.reader
+    inner = pair._core.receiver.reader
     wait_until(lambda: inner.check() is None or inner._check_at > time.monotonic() + 100, "the last check")
     _warm_up(pair)
     return pair
@@ -562,12 +562,12 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
         (str(tmp_path / f"{name} begun"), str(tmp_path / f"{name} may end")) for name in ("first", "second")
     ]
     with sa.Pool(1) as pool:
-        engine = pool._engine
+        core = pool._core
         assert pool.submit(pool_tasks.meet_if_paths, 1).result() == 1
-        with engine.lock:
-            engine.lock = threading.RLock()  # type: ignore[assignment]
+        with core.lock:
+            core.lock = threading.RLock()  # type: ignore[assignment]
         try:
-            with engine.lock:  # the reading thread needs it, and so does what is called here
+            with core.lock:  # the reading thread needs it, and so does what is called here
                 if way in ("forget", "deadline"):
                     until = 0.01 if way == "deadline" else None
                     results = pool.map(pool_tasks.meet_if_paths, [first], timeout=until)
@@ -575,10 +575,10 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                     limited = pool.options(timeout=0.01) if way == "limit" else pool
                     one = limited.submit(pool_tasks.meet_if_paths, first)
                 two = pool.submit(pool_tasks.meet_if_paths, second)
-                (member,) = engine.handles
+                (member,) = core.handles
                 if member.load == 1:  # as for a function that is known as quick
-                    engine.dispatcher.give(member, engine.dispatcher.queue.popleft())
-                    engine.dispatcher.write(member)
+                    core.dispatcher.give(member, core.dispatcher.queue.popleft())
+                    core.dispatcher.write(member)
                 assert member.load == 2
                 wait_until(Path(first[0]).exists, "the first one has begun")
                 Path(first[1]).touch()
@@ -587,11 +587,11 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                 if way == "cancel":
                     assert not one.cancel(running=True)
                 elif way == "forget":
-                    engine.forget(member.tasks[0].sink, running=True)
+                    core.forget(member.tasks[0].sink, running=True)
                 else:
                     time.sleep(0.02)  # its limit
                     since = member.since
-                    engine.timers.check()
+                    core.timers.check()
                     assert member.since == since  # or an answer that is held back would not be looked for
         finally:
             Path(first[1]).touch()
@@ -611,7 +611,7 @@ def test_nobody_looks_again_and_again(busy):
     with sa.Pool(2) as pool:
         assert list(pool.map(pool_tasks.add, range(1000))) == list(range(1, 1001))
         futures = [pool.submit(time.sleep, 1.5) for _ in range(2)] if busy else []
-        pids = [os.getpid(), *pool._engine.pids()]
+        pids = [os.getpid(), *pool._core.pids()]
         time.sleep(0.5)  # in which what is looked at while there are many small tasks ends
         before = wakings(pids)
         time.sleep(0.5)

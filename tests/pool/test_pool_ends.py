@@ -78,7 +78,7 @@ def run(path, *arguments, timeout=60):
 def test_shutdown_waits(method):
     pool = sa.Pool(2, method)
     futures = [pool.submit(pool_tasks.nap, 0.01) for _ in range(6)]
-    pids = pool._engine.pids()
+    pids = pool._core.pids()
     pool.shutdown()
     assert all(future.done() for future in futures)
     assert not any(map(alive, pids))
@@ -169,7 +169,7 @@ def test_shutdown_in_a_callback(method):
 def test_collected(method):
     pool = sa.Pool(1, method)
     future = pool.submit(pool_tasks.nap, 0.05)
-    pids = pool._engine.pids()
+    pids = pool._core.pids()
     del pool
     gc.collect()
     assert future.result() == 0.05
@@ -456,7 +456,7 @@ def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
             with sa.Pool(2) as pool:
                 list(pool.map(abs, range(10)))
                 future = pool.submit(time.sleep, 60)
-                print(*pool._engine.pids(), flush=True)
+                print(*pool._core.pids(), flush=True)
                 threading.Timer(0.3, press).start()
                 future.result()
         except KeyboardInterrupt:
@@ -509,13 +509,13 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
                 pool.submit(pool_tasks.signal_and_wait, sys.argv[1 + n])
             else:
                 pool.submit(pool_tasks.identity, sa.ones(10)).result()
-        while len(pool._engine.pids()) < (2 if {what == "busy"} else 1):
+        while len(pool._core.pids()) < (2 if {what == "busy"} else 1):
             time.sleep(0.01)
         # A fork has copies of the parent's descriptors, unless they are closed.
         sleeper = os.fork() if hasattr(os, "fork") else -1
         if not sleeper:
             time.sleep(60)
-        print(sleeper, *pool._engine.pids(), flush=True)
+        print(sleeper, *pool._core.pids(), flush=True)
         time.sleep(60)
         """,
     )

@@ -184,9 +184,9 @@ def test_a_pool_that_breaks_fails_what_waits_behind_a_cancelled_call(first_metho
 def test_a_pool_does_not_poll_for_the_end_of_a_killed_worker(monkeypatch):
     with sa.Pool(1) as pool:
         pool.submit(os.getpid).result()
-        engine, rounds, killed = pool._engine, [], []
-        plain = engine.housekeeping.tend
-        monkeypatch.setattr(engine.housekeeping, "tend", lambda: rounds.append(1) or plain())
+        core, rounds, killed = pool._core, [], []
+        plain = core.housekeeping.tend
+        monkeypatch.setattr(core.housekeeping, "tend", lambda: rounds.append(1) or plain())
         # As if the kernel took long to free its memory.
         monkeypatch.setattr(WorkerProcess, "kill", lambda process, *_: killed.append(process))
         future = pool.options(timeout=0.05).submit(pool_tasks.nap, 60)
@@ -315,7 +315,7 @@ def test_a_worker_that_sends_what_does_not_fit_is_the_only_one_that_is_killed(id
         if idle:
             damaged = future.result(ANSWER)
             go.touch()
-            wait_until(lambda: damaged not in pool._engine.pids(), "it is killed")
+            wait_until(lambda: damaged not in pool._core.pids(), "it is killed")
         else:
             with pytest.raises(sa.WorkerDied):
                 future.result(ANSWER)

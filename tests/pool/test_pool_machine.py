@@ -187,7 +187,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 5))
     def kill_a_worker(self, which):
-        pids = self.pool._engine.pids()
+        pids = self.pool._core.pids()
         if pids:
             self.may_fail = True
             for call in self.calls:
@@ -242,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
             for call in self.calls:
                 call.check(runs.get(call.number, 0))
             assert all(runs.get(number, 0) <= 1 + self.retries * self.may_fail for number in self.items)
-            assert not self.pool._engine.handles
+            assert not self.pool._core.handles
         finally:
             self.pool.kill_workers()
             del self.calls, self.maps

@@ -34,7 +34,7 @@ def test_another_name_is_an_ordinary_error(pool):
     with pytest.raises(AttributeError, match="'Pool' object has no attribute 'sumbit'") as caught:
         pool.sumbit  # noqa: B018
     assert (caught.value.name, caught.value.obj) == ("sumbit", pool)
-    assert copy.copy(pool)._engine is pool._engine
+    assert copy.copy(pool)._core is pool._core
 
 
 @pytest.mark.parametrize(

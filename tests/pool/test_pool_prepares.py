@@ -1,4 +1,4 @@
-"""Arguments are copied without the engine's lock; what ends or expires meanwhile is accounted for."""
+"""Arguments are copied without the pool's lock; what ends or expires meanwhile is accounted for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from helpers import ANSWER, kill, wait_until
 
 import sharedarray as sa
-from sharedarray._pool import engine as engines, housekeeping, lifecycle
+from sharedarray._pool import core as cores, housekeeping, lifecycle
 from sharedarray._pool.transport.slot import Slot
 
 LIMIT = ANSWER  # seconds within which each wait here is over, on a machine that is busy
@@ -99,7 +99,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_lock_is_free_while_arguments_are_copied(pool, way, monkeypatch):
-    plain, lock, held = Slot.fill, pool._engine.lock, []
+    plain, lock, held = Slot.fill, pool._core.lock, []
 
     def fill(slot, sources, starts):
         held.append(lock._is_owned())  # by this thread
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_while_its_arguments_are_copied(copying):
         ready(pool, 1)
         caller = Caller(lambda: list(pool.map(firsts, large(1, 2, 3))))
         assert copying.begun.wait(LIMIT)
-        kill(pool._engine.pids()[0])
+        kill(pool._core.pids()[0])
         wait_until(lambda: pool.stats().died == 1, "its death is noticed")
         copying.go_on.set()
         assert caller.get() == [1, 2, 3]
@@ -142,10 +142,10 @@ def test_a_pool_that_ends_while_arguments_are_copied(copying, end):
         assert copying.begun.wait(LIMIT)
         if end == "kill_workers":
             ending = Caller(pool.kill_workers)
-            wait_until(lambda: pool._engine.is_aborting, "the end begins")
+            wait_until(lambda: pool._core.is_aborting, "the end begins")
         else:
             ending = Caller(lambda: pool.shutdown(cancel_futures=end == "cancel_futures"))
-            wait_until(lambda: pool._engine.is_shut and not pool._engine.cancels_queued, "the end begins")
+            wait_until(lambda: pool._core.is_shut and not pool._core.cancels_queued, "the end begins")
         copying.go_on.set()
         came = caller.get()
         if end == "shutdown":
@@ -216,7 +216,7 @@ def test_what_a_worker_was_given_ahead_expires_on_time(tmp_path):
 def test_what_expires_while_its_arguments_are_copied_ends_no_worker(copying):
     with sa.Pool(1) as pool:
         ready(pool, 1)
-        before = pool._engine.pids()
+        before = pool._core.pids()
         caller = Caller(lambda: list(pool.map(firsts, large(1, 2, 3), timeout=0.05)))
         assert copying.begun.wait(LIMIT)
         wait_until(lambda: pool.stats().failed == 2, "those in the queue are too late")
@@ -224,7 +224,7 @@ def test_what_expires_while_its_arguments_are_copied_ends_no_worker(copying):
         assert isinstance(caller.get(), TimeoutError)
         wait_until(lambda: pool.stats().failed == 3, "and so is the one whose arguments were copied")
         assert pool.submit(pool_tasks.add, 1).result(LIMIT) == 2
-        assert pool._engine.pids() == before
+        assert pool._core.pids() == before
 
 
 # -- what is dropped, and what is remembered ------------------------------------------------------------
@@ -246,10 +246,10 @@ def test_a_finalizer_of_an_argument_may_use_the_pool(pool):
     assert {future.result(LIMIT) for future in futures} == {5}
 
 
-def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
+def test_calls_of_a_finalizer_while_the_pool_is_at_work(tmp_path):
     """The collection of garbage calls one at any moment: in a thread that has the lock as well."""
     with sa.Pool(1) as pool:
-        inner = pool._engine
+        inner = pool._core
         assert pool.submit(abs, -1).result(LIMIT) == 1
         running = pool.submit(pool_tasks.signal_and_wait_for, tmp_path / "begun", tmp_path / "go")
         wait_until((tmp_path / "begun").exists, "the first one runs")
@@ -279,7 +279,7 @@ def test_what_a_finalizer_asks_for_while_the_engine_is_at_work(tmp_path):
 
 
 def test_slots_that_there_are_no_more_are_forgotten(pool):
-    inner = pool._engine
+    inner = pool._core
     assert list(pool.map(firsts, large(1, 2))) == [1, 2]
     for _ in range(2 * housekeeping.MANY_RETIRED):
         inner.store.discard(inner.store.take(LARGE))
@@ -289,7 +289,7 @@ def test_slots_that_there_are_no_more_are_forgotten(pool):
 
 
 def test_what_is_known_of_workers_is_bounded(pool):
-    inner = pool._engine
+    inner = pool._core
 
     def remembered():
         tables = [inner.housekeeping._forgotten_functions, inner.housekeeping._released_blocks, inner.dropped]
@@ -312,7 +312,7 @@ def adding(number):
     return lambda item: item + number
 
 
-def test_engines_are_gone_through_while_others_are_made():
+def test_pools_are_iterated_while_others_are_made():
     made, over = [], threading.Event()
 
     def makes():
@@ -326,7 +326,7 @@ def test_engines_are_gone_through_while_others_are_made():
         thread.start()
     try:
         for _ in range(300):
-            assert all(isinstance(each, engines.Engine) for each in lifecycle._all_engines())
+            assert all(isinstance(each, cores.PoolCore) for each in lifecycle._all_cores())
     finally:
         over.set()
         for thread in threads:

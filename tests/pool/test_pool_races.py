@@ -67,15 +67,15 @@ def test_a_pool_does_not_end_before_the_calls_of_a_dead_worker_are_settled(monke
     monkeypatch.setattr(Supervisor, "_requeue", gate)
     outcomes: list[object] = []
     caller = in_thread(lambda: outcomes.append(future.exception()))
-    engine = pool._engine
-    wait_until(lambda: engine.receiver.reader.owner == caller.ident, "the caller reads")
+    core = pool._core
+    wait_until(lambda: core.receiver.reader.owner == caller.ident, "the caller reads")
     pool.shutdown(wait=False)
-    kill(engine.pids()[0])
+    kill(core.pids()[0])
     assert gate.is_reached.wait(ENDS)  # by the caller: the call goes on until here, so it waits for it
     release.touch()  # for the second worker, if there is one
     tended = threading.Event()
-    monkeypatch.setattr(engine.store, "trim", lambda _, trim=engine.store.trim: (tended.set(), trim(_))[1])
-    engine.wake()
+    monkeypatch.setattr(core.store, "trim", lambda _, trim=core.store.trim: (tended.set(), trim(_))[1])
+    core.wake()
     assert tended.wait(ENDS)
     gate.opened.set()
     assert ends(caller)
@@ -93,7 +93,7 @@ def test_a_worker_that_is_killed_before_it_has_a_process_ends(monkeypatch, tmp_p
     monkeypatch.setattr(processes, "start", gate)
     futures = [pool.submit(pool_tasks.wait_if_path, str(release)) for _ in range(4)]
     assert gate.is_reached.wait(ENDS)
-    pool._engine.fail_for_good("it is broken", None)
+    pool._core.fail_for_good("it is broken", None)
     gate.opened.set()
     assert all(isinstance(future.exception(ENDS), sa.WorkerDied) for future in futures)
     assert ends(in_thread(pool.shutdown))
@@ -103,15 +103,15 @@ def test_who_asks_for_an_answer_needs_no_patience_while_another_thread_has_the_l
     """The caller must not wait for the lock, so the pool's thread ends the lease for it."""
     monkeypatch.setattr(reader, "LEASE", 1000.0)
     with sa.Pool(1) as pool:
-        engine = pool._engine
+        core = pool._core
         wait_until(
-            lambda: pool.submit(pool_tasks.add, 1).result() and engine.receiver.reader.state == "leased",
+            lambda: pool.submit(pool_tasks.add, 1).result() and core.receiver.reader.state == "leased",
             "the role is leased",
         )
         future, called, held, free = pool.submit(pool_tasks.add, 1), *(threading.Event() for _ in range(3))
 
         def hold() -> None:
-            with engine.lock:
+            with core.lock:
                 held.set()
                 assert free.wait(ENDS)
 
@@ -132,10 +132,10 @@ def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
         future = pool.submit(pool_tasks.signal_and_wait_for, started, release)
         assert pool_tasks.until(started.exists)
         pool.submit(pool_tasks.add, 1).result()  # the other worker is there
-        engine = pool._engine
-        worker = next(each for each in engine.handles if each.load)
-        tend = engine.housekeeping.tend
-        monkeypatch.setattr(engine.housekeeping, "tend", lambda: rounds.append(1) or tend())
+        core = pool._core
+        worker = next(each for each in core.handles if each.load)
+        tend = core.housekeeping.tend
+        monkeypatch.setattr(core.housekeeping, "tend", lambda: rounds.append(1) or tend())
 
         def hook() -> None:
             kill(worker.pid)
@@ -143,16 +143,16 @@ def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
             rounds.clear()
             threading.Event().wait(0.2)
 
-        with engine.lock:
+        with core.lock:
             worker.channel.queue([b"no frame", bytes(1 << 22)])
             worker.channel.flush()
-            engine.dispatcher.watch_writing(worker)
+            core.dispatcher.watch_writing(worker)
         monkeypatch.setattr(pool_tasks, "hooks", [hook])
         me, go = threading.get_ident(), tmp_path / "go"
         answered = pool.submit(pool_tasks.loaded_after, go)
 
         def let_go() -> None:
-            wait_until(lambda: engine.receiver.reader.owner == me, "this thread reads")
+            wait_until(lambda: core.receiver.reader.owner == me, "this thread reads")
             go.touch()
 
         in_thread(let_go)
@@ -169,7 +169,7 @@ def test_calls_of_a_dead_worker_are_not_queued_in_a_pool_that_has_ended_meanwhil
     """Nothing would run or cancel them, and the pool would never end."""
     pool = sa.Pool(1)
     pool.submit(pool_tasks.add, 1).result()
-    engine = pool._engine
+    core = pool._core
     gate = Gate(Supervisor._requeue)
     monkeypatch.setattr(Supervisor, "_requeue", gate)
 
@@ -177,17 +177,17 @@ def test_calls_of_a_dead_worker_are_not_queued_in_a_pool_that_has_ended_meanwhil
         with contextlib.suppress(CancelledError):
             future.exception(ENDS)
 
-    with stopped(engine.pids()[0]):
+    with stopped(core.pids()[0]):
         future = pool.submit(pool_tasks.add, 1)  # it does not begin
         caller = in_thread(ask)
-        wait_until(lambda: engine.receiver.reader.owner == caller.ident, "the caller reads")
-        kill(engine.pids()[0])
+        wait_until(lambda: core.receiver.reader.owner == caller.ident, "the caller reads")
+        kill(core.pids()[0])
     assert gate.is_reached.wait(ENDS)
     if how == "abort":
-        engine.abort()
-        wait_until(lambda: not engine.cancels_queued, "what is queued is cancelled")
+        core.abort()
+        wait_until(lambda: not core.cancels_queued, "what is queued is cancelled")
     else:
-        engine.fail_for_good("it is broken", None)
+        core.fail_for_good("it is broken", None)
     gate.opened.set()
     assert ends(in_thread(pool.shutdown))
     assert ends(caller)
@@ -204,12 +204,12 @@ def test_two_threads_that_cancel_count_both():
             return 1
 
     pool = sa.Pool(1)
-    engine = pool._engine
+    core = pool._core
     stats = FunctionStats()
-    first = in_thread(engine.cancellation.give_up, [First(PoolFuture(), "first", stats)])
+    first = in_thread(core.cancellation.give_up, [First(PoolFuture(), "first", stats)])
 
     def count() -> None:
-        engine.cancellation.give_up([Task(PoolFuture(), "second", stats)])
+        core.cancellation.give_up([Task(PoolFuture(), "second", stats)])
         second_counts.set()
 
     second = in_thread(count)
@@ -240,7 +240,7 @@ def test_what_interrupts_the_making_of_a_condition_may_use_the_pool(monkeypatch)
 
 
 def test_a_call_begins_though_another_thread_has_the_condition_of_its_future():
-    """That thread may be interrupted there by a signal handler that waits for the engine's lock."""
+    """That thread may be interrupted there by a signal handler that waits for the pool's lock."""
     future = PoolFuture()
     held, free = threading.Event(), threading.Event()
 

@@ -190,7 +190,7 @@ def let_go_when_read(pool, path):
 
     def watch():
         main = threading.main_thread().ident
-        wait_until(lambda: pool._engine.receiver.reader.owner == main, "the main thread reads", SOON)
+        wait_until(lambda: pool._core.receiver.reader.owner == main, "the main thread reads", SOON)
         path.touch()
 
     thread = threading.Thread(target=watch)
@@ -280,16 +280,16 @@ def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path)
     """The loading of one answer is broken off; the one before it and the one behind it came with it."""
     calls = [(tmp_path, kind, number) for number, kind in enumerate(["number", "object", "object"])]
     with sa.Pool(1) as pool:
-        engine = pool._engine
+        core = pool._core
         assert pool.submit(abs, -1).result(SOON) == 1
 
-        receiver = engine.receiver
-        engine.intake.function_of(pool_tasks.loaded_and_noted).stats.took(
+        receiver = core.receiver
+        core.intake.function_of(pool_tasks.loaded_and_noted).stats.took(
             1e-3
         )  # so a worker gets two at a time
-        with engine.lock:
+        with core.lock:
             assert receiver.reader.take(threading.get_ident())  # so that the replies stay in the pipe
-        results = engine.intake.map(pool_tasks.loaded_and_noted, calls)
+        results = core.intake.map(pool_tasks.loaded_and_noted, calls)
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
         wait_until(lambda: receiver.pipes.wait(0), "their replies are in the pipe", SOON)
         with pytest.raises(KeyboardInterrupt), interrupts.deferred:

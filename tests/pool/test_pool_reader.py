@@ -193,7 +193,7 @@ def test_only_a_thread_that_has_the_role_gives_it_up(reader, internal_errors):
 
 def test_a_real_pool_makes_no_such_call_in_round_trips(pool, monkeypatch):
     """The lease holds as long as calls come in time; on a machine that is busy it may end once or twice."""
-    receiver, changes = pool._engine.receiver, []
+    receiver, changes = pool._core.receiver, []
     for number in range(20):
         assert pool.submit(abs, -number).result(60) == number
     plain = receiver.outer.modify
@@ -217,5 +217,5 @@ def test_a_pool_that_is_not_used_is_watched_again(monkeypatch):
     with sa.Pool(1) as pool:
         for number in range(20):
             assert pool.submit(abs, -number).result(60) == number
-        reader = pool._engine.receiver.reader
+        reader = pool._core.receiver.reader
         wait_until(lambda: reader.state == WATCHED, "the lease ends")

@@ -97,13 +97,13 @@ def test_outcomes_before_native_code_that_keeps_the_interpreter_are_sent(tmp_pat
     with sa.Pool(1) as pool:
         list(pool.map(pool_tasks.hold_the_interpreter, ["", ""]))
         for function, seconds in ((abs, 1e-6), (pool_tasks.hold_the_interpreter, 0.005)):
-            stats = pool._engine.intake.function_of(function).stats
+            stats = pool._core.intake.function_of(function).stats
             stats.seconds, stats.count = seconds, 100
         first = pool.submit(pool_tasks.signal_and_wait_for, str(started), str(release))
         wait_until(started.exists, "the worker is busy")
         quick = [pool.submit(abs, -number) for number in range(3)]
         native = pool.map(pool_tasks.hold_the_interpreter, [str(fifo), ""])
-        wait_until(lambda: pool._engine.handles[0].load == 6, "all of this waits in the worker")
+        wait_until(lambda: pool._core.handles[0].load == 6, "all of this waits in the worker")
         release.touch()
         try:
             assert first.result(ANSWER) == "released"

@@ -563,7 +563,7 @@ def test_tasks_are_on_the_timeline(pool):
     assert timeline[-1] == of(timeline, failing)[0]
     assert (timeline[-1].label, timeline[-1].outcome) == ("trouble", "raised")
     pids = {one.worker: one.pid for one in timeline}
-    assert set(pids.values()) == set(pool._engine.pids())
+    assert set(pids.values()) == set(pool._core.pids())
 
 
 def test_tasks_of_a_worker_follow_each_other(pool):

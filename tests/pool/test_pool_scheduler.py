@@ -474,7 +474,7 @@ class SimulatedPool:
         self.clock = Clock()
         self.workers = [Simulated(number) for number in range(count)]
         copier = SimpleNamespace(tasks=(), look_ahead=lambda: None)
-        self.engine = SimpleNamespace(
+        self.core = SimpleNamespace(
             handles=self.workers,
             workers=count,
             copier=copier,
@@ -484,11 +484,11 @@ class SimulatedPool:
             timers=SimpleNamespace(look_at=None),
             wake_manager=lambda: None,
         )
-        self.dispatcher = Dispatcher(self.engine)
+        self.dispatcher = Dispatcher(self.core)
         self.sinks = []
 
     def enqueue(self, stats, count, *, single=False):
-        """Do as `Engine.enqueue`: calls one by one, or the items of one map."""
+        """Do as `PoolCore.enqueue`: calls one by one, or the items of one map."""
         sink = Outcomes(count)
         self.sinks.append(sink)
         for first in range(count) if single else (0,):
@@ -517,7 +517,7 @@ class SimulatedPool:
     def later(self):
         """As the timers do: look for workers that are stuck behind a slow call."""
         self.clock.now += 2 * scheduler.STUCK
-        self.engine.timers.look_at = None
+        self.core.timers.look_at = None
         self.dispatcher.dispatch()
 
     def run_to_the_end(self):

@@ -12,7 +12,7 @@ from sharedarray._pool.sinks import Results
 
 
 class Helper:
-    """An engine that has nothing to read."""
+    """An core that has nothing to read."""
 
     def read_until(self, done, deadline):
         pass

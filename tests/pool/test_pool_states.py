@@ -170,7 +170,7 @@ def events_in_the_code() -> Iterator[tuple[str, str, str]]:
             for event in texts(node.args[1]):
                 yield where, table, event
         elif isinstance(node.func, ast.Attribute) and node.func.attr in ("advance", "advance_pool", "_end"):
-            # Of a `WorkerHandle`; of an `Engine`.
+            # Of a `WorkerHandle`; of an `PoolCore`.
             table = "worker" if node.func.attr == "advance" else "pool"
             for event in texts(node.args[0]):
                 yield where, table, event
@@ -186,7 +186,7 @@ def test_each_event_that_the_code_names_is_in_its_table_and_each_event_is_named(
 
 def test_only_advance_changes_a_state():
     """Constructors name the first state; all other assignments look the next one up in a table."""
-    first = {"engine.py": "RUNNING", "worker_handle.py": "STARTING", "reader.py": "WATCHED"}
+    first = {"core.py": "RUNNING", "worker_handle.py": "STARTING", "reader.py": "WATCHED"}
     begun = set()
     for where, node in nodes():
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) or where.startswith("codec/"):

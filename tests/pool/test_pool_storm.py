@@ -48,10 +48,10 @@ class Killer:
             # A pause is no handshake here: the moment is to be any, in the middle of whatever goes on.
             self.over.wait(self._random.expovariate(self._pace))
             # A process id whose process has ended is not another one's before the pool has noticed.
-            pids = [pid for pid in self._pool._engine.pids() if pid not in self.killed]
+            pids = [pid for pid in self._pool._core.pids() if pid not in self.killed]
             if len(self.killed) % 2:
                 # Every other one that is killed has calls: on a busy machine most workers are still starting.
-                busy = {worker.pid for worker in list(self._pool._engine.handles) if worker.load}
+                busy = {worker.pid for worker in list(self._pool._core.handles) if worker.load}
                 pids = [pid for pid in pids if pid in busy]
             if pids:
                 victim = self._random.choice(pids)

@@ -664,12 +664,12 @@ def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
     with sa.Pool(1) as pool:
         for size in (1_000_000, 10):
             pool.submit(bytes, size).result()
-        others = pool._engine.store.take(1_000_000)
+        others = pool._core.store.take(1_000_000)
         assert others is not None
         others.mapped()[:] = b"\7" * others.size
         assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
         assert set(others.mapped()[:]) == {7}
-        pool._engine.store.put_back(others)
+        pool._core.store.put_back(others)
 
 
 def length_and_text(number: int) -> tuple[np.ndarray, str]:

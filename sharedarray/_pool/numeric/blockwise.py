@@ -40,7 +40,7 @@ from sharedarray._segment import mapping_of
 from sharedarray._subclasses import PLAIN
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
     from sharedarray._pool.sinks import Results
 
 __all__ = ["Plan", "map_blocks", "reduce_blocks"]
@@ -240,7 +240,7 @@ class _Call:
 
     def __init__(
         self,
-        engine: Engine,
+        core: PoolCore,
         func: Callable[..., Any],
         plan: Plan,
         options: dict[str, Any],
@@ -250,7 +250,7 @@ class _Call:
         self.func = func
         self._way = way
         self.plan = plan
-        self._engine = engine
+        self._core = core
         self._deadline = deadline_of(timeout)
         self._options = {**options, "deadline": self._deadline}
         self._results: Results | None = None
@@ -276,7 +276,7 @@ class _Call:
                 for number in numbers
             ]
         names = [str(at) for at, sent_once in enumerate(self.sent_once) if sent_once is None]
-        results = self._engine.intake.map(
+        results = self._core.intake.map(
             job,
             calls,
             label=name_of(self.func),
@@ -291,9 +291,9 @@ class _Call:
         if self._results is None:
             for at, sent_once in enumerate(self.sent_once):
                 if isinstance(sent_once, np.ndarray):
-                    self._engine.statistics.shares(results.call, str(at), sent_once.nbytes)
+                    self._core.statistics.shares(results.call, str(at), sent_once.nbytes)
         self._results = results
-        return _Done(self._engine, results, self._deadline)
+        return _Done(self._core, results, self._deadline)
 
 
 class _Done:
@@ -303,8 +303,8 @@ class _Done:
     not allow.
     """
 
-    def __init__(self, engine: Engine, results: Results, deadline: float | None) -> None:
-        self._engine = engine
+    def __init__(self, core: PoolCore, results: Results, deadline: float | None) -> None:
+        self._core = core
         self._results = results
         self._deadline = deadline
 
@@ -318,16 +318,16 @@ class _Done:
         results.end()
         late = self._deadline is not None and time.monotonic() >= self._deadline
         if (issubclass(kind, Exception) or results.failed) and not late:
-            self._engine.forget(results)
+            self._core.forget(results)
             results.rest()
         else:  # Ctrl-C as well: running blocks write into memory that the caller may use otherwise
-            self._engine.forget(results, running=True)
+            self._core.forget(results, running=True)
             with contextlib.suppress(TimeoutError):
                 results.rest(time.monotonic() + _PATIENCE)
 
 
 def map_blocks(
-    engine: Engine,
+    core: PoolCore,
     func: Callable[..., ArrayLike],
     plan: Plan,
     out: Array | None,
@@ -339,7 +339,7 @@ def map_blocks(
 ) -> Array:
     """Run `Pool.map_blocks`; ``again`` tells whether a block may be computed a second time."""
     tiling = plan.tiling
-    call = _Call(engine, func, plan, options, timeout, "map_blocks")
+    call = _Call(core, func, plan, options, timeout, "map_blocks")
     if out is not None:
         _check_output(out, tiling)
     with contextlib.ExitStack() as stack:
@@ -352,7 +352,7 @@ def map_blocks(
         casting: Casting = "same_kind"
         kind: type[Array] = np.ndarray
         if out is None:
-            begun = min(engine.workers, len(tiling))
+            begun = min(core.workers, len(tiling))
             heads = stack.enter_context(call.done(compute, range(begun)))
             first.append(next(heads))
             casting = "safe"
@@ -373,7 +373,7 @@ def map_blocks(
             block = tiling[number]
             _put(func, tiling, block, np.asanyarray(result), tiling.target(work, block), casting)
 
-        writing = _is_shared(work) and engine.writes
+        writing = _is_shared(work) and core.writes
         job = _Write(func, tiling, call.sent_once, compute.keeps, work, casting) if writing else compute
         rest = range(begun, len(tiling))
         results = stack.enter_context(call.done(job, rest)) if rest else iter(())
@@ -396,7 +396,7 @@ def map_blocks(
 
 
 def reduce_blocks(
-    engine: Engine,
+    core: PoolCore,
     func: Callable[..., T],
     combine: Callable[[T, T], T],
     plan: Plan,
@@ -405,7 +405,7 @@ def reduce_blocks(
     timeout: float | None,
 ) -> T:
     """Run `Pool.reduce_blocks`."""
-    call = _Call(engine, func, plan, options, timeout, "reduce_blocks")
+    call = _Call(core, func, plan, options, timeout, "reduce_blocks")
     blocks = range(len(plan.tiling))
     shown = bar(progress, len(blocks))
     # No ExitStack, which from Python 3.13 on reads an attribute of the exceptions that pass through it.

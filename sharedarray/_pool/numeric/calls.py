@@ -15,7 +15,7 @@ from sharedarray._pool.numeric.tiling import Axes, Sizes
 from sharedarray._progress import Progress
 
 if TYPE_CHECKING:
-    from sharedarray._pool.engine import Engine
+    from sharedarray._pool.core import PoolCore
 
 __all__ = ["NumericCalls"]
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class NumericCalls:
     """The numeric calls of a pool: each block of the arrays goes to a worker."""
 
-    _engine: Engine
+    _core: PoolCore
     _max_workers: int
     _retries: int
     _options: dict[str, Any]
@@ -125,7 +125,7 @@ class NumericCalls:
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
-            self._engine, func, plan, out, progress, self._options, timeout, again=self._retries > 0
+            self._core, func, plan, out, progress, self._options, timeout, again=self._retries > 0
         )
 
     def reduce_blocks(
@@ -180,4 +180,4 @@ class NumericCalls:
         check_combine(func, combine, arrays)
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, workers=self._max_workers)
-        return blockwise.reduce_blocks(self._engine, func, combine, plan, progress, self._options, timeout)
+        return blockwise.reduce_blocks(self._core, func, combine, plan, progress, self._options, timeout)

@@ -51,7 +51,7 @@ class Channel:
 
     Notes
     -----
-    One thread at a time may send, and one may receive; the pool's engine sees to that.
+    One thread at a time may send, and one may receive; its caller ensures that.
     """
 
     def __init__(self, reader: PipeEnd, writer: PipeEnd, *, blocking: bool) -> None:

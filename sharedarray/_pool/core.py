@@ -1,4 +1,4 @@
-"""The engine of a pool: its state, and what the other modules have in common.
+"""The core of a pool: its state, and what the other modules have in common.
 
 ::
 
@@ -16,7 +16,7 @@
 **One lock** guards the queue and the workers' states. It is never held while a process is started, while what
 the user gave is pickled, copied or dropped, or while a future is settled. Only a finalizer, which the garbage
 collector calls, may run while the lock is held; what it asks of the pool is done a moment later
-(`Engine.holds_lock`).
+(`PoolCore.holds_lock`).
 
 **Ctrl-C** breaks a caller off while it waits, and nowhere else (see `sharedarray._interrupts`). Nothing is
 lost by it: submitted calls go on.
@@ -65,7 +65,7 @@ from sharedarray._pool.unconsumed import Iterators
 from sharedarray._pool.worker.main import Setup
 from sharedarray._pool.worker_handle import WorkerHandle
 
-__all__ = ["Engine"]
+__all__ = ["PoolCore"]
 
 # Descriptors that a pool opens as it starts: 2 pollers, 2 wakers of 2 each, 2 of the resource tracker, 2 more
 # for the modules that it imports.
@@ -81,7 +81,7 @@ _DESCRIBED: Final = {
 }
 
 
-class Engine:
+class PoolCore:
     """Run calls in worker processes.
 
     Parameters

@@ -1,8 +1,9 @@
 """What does it cost to lock some bytes, and do those who lock different bytes wait for each other?
 
 The limit is what the kernel needs for a lock with a description of its own: open, lock, unlock, close.
-`sharedarray` does more in that time: it finds out which bytes a view spans, marks them while they are locked,
-so that the next holder is told of one that dies, and looks for such marks. It keeps the description open.
+`sharedarray` does more in that time: it finds out which bytes a view spans, records an intent for them while
+they are locked, so that the next holder is told of one that dies, and looks for such intents. It keeps the
+description open.
 
 Other locks between processes are in the same table; `threading.Lock` shows what any lock in Python takes.
 """
@@ -152,7 +153,7 @@ def _use(lock: Any) -> None:
 
 
 def test_uncontended_beside_others(race: Callable[..., Any]) -> None:
-    """What it takes when other processes hold other rows: their marks have to be looked at."""
+    """What it takes when other processes hold other rows: their intents have to be looked at."""
     array = sa.zeros((1000, 100))
     path = sa.blocks()[0].path
 

@@ -51,7 +51,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _damage        damaged files of the registry
 #   _interpreter   the program that runs Python for helper processes
 #   _requirements  what blocks, locks and pools need of a kernel and of a file system
-#   _marks         which bytes are being written, and which writes a death has interrupted
+#   _intents       which bytes are being written, and which writes a death has interrupted
 #   _registry      the records beside the blocks, and which process may remove a block
 #   _janitor       the process that removes the blocks of processes that died
 #   _freelist      blocks that were just freed, whose pages the next ones use

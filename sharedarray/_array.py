@@ -762,12 +762,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def _whole(self, doing: str) -> Mapping:
         """Return the attachment, if this is all of the array in its block."""
         mapping = self._mapping(doing)
-        marks = self.shape, self.strides, self.dtype
+        here = self.shape, self.strides, self.dtype
         layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
         if _grows(mapping):
             raise ValueError(f"cannot {doing} {mapping.name!r}: an array that grows has no versions")
         whole = over(mapping, layout)
-        if marks != (whole.shape, whole.strides, whole.dtype) or offset_of(self, mapping) != layout.offset:
+        if here != (whole.shape, whole.strides, whole.dtype) or offset_of(self, mapping) != layout.offset:
             raise ValueError(f"cannot {doing} a part of {mapping.name!r}: only the whole array has versions")
         return mapping
 

@@ -228,7 +228,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     replay.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
 
-    top = command("top", _top, "watch the blocks live: sizes, holders, growth, room; sort and remove")
+    top = command("top", _top, "watch the blocks live: sizes, holders, growth, free bytes; sort and remove")
     top.epilog = "The keys are shown at the bottom. Without a terminal, --once and --json print one look."
 
     asked = next((word for word in argv if not word.startswith("-")), None)

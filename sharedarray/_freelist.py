@@ -24,11 +24,11 @@ So each fork begins a new *generation*, and no block of an older generation is r
 runs no hooks. A *witness* tells of it: a pipe whose writing end every child inherits.
 
 **An attachment by an old name fails.** A process may have looked up the old name just before it went, and may
-open the file when it is free, or is another block. `platform.set_reused` marks a file for good before its
-first name goes, and a process that opens a marked file checks that the name still leads to it
+open the file when it is free, or is another block. `platform.set_reused` flags a file for good before its
+first name goes, and a process that opens such a file checks that the name still leads to it
 (`segment.attach`). A file never gets a name again that a user has given to it: a `Reference` would take one
-block for the other. The marks of interrupted writes (see `marks`) belong to a file, so a file with a mark is
-not reused.
+block for the other. The intents of interrupted writes (see `sharedarray._intents`) belong to a file, so a
+file with an intent is not reused.
 
 **Every byte that the maker of a block does not write is zero**, also for `empty`. To clear mapped pages takes
 a third of the time of a copy, and other processes can read a new block.
@@ -54,7 +54,7 @@ from threading import get_ident
 
 import numpy as np
 
-from sharedarray import _greenlets as greenlets, _marks as marks, _registry as registry
+from sharedarray import _greenlets as greenlets, _intents as intents, _registry as registry
 from sharedarray._clock import time
 from sharedarray._platform import platform
 
@@ -191,7 +191,7 @@ class _State:
         self.used = 0.0  # when a block was added last
         self.added = 0  # blocks since a block was made that could have used their pages
         self.looked = float("-inf")
-        self.memory_room: int | None = None
+        self.free_memory: int | None = None
 
 
 class _Watcher:
@@ -342,7 +342,7 @@ def add(block: FreeBlock, mapping: mmap.mmap | None = None) -> bool:
     block.since = _state.used = time.monotonic()
     _state.added += 1
     try:
-        kept = _is_exclusive(block) and _is_unshared(block) and not _has_marks(block) and _fits(block)
+        kept = _is_exclusive(block) and _is_unshared(block) and not _has_intents(block) and _fits(block)
     except BaseException:
         block.free()
         raise
@@ -384,9 +384,9 @@ def _is_exclusive(block: FreeBlock) -> bool:
         return False
 
 
-def _has_marks(block: FreeBlock) -> bool:
+def _has_intents(block: FreeBlock) -> bool:
     try:
-        return marks.left_on(registry.registry_of(block.directory), block.handle)
+        return intents.has_intents(registry.registry_of(block.directory), block.handle)
     except OSError:
         return True  # it may have
 
@@ -447,8 +447,8 @@ def _fits(block: FreeBlock) -> bool:
     size, most = 0, MOST_BYTES
     if block.mapping is not None:
         size = block.size
-        most = min(most, platform.room(block.directory, memory=True) // _SHARE)
-        left = _memory_room()
+        most = min(most, platform.free_bytes(block.directory, memory=True) // _SHARE)
+        left = _free_memory()
         if left is not None:
             most = min(most, left // _SHARE)
     if size > most:
@@ -461,12 +461,12 @@ def _fits(block: FreeBlock) -> bool:
         discard(min(others, key=lambda other: other.since))
 
 
-def _memory_room() -> int | None:
+def _free_memory() -> int | None:
     now = time.monotonic()
     if now - _state.looked > _REFRESH:
-        _state.memory_room = platform.memory_room()
+        _state.free_memory = platform.free_memory()
         _state.looked = now
-    return _state.memory_room
+    return _state.free_memory
 
 
 def _start() -> bool:

@@ -127,7 +127,8 @@ def encode(
     ]
     others = {"attrs": attrs, "member_attrs": member_attrs, "dims": dims, "coords": coords, "frame": frame}
     others = {key: value for key, value in others.items() if value}
-    # The index holds where the members start, and its length decides that: each has room for a long number.
+    # The index holds where the members start, which depends on its own length: each start is written at full
+    # width.
     text = _dump({"members": [[name, 0, text] for name, text, _ in described], **others})
     end = PAGE + _HEAD.size + len(text) + len(described) * len(str(np.iinfo(np.int64).max))
     if end > _LONGEST:

@@ -132,7 +132,7 @@ class BlockList(list[BlockInfo]):
         said = block_table.total(self)
         try:
             directory = registry.directory()
-            said += f"; {display.human(platform.room(directory, memory=True))} free in {directory}"
+            said += f"; {display.human(platform.free_bytes(directory, memory=True))} free in {directory}"
         except OSError:
             pass  # there is no such directory, and so there are no blocks
         programs = programs_of(block_table.processes_of(self))

@@ -4,21 +4,21 @@ A lock is a kernel lock on a byte range (``fcntl(2)``, "Open file description lo
 description of the file, which nothing else uses meanwhile. So threads exclude each other as processes do,
 closing another descriptor of the file does not end it, and the kernel frees it when its holder dies. The
 kernel does not tell that the holder died while it wrote; the next holder learns that from
-`sharedarray._marks`.
+`sharedarray._intents`.
 
 ::
 
-    a[2:4].lock() ─▶ Lock ── acquire ─▶ Hold: a description, and a slot for a mark
-                       ▲                  │ lock the bytes; look for marks; mark them
+    a[2:4].lock() ─▶ Lock ── acquire ─▶ Hold: a description, and a slot for an intent
+                       ▲                  │ lock the bytes; look for intents; write one
     lock_file(f) ──────┘                  │ ... the caller writes ...
-                                          │ take the mark away; unlock
+                                          │ take the intent away; unlock
                                   _idle ◀─┘ or closed
 
 An array's hold is kept for its next lock, which saves opening one: a lock then costs two calls to the kernel.
 At most `_MOST_IDLE` are kept, and none of an array that is closed.
 
 A hold that gets lost, because Ctrl-C came in between or its lock was dropped, closes its description as it is
-freed: the bytes are free then, and stay marked if they were. Ctrl-C may break that off too, when Python has
+freed: the bytes are free then, and keep their write intent. Ctrl-C may break that off too, when Python has
 just entered a finalizer; so it is tried once more, by each thread that would have to wait.
 
 A forked child holds no lock. It closes the descriptions that it inherited (`sharedarray._segment`), or it
@@ -44,8 +44,8 @@ import numpy as np
 
 from sharedarray import (
     _errors as errors,
+    _intents as intents,
     _interrupts as interrupts,
-    _marks as marks,
     _registry as registry,
     _requirements as requirements,
 )
@@ -69,8 +69,8 @@ _MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
 _END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
 _IDLE = 0  # in place of a thread's number
 _NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
-_TRIES = 100  # to open the table of marks
-_ROOM = 4096  # bytes by which the table of marks grows
+_TRIES = 100  # to open the table of write intents
+_TABLE_STEP = 4096  # bytes by which the table of write intents grows
 # Causes and next steps of a `LockTimeout`.
 _OTHERS = "another process or thread holds a lock on some of them", "wait longer, or lock less"
 _WRITERS = "a writer waits for some of them, and goes first", "wait longer"
@@ -78,21 +78,21 @@ _ITSELF = "this thread itself holds a lock on some of them", "leave that one fir
 _READ_AHEAD = (io.TextIOWrapper, io.BufferedReader, io.BufferedRandom)
 
 _lock, _unlock, _locked = platform.lock, platform.unlock, platform.locked
-_COUNT, _prepare, _now = marks.COUNT, marks.prepare, time.monotonic
+_COUNT, _prepare, _now = intents.COUNT, intents.prepare, time.monotonic
 
 
 # -- holding ----------------------------------------------------------------------------------------------
 
 
 class Hold:
-    """An open description of a file to lock it by, and a slot for a mark.
+    """An open description of a file to lock it by, and a slot for an intent.
 
     Attributes
     ----------
     handle : int
         The description; -1 when it is closed.
     key, table, at, words
-        The file's key, and the slot in the table of marks.
+        The file's key, and the slot in the table of write intents.
     start, end : int
         The bytes that it locks, or locked last, which stand in the slot too.
     shared : bool
@@ -109,13 +109,13 @@ class Hold:
         "words",
     )  # fmt: skip
 
-    def __init__(self, handle: int, key: int, table: marks.Table, at: int) -> None:
+    def __init__(self, handle: int, key: int, table: intents.Table, at: int) -> None:
         self.handle = handle
         self.key = key
         self.table = table
         self.at = at
         self.words = table.words
-        self.hint = marks.hint_of(key)
+        self.hint = intents.hint_of(key)
         self.start = self.end = 0
         self.shared = False
         self.thread = _IDLE
@@ -123,7 +123,7 @@ class Hold:
         _holds[handle] = (weakref.ref(self, partial(_close_lost, handle, self._pid)), table, at)
 
     def close(self) -> None:
-        """Free what is locked; a mark that was not taken away stays."""
+        """Free what is locked; an intent that was not taken away stays."""
         with interrupts.deferred:
             handle, self.handle = self.handle, -1
             found = _holds.get(handle)
@@ -142,14 +142,14 @@ class Hold:
             interrupts.finalize(self.close)
             if held:
                 warnings.warn(
-                    "a lock was dropped while it was held: its bytes are free, and marked as not finished",
+                    "a lock was dropped while it was held: its bytes are free, and their write intent stays",
                     ResourceWarning,
                     stacklevel=2,
                 )
 
 
 # All that are open, by their handles, with their slots; and those that are kept, by the id of their mapping.
-_holds: dict[int, tuple[weakref.ref[Hold], marks.Table, int]] = {}
+_holds: dict[int, tuple[weakref.ref[Hold], intents.Table, int]] = {}
 _idle: dict[int, Hold] = {}
 
 
@@ -185,17 +185,19 @@ def _hold(handle: int, directory: str, path: str) -> Hold:
     """Make a hold of a handle on the file at `path`."""
     _close_all_lost()  # or a process that is interrupted again and again would gather them
     status = platform.status(handle)
-    key = marks.identity(status.device, status.inode, platform.born(handle))
+    key = intents.identity(status.device, status.inode, platform.born(handle))
     for _ in range(_TRIES):
         try:
-            return Hold(handle, key, *marks.claim(registry.open_registry(directory), path))
+            return Hold(handle, key, *intents.claim(registry.open_registry(directory), path))
         except FileNotFoundError:
             continue  # the janitor has removed the empty registry in between; or else it is said below
         except errors.SharedArrayError:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-                raise out_of_memory(directory, _ROOM, platform.room(directory, memory=True)) from None
+                raise out_of_memory(
+                    directory, _TABLE_STEP, platform.free_bytes(directory, memory=True)
+                ) from None
             raise requirements.explained(error, directory) from None
     requirements.check(directory)
     raise registry.no_directory(directory)
@@ -402,7 +404,7 @@ class Lock:
         raise NotImplementedError
 
     def _take(self, thread: int) -> Hold | None:
-        """Lock the bytes, look for marks on them, and leave one."""
+        """Lock the bytes, look for intents of other writers, and write one."""
         hold = _idle.pop(self._idle, None)
         if hold is None:
             hold = self._open()
@@ -418,8 +420,8 @@ class Lock:
             if not _lock(hold.handle, start, self._length, shared, False):
                 self._wait(hold, thread, pauses or self._pauses())
             table, words, key = hold.table, hold.words, hold.key
-            # Where all slots are this process's own, there is no mark.
-            told = words[_COUNT] != len(table.claimed) and table.marked(key, start, end)
+            # Where all slots are this process's own, there is no intent.
+            told = words[_COUNT] != len(table.claimed) and table.has_intent(key, start, end)
             if hold.end != end or hold.start != start:
                 hold.start, hold.end = start, end
                 _prepare(words, hold.at, key, start, end)
@@ -440,7 +442,7 @@ class Lock:
             raise
 
     def _give(self, finished: bool) -> None:
-        """Unlock the bytes, the mark taken away first; what is not finished stays marked."""
+        """Remove the intent, unless the write is unfinished, and unlock the bytes."""
         if self._more is not None:
             hold = self._more.pop() if self._more else None
         else:

@@ -135,7 +135,7 @@ _LONGEST, _NAME = 107, len("/listener-") + 8
 def _address() -> str | None:
     """Return where a server listens: None for a path of multiprocessing's, or a name without a path.
 
-    There is no room for a path below a long ``TMPDIR``. Names without a path are Linux's.
+    A path below a long ``TMPDIR`` exceeds the limit of a socket address. Names without a path are Linux's.
     """
     if not getattr(util, "abstract_sockets_supported", False):
         return None

@@ -133,7 +133,7 @@ class ControlPage:
         self._uses = 0  # how many calls need the handle
         self._stopped = False
         self._idle: list[Party] = []
-        self._borrowed: list[Party] = []
+        self._in_use: list[Party] = []
         self._all: list[Party] = []
         if place is not None:
             self._place = place
@@ -189,7 +189,7 @@ class ControlPage:
         """End the waits of all threads, which raise `BlockClosedError`."""
         self._stopped = True
         self.fence()
-        for party in self._borrowed[:]:  # which other threads give back meanwhile
+        for party in self._in_use[:]:  # which other threads give back meanwhile
             party.waker.wake_self()
 
     # -- parties --------------------------------------------------------------------------------------
@@ -247,12 +247,12 @@ class ControlPage:
         if self.all_awake() or not self.writable:
             return
         with interrupts.deferred:
-            party = self.borrow()
+            party = self.take_party()
             if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
                 try:
                     self.wake_by(party)
                 finally:
-                    self.give_back(party)
+                    self.give_back_party(party)
 
     def all_awake(self) -> bool:
         """Return whether no party sleeps; to be called after a fence."""
@@ -267,10 +267,10 @@ class ControlPage:
                 self._woken[index] = token
                 party.waker.wake(_FIRST + index)
 
-    def borrow(self) -> Party | None:
+    def take_party(self) -> Party | None:
         """Return a party that no other thread uses; None if there can be no more, or the page is left.
 
-        To be called in a deferred block. See `give_back`.
+        To be called in a deferred block. See `give_back_party`.
         """
         with self._changing:
             if self.handle < 0:
@@ -283,15 +283,15 @@ class ControlPage:
             except IndexError:
                 party = self.claim()
             if party is not None:
-                self._borrowed.append(party)
+                self._in_use.append(party)
         finally:
             if party is None:
                 self.end_use()
         return party
 
-    def give_back(self, party: Party) -> None:
-        """Let other threads use a party that was borrowed."""
-        self._borrowed.remove(party)
+    def give_back_party(self, party: Party) -> None:
+        """Let other threads use a party that this one used."""
+        self._in_use.remove(party)
         self._idle.append(party)
         self.end_use()
 
@@ -339,7 +339,7 @@ class ControlPage:
     def _await(
         self, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]
     ) -> Any:
-        party = self.borrow()
+        party = self.take_party()
         if party is None:
             with interrupts.allowed:
                 return self._poll(there, end)
@@ -348,7 +348,7 @@ class ControlPage:
                 return self._sleep(party, there, end, watched)
         finally:
             self.words[_ASLEEP + party.index] = 0
-            self.give_back(party)
+            self.give_back_party(party)
 
     def _sleep(
         self, party: Party, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]

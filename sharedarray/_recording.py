@@ -1,7 +1,7 @@
 """Recording a stream in a file, and replaying such a file as a stream: public API only.
 
 A recording is an ``.npy`` file of the items, and beside it one with the time stamp of each in nanoseconds
-since 1970: ``run.npy`` and ``run.times.npy``. Both are written item by item with room for the length in the
+since 1970: ``run.npy`` and ``run.times.npy``. Both are written item by item with space for the length in the
 header, so that the files are valid at each moment, and a kill loses at most the item that was being written.
 """
 

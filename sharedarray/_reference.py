@@ -25,7 +25,7 @@ program has laid over the bytes of a `SharedMemory` is an array like any other h
 
 References that arrive share one attachment per block and mode in the receiving process, so that a
 thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
-gets references to the same blocks again and again may keep their attachments (`Kept`).
+gets references to the same blocks again and again may keep their attachments (`AttachmentCache`).
 
 A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
 array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
@@ -57,7 +57,7 @@ from sharedarray._subclasses import reduce_subclass
 
 __all__ = [
     "FORMAT",
-    "Kept",
+    "AttachmentCache",
     "Reference",
     "has_name",
     "pack_held",
@@ -240,11 +240,12 @@ class _Attached:
     whole
         An array of all bytes.
     grip
-        A weak reference to the grip of the array that `Kept.view` made last; other arrays have the mapping's.
+        A weak reference to the grip of the array that `AttachmentCache.view` made last; other arrays have the
+        mapping's.
     kept
         Whether it still is.
     used
-        Whether an array may look at it since `Kept.settle`, or for longer.
+        Whether an array may look at it since `AttachmentCache.settle`, or for longer.
     turn
         The greater, the later it was wanted.
     """
@@ -266,14 +267,14 @@ class _Attached:
         return (own is not None and own() is not None) or _grip_of(self.mapping) is not None
 
 
-class Kept:
+class AttachmentCache:
     """Attachments that do not end with the last array on them.
 
-    What arrives in a ``with`` statement, in the same thread, is kept, and its pages stay mapped: the next
-    reference to the same block costs little. It must come from someone who holds the block until `settle` was
-    called, for what was kept before is used without a lease until then. `settle` takes one for what is still
-    in use, and gives up that of what is not, so that it does not keep the block; its memory is free when
-    `forget` is called besides.
+    An attachment that is made in a ``with`` statement, in the same thread, stays here, and its pages stay
+    mapped: the next reference to the same block costs little. The sender must hold the block until `settle`
+    was called, because a cached attachment is used without a lease until then. `settle` takes one for what is
+    still in use, and gives up that of what is not, so that it does not keep the block; its memory is free
+    when `forget` is called besides.
 
     Parameters
     ----------
@@ -291,7 +292,7 @@ class Kept:
         self.attached: dict[_Key, _Attached] = {}
         self._used: list[_Attached] = []
         # One that is used by a single array, and by its views.
-        self._lent: _Attached | None = None
+        self._single: _Attached | None = None
         self._turns = 0
         # What references of `pack_held` stand for: key, and what makes an array of the attachment.
         self._meanings: dict[bytes, tuple[Any, ...]] = {}
@@ -310,22 +311,22 @@ class Kept:
         It is to be called by one thread, the same that calls `settle`.
         """
         known = self._meanings.get(packed)
-        if known is not None and self._lent is None:
+        if known is not None and self._single is None:
             key, kind, shape, dtype, offset, strides = known
             at = self.attached.get(key)
             if at is not None and not at.used:
                 # Without the lock: `_drop` first says that it is not kept and then asks whether it is used.
                 at.used = True
-                if at.kept and segment.borrow(at.mapping):
+                if at.kept and segment.use_without_lease(at.mapping):
                     grip: Any = at.whole.view(Grip)
                     at.grip = weakref.ref(grip)
-                    self._lent = at
+                    self._single = at
                     self._turns = at.turn = self._turns + 1
                     return _new_array(kind, shape, dtype, grip, offset, strides)
                 at.used = False
         with _arriving:
             key, kind, shape, dtype, offset, strides = known or self._meaning(packed)
-            found = self.lend(key)
+            found = self.find(key)
             if found is not None:
                 return _new_array(kind, shape, dtype, _gripped(found), offset, strides)
         with self:
@@ -340,16 +341,16 @@ class Kept:
         self._meanings[packed] = known
         return known
 
-    def lend(self, key: _Key) -> Mapping | None:
+    def find(self, key: _Key) -> Mapping | None:
         """Return an attachment that is kept, None where there is none of use."""
         at = self.attached.get(key)
         return at.mapping if at is not None and self._take(at) else None
 
     def _take(self, at: _Attached) -> bool:
-        if not segment.borrow(at.mapping):
+        if not segment.use_without_lease(at.mapping):
             return False
-        if self._lent is at:
-            self._lent = None
+        if self._single is at:
+            self._single = None
             self._used.append(at)
         self._use(at)
         return True
@@ -370,13 +371,13 @@ class Kept:
 
     def settle(self) -> None:
         """Have a lease on those that an array needs, and on no others."""
-        lent = self._lent
-        if lent is not None:
-            self._lent = None
-            if lent.in_use() or not lent.mapping.parked:
-                self._used.append(lent)
+        single = self._single
+        if single is not None:
+            self._single = None
+            if single.in_use() or not single.mapping.lease_dropped:
+                self._used.append(single)
             else:
-                lent.mapping.borrowed = lent.used = False
+                single.mapping.without_lease = single.used = False
         if self._used or _woken:
             self._settle()
 
@@ -391,11 +392,11 @@ class Kept:
                 if not at.kept:
                     continue  # `_drop` took a lease, which ends with the last array
                 if at.in_use():
-                    segment.unpark(at.mapping)
+                    segment.retake_lease(at.mapping)
                     self._used.append(at)
                     continue
                 at.used = False
-                if not segment.park(at.mapping):
+                if not segment.drop_lease(at.mapping):
                     self._drop(at.key)
                     at.mapping.leave()
 
@@ -411,7 +412,7 @@ class Kept:
         if at.used:
             if at in self._used:
                 self._used.remove(at)
-            segment.unpark(at.mapping)
+            segment.retake_lease(at.mapping)
 
     def forget(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Let go of blocks, by device and inode."""
@@ -448,8 +449,8 @@ _new_array = np.ndarray.__new__
 _turn = attrgetter("turn")
 _MEANINGS = 1024  # references whose meaning is remembered
 
-_keeping: tuple[int, Kept] | None = None
-# What was parked, and has a lease again for an array that came in another way.
+_keeping: tuple[int, AttachmentCache] | None = None
+# Attachments that have a lease again, for an array that arrived in another way.
 _woken: list[_Key] = []
 
 
@@ -471,12 +472,14 @@ def _arrive(
             key = (device, inode, mode)
             now = _keeping
             keeping = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
-            mapping = None if keeping is None else keeping.lend(key)
+            mapping = None if keeping is None else keeping.find(key)
             if mapping is None:
                 mapping = _arrived.get(key)
-                if mapping is not None and mapping.parked and keeping is None:
+                if mapping is not None and mapping.lease_dropped and keeping is None:
                     _woken.append(key)
-                if mapping is None or not (segment.unpark if keeping is None else segment.borrow)(mapping):
+                if mapping is None or not (
+                    segment.retake_lease if keeping is None else segment.use_without_lease
+                )(mapping):
                     try:
                         mapping = _attached(name, directory, key, token)
                     except errors.LimitError:
@@ -583,7 +586,7 @@ def reduce_held(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
 
 
 def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = False) -> bytes | None:
-    """Do as `reduce_held`, for `unpack` and `Kept.view`: some hundred bytes that any pickler likes.
+    """Do as `reduce_held`, for `unpack` and `AttachmentCache.view`: return some hundred bytes.
 
     An array that is sent again and again remembers them, for as long as it is as it was.
 
@@ -605,19 +608,19 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
     except ValueError:  # the dtype has fields
         return None
     if type(array) is SharedArray:
-        array._packed = _marks(array), packed, mapping
+        array._packed = _fingerprint(array), packed, mapping
     return packed
 
 
 def packed_before(array: SharedArray) -> tuple[bytes, Mapping] | None:
     """Return what `pack_held` has made of an array that is still as it was, and its attachment."""
     known: tuple[Any, bytes, Mapping] | None = getattr(array, "_packed", None)
-    if known is None or known[0] != _marks(array) or known[2].left or known[2].plain:
+    if known is None or known[0] != _fingerprint(array) or known[2].left or known[2].plain:
         return None
     return known[1:]
 
 
-def _marks(array: SharedArray) -> tuple[Any, ...]:
+def _fingerprint(array: SharedArray) -> tuple[Any, ...]:
     """What of an array can be changed in place, and changes what stands for it."""
     return array.shape, array.strides, array.dtype, array.flags.writeable
 

@@ -16,7 +16,7 @@ Beside the blocks, in the same directory, each user has a directory that no othe
         w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
         v.8123                                 notices of new data in that block, see `_notices`
         n.4711.5e0b17aa                        a note that is about to replace another
-        locks.1                                which bytes are being written, see `sharedarray._marks`
+        locks.1                                which bytes are being written, see `sharedarray._intents`
         janitor.lock, janitor.sock             see `sharedarray._janitor`
         damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
 
@@ -63,7 +63,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import NamedTuple, TypeAlias
 
-from sharedarray import _damage as damage, _errors as errors, _marks as marks
+from sharedarray import _damage as damage, _errors as errors, _intents as intents
 from sharedarray._clock import time
 from sharedarray._platform import platform
 
@@ -895,11 +895,11 @@ def sweep(directory: str) -> Swept:
     _sweep_wakers(folder)
     _sweep_notices(directory)
     try:
-        marks.sweep(folder)
+        intents.sweep(folder)
     except errors.LimitError:
         raise
     except OSError as error:
-        damage.report(f"{folder}/{marks.NAME}", str(error), "it is ignored")
+        damage.report(f"{folder}/{intents.NAME}", str(error), "it is ignored")
     return swept
 
 

@@ -42,9 +42,9 @@ from sharedarray import (
     _errors as errors,
     _freelist as freelist,
     _hints as hints,
+    _intents as intents,
     _interrupts as interrupts,
     _janitor as janitor,
-    _marks as marks,
     _registry as registry,
     _requirements as requirements,
 )
@@ -52,7 +52,7 @@ from sharedarray._clock import check_timeout, time
 from sharedarray._platform import Draft, Mode, platform
 from sharedarray._progress import IN_BYTES, NO_BAR, Bar, Progress, bar, silent
 from sharedarray._sizes import exact
-from sharedarray._thresholds import BAR_FROM, REUSED_FROM, ROOM_CHECKED_FROM
+from sharedarray._thresholds import BAR_FROM, FREE_CHECKED_FROM, REUSED_FROM
 
 __all__ = ["Mapping", "Segment", "attach", "create", "exists", "mapping_of", "unlink"]
 
@@ -218,17 +218,17 @@ def _before_fork() -> None:
     with interrupts.deferred:
         freelist.before_fork()  # whose thread may want all locks, to give memory back
     janitor.before_fork()  # these locks first: their holder may still want ours, to drop a mapping
-    marks.before_fork()
+    intents.before_fork()
     _guard.acquire()
     freelist.begin_generation()
     for handle, reference in _handles.copy().items():  # a collection may drop one meanwhile
         mapping = None if reference is None else reference()
-        if mapping is not None and (not mapping.parked or mapping.borrowed):
+        if mapping is not None and (not mapping.lease_dropped or mapping.without_lease):
             try:
                 if not mapping.lease_apart:
                     platform.hold_apart(handle)
                     mapping.lease_apart = True
-                    mapping.parked = False
+                    mapping.lease_dropped = False
                 _child_leases[handle] = platform.hold_again(handle)
             except OSError:
                 continue  # no descriptor is free: in the child this block counts as closed
@@ -239,7 +239,7 @@ def _after_fork_in_parent() -> None:
         platform.close(handle)
     _child_leases.clear()
     _guard.release()
-    marks.after_fork_in_parent()
+    intents.after_fork_in_parent()
     janitor.after_fork_in_parent()
     freelist.after_fork_in_parent()
 
@@ -247,7 +247,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     freelist.after_fork_in_child()
     janitor.after_fork_in_child()
-    marks.after_fork_in_child()
+    intents.after_fork_in_child()
     inherited = dict(_handles)
     _handles.clear()
     for handle, reference in inherited.items():
@@ -255,7 +255,7 @@ def _after_fork_in_child() -> None:
         own = _child_leases.pop(handle, None)
         if mapping is not None and own is not None:
             mapping.handle = own
-            mapping.parked = mapping.borrowed = False
+            mapping.lease_dropped = mapping.without_lease = False
             _handles[own] = reference
         elif mapping is not None:
             mapping.left = True
@@ -322,9 +322,9 @@ class Mapping(mmap.mmap):
     lease_apart : bool
         Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
         alive, and with it the lease of a parent that is killed.
-    parked, borrowed : bool
-        Whether there is no lease for the time being; and whether the bytes are used all the same, for as long
-        as someone else has one. See `park` and `borrow`.
+    lease_dropped, without_lease : bool
+        Whether there is no lease for the time being; and whether the bytes are used all the same, while
+        another process has one. See `drop_lease` and `use_without_lease`.
     grips : tuple of weak references
         To what the arrays that arrived as references have their bytes from; see `sharedarray._reference`.
     generation : int
@@ -352,8 +352,8 @@ class Mapping(mmap.mmap):
     writable_handle: bool = True
     address: int = 0
     lease_apart: bool = False
-    parked: bool = False
-    borrowed: bool = False
+    lease_dropped: bool = False
+    without_lease: bool = False
     generation: int = -1
     given_names: frozenset[str] = frozenset()
     populated: bool = False
@@ -397,7 +397,7 @@ class Mapping(mmap.mmap):
 
     def _give_up(self, handle: int) -> None:
         try:
-            last = not self.parked and platform.leave(handle)
+            last = not self.lease_dropped and platform.leave(handle)
             if last and self.writable_handle and self.directory is not None and platform.alone(handle):
                 reusable = freelist.has_use(self.generation) and platform.is_memory(handle)
                 # A block that has got versions is longer than it was.
@@ -492,41 +492,40 @@ def follow(mapping: Mapping, follower: Follower) -> None:
         follower.left(mapping)
 
 
-def park(mapping: Mapping) -> bool:
-    """Keep an attachment's bytes mapped, and its handle, but not the block: who has a lease may free it.
+def drop_lease(mapping: Mapping) -> bool:
+    """Give up the lease of an attachment, whose bytes and handle stay: other holders may free the block.
 
-    Return False if no other thread has one, so that the caller leaves the attachment.
+    Return False if nothing else holds the block; the caller then releases the attachment.
     """
-    mapping.borrowed = False
-    if mapping.parked:
+    mapping.without_lease = False
+    if mapping.lease_dropped:
         return True
     with _guard:
-        if mapping.handle >= 0 and not mapping.left and not mapping.parked:
+        if mapping.handle >= 0 and not mapping.left and not mapping.lease_dropped:
             if platform.leave(mapping.handle):
                 return False
-            mapping.parked = True
+            mapping.lease_dropped = True
     return True
 
 
-def borrow(mapping: Mapping) -> bool:
-    """Use an attachment again, parked or not, while someone else is sure to have a lease.
+def use_without_lease(mapping: Mapping) -> bool:
+    """Use an attachment while another process is sure to have a lease; return False if it was released.
 
-    The user says `park` or `unpark` before that one may give it up. Returned is False for an attachment that
-    was left.
+    The user calls `drop_lease` or `retake_lease` before the other process may give up its lease.
     """
-    mapping.borrowed = True
+    mapping.without_lease = True
     return not mapping.left
 
 
-def unpark(mapping: Mapping) -> bool:
-    """Take a lease again; return False where the block is gone, and the attachment of no use."""
+def retake_lease(mapping: Mapping) -> bool:
+    """Take a lease again; return False if the block is gone, and the attachment of no use."""
     with _guard:
         if mapping.left:
             return False
-        mapping.borrowed = False
-        if mapping.parked:
+        mapping.without_lease = False
+        if mapping.lease_dropped:
             platform.hold(mapping.handle)
-            mapping.parked = False
+            mapping.lease_dropped = False
             return platform.status(mapping.handle).links > 0
         return True
 
@@ -979,7 +978,7 @@ def _draft(directory: str, content: _Content, *, path: str | None = None, replac
     """A draft with its content; of a file where `path` is None."""
     memory = path is not None
     size = content.size
-    check_room(directory, content.pages, memory=memory)
+    check_free(directory, content.pages, memory=memory)
     drafts: list[Draft] = []
 
     def start() -> int:
@@ -1014,27 +1013,27 @@ def _discard(draft: Draft) -> None:
         platform.discard(draft)
 
 
-def check_room(directory: str, size: int, *, memory: bool) -> None:
+def check_free(directory: str, size: int, *, memory: bool) -> None:
     """Refuse what is large and cannot fit before a page is taken; the kernel refuses what is small."""
-    if size < ROOM_CHECKED_FROM:
+    if size < FREE_CHECKED_FROM:
         return
     try:
-        _check_room(directory, size, memory=memory)
+        _check_free(directory, size, memory=memory)
     except errors.OutOfSharedMemoryError:
         if not freelist.clear():
             raise
-        _check_room(directory, size, memory=memory)
+        _check_free(directory, size, memory=memory)
 
 
-def _check_room(directory: str, size: int, *, memory: bool) -> None:
+def _check_free(directory: str, size: int, *, memory: bool) -> None:
     try:
-        free = platform.room(directory, memory=memory)
+        free = platform.free_bytes(directory, memory=memory)
     except OSError:
         return  # the draft says what is wrong with the directory
     if size > free:
         raise out_of_memory(directory, size, free)
     if memory:
-        left = platform.memory_room()
+        left = platform.free_memory()
         if left is not None and size > left:
             raise out_of_memory(directory, size, left, scope="this process's control group or machine")
 
@@ -1045,7 +1044,7 @@ def translated(error: OSError, directory: str, size: int, *, memory: bool) -> OS
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
         try:
-            free = platform.room(directory, memory=memory)
+            free = platform.free_bytes(directory, memory=memory)
         except OSError:
             free = 0
         return out_of_memory(directory, size, free)
@@ -1078,7 +1077,7 @@ def out_of_memory(
         expected=f"{exact(needed)} needed",
         cause="other blocks fill it (`sharedarray ls` shows them), or it is small, as in a container",
         next_step="free blocks, start the container with a larger --shm-size, or set SHAREDARRAY_DIR to a "
-        "directory with more room",
+        "directory with more free memory",
     )
 
 

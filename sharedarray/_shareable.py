@@ -27,8 +27,8 @@ The last row is ours. CPython drops the NULs at the end of a text or of bytes, f
 length (gh-106939, gh-96779); an ``x``, one more byte that `struct` skips, tells that here the length is the
 value's own. CPython reads the same format: bytes, which with code 0 it takes as they are, arrive whole, and
 of a str the NULs are dropped. And as it keeps no format that does not end in ``s``, whatever its class
-writes over such an item takes the mark away. A length has six digits beside an ``s`` and an ``x``; longer
-bytes, which have seven, do without the mark, since code 0 says enough, and longer text is refused where it
+writes over such an item removes the marker. A length has six digits beside an ``s`` and an ``x``; longer
+bytes, which have seven, do without the marker, since code 0 says enough, and longer text is refused where it
 ends in NUL. (Over such long bytes, CPython's class cuts off what is longer than them and still fits the
 slot.)
 
@@ -71,7 +71,7 @@ __all__ = [
 Value: TypeAlias = int | float | bool | str | bytes | None
 
 _WIDEST = 9_999_999  # bytes of the widest slot for text, so that its length has seven digits
-_MARKED = 999_999  # bytes of the longest value whose length has room for a mark
+_MARKED = 999_999  # bytes of the longest value whose length leaves a digit for the marker
 _WORD = 8  # bytes of a number, a format, and the step of slots
 _TOO_LARGE = 1 << 63  # the first int that a signed word cannot hold
 _AS_IS, _STR, _BYTES, _NONE = 0, 1, 2, 3  # codes
@@ -197,8 +197,8 @@ def _encode_text(text: bytes, length: int, code: int, slot: int | None, position
             format += b"x"
         elif code == _STR:
             raise ValueError(
-                f"item {position} is a str of {len(text)} bytes that ends in NUL, and a ShareableList has no "
-                f"room to note that beyond {_MARKED} bytes: store its bytes, text.encode()"
+                f"item {position} is a str of {len(text)} bytes that ends in NUL, and a ShareableList "
+                f"cannot record that beyond {_MARKED} bytes: store its bytes, text.encode()"
             )
         code = code if code == _STR else _AS_IS
     return Item(format, code, text.ljust(slot, b"\0"))

@@ -276,12 +276,12 @@ class Versions(ControlPage):
 
     def _clear(self, index: int) -> None:
         with interrupts.deferred:
-            party = self.borrow()
+            party = self.take_party()
             if party is not None:
                 try:
                     self.clear_dead(index, party)
                 finally:
-                    self.give_back(party)
+                    self.give_back_party(party)
 
     # -- waiting --------------------------------------------------------------------------------------
 
@@ -466,7 +466,7 @@ def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, s
     memory = mapping.directory is not None
     directory = mapping.directory or os.path.dirname(mapping.name)
     try:
-        segment.check_room(directory, size - start, memory=memory)
+        segment.check_free(directory, size - start, memory=memory)
         platform.reserve_parts(handle, size, [(start, size)])
     except OSError as error:
         with contextlib.suppress(OSError, NotImplementedError):

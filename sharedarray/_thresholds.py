@@ -11,12 +11,12 @@ __all__ = [
     "BAR_FROM",
     "COPIED_AHEAD",
     "COPIED_UP_TO",
+    "FREE_CHECKED_FROM",
     "HASHED_FROM",
     "HELD_BACK",
     "LONG_TEXT",
     "OUT_OF_BAND",
     "REUSED_FROM",
-    "ROOM_CHECKED_FROM",
     "SAMPLED_FROM",
     "SHARED_ONCE_FROM",
     "VIEWED_FROM",
@@ -60,7 +60,7 @@ LONG_TEXT = 1 << 14
 APPENDED_BY_KERNEL = 1 << 16
 """Rows of this size are appended by a write call: it reserves pages on its way, and needs no faults."""
 
-ROOM_CHECKED_FROM = 1 << 22
+FREE_CHECKED_FROM = 1 << 22
 """Free memory is looked at before a block of this size is made: a look takes as long as to make one page."""
 
 REUSED_FROM = 1 << 20

@@ -5,7 +5,7 @@ Three parts, of which only the last needs a terminal and rich (the extra ``top``
 `Watch`
     looks at the blocks and remembers the look before, for the rates of growth.
 `Screen`
-    what is shown and chosen: order, marked line, question. Keys go in, and it says what is to be done; it
+    what is shown and chosen: order, selected line, question. Keys go in, and it says what is to be done; it
     neither reads a keyboard nor draws, so that all of it can be tested by itself.
 `run`
     ``--once`` and ``--json`` print one look. Otherwise: draw, wait for a key, a new size or the time of the
@@ -14,8 +14,8 @@ Three parts, of which only the last needs a terminal and rich (the extra ``top``
 ======  ==================================================================
 n s g   by name, by size, by growth
 h a o   by holders, by age, orphans first; the same key again: backwards
-↑ ↓     the marked line; also j k, PgUp PgDn, Home End
-d       remove the marked block: asks first, and y removes it
+↑ ↓     the selected line; also j k, PgUp PgDn, Home End
+d       remove the selected block: asks first, and y removes it
 p       remove all orphans: asks first
 space   look now;  + and - look more and less often
 q       quit; also Esc, Ctrl-C
@@ -143,7 +143,7 @@ class Watch:
         """See what there is now."""
         now, blocks = self._clock(), sa.blocks()
         directory = os.environ.get("SHAREDARRAY_DIR") or _directory(blocks)
-        used, free = _room(directory)
+        used, free = _used_and_free(directory)
         since = None if self._when is None else max(now - self._when, 1e-6)
 
         def rate(gained: int) -> float:
@@ -177,9 +177,9 @@ def _directory(blocks: Sequence[sa.BlockInfo]) -> str:
     return os.path.dirname(blocks[0].path) if blocks else platform.DEFAULT_DIRECTORY
 
 
-def _room(directory: str) -> tuple[int, int]:
+def _used_and_free(directory: str) -> tuple[int, int]:
     try:
-        free = platform.room(directory, memory=True)
+        free = platform.free_bytes(directory, memory=True)
         return platform.capacity(directory) - free, free
     except OSError:
         return 0, 0  # there is none, and so there are no blocks
@@ -209,8 +209,8 @@ class Screen:
         What was seen last.
     order, backwards : str, bool
         Which line is first.
-    marked : str or None
-        Name of the marked block; the mark stays with it wherever it goes.
+    selected : str or None
+        Name of the selected block; the selection follows it.
     asked : list of BlockInfo
         What is removed if the answer is yes; empty where nothing is asked.
     message : str
@@ -222,7 +222,7 @@ class Screen:
     look: Look
     order: str = "size"
     backwards: bool = False
-    marked: str | None = None
+    selected: str | None = None
     asked: list[sa.BlockInfo] = field(default_factory=list)
     message: str = ""
     interval: float = _EVERY
@@ -235,13 +235,13 @@ class Screen:
         return found
 
     def at(self) -> int:
-        """Number of the marked line: where its block is gone, the one that has come into its place."""
+        """Number of the selected line: where its block is gone, the one that has come into its place."""
         lines = self.lines()
         names = [line.block.name for line in lines]
-        if self.marked in names:
-            self._at = names.index(self.marked)
+        if self.selected in names:
+            self._at = names.index(self.selected)
         self._at = max(0, min(self._at, len(lines) - 1))
-        self.marked = names[self._at] if names else None
+        self.selected = names[self._at] if names else None
         return self._at
 
     def key(self, key: str) -> str | None:
@@ -259,7 +259,7 @@ class Screen:
             lines = self.lines()
             if lines:
                 at = max(0, min(self.at() + _MOVES[key], len(lines) - 1))
-                self.marked = lines[at].block.name
+                self.selected = lines[at].block.name
         elif key in ("d", "del") and self.look.lines:
             self.asked = [self.lines()[self.at()].block]
         elif key == "p":
@@ -474,7 +474,7 @@ def _size() -> tuple[int, int]:
 
 
 def _picture(screen: Screen, columns: int, lines: int) -> Any:
-    """Return the whole screen: the totals, the blocks around the marked one, the legend and the keys."""
+    """Return the whole screen: the totals, the blocks around the selected one, the legend and the keys."""
     from rich.console import Group
     from rich.text import Text
 
@@ -483,9 +483,11 @@ def _picture(screen: Screen, columns: int, lines: int) -> Any:
     flows = streams(screen, found)[: max(0, lines // 2 - 2)]
     if lines < _LEGEND_FROM or len(found) + len(flows) + len(legend) + 4 > lines:
         legend = []
-    room = max(1, lines - 4 - len(legend) - len(flows))  # below the headline and the titles, above the keys
-    first = max(0, min(at - room // 2, len(found) - room))
-    shown = found[first : first + room]
+    fitting = max(
+        1, lines - 4 - len(legend) - len(flows)
+    )  # below the headline and the titles, above the keys
+    first = max(0, min(at - fitting // 2, len(found) - fitting))
+    shown = found[first : first + fitting]
     titles, *rows = table(screen, shown, columns)
     parts: list[Any] = [
         Text(headline(screen.look), no_wrap=True, overflow="ellipsis"),

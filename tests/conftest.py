@@ -48,8 +48,8 @@ from helpers import (  # noqa: E402
 )
 
 import sharedarray._freelist  # noqa: E402
+import sharedarray._intents  # noqa: E402
 import sharedarray._janitor  # noqa: E402
-import sharedarray._marks  # noqa: E402
 import sharedarray._pool.manager  # noqa: E402
 import sharedarray._pool.states  # noqa: E402
 import sharedarray._registry  # noqa: E402
@@ -209,7 +209,7 @@ def _descriptors() -> dict[object, str]:
             target = os.readlink(f"/proc/self/fd/{handle}")
         except OSError:
             continue  # the listing's own
-        # A process keeps the table of marks, and what it is mapped by.
+        # A process keeps the table of write intents, and what it is mapped by.
         if int(handle) not in kept and os.path.basename(target).split(" ")[0] != TABLE:
             found[int(handle)] = f"{handle} -> {target}"
     return found
@@ -320,13 +320,13 @@ def no_janitor_stays() -> Iterator[None]:
     yield
     gc.collect()
     sharedarray._freelist.clear()
-    sharedarray._marks._leave_all()
+    sharedarray._intents._leave_all()
     for path in _directories:
         forget_janitor(path)
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}
     assert not left, f"left at the end of the tests: {left}"
     tables = [path for path in _directories if os.path.lexists(f"{registry(path)}/{TABLE}")]
-    assert not tables, f"a process holds or has left marks in {tables}"
+    assert not tables, f"a process holds or has left intents in {tables}"
 
     def still_there() -> dict[str, list[int]]:
         return {path: pids for path in _directories if (pids := janitors(path))}

@@ -204,18 +204,18 @@ def block_files(where: str | None = None) -> set[str]:
     # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
     found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
     if not blocks_are_files():
-        from sharedarray import _registry as registry
+        from sharedarray import _registry
 
-        found |= {name for name, number, _ in registry.records(where) if inode(name, where) == number}
+        found |= {name for name, number, _ in _registry.records(where) if inode(name, where) == number}
     return found
 
 
 def notes(where: str | None = None) -> set[str]:
-    """Records, tokens and notes in the registry: all but the janitor's two files and the table of marks."""
+    """Return the files of the registry except the two of the janitor and the table of write intents."""
     if not janitor_needed():
-        from sharedarray import _registry as rooms
+        from sharedarray import _registry
 
-        rooms.sweep(where or directory())  # no process does before the next block is made
+        _registry.sweep(where or directory())  # no process does before the next block is made
     return {name for name in _names(registry(where)) if not name.startswith("janitor.") and name != TABLE}
 
 

@@ -19,9 +19,9 @@ import sharedarray as sa
 from sharedarray import (
     _group_index as group_index,
     _header as header,
+    _intents as intents,
     _janitor as janitor,
     _locks as locks,
-    _marks as marks,
     _reference as reference,
     _registry as registry,
     _requirements as requirements,
@@ -53,11 +53,11 @@ BOUNDS = {
     "_janitor._warned": "test_directories_that_were_used",
     "_locks._holds": "test_locks_that_were_used",
     "_locks._idle": "test_locks_that_were_used",
-    "_marks._tables": "test_directories_that_were_used",
+    "_intents._tables": "test_directories_that_were_used",
     "_parties._pages": "weak references, removed with what they refer to",
     "_picklers._tables": "the picklers that there are: three",
     "_reference._arrived": "weak values",
-    "_reference._woken": "the attachments of a `Kept`, at most once each until it is settled",
+    "_reference._woken": "the attachments of a `AttachmentCache`, at most once each until it is settled",
     "_registry._seen": "the damaged notes that a janitor has met",
     "_registry._written": "test_records_that_were_written",
     "_reloads._numbers": "the modules that there are",
@@ -146,7 +146,7 @@ def test_locks_that_were_used() -> None:
             pass
     assert len(locks._idle) <= locks._MOST_IDLE
     assert len(locks._holds) <= before + locks._MOST_IDLE
-    table = next(iter(marks._tables.values()))
+    table = next(iter(intents._tables.values()))
     assert len(table.claimed) <= before + 2 * locks._MOST_IDLE
     del array, arrays
     gc.collect()
@@ -156,7 +156,7 @@ def test_locks_that_were_used() -> None:
 
 def test_references_that_arrived() -> None:
     arrays = [sa.zeros(3 + number) for number in range(20)]
-    kept = reference.Kept(8)
+    kept = reference.AttachmentCache(8)
     for _ in range(3):
         for array in arrays:
             packed = reference.pack_held(array, mapping_of(array))
@@ -204,10 +204,10 @@ def test_directories_that_were_checked(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_directories_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "_MANY", 3)
-    monkeypatch.setattr(marks, "_MOST_TABLES", 3)
+    monkeypatch.setattr(intents, "_MOST_TABLES", 3)
     places = [tempfile.mkdtemp(dir=platform.DEFAULT_DIRECTORY, prefix="bounds-") for _ in range(8)]
     handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    before = set(janitor._state.connections), set(marks._tables)
+    before = set(janitor._state.connections), set(intents._tables)
     try:
         for place in places:
             monkeypatch.setenv("SHAREDARRAY_DIR", place)
@@ -216,12 +216,12 @@ def test_directories_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
             del array
             wait_until(lambda place=place: not janitors(place), "the janitor ends: nothing is left")
         assert len(set(janitor._state.connections) - before[0]) <= 3
-        assert len(set(marks._tables) - before[1]) <= 3
+        assert len(set(intents._tables) - before[1]) <= 3
         if handles:
             assert len(os.listdir("/proc/self/fd")) <= handles + 3 * 4
     finally:
         monkeypatch.delenv("SHAREDARRAY_DIR")
-        marks._leave_all()
+        intents._leave_all()
         for place in places:
             forget_janitor(place)
             shutil.rmtree(place, ignore_errors=True)

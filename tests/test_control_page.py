@@ -94,13 +94,13 @@ def test_closing_ends_the_waits_of_other_threads(kind: str, monkeypatch: pytest.
     array = make()
     page = page_of(array)
     waiters = [Thread(lambda: wait(array)) for _ in range(3)]
-    wait_until(lambda: len(page._borrowed) == 3, "all wait", ANSWER)
+    wait_until(lambda: len(page._in_use) == 3, "all wait", ANSWER)
     array.close()
     for waiter in waiters:
         with pytest.raises(sa.BlockClosedError, match="data"):
             waiter.end()
     assert page.handle == -1
-    assert page._all == page._idle == page._borrowed == []
+    assert page._all == page._idle == page._in_use == []
     assert files() == []
     with pytest.raises(sa.BlockClosedError):
         wait(array)
@@ -112,7 +112,7 @@ def test_closing_ends_waits_though_a_snapshot_is_in_use() -> None:
     kept = array.snapshot()
     waiter = Thread(lambda: array.wait(3))
     page = made_versions_of(mapping_behind(array))
-    wait_until(lambda: page._borrowed, "it waits", ANSWER)
+    wait_until(lambda: page._in_use, "it waits", ANSWER)
     array.close()
     with pytest.raises(sa.BlockClosedError):
         waiter.end()
@@ -150,9 +150,9 @@ def test_a_page_goes_with_its_array_without_a_collection(kind: str) -> None:
     array = make()
     page = page_of(array)
     with interrupts.deferred:
-        party = page.borrow()  # as a wait does
+        party = page.take_party()  # as a wait does
         assert party is not None
-        page.give_back(party)
+        page.give_back_party(party)
     del party
     reference, memory = weakref.ref(page), weakref.ref(page.memory)
     gc.collect()
@@ -182,7 +182,7 @@ def test_an_array_waits_and_notifies_after_its_name_is_gone() -> None:
         _registry.sweep(str(mapping_behind(array).directory))
         page = notices_of(mapping_behind(array))._page  # the first use by this process
         waiter = Thread(lambda: array.wait(since=1))
-        wait_until(lambda: page._borrowed, "it waits", ANSWER)
+        wait_until(lambda: page._in_use, "it waits", ANSWER)
         assert array.notify() == 2
         assert waiter.end() == 2
         other.say(True)
@@ -253,7 +253,7 @@ def test_ctrl_c_at_any_step_leaves_no_use_and_no_party_behind(use: str, every: i
         if not interrupted_at(step, lambda: call(array)):
             break
         steps += 1
-        assert (page._uses, page._borrowed) == (0, [])
+        assert (page._uses, page._in_use) == (0, [])
         assert len(page._idle) <= 1
         Thread(lambda: call(array)).end()
         Thread(lambda: call(other)).end()

@@ -18,8 +18,8 @@ from helpers import TABLE, Puppet, block_files, environment, registry, wait_unti
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import _damage as damage, _marks as marks, _registry as records
-from sharedarray._marks import COUNT, Table
+from sharedarray import _damage as damage, _intents as intents, _registry as records
+from sharedarray._intents import COUNT, Table
 from sharedarray._platform import platform
 
 KEY = 4711
@@ -44,11 +44,11 @@ def expects_warnings() -> Iterator[None]:
 
 
 def filled(folder: str) -> Path:
-    """Return the path of a table in which a process that is gone has left marks."""
+    """Return the path of a table in which a process that is gone has left intents."""
     table = Table.open(folder)
     for number in range(20):
         at = table.claim(f"{folder}/of-{number % 3}")
-        marks.prepare(table.words, at, KEY + number % 3, number, number + 5)
+        intents.prepare(table.words, at, KEY + number % 3, number, number + 5)
         table.words[at] = KEY + number % 3
     table.close()
     return Path(table.path)
@@ -59,21 +59,21 @@ def use(folder: str) -> None:
     table = Table.open(folder)
     try:
         at = table.claim(f"{folder}/used")
-        table.marked(KEY, 0, 100)
-        marks.prepare(table.words, at, KEY, 0, 1 << 40)
+        table.has_intent(KEY, 0, 100)
+        intents.prepare(table.words, at, KEY, 0, 1 << 40)
         table.words[at] = KEY
-        assert table.marked(KEY, 0, 1)
+        assert table.has_intent(KEY, 0, 1)
         table.take_over(KEY, 0, 1 << 40, at)
         assert table._over(KEY, 0, 1 << 40) == [at]
         table.words[at] = 0
-        assert not table.marked(KEY, 0, 1 << 40)
+        assert not table.has_intent(KEY, 0, 1 << 40)
     finally:
         table.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
     again = Table.open(folder)
     assert again.words[COUNT] <= os.stat(again.path).st_size // 256
     again.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
 
 
 def flip_bits(data: bytearray, chance: random.Random) -> None:
@@ -137,16 +137,16 @@ def test_many_more_bytes_in_the_table_of_locks_are_survived(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("count", [0, 1, 16, 10_000, 1 << 63, ONES])
 @pytest.mark.usefixtures("expects_warnings")
-def test_a_damaged_count_hides_no_mark_from_a_process_that_locks(tmp_path: Path, count: int) -> None:
+def test_a_damaged_count_hides_no_intent_from_a_process_that_locks(tmp_path: Path, count: int) -> None:
     table, dead = Table.open(str(tmp_path)), Table.open(str(tmp_path))
     own = [table.claim("") for _ in range(2)]
     at = dead.claim("")
-    marks.prepare(dead.words, at, KEY, 3, 9)
+    intents.prepare(dead.words, at, KEY, 3, 9)
     dead.words[at] = KEY
     dead.close()
     table.words[COUNT] = count
-    assert table.marked(KEY, 0, 4)
-    assert not table.marked(KEY, 9, 10)
+    assert table.has_intent(KEY, 0, 4)
+    assert not table.has_intent(KEY, 9, 10)
     assert at // 32 <= table.words[COUNT] <= 15
     assert table.claim("") not in (*own, at)
     table.close()
@@ -157,9 +157,9 @@ def test_a_damaged_number_of_edits_is_survived(tmp_path: Path, number: int) -> N
     filled(str(tmp_path))
     table = Table.open(str(tmp_path))
     table.words[1] = number
-    assert table.marked(KEY, 0, 4)
+    assert table.has_intent(KEY, 0, 4)
     at = table.claim("")
-    marks.prepare(table.words, at, KEY, 0, 100)
+    intents.prepare(table.words, at, KEY, 0, 100)
     table.words[at] = KEY
     table.words[1] = number
     table.take_over(KEY, 0, 100, at)
@@ -169,12 +169,12 @@ def test_a_damaged_number_of_edits_is_survived(tmp_path: Path, number: int) -> N
     table.close()
 
 
-def test_a_sweep_drops_marks_that_are_noise(tmp_path: Path) -> None:
+def test_a_sweep_drops_intents_that_are_noise(tmp_path: Path) -> None:
     path = filled(str(tmp_path))
     data = bytearray(path.read_bytes())
     data[256:] = random.Random(1).randbytes(len(data) - 256)
     path.write_bytes(data)
-    marks.sweep(str(tmp_path))
+    intents.sweep(str(tmp_path))
     assert not path.exists()
 
 
@@ -223,9 +223,9 @@ def test_what_is_no_table_is_set_aside_with_one_warning(tmp_path: Path, kind: st
         with pytest.warns(RuntimeWarning, match=TABLE) as told:
             table = Table.open(str(tmp_path))
         assert len(told) == 1
-        assert not table.marked(KEY, 0, 100)
+        assert not table.has_intent(KEY, 0, 100)
         table.close()
-        marks.sweep(str(tmp_path))
+        intents.sweep(str(tmp_path))
         assert not path.exists()
     finally:
         if opened is not None:
@@ -239,7 +239,7 @@ def test_a_sweep_sets_aside_what_is_no_table(tmp_path: Path, kind: str) -> None:
     path = tmp_path / TABLE
     opened = no_regular_file(path, kind)
     try:
-        marks.sweep(str(tmp_path))
+        intents.sweep(str(tmp_path))
     finally:
         if opened is not None:
             opened.close()
@@ -305,7 +305,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
     with sa.full(1000, 7.0, name="kept_all_along") as kept:
         names = names_of(kept)
         for seed in range(first, first + rounds):
-            marks._leave_all()
+            intents._leave_all()
             chance = random.Random(seed)
             opened = damage_the_registry(folder, names, chance)
             try:
@@ -328,7 +328,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
         for path in folder.glob("damaged.*"):
             (path / "inside").unlink()
             path.rmdir()
-    marks._leave_all()
+    intents._leave_all()
 
 
 @needs_kinds

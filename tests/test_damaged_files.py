@@ -25,7 +25,7 @@ from helpers import ANSWER, TABLE, Puppet, block_files, environment, registry, w
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import _damage as damage, _freelist as freelist, _marks as marks, _registry as records
+from sharedarray import _damage as damage, _freelist as freelist, _intents as intents, _registry as records
 from sharedarray._segment import mapping_of
 from sharedarray._wakers import Waker
 
@@ -365,18 +365,18 @@ def test_a_table_that_is_cut_off_while_a_process_has_it_mapped(own_directory: st
         lock_all()
         table = Path(registry(), TABLE)
         for size in (0, 1, 100):
-            time.sleep(2 * marks._CHECK)
+            time.sleep(2 * intents._CHECK)
             os.truncate(table, size)
             damage._reported.clear()
             with pytest.warns(RuntimeWarning, match=TABLE) as told:
                 lock_all()
             assert len(told) == 1
             assert table.stat().st_size >= 4096
-        time.sleep(2 * marks._CHECK)
+        time.sleep(2 * intents._CHECK)
         os.truncate(table, 0)
         damage._reported.clear()
         with pytest.warns(RuntimeWarning, match=TABLE):
-            marks.sweep(registry())
+            intents.sweep(registry())
 
 
 @needs_janitor
@@ -412,12 +412,12 @@ def test_a_number_that_is_damaged_as_the_janitor_tidies_is_left_to_such_a_proces
 
         monkeypatch.setattr(damage, "unheard", True)
         with monkeypatch.context() as patched:
-            patched.setattr(marks.platform, "lock", locked)
-            marks.sweep(registry())
+            patched.setattr(intents.platform, "lock", locked)
+            intents.sweep(registry())
         assert path.read_bytes()[:8] == damaged
         monkeypatch.setattr(damage, "unheard", False)
         with pytest.warns(RuntimeWarning, match="it counts"):
-            marks.sweep(registry())
+            intents.sweep(registry())
         assert path.read_bytes()[:8] != damaged
 
 
@@ -443,9 +443,9 @@ def unchanged(path: str) -> Iterator[None]:
     if not path.endswith(TABLE):
         yield
         return
-    handle = marks.platform.open(path, writable=True)
+    handle = intents.platform.open(path, writable=True)
     try:
-        marks.platform.lock(handle, 0, 1, shared=False, wait=True)
+        intents.platform.lock(handle, 0, 1, shared=False, wait=True)
         yield
     finally:
         os.close(handle)

@@ -39,7 +39,7 @@ from lock_helpers import end, start
 from needs import few, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray import _freelist as freelist, _marks as marks, _segment as segment
+from sharedarray import _freelist as freelist, _intents as intents, _segment as segment
 from sharedarray._platform import platform
 from sharedarray._thresholds import REUSED_FROM
 
@@ -437,13 +437,13 @@ def test_what_a_worker_remembers_is_not_reused() -> None:
         assert pool.submit(_recall).result() == [OLD, OLD]
 
 
-def test_marks_of_an_interrupted_write_stay_with_their_block() -> None:
+def test_intents_of_an_interrupted_write_stay_with_their_block() -> None:
     array = sa.full(COUNT, OLD)
     before, mapping = file_of(array), segment.mapping_of(array)
     assert mapping is not None
-    table, at = marks.claim(registry(), mapping.path)
-    key = marks.identity(mapping.device, mapping.inode, platform.born(mapping.handle))
-    marks.prepare(table.words, at, key, 4096, 4100)
+    table, at = intents.claim(registry(), mapping.path)
+    key = intents.identity(mapping.device, mapping.inode, platform.born(mapping.handle))
+    intents.prepare(table.words, at, key, 4096, 4100)
     table.words[at] = key
     del array, mapping
     made = sa.full(COUNT, NEW)

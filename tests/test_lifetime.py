@@ -41,7 +41,7 @@ from helpers import (
 from needs import few, link, needs_files, needs_fork, needs_janitor, needs_limits, needs_modes, needs_users
 
 import sharedarray as sa
-from sharedarray import _registry as rooms, _segment as segment
+from sharedarray import _registry, _segment as segment
 from sharedarray._platform import platform
 
 HOLDS = """
@@ -289,7 +289,7 @@ def test_the_janitor_and_every_holder_are_killed_then_prune(own_directory):
 def test_a_maker_that_publishes_and_dies_while_it_is_looked_for(own_directory, monkeypatch):
     """A sweep that finds a record, no block, and then no maker either, has missed what was in between."""
     path = Path(own_directory, "x")
-    alive = rooms.alive
+    alive = _registry.alive
     with holder("sa.ones(10, name='x')") as maker:
         assert kill_janitors() == 1
         path.rename(path.with_name("not yet"))
@@ -300,7 +300,7 @@ def test_a_maker_that_publishes_and_dies_while_it_is_looked_for(own_directory, m
                 maker.kill()
             return alive(pid, started, *place)
 
-        monkeypatch.setattr(rooms, "alive", publish_and_die)
+        monkeypatch.setattr(_registry, "alive", publish_and_die)
         assert sa.prune() == []
         assert maker.process.poll() == KILLED
     assert sa.prune() == ["x"]

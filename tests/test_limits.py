@@ -1,7 +1,7 @@
 """Limits of a process and of a file system: descriptors, memory maps, address space, files.
 
-An error names the limit that is reached, nothing half-made stays, and everything works again when there is
-room. Each test is a program of its own, which limits itself.
+An error names the limit that is reached, nothing half-made stays, and everything works again when memory or
+descriptors are free. Each test is a program of its own, which limits itself.
 """
 
 from __future__ import annotations

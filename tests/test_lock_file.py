@@ -49,7 +49,7 @@ from lock_helpers import (
 from needs import link, many_starts, needs_files, needs_fork, needs_free_files, needs_signals
 
 import sharedarray as sa
-from sharedarray import _marks as marks
+from sharedarray import _intents as intents
 from sharedarray._platform import platform
 
 END = 1 << 62
@@ -632,7 +632,7 @@ def test_a_directory_that_may_not_be_written(public: Path) -> None:
     )
 
 
-def test_without_a_place_for_the_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_directory_for_the_intents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHAREDARRAY_DIR", str(path.parent / "missing"))
     before = descriptors()
     with pytest.raises(sa.BlockNotFoundError, match="SHAREDARRAY_DIR"), sa.lock_file(path):
@@ -670,7 +670,7 @@ def test_an_exception_is_not_finishing(path: Path) -> None:
     assert not told(sa.lock_file(path))
 
 
-def test_a_file_that_was_deleted_and_made_again_is_not_marked(path: Path) -> None:
+def test_a_file_that_was_deleted_and_made_again_has_no_intent(path: Path) -> None:
     """Though it has the same inode on most disks: to begin anew is how people repair things."""
     die_holding(lambda: sa.lock_file(path))
     number, born = path.stat().st_ino, _born(path)
@@ -753,17 +753,17 @@ def test_a_process_that_only_locks_files_leaves_nothing_behind(path: Path, own_d
 
 
 @many_starts
-def test_the_mark_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, own_directory: str) -> None:
+def test_the_intent_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, own_directory: str) -> None:
     die_holding(lambda: sa.lock_file(path))
     sa.prune()
     assert told(sa.lock_file(path))
     die_holding(lambda: sa.lock_file(path))
     path.unlink()
-    table = marks._tables[registry()]
+    table = intents._tables[registry()]
     assert any(table.words[32:].tolist()[::32])
     sa.prune()
     assert not any(table.words[32:].tolist()[::32])
-    marks._leave_all()
+    intents._leave_all()
     assert not os.path.exists(f"{registry()}/{TABLE}")
 
 

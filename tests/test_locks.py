@@ -53,7 +53,7 @@ from lock_helpers import (
 from needs import few, link, many_starts, needs_fork, needs_janitor, needs_signals
 
 import sharedarray as sa
-from sharedarray import _locks as locks, _marks as marks
+from sharedarray import _intents as intents, _locks as locks
 
 PAGE = 4096
 
@@ -671,10 +671,10 @@ def _before_unlocking(lock: sa.Lock) -> None:
 STEPS: dict[str, tuple[Callable[[sa.Lock], None], bool]] = {
     "before the kernel is asked": (_before_the_kernel, False),
     "when the kernel has granted it": (_after_the_kernel, False),
-    "before the mark stands": (_watch("key", after=False), False),
-    "when the mark stands": (_watch("key", after=True), True),
-    "before the mark goes": (_watch("nothing", after=False), True),
-    "when the mark has gone": (_watch("nothing", after=True), False),
+    "before the intent stands": (_watch("key", after=False), False),
+    "when the intent stands": (_watch("key", after=True), True),
+    "before the intent goes": (_watch("nothing", after=False), True),
+    "when the intent has gone": (_watch("nothing", after=True), False),
     "before unlocking": (_before_unlocking, False),
 }
 
@@ -696,41 +696,41 @@ def test_death_at_every_step(array: sa.SharedArray, step: str) -> None:
 
 
 def _before_taking_over(lock: sa.Lock) -> None:
-    marks.Table.take_over = _die  # type: ignore[assignment, method-assign]
+    intents.Table.take_over = _die  # type: ignore[assignment, method-assign]
 
 
 def _while_leaving_the_rest(lock: sa.Lock) -> None:
-    spare = marks.Table._spare
+    spare = intents.Table._spare
     calls = []
 
-    def second_is_fatal(self: marks.Table, most: int) -> int | None:
+    def second_is_fatal(self: intents.Table, most: int) -> int | None:
         calls.append(1)
         if len(calls) == 2:
             suicide()
         return spare(self, most)
 
-    marks.Table._spare = second_is_fatal  # type: ignore[method-assign]
+    intents.Table._spare = second_is_fatal  # type: ignore[method-assign]
 
 
 def _before_emptying(lock: sa.Lock) -> None:
-    leave = marks.Table._leave
+    leave = intents.Table._leave
     calls = []
 
-    def then_die(self: marks.Table, *arguments: Any) -> bool:
+    def then_die(self: intents.Table, *arguments: Any) -> bool:
         leave(self, *arguments)
         calls.append(1)
         if len(calls) == 2:
             suicide()
         return True
 
-    marks.Table._leave = then_die  # type: ignore[method-assign]
+    intents.Table._leave = then_die  # type: ignore[method-assign]
 
 
 def _before_it_is_even(lock: sa.Lock) -> None:
-    over = marks.Table._over
+    over = intents.Table._over
     calls = []
 
-    def look(self: marks.Table, *arguments: Any) -> list[int]:
+    def look(self: intents.Table, *arguments: Any) -> list[int]:
         calls.append(1)
         found = over(self, *arguments)
         return [*found, _Fatal()] if len(calls) == 2 else found  # type: ignore[list-item]
@@ -742,13 +742,13 @@ def _before_it_is_even(lock: sa.Lock) -> None:
 
         __hash__ = None  # type: ignore[assignment]
 
-    marks.Table._over = look  # type: ignore[method-assign]
+    intents.Table._over = look  # type: ignore[method-assign]
 
 
 TAKING_OVER: dict[str, Callable[[sa.Lock], None]] = {
     "before": _before_taking_over,
     "while the rest is left": _while_leaving_the_rest,
-    "before the old mark goes": _before_emptying,
+    "before the old intent goes": _before_emptying,
     "before it is said to be done": _before_it_is_even,
 }
 
@@ -968,7 +968,7 @@ def test_the_mode_of_the_array_does_not_matter(array: sa.SharedArray, mode: Any)
 
 
 @many_starts
-def test_a_removed_block_leaves_no_mark_to_the_next_of_its_name() -> None:
+def test_a_removed_block_leaves_no_intent_to_the_next_of_its_name() -> None:
     with sa.zeros(5, name="again") as first:
         die_holding(first.lock)
         assert told(first.lock(shared=True))
@@ -986,15 +986,15 @@ def test_the_janitor_leaves_nothing_of_those_that_were_killed(own_directory: str
     """
     with Puppet(script) as other:
         other.hear()
-        assert os.path.exists(f"{registry()}/{marks.NAME}")
+        assert os.path.exists(f"{registry()}/{intents.NAME}")
         other.kill()
     wait_until(lambda: not block_files(own_directory), "the block goes")
-    wait_until(lambda: not os.path.exists(f"{registry()}/{marks.NAME}"), "the table goes")
+    wait_until(lambda: not os.path.exists(f"{registry()}/{intents.NAME}"), "the table goes")
 
 
 def test_a_process_that_ends_leaves_no_table(own_directory: str) -> None:
     run("import sharedarray as sa\nwith sa.zeros(3) as a, a.lock(): pass")
-    assert not os.path.exists(f"{registry()}/{marks.NAME}")
+    assert not os.path.exists(f"{registry()}/{intents.NAME}")
 
 
 # -- files ----------------------------------------------------------------------------------------------
@@ -1279,9 +1279,9 @@ KILLS_AT_ANY_MOMENT = """
         data[:] = 0
     with data.lock(timeout=60) as lock:
         assert not lock.abandoned
-    from sharedarray import _marks as marks
-    (table,) = marks._tables.values()
-    say([*counts.sum(0).tolist(), table.words[marks.COUNT]])
+    from sharedarray import _intents as intents
+    (table,) = intents._tables.values()
+    say([*counts.sum(0).tolist(), table.words[intents.COUNT]])
 """
 
 

@@ -297,36 +297,36 @@ def attachment(array: np.ndarray[Any, Any]) -> Mapping:
     return mapping
 
 
-def is_parked(mapping: weakref.ref[Mapping]) -> bool:
+def lease_is_dropped(mapping: weakref.ref[Mapping]) -> bool:
     there = mapping()
     assert there is not None
-    return there.parked
+    return there.lease_dropped
 
 
 def test_what_is_kept_has_a_lease_only_while_it_is_used() -> None:
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
         for _ in range(3):
             kept.settle()
-            assert is_parked(mapping)
+            assert lease_is_dropped(mapping)
             view = kept.view(sent)
             kept.settle()
-            assert not is_parked(mapping)
+            assert not lease_is_dropped(mapping)
             np.testing.assert_array_equal(view, DATA)
             view = view[1:2]  # however little of it
             kept.settle()
-            assert not is_parked(mapping)
+            assert not lease_is_dropped(mapping)
             del view
         kept.settle()
-        assert is_parked(mapping)
+        assert lease_is_dropped(mapping)
         kept.clear()
         assert mapping() is None
 
 
 def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() -> None:
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
@@ -335,42 +335,42 @@ def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() 
         assert attachment(view) is mapping()
         for _ in range(2):
             kept.settle()
-            assert not is_parked(mapping)
+            assert not lease_is_dropped(mapping)
         np.testing.assert_array_equal(view, DATA[1:])
         del view
         kept.settle()
-        assert is_parked(mapping)
+        assert lease_is_dropped(mapping)
         kept.clear()
 
 
-def test_what_is_lent_gets_a_lease_meanwhile_and_keeps_it_no_longer() -> None:
+def test_a_cached_attachment_has_a_lease_only_while_it_is_used_elsewhere() -> None:
     """By a second way to the same block, while the first array, which needs none, is used."""
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
-        for _ in range(2):  # until one is ready to be lent
+        for _ in range(2):  # until one is cached
             kept.settle()
             kept.view(sent)
         kept.settle()
         view = kept.view(sent)
-        assert is_parked(mapping)
+        assert lease_is_dropped(mapping)
         other = array.reference().attach()
-        assert not is_parked(mapping)
+        assert not lease_is_dropped(mapping)
         np.testing.assert_array_equal(view, other)
         del view, other
         kept.settle()
-        assert is_parked(mapping)
+        assert lease_is_dropped(mapping)
         kept.clear()
 
 
 @needs_fork
-def test_a_forked_child_has_a_lease_of_its_own_on_what_was_lent() -> None:
+def test_a_forked_child_has_a_lease_of_its_own_on_a_cached_attachment() -> None:
     """It gives that up as any process does; each child, for the first fork changes how leases are held."""
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
-        for _ in range(2):  # until one is ready to be lent
+        for _ in range(2):  # until one is cached
             kept.view(sent)
             kept.settle()
         for _ in range(2):
@@ -378,19 +378,19 @@ def test_a_forked_child_has_a_lease_of_its_own_on_what_was_lent() -> None:
             mapping = attachment(view)
             pid = os.fork()
             if not pid:
-                os._exit(mapping.parked or mapping.left or view.closed)
+                os._exit(mapping.lease_dropped or mapping.left or view.closed)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             del mapping, view
             kept.settle()
             (at,) = kept.attached.values()
-            assert at.mapping.parked
+            assert at.mapping.lease_dropped
             del at
         kept.clear()
 
 
 def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
     """Its owner is gone, and `forget` is not called, for instance because its caller is gone too."""
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     array = sa.share(DATA)
     name, sent = array.name, packed(array)
     kept.view(sent)
@@ -406,7 +406,7 @@ def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
 
 
 def test_what_is_dropped_while_it_is_used_ends_with_the_last_array() -> None:
-    kept = reference.Kept(2)
+    kept = reference.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         for _ in range(2):
@@ -417,15 +417,15 @@ def test_what_is_dropped_while_it_is_used_ends_with_the_last_array() -> None:
         thread.start()
         thread.join()
         mapping = weakref.ref(attachment(stash))
-        assert not is_parked(mapping)
+        assert not lease_is_dropped(mapping)
         kept.settle()
         kept.view(sent)  # is kept again, on the same attachment
         kept.settle()
-        assert not is_parked(mapping)
+        assert not lease_is_dropped(mapping)
         np.testing.assert_array_equal(stash, DATA)
         del stash
         kept.settle()
-        assert is_parked(mapping)
+        assert lease_is_dropped(mapping)
         kept.clear()
         assert mapping() is None
 
@@ -721,12 +721,12 @@ if {when!r} in ("import", "always"):
     sys.settrace(trace)
 import numpy as np
 import sharedarray as sa
-from sharedarray._reference import Kept, pack_held
+from sharedarray._reference import AttachmentCache, pack_held
 from sharedarray._segment import mapping_of
 sys.settrace(trace if {when!r} in ("calls", "always") else None)
 
 def main():
-    array, kept = sa.share(np.arange(1000.0)), Kept(8)
+    array, kept = sa.share(np.arange(1000.0)), AttachmentCache(8)
     packed = pack_held(array, mapping_of(array))
     for turn in range(3):
         for keep in (lambda x: x, lambda x: x[::2], memoryview, lambda x: x.base, lambda x: x.segment,
@@ -737,16 +737,16 @@ def main():
             del views
             for _ in range(2):
                 kept.settle()
-                assert not mapping.parked, "the block was given up though something is on it"
+                assert not mapping.lease_dropped, "the block was given up though something is on it"
             if turn:
                 kept.clear()  # as a long task does
                 kept.view(packed)
                 kept.settle()
-                assert not mapping.parked, "it was given up after all were let go"
+                assert not mapping.lease_dropped, "it was given up after all were let go"
             del left
             kept.view(packed)
             kept.settle()
-            assert mapping_of(kept.view(packed)).parked, "it is held though nothing is on it"
+            assert mapping_of(kept.view(packed)).lease_dropped, "it is held though nothing is on it"
             kept.settle()
     kept.clear()
 

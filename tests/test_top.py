@@ -73,7 +73,7 @@ def test_it_draws_sorts_removes_resizes_and_quits() -> None:
         seen.shows(lambda rows: "4 blocks" in rows[0] and any("B/s" in row for row in rows), "it looks again")
         seen.shows(lambda rows: not any("B/s" in row for row in rows), "nothing grows any more")
 
-        # The mark stays with its block: gamma is the first by name backwards, and the second by size.
+        # The selection stays with its block: gamma is the first by name backwards, and the second by size.
         seen.type("ns")
         seen.shows(lambda rows: seen.names(rows)[0] == "delta", "by size again")
         seen.type("\x1b[H\x1b[B")  # Home, down
@@ -112,7 +112,7 @@ def test_many_blocks_scroll_and_ctrl_c_quits() -> None:
         seen.type("\x1b[F")
         seen.shows(lambda rows: seen.names(rows) == [f"block_{n:02}" for n in range(32, 40)], "the last ones")
         seen.type("\x1b[A" * 6)
-        seen.shows(lambda rows: "block_33" in seen.names(rows), "those around the mark")
+        seen.shows(lambda rows: "block_33" in seen.names(rows), "those around the selected line")
         seen.interrupt()
         seen.ends(130)
     del held
@@ -217,7 +217,7 @@ def names(shown: top.Screen) -> list[str]:
     return [found.block.name for found in shown.lines()]
 
 
-def test_orders_and_the_mark() -> None:
+def test_orders_and_the_selected_line() -> None:
     old = datetime(2000, 1, 1, tzinfo=UTC)
     shown = screen(
         line("a", size=5, growth=9, holders=()),
@@ -231,11 +231,11 @@ def test_orders_and_the_mark() -> None:
         expected = list(order)
         assert names(shown)[0] == expected[0]
     shown.key("down")
-    assert shown.marked == "c"
+    assert shown.selected == "c"
     shown.key("n")
     assert names(shown)[shown.at()] == "c"
-    shown.look = screen(line("a"), line("b")).look  # its block is gone: the mark is on a neighbour
-    assert shown.marked == "c"
+    shown.look = screen(line("a"), line("b")).look  # its block is gone: a neighbour is selected
+    assert shown.selected == "c"
     assert names(shown)[shown.at()] == "b"
     shown.look = screen().look
     assert shown.at() == 0

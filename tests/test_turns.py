@@ -16,8 +16,8 @@ from lock_helpers import end, start
 from needs import many_starts
 
 import sharedarray as sa
-from sharedarray import _marks as marks, _registry as registry
-from sharedarray._marks import Table
+from sharedarray import _intents as intents, _registry as registry
+from sharedarray._intents import Table
 
 LONG = 10**12  # nanoseconds for which a writer is let go first, so that no stall of the machine ends that
 Make = Callable[..., sa.Lock]
@@ -25,12 +25,12 @@ Make = Callable[..., sa.Lock]
 
 @pytest.fixture(autouse=True)
 def writers_go_first_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "_PRIORITY", LONG)
+    monkeypatch.setattr(intents, "_PRIORITY", LONG)
 
 
 @pytest.fixture(autouse=True)
 def no_table_of_an_earlier_test() -> None:
-    marks._leave_all()
+    intents._leave_all()
 
 
 @pytest.fixture(params=["array", "file"])
@@ -46,17 +46,19 @@ def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 
 def table() -> Table:
-    return marks.table(registry.open_registry(registry.directory()))
+    return intents.table(registry.open_registry(registry.directory()))
 
 
 def writers() -> int:
     """Return how many writers say in the table that they wait."""
-    return sum(since != 0 for since in table().words[marks._STRIDE + marks._SINCE :: marks._STRIDE].tolist())
+    return sum(
+        since != 0 for since in table().words[intents._STRIDE + intents._SINCE :: intents._STRIDE].tolist()
+    )
 
 
 def hint() -> bool:
     """Return whether any reader would look whether a writer waits."""
-    return any(table().words[marks._FIRST_HINT : marks._FIRST_HINT + marks._HINTS].tolist())
+    return any(table().words[intents._FIRST_HINT : intents._FIRST_HINT + intents._HINTS].tolist())
 
 
 def wait_for_writers(count: int = 1) -> None:
@@ -199,7 +201,7 @@ def test_a_writer_is_let_go_first_for_a_while_and_not_for_ever(
         reader = Holder(lock(shared=True))
         assert "a writer waits" in why_not(lock(shared=True, timeout=0))
         assert not reader.has.is_set()
-        monkeypatch.setattr(marks, "_PRIORITY", 1)
+        monkeypatch.setattr(intents, "_PRIORITY", 1)
         reader.leave()
         assert why_not(lock(shared=True, timeout=0)) == ""
         assert not writer.has.is_set()
@@ -262,14 +264,14 @@ def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, i
         assert (found.at, found.start, found.end) == (at, 10, 20)
         assert table.waits(found)
         assert table.ahead(KEY, 0, 10) == table.ahead(KEY, 20, 30) == []
-        assert table.ahead(KEY + marks._HINTS, 0, 100) == []  # another file with the same hint
-        assert table.words[marks.hint_of(KEY)] == 1
-    assert not other.marked(KEY, 0, 100)
+        assert table.ahead(KEY + intents._HINTS, 0, 100) == []  # another file with the same hint
+        assert table.words[intents.hint_of(KEY)] == 1
+    assert not other.has_intent(KEY, 0, 100)
     one.go(at)
     for table in (one, other):
         assert not table.waits(found)
         assert table.ahead(KEY, 0, 100) == []
-    assert other.words[marks.hint_of(KEY)] == 0
+    assert other.words[intents.hint_of(KEY)] == 0
 
 
 def test_a_dead_writer_is_not_let_go_first(slots: tuple[Table, Table, int]) -> None:
@@ -279,9 +281,9 @@ def test_a_dead_writer_is_not_let_go_first(slots: tuple[Table, Table, int]) -> N
     one.close()
     assert not other.waits(found)
     assert other.ahead(KEY, 0, 100) == []
-    assert other.words[marks.hint_of(KEY)] == 0
+    assert other.words[intents.hint_of(KEY)] == 0
     assert other.claim("") == at
-    assert other.words[at + marks._SINCE] == 0
+    assert other.words[at + intents._SINCE] == 0
 
 
 def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
@@ -299,7 +301,7 @@ def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
 
     monkeypatch.setattr(Table, "_waiting", begins_to_wait)
     assert other.ahead(KEY, 0, 100) == []
-    assert other.words[marks.hint_of(KEY)] == 1
+    assert other.words[intents.hint_of(KEY)] == 1
     assert len(other.ahead(KEY, 0, 100)) == 1
 
 
@@ -307,11 +309,11 @@ def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
 def test_a_damaged_time_or_range_is_no_writer(slots: tuple[Table, Table, int], since: int) -> None:
     one, other, at = slots
     one.wait(at, KEY, 10, 20)
-    one.words[at + marks._SINCE] = since
+    one.words[at + intents._SINCE] = since
     assert other.ahead(KEY, 0, 100) == []
     one.wait(at, KEY, 10, 20)
     one.words[at + 1] ^= 1 << 40
     assert other.ahead(KEY, 0, 100) == []
-    one.words[marks.hint_of(KEY)] = (1 << 64) - 1
-    one.words[marks.COUNT] = (1 << 64) - 1
+    one.words[intents.hint_of(KEY)] = (1 << 64) - 1
+    one.words[intents.COUNT] = (1 << 64) - 1
     assert other.ahead(KEY, 0, 100) == []

@@ -73,7 +73,7 @@ def peak(pid: int, done: Callable[[], bool]) -> int:
 
 def available() -> int:
     """Bytes that may be taken without swapping, by blocks as well."""
-    free = platform.room(registry.directory(), memory=True)
+    free = platform.free_bytes(registry.directory(), memory=True)
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         told = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

@@ -29,9 +29,9 @@ REASONS = {
     ),
     "round trip": (
         "What is left are Python's own frames, some 26 µs in the caller and 12 in the worker, for a future, "
-        "the books of what was lent, and the watch over deaths, which a bare pipe has not. Where the kernel "
-        "keeps caller and worker on one processor, a bare pair hands it over in 15 to 25 µs and the pool in "
-        "50."
+        "the record of slots in use and the detection of dead workers, which a bare pipe lacks. If the "
+        "kernel keeps caller and worker on one processor, a bare pair hands it over in 15 to 25 µs, the pool "
+        "in 50."
     ),
     "map": (
         "`multiprocessing.Pool.map` cuts the tasks into 4 pieces for each worker, whatever they cost, and "
@@ -73,8 +73,8 @@ REASONS = {
         "to be told, and a page that was first written by one worker has to be found by the other."
     ),
     "uncontended lock": (
-        "Which bytes a view spans has to be found out, they are marked while they are locked, so that the "
-        "next holder is told of a death, and marks of others have to be read."
+        "Which bytes a view spans has to be found out, a write intent is recorded meanwhile, so that the "
+        "next holder is told of a death, and the intents of other writers are read."
     ),
     "pieces": "With as many processes as processors there is nothing to wait for but the processor.",
     "same lock": "The kernel wakes all who wait for a record lock, each of whom tries again.",

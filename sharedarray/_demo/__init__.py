@@ -14,7 +14,7 @@ in one process over whole arrays, in one process block by block, in a ``multipro
 every block and sends every result back, and in a `sharedarray.Pool` whose workers read and write the shared
 arrays in place. Every layer of each must equal the first one's, bit by bit.
 
-The rooms, bottom to top: `stages` (the arithmetic), `landscape` (the data), `contest` (the ways to run),
+The modules, bottom to top: `stages` (the arithmetic), `landscape` (the data), `contest` (the ways to run),
 `picture` (the PNG), and here the command.
 """
 

@@ -448,7 +448,7 @@ class Platform(Protocol):
     def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
         """Pids of the processes with a lease on each block (device, inode), as far as they can be seen."""
 
-    def room(self, directory: str, *, memory: bool) -> int:
+    def free_bytes(self, directory: str, *, memory: bool) -> int:
         """Bytes free for blocks in `directory`, or for files there."""
 
     def on_disk(self, directory: str) -> bool:
@@ -463,7 +463,7 @@ class Platform(Protocol):
     def memory(self) -> int:
         """Bytes of memory that the machine has."""
 
-    def memory_room(self) -> int | None:
+    def free_memory(self) -> int | None:
         """Bytes that this process may still take before the kernel kills for it; None when unknown."""
 
     def around_fork(

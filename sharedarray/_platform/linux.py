@@ -573,19 +573,20 @@ def _quota(version: int, folder: str) -> float | None:
     return int(words[0]) / int(words[1])
 
 
-# -- room -----------------------------------------------------------------------------------------------
+# -- free_bytes
+# -----------------------------------------------------------------------------------------------
 
 _CGROUP_REFRESH = 5.0  # seconds for which the list of limited control groups is believed
 _NO_LIMIT = 1 << 60  # bytes; cgroup v1 says "unlimited" with a number near 2**63
 _limited: tuple[float, list[tuple[str, str, str]]] = (float("-inf"), [])
 
 
-def room(directory: str, *, memory: bool) -> int:
+def free_bytes(directory: str, *, memory: bool) -> int:
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 
 
-def memory_room() -> int | None:
+def free_memory() -> int | None:
     """The least of the machine's available memory and of what each control group above us has left."""
     found = []
     for line in (_file("/proc/meminfo") or b"").splitlines():

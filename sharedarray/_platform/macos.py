@@ -280,7 +280,7 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
 
 
-def room(directory: str, *, memory: bool) -> int:
+def free_bytes(directory: str, *, memory: bool) -> int:
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 
@@ -289,7 +289,7 @@ def on_disk(directory: str) -> bool:
     return False  # there is no memory file system to choose instead
 
 
-def memory_room() -> int | None:
+def free_memory() -> int | None:
     import psutil
 
     return int(psutil.virtual_memory().available)

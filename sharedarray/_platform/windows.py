@@ -1513,12 +1513,13 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     }
 
 
-# -- room -----------------------------------------------------------------------------------------------
+# -- free_bytes
+# -----------------------------------------------------------------------------------------------
 
 
-def room(directory: str, *, memory: bool) -> int:
+def free_bytes(directory: str, *, memory: bool) -> int:
     if memory:
-        return memory_room()
+        return free_memory()
     return shutil.disk_usage(directory).free
 
 
@@ -1534,7 +1535,7 @@ def memory() -> int:
     return int(win32api.GlobalMemoryStatusEx()["TotalPhys"])
 
 
-def memory_room() -> int:
+def free_memory() -> int:
     """What may still be charged: free memory and page file."""
     return int(win32api.GlobalMemoryStatusEx()["AvailPageFile"])
 

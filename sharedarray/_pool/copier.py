@@ -92,7 +92,7 @@ class Copier:
     def _copy_for(self, task: Task, worker: WorkerHandle) -> None:
         """Copy the arguments of a task and send it to the worker that it was chosen for."""
         core = self._core
-        lent: Slot | None = None
+        slot: Slot | None = None
         raised: BaseException | None = None
         try:
             pickled, function = task.pickled, task.function
@@ -102,7 +102,7 @@ class Copier:
                 function.pickled.copy_to_slots(core.store, private=True)
             expected = 0 if task.items is not None else task.stats.result
             if expected:
-                lent = core.store.take(expected)
+                slot = core.store.take(expected)
         except BaseException as error:
             raised = error
         unwanted = late = False
@@ -115,15 +115,15 @@ class Copier:
                 late = task.deadline is not None and task.deadline <= time.monotonic()
                 if not (unwanted or late):
                     if accepts:
-                        core.dispatcher.give(worker, task, lent)
-                        first, lent = worker, None
+                        core.dispatcher.give(worker, task, slot)
+                        first, slot = worker, None
                     else:
                         core.dispatcher.queue.appendleft(task)
             core.dispatcher.dispatch(first)
             if core.is_shut or not accepts:
                 core.wake_manager()
-        if lent is not None:
-            core.store.put_back(lent)
+        if slot is not None:
+            core.store.put_back(slot)
         if raised is not None:
             core.cancellation.fail([task], partial(unsendable, task.label, raised))
         elif unwanted:

@@ -40,7 +40,7 @@ class Dispatcher:
         self._writable: dict[int, WorkerHandle] = {}  # by the descriptor that is polled for writability
 
     def dispatch(self, first: WorkerHandle | None = None) -> None:
-        """Give queued tasks to the workers that have room for them; write these, and ``first``.
+        """Give queued tasks to the workers that can take more; write these, and ``first``.
 
         With the pool's lock held.
         """
@@ -82,14 +82,14 @@ class Dispatcher:
                 queue[0] = task.split(task.done + count)
             else:
                 queue.popleft()
-            lent = None
+            slot = None
             if ready and task.stats.result and task.items is None:
-                lent = core.store.take(task.stats.result, make=False)
-                ready = lent is not None
+                slot = core.store.take(task.stats.result, make=False)
+                ready = slot is not None
             if not ready:
                 core.copier.choose(task, worker)
                 continue
-            self.give(worker, task, lent)
+            self.give(worker, task, slot)
             while count > 1 and queue and scheduler.is_like(queue[0], task):
                 self.give(worker, queue.popleft())
                 count -= 1
@@ -109,7 +109,7 @@ class Dispatcher:
         for worker, hand in zip(players, hands, strict=False):
             self.give(worker, hand)
 
-    def _part_for(self, worker: WorkerHandle, other: Task, room: int) -> Task:
+    def _part_for(self, worker: WorkerHandle, other: Task, capacity: int) -> Task:
         """Remove from the queue what a worker rather gets than the first task: its own part of the call.
 
         If that is done, the end of the largest part takes its place, for its owner comes to that last.
@@ -119,27 +119,27 @@ class Dispatcher:
         own = next((task for task in parts if task.slot == worker.slot), None)
         if own is not None:
             at = queue.index(own)
-            if own.remaining > room:
-                queue[at] = own.split(own.done + room)
+            if own.remaining > capacity:
+                queue[at] = own.split(own.done + capacity)
             else:
                 del queue[at]
             return own
         most = max(parts, key=lambda task: task.remaining)
-        if most.remaining > room:
-            return most.split(most.count - room)
+        if most.remaining > capacity:
+            return most.split(most.count - capacity)
         del queue[queue.index(most)]
         return most
 
-    def give(self, worker: WorkerHandle, task: Task, lent: Slot | None = None) -> None:
+    def give(self, worker: WorkerHandle, task: Task, slot: Slot | None = None) -> None:
         """Give a task to a worker, with memory for its result, unless it was cancelled."""
         core = self._core
         if not task.sink.begin():
             core.cancellation.skip(task)
-            if lent is not None:
-                core.store.put_back(lent)
+            if slot is not None:
+                core.store.put_back(slot)
             return
         known = worker.outgoing.known
-        size = worker.give(task, lent, core.store.gone(known) if known else ())
+        size = worker.give(task, slot, core.store.gone(known) if known else ())
         if size:
             core.statistics.sends_plain(task.call, size, task.count - task.done)
         if task.limit is not None or task.deadline is not None:

@@ -205,9 +205,9 @@ class Inbox:
             if core.is_shut:
                 core.wake_manager()
         elif kind == Kind.NEED and worker.load:
-            lent = core.store.take(frame.began)
+            slot = core.store.take(frame.began)
             with core.lock:
-                worker.grant(lent)
+                worker.grant(slot)
                 core.dispatcher.watch_writing(worker)
         else:
             with core.lock:

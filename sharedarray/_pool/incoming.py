@@ -119,7 +119,7 @@ class Incoming:
         try:
             return self._unpickled(stream, buffers, frame.flags, failed=frame.kind == _ERROR)
         except BaseException:
-            worker.pieces = pieces  # so that slots stay lent
+            worker.pieces = pieces  # so that the slots stay in use
             raise
 
     def _unpickled(self, stream: Any, buffers: Sequence[Any], flags: int, *, failed: bool) -> Any:

@@ -17,7 +17,7 @@ from sharedarray._pool.transport.messages import (
     HEADER,
     LAZY,
     PLAIN,
-    ROOM,
+    RESULT_SLOT,
     SHARES,
     Entry,
     Kind,
@@ -63,14 +63,14 @@ class Outgoing:
         self._new: list[bytes] = []
         self._new_count = self._new_function = self._new_flags = 0
 
-    def add(self, task: Task, lent: Slot | None = None, retired: Sequence[int] = ()) -> int:
+    def add(self, task: Task, slot: Slot | None = None, retired: Sequence[int] = ()) -> int:
         """Add the calls of a task, which `flush` sends; return the bytes of arguments packed only here.
 
         Parameters
         ----------
         task
             The calls.
-        lent
+        slot
             A slot for the result.
         retired
             Slots whose memory was freed: the worker forgets their mappings.
@@ -87,7 +87,7 @@ class Outgoing:
             if number not in self.functions:
                 self._define(function)
         pickled = task.pickled
-        if task.is_small and lent is None:
+        if task.is_small and slot is None:
             flags = LAZY if task.lazy else 0
             if self._new and (number != self._new_function or flags != self._new_flags):
                 self._close_message()
@@ -109,9 +109,9 @@ class Outgoing:
         if function is not None and function.pickled.shares:
             flags |= SHARES
         entries = list(pickled.entries)
-        if lent is not None:
-            self.known.add(lent.number)
-            entries.append(lent.entry(ROOM))
+        if slot is not None:
+            self.known.add(slot.number)
+            entries.append(slot.entry(RESULT_SLOT))
         self.known.update(pickled.slots)
         self._channel.queue(encode(kind, flags, 1, number, 0, 0, pickled.stream, entries, pickled.inline))
         return 0

@@ -157,16 +157,16 @@ def place(
         for worker in workers:
             if worker.turn < best.turn and not worker.is_ending:
                 return None, 0  # it is the turn of another one, which accepts none now
-    room = most - load
+    capacity = most - load
     if max_tasks is not None:
-        room = min(room, max_tasks - best.given)
-    if room <= 0:
+        capacity = min(capacity, max_tasks - best.given)
+    if capacity <= 0:
         return None, 0
     remaining = queued if single and task.is_small else task.count - task.done
     if task.step > 1:
-        return best, min(room, remaining)  # dealt already
+        return best, min(capacity, remaining)  # dealt already
     sharers = accepting if task.slot is None else 1
-    count = max(1, min(room, -(-remaining // (2 * sharers))))
+    count = max(1, min(capacity, -(-remaining // (2 * sharers))))
     if is_dealt(task):
         players = hands(workers, best, max_tasks)
         if len(players) > 1:

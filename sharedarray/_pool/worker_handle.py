@@ -27,7 +27,7 @@ from sharedarray._pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER
 from sharedarray._pool.transport import page, pipes
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import (
-    ROOM,
+    RESULT_SLOT,
     Frame,
     Kind,
 )
@@ -139,7 +139,7 @@ class WorkerHandle:
         self._copying = False  # arguments of a task for it are being copied
         self._page = page_file
         self._put_back = put_back
-        self._rooms: dict[int, Slot] = {}  # slots that were lent to it for results, by task
+        self._result_slots: dict[int, Slot] = {}  # slots for the results of its tasks, by task number
         self._claim, self._credit, self._credits = counter_of(counter)
         self._named: Credits | None = counter  # see `forget_name`
 
@@ -185,14 +185,14 @@ class WorkerHandle:
 
     # Sending
 
-    def give(self, task: Task, lent: Slot | None = None, retired: Sequence[int] = ()) -> int:
+    def give(self, task: Task, slot: Slot | None = None, retired: Sequence[int] = ()) -> int:
         """Accept a task, which `flush` sends; return the bytes of arguments that were packed only here.
 
         Parameters
         ----------
         task
             What it gets.
-        lent
+        slot
             A slot for the result.
         retired
             Slots whose memory was freed: it forgets their mappings.
@@ -207,22 +207,22 @@ class WorkerHandle:
         self.given += count
         for _ in range(count):
             self._credit()
-        if lent is not None:
-            self._rooms[task.number] = lent
-        return self.outgoing.add(task, lent, retired)
+        if slot is not None:
+            self._result_slots[task.number] = slot
+        return self.outgoing.add(task, slot, retired)
 
-    def grant(self, lent: Slot | None) -> None:
+    def grant(self, slot: Slot | None) -> None:
         """Send a slot for the result of the call that it is at, or that there is none."""
         entries = []
         if self.tasks:
             number = self.tasks[0].number
-            self.clear_room(number)
-            if lent is not None:
-                self._rooms[number] = lent
-                self.outgoing.known.add(lent.number)
-                entries = [lent.entry(ROOM)]
-        elif lent is not None:
-            self._put_back(lent)
+            self.clear_result_slot(number)
+            if slot is not None:
+                self._result_slots[number] = slot
+                self.outgoing.known.add(slot.number)
+                entries = [slot.entry(RESULT_SLOT)]
+        elif slot is not None:
+            self._put_back(slot)
         self.outgoing.send(Kind.GRANT, entries)
 
     def confirm(self) -> None:
@@ -248,15 +248,15 @@ class WorkerHandle:
         task.done += count
         if task.done == task.count:
             self.tasks.popleft()
-            if self._rooms:
-                self.clear_room(task.number)
+            if self._result_slots:
+                self.clear_result_slot(task.number)
         return task
 
-    def clear_room(self, number: int) -> None:
-        """Take back the slot that was lent for the result of a task."""
-        lent = self._rooms.pop(number, None)
-        if lent is not None:
-            self._put_back(lent)
+    def clear_result_slot(self, number: int) -> None:
+        """Take back the slot that was granted for the result of a task."""
+        slot = self._result_slots.pop(number, None)
+        if slot is not None:
+            self._put_back(slot)
 
     def dropped(self, count: int) -> None:
         """Note that it has come to calls that were revoked."""
@@ -291,7 +291,7 @@ class WorkerHandle:
             last = self.tasks[-1]
             if last.remaining <= count:
                 self.tasks.pop()
-                self.clear_room(last.number)
+                self.clear_result_slot(last.number)
                 count -= last.remaining
                 found.append(last.unanswered())
             else:
@@ -306,8 +306,8 @@ class WorkerHandle:
         while self._claim(False):
             credits += 1
         rest = self._cut(min(credits, self.load))
-        for number in list(self._rooms):
-            self.clear_room(number)
+        for number in list(self._result_slots):
+            self.clear_result_slot(number)
         begun = None
         if self.tasks:
             begun = self.tasks.popleft().unanswered()

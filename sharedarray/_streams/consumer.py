@@ -643,7 +643,7 @@ class Consumer(Stream):
         words[entry + w.NEXT] = 0
         kept = [array for reference in self._arrays if reference and (array := reference()) is not None]
         if kept:
-            _Kept(self._block, self._waker, entry, kept)
+            _KeptItem(self._block, self._waker, entry, kept)
         else:
             self._block.clear(entry)
         self._fence()
@@ -673,7 +673,7 @@ class _Waking:
             self._waker.wake_once(PRODUCER)  # in any thread, also while another one waits
 
 
-class _Kept:
+class _KeptItem:
     """Keeps the entry of a consumer that was closed, until the last array that it got is dropped."""
 
     def __init__(self, block: Block, waker: Waker, entry: int, arrays: list[_Array]) -> None:
@@ -699,7 +699,7 @@ class _Kept:
             self._waker.leave()
 
 
-_kept: set[_Kept] = set()
+_kept: set[_KeptItem] = set()
 _ending = RLock()  # an array may end as another one does, in the same thread
 
 

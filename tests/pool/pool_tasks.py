@@ -233,7 +233,7 @@ def use_up_memory(group):
 
 
 def die_while_sending(moment):
-    """End the worker as it asks for room for a large result, as half of that is copied, or in the pickle."""
+    """End the worker as it asks for a slot for a large result, in mid-copy, or in the pickle."""
     from sharedarray._pool.transport import mappings
     from sharedarray._pool.worker import loop
 
@@ -286,7 +286,7 @@ meeting: list[Path] = []
 
 
 def agree_on(started, release):
-    """Have `wait_and_total` wait for a file, which has no room for it in its arguments."""
+    """Make `wait_and_total`, whose arguments leave no way to name it, wait for a file."""
     meeting[:] = started, release
 
 

@@ -240,7 +240,7 @@ def test_a_task_that_changes_its_array_object_changes_no_other(alone):
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path, dropped):
-    """Though the worker has the array ready, and lends it without a lease; and not any longer."""
+    """Though the worker has the array ready, and uses it without a lease; and not any longer."""
     a = sa.ones(1000)
     name = a.name
     release = tmp_path / "release"
@@ -266,7 +266,7 @@ def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path, dropped
 
 
 @needs_fork
-def test_a_fork_of_a_task_holds_what_the_task_borrowed(alone, tmp_path):
+def test_a_fork_of_a_task_holds_what_the_task_uses(alone, tmp_path):
     a, answer = sa.ones(1000), tmp_path / "answer"
     name = a.name
     alone.submit(pool_tasks.total, a).result()
@@ -280,7 +280,7 @@ def test_a_fork_of_a_task_holds_what_the_task_borrowed(alone, tmp_path):
     assert pool_tasks.until(lambda: not sa.exists(name))
 
 
-def test_a_long_task_still_holds_what_it_borrowed(alone, tmp_path):
+def test_a_long_task_still_holds_what_it_uses(alone, tmp_path):
     a = sa.ones(1000)
     alone.submit(pool_tasks.total, a).result()
     started, release = tmp_path / "started", tmp_path / "release"

@@ -149,7 +149,7 @@ class Noted:
 
 @pytest.mark.parametrize("size", [1, 100, 5000, page.SIZE - page.HEAD.size - 5, page.SIZE])
 def test_outcomes_that_wait_to_be_sent(size, monkeypatch):
-    """They are no more than the worker's page has room for; none is lost, and all are in order."""
+    """They are no more than the worker's page can hold; none is lost, and all are in order."""
     monkeypatch.setattr(Replies, "_wake", lambda self: None)  # no second thread
     channel = Noted()
     replies = Replies(channel, bytearray(page.SIZE))

@@ -18,7 +18,7 @@ from sharedarray._pool.transport.messages import (
     ENTRY,
     HEADER,
     HOLDS,
-    ROOM,
+    RESULT_SLOT,
     SHARES,
     Entry,
     Frame,
@@ -51,16 +51,16 @@ def test_frozen_bytes():
         + bytes(40)
         + number(4, 8)
         + number(5, 4)
-        + number(ROOM, 4)
+        + number(RESULT_SLOT, 4)
         + b"".join(number(n, 8) for n in (4096, 64, 100))
         + b"abc"
         + b"xy"
     )
-    entries = [Entry(0, 0, 0, 0, 0, 0), Entry(4, 5, ROOM, 4096, 64, 100)]
+    entries = [Entry(0, 0, 0, 0, 0, 0), Entry(4, 5, RESULT_SLOT, 4096, 64, 100)]
     assert b"".join(encode(Kind.TASK, SHARES, 9, 7, 11, 12, b"abc", entries, [b"xy"])) == expected
     assert b"".join(encode(Kind.STOP)) == bytes([7]) + bytes(39)
     assert (HEADER.size, ENTRY.size) == (40, 40)
-    assert (SHARES, HOLDS, ROOM) == (1, 2, 4)
+    assert (SHARES, HOLDS, RESULT_SLOT) == (1, 2, 4)
     assert [kind.name for kind in Kind] == (
         [
             "READY",

@@ -93,9 +93,9 @@ def test_small_tasks_go_in_batches(two, chunksize, monkeypatch):
     list(two.map(abs, range(1000)))
     dispatcher, batches = two._core.dispatcher, []
 
-    def give(worker, task, lent=None, give=dispatcher.give):
+    def give(worker, task, slot=None, give=dispatcher.give):
         batches.append(task.remaining)
-        give(worker, task, lent)
+        give(worker, task, slot)
 
     monkeypatch.setattr(dispatcher, "give", give)
     assert list(two.map(abs, range(10_000), chunksize=chunksize)) == list(range(10_000))

@@ -54,7 +54,7 @@ def test_death_fails_only_its_own_task(method, where, tmp_path):
         release.touch()
         assert other.result() == "released"
         assert pool.submit(pool_tasks.add, 1).result() == 2
-        # Also what was lent for a result, half of which was there.
+        # Also the slot for a result, half of which was there.
         assert pool_tasks.until(lambda: not pool.stats().recycled_in_use)
 
 

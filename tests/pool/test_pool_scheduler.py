@@ -432,14 +432,14 @@ class Simulated(WorkerHandle):
     """The pool's view of a worker that is a list of items, the one that it is at, and what it has sent."""
 
     def __init__(self, number):
-        super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, lambda lent: None, number)
+        super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, lambda slot: None, number)
         self.todo, self.at, self.sent = [], None, []
         self.is_ready = True
         self.advance("ready")
 
-    def give(self, task, lent=None, retired=()):
+    def give(self, task, slot=None, retired=()):
         self.todo += [(task, task.index + number * task.step) for number in range(task.remaining)]
-        return super().give(task, lent, retired)
+        return super().give(task, slot, retired)
 
     def begin(self):
         """Begin the next item, or drop all if the pool has taken the rest back; return the item."""

@@ -11,7 +11,7 @@ from needs import needs_proc
 
 from sharedarray._platform import platform
 from sharedarray._pool.transport.mappings import SlotMappings
-from sharedarray._pool.transport.messages import PRIVATE, ROOM, STREAM, Entry
+from sharedarray._pool.transport.messages import PRIVATE, RESULT_SLOT, STREAM, Entry
 from sharedarray._pool.transport.slot import Slot
 from sharedarray._pool.transport.slots import Store
 from sharedarray._thresholds import COPIED_UP_TO, OUT_OF_BAND
@@ -50,7 +50,7 @@ def sent(store: Store, data: np.ndarray = DATA) -> tuple[Message, Slot]:
     return message, slot
 
 
-def borrowed(mappings: SlotMappings, entry: Entry) -> np.ndarray:
+def in_use(mappings: SlotMappings, entry: Entry) -> np.ndarray:
     _, (buffer,) = mappings.borrow(b"", [entry], ())
     return np.frombuffer(buffer, np.uint8)
 
@@ -67,7 +67,7 @@ def test_a_view_that_outlives_the_message_keeps_the_slot_by_a_lock(
     store: Store, mappings: SlotMappings
 ) -> None:
     message, slot = sent(store)
-    array = borrowed(mappings, slot.entry(0, 0, SIZE))
+    array = in_use(mappings, slot.entry(0, 0, SIZE))
     assert not platform.used(slot.handle)
     mappings.lock_views()
     assert platform.used(slot.handle)
@@ -86,12 +86,12 @@ def test_views_that_have_ended_are_not_locked(
     """A task costs no system call for the slots that it was given."""
     _message, slot = sent(store)
     entry = slot.entry(0, 0, SIZE)
-    assert (borrowed(mappings, entry) == DATA).all()  # mapped from now on
+    assert (in_use(mappings, entry) == DATA).all()  # mapped from now on
     calls: list[str] = []
     for name in ("open_path_of", "use", "close", "map"):
         monkeypatch.setattr(platform, name, lambda *args, name=name, **kwargs: calls.append(name))
     for _ in range(3):
-        assert (borrowed(mappings, entry) == DATA).all()
+        assert (in_use(mappings, entry) == DATA).all()
         mappings.lock_views()
     assert calls == []
 
@@ -100,7 +100,7 @@ def test_views_that_have_ended_are_not_locked(
 def test_what_several_tasks_read_is_private_to_each(store: Store, mappings: SlotMappings, size: int) -> None:
     data = np.resize(DATA, size)
     message, slot = sent(store, data)
-    one, other = (borrowed(mappings, slot.entry(PRIVATE, 0, size)) for _ in range(2))
+    one, other = (in_use(mappings, slot.entry(PRIVATE, 0, size)) for _ in range(2))
     one[:] = 1
     assert (one == 1).all()
     assert (other == data).all()
@@ -117,12 +117,12 @@ def test_a_message_has_stream_and_buffers_in_one_slot_and_brings_another(
 ) -> None:
     stream = bytes(range(100))
     found = store.put([DATA, stream], [SIZE, 100])
-    room = store.take(SIZE)
+    slot = store.take(SIZE)
     assert found is not None
-    assert room is not None
+    assert slot is not None
     slot, (start, behind) = found
     table = [slot.entry(0, start, SIZE), Entry(0, 0, 0, 0, 0, 3), slot.entry(STREAM, behind, 100)]
-    read, buffers = mappings.borrow(b"", [*table, room.entry(ROOM)], [b"abc"])
+    read, buffers = mappings.borrow(b"", [*table, slot.entry(RESULT_SLOT)], [b"abc"])
     assert bytes(read) == stream
     assert [bytes(buffer) for buffer in buffers] == [DATA.tobytes(), b"abc"]
 
@@ -131,7 +131,7 @@ def test_a_result_keeps_its_slot_and_frees_it(store: Store, mappings: SlotMappin
     slot = store.take(SIZE)
     assert slot is not None
     for source in (DATA, DATA[::-1]):  # the first one to a slot that is new
-        (entry,) = mappings.fill(slot.entry(ROOM), [source], [SIZE], [0])
+        (entry,) = mappings.fill(slot.entry(RESULT_SLOT), [source], [SIZE], [0])
         slot.fresh = False
         view = store.borrow_slot(slot)
         array = np.frombuffer(view, np.uint8)[entry.offset : entry.offset + entry.length]

@@ -446,7 +446,7 @@ def test_memory_is_bounded_while_there_is_work_too(monkeypatch, tmp_path):
 def test_what_is_needed_anew_takes_the_place_of_what_is_free(monkeypatch):
     monkeypatch.setattr(slots, "BUSY_LIMIT", 32 << 20)
     with sa.Pool(1) as pool:
-        # None of them has room in what one before has left.
+        # None of them fits into the rest of the one before.
         sizes = [300_000, 1_300_000, 2_000_000, 2_800_000, 3_500_000]
         for n, size in enumerate(sizes):
             assert pool.submit(pool_tasks.total, np.full(size, float(n))).result() == n * size
@@ -659,7 +659,7 @@ def test_an_array_that_is_there_twice_arrives_once() -> None:
     assert (shared, copied, reused) == (0, large.nbytes, 0)
 
 
-def test_room_that_one_task_did_not_need_is_not_used_by_the_next_ones() -> None:
+def test_a_result_slot_that_a_task_did_not_need_is_not_used_by_the_next() -> None:
     """A task brings a block for its result where results were large; one not used is the pool's again."""
     with sa.Pool(1) as pool:
         for size in (1_000_000, 10):

@@ -167,7 +167,7 @@ class ForkServed(_Exits, popen_fork.Popen):
         tracker = resource_tracker.getfd()
         assert tracker is not None
         status, to_child = server.fork([tracker, *self._fds])
-        # Kept open for as long as this object lives: the child sees by it that we do.
+        # AttachmentCache open for as long as this object lives: the child sees by it that we do.
         alive = platform.opened(os.dup, to_child)
         self.finalizer = util.Finalize(self, _close_all, (status, alive))
         self.sentinel = status

@@ -268,7 +268,7 @@ class Channel:
     def _read(self) -> bool:
         """Read once; return False when there is nothing to read now."""
         filling = self._filling
-        targets = filling[: -_PIECES - 1 : -1] if filling else [self._room()]
+        targets = filling[: -_PIECES - 1 : -1] if filling else [self._target()]
         try:
             count = self._read_in(targets)
         except BlockingIOError:
@@ -286,7 +286,7 @@ class Channel:
             filling.pop()
         return True
 
-    def _room(self) -> memoryview:
+    def _target(self) -> memoryview:
         """Return where to read to; the start of an unfinished frame is moved to the front before."""
         if self._start == self._end:
             self._start = self._end = 0
@@ -327,7 +327,7 @@ class Channel:
         return Frame(kind, flags, item, task, began, ended, body[0], entries, body[1:])
 
     def _expect(self, sizes: list[int]) -> None:
-        """Make room for parts of these sizes; fill what is here already, and note what is not."""
+        """Allocate buffers for parts of these sizes, and fill them with the bytes that have arrived."""
         for size in sizes:
             part = bytearray(size)
             here = min(size, self._end - self._start)

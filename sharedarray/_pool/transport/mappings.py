@@ -21,7 +21,7 @@ from sharedarray._pool.transport.memory import (
 from sharedarray._pool.transport.messages import (
     FRESH,
     PRIVATE,
-    ROOM,
+    RESULT_SLOT,
     STREAM,
     Buffer,
     Entry,
@@ -46,7 +46,7 @@ class SlotMappings:
         self._pool = pool
         self._mappings: dict[int, mmap.mmap] = {}
         # Views that have no lock yet, and where their slots are.
-        self._borrowed: list[tuple[weakref.ref[SlotView], Place]] = []
+        self._in_use: list[tuple[weakref.ref[SlotView], Place]] = []
         mine = weakref.ref(self)
         platform.around_fork(lambda: _lock_before_fork(mine()), _nothing, _nothing)
 
@@ -62,7 +62,7 @@ class SlotMappings:
         rest = iter(inline)
         buffers: list[Buffer] = []
         for entry in entries:
-            if entry.flags & ROOM:
+            if entry.flags & RESULT_SLOT:
                 continue
             buffer = self.buffer(entry) if entry.slot else next(rest)
             if entry.flags & STREAM:
@@ -81,7 +81,7 @@ class SlotMappings:
             with opened(self._path(place)) as handle:
                 mapping = platform.map(mmap.mmap, handle, place[3], "c")
         view = SlotView(length, np.uint8, mapping, offset)
-        self._borrowed.append((weakref.ref(view), place))
+        self._in_use.append((weakref.ref(view), place))
         return view.data
 
     def _path(self, place: Place) -> str:
@@ -100,18 +100,18 @@ class SlotMappings:
         OSError
             This process has as many files open as it may have.
         """
-        borrowed = self._borrowed
-        while borrowed:
-            reference, place = borrowed[-1]
+        in_use = self._in_use
+        while in_use:
+            reference, place = in_use[-1]
             view = reference()
             if view is not None:
                 view.lock(self._path(place))
-            borrowed.pop()
+            in_use.pop()
 
     def lock_for_fork(self) -> None:
         """Lock the slots that have views, which a process that is forked now may keep for longer."""
         with contextlib.suppress(OSError):  # the next `lock_views` raises it again
-            for reference, place in self._borrowed:
+            for reference, place in self._in_use:
                 view = reference()
                 if view is not None:
                     view.lock(self._path(place))

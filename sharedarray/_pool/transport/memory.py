@@ -133,7 +133,7 @@ def unnamed(size: int) -> int | None:
         if not platform.shares_handles():
             return None
         directory = registry.directory()
-        segment.check_room(directory, size, memory=True)
+        segment.check_free(directory, size, memory=True)
         return platform.draft_memory(directory, size, None).handle
     except OSError:
         return None

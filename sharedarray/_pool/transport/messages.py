@@ -49,8 +49,9 @@ arguments, and outcomes. An outcome is a number or a text; a list that stands fo
 NumPy's (see `codec`); a tuple with a pickle, and a second element if that is an exception's; or a tuple
 whose third element is a list, tuple or dict of numbers and text.
 
-The table has an entry for each buffer that the stream left out, and for a slot that is lent for the result. A
-PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`) for each array in a slot::
+The table has an entry for each buffer that the stream left out, and for a slot that is granted for the
+result. A PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`) for each array in
+a slot::
 
      0          8        12      16     24       32
     +----------+--------+-------+------+--------+--------+
@@ -60,7 +61,7 @@ PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`
 Slot 0 means: inline, behind the stream. Any other is a piece of recycled memory (see `slots`), which the
 worker opens by the pool's handle. Flags of an entry: ``FRESH``, the slot was never written to, so writing
 through the file is faster than through a mapping. ``PRIVATE``, others read it as well: copy it, or map
-it copy-on-write. ``ROOM``, no buffer, but a slot for the result. ``STREAM``, the stream itself.
+it copy-on-write. ``RESULT_SLOT``, no buffer, but a slot for the result. ``STREAM``, the stream itself.
 
 Flags of a frame. ``SHARES`` on a DEFINE or a TASK: it refers to shared blocks, so reference cycles that the
 call leaves keep memory which other processes wait for, and an idle worker collects them. ``HOLDS`` on a
@@ -88,7 +89,7 @@ __all__ = [
     "PARTS",
     "PLAIN",
     "PRIVATE",
-    "ROOM",
+    "RESULT_SLOT",
     "SHARES",
     "STREAM",
     "Buffer",
@@ -113,7 +114,7 @@ PLAIN = 64
 
 FRESH = 1
 PRIVATE = 2
-ROOM = 4
+RESULT_SLOT = 4
 STREAM = 8
 
 Buffer = bytes | bytearray | memoryview
@@ -142,7 +143,7 @@ class Kind(enum.IntEnum):
 
 
 class Entry(NamedTuple):
-    """Where one buffer of a message is, or a slot that is lent."""
+    """The position of one buffer of a message, or a slot that is granted for a result."""
 
     slot: int
     handle: int

@@ -1,10 +1,10 @@
 """What joins the pool to its workers: pipes, or sockets where the system cannot wait for pipes.
 
-Everything that the pool's thread waits for must be waited for at once: answers, room to write, workers'
-ends, and being woken. Where there is ``poll``, these are pipes and process descriptors. Elsewhere (Windows)
-only sockets can be waited for together, so there a link is a pair of connected sockets of this machine,
-handed to the worker with the process object; and a worker's end, which the kernel tells by a handle, is
-waited for by a small thread of its own, which says so through such a pair.
+Everything that the pool's thread waits for must be waited for at once: answers, pipes that can be written,
+workers' ends, and being woken. Where there is ``poll``, these are pipes and process descriptors. Elsewhere
+(Windows) only sockets can be waited for together, so there a link is a pair of connected sockets of this
+machine, handed to the worker with the process object; and a worker's end, which the kernel tells by a handle,
+is waited for by a small thread of its own, which says so through such a pair.
 
 A `PipeEnd` is one end of a link in one direction. Its descriptor is what `watching` watches.
 """

@@ -31,7 +31,7 @@ class Poller(Protocol):
         """Return a descriptor that is ready to read when anything watched is ready."""
 
     def add(self, descriptor: int, *, write: bool = False) -> None:
-        """Poller for something to read, or for room to write; for the other end to be closed in any case."""
+        """Register for reading or for writing; the closing of the other end is always reported."""
 
     def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
         """Say what a descriptor is watched for from now on; nothing at all leaves it out for a while."""

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterable
 
 from sharedarray._clock import time
-from sharedarray._reference import Kept
+from sharedarray._reference import AttachmentCache
 
 __all__ = ["Attachments"]
 
@@ -38,7 +38,7 @@ class Attachments:
     """
 
     def __init__(self) -> None:
-        self.kept = Kept(_MOST)
+        self.cache = AttachmentCache(_MOST)
         self._running = False
         self._begun = 0
         self._thread: threading.Thread | None = None
@@ -49,7 +49,7 @@ class Attachments:
         """Note that a call begins."""
         self._begun += 1
         self._running = True
-        if not self._awake and self.kept.attached:
+        if not self._awake and self.cache.attached:
             self._wake()
 
     def end(self) -> None:
@@ -59,11 +59,11 @@ class Attachments:
     def settle(self) -> None:
         """Note that the call has ended, and hold only the blocks that arrays in this process are on."""
         self._running = False
-        self.kept.settle()
+        self.cache.settle()
 
     def released(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Unmap blocks that the pool's process has released."""
-        self.kept.forget(blocks)
+        self.cache.forget(blocks)
 
     def _wake(self) -> None:
         self._awake = True
@@ -82,7 +82,7 @@ class Attachments:
                 time.sleep(_LONG)
                 if seen == self._begun:
                     if self._running:
-                        self.kept.clear()
+                        self.cache.clear()
                     self._awake = False
                     # A call that began meanwhile did not wake this thread.
                     self._awake = seen != self._begun

@@ -42,7 +42,7 @@ from sharedarray._pool.transport.messages import (
     LAZY,
     PARTS,
     PLAIN,
-    ROOM,
+    RESULT_SLOT,
     SHARES,
     STREAM,
     Buffer,
@@ -140,7 +140,7 @@ class Loop:
         self._definitions: dict[int, _Definition] = {}
         self._held: deque[object] = deque()  # values that the pool has not confirmed
         self._attachments = Attachments()
-        self._view = self._attachments.kept.view
+        self._view = self._attachments.cache.view
         self._single: dict[bytes, bytes | None] = {}
         self._granted: Entry | None = None
         self._asking = False
@@ -234,7 +234,7 @@ class Loop:
         flags = 0 if definition is None else definition.frame.flags
         quick = definition is not None and definition.quick
         shares, afresh = flags & SHARES, flags & AFRESH
-        attachments = self._attachments if shares or self._attachments.kept.attached else None
+        attachments = self._attachments if shares or self._attachments.cache.attached else None
         function: Any = None
         outcome: _Outcome | None
         replies.begin(lazy=bool(calls.flags & LAZY), quick=quick)
@@ -308,7 +308,7 @@ class Loop:
         frame = known.frame
         known.loaded = None
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
-        with self._attachments.kept:
+        with self._attachments.cache:
             loaded = loads(stream, buffers)
         del stream, buffers
         self._lock_views()  # the function may be used for longer than a call
@@ -332,7 +332,7 @@ class Loop:
 
     def _grant(self, entries: Sequence[Entry]) -> None:
         """Note the slot for a result that comes with a call; one that was not needed is the pool's again."""
-        self._granted = next((entry for entry in entries if entry.flags & ROOM), None)
+        self._granted = next((entry for entry in entries if entry.flags & RESULT_SLOT), None)
 
     def _outcome(self, box: list[Frame]) -> _Outcome:
         self._attachments.begin()
@@ -363,7 +363,7 @@ class Loop:
         ) is not None:
             args = (self._view(single),)
         else:
-            with self._attachments.kept:
+            with self._attachments.cache:
                 function, args, kwargs = load_call(stream, buffers, layout, self._view, self._borrow)
         if frame.task:
             function = self._function(frame.task)
@@ -448,12 +448,12 @@ class Loop:
         """Copy the buffers of an outcome into a slot, if there is one."""
         lengths = [length_of(source) for source in sources]
         starts, size = offsets(lengths)
-        room, self._granted = self._granted, None
-        if room is None or room.size < size:
-            room = self._ask(size)
-        if room is not None:
+        slot, self._granted = self._granted, None
+        if slot is None or slot.size < size:
+            slot = self._ask(size)
+        if slot is not None:
             try:
-                return self._slots.fill(room, sources, lengths, starts), []
+                return self._slots.fill(slot, sources, lengths, starts), []
             except OSError:
                 pass  # no memory: through the pipe, then
         inline = [contiguous(source) for source in sources]
@@ -465,8 +465,8 @@ class Loop:
         self._asking = True
         while self._asking:
             self._read()
-        room, self._granted = self._granted, None
-        return room
+        slot, self._granted = self._granted, None
+        return slot
 
 
 def _small(kind: Kind, answer: Pickled) -> bytes:

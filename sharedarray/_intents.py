@@ -1,39 +1,40 @@
 """Which bytes are being written, and which were left half-written.
 
-A lock ends with its holder, and the kernel does not tell the next one how. So a writer leaves a *mark* on the
-bytes that it has locked, and removes the mark when it has finished. The marks stand in a table beside the
-records. Every process that locks has mapped that table::
+A lock ends with its holder, and the kernel does not tell the next one how. So a writer records a *write
+intent* for the bytes that it has locked, and removes the intent when it has finished. The intents stand in a
+table beside the records. Every process that locks has mapped that table::
 
     /dev/shm/.sharedarray-1000/locks.1
         slot 0        number of slots, number of edits, 29 hints
         slot 1, 2, …  key  start  end  check  path  since    words of 8 bytes, and 216 bytes for the path
 
 The key stands for one file, by device, inode and time of birth; 0 says that the slot is empty. The check is
-the three others' exclusive or, so that no reader takes the halves of two marks for one mark. A writer does
-this::
+the three others' exclusive or, so that no reader takes the halves of two intents for one intent. A writer
+does this::
 
     lock bytes start to end           the kernel grants them to no other writer
-    look for marks over them          found: their writer did not finish
-    write its own mark                start, end and check first, then the key
+    look for intents over them          found: their writer did not finish
+    write its own intent                start, end and check first, then the key
     take over what was found          see below
     ... write the bytes ...
-    take the mark away                key = 0
+    take the intent away                key = 0
     unlock the bytes                  the kernel grants them to the next one
 
-The writer may be killed between any two steps. Before its mark stands, it has written nothing; when the mark
-is gone, it has finished. A living writer has its mark over bytes that it alone holds. So **a holder of bytes
-that finds a foreign mark over them knows that a writer did not finish.** Which processes are alive need not
-be asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves no mark.
+The writer may be killed between any two steps. Before its intent stands, it has written nothing; when the
+intent is gone, it has finished. A living writer has its intent over bytes that it alone holds. So **a holder
+of bytes that finds a foreign intent over them knows that a writer did not finish.** Which processes are alive
+need not be asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves
+no intent.
 
-Taking over: the writer that found a mark holds those bytes now, and has to finish them; its own mark says
-so already. The rest of the old mark is written to other slots, and then the old one is emptied. A crash in
-between may duplicate a mark, but cannot lose one. Two may do this at once, and a third may look meanwhile
-and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd until it is
-done; a reader that finds it odd, or changed after looking, looks again under that lock.
+Taking over: the writer that found an intent holds those bytes now, and has to finish them; its own intent
+says so already. The rest of the old intent is written to other slots, and then the old one is emptied. A
+crash in between may duplicate an intent, but cannot lose one. Two may do this at once, and a third may look
+meanwhile and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd
+until it is done; a reader that finds it odd, or changed after looking, looks again under that lock.
 
 A slot is written by the process that has *claimed* it, by a kernel lock on the byte of the table that has the
 slot's number. The claim ends with the process too: an empty slot without a claim is free, and a filled one
-is a mark that stays. Claims have an open file of their own: the mapping's is kept by forked children.
+is an intent that stays. Claims have an open file of their own: the mapping's is kept by forked children.
 
 A writer that has to wait says so in its slot, so that readers let it go first (`Table.ahead`). ``since`` is
 the nanosecond on the monotonic clock at which it began to wait, and 0 in every other slot. The key of such a
@@ -42,13 +43,13 @@ key. A reader looks at that one word, and looks at the slots only if it is set. 
 reader takes the hint away. Only the claim of a slot, which the kernel keeps, tells that its writer lives. A
 writer is let go first for `_PRIORITY` at most. So neither a dead writer nor a damaged table stops a reader.
 
-No process has to tidy up. The last process to leave removes the table when there is no mark; the janitor does
-it for those that were killed, and drops the marks of files that are gone from their path (`sweep`). Marks are
-one user's, as the registry is, and outlive no reboot.
+No process has to tidy up. The last process to leave removes the table when there is no intent; the janitor
+does it for those that were killed, and drops the intents of files that are gone from their path (`sweep`).
+Intents are one user's, as the registry is, and outlive no reboot.
 
 Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
-bounds the number of slots, and the next process that edits marks corrects that number. A table whose size or
-kind is wrong is set aside, and the next lock makes another. A process that has it mapped finds that out
+bounds the number of slots, and the next process that edits intents corrects that number. A table whose size
+or kind is wrong is set aside, and the next lock makes another. A process that has it mapped finds that out
 within `_CHECK` seconds; before, an access behind the file's new end is a SIGBUS, as with every mapped file.
 """
 
@@ -75,16 +76,16 @@ __all__ = [
     "Table",
     "Waiting",
     "claim",
+    "has_intents",
     "hint_of",
     "identity",
-    "left_on",
     "prepare",
     "sweep",
     "table",
 ]
 
 NAME = "locks.1"  # of the table; another layout would have another number
-_EDITING = 0  # byte of the table that is locked while a process edits marks
+_EDITING = 0  # byte of the table that is locked while a process edits intents
 COUNT, _EDITS = 0, 1  # words of slot 0
 _SLOT = 256  # bytes of a slot
 _STRIDE = _SLOT // 8  # words of a slot
@@ -98,14 +99,14 @@ _FIRST_HINT, _HINTS = (
 _PRIORITY = 2_000_000_000  # nanoseconds: readings that take less than that do not keep a writer waiting
 _each_slot = struct.Struct(f"4Q{_SLOT - 4 * 8}x").iter_unpack
 _PAGE = 4096  # bytes by which the table grows
-_MANY = 1024  # slots from which on marks are not divided any more: their bytes are told of once more instead
+_MANY = 1024  # slots from which on intents are not divided; their bytes are reported again
 _MOST = 1 << 20  # slots
 _MOST_BYTES = (_MOST + 1) * _SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
 _WORD = (1 << 64) - 1  # the greatest number in a word
-_MOST_READ = 1 << 18  # bytes of a table that `left_on` reads
+_MOST_READ = 1 << 18  # bytes of a table that `has_intents` reads
 _MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
 _CHECK = 0.05  # seconds for which a process believes that no other program has cut off the table
-_PATIENCE = 1000  # looks at a mark that is just being written
+_PATIENCE = 1000  # looks at an intent that is just being written
 
 
 def identity(device: int, inode: int, born: int) -> int:
@@ -129,14 +130,14 @@ class Waiting(NamedTuple):
 
 
 def prepare(words: memoryview, at: int, key: int, start: int, end: int) -> None:
-    """Write into an empty slot what it is to mark. It is a mark as soon as the key stands there too."""
+    """Write the range of an intent into an empty slot. It is valid as soon as the key stands there too."""
     words[at + 1] = start
     words[at + 2] = end
     words[at + 3] = key ^ start ^ end
 
 
 def _read(words: memoryview, at: int) -> tuple[int, int, int]:
-    """Key, start and end of a mark; key 0 where there is none."""
+    """Return key, start and end of an intent; key 0 if the slot has none."""
     for _ in range(_PATIENCE):
         key, start, end, check = words[at : at + 4]
         if key == 0 or check == key ^ start ^ end:
@@ -154,14 +155,14 @@ class _DamagedError(Exception):
 
 
 class Table:
-    """One table of marks, as a process has it open.
+    """One table of intents, as a process has it open.
 
     Attributes
     ----------
     words : memoryview
         All of it, in words of 8 bytes.
     claimed : set of int
-        The slots of this process, by first word. While there are no others, there is no mark to look for.
+        The slots of this process, by first word. While there are no others, there is no intent to look for.
     closed : bool
         Whether it is of no use any more: closed, or the parent's of a forked child.
     check_at : float
@@ -226,7 +227,7 @@ class Table:
             platform.close(handle)
 
     def close(self) -> None:
-        """Give up the claims; a slot that is filled stays as a mark."""
+        """Give up the claims; a slot that is filled stays as an intent."""
         self.closed = True
         self.check_at = 0.0
         handle, self._handle = self._handle, -1
@@ -234,7 +235,7 @@ class Table:
             platform.close(handle)
 
     def disown(self) -> None:
-        """Close a table in a forked child: its claims and marks are the parent's."""
+        """Close a table in a forked child: its claims and intents are the parent's."""
         self._free, self.claimed = [], set()
         self.close()
 
@@ -258,7 +259,7 @@ class Table:
         try:
             size = min(-(-platform.status(handle).size // _PAGE) * _PAGE, _MOST_BYTES)
             if not size:
-                raise OSError(errno.EIO, "the table of marks has been cut off", self.path)
+                raise OSError(errno.EIO, "the table of write intents has been cut off", self.path)
             self._bytes = memoryview(platform.map(mmap.mmap, handle, size, "r+"))
             self.words = self._bytes.cast("Q")
         finally:
@@ -293,7 +294,7 @@ class Table:
     # -- slots ----------------------------------------------------------------------------------------
 
     def claim(self, path: str) -> int:
-        """A slot for marks on the file at `path`, for this process alone: its first word."""
+        """Return the first word of a slot for intents on the file at `path`, for this process alone."""
         try:
             at = self._free.pop()
         except IndexError:
@@ -307,7 +308,7 @@ class Table:
         return at
 
     def give_back(self, at: int) -> None:
-        """Have no more use for a slot; what is in it stays as a mark. Takes no lock: finalizers call it."""
+        """Give up a slot; its content stays as an intent. Takes no lock, because finalizers call it."""
         if time.monotonic() > self.check_at and not self.sound():
             return
         self.words[at + _SINCE] = 0
@@ -343,7 +344,7 @@ class Table:
     def _name(self, at: int, path: str) -> None:
         name = os.fsencode(path)
         if len(name) > _PATH_BYTES:
-            name = b""  # then its marks stay until they are taken over
+            name = b""  # then its intents stay until they are taken over
         start = at * 8 + _PATH
         self._bytes[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
         self.words[at + _SINCE] = 0  # of a writer that was killed as it waited
@@ -352,10 +353,10 @@ class Table:
         start = at * 8 + _PATH
         return os.fsdecode(bytes(self._bytes[start : start + _PATH_BYTES]).rstrip(b"\0"))
 
-    # -- marks ----------------------------------------------------------------------------------------
+    # -- intents ----------------------------------------------------------------------------------------
 
-    def marked(self, key: int, start: int, end: int) -> bool:
-        """True if another writer left a mark on these bytes; the caller holds them and has no mark there."""
+    def has_intent(self, key: int, start: int, end: int) -> bool:
+        """Return whether another writer left an intent on these bytes, which the caller holds."""
         edits = self.words[_EDITS]
         found = self._over(key, start, end)
         count = self.words[COUNT]
@@ -372,7 +373,7 @@ class Table:
         return bool(found)
 
     def take_over(self, key: int, start: int, end: int, own: int) -> None:
-        """Remove the marks of others on these bytes; the caller's own mark is in slot `own`."""
+        """Remove the intents of others on these bytes; the caller's own intent is in slot `own`."""
         with self._editing(), self._odd():
             for at in self._over(key, start, end):
                 if at != own:
@@ -391,7 +392,7 @@ class Table:
         self.words[_EDITS] = (odd + 1) & _WORD
 
     def _over(self, key: int, start: int, end: int) -> list[int]:
-        """The slots with marks that have any of these bytes."""
+        """Return the slots whose intents overlap these bytes."""
         count = self.words[COUNT]
         if count > self._slots:
             self._map()
@@ -407,7 +408,7 @@ class Table:
         return found
 
     def _leave(self, key: int, start: int, end: int, path: str) -> bool:
-        """Write the rest of a mark to a slot of its own; False where there are too many already."""
+        """Write the rest of an intent to a slot of its own; return False if there are too many already."""
         at = self._spare(_MANY)
         if at is None:
             return False
@@ -466,7 +467,7 @@ class Table:
     # -- tidying up -----------------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Drop the marks of files that are gone, and the table itself if no process uses it."""
+        """Drop the intents of files that are gone, and the table itself if no process uses it."""
         with self._editing():
             if self.words[COUNT] > self._slots:
                 return  # damaged, and left to a process whose warnings reach a user
@@ -527,7 +528,7 @@ def _set_aside(path: str, error: _DamagedError) -> None:
     """Free the table's name for the next one, or raise what keeps this process from it."""
     damage.report(path, error.found, "it is set aside; a lock may not tell that its last holder was killed")
     if platform.inode_of(path) == error.inode and not damage.set_aside(path):
-        raise PermissionError(errno.EPERM, f"the table of marks is {error.found}", path)
+        raise PermissionError(errno.EPERM, f"the table of write intents is {error.found}", path)
 
 
 def _leads(path: str, key: int) -> bool | None:
@@ -566,8 +567,8 @@ def sweep(folder: str) -> None:
             found.close()
 
 
-def left_on(folder: str, handle: int) -> bool:
-    """Return whether a file has a mark, for a process that has the file for itself. Takes no lock.
+def has_intents(folder: str, handle: int) -> bool:
+    """Return whether a file has an intent, for a process that has the file for itself. Takes no lock.
 
     Parameters
     ----------
@@ -612,7 +613,7 @@ def table(folder: str) -> Table:
 
 
 def claim(folder: str, path: str) -> tuple[Table, int]:
-    """Claim a slot for marks on the file at `path`; return the table of the registry, and the slot."""
+    """Claim a slot for intents on the file at `path`; return the table of the registry, and the slot."""
     with interrupts.deferred, _guard:  # or it might be closed as unused in between
         if folder not in _tables and len(_tables) >= _MOST_TABLES:
             _close_unused()
@@ -639,7 +640,7 @@ def after_fork_in_parent() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Have nothing to do with the parent's claims and marks."""
+    """Forget the parent's slots and intents."""
     for found in _tables.values():
         found.disown()
     _tables.clear()

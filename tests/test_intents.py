@@ -1,4 +1,4 @@
-"""The table of marks, looked at from inside: slots, claims, taking over, and who tidies up."""
+"""The table of write intents, seen from inside: slots, taking over, and tidying up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lock_helpers import child, descriptors, end, killed, start, waiters
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray import _marks as marks
-from sharedarray._marks import COUNT, Table, identity
+from sharedarray import _intents as intents
+from sharedarray._intents import COUNT, Table, identity
 from sharedarray._platform import platform
 
 KEY, OTHER = 4711, 4712
@@ -33,17 +33,17 @@ def table(folder: str) -> Iterator[Table]:
     made.close()
 
 
-def mark(table: Table, start: int, end: int, key: int = KEY, path: str = "") -> int:
-    """Mark some bytes; the slot."""
+def write_intent(table: Table, start: int, end: int, key: int = KEY, path: str = "") -> int:
+    """Write an intent for some bytes; return the slot."""
     at = table.claim(path)
-    marks.prepare(table.words, at, key, start, end)
+    intents.prepare(table.words, at, key, start, end)
     table.words[at] = key
     return at
 
 
-def marked(table: Table, *, key: int = KEY, size: int = 20) -> str:
-    """Which bytes are marked, as a picture."""
-    return "".join("x" if table.marked(key, byte, byte + 1) else "." for byte in range(size))
+def has_intent(table: Table, *, key: int = KEY, size: int = 20) -> str:
+    """Draw the bytes that have an intent."""
+    return "".join("x" if table.has_intent(key, byte, byte + 1) else "." for byte in range(size))
 
 
 def files_can_be_told_apart(folder: Path) -> bool:
@@ -70,22 +70,22 @@ def open_tables() -> list[int]:
     return found
 
 
-# -- marks ----------------------------------------------------------------------------------------------
+# -- intents ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_marked(table: Table) -> None:
-    assert marked(table) == "." * 20
-    at = mark(table, 3, 6)
-    mark(table, 10, 11)
-    mark(table, 0, 20, OTHER)
-    assert marked(table) == "...xxx....x........."
-    assert not table.marked(KEY, 0, 3)
-    assert table.marked(KEY, 0, 4)
-    assert table.marked(KEY, 5, 100)
-    assert not table.marked(KEY, 6, 10)
-    assert table.marked(KEY, 0, 1 << 62)
+def test_bytes_with_an_intent(table: Table) -> None:
+    assert has_intent(table) == "." * 20
+    at = write_intent(table, 3, 6)
+    write_intent(table, 10, 11)
+    write_intent(table, 0, 20, OTHER)
+    assert has_intent(table) == "...xxx....x........."
+    assert not table.has_intent(KEY, 0, 3)
+    assert table.has_intent(KEY, 0, 4)
+    assert table.has_intent(KEY, 5, 100)
+    assert not table.has_intent(KEY, 6, 10)
+    assert table.has_intent(KEY, 0, 1 << 62)
     table.words[at] = 0
-    assert marked(table) == "..........x........."
+    assert has_intent(table) == "..........x........."
 
 
 def test_files_are_told_apart_by_device_inode_and_birth() -> None:
@@ -126,44 +126,44 @@ def test_another_file_with_the_same_inode_has_another_key(tmp_path: Path) -> Non
 )
 def test_taking_over_leaves_the_rest(folder: str, table: Table, start: int, end: int, left: str) -> None:
     dead = Table.open(folder)
-    mark(dead, 3, 9)
-    mark(dead, 3, 9)  # twice, as after a death in between
-    mark(dead, 0, 20, OTHER)
+    write_intent(dead, 3, 9)
+    write_intent(dead, 3, 9)  # twice, as after a death in between
+    write_intent(dead, 0, 20, OTHER)
     dead.close()
-    own = mark(table, start, end)
+    own = write_intent(table, start, end)
     table.take_over(KEY, start, end, own)
     assert table.words[own] == KEY
     table.words[own] = 0
-    assert marked(table) == left
-    assert marked(table, key=OTHER) == "x" * 20
+    assert has_intent(table) == left
+    assert has_intent(table, key=OTHER) == "x" * 20
     assert table.words[1] % 2 == 0
 
 
-def test_a_mark_that_cannot_be_divided_stays_whole(
+def test_an_intent_that_cannot_be_divided_stays_whole(
     folder: str, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(marks, "_MANY", 3)
+    monkeypatch.setattr(intents, "_MANY", 3)
     dead = Table.open(folder)
-    mark(dead, 0, 20)
+    write_intent(dead, 0, 20)
     dead.close()
-    own = mark(table, 5, 6)
+    own = write_intent(table, 5, 6)
     table.take_over(KEY, 5, 6, own)
     table.words[own] = 0
-    assert marked(table) == "x" * 20  # told of too much, and never of too little
-    own = mark(table, 0, 20)
+    assert has_intent(table) == "x" * 20  # told of too much, and never of too little
+    own = write_intent(table, 0, 20)
     table.take_over(KEY, 0, 20, own)
     table.words[own] = 0
-    assert marked(table) == "." * 20
+    assert has_intent(table) == "." * 20
 
 
-def test_who_looks_while_marks_move_looks_again(folder: str, table: Table) -> None:
+def test_a_reader_tries_again_while_intents_move(folder: str, table: Table) -> None:
     """The rest is in another slot before the old one is emptied; a look may have passed that slot already."""
     mover = Table.open(folder)
-    at = mark(mover, 0, 20)
+    at = write_intent(mover, 0, 20)
     looks: list[bool] = []
     with mover._editing(), mover._odd():
         mover.words[at] = 0  # what moves is nowhere for a look that comes now
-        looker = threading.Thread(target=lambda: looks.append(table.marked(KEY, 5, 6)))
+        looker = threading.Thread(target=lambda: looks.append(table.has_intent(KEY, 5, 6)))
         looker.start()
         wait_until(lambda: waiters(os.stat(table.path).st_ino), "the look waits")
         mover.words[at] = KEY
@@ -173,7 +173,7 @@ def test_who_looks_while_marks_move_looks_again(folder: str, table: Table) -> No
 
 
 def test_who_looked_before_the_move_ended_looks_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = mark(table, 0, 20)
+    at = write_intent(table, 0, 20)
     over = Table._over
     calls = []
 
@@ -188,29 +188,29 @@ def test_who_looked_before_the_move_ended_looks_again(table: Table, monkeypatch:
         return over(self, key, start, end)
 
     monkeypatch.setattr(Table, "_over", while_it_moves)
-    assert table.marked(KEY, 5, 6)
+    assert table.has_intent(KEY, 5, 6)
     assert len(calls) == 2
 
 
 def test_a_death_while_moving_is_settled_by_the_next_look(table: Table) -> None:
     table.words[1] = 7
-    assert not table.marked(KEY, 0, 20)
+    assert not table.has_intent(KEY, 0, 20)
     assert table.words[1] == 8
-    mark(table, 0, 20)
+    write_intent(table, 0, 20)
     table.words[1] = 9
-    own = mark(table, 0, 20)
+    own = write_intent(table, 0, 20)
     table.take_over(KEY, 0, 20, own)
     assert table.words[1] == 10
 
 
-def test_what_is_damaged_is_a_mark_all_the_same(table: Table) -> None:
-    at = mark(table, 5, 6)
+def test_a_damaged_slot_counts_as_an_intent(table: Table) -> None:
+    at = write_intent(table, 5, 6)
     table.words[at + 1] = 3
-    assert marked(table) == "...xxx.............."
-    own = mark(table, 0, 20)
+    assert has_intent(table) == "...xxx.............."
+    own = write_intent(table, 0, 20)
     table.take_over(KEY, 0, 20, own)
     table.words[own] = 0
-    assert marked(table) == "." * 20
+    assert has_intent(table) == "." * 20
 
 
 # -- slots ----------------------------------------------------------------------------------------------
@@ -230,14 +230,14 @@ def test_two_processes_never_have_the_same_slot(folder: str, table: Table) -> No
     assert len(table.claimed) == 5
 
 
-def test_a_slot_with_a_mark_stays_until_the_mark_is_taken_over(folder: str, table: Table) -> None:
+def test_a_slot_with_an_intent_stays_until_it_is_taken_over(folder: str, table: Table) -> None:
     other = Table.open(folder)
-    at = mark(other, 5, 7)
+    at = write_intent(other, 5, 7)
     other.give_back(at)
     assert at not in other.claimed
     other.close()
     assert [table.claim("") for _ in range(3)].count(at) == 0
-    own = mark(table, 0, 20)
+    own = write_intent(table, 0, 20)
     table.take_over(KEY, 0, 20, own)
     assert table.claim("") == at
 
@@ -246,13 +246,13 @@ def test_the_table_grows_and_others_see_it(folder: str, table: Table) -> None:
     assert os.stat(table.path).st_size == 4096
     other = Table.open(folder)
     own = other.claim("")
-    slots = [mark(table, number, number + 1) for number in range(3 * A_PAGE)]
+    slots = [write_intent(table, number, number + 1) for number in range(3 * A_PAGE)]
     assert len(set(slots)) == 3 * A_PAGE
     size = os.stat(table.path)
     assert size.st_size > 2 * 4096
     if hasattr(size, "st_blocks"):
         assert size.st_blocks * 512 >= size.st_size  # reserved: no process dies of a full file system
-    assert marked(other, size=50) == "x" * 45 + "." * 5
+    assert has_intent(other, size=50) == "x" * 45 + "." * 5
     assert other.claim("") not in slots
     other.give_back(own)
     other.close()
@@ -262,13 +262,13 @@ def test_what_a_killed_process_claimed_is_free(folder: str, table: Table) -> Non
     def work() -> None:
         other = Table.open(folder)
         other.claim("")
-        mark(other, 4, 8)
+        write_intent(other, 4, 8)
         suicide()
 
     killed(work)
     slots = {table.claim(""), table.claim("")}
     assert len(slots) == 2
-    assert marked(table) == "....xxxx............"
+    assert has_intent(table) == "....xxxx............"
     assert table.words[COUNT] == 3  # of which the dead one had two
 
 
@@ -303,9 +303,9 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
             super()._map()
 
     def open_it() -> None:
-        with marks._guard:
+        with intents._guard:
             opened.append(Slow.open(folder))
-            marks._tables[folder] = opened[0]
+            intents._tables[folder] = opened[0]
 
     opener = threading.Thread(target=open_it)
     opener.start()
@@ -314,7 +314,7 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
     pid = start(lambda: os._exit(len(open_tables())))  # it comes when the table is open, and known
     assert end(pid) == 0
     opener.join()
-    del marks._tables[folder]
+    del intents._tables[folder]
     opened[0].close()
     os.unlink(opened[0].path)
 
@@ -325,19 +325,19 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
 def test_a_table_that_nobody_uses_is_removed(folder: str) -> None:
     table = Table.open(folder)
     path = table.path
-    at = mark(table, 3, 4)
-    marks.sweep(folder)
+    at = write_intent(table, 3, 4)
+    intents.sweep(folder)
     assert os.path.exists(path)
     table.words[at] = 0
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert os.path.exists(path)  # a process has it open
     table.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert not os.path.exists(path)
-    marks.sweep(folder)
+    intents.sweep(folder)
 
 
-def test_marks_stay_until_their_file_is_gone(folder: str, tmp_path: Path) -> None:
+def test_intents_stay_until_their_file_is_gone(folder: str, tmp_path: Path) -> None:
     path, other = tmp_path / "data", tmp_path / "other"
     path.write_text("x")
     other.write_text("x")
@@ -346,33 +346,33 @@ def test_marks_stay_until_their_file_is_gone(folder: str, tmp_path: Path) -> Non
         status = path.stat()
         handle = os.open(path, os.O_RDONLY)
         try:
-            return identity(status.st_dev, status.st_ino, marks.platform.born(handle))
+            return identity(status.st_dev, status.st_ino, intents.platform.born(handle))
         finally:
             os.close(handle)
 
     key = keys()
     dead = Table.open(folder)
-    live = mark(dead, 0, 1, key, str(path))
-    mark(dead, 5, 6, key, str(path))
-    mark(dead, 0, 1, OTHER, str(other))  # another file is there by now
-    mark(dead, 0, 1, OTHER + 1, str(tmp_path / "never"))
-    mark(dead, 0, 1, OTHER + 2, "")  # its path is not known
-    mark(dead, 0, 1, OTHER + 3, f"{path}/below")
+    live = write_intent(dead, 0, 1, key, str(path))
+    write_intent(dead, 5, 6, key, str(path))
+    write_intent(dead, 0, 1, OTHER, str(other))  # another file is there by now
+    write_intent(dead, 0, 1, OTHER + 1, str(tmp_path / "never"))
+    write_intent(dead, 0, 1, OTHER + 2, "")  # its path is not known
+    write_intent(dead, 0, 1, OTHER + 3, f"{path}/below")
     dead.give_back(live)
     dead.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
     table = Table.open(folder)
-    assert marked(table, key=key) == "x....x.............."
-    assert [table.marked(OTHER + n, 0, 1) for n in range(4)] == [False, False, True, False]
+    assert has_intent(table, key=key) == "x....x.............."
+    assert [table.has_intent(OTHER + n, 0, 1) for n in range(4)] == [False, False, True, False]
     path.unlink()
-    at = mark(table, 7, 8, key, str(path))  # of one that lives, and has it open
-    marks.sweep(folder)
-    assert marked(table, key=key) == ".......x............"
+    at = write_intent(table, 7, 8, key, str(path))  # of one that lives, and has it open
+    intents.sweep(folder)
+    assert has_intent(table, key=key) == ".......x............"
     table.words[at] = 0
     for number in range(1, table.words[COUNT] + 1):
         table.words[32 * number] = 0
     table.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert not os.path.exists(f"{folder}/{TABLE}")
 
 
@@ -381,15 +381,15 @@ def test_free_slots_at_the_end_are_not_looked_through_any_more(folder: str, tabl
     crowd = Table.open(folder)
     for _ in range(40):
         crowd.claim("")
-    last = mark(crowd, 3, 4)
+    last = write_intent(crowd, 3, 4)
     assert table.words[COUNT] == 42
     crowd.close()
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert table.words[COUNT] == 42
-    own = mark(table, 0, 9)
+    own = write_intent(table, 0, 9)
     table.take_over(KEY, 0, 9, own)
     table.words[own] = 0
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert table.words[COUNT] * 32 == max(table.claimed) < last
 
 
@@ -400,7 +400,7 @@ def test_a_table_that_somebody_removed_is_made_again(own_directory: str) -> None
         os.unlink(f"{registry()}/{TABLE}")
         with other.lock():
             assert os.path.exists(f"{registry()}/{TABLE}")
-    marks._leave_all()
+    intents._leave_all()
 
 
 def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory: str) -> None:
@@ -408,35 +408,35 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
         with array.lock():
             pass
         before = descriptors()
-        marks._leave_all()
+        intents._leave_all()
         assert descriptors() < before or not PROC  # where it is none of our handles
 
         def removed() -> bool:
-            marks.sweep(registry())  # as the janitor does, who may just have had it open, too
+            intents.sweep(registry())  # as the janitor does, who may just have had it open, too
             return not os.path.exists(f"{registry()}/{TABLE}")
 
         wait_until(removed, "no process needs the table")
         with sa.attach(str(array.name)) as other, other.lock() as lock:
             assert not lock.abandoned
             assert os.path.exists(f"{registry()}/{TABLE}")
-    marks._leave_all()
+    intents._leave_all()
 
 
 def test_many_that_come_and_go_find_one_table(folder: str) -> None:
-    """Makers, removers and users of the table at once: no process marks bytes in a table that is gone."""
+    """No process writes an intent into a table that another one has removed."""
 
     def work() -> None:
         for _ in range(60):
             table = Table.open(folder)
-            at = mark(table, 0, 5, os.getpid())
+            at = write_intent(table, 0, 5, os.getpid())
             again = Table.open(folder)
-            assert again.marked(os.getpid(), 0, 5)
+            assert again.has_intent(os.getpid(), 0, 5)
             again.close()
             table.words[at] = 0
             table.close()
-            marks.sweep(folder)
+            intents.sweep(folder)
 
     pids = [start(work) for _ in range(4)]
     assert [end(pid) for pid in pids] == [0] * 4
-    marks.sweep(folder)
+    intents.sweep(folder)
     assert os.listdir(folder) == []

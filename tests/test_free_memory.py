@@ -167,7 +167,7 @@ def test_a_full_file_system_is_an_error_for_every_size(small: Run):
     )
 
 
-def test_blocks_that_are_free_for_reuse_have_a_quarter_of_the_room_at_most(small: Run):
+def test_blocks_that_are_free_for_reuse_have_a_quarter_of_the_free_memory_at_most(small: Run):
     small(
         """
         from sharedarray import _freelist as freelist
@@ -205,7 +205,7 @@ def test_blocks_that_are_free_for_reuse_go_when_memory_is_short(small: Run):
             assert handle is not None
             os.close(handle)
             for make in (
-                lambda: sa.zeros(3 * MB, "u1"),  # which no look at the room precedes
+                lambda: sa.zeros(3 * MB, "u1"),  # without a check of the free memory
                 lambda: sa.ones(3 * MB, "u1"),
                 lambda: sa.zeros(3 * MB, "u1", file=where + "/file.npy"),
                 lambda: sa.share(np.arange(3 * MB, dtype="u1").reshape(3, -1), order="F"),
@@ -383,14 +383,14 @@ KB = 1024
 
 
 def test_the_machines_memory_and_swap(files: dict[str, str]):
-    assert platform.memory_room() == 8000 * KB
+    assert platform.free_memory() == 8000 * KB
     files["/proc/meminfo"] = "MemTotal: 9 kB\nMemAvailable: 8000 kB\nSwapTotal: 5 kB\nSwapFree: 500 kB\n"
-    assert platform.memory_room() == 8500 * KB
+    assert platform.free_memory() == 8500 * KB
 
 
 def test_no_memory_information_at_all(files: dict[str, str]):
     files.clear()
-    assert platform.memory_room() is None
+    assert platform.free_memory() is None
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_every_ancestor_of_version_2_counts(
     for group, (most, used) in limits.items():
         files[f"{V2}/{group}".rstrip("/") + "/memory.max"] = most + "\n"
         files[f"{V2}/{group}".rstrip("/") + "/memory.current"] = used + "\n"
-    assert platform.memory_room() == expected
+    assert platform.free_memory() == expected
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_every_ancestor_of_version_1_counts(
     for group, (most, used) in limits.items():
         files[f"{V1}/{group}".rstrip("/") + "/memory.limit_in_bytes"] = most + "\n"
         files[f"{V1}/{group}".rstrip("/") + "/memory.usage_in_bytes"] = used + "\n"
-    assert platform.memory_room() == expected
+    assert platform.free_memory() == expected
 
 
 def test_page_cache_that_the_kernel_can_drop_is_free(files: dict[str, str]):
@@ -439,7 +439,7 @@ def test_page_cache_that_the_kernel_can_drop_is_free(files: dict[str, str]):
     files[f"{V2}/a/memory.max"] = "3000000\n"
     files[f"{V2}/a/memory.current"] = "2900000\n"
     files[f"{V2}/a/memory.stat"] = "anon 5\nshmem 100000\ninactive_file 200000\nactive_file 300000\n"
-    assert platform.memory_room() == 600_000
+    assert platform.free_memory() == 600_000
 
 
 def test_a_container_sees_its_own_group_as_the_root(files: dict[str, str]):
@@ -447,7 +447,7 @@ def test_a_container_sees_its_own_group_as_the_root(files: dict[str, str]):
     files["/proc/self/cgroup"] = "0::/../../docker/abc\n"
     files[f"{V2}/memory.max"] = "1500000\n"
     files[f"{V2}/memory.current"] = "500000\n"
-    assert platform.memory_room() == 1_000_000
+    assert platform.free_memory() == 1_000_000
 
 
 @needs_proc

@@ -57,7 +57,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _freelist      blocks that were just freed, whose pages the next ones use
 #   _segment       named bytes with a lease
 #   _wakers        waking a process that uses the same block, and learning of its end
-#   _parties       waiting for what other processes write into a block, by a page of control words
+#   _control_page  waiting for what other processes write into a block, by a page of control words
 #   _notices       notices of new data in a block, for which processes wait
 #   _dtypes        the text for a dtype that travels, and for dtypes that no header can hold
 #   _masked        which arrays have a mask, that a plain array of them would lose

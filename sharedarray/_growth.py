@@ -4,7 +4,7 @@ r"""Arrays whose first axis grows: a log that one process appends to while other
 
     byte 0           an NPY page whose length of the first axis stands in 16 characters, at a multiple of 8
          offset      rows, up to the capacity; the pages behind the reserved ones are a hole in the file
-         size - 4096 a page of control words (`sharedarray._parties`), with at the beginning:
+         size - 4096 a page of control words (`sharedarray._control_page`), with at the beginning:
                      0  b"\x93SAGROW\n"        4  bytes of a row
                      1  capacity in rows      5  the byte up to which pages are reserved
                      2  the byte of the 16    6  how many appenders there have been
@@ -39,8 +39,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._header import DIGITS, PAGE, Layout
-from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._sizes import exact

@@ -2,8 +2,8 @@
 
 The blocks of arrays have no place for more than the array. So the words are in a file of the registry,
 ``v.INODE``, which the first process makes that waits or notifies: a page of control words (see
-`sharedarray._parties`), in which word 1 counts the notices. Each process that uses the file holds a shared
-lock on it. It is removed when its block has no name any more and no process holds the lock.
+`sharedarray._control_page`), in which word 1 counts the notices. Each process that uses the file holds a
+shared lock on it. It is removed when its block has no name any more and no process holds the lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sharedarray import (
     _registry as registry,
     _segment as segment,
 )
-from sharedarray._parties import WORDS, ControlPage
+from sharedarray._control_page import WORDS, ControlPage
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import deadline_after

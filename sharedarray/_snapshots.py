@@ -3,7 +3,7 @@ r"""Versions of what is in a block: one process writes a new one while others ke
 An array or a group gets its versions with its first update or snapshot. The block grows then::
 
     0       the block as it was: header and data
-    ...     from the next multiple of 65536 on, a page of control words (`sharedarray._parties`):
+    ...     from the next multiple of 65536 on, a page of control words (`sharedarray._control_page`):
             0  b"\x93SAVERS\n"             3  bytes from the beginning of one buffer to the next
             1  bytes of the block as it was  4  the current version << 8 | the number of its buffer
             2  how many buffers follow
@@ -39,8 +39,8 @@ from sharedarray import (
     _interrupts as interrupts,
     _segment as segment,
 )
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._header import PAGE
-from sharedarray._parties import STATE, WORDS, ControlPage, Party, end_with_process
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import Fence

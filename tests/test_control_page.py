@@ -14,10 +14,10 @@ import pytest
 from helpers import ANSWER, SIGNALS, Puppet, interrupted_at, registry, wait_until
 
 import sharedarray as sa
-from sharedarray import _interrupts as interrupts, _parties, _registry
+from sharedarray import _control_page, _interrupts as interrupts, _registry
+from sharedarray._control_page import ControlPage
 from sharedarray._growth import growth_of
 from sharedarray._notices import notices_of
-from sharedarray._parties import ControlPage
 from sharedarray._platform import platform
 from sharedarray._segment import mapping_of
 from sharedarray._snapshots import made_versions_of
@@ -89,7 +89,7 @@ kinds = pytest.mark.parametrize(
 
 @kinds
 def test_closing_ends_the_waits_of_other_threads(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_parties, "_UNWOKEN", 10 * ANSWER)  # or a sleeper would look by itself
+    monkeypatch.setattr(_control_page, "_UNWOKEN", 10 * ANSWER)  # or a sleeper would look by itself
     make, page_of, wait = KINDS[kind]
     array = make()
     page = page_of(array)

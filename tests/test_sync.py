@@ -17,7 +17,7 @@ import pytest
 from helpers import ANSWER, FORKS, Puppet, interrupted_at, wait_until
 
 import sharedarray as sa
-from sharedarray._sync import parties
+from sharedarray._sync import primitive as base
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="these systems have no wakers")
 
@@ -79,13 +79,13 @@ class Other:
         self.puppet.process.wait(ANSWER)
 
 
-def sleeping(primitive: parties.Primitive) -> int:
+def sleeping(primitive: base.Primitive) -> int:
     """Return how many parties sleep."""
     words = primitive._words
-    return sum(bool(words[own - parties.OWN + parties.ASLEEP]) for own in primitive._own_words())
+    return sum(bool(words[own - base.OWN + base.ASLEEP]) for own in primitive._own_words())
 
 
-def asleep(primitive: parties.Primitive, count: int = 1) -> None:
+def asleep(primitive: base.Primitive, count: int = 1) -> None:
     wait_until(lambda: sleeping(primitive) >= count, f"{count} parties sleep", ANSWER)
 
 
@@ -531,7 +531,7 @@ def test_a_fork_is_another_party() -> None:
 
 
 def test_the_number_of_parties_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parties, "ENTRIES", 3)
+    monkeypatch.setattr(base, "ENTRIES", 3)
     events = [sa.Event("crowd") for _ in range(4)]
     for event in events[:3]:
         event.set()

@@ -1,7 +1,7 @@
 """Events, semaphores, conditions and barriers by name.
 
 ==========  ========================================================================
-parties     the block, the processes that use it, and how one waits for the others
+primitive   the block, the processes that use it, and how one waits for the others
 events      `Event`
 semaphores  `Semaphore`
 conditions  `Condition`

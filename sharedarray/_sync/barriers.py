@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
 
-from sharedarray._sync.parties import FIRST, SETTING, Primitive
+from sharedarray._sync.primitive import FIRST, SETTING, Primitive
 
 __all__ = ["Barrier"]
 

@@ -17,7 +17,7 @@ from typing import ClassVar, TypeVar
 from sharedarray import _errors as errors, _interrupts as interrupts
 from sharedarray._clock import time
 from sharedarray._locks import Lock
-from sharedarray._sync.parties import DEATHS, FIRST, Primitive
+from sharedarray._sync.primitive import DEATHS, FIRST, Primitive
 
 __all__ = ["Condition"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sharedarray._sync.parties import FIRST, Primitive
+from sharedarray._sync.primitive import FIRST, Primitive
 
 __all__ = ["Event"]
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharedarray._sync.parties import FIRST, Primitive
+from sharedarray._sync.primitive import FIRST, Primitive
 
 __all__ = ["Semaphore"]
 

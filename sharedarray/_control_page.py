@@ -22,14 +22,12 @@ which raise `BlockClosedError`. The last thread that ends its use gives up the p
 
 from __future__ import annotations
 
-import atexit
 import mmap
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sharedarray import (
     _errors as errors,
@@ -41,9 +39,9 @@ from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._spin import spin_wait
-from sharedarray._wakers import FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
+from sharedarray._wakers import FIRST_LEASE, Fence, Waker, at_process_end, deadline_after, seconds_until
 
-__all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party"]
+__all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party", "made_once"]
 
 WORDS = 512  # of 8 bytes, in a page
 PARTIES = 124  # of one block at a time
@@ -460,7 +458,34 @@ class ControlPage:
         """Do what is to be done when the handle is closed."""
 
 
+class Usable(Protocol):
+    """What a process makes once for each attachment; see `made_once`."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the attachment is not left, and no fork has come in between."""
+
+
+_Made = TypeVar("_Made", bound=Usable)
+
+
+def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
+    """Return what is kept with an attachment, and make it if it is not usable: the same in all threads."""
+    found: _Made | None = mapping.__dict__.get(key)
+    if found is None or not found.usable:
+        with _making:
+            found = mapping.__dict__.get(key)
+            if found is None or not found.usable:
+                found = mapping.__dict__[key] = make()
+    return found
+
+
+_making = threading.RLock()  # a finalizer may make another one meanwhile
+
+
 def _after_fork_in_child() -> None:
+    global _making
+    _making = threading.RLock()  # a thread of the parent may have held it
     for reference in _pages:
         page = reference()
         if page is not None:
@@ -480,20 +505,10 @@ def _forget(reference: weakref.ref[ControlPage]) -> None:
 platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
 
 
-@atexit.register
+@at_process_end
 def leave_all() -> None:
-    """Give up all parties: at the end of a process, so that its end is none in the midst of something.
-
-    A child of `multiprocessing` runs the finalizers of that module instead, see `end_with_process`.
-    """
+    """Give up all parties: at the end of a process, so that its end is none in the midst of something."""
     for reference in _pages[:]:
         page = reference()
         if page is not None:
             page.left()
-
-
-def end_with_process() -> None:
-    """Call `leave_all` at the end of this process, also if it is a child of multiprocessing."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, leave_all, exitpriority=0)

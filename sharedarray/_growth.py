@@ -39,7 +39,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
-from sharedarray._control_page import STATE, WORDS, ControlPage, Party, end_with_process
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
 from sharedarray._header import DIGITS, PAGE, Layout
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -296,7 +296,6 @@ class Growth(ControlPage):
         self.words[STATE + party.index] = _APPENDER
         self.words[_APPENDERS] += 1
         self._appender = party
-        end_with_process()
 
     def write(self, mapping: Mapping, rows: _Array, length: int, target: _Array) -> None:
         """Write rows behind the first `length` ones, with the lock held; reserve their pages before.
@@ -360,8 +359,4 @@ class Growth(ControlPage):
 
 def growth_of(mapping: Mapping) -> Growth:
     """Return how an attachment grows, for a block of which `is_growing` is true."""
-    found: Growth | None = mapping.__dict__.get("growth")
-    if found is None or not found.usable:
-        found = Growth(mapping)
-        mapping.__dict__["growth"] = found
-    return found
+    return made_once(mapping, "growth", lambda: Growth(mapping))

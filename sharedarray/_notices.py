@@ -17,7 +17,7 @@ from sharedarray import (
     _registry as registry,
     _segment as segment,
 )
-from sharedarray._control_page import WORDS, ControlPage
+from sharedarray._control_page import WORDS, ControlPage, made_once
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import deadline_after
@@ -68,7 +68,6 @@ class Notices:
                 expected="a block",
                 next_step="make the array with name= in place of file=",
             )
-        self.pid = os.getpid()
         path = registry.notices_path(mapping.directory, mapping.inode)
         with interrupts.deferred:
             while not self._open(mapping.directory, path, mapping):
@@ -103,6 +102,10 @@ class Notices:
         page.words[0] = _MAGIC
         self._file, self._page = file, page
         return True
+
+    @property
+    def usable(self) -> bool:
+        return self._page.usable
 
     @property
     def version(self) -> int:
@@ -149,10 +152,4 @@ def notices_of(mapping: Mapping) -> Notices:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )
-    found: Notices | None = mapping.__dict__.get("notices")
-    if found is not None and found.pid != os.getpid():
-        mapping.__dict__.pop("notices", None)
-        found = None
-    if found is None:
-        found = mapping.__dict__.setdefault("notices", Notices(mapping))  # another thread may be faster
-    return found
+    return made_once(mapping, "notices", lambda: Notices(mapping))

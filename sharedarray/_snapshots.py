@@ -39,7 +39,7 @@ from sharedarray import (
     _interrupts as interrupts,
     _segment as segment,
 )
-from sharedarray._control_page import STATE, WORDS, ControlPage, Party, end_with_process
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
 from sharedarray._header import PAGE
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -137,7 +137,6 @@ class Versions(ControlPage):
             raise errors.LimitError(
                 f"too many processes have snapshots of {mapping.name!r}", name=mapping.name
             )
-        end_with_process()
 
     def _hold(self, mapping: Mapping) -> Held:
         """Hold the current buffer, with the guard held."""
@@ -410,13 +409,11 @@ def versions_of(mapping: Mapping) -> Versions | None:
             found=f"{count} buffers of {length} bytes, {stride} bytes apart, in a block of {size}",
             expected=f"buffers of {layout.size} bytes within the block",
         )
-    return _keep(mapping, start, size)
+    return _kept(mapping, start, size)
 
 
-def _keep(mapping: Mapping, start: int, size: int) -> Versions:
-    found = Versions(mapping, start, size)
-    mapping.__dict__["versions"] = found
-    return found
+def _kept(mapping: Mapping, start: int, size: int) -> Versions:
+    return made_once(mapping, "versions", lambda: Versions(mapping, start, size))
 
 
 def made_versions_of(mapping: Mapping) -> Versions:
@@ -454,7 +451,7 @@ def made_versions_of(mapping: Mapping) -> Versions:
                         f"{mapping.name!r} can have no versions: there are bytes behind the array"
                     )
                 _extend(mapping, handle, layout.size, start, size, stride)
-                found = _keep(mapping, start, size)
+                found = _kept(mapping, start, size)
         finally:
             platform.unlock(handle, _MAKING, 1)
     finally:

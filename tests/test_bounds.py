@@ -70,10 +70,11 @@ BOUNDS = {
     "_streams.base._live": "the streams that there are; each entry goes when the next one is made",
     "_streams.consumer._kept": "the closed consumers whose items are in use",
     "_sync.primitive._live": "the objects that there are; each entry goes when the next object is made",
-    "_sync.primitive._finalized": "one",
     "_versions._left_alone": "the packages of `versions.BOUNDS`",
     "_versions._warned": "the packages of `versions.BOUNDS`",
     "_wakers._all": "weak references, removed with what they refer to",
+    "_wakers._at_end": "the modules that ask for it",
+    "_wakers._ending": "one",
 }
 EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
 

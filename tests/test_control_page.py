@@ -15,7 +15,7 @@ from helpers import ANSWER, SIGNALS, Puppet, interrupted_at, registry, wait_unti
 
 import sharedarray as sa
 from sharedarray import _control_page, _interrupts as interrupts, _registry
-from sharedarray._control_page import ControlPage
+from sharedarray._control_page import ControlPage, made_once
 from sharedarray._growth import growth_of
 from sharedarray._notices import notices_of
 from sharedarray._platform import platform
@@ -82,6 +82,25 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], ControlPage], Callable
 kinds = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=needs_versions if kind == "versions" else ()) for kind in KINDS]
 )
+
+
+def test_threads_that_need_a_page_at_once_get_the_same() -> None:
+    array = sa.zeros(3)
+    entered, calls = threading.Event(), []
+
+    class Made:
+        usable = True
+
+        def __init__(self) -> None:
+            calls.append(self)
+            if len(calls) > 1:
+                entered.set()
+            entered.wait(0.05)  # a second call would come meanwhile
+
+    threads = [Thread(lambda: made_once(mapping_behind(array), "made", Made)) for _ in range(2)]
+    assert threads[0].end() is threads[1].end() is calls[0]
+    assert len(calls) == 1
+    array.close()
 
 
 # -- the end of an attachment --------------------------------------------------------------------------

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import queue
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -751,6 +754,56 @@ def test_closing_wakes_another_thread_that_waits() -> None:
         thread.join()
     assert sorted(type(error).__name__ for error in raised) == ["BlockClosedError", "ShutDown"]
     consumer.close()
+
+
+_KEPT: list[Any] = []  # what a process has when it ends
+
+
+def _make_and_end() -> None:
+    _KEPT.append(sa.Stream("camera", (), "i8"))
+    _KEPT[0].put(1)
+    wait_until(lambda: len(_KEPT[0]._block.entries()) == 1, "the consumer has joined", ANSWER)
+
+
+@pytest.mark.skipif(not FORKS, reason="needs fork")
+def test_a_child_process_that_ends_closes_its_streams() -> None:
+    """A child of multiprocessing ends without Python's own clean-up."""
+    child = multiprocessing.get_context("fork").Process(target=_make_and_end)
+    child.start()
+    wait_until(lambda: sa.exists("camera"), "the stream is there", ANSWER)
+    consumer = sa.Stream("camera", history=1)
+    assert [int(item) for item in consumer] == [1]
+    consumer.close()
+    child.join()
+    assert child.exitcode == 0
+    child.close()
+
+
+FORGETS = """
+import multiprocessing, sys
+import sharedarray as sa
+
+def read(stream):
+    print([int(item) for item in stream])
+
+if __name__ == "__main__":
+    stream = sa.Stream("camera", (), "i8")
+    viewer = sa.Stream("camera")
+    child = multiprocessing.get_context("fork").Process(target=read, args=(viewer,))
+    child.start()
+    for number in range(3):
+        stream.put(number)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FORKS, reason="needs fork")
+def test_a_program_that_forgets_to_close_ends_with_its_children() -> None:
+    """Python waits for them as it ends, and they wait for the end of the stream."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETS], capture_output=True, text=True, timeout=2 * ANSWER, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")
 
 
 @pytest.mark.skipif(not FORKS, reason="needs fork")

@@ -8,7 +8,6 @@ is this thread's, the next call repairs it.
 
 from __future__ import annotations
 
-import atexit
 import queue
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping as Fields
@@ -23,7 +22,7 @@ from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._spin import spin_wait
 from sharedarray._streams.block import Block
-from sharedarray._wakers import Fence, Waker
+from sharedarray._wakers import Fence, Waker, at_process_end
 
 __all__ = ["Empty", "Full", "ShutDown", "Stream"]
 
@@ -421,6 +420,7 @@ def _arrive(name: str, directory: str, inode: int, start: int, lossless: bool | 
     return made
 
 
+@at_process_end
 def _close_all() -> None:
     for reference in _live[:]:
         stream = reference()
@@ -441,4 +441,3 @@ def live() -> Iterable[Stream]:
 
 
 platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
-atexit.register(_close_all)

@@ -17,13 +17,15 @@ A process that is killed after it has changed the state, and before it has woken
 leave them asleep. So a sleeper waits for the end of all other parties too: each end wakes it, and it looks
 again. A process that joins wakes the sleepers, so that they wait for its end as well. The first to find a
 party dead clears its entry (`_settle`), under the lock and with the dead party's lease.
+
+Here a party holds units, arrives, and is notified, as one, and is watched by all others. So an object is one
+party, and one of its threads sleeps for all. On a `sharedarray._control_page`, each thread that sleeps is a
+party, and what the page refers to must not keep the block.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -43,7 +45,15 @@ from sharedarray._array import SharedArray
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._spin import spin_wait
-from sharedarray._wakers import ENDING, FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
+from sharedarray._wakers import (
+    ENDING,
+    FIRST_LEASE,
+    Fence,
+    Waker,
+    at_process_end,
+    deadline_after,
+    seconds_until,
+)
 
 __all__ = ["DEATHS", "ENTRIES", "FIRST", "OWN", "SETTING", "Primitive"]
 
@@ -277,7 +287,6 @@ class Primitive:
                 expected="one entry that is free",
                 next_step="close it where it is not used any more",
             )
-        _close_at_exit()
         entry = _ENTRY + party * _ENTRY_WORDS
         if words[entry + PID]:
             self._died(party)
@@ -500,22 +509,11 @@ def _arrived(cls: type[Primitive], array: object) -> Primitive:
 
 
 _live: list[weakref.ref[Primitive]] = []  # all that are not closed
-_finalized: list[int] = []  # the process whose children of multiprocessing close them at their end
 
 
-def _close_at_exit() -> None:
-    """Close all when this process ends, if it is one of multiprocessing's, whose end skips `atexit`."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _finalized != [os.getpid()]:
-        _finalized[:] = [os.getpid()]
-        util.Finalize(None, _close_all, exitpriority=0)
-
-
+@at_process_end
 def _close_all() -> None:
     for reference in _live[:]:
         primitive = reference()
         if primitive is not None:
             primitive.close()
-
-
-atexit.register(_close_all)

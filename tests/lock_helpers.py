@@ -237,5 +237,5 @@ def _tried(handle: int) -> list[tuple[str, int, int]]:
 def descriptors() -> int:
     """How many descriptors this process has open, or handles of ours."""
     if not PROC:
-        return len(segment._handles)
+        return len(segment.mapping.handles)
     return len(os.listdir("/proc/self/fd"))

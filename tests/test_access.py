@@ -54,19 +54,20 @@ def of_file(path: str | Path) -> Any:
 @pytest.fixture
 def of_memory() -> Iterator[Callable[[str], Any]]:
     """Return the security descriptor of memory by the kernel's name for it, opened as others would."""
-    from sharedarray._platform import windows  # it is there where there are access lists
+    from sharedarray._platform.windows_kernel import kernel32  # it is there where there are access lists
+    from sharedarray._platform.windows_sections import close_handle
 
     handles = []
 
     def ask(name: str) -> Any:
-        handle = windows._kernel32.OpenFileMappingW(MAP_READ | READ_CONTROL, False, name)
+        handle = kernel32.OpenFileMappingW(MAP_READ | READ_CONTROL, False, name)
         assert handle, f"there is no memory of the name {name}"
         handles.append(handle)
         return security.GetSecurityInfo(handle, security.SE_KERNEL_OBJECT, OWNER_AND_LIST)
 
     yield ask
     for handle in handles:
-        windows._close_handle(handle)
+        close_handle(handle)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,10 @@ def of_memory() -> Iterator[Callable[[str], Any]]:
     ],
 )
 def test_memory_is_this_users_alone(make: Callable[[str], Any], of_memory: Callable[[str], Any]) -> None:
-    from sharedarray._platform import windows
+    from sharedarray._platform.windows_names import kernel_name
 
     held = make("mine")
-    assert_ours_alone(of_memory(windows._kernel_name(f"{directory()}/mine")))
+    assert_ours_alone(of_memory(kernel_name(f"{directory()}/mine")))
     held.close()
 
 

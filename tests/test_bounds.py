@@ -36,10 +36,10 @@ PACKAGE = Path(sa.__file__).parent
 BOUNDS = {
     "_platform.descriptors._in_place": "the standard streams: three",
     "_platform.linux._lost": "mappings that another thread was in the way of, within a microsecond",
-    "_platform.windows._mutex": "one",
-    "_platform.windows._sections": "the blocks that are open",
-    "_platform.windows._paths": "the blocks that are open",
-    "_platform.windows._trusted": "the registries that are there",
+    "_platform.windows_sections._mutex": "one",
+    "_platform.windows_sections.sections": "the blocks that are open",
+    "_platform.windows_files.paths": "the blocks that are open",
+    "_platform.windows_files._trusted": "the registries that are there",
     "_platform.windows_wakers._events": "the wakers that are open",
     "_platform.windows_wakers._owners": "the wakers of other processes that are open",
     "_array._of_subclasses": "the modules that ask for it: one",
@@ -63,9 +63,9 @@ BOUNDS = {
     "_reloads._numbers": "the modules that there are",
     "_reloads._watched": "one, of the shell that the program runs in",
     "_requirements._checked": "test_directories_that_were_checked",
-    "_segment._child_leases": "a fork; empty after it",
-    "_segment._handles": "test_blocks_that_were_open",
-    "_segment.on_leave": "the modules that ask for it",
+    "_segment.mapping._child_leases": "a fork; empty after it",
+    "_segment.mapping.handles": "test_blocks_that_were_open",
+    "_segment.mapping.on_leave": "the modules that ask for it",
     "_snapshots._in_use": "the versions in use",
     "_streams.base._live": "the streams that there are; each entry goes when the next one is made",
     "_streams.consumer._kept": "the closed consumers whose items are in use",
@@ -129,13 +129,13 @@ def test_pages_that_were_parsed() -> None:
 
 def test_blocks_that_were_open() -> None:
     gc.collect()
-    before = len(segment._handles)
+    before = len(segment.mapping.handles)
     for _ in range(50):
         array = sa.zeros(3)
         sa.attach(str(array.name)).reference().attach()
     del array
     gc.collect()
-    assert len(segment._handles) == before
+    assert len(segment.mapping.handles) == before
 
 
 def test_locks_that_were_used() -> None:

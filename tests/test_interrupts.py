@@ -339,7 +339,7 @@ def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):
         def __del__(self):
             read.append(bytes(self.bytes[-8:]))
 
-    monkeypatch.setattr(segment, "mmap", Mmap)
+    monkeypatch.setattr(segment.mapping, "mmap", Mmap)
     a = sa.ones(4)
     name = a.name
     view = a[1:]

@@ -1127,9 +1127,9 @@ def test_fork_waits_for_a_thread_that_connects_without_a_deadlock():
                 connecting.set()
                 deadline = time.monotonic() + 0.3
                 while time.monotonic() < deadline:  # until the fork holds its first lock, if it can
-                    if not segment._guard.acquire(blocking=False):
+                    if not segment.mapping.guard.acquire(blocking=False):
                         break
-                    segment._guard.release()
+                    segment.mapping.guard.release()
                 a.close()
             dropped.set()
         thread = threading.Thread(target=connect)
@@ -1484,7 +1484,7 @@ def test_the_name_of_a_killed_process_is_free_at_once(own_directory, janitor_too
 
 def test_a_taken_name_is_told_before_anything_is_written(own_directory, monkeypatch):
     with sa.zeros(3, name="taken"):
-        monkeypatch.setattr(segment, "_draft", None)
+        monkeypatch.setattr(segment.making, "_draft", None)
         with pytest.raises(sa.BlockExistsError):
             sa.zeros(1 << 40, name="taken")
 

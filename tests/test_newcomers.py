@@ -166,7 +166,7 @@ def test_unlink_of_a_name_that_is_missing() -> None:
 
 def test_attach_without_a_timeout_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: pytest.fail("it waits"))
-    monkeypatch.setattr(segment, "time", clock)  # of this module alone: other threads may sleep
+    monkeypatch.setattr(segment.attaching, "time", clock)  # of this module alone: other threads may sleep
     for options in ({}, {"timeout": None}):
         with pytest.raises(FileNotFoundError, match="no block is named 'late'"):
             sa.attach("late", **options)
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_the_wait_for_a_name() -> None:
                 Clock.waits = True
                 say("waits")
             time.sleep(seconds)
-    sa._segment.time = Clock
+    sa._segment.attaching.time = Clock
     try:
         sa.attach("never", timeout=math.inf)
     except KeyboardInterrupt:

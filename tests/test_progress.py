@@ -153,7 +153,7 @@ MAKERS: dict[str, Any] = {
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_bar_that_is_asked_for_counts_every_byte(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        segment, "_STEP", 100_000
+        segment.content, "_STEP", 100_000
     )  # so that there are some steps, and the last one is shorter
     with make() as plain:
         bare = plain.tobytes()
@@ -208,7 +208,7 @@ def test_a_block_that_takes_long_shows_a_bar_at_a_terminal(late: str, shown: boo
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_watched_by_a_person", lambda: True)
     monkeypatch.setattr(progress, "_LATE", 0.0)
-    monkeypatch.setattr(segment, "BAR_FROM", 0)
+    monkeypatch.setattr(segment.making, "BAR_FROM", 0)
     tries: list[str] = []
 
     class Gone(io.StringIO):

@@ -649,7 +649,7 @@ def test_a_failed_attach_destroys_nothing(block, monkeypatch):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(segment.platform, "map", fails)
+        patch.setattr(segment.mapping.platform, "map", fails)
         with pytest.raises(OSError, match="Cannot allocate"):
             sa.SharedMemory(block.name)
     sa.SharedMemory(block.name).close()

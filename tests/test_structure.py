@@ -207,7 +207,11 @@ def opening_calls(module: str) -> list[str]:
 
 
 # What opens descriptors for the others, and programs of their own that measure other libraries.
-OPENERS = ("sharedarray._platform.descriptors", "sharedarray._platform.windows")
+OPENERS = (
+    "sharedarray._platform.descriptors",
+    "sharedarray._platform.windows",
+    "sharedarray._platform.windows_files",
+)
 PROGRAMS = ("_bench", "_demo")
 
 

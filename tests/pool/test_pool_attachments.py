@@ -150,7 +150,7 @@ def test_only_so_many_are_kept(alone):
 
 def open_blocks():
     """Names of the blocks that this process has open."""
-    mappings = [reference and reference() for reference in segment._handles.values()]
+    mappings = [reference and reference() for reference in segment.mapping.handles.values()]
     return {mapping.name for mapping in mappings if mapping is not None}
 
 

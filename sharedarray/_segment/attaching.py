@@ -1,0 +1,173 @@
+"""Blocks that exist are attached to by name, files by path."""
+
+from __future__ import annotations
+
+import os
+
+from sharedarray import (
+    _errors as errors,
+    _freelist as freelist,
+    _hints as hints,
+    _interrupts as interrupts,
+    _janitor as janitor,
+    _registry as registry,
+    _requirements as requirements,
+)
+from sharedarray._clock import check_timeout, time
+from sharedarray._platform import Mode, platform
+from sharedarray._segment.mapping import Mapping, finish, guard, guarded, guarded_close, handles
+from sharedarray._segment.names import check_name
+from sharedarray._segment.refusals import (
+    EMPTY,
+    MODES,
+    check_mode,
+    no_block,
+    no_file,
+    not_found,
+    suggest,
+    unopenable,
+)
+
+# Seconds between two attempts to attach to a name that does not exist yet: an attempt takes some 10 us.
+_FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.05
+
+
+def attach(
+    name: str,
+    mode: Mode = "r+",
+    *,
+    timeout: float | None = None,
+    directory: str | None = None,
+    path: str | None = None,
+) -> Mapping:
+    """Attach to the block `name`.
+
+    Parameters
+    ----------
+    timeout
+        Seconds to wait for a block of this name; None not to wait.
+    directory
+        Where the block is. Without it, the name was given by a user, who is told of the name that was meant.
+    path
+        A path to open in place of the block's own, for a token, which leads to the same block.
+
+    Raises
+    ------
+    BlockNotFoundError, InvalidNameError, HeaderError
+        `HeaderError` when it is no regular file, or an empty one.
+    """
+    if mode not in MODES:
+        check_mode(mode)
+    if not isinstance(name, str):
+        raise hints.not_a_name(name)
+    check_name(name)
+    if directory is not None:
+        return _attached(name, mode, directory, path or registry.path_of(directory, name))
+    directory = registry.directory()
+    registry.warn_of_disk(directory)
+    try:
+        if timeout is None:
+            return _attached(name, mode, directory, registry.path_of(directory, name))
+        check_timeout(timeout)
+        return _awaited(name, mode, directory, timeout)
+    except errors.BlockNotFoundError as error:
+        suggest(error, name, directory)
+        raise
+
+
+def _awaited(name: str, mode: Mode, directory: str, timeout: float) -> Mapping:
+    """Attach to a block as soon as there is one of that name.
+
+    It sleeps between attempts, since not every system tells of new names; Ctrl-C is not deferred meanwhile.
+    """
+    path = registry.path_of(directory, name)
+    deadline = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return _attached(name, mode, directory, path)
+        except errors.BlockNotFoundError as error:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                error.found = f"{error.found}, in {timeout:g} s of waiting"
+                raise
+        time.sleep(min(pause, remaining))
+        pause = min(2 * pause, _LAST_PAUSE)
+
+
+def _attached(name: str, mode: Mode, directory: str, path: str) -> Mapping:
+    with interrupts.deferred:
+        while True:
+            try:
+                mapping = _attach(name, mode, directory, path)
+            except OSError as error:
+                if isinstance(error, errors.LimitError) and freelist.clear():
+                    continue
+                if isinstance(error, errors.SharedArrayError):
+                    raise
+                raise requirements.explained(error, directory) from None
+            if mapping is not None:
+                return mapping
+
+
+def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
+    """Attach to what a path leads to; None where another block has come in its place meanwhile."""
+    writable = True
+    try:
+        with guard:
+            try:
+                handle, held, device, inode, size, links, regular, reused = platform.enter(path, True)
+            except PermissionError:
+                if mode == "r+":
+                    raise
+                # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
+                writable = False
+                entered = platform.enter(path, False)
+                handle, held, device, inode, size, links, regular, reused = entered
+            handles[handle] = None
+    except BlockingIOError:
+        return None  # a process has just asked whether it is alone on a free block, see `platform.exclusive`
+    except FileNotFoundError as error:
+        raise not_found(name, directory, made=error.strerror == platform.STILL_MADE) from None
+    except OSError as error:
+        raise unopenable(error, name, path) from None
+    try:
+        if not held:
+            platform.hold(handle)
+            device, inode, size, links, regular, reused = platform.status(handle)
+        if not regular or size == 0:
+            raise no_block(name, path, EMPTY if regular else "a directory, pipe or device")
+        # Removed between our opening it and our lease, and perhaps used again as another block.
+        if links == 0 or (reused and platform.inode_of(path) != inode):
+            if platform.inode_of(path) not in (None, inode):
+                guarded_close(handle)
+                return None
+            raise not_found(name, directory)
+        mapping = finish(handle, size, mode, name, directory, device, inode)
+    except BaseException:
+        guarded_close(handle)
+        raise
+    if not writable:
+        mapping.writable_handle = False
+    janitor.ensure(directory, strict=False)
+    return mapping
+
+
+def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
+    """Map a file on disk; it has no lease and is never removed."""
+    check_mode(mode)
+    where = registry.absolute(os.fspath(path))
+    handle = -1
+    try:
+        handle = guarded(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))
+        status = platform.status(handle)
+        if not status.regular or status.size == 0:
+            raise no_block(where, where, EMPTY if status.regular else "a directory, pipe or device")
+        return finish(handle, status.size, mode, where, None, status.device, status.inode)
+    except FileNotFoundError:
+        raise no_file(where, os.fspath(path)) from None
+    except OSError as error:
+        raise unopenable(error, where, where) from None
+    finally:
+        if handle >= 0:
+            guarded_close(handle)

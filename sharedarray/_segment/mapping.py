@@ -1,0 +1,460 @@
+"""Attachments: mapped bytes, their leases, and what a fork does with them."""
+
+from __future__ import annotations
+
+import atexit
+import mmap
+import threading
+import weakref
+from collections.abc import Callable
+from sys import getrefcount
+from typing import Any, Protocol, TypeVar
+
+from sharedarray import (
+    _damage as damage,
+    _errors as errors,
+    _freelist as freelist,
+    _intents as intents,
+    _interrupts as interrupts,
+    _janitor as janitor,
+    _registry as registry,
+    _requirements as requirements,
+)
+from sharedarray._platform import Mode, platform
+from sharedarray._sizes import exact
+
+_T = TypeVar("_T")
+
+
+guard = threading.RLock()  # held while a handle comes or goes, and across every fork
+handles: dict[int, weakref.ref[Mapping] | None] = {}  # None: in the making, or on its way out
+_child_leases: dict[int, int] = {}
+
+
+def guarded_open(mapping: Mapping) -> int:
+    """One more handle on what is attached, without a lease, to lock it by; a forked child closes it.
+
+    Raises
+    ------
+    BlockClosedError
+        It was closed already.
+    BlockNotFoundError
+        It is a file, and its path leads elsewhere by now.
+    """
+
+    def again(handle: int) -> int:
+        return platform.open_to_lock(mapping.path if handle < 0 else handle)
+
+    try:
+        handle = guarded(lambda: with_handle(mapping, again))
+    except FileNotFoundError:
+        if mapping.directory is not None:
+            requirements.check(mapping.directory)
+        raise _replaced(mapping, "nothing") from None
+    status = platform.status(handle)
+    if (status.device, status.inode) != (mapping.device, mapping.inode):
+        guarded_close(handle)
+        raise _replaced(mapping, "another file")
+    return handle
+
+
+def guarded_open_file(file: str | int) -> int:
+    """A handle to lock a file by, of what has this path or descriptor; a forked child closes it."""
+    return guarded(lambda: platform.open_to_lock(file))
+
+
+def _replaced(mapping: Mapping, found: str) -> errors.BlockNotFoundError:
+    return errors.BlockNotFoundError(
+        f"{mapping.path} does not lead to the file that was opened any more",
+        name=mapping.name,
+        found=f"{found} at that path",
+        cause="the file was moved or replaced",
+        next_step="open it again",
+    )
+
+
+def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
+    """Use the handle of an attached block, -1 for a file, while no other thread can close it.
+
+    Raises
+    ------
+    BlockClosedError
+        It was closed already.
+    """
+    with guard:
+        if mapping.left:
+            raise errors.BlockClosedError(
+                f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
+            )
+        return use(mapping.handle)
+
+
+def guarded(opener: Callable[[], int]) -> int:
+    """Call what opens a handle. A forked child closes it, also if another thread forks meanwhile."""
+    with guard:
+        handle = opener()
+        handles[handle] = None
+    return handle
+
+
+def guarded_close(handle: int, close: Callable[[int], None] = platform.close) -> None:
+    """Close such a handle, in the process that opened it."""
+    with guard:
+        handles.pop(handle, None)
+        close(handle)
+
+
+def _before_fork() -> None:
+    with interrupts.deferred:
+        freelist.before_fork()  # whose thread may want all locks, to give memory back
+    janitor.before_fork()  # these locks first: their holder may still want ours, to drop a mapping
+    intents.before_fork()
+    guard.acquire()
+    freelist.begin_generation()
+    for handle, reference in handles.copy().items():  # a collection may drop one meanwhile
+        mapping = None if reference is None else reference()
+        if mapping is not None and (not mapping.lease_dropped or mapping.without_lease):
+            try:
+                if not mapping.lease_apart:
+                    platform.hold_apart(handle)
+                    mapping.lease_apart = True
+                    mapping.lease_dropped = False
+                _child_leases[handle] = platform.hold_again(handle)
+            except OSError:
+                continue  # no descriptor is free: in the child this block counts as closed
+
+
+def _after_fork_in_parent() -> None:
+    for handle in _child_leases.values():
+        platform.close(handle)
+    _child_leases.clear()
+    guard.release()
+    intents.after_fork_in_parent()
+    janitor.after_fork_in_parent()
+    freelist.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    freelist.after_fork_in_child()
+    janitor.after_fork_in_child()
+    intents.after_fork_in_child()
+    inherited = dict(handles)
+    handles.clear()
+    for handle, reference in inherited.items():
+        mapping = None if reference is None else reference()
+        own = _child_leases.pop(handle, None)
+        if mapping is not None and own is not None:
+            mapping.handle = own
+            mapping.lease_dropped = mapping.without_lease = False
+            handles[own] = reference
+        elif mapping is not None:
+            mapping.left = True
+            mapping.handle = -1
+        platform.close(handle)
+    _child_leases.clear()
+    guard.release()
+
+
+def leave_all() -> None:
+    """Give up every lease: at the interpreter's end, so that blocks go now and not when we are missed."""
+    for reference in handles.copy().values():
+        mapping = None if reference is None else reference()
+        if mapping is not None:
+            try:
+                mapping.leave()
+            except OSError as error:  # the others are left all the same
+                damage.report(mapping.path, str(error), "it could not be given up in order")
+
+
+platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+# The interpreter calls the last of these first.
+atexit.register(janitor.close_connections)
+atexit.register(janitor.sweep_unwatched)
+atexit.register(leave_all)
+atexit.register(freelist.close)
+
+
+# Called with every attachment whose lease is given up, at any moment and in any thread.
+on_leave: list[Callable[[Mapping], None]] = []
+
+
+class Follower(Protocol):
+    """What wants to know when a lease is given up."""
+
+    def left(self, mapping: Mapping) -> None:
+        """Hear of it."""
+
+
+class Mapping(mmap.mmap):
+    """The mapped bytes of one attachment, and its lease.
+
+    Attributes
+    ----------
+    name : str
+        The block's name; the path of a file that is no block.
+    directory : str or None
+        Where the block is; None for a file opened by path, which has no lease and is never removed.
+    device, inode : int
+        The block's identity.
+    handle : int
+        The open block that carries the lease, -1 without one.
+    mode : {'r', 'r+', 'c'}
+        How it is mapped.
+    left : bool
+        Whether the lease is given up. The bytes stay mapped until the last view of them goes.
+    writable_handle : bool
+        Whether the handle allows to find out if this is the last lease.
+    address : int
+        Where the bytes are in this process, 0 until it was asked for.
+    lease_apart : bool
+        Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
+        alive, and with it the lease of a parent that is killed.
+    lease_dropped, without_lease : bool
+        Whether there is no lease for the time being; and whether the bytes are used all the same, while
+        another process has one. See `drop_lease` and `use_without_lease`.
+    grips : tuple of weak references
+        To what the arrays that arrived as references have their bytes from; see `sharedarray._reference`.
+    generation : int
+        That of the free list in which the block was made, if its pages can be used again; else -1.
+    given_names : frozenset of str
+        The names that users have given to the file.
+    populated : bool
+        Whether this process has written all pages through the mapping, and so needs no faults for them.
+    free : freelist.FreeBlock or None
+        The block, once this process has given it up, if its pages can be used again.
+    plain : bool
+        Whether arrays over the bytes travel as data, as those over any other memory do.
+    followers : dict or None
+        Weak references to objects, by id, whose method ``left`` is called with the mapping when the lease is
+        given up, at any moment and in any thread; see `follow`.
+    """
+
+    name: str
+    directory: str | None
+    device: int
+    inode: int
+    handle: int
+    mode: Mode
+    left: bool = True
+    writable_handle: bool = True
+    address: int = 0
+    lease_apart: bool = False
+    lease_dropped: bool = False
+    without_lease: bool = False
+    generation: int = -1
+    given_names: frozenset[str] = frozenset()
+    populated: bool = False
+    free: freelist.FreeBlock | None = None
+    plain: bool = False
+    grips: tuple[weakref.ref[Any], ...] = ()
+    followers: dict[int, weakref.ref[Follower]] | None = None
+
+    @property
+    def path(self) -> str:
+        """Path of the block or file."""
+        return self.name if self.directory is None else registry.path_of(self.directory, self.name)
+
+    def leave(self) -> None:
+        """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
+        if not self.left:
+            with interrupts.deferred:
+                self._leave()
+                block = self.free
+                if block is not None and not block.since and not freelist.add(block):
+                    self.free = None
+
+    def _leave(self) -> None:
+        with guard:
+            if self.left:  # by another thread, just now
+                return
+            self.left = True
+            handle = self.handle
+            if handle >= 0:
+                self.handle = -1
+                handles[handle] = None
+        if handle >= 0:
+            self._give_up(handle)
+        for hear in on_leave:
+            hear(self)
+        if self.followers:
+            for reference in list(self.followers.values()):  # other threads may add some meanwhile
+                follower = reference()
+                if follower is not None:
+                    follower.left(self)
+
+    def _give_up(self, handle: int) -> None:
+        try:
+            last = not self.lease_dropped and platform.leave(handle)
+            if last and self.writable_handle and self.directory is not None and platform.alone(handle):
+                reusable = freelist.has_use(self.generation) and platform.is_memory(handle)
+                # A block that has got versions is longer than it was.
+                if not (reusable and platform.status(handle).size == len(self)):
+                    registry.depart(self.directory, self.name, handle, self.inode)
+                else:
+                    self._depart_to_free_list(handle, self.directory)
+                platform.release(handle)
+        finally:
+            if self.free is None:
+                guarded_close(handle)
+
+    def _depart_to_free_list(self, handle: int, directory: str) -> None:
+        block = freelist.FreeBlock(
+            handle,
+            directory,
+            len(self),
+            self.inode,
+            self.given_names,
+            self.generation,
+            self.populated,
+            guarded_close,
+        )
+        if registry.depart(directory, self.name, handle, self.inode, token=block.token):
+            self.free = block
+
+    def close(self) -> None:
+        """Refused: the bytes go with their last view."""
+        raise BufferError("the mapping of a shared block is freed with the last view of it")
+
+    def resize(self, newsize: int) -> None:
+        """Refused: other processes have the block mapped at its size."""
+        raise BufferError(f"a shared block keeps its size of {exact(len(self))}")
+
+    @interrupts.finalizer
+    def __del__(self) -> None:
+        # A mapping that was never finished has no handle, and neither has a class torn down at exit.
+        if not self.left or self.free is not None:
+            interrupts.finalize(self._end)
+
+    def _end(self) -> None:
+        if not self.left:
+            self._leave()
+        block, self.free = self.free, None
+        if block is not None:
+            if getrefcount(self) <= _ALONE:
+                if freelist.add(block, self):
+                    return  # which has it now: it lives on
+            elif block.since:
+                freelist.discard(block)
+            else:
+                block.free()
+        # The pages are best freed here, which may take long, not right after the finalizer, as they are
+        # otherwise. The number of references saves no more than that: every view exports the bytes, so
+        # `close` refuses while the rest of a reference cycle, or a thread that was just faster, has one.
+        if getrefcount(self) <= _ALONE:
+            try:
+                mmap.mmap.close(self)
+            except BufferError:
+                pass
+
+
+def _count_alone() -> int:
+    """Return the references to an object that its finalizer counts, as that of `Mapping`, without others."""
+    found = []
+
+    class Ending:
+        def __del__(self) -> None:
+            interrupts.finalize(self._end)
+
+        def _end(self) -> None:
+            found.append(getrefcount(self))
+
+    Ending()
+    return found[0]
+
+
+_ALONE = _count_alone()
+
+
+def follow(mapping: Mapping, follower: Follower) -> None:
+    """Call a method of an object, while that lives, when the lease of an attachment is given up."""
+    followers = mapping.followers
+    if followers is None:
+        followers = mapping.__dict__.setdefault("followers", {})  # in one step, beside other threads
+    known = followers.get(id(follower))
+    if known is not None and known() is follower:
+        return
+    for key, reference in list(followers.items()):
+        if reference() is None:
+            followers.pop(key, None)
+    followers[id(follower)] = weakref.ref(follower)
+    if mapping.left:  # by another thread, before it could know of this one
+        follower.left(mapping)
+
+
+def drop_lease(mapping: Mapping) -> bool:
+    """Give up the lease of an attachment, whose bytes and handle stay: other holders may free the block.
+
+    Return False if nothing else holds the block; the caller then releases the attachment.
+    """
+    mapping.without_lease = False
+    if mapping.lease_dropped:
+        return True
+    with guard:
+        if mapping.handle >= 0 and not mapping.left and not mapping.lease_dropped:
+            if platform.leave(mapping.handle):
+                return False
+            mapping.lease_dropped = True
+    return True
+
+
+def use_without_lease(mapping: Mapping) -> bool:
+    """Use an attachment while another process is sure to have a lease; return False if it was released.
+
+    The user calls `drop_lease` or `retake_lease` before the other process may give up its lease.
+    """
+    mapping.without_lease = True
+    return not mapping.left
+
+
+def retake_lease(mapping: Mapping) -> bool:
+    """Take a lease again; return False if the block is gone, and the attachment of no use."""
+    with guard:
+        if mapping.left:
+            return False
+        mapping.without_lease = False
+        if mapping.lease_dropped:
+            platform.hold(mapping.handle)
+            mapping.lease_dropped = False
+            return platform.status(mapping.handle).links > 0
+        return True
+
+
+def mapping_of(view: object) -> Mapping | None:
+    """The attachment that an array or memoryview has its memory from, None when it has other memory."""
+    found: Any = view
+    try:
+        while found is not None:
+            kind = type(found)
+            if kind is Mapping:
+                return found  # type: ignore[no-any-return]
+            found = found.obj if kind is memoryview else found.base
+    except AttributeError:
+        pass  # other memory, such as a bytes object
+    return None
+
+
+def finish(
+    handle: int,
+    size: int,
+    mode: Mode,
+    name: str,
+    directory: str | None,
+    device: int,
+    inode: int,
+    mapping: Mapping | None = None,
+) -> Mapping:
+    if mapping is None:
+        mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
+        assert mapping is not None
+    mapping.name = name
+    mapping.directory = directory
+    mapping.device = device
+    mapping.inode = inode
+    mapping.mode = mode
+    if directory is None:
+        mapping.handle = -1
+    else:
+        mapping.handle = handle
+        handles[handle] = weakref.ref(mapping)
+    mapping.left = False
+    return mapping

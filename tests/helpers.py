@@ -185,6 +185,40 @@ def interrupted_at(step: int, function: Callable[[], object], never: tuple[CodeT
     return left < 0
 
 
+def first_steps(part: str, function: Callable[[], object], never: tuple[CodeType, ...] = ()) -> list[int]:
+    """Call a function; return a step, as `interrupted_at` counts, for each place in a part of the library.
+
+    A place is a line, and the lines of that part that led to it.
+    """
+    found: dict[tuple[tuple[str, int], ...], int] = {}
+    step = -1
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal step
+        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
+            return None
+        if frame.f_code in never:
+            return None
+        if event == "line":
+            step += 1
+            place, at = [], frame
+            while at is not None:
+                if part in at.f_code.co_filename:
+                    place.append((at.f_code.co_filename, at.f_lineno))
+                at = at.f_back
+            if part in frame.f_code.co_filename:
+                found.setdefault(tuple(place), step)
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        function()
+    finally:
+        sys.settrace(before)
+    return list(found.values())
+
+
 # -- what is there --------------------------------------------------------------------------------------
 
 

@@ -266,11 +266,12 @@ def inode(name: str, where: str | None = None) -> int | None:
 
 def memory_is_there(name: str) -> bool:
     """Whether any process has the memory of a block of this name, where blocks are no files."""
-    platform = _platform()
+    from sharedarray._platform import windows_names as names, windows_sections as sections
+
     path = f"{directory()}/{name}"
-    section, _ = platform._open_section(platform._kernel_name(path), path)
+    section, _ = sections.open_section(names.kernel_name(path), path)
     if section is not None:
-        platform._close_handle(section.handle)
+        sections.close_handle(section.handle)
     return section is not None
 
 

@@ -12,8 +12,8 @@ _LIKENESS = 0.6  # of 1: difflib's own default
 _MOST_COMPARED = 1000  # names: to compare a name with so many takes some 10 ms
 
 
-def likely(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of these names that was probably meant, None if none is alike.
+def likely(name: str, names: Iterable[str], likeness: float = _LIKENESS) -> str | None:
+    """Return the one of these names that was probably meant, None if none is as alike as that (of 1).
 
     Examples
     --------
@@ -24,7 +24,7 @@ def likely(name: str, names: Iterable[str]) -> str | None:
 
     wanted = name.lower()
     known = {each.lower(): each for each in islice(names, _MOST_COMPARED) if each != name}
-    found = difflib.get_close_matches(wanted, known, 1, _LIKENESS)
+    found = difflib.get_close_matches(wanted, known, 1, likeness)
     return known[found[0]] if found else None
 
 

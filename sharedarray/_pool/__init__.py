@@ -34,9 +34,9 @@ manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
 core           the state of a pool, and what its modules have in common
 arguments      checks of the arguments of `Pool`
+migration      names that other pools have, and what to write instead
 numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
 results        iterators over the results of `Pool.map` and its variants
-migration      names that other pools have, and what to write instead
 maps           `Pool.map` and its variants
 arrays         shared arrays that a pool makes and closes
 reporting      reports of a pool on its work

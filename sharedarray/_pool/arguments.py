@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import operator
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from sharedarray import _hints as hints
 from sharedarray._platform import platform
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.transport import pipes
@@ -23,8 +25,11 @@ __all__ = [
     "checked_modules",
     "checked_threads",
     "common_length",
+    "likely_keyword",
     "refuse_keywords",
+    "refuse_others",
     "worker_count",
+    "zipped",
 ]
 
 
@@ -62,6 +67,8 @@ def checked_modules(preload: Sequence[str]) -> tuple[str, ...]:
     if isinstance(preload, str):
         names = preload.replace(",", " ").split()
         raise TypeError(f"preload must be a sequence of names, not {preload!r}: write {names!r}")
+    if not isinstance(preload, Iterable):
+        raise TypeError(f"preload must be a sequence of names of modules, not {preload!r}")
     for name in preload:
         if not isinstance(name, str):
             raise TypeError(f"preload must be a sequence of names of modules, not of {name!r}")
@@ -94,19 +101,46 @@ def checked_initargs(initargs: Any) -> tuple[Any, ...]:
     return tuple(initargs)
 
 
-def check_function(method: str, function: Any, iterables: tuple[Any, ...] | None = None) -> None:
-    """Raise `TypeError` unless a method of a pool got a function, and iterables if it takes some."""
+def check_function(
+    method: str, function: Any, given: tuple[Any, ...] | None = None, kind: str = "iterable"
+) -> None:
+    """Raise `TypeError` unless a method of a pool got a function, and some arguments behind it."""
     if not callable(function):
         raise TypeError(
             f"{method}() takes a function first, not {_kind_of(function)}: give the function and its "
             f"arguments apart, as in {method}(numpy.sum, array) in place of {method}(numpy.sum(array))"
         )
-    if iterables == ():
+    if given == ():
         name = _shown(function)
+        example = "items" if kind == "iterable" else "array"
         raise TypeError(
-            f"{method}() needs at least one iterable behind the function, as in {method}({name}, items); for "
-            f"one call without arguments write submit({name})"
+            f"{method}() needs at least one {kind} behind the function, as in {method}({name}, {example}); "
+            f"for one call without arguments write submit({name})"
         )
+
+
+def zipped(method: str, function: Any, iterables: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Return the arguments of each call of a map; raise `TypeError` if one of the iterables is none."""
+    try:
+        return zip(*iterables)  # noqa: B905
+    except TypeError:
+        for at, given in enumerate(iterables):
+            if not hasattr(type(given), "__iter__") and not hasattr(type(given), "__getitem__"):
+                raise TypeError(_no_iterable(method, function, at, given)) from None
+        raise
+
+
+def _no_iterable(method: str, function: Any, at: int, given: Any) -> str:
+    text = f"{method}() takes iterables behind the function, but number {at + 1} is {_kind_of(given)}"
+    name = _shown(function)
+    if at and isinstance(given, int):
+        return (
+            f"{text}: for a size of batches write chunksize={given}; to give it to each call bind it with "
+            f"functools.partial({name}, …)"
+        )
+    if isinstance(given, int):
+        return f"{text}: for the numbers below it write {method}({name}, range({given}))"
+    return f"{text}: for one call write submit({name}, …)"
 
 
 # What makes one result of two for functions of NumPy that make one of a block.
@@ -137,6 +171,9 @@ def check_combine(function: Any, combine: Any, arrays: tuple[Any, ...]) -> None:
         raise TypeError(f"reduce_blocks() needs at least one array behind the two functions: write {example}")
 
 
+# Of 1: a misspelt parameter, and not one of the function's that begins or ends alike.
+_LIKENESS = 0.8
+
 # Keywords that are not the function's, but another method's.
 _OWNERS = {
     "buffersize": "map()",
@@ -145,24 +182,42 @@ _OWNERS = {
 }
 
 
-def refuse_keywords(method: str, function: Any, keywords: Mapping[str, Any]) -> None:
+def refuse_keywords(method: Callable[..., Any], function: Any, keywords: Mapping[str, Any]) -> None:
     """Raise `TypeError` for keywords that a method of a pool does not have, and the function may have."""
+    way = method.__name__
     if "combine" in keywords:
-        raise TypeError(
-            f"{method}() takes combine as its second argument, before the arrays, and not by name"
-        )
+        raise TypeError(f"{way}() takes combine as its second argument, before the arrays, and not by name")
     others = [keyword for keyword in keywords if keyword in _OWNERS]
     if others:
         raise TypeError(
-            f"{method}() got an unexpected keyword argument {others[0]!r}: it is one of {_OWNERS[others[0]]}"
+            f"{way}() got an unexpected keyword argument {others[0]!r}: it is one of {_OWNERS[others[0]]}"
         )
     if keywords:
-        name = _shown(function)
+        first, name = next(iter(keywords)), _shown(function)
         bound = ", ".join(f"{key}={value!r:.40}" for key, value in keywords.items())
-        raise TypeError(
-            f"{method}() got an unexpected keyword argument {next(iter(keywords))!r}; if it is for {name}, "
-            f"bind it: {method}(functools.partial({name}, {bound}), …)"
-        )
+        meant = likely_keyword(method, first)
+        text = f"{way}() got an unexpected keyword argument {first!r}; "
+        text += "if" if meant is None else f"did you mean {meant!r}? If"
+        raise TypeError(f"{text} it is for {name}, bind it: {way}(functools.partial({name}, {bound}), …)")
+
+
+def refuse_others(method: str, others: tuple[Any, ...]) -> None:
+    """Raise `TypeError` for arguments behind the one iterable of a method."""
+    if others:
+        value = others[0]
+        text = f"{method}() takes a function and one iterable, but {_kind_of(value)} follows"
+        if isinstance(value, Iterable):
+            text += ": to take an item of each of several iterables write map()"
+        elif isinstance(value, int):
+            text += f": for a size of batches write chunksize={value}"
+        raise TypeError(text)
+
+
+def likely_keyword(function: Callable[..., Any], given: str) -> str | None:
+    """Return the parameter that was probably meant by a keyword that a function does not have."""
+    by_name = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = inspect.signature(function).parameters.items()
+    return hints.likely(given, [name for name, each in parameters if each.kind in by_name], _LIKENESS)
 
 
 def argument_tuples(items: Iterable[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:

@@ -13,6 +13,8 @@ from sharedarray._pool.arguments import (
     check_function,
     common_length,
     refuse_keywords,
+    refuse_others,
+    zipped,
 )
 from sharedarray._pool.migration import MAP_KEYWORDS, explains_keywords
 from sharedarray._progress import Progress, bar, closed_unless_done, watched
@@ -102,9 +104,10 @@ class Maps:
         Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
         25 ms after they are computed; the first result of each batch arrives at once.
         """
-        refuse_keywords("map", fn, unknown)
+        if unknown:
+            refuse_keywords(self.map, fn, unknown)
         check_function("map", fn, iterables)
-        calls = zip(*iterables)  # noqa: B905
+        calls = zipped("map", fn, iterables)
         if buffersize is None:
             return self._collect("map", fn, calls, timeout, chunksize, progress, return_exceptions)
         at_least(1, "chunksize", chunksize)
@@ -127,6 +130,7 @@ class Maps:
         self,
         fn: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
+        *others: Never,
         timeout: float | None = None,
         chunksize: int = 1,
         progress: Progress = None,
@@ -134,8 +138,10 @@ class Maps:
         **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
-        refuse_keywords("starmap", fn, unknown)
+        if unknown:
+            refuse_keywords(self.starmap, fn, unknown)
         check_function("starmap", fn)
+        refuse_others("starmap", others)
         calls = argument_tuples(iterable)
         return self._collect("starmap", fn, calls, timeout, chunksize, progress, return_exceptions)
 
@@ -160,16 +166,18 @@ class Maps:
         The exception of a call does not end the iterator: the next `next` gives the next result. (A ``for``
         loop ends with the first exception; ``return_exceptions=True`` keeps it going.) Otherwise as `map`.
         """
-        refuse_keywords("imap_unordered", fn, unknown)
+        if unknown:
+            refuse_keywords(self.imap_unordered, fn, unknown)
         check_function("imap_unordered", fn, iterables)
         at_least(1, "chunksize", chunksize)
+        calls = zipped("imap_unordered", fn, iterables)
         total = common_length(iterables)
         shown = bar(progress, total)
         with closed_unless_done(shown):
             return results.AsTheyCome(
                 self._core,
                 fn,
-                zip(*iterables),  # noqa: B905
+                calls,
                 self._max_workers * _CALLS_AHEAD,
                 self._call_options(timeout),
                 returns=return_exceptions,

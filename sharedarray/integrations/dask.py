@@ -45,7 +45,14 @@ from sharedarray import (
 from sharedarray._array import ShapeLike, SharedArray
 from sharedarray._clock import deadline_of, time
 from sharedarray._masked import refuse_masked
-from sharedarray._pool.arguments import argument_tuples, check_combine, check_function, refuse_keywords
+from sharedarray._pool.arguments import (
+    argument_tuples,
+    check_combine,
+    check_function,
+    refuse_keywords,
+    refuse_others,
+    zipped,
+)
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
 from sharedarray._pool.numeric import blockwise
@@ -694,23 +701,25 @@ class DaskPool(Executor):
         ``chunksize`` says how many calls go into one task of Dask's; some for each worker when None.
         ``buffersize`` is there for the interface: the iterables are consumed at once.
         """
-        refuse_keywords("map", fn, unknown)
+        refuse_keywords(self.map, fn, unknown)
         check_function("map", fn, iterables)
-        calls = zip(*iterables)  # noqa: B905
+        calls = zipped("map", fn, iterables)
         return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
 
     def starmap(
         self,
         fn: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
+        *others: Never,
         timeout: float | None = None,
         chunksize: int | None = None,
         progress: Progress = False,
         **unknown: Never,
     ) -> Iterator[T]:
         """Call ``fn`` on each tuple of arguments; see `Pool.starmap`."""
-        refuse_keywords("starmap", fn, unknown)
+        refuse_keywords(self.starmap, fn, unknown)
         check_function("starmap", fn)
+        refuse_others("starmap", others)
         calls = argument_tuples(iterable)
         return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
 
@@ -727,9 +736,9 @@ class DaskPool(Executor):
 
         The iterables are consumed at once; otherwise as `Pool.imap_unordered`.
         """
-        refuse_keywords("imap_unordered", fn, unknown)
+        refuse_keywords(self.imap_unordered, fn, unknown)
         check_function("imap_unordered", fn, iterables)
-        calls = zip(*iterables)  # noqa: B905
+        calls = zipped("imap_unordered", fn, iterables)
         return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.as_they_come)
 
     def _mapped(
@@ -773,8 +782,8 @@ class DaskPool(Executor):
         domain, and gets an error elsewhere: give ``out``, which may be the array itself.
         """
         self._check_open()
-        refuse_keywords("map_blocks", func, unknown)
-        check_function("map_blocks", func)
+        refuse_keywords(self.map_blocks, func, unknown)
+        check_function("map_blocks", func, arrays, "array")
         plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
         core: Any = self._core
         # Dask runs again what its worker did not finish.
@@ -794,7 +803,7 @@ class DaskPool(Executor):
     ) -> T:
         """Apply a function to blocks, and combine its results into one; see `Pool.reduce_blocks`."""
         self._check_open()
-        refuse_keywords("reduce_blocks", func, unknown)
+        refuse_keywords(self.reduce_blocks, func, unknown)
         check_function("reduce_blocks", func)
         check_combine(func, combine, arrays)
         plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)

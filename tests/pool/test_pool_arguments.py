@@ -38,6 +38,33 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
         r"functools.partial\(numpy.add, out=1\)",
     ),
     "starmap a name": (lambda p: p.starmap("f", [(1, 2)]), f"^starmap{FIRST}a str"),
+    "starmap without items": (
+        lambda p: p.starmap(np.add),
+        "starmap.* missing a required argument: 'iterable'",
+    ),
+    "chunksize behind starmap": (
+        lambda p: p.starmap(np.add, [(1, 2)], 5),  # once a timeout, that ended the workers
+        "one iterable, but an int follows: for a size of batches write chunksize=5",
+    ),
+    "starmap of two": (
+        lambda p: p.starmap(np.add, [1], [2]),
+        r"but a list follows: .* each of several iterables write map\(\)",
+    ),
+    "chunksize behind map": (
+        lambda p: p.map(np.sum, DATA, 5),
+        r"number 2 is an int: .* write chunksize=5; .*functools.partial\(numpy.sum, …\)",
+    ),
+    "map a number": (lambda p: p.map(np.sum, 5), r"number 1 is an int: .*map\(numpy.sum, range\(5\)\)"),
+    "map a future": (lambda p: p.map(np.sum, p.submit(len, [])), r"number 1 is a \w*Future: .*submit\("),
+    "unordered a number": (lambda p: p.imap_unordered(np.sum, 5), r"range\(5\)"),
+    "misspelt": (lambda p: p.map(np.sum, DATA, buffer_size=2), "did you mean 'buffersize'"),
+    "misspelt block_size": (lambda p: p.map_blocks(np.sin, DATA, blocksize=2), "did you mean 'block_size'"),
+    "chunks": (lambda p: p.map_blocks(np.sin, DATA, chunks=2), "Next step: write block_size=2"),
+    "depth": (lambda p: p.map_blocks(np.sin, DATA, depth=1), "Next step: write overlap=1"),
+    "map_blocks without arrays": (
+        lambda p: p.map_blocks(np.sin),
+        r"needs at least one array behind the function, as in map_blocks\(numpy.sin, array\)",
+    ),
     "clip": (
         lambda p: p.map_blocks(np.clip, DATA, a_min=0),
         r"unexpected keyword argument 'a_min'.*map_blocks\(functools.partial\(numpy.clip, a_min=0\), …\)",
@@ -72,7 +99,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
 TIMEOUTS: dict[str, Callable[[Any, Any], object]] = {
     "map": lambda p, timeout: p.map(np.sum, DATA, timeout=timeout),
     "map, ahead": lambda p, timeout: p.map(np.sum, DATA, timeout=timeout, buffersize=1),
-    "starmap": lambda p, timeout: p.starmap(np.add, DATA, timeout),
+    "starmap": lambda p, timeout: p.starmap(np.add, DATA, timeout=timeout),
     "imap_unordered": lambda p, timeout: p.imap_unordered(np.sum, DATA, timeout=timeout),
     "map_blocks": lambda p, timeout: p.map_blocks(np.sin, DATA, timeout=timeout),
     "reduce_blocks": lambda p, timeout: p.reduce_blocks(np.sum, np.add, DATA, timeout=timeout),
@@ -118,6 +145,8 @@ def test_arguments_of_other_methods(pool: sa.Pool) -> None:
         unknown.map_blocks(np.sin, {"a": 1})
     with pytest.raises(TypeError, match=r"write \['numpy', 'scipy'\]"):
         sa.Pool(1, preload="numpy, scipy")
+    with pytest.raises(TypeError, match="sequence of names of modules, not 3"):
+        sa.Pool(1, preload=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="leave it out"):
         sa.Pool(1, initializer=print, initargs=None)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 import multiprocessing.pool
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pool_tasks
 import pytest
@@ -46,6 +47,8 @@ def test_another_name_is_an_ordinary_error(pool):
         ({"num_workers": 2}, "max_workers=2"),
         ({"maxtasksperchild": 7}, "max_tasks_per_child=7"),
         ({"start_method": "spawn"}, "mp_context='spawn'"),
+        ({"max_worker": 2}, "did you mean 'max_workers'"),
+        ({"thread_name_prefix": "a"}, "ThreadPoolExecutor"),
     ],
 )
 def test_keywords_of_other_pools(given, write):
@@ -60,6 +63,7 @@ def test_the_initializer_has_another_place():
 
 
 def test_keywords_of_other_maps(pool):
+    joblib = pytest.importorskip("joblib")
     for way in (pool.map, pool.imap_unordered, pool.starmap):
         for name, cure in migration.MAP_KEYWORDS.items():
             with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'. Next step: "):
@@ -69,8 +73,10 @@ def test_keywords_of_other_maps(pool):
     for name, cure in migration.POOL_KEYWORDS.items():
         for written in re.findall(r"write (\w+)=", cure):
             assert written in inspect.signature(sa.Pool).parameters, name
-    with pytest.raises(TypeError, match="unexpected keyword argument 'max_worker'"):
-        sa.Pool(max_worker=1)
+    for theirs in (joblib.Parallel, multiprocessing.Pool, ThreadPoolExecutor):
+        for name in set(inspect.signature(theirs).parameters) - set(inspect.signature(sa.Pool).parameters):
+            with pytest.raises(TypeError, match=rf"^Pool\(\) .* argument '{name}'. Next step: "):
+                sa.Pool(**{name: 2})
 
 
 def test_the_table_shows_what_works(pool):

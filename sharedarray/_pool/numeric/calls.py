@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sharedarray._pool.arguments import check_combine, check_function, refuse_keywords
+from sharedarray._pool.migration import BLOCK_KEYWORDS, explains_keywords
 from sharedarray._pool.numeric import blockwise
 from sharedarray._pool.numeric.of_groups import expanded
 from sharedarray._pool.numeric.tiling import Axes, Sizes
@@ -30,6 +31,7 @@ class NumericCalls:
     _retries: int
     _options: dict[str, Any]
 
+    @explains_keywords(BLOCK_KEYWORDS)
     def map_blocks(
         self,
         func: Callable[..., ArrayLike],
@@ -120,14 +122,16 @@ class NumericCalls:
         >>> np.array_equal(blurred, blur(image))
         True
         """
-        refuse_keywords("map_blocks", func, unknown)
-        check_function("map_blocks", func)
+        if unknown:
+            refuse_keywords(self.map_blocks, func, unknown)
+        check_function("map_blocks", func, arrays, "array")
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
             self._core, func, plan, out, progress, self._options, timeout, again=self._retries > 0
         )
 
+    @explains_keywords(BLOCK_KEYWORDS)
     def reduce_blocks(
         self,
         func: Callable[..., T],
@@ -175,7 +179,8 @@ class NumericCalls:
         ...     int(pool.reduce_blocks(np.sum, np.add, np.arange(1000)))
         499500
         """
-        refuse_keywords("reduce_blocks", func, unknown)
+        if unknown:
+            refuse_keywords(self.reduce_blocks, func, unknown)
         check_function("reduce_blocks", func)
         check_combine(func, combine, arrays)
         func, members = expanded(func, arrays)

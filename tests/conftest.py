@@ -21,6 +21,7 @@ import gc
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
+import re
 import shutil
 import signal
 import sys
@@ -85,6 +86,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # Each interpreter that imports NumPy would start a thread per core for matrix products, which hardly any
     # test has: nearly half of the processor time of them all.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+_SLOW_MODULE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no module of slow tests alone if slow tests are left out and no argument names the module.
+
+    Such modules import Dask, pandas and Jupyter. A fork copies the tables of all memory of this process: it
+    takes twice as long with these.
+    """
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    if any(collection_path.name in argument for argument in config.invocation_params.args):
+        return None
+    return True if _SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

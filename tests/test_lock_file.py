@@ -870,13 +870,13 @@ def _storm(path: Path, workers: int, pieces: int, every: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "every",
-    [0, pytest.param(10, marks=pytest.mark.slow)],
-    ids=["no death", "every tenth round kills the holder"],
+    ("pieces", "every"),
+    [(100, 0), pytest.param(500, 0, marks=pytest.mark.slow), pytest.param(500, 10, marks=pytest.mark.slow)],
+    ids=["no death", "more pieces", "every tenth round kills the holder"],
 )
-def test_8_writers_of_500_pieces_to_one_file(tmp_path: Path, every: int) -> None:
+def test_8_writers_of_many_pieces_to_one_file(tmp_path: Path, pieces: int, every: int) -> None:
     # Without fork, the next child after one that was killed takes a second to start.
-    workers, pieces = (8, 500) if FORKS or not every else (4, 15)
+    workers, pieces = (8, pieces) if FORKS or not every else (4, 15)
     _storm(tmp_path / "shared.txt", workers, pieces, every)
 
 

@@ -50,7 +50,7 @@ from lock_helpers import (
     told,
     waiters,
 )
-from needs import few, link, many_starts, needs_fork, needs_janitor, needs_signals
+from needs import link, many_starts, needs_fork, needs_janitor, needs_signals
 
 import sharedarray as sa
 from sharedarray import _intents as intents, _locks as locks
@@ -1229,10 +1229,14 @@ def _storm(workers: int, pieces: int, every: int) -> None:
 
 
 @many_starts
-@pytest.mark.parametrize("every", few([10, 0]), ids=["every tenth round kills the holder", "no death"])
-def test_8_writers_of_500_pieces_to_one_range(every: int) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "every"),
+    [(100, 10), pytest.param(500, 10, marks=pytest.mark.slow), pytest.param(500, 0, marks=pytest.mark.slow)],
+    ids=["every tenth round kills the holder", "more pieces", "no death"],
+)
+def test_8_writers_of_many_pieces_to_one_range(pieces: int, every: int) -> None:
     # Without fork, the next child after one that was killed takes a second to start.
-    _storm(*((8, 500) if FORKS or not every else (4, 15)), every)
+    _storm(*((8, pieces) if FORKS or not every else (4, 15)), every)
 
 
 KILLS_AT_ANY_MOMENT = """

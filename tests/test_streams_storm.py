@@ -104,7 +104,7 @@ def start(work: Callable[..., None], *arguments: Any) -> int:
 @pytest.mark.parametrize(
     ("kills", "slots", "length"),
     [
-        pytest.param(12, 16, 64, id="few"),
+        pytest.param(6, 16, 64, id="few"),
         pytest.param(100, 20, 64, marks=pytest.mark.slow, id="small"),
         pytest.param(60, 16, 1 << 15, marks=pytest.mark.slow, id="large"),
     ],

@@ -1286,6 +1286,12 @@ def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
     return address_of(view) - (mapping.address or _find_address(mapping))
 
 
+def start_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
+    """Return the byte of the block at which a view begins; 0 for an empty one that lies outside the block."""
+    start = offset_of(view, mapping)
+    return start if view.size or 0 <= start <= len(mapping) else 0
+
+
 def address_of(view: np.ndarray[Any, Any]) -> int:
     """Return the address of an array's first element in this process, whatever its dtype.
 

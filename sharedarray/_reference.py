@@ -48,7 +48,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _damage as damage, _errors as errors, _registry as registry, _segment as segment
-from sharedarray._array import Grip, SharedArray, offset_of
+from sharedarray._array import Grip, SharedArray, start_of
 from sharedarray._dtypes import short
 from sharedarray._platform import Mode, platform
 from sharedarray._segment import Mapping, mapping_of
@@ -205,7 +205,7 @@ def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
         mapping.directory,
         mapping.device,
         mapping.inode,
-        offset_of(view, mapping) if view.size else 0,  # an empty one's may be anywhere
+        start_of(view, mapping),
         view.shape,
         view.strides,
         view.dtype,

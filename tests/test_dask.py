@@ -610,3 +610,30 @@ def test_a_group_is_one_argument(client: Any, pool: sa.Pool) -> None:
         assert client.submit(fill_group, group).result() == ("dask_group", "Group")
         assert dask.delayed(fill_group)(group).compute() == ("dask_group", "Group")
         assert (group["t"] == 2).all()
+
+
+def doubled(block: dict[str, Any]) -> Any:
+    return block["x"] * 2 + block["y"][:, 0]
+
+
+def summed(block: dict[str, Any]) -> float:
+    return float(block["x"].sum())
+
+
+def append_row(log: sa.SharedArray) -> int:
+    return log.append(np.ones(3))
+
+
+def test_blocks_of_groups_and_growing_arrays(client: Any) -> None:
+    values = {"x": np.arange(100.0), "y": np.ones((100, 2))}
+    with (
+        sa.share_group(None, values) as group,
+        sa.zeros((0, 3), capacity=10) as log,
+        DaskPool(client) as pool,
+    ):
+        made = pool.map_blocks(doubled, group, block_size=30)
+        assert np.array_equal(made, np.arange(100.0) * 2 + 1)
+        assert pool.reduce_blocks(summed, np.add, group, block_size=30) == np.arange(100.0).sum()
+        assert pool.submit(append_row, log).result() == 1
+        assert client.submit(append_row, log).result() == 2
+        assert len(log.refresh()) == 2

@@ -497,6 +497,28 @@ def test_references_and_pickles() -> None:
         assert pickle.loads(pickle.dumps(log)).shape == (4, 3)
 
 
+def test_an_empty_log_arrives_as_one_that_grows() -> None:
+    with sa.zeros((0, 3), name="log", capacity=100) as log:
+        received: Any = ForkingPickler.loads(ForkingPickler.dumps(log))
+        assert received.append([1, 2, 3]) == 1
+        assert log.refresh().tolist() == [[1, 2, 3]]
+        received.close()
+    for empty in (sa.zeros((4, 3))[:, 3:], sa.zeros((4, 0))[::-1], sa.zeros((4, 3))[:, ::-1][4:]):
+        assert ForkingPickler.loads(ForkingPickler.dumps(empty)).shape == empty.shape
+
+
+def appended(log: sa.SharedArray, value: int) -> tuple[int, int]:
+    return len(log), log.append(np.full(3, value))
+
+
+@pytest.mark.lingers("descriptor")
+def test_workers_append_to_an_argument() -> None:
+    with sa.zeros((0, 3), name="log", capacity=100) as log, sa.Pool(1) as pool:
+        assert [pool.submit(appended, log, value).result() for value in range(3)] == [(0, 1), (0, 2), (0, 3)]
+        assert log.refresh()[:, 0].tolist() == [0, 1, 2]
+        assert pool.submit(appended, log, 3).result() == (3, 4)
+
+
 # -- kills ----------------------------------------------------------------------------------------------
 
 STORM = """

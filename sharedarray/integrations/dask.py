@@ -56,6 +56,7 @@ from sharedarray._pool.arguments import (
 from sharedarray._pool.calls import name_of
 from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
 from sharedarray._pool.numeric import blockwise
+from sharedarray._pool.numeric.of_groups import expanded
 from sharedarray._pool.numeric.tiling import Axes, Sizes
 from sharedarray._progress import Progress, bar, watched
 from sharedarray._segment import Mapping, mapping_of
@@ -390,7 +391,7 @@ class _Packing:
         if mapping not in self._numbers:
             self._numbers[mapping] = len(self.futures)
             self.futures.append(self._replicas.of(mapping))
-        start = arrays.offset_of(array, mapping) if array.size else 0
+        start = arrays.start_of(array, mapping)
         return _View(self._numbers[mapping], start, array)
 
 
@@ -784,7 +785,8 @@ class DaskPool(Executor):
         self._check_open()
         refuse_keywords(self.map_blocks, func, unknown)
         check_function("map_blocks", func, arrays, "array")
-        plan = blockwise.Plan.of(arrays, axis, block_size, overlap, workers=self._max_workers)
+        func, members = expanded(func, arrays)
+        plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         core: Any = self._core
         # Dask runs again what its worker did not finish.
         return blockwise.map_blocks(core, func, plan, out, progress, {}, timeout, again=True)
@@ -806,7 +808,8 @@ class DaskPool(Executor):
         refuse_keywords(self.reduce_blocks, func, unknown)
         check_function("reduce_blocks", func)
         check_combine(func, combine, arrays)
-        plan = blockwise.Plan.of(arrays, axis, block_size, workers=self._max_workers)
+        func, members = expanded(func, arrays)
+        plan = blockwise.Plan.of(members, axis, block_size, workers=self._max_workers)
         core: Any = self._core
         return blockwise.reduce_blocks(core, func, combine, plan, progress, {}, timeout)
 

@@ -1300,6 +1300,24 @@ def address_of(view: np.ndarray[Any, Any]) -> int:
     return int(view.ctypes.data)
 
 
+def is_all(array: SharedArray, mapping: Mapping) -> bool:
+    """Return whether an array has all elements that `attach` finds in its block.
+
+    Of an array that grows, it has them also if it has not taken over the latest rows.
+    """
+    page = mapping[: header.PAGE]
+    layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+    low, high = array._span(mapping)
+    if not _grows(mapping):
+        length = layout.size - layout.offset
+        return array.nbytes == length and (not length or (low, high) == (layout.offset, layout.size))
+    growth = growth_of(mapping)
+    length = growth.length() * growth.row
+    if array.nbytes == length and (not length or (low, high) == (growth.start, growth.start + length)):
+        return True
+    return array.nbytes < length and not isinstance(array.base, SharedArray) and low in (0, growth.start)
+
+
 def _find_address(mapping: Mapping) -> int:
     mapping.address = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
     return mapping.address

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _errors as errors, _header as header, _registry as registry
-from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, make, make_growing
+from sharedarray import _errors as errors, _registry as registry
+from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, is_all, make, make_growing
 from sharedarray._masked import refuse_masked
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Write, mapping_of
@@ -626,21 +626,17 @@ def _is_such(
     else:
         _fortran(order, array)  # checks it
         in_order = order == "K" or array.flags.forc
-    return (
-        in_order
-        and (name is None or _is_whole(array, mapping, name))
-        and (file is None or _is_file(mapping, file))
-    )
+    if name is None and file is None:
+        return in_order
+    return in_order and _is_at(mapping, name, file) and is_all(array, mapping)
 
 
-def _is_whole(array: SharedArray, mapping: Mapping, name: str) -> bool:
-    """Return whether an array has all elements of the block of this name, so that `attach` finds the same."""
-    whole = len(mapping) - header.PAGE <= array.nbytes  # the header takes a page, or more
-    return mapping.directory == registry.directory() and mapping.name == name and whole
-
-
-def _is_file(mapping: Mapping, file: Path) -> bool:
-    return mapping.directory is None and mapping.name == registry.absolute(os.fspath(file))
+def _is_at(mapping: Mapping, name: str | None, file: Path | None) -> bool:
+    """Return whether a block has this name, or is this file."""
+    if file is not None:
+        path = registry.absolute(os.fspath(file))
+        return name is None and mapping.directory is None and mapping.name == path
+    return mapping.directory == registry.directory() and mapping.name == name
 
 
 def _refuse_table(data: object) -> None:
@@ -697,7 +693,11 @@ def _make_zeros(
         return make(shape, dtype, fortran=fortran, **options)
     if fortran:
         raise ValueError("an array that grows has order 'C': its rows lie one behind the other")
-    return make_growing(shape, dtype, index(capacity), **options)
+    try:
+        rows = index(capacity)
+    except TypeError:
+        raise TypeError(f"capacity is a number of rows, an int, and not {capacity!r}") from None
+    return make_growing(shape, dtype, rows, **options)
 
 
 # -- filling --------------------------------------------------------------------------------------------

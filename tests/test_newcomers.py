@@ -113,10 +113,44 @@ def test_asarray_under_a_name() -> None:
     sa.unlink("whole")
 
 
+def test_asarray_under_the_name_of_an_array_with_versions_or_capacity() -> None:
+    versioned = sa.zeros(5, name="versioned")
+    versioned.snapshot()
+    attached = sa.attach("versioned")  # which maps the versions, too
+    log = sa.zeros((0, 3), name="log", capacity=100)
+    assert sa.asarray(log, name="log") is log
+    log.append(np.ones((5, 3)))
+    late = sa.attach("log")
+    log.append(np.ones((5, 3)))
+    for array in (versioned, attached, log, log[:], late):  # `late` has not taken over the last rows
+        name = array.name
+        assert sa.asarray(array, name=name) is sa.array(array, copy=None, name=name) is array
+        assert sa.asarray(array, name=name, persist=True) is array
+    sa.unlink("versioned")
+    sa.unlink("log")
+
+
+def test_parts_are_not_taken_for_the_whole() -> None:
+    versioned = sa.zeros(5, name="versioned")
+    versioned.snapshot()
+    log = sa.zeros((0, 3), name="log", capacity=100)
+    log.append(np.ones((5, 3)))
+    attached = sa.attach("versioned")
+    group = sa.group("group", {"a": (3, "f8")})
+    same = np.broadcast_to(attached[:1], 5, subok=True)
+    for part in (attached[1:], same, log[:2], log[2:], log[:, :1], group["a"]):
+        with pytest.raises(sa.BlockExistsError, match="is taken"):
+            sa.asarray(part, name=part.name)
+        with pytest.raises(ValueError, match="Unable to avoid copy"):
+            sa.asarray(part, name=part.name, copy=False)
+
+
 def test_asarray_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     a = sa.asarray([1, 2], file=path)
     assert sa.asarray(a, file=path) is a
+    with pytest.raises(sa.BlockExistsError, match="exists"):
+        sa.asarray(a[:1], file=path)
     assert sa.asarray(a, file=tmp_path / "y.npy") is not a
     assert np.load(tmp_path / "y.npy").tolist() == [1, 2]
 
@@ -277,6 +311,7 @@ class Named:
         (Path("x.npy"), "sharedarray.open(path)"),
         (b"frames", ".decode()"),
         (["frames"], "not list"),
+        ({"frames": 3}, "not dict"),
         (5, "not int"),
     ],
     ids=lambda value: type(value).__name__,

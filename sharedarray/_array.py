@@ -35,6 +35,7 @@ from sharedarray import (
     _segment as segment,
     _versions as versions,
 )
+from sharedarray._group_index import is_group
 from sharedarray._growth import Growth, growth_of, is_growing, lay_out, set_length
 from sharedarray._locks import ArrayLock, EmptyLock, Lock
 from sharedarray._masked import refuse_masked
@@ -376,8 +377,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
         """
         mapping, growth = self._growth("append to")
-        if mapping.mode != "r+" or not growth.writable:
-            raise ValueError(f"cannot append to {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        self._check_writable(mapping, "append to", growth.writable)
         if mapping.left:
             raise errors.BlockClosedError(
                 f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
@@ -705,8 +705,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         (1, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
         """
         mapping = self._whole("update")
-        if mapping.mode != "r+":
-            raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        self._check_writable(mapping, "update")
         return Update(
             made_versions_of(mapping), mapping, copy, timeout, lambda memory: self._laid_over(mapping, memory)
         )
@@ -759,16 +758,27 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             plan = self._plan = self.shape, self.strides, self.dtype, mapping, made_versions_of(mapping), at
         return plan
 
+    def _check_writable(self, mapping: Mapping, doing: str, writable: bool = True) -> None:
+        """Raise `ValueError` if this array is read-only, or its file is."""
+        if mapping.mode != "r+" or not writable:
+            raise ValueError(f"cannot {doing} {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        if not self.flags.writeable:
+            raise ValueError(f"cannot {doing} {mapping.name!r}: this array is read-only")
+
     def _whole(self, doing: str) -> Mapping:
         """Return the attachment, if this is all of the array in its block."""
         mapping = self._mapping(doing)
         here = self.shape, self.strides, self.dtype
         layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
         if _grows(mapping):
-            raise ValueError(f"cannot {doing} {mapping.name!r}: an array that grows has no versions")
+            raise ValueError(
+                f"cannot {doing} {mapping.name!r}: an array that grows has no versions. Rows that are there "
+                "stay as they were appended: a slice of them is whole"
+            )
         whole = over(mapping, layout)
         if here != (whole.shape, whole.strides, whole.dtype) or offset_of(self, mapping) != layout.offset:
-            raise ValueError(f"cannot {doing} a part of {mapping.name!r}: only the whole array has versions")
+            has = "group has versions, of all members" if is_group(layout, mapping) else "array has versions"
+            raise ValueError(f"cannot {doing} a part of {mapping.name!r}: only the whole {has}")
         return mapping
 
     def _laid_over(self, mapping: Mapping, memory: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -785,7 +795,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         mapping = mapping_of(self)
         if mapping is None:
             raise ValueError(
-                f"cannot {doing}: this array's memory is not shared; see sharedarray.share(array)"
+                f"cannot {doing} this array: its memory is not shared; see sharedarray.share(array)"
             )
         return mapping
 
@@ -902,16 +912,22 @@ def _grows(mapping: Mapping) -> bool:
     """Return whether an attachment is one of an array that grows."""
     found: bool | None = mapping.__dict__.get("grows")
     if found is None:  # it was attached to by a reference
-        page = mapping[: header.PAGE]
-        layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+        try:
+            layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
+        except errors.HeaderError:  # it is no block of an array
+            return False
         found = mapping.__dict__["grows"] = layout.size < len(mapping) and is_growing(mapping, layout)
     return found
 
 
 def _facts(array: SharedArray) -> list[tuple[str, str]]:
     """What there is to say of an array, in the order in which people ask."""
-    name, *others = facts_of_block(mapping_of(array), array.nbytes)
-    return [name, ("shape", str(array.shape)), ("dtype", str(array.dtype)), *others]
+    mapping = mapping_of(array)
+    name, *others = facts_of_block(mapping, array.nbytes)
+    facts = [name, ("shape", str(array.shape)), ("dtype", str(array.dtype)), *others]
+    if mapping is not None and not mapping.left and _grows(mapping):
+        facts.insert(2, ("capacity", f"{growth_of(mapping).capacity:,} rows"))
+    return facts
 
 
 def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]]:
@@ -938,9 +954,9 @@ def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]
             ]
         )
         holders = f"{len(pids)}: {holders}" + (", …" if len(pids) > _SHOWN_HOLDERS else "")
-    block = len(mapping) - header.PAGE
-    if nbytes < block:
-        size += f", of {human(block)} in all"
+    block = human(len(mapping) - header.PAGE)
+    if not _grows(mapping) and nbytes < len(mapping) - header.PAGE and block != human(nbytes):
+        size += f", of {block} in all"
     writes = {"r": "r (read-only)", "r+": "r+ (read and write)", "c": "c (copy-on-write)"}[mapping.mode]
     record = (
         None
@@ -1246,7 +1262,7 @@ def make_growing(
     if not shape or not shape[0] <= capacity <= header.MOST_ROWS:
         raise ValueError(
             f"an array of shape {shape} cannot grow to a length of {capacity}: capacity is the most that the "
-            "first axis can have"
+            f"first axis can have, which is not less than its length and at most {header.MOST_ROWS:,}"
         )
     head, control, size, parts = lay_out(dtype, shape, capacity)
     try:
@@ -1446,6 +1462,8 @@ def _cure_of_file(mapping: Mapping) -> str | None:
     path = mapping.path
     if start.startswith(_ZIP):
         return f"for all arrays of an .npz file in one block: sharedarray.share_group(name, {path!r})"
+    if start[8:9] == b"{" and path.endswith(".safetensors"):
+        return f"for all tensors of the file in one block: sharedarray.share_group(name, {path!r})"
     if start.startswith(header.MAGIC):
         if b"'|O'" in start or b"'O'" in start:
             return (

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors
+from sharedarray._header import MAGIC
 from sharedarray._platform import platform
 from sharedarray._sizes import exact
 
@@ -56,9 +57,11 @@ def source_of(given: Any) -> Source:
         return _of_dataset(given)
     if isinstance(given, Mapping):
         return Source({name: given[name] for name in given})
+    kind = type(given)
+    shown = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     raise TypeError(
         "a group is made of a mapping of names to arrays, a pandas.DataFrame, an xarray.Dataset, or the path "
-        f"of an .npz or .safetensors file, not of a {type(given).__qualname__}"
+        f"of an .npz or .safetensors file, not of a {shown}"
     )
 
 
@@ -89,9 +92,17 @@ def write_npz(file: Any, arrays: Mapping[str, _Array], *, compressed: bool) -> N
 
 def _of_file(path: str) -> Source:
     with open(path, "rb", opener=platform.opener) as file:
-        start = file.read(2)
-        if start == b"PK":
+        start = file.read(len(MAGIC))
+        if start.startswith(b"PK"):
             return _of_npz(path, file)
+        if start == MAGIC:
+            raise errors.HeaderError(
+                f"{path} is an .npy file",
+                name=path,
+                found="one array, or a group",
+                expected="an .npz or a .safetensors file",
+                next_step=f"sharedarray.open({path!r}) opens it; share_group copies a group that was opened",
+            )
         return _of_safetensors(path, file)
 
 
@@ -246,6 +257,7 @@ def _as_text(name: str, values: _Array) -> _Array:
 
 
 _LABELS = str, int, float, bool  # what JSON can hold
+_ROW = "row"  # the axis of the members of a frame, in a dataset
 
 
 def _of_frame(frame: pandas.DataFrame) -> Source:
@@ -302,7 +314,8 @@ def _of_frame(frame: pandas.DataFrame) -> Source:
             label = _name_of(values.name)
             wish = usual if label is None or label == "" else str(label)
             found["index"].append([add(wish, values.to_series()), label])
-    return Source(arrays, frame={key: value for key, value in found.items() if value})
+    attrs = {str(name): value for name, value in frame.attrs.items()}
+    return Source(arrays, attrs, frame={key: value for key, value in found.items() if value})
 
 
 def _name_of(name: Any) -> Any:
@@ -339,6 +352,7 @@ def to_pandas(arrays: Mapping[str, _Array], index: Index, name: str | None) -> p
     by_number: Any = {number: values for number, (values, _) in enumerate(columns)}
     made = pandas.DataFrame(by_number, index=rows, copy=False)
     made.columns = pandas.Index([label for _, label in columns], name=name_of_columns)
+    made.attrs = dict(index.attrs)
     return made
 
 
@@ -379,6 +393,8 @@ def to_xarray(arrays: Mapping[str, _Array], index: Index) -> xarray.Dataset:
     variables = {}
     for name, array in arrays.items():
         axes = index.dims.get(name) or tuple(f"{name}_{axis}" for axis in range(array.ndim))
+        if index.frame and array.ndim == 1:
+            axes = (_ROW,)
         variables[name] = (axes, np.asarray(array), index.member_attrs.get(name, {}))
     return xarray.Dataset(
         {name: value for name, value in variables.items() if name not in index.coords},

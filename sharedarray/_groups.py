@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import index
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -120,14 +120,15 @@ class Group(Mapping[str, SharedArray]):
     # -- the mapping ----------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> SharedArray:
-        found = self._arrays.get(name)
+        try:
+            found = self._arrays.get(name)
+        except TypeError:
+            raise self._no_member(name) from None
         if found is None:
             try:
                 member = self._index.members[name]
-            except (KeyError, TypeError):
-                raise KeyError(
-                    f"{name!r} is no member of the group {self.name!r}; its members are {list(self)}"
-                ) from None
+            except KeyError:
+                raise self._no_member(name) from None
             layout = member.layout
             # What plain `pickle` has loaded is not shared.
             kind: Any = np.ndarray if mapping_of(self._bytes) is None else SharedArray
@@ -141,6 +142,32 @@ class Group(Mapping[str, SharedArray]):
         if values is not array:  # as in `group[name] += 1`, which has written already
             refuse_masked(values, "write into a group")
             array[...] = values
+
+    def _no_member(self, name: object) -> Exception:
+        if isinstance(name, str):
+            return KeyError(f"{name!r} is no member of the group {self.name!r}; its members are {list(self)}")
+        first = repr(next(iter(self), "name"))
+        return TypeError(
+            f"a group is indexed by the name of a member, not by {name!r}; its members are {list(self)}. For "
+            f"a part of one: group[{first}][2:5]"
+        )
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(
+            f"the members of a group stay as they were made: {name!r} cannot be removed from {self.name!r}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        hint = ""
+        if not name.startswith("_") and name in self._index.members:
+            hint = f"; the member of this name is group[{name!r}]"
+        raise AttributeError(f"a group has no attribute {name!r}{hint}", name=name, obj=self)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> _Array:
+        raise TypeError(
+            f"the group {self.name!r} is no array, but a mapping of arrays: {list(self)}. Take one of them, "
+            f"as group[{next(iter(self), 'name')!r}], or all by dict(group)"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index.members)
@@ -273,8 +300,36 @@ class Group(Mapping[str, SharedArray]):
         mapping = self._mapping("take a snapshot")
         return Group(made_versions_of(mapping).hold(mapping), self._index)
 
-    def wait(self, version: int, timeout: float | None = None) -> int:
-        """Wait for a version or a later one; return the version.
+    def notify(self) -> int:
+        """Tell all that `wait` for this group, or for a member, that there are new data.
+
+        As `SharedArray.notify`.
+        """
+        self._mapping("notify those that wait")
+        return self._data().notify()
+
+    def wait(
+        self,
+        version: SupportsIndex | float | None = None,
+        timeout: float | None = None,
+        *,
+        since: int | None = None,
+    ) -> int:
+        """Wait until a process calls `notify`, or until the group has a version; see `SharedArray.wait`.
+
+        Parameters
+        ----------
+        version : int, optional
+            Wait until `version` is this one, or a later one. A number of type float is the timeout.
+        timeout : float, optional
+            Seconds to wait at most; no limit when None.
+        since : int, optional
+            The number that an earlier `wait` or `notify` returned: wait for a notice after that one.
+
+        Returns
+        -------
+        int
+            The version; or how many notices there have been, for the next `since`.
 
         Raises
         ------
@@ -282,6 +337,8 @@ class Group(Mapping[str, SharedArray]):
             It did not come in that time.
         """
         mapping = self._mapping("wait")
+        if version is None or isinstance(version, float) or since is not None:
+            return self._data().wait(version, timeout, since=since)
         versions = made_versions_of(mapping)
         if not versions.wait_for(index(version), timeout):
             raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
@@ -546,12 +603,10 @@ def share_group(
     >>> found["w"].sum().item(), found.attrs["epoch"]
     (2.0, 3)
     """
+    if name is not None:
+        segment.check_name(name)
     source = _source(mapping)
-    arrays: dict[str, _Array] = {}
-    for key, values in source.arrays.items():
-        _checked_name(key)
-        refuse_masked(values, "share")
-        arrays[key] = np.asarray(values)
+    arrays = {_checked_name(key): _as_array(key, values) for key, values in source.arrays.items()}
     layouts = {}
     for key, array in arrays.items():
         layouts[key] = _described(key, array.dtype), array.shape, bool(array.flags.fnc)
@@ -559,7 +614,7 @@ def share_group(
         name,
         layouts,
         arrays,
-        attrs={**source.attrs, **(attrs or {})},
+        attrs={**source.attrs, **_plain("attrs", attrs)},
         dims={**source.dims, **(dims or {})},
         member_attrs=source.member_attrs,
         coords=source.coords,
@@ -579,6 +634,23 @@ def _source(given: Any) -> _datasets.Source:
     return _datasets.Source(
         dict(given), known.attrs, dict(known.member_attrs), dict(known.dims), known.coords, known.frame
     )
+
+
+def _as_array(name: str, values: Any) -> _Array:
+    """Return a member's data as an array."""
+    refuse_masked(values, "share")
+    if isinstance(values, Mapping):
+        raise errors.UnsupportedDTypeError(
+            f"the member {name!r} cannot be a mapping: a group has one level of names",
+            found=f"a {type(values).__qualname__}",
+            expected="an array",
+            next_step=f"name its arrays in one level, as '{name}/...', or store all by "
+            "sharedarray.put(mapping, name=name) and sharedarray.get(name, 'r+')",
+        )
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"the member {name!r} cannot be made an array: {error}") from None
 
 
 def _checked_name(name: object) -> str:
@@ -606,7 +678,7 @@ def _spec(name: str, spec: Any) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
         axes, kind = as_shape(shape), np.dtype(dtype)
     except TypeError as error:
         raise TypeError(
-            f"the member {name!r} cannot have shape {shape!r} and dtype {dtype!r}: {error}"
+            f"the member {name!r} cannot have shape {shape!r} and dtype {dtype!r}, in this order: {error}"
         ) from None
     while kind.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
         kind, more = kind.subdtype
@@ -765,6 +837,8 @@ def _axes(dims: Mapping[str, Sequence[str]] | None, layouts: _Layouts) -> dict[s
 
 def _plain(owner: str, attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return attributes as JSON can hold them."""
+    if attrs is not None and not isinstance(attrs, Mapping):
+        raise TypeError(f"{owner} are a mapping of names to values, not {type(attrs).__qualname__}")
     found = {}
     for key, value in (attrs or {}).items():
         if not isinstance(key, str):

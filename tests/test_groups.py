@@ -151,6 +151,73 @@ def test_what_no_group_can_be_made_of(members: Any, error: type[Exception], said
     assert not sa.exists("refused")
 
 
+@pytest.mark.parametrize(
+    ("given", "attrs", "error", "said"),
+    [
+        ([np.zeros(3)], None, TypeError, "not of a list"),
+        (np.zeros(3), None, TypeError, "numpy.ndarray"),
+        ({"a": {"b": np.zeros(3)}}, None, sa.UnsupportedDTypeError, "'a' cannot be a mapping.*'a/...'"),
+        ({"a": [[1], [1, 2]]}, None, ValueError, "'a' cannot be made an array"),
+        ({"a": None}, None, sa.UnsupportedDTypeError, "'a'"),
+        ({"a": 1}, ["x"], TypeError, "attrs are a mapping"),
+        ({"a": 1}, {"x": print}, TypeError, "attrs\\['x'\\]"),
+    ],
+)
+def test_what_no_group_can_be_shared_of(given: Any, attrs: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        sa.share_group("refused", given, attrs)
+    assert not sa.exists("refused")
+
+
+def test_the_name_comes_first() -> None:
+    misplaced: Any = {"a": np.zeros(3)}
+    with pytest.raises(TypeError, match="a block's name is a str, not dict"):
+        sa.share_group(misplaced, "camera")
+
+
+def test_wrong_uses_of_a_group_tell_the_right_one(tmp_path: Path) -> None:
+    with sa.group("camera", CAMERA) as group:
+        any_group: Any = group
+        for key in (0, slice(1, 3), ["rgb", "t"], ("rgb", "t")):
+            with pytest.raises(TypeError, match=r"indexed by the name.*group\['rgb'\]\[2:5\]"):
+                any_group[key]
+        with pytest.raises(KeyError, match="its members are"):
+            any_group["rbg"]
+        with pytest.raises(KeyError, match="its members are"):
+            any_group["new"] = np.zeros(3)
+        with pytest.raises(TypeError, match="cannot be removed"):
+            del any_group["t"]
+        with pytest.raises(AttributeError, match=r"group\['rgb'\]"):
+            _ = any_group.rgb
+        with pytest.raises(AttributeError, match="no attribute 'shape'"):
+            _ = any_group.shape
+        for call in (np.asarray, np.sum, lambda given: np.array([given])):
+            with pytest.raises(TypeError, match="mapping of arrays"):
+                call(any_group)
+        with pytest.raises(sa.UnsupportedDTypeError, match="share_group"):
+            sa.share(any_group)
+        with pytest.raises(ValueError, match="only the whole group has versions"):
+            group["t"].update()
+    path = tmp_path / "array.npy"
+    np.save(path, np.zeros(3))
+    with pytest.raises(sa.HeaderError, match=r"is an \.npy file") as caught:
+        sa.share_group(None, path)
+    assert "sharedarray.open" in str(caught.value.next_step)
+
+
+def test_a_group_tells_of_new_data() -> None:
+    with sa.group("camera", CAMERA) as group, sa.attach("camera") as found:
+        assert group.wait(since=-1) == 0
+        assert group.notify() == 1
+        assert found.wait(since=0) == found["t"].wait(since=0) == 1
+        with pytest.raises(TimeoutError, match="notify"):
+            found.wait(0.01)
+        with pytest.raises(TimeoutError, match="version 1"):
+            found.wait(1, timeout=0.01)
+        with pytest.raises(TypeError, match="one of a version"):
+            found.wait(1, since=0)
+
+
 def test_taken_names() -> None:
     with sa.group("taken", CAMERA) as first:
         first["t"][:] = 1
@@ -558,6 +625,46 @@ def test_frames() -> None:
         pandas.testing.assert_frame_equal(group.to_pandas(), levels, check_index_type=False)
     with pytest.raises(sa.UnsupportedDTypeError, match="fill what is missing"):
         sa.share_group(None, pandas.DataFrame({"a": ["x", None]}))
+
+
+def test_frames_keep_their_attributes() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2]})
+    frame.attrs["unit"] = "K"
+    with sa.share_group(None, frame, {"n": 1}) as group:
+        assert dict(group.attrs) == group.to_pandas().attrs == {"unit": "K", "n": 1}
+
+
+@pytest.mark.slow  # for the import of xarray
+def test_frames_become_datasets_of_one_axis() -> None:
+    pytest.importorskip("xarray")
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, index=pandas.Index([5, 6], name="id"))
+    with sa.share_group(None, frame) as group:
+        dataset = group.to_xarray()
+        assert dict(dataset.sizes) == {"row": 2}
+        assert dataset["b"].values.tolist() == ["x", "y"]
+        assert sorted(dataset) == ["a", "b", "id"]
+
+
+@pytest.mark.slow  # for the import of xarray
+def test_names_of_axes_and_members_of_datasets() -> None:
+    xarray = pytest.importorskip("xarray")
+    values = {"x": np.arange(3.0), "v": np.ones((2, 3))}
+    with sa.share_group(None, values, {"title": "t"}, dims={"x": "x", "v": ("y", "x")}) as group:
+        dataset = group.to_xarray()
+        assert dict(dataset.sizes) == {"y": 2, "x": 3}
+        assert list(dataset.coords) == ["x"]  # a member that is named as its axis is a coordinate
+        assert dataset.attrs == {"title": "t"}
+        with sa.share_group(None, dataset) as again:
+            assert again.dims == {"x": ("x",), "v": ("y", "x")}
+            assert again.to_xarray().identical(dataset)
+    for name in (3, ("a", 1)):
+        with pytest.raises(TypeError, match="the name of a member is a str"):
+            sa.share_group(None, xarray.Dataset({name: ("x", [1.0])}))
+    with sa.share_group(None, xarray.Dataset({"a b/c": ("größe", [1.0])})) as group:
+        assert group.dims == {"a b/c": ("größe",)}
+        assert list(group.to_xarray()) == ["a b/c"]
 
 
 @pytest.mark.slow  # for the import of xarray

@@ -178,6 +178,21 @@ def test_what_does_not_grow() -> None:
     assert not sa.exists("closed")
 
 
+@pytest.mark.parametrize("capacity", [-1, 2, 10**18, 1e6, "7"])
+def test_no_capacity(capacity: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="capacity is"):
+        sa.zeros((3, 4), capacity=capacity)
+
+
+def test_a_read_only_view_does_not_grow() -> None:
+    with sa.zeros((0, 3), capacity=10) as log:
+        log.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            log.append([1, 2, 3])
+        page = log._repr_html_()
+        assert "10 rows" in page
+
+
 def test_full_memory_publishes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with sa.zeros((0, 1024), name="full", capacity=LARGE) as log:
         log.append(np.ones(1024))

@@ -103,8 +103,13 @@ def test_what_has_no_versions() -> None:
         with pytest.raises(TypeError):
             array.wait(1, longer_than=1)
         reader.close()
-    with sa.zeros(0, capacity=3) as log, pytest.raises(ValueError, match="grows"):
+        array.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            array.update()
+    with sa.zeros(0, capacity=3) as log, pytest.raises(ValueError, match="a slice of them is whole"):
         log.snapshot()
+    with sa.put({"a": 3}) as stored, pytest.raises(ValueError, match="read-only"):
+        stored.update()
     array = sa.zeros(3)
     array.close()
     with pytest.raises(sa.BlockClosedError):

@@ -12,7 +12,6 @@ _FORBIDDEN = frozenset("/\\\0")
 CHANCE = "sa_"  # what names of chance begin with
 
 
-@lru_cache(1024)
 def check_name(name: str) -> str:
     """Return the name if it can be a block's.
 
@@ -20,9 +19,16 @@ def check_name(name: str) -> str:
     ------
     InvalidNameError
         It is not one plain path component of at most `platform.NAME_LIMIT` bytes that starts without a dot.
+    TypeError
+        It is no str.
     """
     if not isinstance(name, str):
         raise hints.not_a_name(name)
+    return _checked_name(name)
+
+
+@lru_cache(1024)
+def _checked_name(name: str) -> str:
     problem = None
     if not name:
         problem = "an empty name"

@@ -379,6 +379,10 @@ def _prune(args: argparse.Namespace) -> int:
 def _cp(args: argparse.Namespace) -> int:
     # Where the path is a link, the file that it leads to is replaced, not the link.
     target = os.path.realpath(args.file)
+    refused = _refused_copy(args.name, args.file)
+    if refused is not None:
+        _say(f"cp: {refused}")
+        return 2
     with sa.attach(args.name, "r") as array:
         assert array.segment is not None
         data = array.segment.buf
@@ -404,6 +408,21 @@ def _cp(args: argparse.Namespace) -> int:
                     os.unlink(temporary)
         print(f"copied {plain(args.name)} to {plain(args.file)} ({human(len(data))})")
     return 0
+
+
+def _refused_copy(name: str, file: str) -> str | None:
+    """Return why a block cannot be copied into an .npy file; None if it can, or is not there."""
+    block = _by_name().get(name)
+    kind = "array" if block is None else block.kind
+    if kind == "stream":
+        return f"{plain(name)} is a stream: 'sharedarray record {plain(name)} FILE.npy' writes its items"
+    if kind in ("event", "semaphore", "condition", "barrier"):
+        return f"{plain(name)} is for waiting ({kind}), and has no data to copy"
+    if file.lower().endswith(".npz"):
+        stars = "**" if kind == "group" else ""
+        call = f"numpy.savez('{plain(file)}', {stars}sharedarray.attach('{plain(name)}'))"
+        return f"the file's name ends with .npy; for an archive write, in Python: {call}"
+    return None
 
 
 def _load(args: argparse.Namespace) -> int:
@@ -488,6 +507,18 @@ def _record(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from sharedarray import _recording as recording
 
+    try:
+        found: Any = sa.open(args.file, "r")
+        with found:
+            if isinstance(found, sa.Group):
+                _say(f"replay: {plain(args.file)} is a group: save one of its members by numpy.save")
+                return 2
+    except sa.BlockNotFoundError as error:
+        _replace_advice(error, "check the path of the file")
+        raise
+    except sa.HeaderError as error:
+        error.next_step = _conversion(args.file, args.name)
+        return _fail(error)
     return recording.run_replay(args)
 
 

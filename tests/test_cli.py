@@ -425,6 +425,46 @@ def test_cp_of_bytes_is_an_error(tmp_path, capsys):
     assert os.listdir(tmp_path) == []
 
 
+def test_cp_says_what_to_do_with_what_is_no_array(tmp_path, capsys):
+    stream, event = sa.Stream("s", (2,)), sa.Event("e")
+    with sa.group("g", {"a": (3, "f4")}), sa.zeros(3, name="x"):
+        for name, file, cure in (
+            ("s", "s.npy", "sharedarray record s FILE.npy"),
+            ("e", "e.npy", "has no data"),
+            ("g", "g.npz", r"numpy.savez\('.*g.npz', \*\*sharedarray.attach\('g'\)\)"),
+            ("x", "x.NPZ", r"numpy.savez\('.*x.NPZ', sharedarray.attach\('x'\)\)"),
+        ):
+            assert main(["cp", name, str(tmp_path / file)]) == 2
+            assert re.search(cure, capsys.readouterr().err), name
+        assert os.listdir(tmp_path) == []
+        assert main(["ls"]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("e ")]
+    assert re.match(r"e +event +- +- ", line)  # not the shape of its control page
+    stream.close()
+    event.close()
+
+
+def test_replay_of_what_is_no_array_has_a_cure(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    np.save(tmp_path / "o.npy", np.array([1, {}], object))
+    (tmp_path / "x.txt").write_text("1 2 3")
+    (tmp_path / "e.npy").touch()
+    sa.share_group(None, {"a": np.zeros(3)}, file=tmp_path / "g.npy").close()
+    for file, cure in (
+        ("x.npz", r"np.load\('.*x.npz'\)\['a'\]"),
+        ("o.npy", "store it with a dtype of numbers"),
+        ("x.txt", "genfromtxt"),
+        ("e.npy", "it is empty"),
+        ("g.npy", "is a group"),
+        ("missing.npy", "check the path"),
+    ):
+        assert main(["replay", str(tmp_path / file), "played"]) in (1, 2)
+        said = capsys.readouterr().err
+        assert re.search(cure, said), said
+        assert said.count("\n") == 1
+    assert not sa.exists("played")
+
+
 @needs_signals
 def test_load_hold_keeps_the_block_until_ctrl_c(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(5))

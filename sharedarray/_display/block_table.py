@@ -38,6 +38,9 @@ __all__ = [
 
 TITLES = ("NAME", "KIND", "SHAPE", "DTYPE", "SIZE", "AGE", "MADE BY", "HOLDERS", "STATE")
 
+# Kinds whose shape and dtype are those of their items; those of other kinds are of their bytes.
+_OF_ITEMS = ("array", "stream")
+
 # Holders that are named in the table; `info` and --json name all.
 _SHOWN_HOLDERS = 3
 # Characters of a program's name.
@@ -160,8 +163,7 @@ def cells(
     most: int | None = _SHOWN_HOLDERS,
 ) -> tuple[str, ...]:
     """Return the texts of a block, in the order of the titles."""
-    # The shape and dtype of other kinds are those of their bytes.
-    is_array = block.kind != "object" and block.members is None
+    is_array = block.kind in _OF_ITEMS
     if block.members is not None:
         shown = quantity(len(block.members), "member")
     else:

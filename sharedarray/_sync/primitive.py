@@ -191,7 +191,7 @@ class Primitive:
             f"the name {name!r} is taken",
             name=name,
             found=f"a block that is no {self._KIND}",
-            expected=f"a {self._KIND}, or a free name",
+            expected=f"{'an' if self._KIND == 'event' else 'a'} {self._KIND}, or a free name",
             next_step="choose another name, or sharedarray.unlink(name)",
         )
 

@@ -88,8 +88,6 @@ class Load(Protocol):
     since: float
     turn: int
 
-    is_ready: bool
-
     @property
     def is_ending(self) -> bool:
         """Whether it gets nothing any more."""
@@ -180,11 +178,15 @@ def place(
 
 
 def hands(workers: Sequence[_W], first: _W, max_tasks: int | None = None) -> list[_W]:
-    """Return the workers that items are dealt to: all that have started and get more."""
+    """Return the workers that items are dealt to: all that accept calls now, and get more in their life.
+
+    A worker that confirms revoked calls accepts none, and may be at a slow one for long. The others go on
+    without it.
+    """
     found = [first]
     for each in workers:
         is_full = max_tasks is not None and each.given >= max_tasks
-        if each is not first and each.is_ready and not each.is_ending and not is_full:
+        if each is not first and each.accepts and not is_full:
             found.append(each)
     return found
 
@@ -197,7 +199,7 @@ def take_hands(players: Sequence[Load], task: Item) -> bool:
     if len(players) == 1 or not is_dealt(task) or (task.stats.seconds or 0.0) >= SINGLY:
         return False
     most = depth(task)
-    return all(worker.accepts and 2 * worker.load <= most for worker in players)
+    return all(2 * worker.load <= most for worker in players)
 
 
 def _is_slow(task: Item) -> bool:

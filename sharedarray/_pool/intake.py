@@ -7,7 +7,6 @@ import marshal
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sharedarray import _interrupts as interrupts
@@ -174,13 +173,38 @@ class Intake:
         """
         core = self._core
         core.check_open()
-        shared = self.function_of(function, label)
-        call = new_number() if part_of is None else part_of.call
-        origin = noun, f"{way}({shared.label})"
-        first = 0 if part_of is None else part_of.count
-        results = Results(core, len(calls), call=call, origin=origin, first=first)
-        options = (retries, limit, deadline)
-        core.statistics.called_many(call, shared.label, shared.pickled, len(calls))
+        with interrupts.allowed:  # nothing is submitted yet
+            shared = self.function_of(function, label)
+            call = new_number() if part_of is None else part_of.call
+            origin = noun, f"{way}({shared.label})"
+            first = 0 if part_of is None else part_of.count
+            results = Results(core, len(calls), call=call, origin=origin, first=first)
+            options = (retries, limit, deadline)
+            core.statistics.called_many(call, shared.label, shared.pickled, len(calls))
+            tasks = self._tasks(shared, results, calls, function, options, names, parted=parted)
+        if tasks:
+            try:
+                with interrupts.deferred:
+                    core.enqueue(tasks)
+            except BaseException as raised:  # Ctrl-C as well, which came meanwhile
+                results.end()
+                core.forget(results, running=isinstance(raised, KeyboardInterrupt))
+                raise
+        return results
+
+    def _tasks(
+        self,
+        shared: Function,
+        results: Results,
+        calls: Sequence[tuple[Any, ...]],
+        function: Callable[..., Any],
+        options: tuple[int | None, float | None, float | None],
+        names: Sequence[str] | None,
+        *,
+        parted: bool,
+    ) -> list[Task]:
+        """Return the tasks of a map; the outcomes of calls that cannot be sent are put into its results."""
+        core = self._core
         tasks: list[Task] = []
         known: KnownBuffers = {}
         start = 0
@@ -193,27 +217,28 @@ class Intake:
                 parts = core.workers if parted and len(items) >= 2 * core.workers else 1
                 for part in range(parts):
                     first, stop = (len(items) * at // parts for at in (part, part + 1))
-                    task = Task(results, shared.label, shared.stats, call)
+                    task = Task(results, shared.label, shared.stats, results.call)
                     task.function = shared
                     task.items = calls
                     task.is_small = True
                     task.first, task.count = start + first, stop - first
                     task.independent = True
-                    task.lazy = limit is None and len(items) > 1
+                    task.lazy = options[1] is None and len(items) > 1
                     task.slot = part if parts > 1 else None
                     self._set_options(task, *options)
                     tasks.append(task)
             else:
-                made = [
-                    self._item(shared, results, index, args, known, options, names, function)
-                    for index, args in enumerate(items, start)
-                ]
-                tasks += [task for task in made if task is not None]
+                for index, args in enumerate(items, start):
+                    made = self._item(shared, results, args, known, options, names, function)
+                    if isinstance(made, Raised):
+                        results.put(index, [made])
+                        continue
+                    task, pickled = made
+                    task.first = index
+                    core.statistics.sends(task.call, pickled)
+                    tasks.append(task)
             start += len(items)
-        if tasks:
-            with interrupts.deferred:
-                core.enqueue(tasks)
-        return results
+        return tasks
 
     def add(
         self,
@@ -226,43 +251,50 @@ class Intake:
         limit: float | None = None,
         deadline: float | None = None,
     ) -> None:
-        """Have one more item done whose outcome is taken as it arrives."""
+        """Have one more item done whose outcome is taken as it arrives.
+
+        If this is broken off, by Ctrl-C while the arguments are packed for instance, there is no such item.
+        """
         core = self._core
         core.check_open()
-        core.statistics.more(results.call)
-        index = results.count
-        results.expect()
-        task = self._item(function, results, index, args, None, (retries, limit, deadline), None, original)
-        if task is not None and task.pickled is not None:
-            with interrupts.deferred:
+        made = self._item(function, results, args, None, (retries, limit, deadline), None, original)
+        with interrupts.deferred:
+            if not isinstance(made, Raised):
+                task, pickled = made
                 try:
-                    self._copy_now(task, task.pickled)
+                    self._copy_now(task, pickled)
                 except Exception as reason:
-                    core.cancellation.fail([task], partial(unsendable, task.label, reason))
-                    return
-                try:
-                    core.enqueue([task])
-                except BaseException:
-                    results.expect(-1)
-                    raise
+                    made = Raised(unsendable(task.label, reason))
+            index = results.count
+            results.expect()
+            if isinstance(made, Raised):
+                core.statistics.more(results.call)
+                results.put(index, [made])
+                return
+            task.first = index
+            try:
+                core.enqueue([task])
+            except BaseException:
+                results.expect(-1)
+                raise
+            core.statistics.more(results.call)
+            core.statistics.sends(results.call, pickled)
 
     def _item(
         self,
         function: Function,
         results: Results,
-        index: int,
         args: tuple[Any, ...],
         known: KnownBuffers | None,
         options: tuple[int | None, float | None, float | None],
-        names: Sequence[str] | None = None,
-        original: Callable[..., Any] | None = None,
-    ) -> Task | None:
-        """Return the task for one item; None if it cannot be sent, which is its outcome then.
+        names: Sequence[str] | None,
+        original: Callable[..., Any],
+    ) -> tuple[Task, Pickled] | Raised:
+        """Return the task for one item and its arguments; if they cannot be sent, the outcome of the item.
 
         Messages call the arguments by the parameters of the ``original`` function.
         """
         task = Task(results, function.label, function.stats, results.call)
-        task.first = index
         task.function = function
         task.independent = True
         self._set_options(task, *options)
@@ -270,15 +302,13 @@ class Intake:
             task.pickled = pickled = _packed(function, None, args, {}, known)
         except Exception as reason:
             culprit = culprit_of_call(original, args, {}, function.label)
-            results.put(index, [Raised(unsendable(function.label, reason, culprit))])
-            return None
+            return Raised(unsendable(function.label, reason, culprit))
         self.follow(pickled)
         if names is not None and pickled.account is not None:
             pickled.account.names = ("function", *names)
-        self._core.statistics.sends(task.call, pickled)
         task.kept = args if pickled.blocks or pickled.buffers else None
         task.is_small = type(pickled) is Arguments
-        return task
+        return task, pickled
 
     # Functions
 
@@ -370,7 +400,7 @@ def _packed(
             scalars = SCALARS.issuperset(map(type, args))
         except Exception:  # the hash of a class is its metaclass's
             scalars = False
-        if not scalars and known is None:
+        if not scalars:
             call = short_call(_NO_HOME, args)
             if call is not None and (call.block is None or has_name(call.block)):
                 return call
@@ -378,7 +408,7 @@ def _packed(
                 stream = marshal.dumps(args, FORMAT)
                 if len(stream) < LONG_TEXT:
                     return Arguments(stream, Account(_ONE, (_NOTHING, (0, 0, len(stream), 0))))
-        elif scalars:
+        else:
             stream = marshal.dumps(args, FORMAT)
             if len(stream) < LONG_TEXT:
                 return Arguments(stream)

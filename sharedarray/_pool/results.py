@@ -44,13 +44,25 @@ def in_order(
     returns
         Whether exceptions of the calls are results.
     """
-    gathering = core.intake.map(function, calls, way=way, **options)
-    return _ordered(_Taking(core, gathering, options["deadline"]), returns)
+    taking = None
+    try:
+        with interrupts.deferred:  # Ctrl-C breaks off the packing, or comes when there are results to cancel
+            submitted = core.intake.map(function, calls, way=way, **options)
+            taking = _Taking(core, submitted, options["deadline"])
+        taking.begun = False
+        return _ordered(taking, returns)
+    except BaseException as raised:
+        if taking is not None:
+            taking.cancel(raised)
+        raise
 
 
 def _ordered(taking: _Taking, returns: bool) -> Iterator[Any]:
-    with taking:
-        yield from taking.results.in_order(taking.deadline, returns=returns)
+    try:
+        with taking:
+            yield from taking.results.in_order(taking.deadline, returns=returns)
+    finally:
+        del taking  # the program may keep an exception, which has this frame
 
 
 def with_buffer(
@@ -77,24 +89,31 @@ def with_buffer(
         The pool, which lives as long as the iterator.
     """
     feed = _Feed(core, function, calls, options, way="map", ordered=True)
-    feed.start(size)
-    return _buffered(_Taking(core, feed.results, options["deadline"], owner), feed, returns)
+    taking = _Taking(core, feed.results, options["deadline"], owner)
+    taking.begin_with(feed, size)
+    return _buffered(taking, feed, returns)
 
 
 def _buffered(taking: _Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
     results, index = taking.results, 0
-    with taking:
-        while index < results.count:
-            box = [results.take(index, taking.deadline)]
-            feed.start(1)
-            if type(box[0]) is Raised:
-                raised = results.exception_of(index, box.pop())
-                if not returns:
-                    results.throw(raised)
-                box = raised
-            index += 1
-            yield box.pop()
-        feed.check()
+    box: list[Any] = []
+    try:
+        with taking:
+            while index < results.count:
+                box = [results.take(index, taking.deadline)]
+                feed.start(1)
+                if type(box[0]) is Raised:
+                    raised = results.exception_of(index, box.pop())
+                    if not returns:
+                        results.throw(raised)
+                    box = raised
+                index += 1
+                yield box.pop()
+            feed.check()
+    finally:
+        box.clear()
+        feed.end()
+        del taking, feed, results  # the program may keep an exception, which has this frame
 
 
 class AsTheyCome(Iterator[Any]):
@@ -133,25 +152,44 @@ class AsTheyCome(Iterator[Any]):
         self._returns = returns
         self._taken = 0
         self._feed = feed = _Feed(core, function, calls, options, way="imap_unordered", ordered=False)
-        feed.start(size)
-        self._taking = _Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
+        taking = _Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
+        taking.begin_with(feed, size)
+        self._taking = taking
 
     def __next__(self) -> Any:
-        """Return the next result, or raise the exception of a call."""
+        """Return the next result, or raise the exception of a call.
+
+        Raises
+        ------
+        ValueError
+            A signal handler, or an iterable that is advanced here, calls it within itself.
+        """
         feed = self._feed
-        with feed.lock:
-            taking = self._taking
-            if taking is None:
-                raise StopIteration
-            taking.begun = True
-            results = feed.results
-            results.failed = False
-            if self._taken == results.count:
-                self._end()
-                feed.check()
-                raise StopIteration
-            self._waiting = True
+        try:
+            with feed.lock:
+                if self._waiting:
+                    raise ValueError("a result is being waited for: it cannot be asked for another one")
+                if self._taking is None:
+                    raise StopIteration
+                try:
+                    self._waiting = True
+                    return self._next(feed, self._taking)
+                finally:
+                    self._waiting = False
+        except BaseException:
+            del self, feed  # the program may keep an exception, which has this frame
+            raise
+
+    def _next(self, feed: _Feed, taking: _Taking) -> Any:
+        results = feed.results
+        box: list[Any] = []
+        try:
             try:
+                taking.begun = True
+                results.failed = False
+                if self._taken == results.count:
+                    feed.check()
+                    raise StopIteration
                 index, outcome = results.take_any_outcome(taking.deadline)
                 self._taken += 1
                 box = [outcome]
@@ -161,14 +199,16 @@ class AsTheyCome(Iterator[Any]):
             except BaseException as raised:
                 self._end(raised)
                 raise
-            finally:
-                self._waiting = False
             if type(box[0]) is Raised:
                 exception = results.exception_of(index, box.pop())
                 if not self._returns:
                     results.throw(exception)
                 box = exception
             return box.pop()
+        except BaseException:
+            box.clear()
+            del self, feed, taking, results
+            raise
 
     def close(self) -> None:
         """Take no more results; cancel the calls that have not begun if any result was taken.
@@ -178,16 +218,25 @@ class AsTheyCome(Iterator[Any]):
         ValueError
             A result is being waited for, as with generators.
         """
-        if self._waiting:
-            raise ValueError("a result is being waited for: the iterator cannot be closed now")
-        self._end()
+        lock = self._feed.lock
+        mine = lock.acquire(blocking=False)
+        try:
+            if self._waiting or not mine:
+                raise ValueError("a result is being waited for: the iterator cannot be closed now")
+            self._end()
+        finally:
+            if mine:
+                lock.release()
 
     def _end(self, raised: BaseException | None = None) -> None:
-        taking, self._taking = self._taking, None
-        if taking is not None:
-            self._shown.close()
+        with interrupts.deferred:
+            taking, self._taking = self._taking, None
+            if taking is None:
+                return
             if taking.begun:
                 taking.cancel(raised)
+                self._feed.end()
+        self._shown.close()
 
     @interrupts.finalizer
     def __del__(self) -> None:
@@ -217,7 +266,7 @@ class _Taking:
     Attributes
     ----------
     begun
-        Whether any result was asked for.
+        Whether any result was asked for, or the calls are not submitted yet.
     """
 
     def __init__(
@@ -228,7 +277,7 @@ class _Taking:
         owner: object = None,
         feed: _Feed | None = None,
     ) -> None:
-        self.begun = False
+        self.begun = True
         self.results = results
         self.deadline = deadline
         self._core = core
@@ -236,6 +285,15 @@ class _Taking:
         self._feed = feed
         self._unconsumed = Unconsumed(core, results)
         core.iterators.add(self)
+
+    def begin_with(self, feed: _Feed, count: int) -> None:
+        """Submit the first calls; cancel them if that is broken off."""
+        try:
+            feed.start(count)
+            self.begun = False
+        except BaseException as raised:
+            self.cancel(raised)
+            raise
 
     def __enter__(self) -> _Taking:
         self.begun = True
@@ -251,12 +309,14 @@ class _Taking:
 
     def cancel(self, raised: BaseException | None) -> None:
         """Cancel the calls whose results were not taken, because of an exception perhaps."""
+        self.begun = True
         expired = self.deadline is not None and time.monotonic() >= self.deadline
         running = isinstance(raised, TimeoutError) and expired
         if isinstance(raised, KeyboardInterrupt):
             running = not self.results.failed
-        self.results.end()
-        self._core.forget(self.results, running=running)
+        with interrupts.deferred:
+            self.results.end()
+            self._core.forget(self.results, running=running)
 
     def submit_rest(self) -> None:
         """Submit the calls that are to be run in any case, if no result was asked for."""
@@ -300,7 +360,7 @@ class _Feed:
     Attributes
     ----------
     results
-        The results.
+        The outcomes of the calls.
     lock
         Held while a thread takes a result and submits the next call.
     """
@@ -345,7 +405,13 @@ class _Feed:
                 return
 
     def _stop(self, raised: Exception) -> None:
-        self._calls, self._raised = iter(()), raised
+        """Submit no more calls; keep an exception, without the frame of `start`, until its turn."""
+        frames = raised.__traceback__
+        self._calls, self._raised = iter(()), raised.with_traceback(frames and frames.tb_next)
+
+    def end(self) -> None:
+        """Submit no more calls, and drop the exception: its frames refer to the iterator over the results."""
+        self._calls, self._raised = iter(()), None
 
     def check(self) -> None:
         """Raise the exception of the iterator, if there is one."""
@@ -354,4 +420,4 @@ class _Feed:
             try:
                 raise raised
             finally:
-                del raised  # or its frame would hold it
+                del self, raised  # the program may keep it, and it has this frame

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, NoReturn
 
 from sharedarray._clock import time
@@ -106,21 +107,26 @@ class Results:
             Time is up.
         """
         runs, index = self._runs, 0
-        while index < self.count:
-            if index not in runs:
-                self._wait(lambda at=index: at in runs, deadline)  # type: ignore[misc]
-            step, run = runs.pop(index)
-            if step > 1:
-                run = self._in_turns(index, step, run)
-            index += len(run)
-            while run:
-                if type(run[-1]) is Raised:
-                    raised = self.exception_of(index - len(run), run.pop())
-                    if not returns:
-                        self.throw(raised)
-                    yield raised.pop()
-                else:
-                    yield run.pop()
+        run: list[Any] = []
+        try:
+            while index < self.count:
+                if index not in runs:
+                    self._wait(partial(runs.__contains__, index), deadline)
+                step, run = runs.pop(index)
+                if step > 1:
+                    run = self._in_turns(index, step, run)
+                index += len(run)
+                while run:
+                    if type(run[-1]) is Raised:
+                        raised = self.exception_of(index - len(run), run.pop())
+                        if not returns:
+                            self.throw(raised)
+                        yield raised.pop()
+                    else:
+                        yield run.pop()
+        finally:
+            run.clear()
+            del self, runs  # the program may keep an exception, which has this frame
 
     def _in_turns(self, index: int, step: int, run: list[Any]) -> list[Any]:
         """Return the outcomes from an index on, as far as workers that took turns have sent them.
@@ -175,7 +181,7 @@ class Results:
         try:
             raise exception
         finally:
-            del exception  # or its frame would hold it
+            del self, exception  # the program may keep it, and it has this frame
 
     def _wait(self, there: Callable[[], bool], deadline: float | None) -> None:
         self._core.read_until(there, deadline)
@@ -255,13 +261,11 @@ class Results:
 
     # As a sink
 
-    def begin(self) -> bool:
-        """Return whether the outcomes are still wanted."""
-        return not self._ended
-
     def wanted(self) -> bool:
         """Return whether the outcomes are still wanted."""
         return not self._ended
+
+    begin = wanted
 
     def put(self, index: int, outcomes: list[Any], step: int = 1) -> None:
         """Take the outcomes of the items from ``index`` on, each ``step`` behind the one before it."""

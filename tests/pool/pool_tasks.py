@@ -11,8 +11,10 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 import zlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -785,3 +787,21 @@ def hold_the_interpreter(fifo):
     handle = os.open(fifo, os.O_RDWR)
     ctypes.PyDLL(None).read(handle, ctypes.create_string_buffer(1), 1)
     os.close(handle)
+
+
+class Traced:
+    """A result of which the process that gets it knows how many there are."""
+
+    living: ClassVar = weakref.WeakSet()
+
+    def __setstate__(self, state):
+        self.number = state["number"]
+        self.living.add(self)
+
+    @staticmethod
+    def unless_10(number):
+        if number == 10:
+            raise ValueError(number)
+        made = Traced()
+        made.number = number
+        return made

@@ -187,7 +187,7 @@ def one_way() -> tuple[PipeEnd, PipeEnd]:
 
 
 class Waker:
-    """Wakes a thread that waits for descriptors: `ring` it from anywhere, closed or not.
+    """Wakes a thread that waits for descriptors: `wake` it from anywhere, closed or not.
 
     A pair of sockets everywhere: an object that is closed knows it; a number could be another file by now.
     """
@@ -198,29 +198,29 @@ class Waker:
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """Return the descriptor that can be read when it has rung."""
+        """Return the descriptor that is readable after `wake`."""
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Wake who waits; one who is awake already is not told twice."""
+        """Wake the waiting thread; a second call before `drain` changes nothing."""
         with contextlib.suppress(OSError):  # full: it is awake anyway; closed: it is over
             self._writer.send(b"\0")
 
     def drain(self) -> None:
-        """Have heard it."""
+        """Read what `wake` has written, so that the descriptor is not readable any more."""
         with contextlib.suppress(BlockingIOError):
             while len(self._reader.recv(4096)) == 4096:
                 pass
 
     def close(self) -> None:
-        """Have no more use for it."""
+        """Close both sockets."""
         self._reader.close()
         self._writer.close()
 
 
 # -- ends of processes ------------------------------------------------------------------------------------
 
-_ends: dict[int, Waker] = {}  # by descriptor, what a thread rings when a process has ended
+_ends: dict[int, Waker] = {}  # by descriptor, what a thread wakes when a process has ended
 
 
 def exit_descriptor(worker: process.BaseProcess) -> tuple[int, bool]:

@@ -55,6 +55,7 @@ import sharedarray._pool.manager  # noqa: E402
 import sharedarray._pool.states  # noqa: E402
 import sharedarray._registry  # noqa: E402
 import sharedarray._segment  # noqa: E402
+from sharedarray._platform import platform  # noqa: E402
 
 # Tests of signals start programs, which would inherit that one is ignored, as in the background of a shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,7 +63,7 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = float(os.environ.get("SHAREDARRAY_LEAK_PATIENCE", "30"))  # seconds for what is just ending
-_DEFAULT = sharedarray._registry.platform.DEFAULT_DIRECTORY
+_DEFAULT = platform.DEFAULT_DIRECTORY
 _SHM = _DEFAULT if os.path.isdir(_DEFAULT) and blocks_are_files() else None
 _KINDS = ("block", "child", "thread", "descriptor")
 _FAILED = pytest.StashKey[bool]()
@@ -150,7 +151,7 @@ class Snapshot:
 def _ours_elsewhere() -> dict[object, str]:
     """Blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
     me = sharedarray._registry.me()
-    where = sharedarray._registry.platform.DEFAULT_DIRECTORY
+    where = platform.DEFAULT_DIRECTORY
     return {
         (name, inode): f"{where}/{name}"
         for name, inode, record in sharedarray._registry.records(where)

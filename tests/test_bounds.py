@@ -58,8 +58,8 @@ BOUNDS = {
     "_picklers._tables": "the picklers that there are: three",
     "_reference._arrived": "weak values",
     "_reference._woken": "the attachments of a `AttachmentCache`, at most once each until it is settled",
-    "_registry._seen": "the damaged notes that a janitor has met",
-    "_registry._written": "test_records_that_were_written",
+    "_registry.token._seen": "the damaged notes that a janitor has met",
+    "_registry.record.written": "test_records_that_were_written",
     "_reloads._numbers": "the modules that there are",
     "_reloads._watched": "one, of the shell that the program runs in",
     "_requirements._checked": "test_directories_that_were_checked",
@@ -110,10 +110,10 @@ def test_indexes_that_were_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_records_that_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_MOST_WRITTEN", 5)
-    monkeypatch.setattr(registry, "_written", {})
+    monkeypatch.setattr(registry.record, "_MOST_WRITTEN", 5)
+    monkeypatch.setattr(registry.record, "written", {})
     arrays = [sa.zeros(1) for _ in range(8)]
-    assert 0 < len(registry._written) <= 5
+    assert 0 < len(registry.record.written) <= 5
     for array in arrays:
         array.close()
 

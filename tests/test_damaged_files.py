@@ -26,6 +26,7 @@ from needs import needs_janitor
 
 import sharedarray as sa
 from sharedarray import _damage as damage, _freelist as freelist, _intents as intents, _registry as records
+from sharedarray._platform import platform
 from sharedarray._segment import mapping_of
 from sharedarray._wakers import Waker
 
@@ -199,7 +200,7 @@ def test_a_block_whose_maker_is_gone_stays_and_is_listed(
     own_directory: str, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     sa.ones(3, name="kept", persist=True).close()
-    monkeypatch.setattr(records, "_written", {})  # what the maker knew
+    monkeypatch.setattr(records.record, "written", {})  # what the maker knew
     path = record_of("kept")
     damage_record(path, how)
     with pytest.warns(RuntimeWarning, match=re.escape(str(path))) as told:
@@ -233,7 +234,7 @@ def test_a_record_that_comes_while_it_is_read_is_not_damaged(
     with sa.zeros(3, name="held") as held:
         path = record_of("held")
         text = os.readlink(path)
-        read_note = records.platform.read_note
+        read_note = platform.read_note
 
         def comes(asked: str) -> str | None:
             if asked != str(path) or came:
@@ -253,8 +254,8 @@ def test_a_record_that_comes_while_it_is_read_is_not_damaged(
             elif read.__code__.co_names[-1] == "inode":
                 path.unlink()
             with monkeypatch.context() as patched:
-                patched.setattr(records, "_written", {})
-                patched.setattr(records.platform, "read_note", comes)
+                patched.setattr(records.record, "written", {})
+                patched.setattr(platform, "read_note", comes)
                 assert read() == records.Record.parse(text)
         assert os.readlink(path) == text
 
@@ -264,7 +265,7 @@ def test_a_record_of_a_newer_version_is_left_alone(
     own_directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sa.ones(3, name="newer", persist=True).close()
-    monkeypatch.setattr(records, "_written", {})
+    monkeypatch.setattr(records.record, "written", {})
     path = record_of("newer")
     damage_record(path, "2 array of another kind")
     assert sa.blocks() == []
@@ -403,7 +404,7 @@ def test_a_number_that_is_damaged_as_the_janitor_tidies_is_left_to_such_a_proces
 ) -> None:
     with sa.zeros(3, name="held") as held, held.lock():
         path = Path(registry(), TABLE)
-        lock, damaged = records.platform.lock, (1 << 40).to_bytes(8, "little")
+        lock, damaged = platform.lock, (1 << 40).to_bytes(8, "little")
 
         def locked(*arguments: Any, **options: Any) -> bool:
             with path.open("r+b") as file:

@@ -300,7 +300,7 @@ def test_a_maker_that_publishes_and_dies_while_it_is_looked_for(own_directory, m
                 maker.kill()
             return alive(pid, started, *place)
 
-        monkeypatch.setattr(_registry, "alive", publish_and_die)
+        monkeypatch.setattr(_registry.record, "alive", publish_and_die)
         assert sa.prune() == []
         assert maker.process.poll() == KILLED
     assert sa.prune() == ["x"]

@@ -22,6 +22,7 @@ from needs import few, needs_fork, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray import _interpreter as interpreter, _janitor as janitor, _registry as registry
+from sharedarray._platform import platform
 
 
 def can_unshare(*options: str) -> bool:
@@ -339,7 +340,7 @@ def test_a_fork_shows_that_it_lives_and_its_parent_can_be_dead(own_directory):
         assert process.wait(60) == 0
         elsewhere = registry.here()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(registry, "here", lambda: elsewhere + 1)
+            patch.setattr(registry.processes, "here", lambda: elsewhere + 1)
             wait_until(
                 lambda: registry.alive(child, 0, elsewhere, own_directory), "the child has its own lock"
             )
@@ -351,8 +352,8 @@ def test_a_fork_shows_that_it_lives_and_its_parent_can_be_dead(own_directory):
 @needs_janitor
 def test_a_block_that_is_being_made_in_another_pid_namespace_keeps_its_record(own_directory, monkeypatch):
     with sa.zeros(3), monkeypatch.context() as elsewhere:
-        elsewhere.setattr(registry, "_me", (os.getpid(), 1))
-        elsewhere.setattr(registry, "_here", registry.here() + 1)
+        elsewhere.setattr(registry.processes, "_me", (os.getpid(), 1))
+        elsewhere.setattr(registry.processes, "_here", registry.here() + 1)
         registry.write_record(own_directory, "made", 7, kind="array", persist=False)
         lock = registry.appear(own_directory)
         elsewhere.undo()
@@ -375,7 +376,7 @@ def test_a_process_appears_before_it_makes_its_first_record(own_directory):
             plain, appeared = registry.write_record, []
 
             def write_record(directory, *what, **more):
-                appeared.append(registry._appears(directory, registry.me()[0], registry.here()))
+                appeared.append(registry.processes._appears(directory, registry.me()[0], registry.here()))
                 plain(directory, *what, **more)
 
             registry.write_record = write_record
@@ -390,30 +391,30 @@ def test_a_process_appears_before_it_makes_its_first_record(own_directory):
 HOUR = 3600.0
 
 
-@pytest.mark.skipif(not registry.platform.uptime()[0], reason="processes have no steady clock in common here")
+@pytest.mark.skipif(not platform.uptime()[0], reason="processes have no steady clock in common here")
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
 def test_ages_do_not_follow_the_time_of_day(own_directory, monkeypatch, step):
     """A reference expires by the clock that cannot be set, and a block's time follows the clock."""
-    clock, uptime = registry.platform.uptime()
-    now = registry.time.time()
+    clock, uptime = platform.uptime()
+    now = registry.moments.time.time()
     times = SimpleNamespace(time=lambda: now)
-    monkeypatch.setattr(registry, "time", times)
+    monkeypatch.setattr(registry.moments, "time", times)
     with sa.zeros(3, name="waits", persist=True) as a:
         token = f"t.{inode('waits')}.999999999.1.{registry.here()}.60000.ab"
         os.link(f"{own_directory}/waits", registry.token_path(own_directory, token))
-        registry._expire_tokens(own_directory)
+        registry.token.expire_tokens(own_directory)
         now += step
-        assert registry._expire_tokens(own_directory)
+        assert registry.token.expire_tokens(own_directory)
         (block,) = sa.blocks()
         assert abs(block.created.timestamp() - now) < HOUR / 2
-        monkeypatch.setattr(registry.platform, "uptime", lambda: (clock, uptime + 61))
-        assert not registry._expire_tokens(own_directory)
+        monkeypatch.setattr(platform, "uptime", lambda: (clock, uptime + 61))
+        assert not registry.token.expire_tokens(own_directory)
         a.unlink()
 
 
 def test_a_moment_of_another_clock_is_told_by_the_time_of_day(monkeypatch):
-    monkeypatch.setattr(registry.time, "time", lambda: 1000.0)
-    monkeypatch.setattr(registry.platform, "uptime", lambda: (5, 70.0))
+    monkeypatch.setattr(registry.moments.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(platform, "uptime", lambda: (5, 70.0))
     assert registry.Moment(900.0, 5, 20.0).age() == 50
     assert registry.Moment(900.0, 6, 20.0).age() == 100
     assert registry.Moment(900.0).age() == 100

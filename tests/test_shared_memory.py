@@ -628,7 +628,7 @@ def test_who_is_at_the_head(monkeypatch):
     configuration = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     with Puppet("say(); hear()") as other:
         other.hear()
-        head = other.pid, registry.platform.process_started(other.pid)
+        head = other.pid, registry.processes.platform.process_started(other.pid)
         monkeypatch.setitem(configuration, family._KEY, head)
         assert family.head() == head
     assert family.head() == me
@@ -815,7 +815,7 @@ def test_a_keeper_in_another_container_is_taken_to_live(owned):
     dead = (1 << 22) + 1, 5
     for space, left in ((registry.here() + 1, {"far"}), (registry.here(), set())):
         changed = record._replace(pid=dead[0], keeper=dead, space=space, owned=owned)
-        registry._replace(directory(), "far", number, changed)
+        registry.record.replace_record(directory(), "far", number, changed)
         assert sa.prune() == sorted({"far"} - left)
         assert block_files() == left
 

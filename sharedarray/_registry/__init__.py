@@ -1,0 +1,145 @@
+"""The records beside the blocks: what is known of a block beyond its bytes, and which process may remove it.
+
+=========  =========================================================================
+moments    moments, which are told from others by a clock that cannot be set
+places     where blocks and the registry are
+processes  which processes live, in this pid namespace and in others
+notes      small files of the registry are read and removed
+notices    the files by which waiting processes of a block are woken
+record     what is known of a block beyond its bytes, and how long it lives
+token      references on their way: files that keep a block until it has arrived
+removal    names that no user has unlinked are removed, by processes that let go
+sweeping   sweeps over a whole directory
+=========  =========================================================================
+
+Beside the blocks, in the same directory, each user has a directory that no other user can enter::
+
+    /dev/shm/frames                            a block
+    /dev/shm/.sharedarray-1000/                the registry (mode 0700)
+        b.frames@8123                          its record: name and inode, so that it fits this block alone
+        t.8123.4711.90210.77.60000.6f1c9a2e    a reference on its way: one more name of that block, so that
+                                               it stays; inode, sender's pid, start and pid namespace,
+                                               milliseconds that it may outlive the sender, a random word
+                                               (with 0 milliseconds also a free block, see `freelist`)
+        d.t.8123.4711.90210.77.60000.6f1c9a2e  when that sender was first seen dead
+        s.8123.4711.90210.77.60000.any         the same for a pickle that may be loaded never or often (Dask
+                                               also pickles to look at the length): one for each sender,
+                                               taken away by the first load, counted from when first seen
+        w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
+        v.8123                                 notices of new data in that block, see `_notices`
+        n.4711.5e0b17aa                        a note that is about to replace another
+        locks.1                                which bytes are being written, see `sharedarray._intents`
+        janitor.lock, janitor.sock             see `sharedarray._janitor`
+        damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
+
+Records and the ``d.`` files are notes. A record's text is
+``1 KIND PID STARTED CREATED LIFE SPACE CLOCK UPTIME``: the version, what the bytes are (``array``, ``bytes``,
+``memory``, ``list``, ``object``), the maker's pid and the tick at which that process started, the time in
+seconds since 1970, and how long the block lives:
+
+====================  ==============================================================================
+``0``                 as long as a process holds it
+``1``                 until it is unlinked
+``kPID.START.SPACE``  as long as a process holds it, or its maker or the process PID (a *keeper*) lives
+``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, held or not
+====================  ==============================================================================
+
+SPACE tells whose pids these are, for containers may share the directory and not their pids. A keeper in
+another pid namespace counts as alive. Any other process of another pid namespace is alive while it has its
+byte of ``janitor.lock`` locked (`appear`), as the kernel tells.
+
+CLOCK is the number of a clock that no change of the time of day moves, and UPTIME the seconds on it. Ages are
+differences on that clock. The text of a ``d.`` file is ``CREATED CLOCK UPTIME``. A record of an older version
+ends with LIFE.
+
+A block without a record, or with another inode than the recorded one, is not ours to remove: it is
+a user's copy. A record is written before its block has a name, so a name without a record is never one
+of ours in the making; a record without its name is dropped once its maker is dead, or after
+`ORPHAN_RECORD` seconds.
+
+`depart` removes a name that no user has unlinked: for processes that let go, for the janitor and for each
+sweep. It first locks the lease alone, so that no process attaches meanwhile. Then it checks the record, takes
+the removal lock (which `unlink` takes too, so that no other process removes the name meanwhile), checks the
+inode that the name leads to, and removes the name. The name of a block whose owner is dead goes even if
+processes hold it.
+"""
+
+from __future__ import annotations
+
+from sharedarray._registry.moments import Moment
+from sharedarray._registry.notices import (
+    hold_notices,
+    notices_path,
+    remove_notices_without_block,
+    remove_unused_notices,
+    waker_path,
+)
+from sharedarray._registry.places import (
+    absolute,
+    directory,
+    no_directory,
+    open_registry,
+    path_of,
+    registry_of,
+    warn_of_disk,
+)
+from sharedarray._registry.processes import LOCK_FILE, Process, alive, appear, here, keeps, me, retire
+from sharedarray._registry.record import (
+    Record,
+    drop_record,
+    names,
+    read_record,
+    records,
+    set_owner,
+    set_persist,
+    write_record,
+)
+from sharedarray._registry.removal import depart, disown
+from sharedarray._registry.sweeping import ORPHAN_RECORD, Swept, sweep, sweep_kept
+from sharedarray._registry.token import GRACE, Token, free_token, grace, pin, token_path, tokens, unpin
+
+__all__ = [
+    "GRACE",
+    "LOCK_FILE",
+    "ORPHAN_RECORD",
+    "Moment",
+    "Process",
+    "Record",
+    "Swept",
+    "Token",
+    "absolute",
+    "alive",
+    "appear",
+    "depart",
+    "directory",
+    "disown",
+    "drop_record",
+    "free_token",
+    "grace",
+    "here",
+    "hold_notices",
+    "keeps",
+    "me",
+    "names",
+    "no_directory",
+    "notices_path",
+    "open_registry",
+    "path_of",
+    "pin",
+    "read_record",
+    "records",
+    "registry_of",
+    "remove_notices_without_block",
+    "remove_unused_notices",
+    "retire",
+    "set_owner",
+    "set_persist",
+    "sweep",
+    "sweep_kept",
+    "token_path",
+    "tokens",
+    "unpin",
+    "waker_path",
+    "warn_of_disk",
+    "write_record",
+]

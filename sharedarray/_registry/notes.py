@@ -1,0 +1,24 @@
+"""Small files of the registry are read and removed."""
+
+from __future__ import annotations
+
+from sharedarray import _damage as damage
+from sharedarray._platform import platform
+
+
+def read_note(path: str) -> str | None:
+    """Return the text of a note; None if there is none, or something else that cannot be read."""
+    try:
+        return platform.read_note(path)
+    except (OSError, ValueError) as error:
+        damage.report(path, str(error), "it is ignored")
+        return None
+
+
+def discard_note(path: str) -> None:
+    """Remove a file of the registry, or whatever else has its name."""
+    try:
+        platform.remove(path)
+    except OSError as error:
+        if not damage.set_aside(path):
+            damage.report(path, str(error), "it cannot be removed, and is ignored")

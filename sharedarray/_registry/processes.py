@@ -1,0 +1,103 @@
+"""Which processes live, in this pid namespace and in others."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from sharedarray import _errors as errors
+from sharedarray._platform import platform
+from sharedarray._registry.places import registry_of
+
+_PIDS = 1 << 32  # above every system's process ids
+_PID_BITS = 22  # of a pid on Linux
+_SPACES = (1 << 32) - 1  # the inode of a pid namespace has 32 bits
+LOCK_FILE = "janitor.lock"
+
+
+Process: TypeAlias = tuple[int, int]  # the pid, and the tick at which the process started
+
+
+_me: Process = (0, 0)
+_here = 0
+_retired = 0  # the pid of this process, once it keeps nothing any more
+
+
+def me() -> Process:
+    """Pid and start of this process."""
+    global _me, _here
+    pid = os.getpid()
+    if _me[0] != pid:
+        _here = platform.process_space()  # first: other threads believe it once they see who we are
+        _me = (pid, platform.process_started(pid) or 0)
+    return _me
+
+
+def here() -> int:
+    """What tells this process's pids from those of another container."""
+    me()
+    return _here
+
+
+def alive(pid: int, started: int, space: int = 0, directory: str | None = None) -> bool:
+    """Return whether the process with this pid still is the one that started then.
+
+    Parameters
+    ----------
+    space
+        The process's pid namespace; 0 for this process's.
+    directory
+        A directory of blocks in which the process has appeared, if it is in another pid namespace. Without
+        it, such a process counts as alive.
+    """
+    if not 0 < pid < _PIDS:
+        return False
+    if space in (0, here()):
+        return platform.process_started(pid) == started
+    return directory is None or _appears(directory, pid, space)
+
+
+def appear(directory: str) -> int:
+    """Lock this process's byte of ``janitor.lock``, so that other pid namespaces know that it lives.
+
+    Returns
+    -------
+    int
+        The handle that has the lock.
+    """
+    handle = platform.open(f"{registry_of(directory)}/{LOCK_FILE}", writable=True)
+    try:
+        platform.lock(handle, _byte_of(me()[0], here()), 1, shared=True, wait=True)
+    except BaseException:
+        platform.close(handle)
+        raise
+    return handle
+
+
+def _appears(directory: str, pid: int, space: int) -> bool:
+    try:
+        handle = platform.open(f"{registry_of(directory)}/{LOCK_FILE}", writable=True)
+    except errors.LimitError:
+        raise
+    except OSError:
+        return False  # no process of this user holds a block
+    try:
+        return platform.locked(handle, _byte_of(pid, space), 1)
+    finally:
+        platform.close(handle)
+
+
+def _byte_of(pid: int, space: int) -> int:
+    """Return the byte of ``janitor.lock`` that a process locks, behind those of the janitor."""
+    return (1 + (space & _SPACES)) << _PID_BITS | (pid & (1 << _PID_BITS) - 1)
+
+
+def keeps(process: Process) -> bool:
+    """Whether blocks that this process keeps stay."""
+    return _retired != process[0] if process == me() else alive(*process)
+
+
+def retire() -> None:
+    """Keep nothing any more, because this process is about to end."""
+    global _retired
+    _retired = os.getpid()

@@ -1,0 +1,92 @@
+"""Names that no user has unlinked are removed, by processes that let go."""
+
+from __future__ import annotations
+
+from sharedarray import _errors as errors
+from sharedarray._platform import platform
+from sharedarray._registry.places import path_of
+from sharedarray._registry.processes import here, me
+from sharedarray._registry.record import drop_record, read_record
+
+
+def depart(
+    directory: str,
+    name: str,
+    handle: int,
+    inode: int,
+    *,
+    on_their_way: int | None = None,
+    token: str | None = None,
+) -> bool:
+    """Remove the name of a block without holders; the caller has locked its lease alone, and releases it.
+
+    Parameters
+    ----------
+    on_their_way
+        How many tokens pin the block, for callers that counted them. Without it, any name beside the
+        block's own counts as one.
+    token
+        The path of a token that the file gets in the place of its name, to be used again; see `freelist`.
+
+    Returns
+    -------
+    bool
+        Whether the name was removed.
+    """
+    record = read_record(directory, name, inode)
+    if record is None or record.persist:
+        return False
+    path = path_of(directory, name)
+    if record.kept_by() is not None and platform.inode_of(path) == inode:
+        return False
+    platform.start_leaving(handle)
+    if platform.inode_of(path) != inode:
+        drop_record(directory, name, inode)
+        return False
+    if on_their_way is None:
+        on_their_way = platform.status(handle).links - 1
+    if on_their_way > 0:
+        return False
+    if token is None or not _renamed(path, token, handle):
+        platform.remove(path, inode)
+    drop_record(directory, name, inode)
+    return True
+
+
+def _renamed(path: str, token: str, handle: int) -> bool:
+    try:
+        platform.set_reused(handle)
+        platform.move(path, token)
+    except OSError:  # this process acts as another user by now
+        return False
+    return True
+
+
+def disown(directory: str, name: str, inode: int) -> bool:
+    """Remove the name of a block that this process owns, held or not; False if it owns none such."""
+    record = read_record(directory, name, inode)
+    if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
+        return False
+    try:
+        handle = platform.open(path_of(directory, name), writable=True)
+    except errors.LimitError:
+        raise  # the block is there, and its record has to stay
+    except OSError:
+        drop_record(directory, name, inode)
+        return False
+    try:
+        return remove_held(directory, name, handle, inode)
+    finally:
+        platform.close(handle)
+
+
+def remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
+    """Remove the name of a block, held or not; its record goes in any case."""
+    platform.start_leaving(handle)
+    try:
+        path = path_of(directory, name)
+        removed = platform.inode_of(path) == inode and platform.remove(path, inode)
+        drop_record(directory, name, inode)
+        return removed
+    finally:
+        platform.release(handle)

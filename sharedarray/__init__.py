@@ -250,8 +250,10 @@ _OTHER_WORDS = {
     **dict.fromkeys(("save", "savez"), "numpy.save(path, array)"),
     **dict.fromkeys(("close", "detach"), "array.close()"),
     **dict.fromkeys(("map", "submit", "Executor", "ProcessPool", "ProcessPoolExecutor"), "sharedarray.Pool"),
+    "Manager": "sharedarray.SharedMemoryManager",
+    "Parallel": "joblib.Parallel, in joblib.parallel_config(backend='sharedarray')",
     **dict.fromkeys(("stream", "Queue", "Ring"), "sharedarray.Stream(name)"),
-    **dict.fromkeys(("lock", "RLock", "Semaphore"), "array.lock() and sharedarray.lock_file(path)"),
+    **dict.fromkeys(("lock", "RLock"), "array.lock() and sharedarray.lock_file(path)"),
 }
 
 _picklers.install()
@@ -273,6 +275,8 @@ def __getattr__(name: str) -> Any:
         text = f"module {__name__!r} has no attribute {name!r}"
         if name in _OTHER_WORDS:
             text += f": see {_OTHER_WORDS[name]}"
+        elif callable(getattr(_modules["numpy"], name, None)):
+            text += f": share the result of NumPy's, as in sharedarray.share(numpy.{name}(...))"
         raise AttributeError(text, name=name, obj=_modules[__name__])
     globals()[name] = value
     return value

@@ -657,6 +657,14 @@ def _refuse_table(data: object) -> None:
             expected="an array of elements of one dtype",
             next_step=f"{_USE_PUT}; a mapping of arrays also with sharedarray.share_group(name, mapping)",
         )
+    if isinstance(data, os.PathLike):
+        raise errors.UnsupportedDTypeError(
+            f"{_kind_of(data)} cannot be shared as an array",
+            found="the path of a file, and not its data",
+            expected="an array of elements of one dtype",
+            next_step="for an .npy file, sharedarray.open(path) shares its pages; for a copy of it in memory "
+            "write share(sharedarray.open(path, 'r'))",
+        )
 
 
 _USE_PUT = (

@@ -112,7 +112,12 @@ class Group(Mapping[str, SharedArray]):
 
     __slots__ = ("__weakref__", "_arrays", "_bytes", "_index")
 
-    def __init__(self, memory: _Array, contents: Index) -> None:
+    def __init__(self, memory: _Array | None = None, contents: Index | None = None) -> None:
+        if memory is None or contents is None:
+            raise TypeError(
+                "a group is made by sharedarray.group(name, members) or share_group(name, mapping), and is "
+                "found by attach(name)"
+            )
         self._bytes = memory  # all of the block, from its first byte on
         self._index = contents
         self._arrays: dict[str, SharedArray] = {}

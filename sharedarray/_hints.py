@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["likely", "not_a_name"]
+__all__ = ["likely", "not_a_name", "path_of"]
 
 _LIKENESS = 0.6  # of 1: difflib's own default
 _MOST_COMPARED = 1000  # names: to compare a name with so many takes some 10 ms
@@ -42,3 +42,15 @@ def not_a_name(given: object) -> TypeError:
     elif array:
         text += ": this array has none, since its memory is not shared; sharedarray.share(array) copies it"
     return TypeError(text)
+
+
+def path_of(given: object) -> str:
+    """Return a path as a str; raise the error for an object that is given in the place of one."""
+    if isinstance(given, str | bytes | os.PathLike):
+        return os.fsdecode(given)
+    text = f"the path of an .npy file is a str or a pathlib.Path, not {type(given).__name__}"
+    if hasattr(given, "__array_interface__"):
+        text += ": for an array that is there, sharedarray.share(array)"
+    elif hasattr(given, "read"):
+        text += ": give the path of the file"
+    raise TypeError(text)

@@ -747,7 +747,9 @@ def lock_file(
         if os.path.isdir(file_or_path):
             raise IsADirectoryError(errno.EISDIR, "a directory has no bytes to lock; lock a file in it", path)
     elif not isinstance(file_or_path, int) and not hasattr(file_or_path, "fileno"):
-        raise TypeError(f"neither an open file nor a path: {file_or_path!r}")
+        given = type(file_or_path).__name__
+        cure = "; for an array write array.lock()" if isinstance(file_or_path, np.ndarray) else ""
+        raise TypeError(f"lock_file() takes an open file or a path, not {given}{cure}")
     kind = FileLock if count else EmptyLock
     return kind(file_or_path, first, count, shared, timeout)
 

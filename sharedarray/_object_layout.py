@@ -81,7 +81,9 @@ def decode(block: memoryview, name: str) -> tuple[memoryview, list[memoryview]]:
         raise _no_object(name, f"an array of {exact(layout.size - PAGE)}")
     magic, count, length = _HEAD.unpack_from(block, PAGE)
     if magic != _MAGIC:
-        raise _no_object(name, f"bytes that start with {magic!r}")
+        raise _no_object(
+            name, "a group" if magic.startswith(b"\x93SAGRP") else f"bytes that start with {magic!r}"
+        )
     start = PAGE + _HEAD.size + _PLACE.size * count
     places: Iterable[tuple[int, int]] = ()
     if start <= layout.size:
@@ -103,5 +105,5 @@ def _no_object(name: str, found: str) -> errors.HeaderError:
         name=name,
         found=found,
         expected="what sharedarray.put has made",
-        next_step="for an array, sharedarray.attach(name)",
+        next_step="for an array or a group, sharedarray.attach(name)",
     )

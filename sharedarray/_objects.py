@@ -21,6 +21,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -44,7 +45,7 @@ _PROTOCOL = 5
 
 
 def put(
-    obj: object, *, name: str | None = None, persist: bool = False, progress: Progress = None
+    obj: object, name: str | None = None, *, persist: bool = False, progress: Progress = None
 ) -> SharedArray:
     """Store an object in a new block, from which any process of this user gets it by name.
 
@@ -126,6 +127,10 @@ def _pickler() -> Any:
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, np.ndarray):
                 return _reduced(obj)
+            if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
+                raise TypeError(
+                    f"cannot pickle an open file ({obj.name!r}), only its path"
+                )  # not its contents
             return super().reducer_override(obj)
 
     return Pickler

@@ -195,6 +195,11 @@ def test_unlink_of_a_name_that_is_missing() -> None:
     Path(directory(), "foreign").touch()
     with pytest.raises(sa.NotOursError):
         sa.unlink("foreign", missing_ok=True)
+    a = sa.zeros(3, name="there")
+    for call in (lambda: sa.unlink("there", "foreign"), lambda: a.unlink("foreign")):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="missing_ok is True or False, not 'foreign'"):
+            call()
+    assert sa.exists("there")
     Path(directory(), "foreign").unlink()
 
 
@@ -597,6 +602,9 @@ def test_classes_that_are_not_called_say_what_makes_them() -> None:
         sa.Segment("name")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="integer"):
         sa.Segment.create(3.5)  # type: ignore[arg-type]
+    for arguments in ((), ("name",)):
+        with pytest.raises(TypeError, match=r"sharedarray.group\(name, members\).*attach\(name\)"):
+            sa.Group(*arguments)
 
 
 def test_locks_that_are_asked_as_those_of_threading() -> None:
@@ -613,12 +621,27 @@ def test_locks_that_are_asked_as_those_of_threading() -> None:
 
 @pytest.mark.parametrize(
     ("name", "cure"),
-    [("delete", "unlink"), ("list", "blocks"), ("load", "open"), ("copy", "share"), ("create", "zeros")],
+    [
+        ("Manager", "SharedMemoryManager"),
+        ("delete", "unlink"),
+        ("list", "blocks"),
+        ("load", "open"),
+        ("copy", "share"),
+        ("create", "zeros"),
+    ],
 )
 def test_other_packages_words(name: str, cure: str) -> None:
     with pytest.raises(AttributeError, match=f"no attribute '{name}': see sharedarray.{cure}") as caught:
         getattr(sa, name)
     assert (caught.value.name, caught.value.obj) == (name, sa)  # by which Python finds names that are alike
+
+
+def test_numpys_functions_that_are_not_here() -> None:
+    for name in ("arange", "linspace", "eye"):
+        with pytest.raises(AttributeError, match=rf"sharedarray.share\(numpy.{name}\(...\)\)"):
+            getattr(sa, name)
+    with pytest.raises(AttributeError, match=r"'no_such_name'$"):
+        sa.no_such_name  # noqa: B018
 
 
 def test_open_names_what_was_probably_meant(tmp_path: Path) -> None:
@@ -649,6 +672,18 @@ def test_sizes_in_messages_are_human() -> None:
 def test_other_mistakes_have_a_cure_too(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     sa.zeros(3, file=path)
+    with pytest.raises(sa.UnsupportedDTypeError, match=r"sharedarray.open\(path\)"):
+        sa.share(path)  # type: ignore[arg-type]
+    with pytest.raises(sa.HeaderError, match="name a file in it"):
+        sa.open(tmp_path)
+    with pytest.raises(TypeError, match=r"not ndarray: .*sharedarray.share\(array\)"):
+        sa.open(np.zeros(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not int$"):
+        sa.open(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"write timeout=0.5"):
+        sa.attach("missing", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not ndarray; for an array write array.lock\(\)"):
+        sa.lock_file(np.zeros(3))  # type: ignore[arg-type]
     with pytest.raises(sa.BlockExistsError, match="Next step: another path, or remove the file first"):
         sa.zeros(4, file=path, exist_ok=True)
     with pytest.raises(IsADirectoryError, match="lock a file in it"):
@@ -660,6 +695,16 @@ def test_other_mistakes_have_a_cure_too(tmp_path: Path) -> None:
     with pytest.raises(TypeError) as caught:
         sa.put({"lock": threading.Lock()})
     assert "belong to one process" in caught.value.__notes__[0]
+    with path.open(encoding="latin-1") as file, pytest.raises(TypeError, match=r"open file .*x.npy"):
+        sa.put({"file": file})  # cloudpickle takes its contents
+    held = sa.put(1, "object")
+    with pytest.raises(sa.BlockExistsError, match=r"sharedarray.get\(name\) to use it"):
+        sa.put(2, "object")
+    assert sa.get("object") == sa.get(held) == 1
+    group = sa.group("members", {"a": (3, "f4")})
+    with pytest.raises(sa.HeaderError, match=r"found a group; .* for an array or a group"):
+        sa.get("members")
+    assert group["a"].shape == (3,)
 
 
 @needs_files  # of which the pages of an array that grows are not reserved

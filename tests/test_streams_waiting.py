@@ -45,6 +45,18 @@ def later(call: Any, *arguments: Any) -> None:
     threading.Timer(0.05, call, arguments).start()
 
 
+def test_wait_takes_several_things() -> None:
+    with sa.Stream("camera", (), "i8") as producer:
+        consumer = sa.Stream("camera")
+        producer.put(1)
+        for thing in (consumer, Future()):
+            with pytest.raises(TypeError, match=r"write wait\(\[…\]\) for one"):
+                sa.wait(thing)
+        assert consumer.get(timeout=ANSWER) == 1  # it was not consumed as an iterable
+        with pytest.raises(TypeError, match="a list of streams, events and futures, not SharedArray"):
+            sa.wait(sa.zeros((2, 2)))
+
+
 # -- asyncio ---------------------------------------------------------------------------------------------
 
 

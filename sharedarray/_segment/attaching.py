@@ -156,7 +156,7 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
 def open_file(path: str | os.PathLike[str], mode: Mode = "r+") -> Mapping:
     """Map a file on disk; it has no lease and is never removed."""
     check_mode(mode)
-    where = registry.absolute(os.fspath(path))
+    where = registry.absolute(hints.path_of(path))
     handle = -1
     try:
         handle = guarded(lambda: platform.open(os.path.realpath(where), writable=mode == "r+"))

@@ -295,7 +295,8 @@ def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
         cause = "this process holds it, as after a notebook's cell that has run before"
     else:
         cause = "a process that holds it lives on, it persists, or another program made it"
-    next_step = "sharedarray.attach(name) to use it, sharedarray.unlink(name) to remove it"
+    use = "get" if kind == "object" else "attach"
+    next_step = f"sharedarray.{use}(name) to use it, sharedarray.unlink(name) to remove it"
     if kind == "array":
         next_step += (
             "; exist_ok=True to use it where it is there and make it where it is not, replace=True to make a "

@@ -104,11 +104,12 @@ def no_file(where: str, given: str) -> errors.BlockNotFoundError:
     return errors.BlockNotFoundError(f"there is no file {where}", name=where, next_step=next_step)
 
 
-def check_mode(mode: str) -> None:
+def check_mode(mode: object) -> None:
     """Raise `ValueError` unless `mode` is one of `numpy.memmap`'s that attach to something."""
     if mode not in MODES:
+        cure = f": for seconds to wait write timeout={mode}" if isinstance(mode, int | float) else ""
         raise ValueError(
-            f"mode is 'r' (read-only), 'r+' (read and write) or 'c' (copy-on-write), not {mode!r}"
+            f"mode is 'r' (read-only), 'r+' (read and write) or 'c' (copy-on-write), not {mode!r}{cure}"
         )
 
 
@@ -143,7 +144,11 @@ def no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
         found=found,
         expected="a regular file that is not empty",
         cause="its maker was killed before it had a size, or is just about to give it one" if empty else None,
-        next_step="try again; a file that stays empty may be removed" if empty else None,
+        next_step="try again; a file that stays empty may be removed"
+        if empty
+        else "name a file in it"
+        if os.path.isdir(path)
+        else None,
     )
 
 

@@ -53,6 +53,7 @@ def unlink(name: str, missing_ok: bool = False) -> None:
     if not isinstance(name, str):
         raise hints.not_a_name(name)
     check_name(name)
+    _check_flag(missing_ok)
     directory = registry.directory()
     try:
         remove(directory, name, None)
@@ -61,6 +62,13 @@ def unlink(name: str, missing_ok: bool = False) -> None:
             return
         suggest(error, name, directory)
         raise
+
+
+def _check_flag(missing_ok: object) -> None:
+    if isinstance(missing_ok, str):
+        raise TypeError(
+            f"missing_ok is True or False, not {missing_ok!r}: for several blocks call unlink for each"
+        )
 
 
 removals = 0
@@ -118,6 +126,7 @@ def remove(
 
 def unlink_mapping(mapping: Mapping, missing_ok: bool = False) -> None:
     """Remove the name of the block that `mapping` is attached to."""
+    _check_flag(missing_ok)
     if mapping.directory is None:
         raise errors.NotOursError(
             f"{mapping.name} is a file, not a block",

@@ -156,7 +156,13 @@ def wait(
     """
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise ValueError(f"return_when is one of the constants of concurrent.futures, not {return_when!r}")
-    everything = set(things)
+    if isinstance(things, Future | Waitable):
+        raise TypeError(f"wait() takes several: write wait([…]) for one {type(things).__name__}")
+    try:
+        everything = set(things)
+    except TypeError:
+        kind = type(things).__name__
+        raise TypeError(f"wait() takes a list of streams, events and futures, not {kind}") from None
     for thing in everything:
         if not isinstance(thing, Future | Waitable):
             raise TypeError(f"wait() takes streams, events and futures, not {type(thing).__name__}")

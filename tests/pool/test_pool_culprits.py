@@ -174,6 +174,20 @@ def test_a_result_is_named(pool):
     error = pool.submit(return_a_file, __file__).exception(ANSWER)
     assert "found an open file" in str(error)
     assert "as the result, at result['rows'][0]" in str(error)
+    for function, cure in (
+        (coroutine, r"the function is async: .*asyncio.run\("),
+        (generates, "return a list"),
+    ):
+        check_cure(pool.submit(function).exception(ANSWER), cure)
+
+
+def generates():
+    yield 1
+
+
+def check_cure(error, cure):
+    assert isinstance(error, sa.NotPicklableError)
+    assert re.search(f"as the result; .*Next step: {cure}", str(error)), str(error)
 
 
 def test_an_argument_of_the_initializer_is_named():

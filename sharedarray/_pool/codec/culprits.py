@@ -26,7 +26,7 @@ from sharedarray._pool.codec.pickler import dumps
 from sharedarray._pool.functions import CALL, RESULT, is_by_value
 from sharedarray._pool.functions.snapshots import Empty, cell_content, global_names
 
-__all__ = ["Culprit", "culprit_of_call", "culprit_of_result"]
+__all__ = ["RETURNED", "Culprit", "culprit_of_call", "culprit_of_result"]
 
 # Objects that are tried, and how deep they may lie: more would take longer than a person wants to wait for an
 # error message.
@@ -35,6 +35,9 @@ _DEPTH: Final = 12
 
 
 _CAUSE: Final = "open files, locks, sockets, generators and the like belong to one process"
+
+
+RETURNED: Final = "return the data that the caller needs from it"
 
 
 class Culprit(NamedTuple):
@@ -50,12 +53,15 @@ class Culprit(NamedTuple):
         Why it cannot be sent.
     cure
         What to do instead; None if that is not known.
+    returned
+        What to do instead if it is a result.
     """
 
     noun: str | None
     place: str
     cause: str
     cure: str | None
+    returned: str = RETURNED
 
     def described(self, reason: str) -> str:
         """Return what was found, for a message: the object, or the reason that pickle gave."""
@@ -66,6 +72,7 @@ class _Kind(NamedTuple):
     noun: str
     cure: str
     cause: str = _CAUSE
+    returned: str = RETURNED
 
 
 _POOL = _Kind(
@@ -87,8 +94,16 @@ _INHERITED = _Kind(
     "a lock or queue of multiprocessing",
     "give it to the pool as initargs, or pass one of multiprocessing.Manager()",
 )
-_GENERATOR = _Kind("a generator", "pass a list of its items, or make the generator in the task")
-_COROUTINE = _Kind("a coroutine", "await it before the call, and pass its result")
+_GENERATOR = _Kind(
+    "a generator",
+    "pass a list of its items, or make the generator in the task",
+    returned="return a list of its items",
+)
+_COROUTINE = _Kind(
+    "a coroutine",
+    "await it before the call, and pass its result",
+    returned="the function is async: call one that runs it, as in 'lambda x: asyncio.run(function(x))'",
+)
 _SOCKET = _Kind("a socket", "pass its address, and connect in the task")
 _THREAD = _Kind("a thread", "start the thread in the task")
 _PROCESS = _Kind("a process", "start the process in the task")
@@ -235,7 +250,7 @@ class _Search:
         if kind is not None:
             name = _name_of(value) if kind is _FILE else None
             noun = f"{kind.noun} ({name!r})" if isinstance(name, str) else kind.noun
-            return Culprit(noun, place, kind.cause, kind.cure)
+            return Culprit(noun, place, kind.cause, kind.cure, kind.returned)
         if depth < _DEPTH:
             for part, inner_place, inner in _parts(value, place, expression):
                 found = self.find(part, inner_place, inner, depth + 1)

@@ -13,6 +13,7 @@ reference cycles behind, they are collected as soon as the worker is idle.
 from __future__ import annotations
 
 import gc
+import inspect
 import marshal
 import mmap
 import os
@@ -28,7 +29,7 @@ from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import contiguous
 from sharedarray._pool.codec.call import function_named, load_call, single_array
-from sharedarray._pool.codec.culprits import culprit_of_result
+from sharedarray._pool.codec.culprits import RETURNED, culprit_of_result
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import dump_result
@@ -521,15 +522,17 @@ def _last_own(raised: BaseException) -> Any:
 
 def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
     culprit = culprit_of_result(result)
-    found = failures.described(reason)
+    found, cure = failures.described(reason), RETURNED
     if culprit is not None:
-        found = culprit.described(found)
+        found, cure = culprit.described(found), culprit.returned
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns that it was never awaited
     error = errors.NotPicklableError(
         f"the task returned a {failures.class_of(result)} that cannot be sent back",
         found=found,
         expected="a result that pickle or cloudpickle can write",
         cause="open files, locks, generators and the like belong to one process",
-        next_step="return the data that the caller needs from it",
+        next_step=cure,
     )
     error.__cause__ = reason
     return error

@@ -112,8 +112,8 @@ def check_function(
         )
     if given == ():
         name = _shown(function)
-        example = "items" if kind == "iterable" else "array"
-        raise TypeError(
+        example, error = ("items", TypeError) if kind == "iterable" else ("array", ValueError)
+        raise error(
             f"{method}() needs at least one {kind} behind the function, as in {method}({name}, {example}); "
             f"for one call without arguments write submit({name})"
         )

@@ -111,6 +111,7 @@ def test_tracebacks_of_a_map_and_of_blocks(pool, monkeypatch):
         assert 'File "<ipython-input-1-0>", line 5, in divide\n    return 1 / x\n' in str(
             caught.value.__cause__
         )
+        assert "blockwise.py" not in str(caught.value.__cause__)  # nor other frames of the pool
 
 
 SCRIPT = """

@@ -69,6 +69,9 @@ SPIN: Final = 200e-6
 # Calls with one shared array that are recognized.
 _KNOWN: Final = 256
 
+# Files whose frames, above those of the function, tell a user nothing.
+_POOL = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
 # Results of these types are replied as they are; text only if it is short.
 _SCALARS = frozenset((type(None), bool, int, float, complex))
 _TEXT = frozenset((str, bytes))
@@ -513,9 +516,9 @@ def _failed(raised: BaseException) -> _Outcome:
 
 
 def _last_own(raised: BaseException) -> Any:
-    """Return the last entry of the traceback that is of this file: what comes before it tells nothing."""
+    """Return the last entry of the pool's own at the top of the traceback, which tell a user nothing."""
     found, entry = None, failures.traceback_of(raised)
-    while entry is not None and entry.tb_frame.f_code.co_filename == __file__:
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_POOL):
         found, entry = entry, entry.tb_next
     return found
 

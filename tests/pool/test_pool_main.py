@@ -629,6 +629,7 @@ import functools
 import threading
 import typing
 
+import library
 import numpy as np
 import sharedarray as sa
 
@@ -738,6 +739,16 @@ class Box(typing.Generic[typing.TypeVar("T")]):
         self.x = x
 
 
+class Outer:
+    @dataclasses.dataclass
+    class Inner:
+        x: int
+
+
+Made = dataclasses.make_dataclass("Made", ["x"])  # of the module `types` before Python 3.12
+Local = library.local()
+
+
 ufunc = np.frompyfunc(lambda x: x + 1, 1, 1)
 lock = threading.Lock()
 factor = 1
@@ -796,6 +807,13 @@ with sa.Pool(1) as pool:
     tell("kinds of classes", tuple(pair), type(pair) is Pair, both, box.x, type(box) is Box)
     red = ask(lambda colour: colour, Colour.RED)
     tell("an enumeration", red is Colour.RED, ask(lambda colour: colour is Colour.RED, red))
+    tell("names of classes", ask(lambda: repr(Outer.Inner(1))), ask(Outer.Inner, 2) == Outer.Inner(2))
+    local = ask(Local(1).next)
+    read = lambda x: (type(x).__qualname__, x.step)
+    tell("classes made by importable modules", ask(Made, 1) == Made(1), local.x, type(local) is Local)
+    first = ask(read, local)
+    Local.step = 5
+    tell("their attributes", first, ask(read, local), ask(lambda x: x.next().x, local))
     tell("no ufunc", ask(uses_ufunc))
     tell("no lock", ask(uses_lock))
 """
@@ -815,12 +833,30 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "slots": [(1, 2), (1, 2), True],
     "kinds of classes": [(1, 2), True, 3, 3, True],
     "an enumeration": [True, True],
+    "names of classes": ["Outer.Inner(x=1)", True],
+    "classes made by importable modules": [True, 2, True],
+    "their attributes": [("local.<locals>.Local", 1), ("local.<locals>.Local", 5), 7],
 }
+
+LIBRARY = """
+def local():
+    class Local:
+        step = 1
+
+        def __init__(self, x):
+            self.x = x
+
+        def next(self):
+            return Local(self.x + self.step)
+
+    return Local
+"""
 
 
 @pytest.fixture(scope="module")
 def decorated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     script = tmp_path_factory.mktemp("decorated") / "script.py"
+    script.with_name("library.py").write_text(LIBRARY)
     script.write_text(DECORATED)
     return answers(run([str(script)]))
 

@@ -122,11 +122,14 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name is not None and (known := self.reduce_received(each, home)) is not None:
             return known
         make, args, state, _, _, _ = reduced
-        if make is _cloudpickle._make_skeleton_class and "__slots__" in vars(each):
-            _add_slots(each, args[3], state[0])
+        if make is _cloudpickle._make_skeleton_class:
+            args[3]["__qualname__"] = each.__qualname__  # cloudpickle would make it the name
+            if "__slots__" in vars(each):
+                _add_slots(each, args[3], state[0])
         if self.snapshot is not None:
             self.snapshot.add_class(each)
-        token, made = tokens.token_of(each), version_of(each)[0]
+        # Also of a class in a function of an importable module, which has no version as a global.
+        token, made = tokens.token_of(each), _snapshot_of(each).made[0]
         self.versions.append((token, made))
         globals_ = []
         if name is not None and there is not None and self.sends_globals:

@@ -61,7 +61,8 @@ def encode(stream: bytes, lengths: Sequence[int]) -> tuple[bytes, list[int], int
         for number, length in enumerate(lengths):
             if (length >= PAGE) == large:
                 starts[number] = -(-end // (PAGE if large else _SMALL)) * (PAGE if large else _SMALL)
-                end = starts[number] + length
+                end = starts[number] + length if length else end
+    starts = [min(start, end) for start in starts]  # an empty buffer can be the last one
     places = [_PLACE.pack(*place) for place in zip(starts, lengths, strict=True)]
     return b"".join([_HEAD.pack(_MAGIC, len(lengths), len(stream)), *places, stream]), starts, end
 

@@ -56,6 +56,18 @@ def test_the_layout() -> None:
     assert size == 16384 + 4096
 
 
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_arrays_without_elements(shape: tuple[int, ...]) -> None:
+    """No byte of the block is theirs, also if nothing else is stored behind them."""
+    for stored in ([np.zeros(shape)], [np.ones(2), np.zeros(shape)], [np.zeros(shape), np.ones(1000)]):
+        with sa.put(stored) as held:
+            for got, right in zip(sa.get(held.name), stored, strict=True):
+                np.testing.assert_array_equal(got, right, strict=True)
+    masked = np.ma.array(np.zeros(shape), mask=np.zeros(shape, bool))
+    with sa.put(masked) as held:
+        assert sa.get(held.name).mask.shape == shape
+
+
 def test_the_block_is_an_npy_file_of_bytes_with_pages_for_buffers() -> None:
     large, small = np.arange(10_000.0), np.arange(3)
     with sa.put({"large": large, "small": small}, name="packed", persist=not blocks_are_files()) as held:

@@ -339,13 +339,14 @@ with sa.Pool(1, initializer=begin, initargs=([10, 20],)) as pool:
 """
 
 
-@pytest.mark.parametrize("way", few(["-", "-c", "-m"]))
+@pytest.mark.parametrize("way", few(["-", "-c", "-m", "cProfile"]))
 def test_from_wherever_the_main_module_comes(way, tmp_path):
     (tmp_path / "program.py").write_text(SHORT)
     arguments: dict[str, tuple[list[str], dict[str, Any]]] = {
         "-": (["-"], {"input": SHORT}),
         "-c": (["-c", SHORT], {}),
         "-m": (["-m", "program"], {}),
+        "cProfile": (["-m", "cProfile", "-o", "profile", "program.py"], {}),  # runs it in another namespace
     }
     given, options = arguments[way]
     assert run(given, cwd=tmp_path, **options) == "[10, 20] 20\n"
@@ -470,12 +471,14 @@ def same(thing):
 '''
 
 
-def by_path(name, folder):
+def by_path(name, folder, entered=True):
     Path(folder).mkdir()
     path = Path(folder) / f"{name}.py"
     path.write_text(SOURCE)
     spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
+    if entered:
+        sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -500,7 +503,7 @@ def uses_module(x):
 
 
 modules = [by_path("plugin", "elsewhere"), made("generated"), left("left_behind", "gone")]
-for module in [*modules, by_path("json.tool", "other")]:
+for module in [*modules, by_path("json.tool", "other"), by_path("loose", "third", entered=False)]:
     with sa.Pool(1, sys.argv[1], initializer=module.begin, initargs=("ready",)) as pool:
         thing = module.Thing(3)
         *same, back = pool.submit(module.same, thing).result()
@@ -515,7 +518,7 @@ for module in [*modules, by_path("json.tool", "other")]:
 def test_modules_that_no_other_process_can_import_travel_by_value(method, tmp_path):
     (tmp_path / "script.py").write_text(BY_VALUE)
     right = "(2, 'ready') (4, 'ready') [True, 6] True\n2 (6, 'ready') (30, 'ready') 10\n"
-    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path) == 4 * right
+    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path) == 5 * right
 
 
 def test_tests_in_importlib_mode_use_their_own_functions(tmp_path):
@@ -814,6 +817,17 @@ with sa.Pool(1) as pool:
     first = ask(read, local)
     Local.step = 5
     tell("their attributes", first, ask(read, local), ask(lambda x: x.next().x, local))
+    spaces = [library.space(number) for number in range(40)]  # more than a worker keeps
+    first, other = spaces[:2]
+    tell("namespaces of exec", ask(first["set"], 9), ask(first["get"]), ask(other["get"]), first["K"])
+    first["K"] = 5
+    del other["K"]
+    tell("their changes", ask(first["get"]), ask(other["get"])[:9], ask(first["Reads"]().get))
+    sums = [ask(lambda get: get() + 1, space["get"]) for space in spaces[2:]]
+    called = ask(lambda calls: [call() for call in calls], [space["get"] for space in spaces[2:]])
+    tell("many of them", sums == list(range(3, 41)), called == list(range(2, 40)))
+    tell("without names", ask(eval("lambda x: x * y", {"y": 3}), 2), ask(first["get"]))
+    tell("they are few", ask(library.kept) <= 32)
     tell("no ufunc", ask(uses_ufunc))
     tell("no lock", ask(uses_lock))
 """
@@ -836,9 +850,43 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "names of classes": ["Outer.Inner(x=1)", True],
     "classes made by importable modules": [True, 2, True],
     "their attributes": [("local.<locals>.Local", 1), ("local.<locals>.Local", 5), 7],
+    "namespaces of exec": [None, 9, 1, 0],
+    "their changes": [5, "NameError", 5],
+    "many of them": [True, True],
+    "without names": [6, 5],
+    "they are few": [True],
 }
 
 LIBRARY = """
+from sharedarray._pool.functions import received
+
+
+def space(number):
+    made = {"__name__": "__main__", "K": number}
+    exec(SOURCE, made)
+    return made
+
+
+SOURCE = '''
+def get():
+    return K
+
+
+def set(value):
+    global K
+    K = value
+
+
+class Reads:
+    def get(self):
+        return K
+'''
+
+
+def kept():
+    return len(received.arrived.modules)
+
+
 def local():
     class Local:
         step = 1

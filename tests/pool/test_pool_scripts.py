@@ -86,8 +86,13 @@ def test_from_standard_input():
 def test_as_a_module(method, tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
-    (tmp_path / "package" / "job.py").write_text(UNGUARDED)
-    assert run(["-m", "package.job", method], cwd=tmp_path) == EXPECTED
+    (tmp_path / "package" / "beside.py").write_text("WORD = 'beside'\n")
+    relative = (
+        "\ndef word():\n    from .beside import WORD\n    return WORD\n"
+        "with sa.Pool(1, sys.argv[1]) as pool:\n    print(pool.submit(word).result())\n"
+    )
+    (tmp_path / "package" / "job.py").write_text(UNGUARDED + relative)
+    assert run(["-m", "package.job", method], cwd=tmp_path) == EXPECTED + "beside\n"
 
 
 def test_modules_beside_the_script_are_found(method, tmp_path):

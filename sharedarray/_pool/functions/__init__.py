@@ -21,7 +21,8 @@ Everything else that a function refers to (defaults, closure, the instance of a 
 call. A global that leads to a shared array is removed after the call: the worker must not keep its block.
 
 Functions and classes that the caller sent come back by their token or name, and are the caller's own there.
-The same is done for other modules that a fresh process cannot import (`is_by_value`).
+The same is done for other modules that a fresh process cannot import (`is_by_value`), and for namespaces that
+are no module's, such as those of `exec` (`Namespaces`).
 
 Limits. A change of a function's ``__doc__``, ``__name__`` or ``__annotations__`` alone is not noticed. Names
 that the code does not spell, as in ``globals()[name]``, are not sent. A worker keeps the globals that it was

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cloudpickle import cloudpickle
 
 from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import MAIN_NAMES, is_by_value, module_of, name_in, namespace_of
+from sharedarray._pool.functions.modules import (
+    MAIN_NAMES,
+    home_of,
+    is_by_value,
+    name_in,
+    namespace_of,
+    namespaces,
+)
 from sharedarray._pool.functions.received import Global, arrived, module
 from sharedarray._pool.functions.snapshots import LRU_CACHE
 
@@ -32,7 +39,7 @@ def _reduce_cache(pickler: CodePickler, cached: Any) -> Any:
         return NotImplemented
     function, token, made = cached.__wrapped__, None, None
     if type(function) is types.FunctionType and name_in(function.__globals__, cached) is not None:
-        home = module_of(function.__globals__)
+        home = home_of(function)
         if home is not None and (known := pickler.reduce_received(cached, home)) is not None:
             return known
         if home is not None and pickler.sends_globals:
@@ -92,7 +99,11 @@ _DISPATCHED_METHOD = getattr(
 def _reduce_module(pickler: CodePickler, each: types.ModuleType) -> Any:
     """Reduce a by-value module with all globals that can be sent; other modules by their names."""
     home, there = each.__name__, each.__dict__
-    if home in MAIN_NAMES or not is_by_value(home) or namespace_of(home) is not there:
+    if namespace_of(home) is not there:
+        if sys.modules.get(home) is not None or not pickler.sends_globals:
+            return NotImplemented
+        home = namespaces.name_of(there, each)  # loaded by its path, and not entered there
+    elif home in MAIN_NAMES or not is_by_value(home):
         return NotImplemented
     found: list[Global] = []
     for name in list(there) if pickler.sends_globals else ():

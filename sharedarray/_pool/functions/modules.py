@@ -1,11 +1,18 @@
-"""Which modules travel by value, because no fresh process can import them, and their namespaces."""
+"""Which modules travel by value, because no fresh process can import them, and their namespaces.
+
+Code may also run in a namespace that is no module's: that of `exec`, of a script under cProfile or trace, of
+a module that was loaded by its path and not entered in `sys.modules`. `Namespaces` gives each of them a name
+of its own, by which it is one module in a worker as well.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from sharedarray import _reloads as reloads
@@ -14,11 +21,15 @@ __all__ = [
     "MAIN",
     "MAIN_NAMES",
     "MISSING",
+    "Namespaces",
+    "home_of",
     "importable",
     "is_by_value",
     "module_of",
     "name_in",
     "namespace_of",
+    "namespaces",
+    "shown",
 ]
 
 MAIN = "__main__"
@@ -104,6 +115,87 @@ def module_of(namespace: dict[str, Any]) -> str | None:
     if type(name) is not str or name in MAIN_NAMES or not is_by_value(name):
         return None
     return name if namespace_of(name) is namespace else None
+
+
+class Namespaces:
+    """The namespaces of this process that are no module's, each with a name of its own.
+
+    A namespace cannot be referred to weakly. It is known while one of its functions, or a module that was not
+    entered in `sys.modules`, is alive.
+    """
+
+    # Stands between the namespace's ``__name__`` and its number.
+    _MARK = "\0"
+
+    def __init__(self) -> None:
+        # By the id of a namespace: its name, and weak references to what holds it.
+        self._known: dict[int, tuple[str, dict[weakref.ref[Any], None]]] = {}
+        self._numbers = itertools.count(1)
+
+    def name_of(self, namespace: dict[str, Any], holder: types.FunctionType | types.ModuleType) -> str:
+        """Return the name of a namespace, which ``holder`` has."""
+        key = id(namespace)
+        known = self._known.get(key)
+        if known is None:
+            name = namespace.get("__name__")
+            name = name if type(name) is str else ""
+            known = self._known[key] = f"{name}{self._MARK}{os.getpid()}.{next(self._numbers)}", {}
+        name, holders = known
+
+        def forget(ref: weakref.ref[Any]) -> None:
+            holders.pop(ref, None)
+            if not holders and self._known.get(key, _NO_NAMESPACE)[1] is holders:
+                self._known.pop(key, None)
+
+        if len(holders) < self._MAX_HOLDERS:
+            holders[weakref.ref(holder, forget)] = None
+        return name
+
+    # Enough for some of them to live as long as the namespace.
+    _MAX_HOLDERS = 100
+
+    def is_name(self, name: str) -> bool:
+        """Return whether a name is that of a namespace which is no module's."""
+        return self._MARK in name
+
+    def plain_name(self, name: str) -> str:
+        """Return a namespace's ``__name__``; an empty text if it has none."""
+        return name.partition(self._MARK)[0]
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """Return the namespace of this process that has a name; None if there is none."""
+        return next((namespace for known, namespace in self.all() if known == name), None)
+
+    def all(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Iterate over names and namespaces."""
+        for name, holders in list(self._known.values()):
+            for ref in list(holders):
+                holder = ref()
+                if holder is not None:
+                    of_module = isinstance(holder, types.ModuleType)
+                    yield name, holder.__dict__ if of_module else holder.__globals__
+                    break
+
+
+_NO_NAMESPACE: tuple[str, None] = ("", None)
+namespaces = Namespaces()
+
+
+def home_of(function: types.FunctionType) -> str | None:
+    """Return the name of the by-value module, or other namespace, in which a function runs.
+
+    None stands for the namespace of a module that a fresh process can import.
+    """
+    there = function.__globals__
+    home, name = module_of(there), there.get("__name__")
+    if home is not None or (type(name) is str and namespace_of(name) is there):
+        return home
+    return namespaces.name_of(there, function)
+
+
+def shown(home: str) -> str:
+    """Return the name of a module or namespace for messages."""
+    return namespaces.plain_name(home) or "code that belongs to no module"
 
 
 def name_in(namespace: dict[str, Any] | None, obj: Any) -> str | None:

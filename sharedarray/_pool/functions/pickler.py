@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import itertools
 import pickle
@@ -82,17 +83,21 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if reduced is not None:
             return reduced
         there = function.__globals__
-        module = None if self.purpose == COPY else modules.module_of(there)
+        module = None if self.purpose == COPY else modules.home_of(function)
         if module is None:
             return self._dynamic_function_reduce(function)
         name, token, made = modules.name_in(there, function), None, None
+        if name is not None and (known := self.reduce_received(function, module)) is not None:
+            return known
+        if self.purpose == RESULT and modules.namespaces.is_name(module):
+            return self._dynamic_function_reduce(function)  # the caller may not have the namespace any more
         if name is not None:
-            if (known := self.reduce_received(function, module)) is not None:
-                return known
             token, made = tokens.token_of(function), self.version_of_constant(function)
             self.versions.append((token, made))
         code, cells = function.__code__, function.__closure__ or ()
         names = global_names(code)
+        if there.get("__package__"):  # relative imports in the function need it
+            names = (*names, "__package__")
         submodules = None
         if types.ModuleType in map(type, map(there.get, names)):
             submodules = _cloudpickle._find_imported_submodules(code, list(map(there.get, names)))
@@ -154,9 +159,12 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def globals_of(self, module: str, there: dict[str, Any], names: Iterable[str]) -> list[received.Global]:
         """Return those of a module's globals that this pickle does not have yet."""
         found = []
+        is_namespace = modules.namespaces.is_name(module)  # no table remembers what was sent of one
         for name in names:
             key = module, name
-            if key not in self._attached and (name in there or key in _sent_names):
+            if key not in self._attached and (
+                name in there or key in _sent_names or (is_namespace and not hasattr(builtins, name))
+            ):
                 self._attached.add(key)
                 found.append(self._global(module, name, there.get(name, modules.MISSING)))
         return found
@@ -166,12 +174,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if value is modules.MISSING:
             value = None
         else:
-            _sent_names.add((module, name))
+            if not modules.namespaces.is_name(module):
+                _sent_names.add((module, name))
             try:
                 made, shares = version_of(value)
             except Exception as reason:
                 raise pickle.PicklingError(
-                    f"the global {name!r} of {module}, a {type(value).__name__}: {reason}"
+                    f"the global {name!r} of {modules.shown(module)}, a {type(value).__name__}: {reason}"
                 ) from reason
         self.globals.append((module, name, made))
         return module, name, made, value, shares
@@ -225,7 +234,7 @@ def version_of(value: Any) -> tuple[Any, bool]:
     if kind is types.ModuleType and not modules.is_by_value(value.__name__):
         return ("module", value.__name__), False
     is_class = isinstance(value, type) and modules.is_by_value(value.__module__)
-    if is_class or (kind is types.FunctionType and modules.module_of(value.__globals__) is not None):
+    if is_class or (kind is types.FunctionType and modules.home_of(value) is not None):
         return _snapshot_of(value).made  # type: ignore[no-any-return]
     return _digest(value)
 
@@ -305,7 +314,7 @@ class _VersionPickler(CodePickler):
         if (
             function is self._root
             or modules.name_in(there, function) is None
-            or modules.module_of(there) is None
+            or modules.home_of(function) is None
         ):
             return super()._function(function)
         return _stands_for, (tokens.token_of(function),)

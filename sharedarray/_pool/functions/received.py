@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from cloudpickle import cloudpickle
 
 from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value
+from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value, namespaces
 from sharedarray._pool.functions.snapshots import Empty
 
 __all__ = ["Global", "arrived", "release", "version"]
@@ -25,6 +25,8 @@ Global: TypeAlias = tuple[str, str, Any, Any, bool]
 
 # Entries of the table of versions after which those of dead objects are dropped.
 _MAX_VERSIONS = 4096
+# Namespaces of no module that a worker keeps: a program may make one for each function that it compiles.
+_MAX_NAMESPACES = 32
 
 
 class _Received:
@@ -90,6 +92,16 @@ class _Received:
                 del there[name]
                 self.globals.pop((module, name), None)
 
+    def add_namespace(self, name: str, made: types.ModuleType) -> None:
+        """Add what stands for a namespace of no module, in place of the one that was used least recently."""
+        names = [each for each in self.modules if namespaces.is_name(each) and each != name]
+        self.modules.pop(name, None)
+        self.modules[name] = made
+        for name in names[: max(0, len(names) + 1 - _MAX_NAMESPACES)]:
+            del self.modules[name]
+            for each in [each for each in self.globals if each[0] == name]:
+                del self.globals[each]
+
     def take_version(self, token: str, made: Any) -> bool:
         """Return whether the state of a function or class has to be set; if so, record its version."""
         is_new = token in self.new
@@ -126,7 +138,10 @@ def release() -> None:
 
 def namespace(name: str) -> dict[str, Any]:
     """Return the namespace of a by-value module in this process; make the module if there is none."""
-    return arrived.main if name == MAIN and arrived.main is not None else module(name).__dict__
+    if name == MAIN and arrived.main is not None:
+        return arrived.main
+    known = namespaces.find(name) if namespaces.is_name(name) else None
+    return module(name).__dict__ if known is None else known
 
 
 def module(name: str) -> types.ModuleType:
@@ -135,10 +150,37 @@ def module(name: str) -> types.ModuleType:
     if isinstance(found, types.ModuleType) and is_by_value(name):
         return found
     made = arrived.modules.get(name)
-    if made is None:
-        made = arrived.modules[name] = types.ModuleType(name)
-        made.__dict__["__builtins__"] = builtins
+    if namespaces.is_name(name):
+        if made is None:
+            own, called = namespaces.find(name), namespaces.plain_name(name)
+            made = _new_module(called) if own is None else _View(called, own)
+        arrived.add_namespace(name, made)
+    elif made is None:
+        made = arrived.modules[name] = _new_module(name)
         sys.modules.setdefault(name, made)  # an importable module of this name stays
+    return made
+
+
+class _View(types.ModuleType):
+    """A module that has the attributes of a namespace, which a forked process has from its parent."""
+
+    def __init__(self, name: str, namespace: dict[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__["_namespace"] = namespace
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_namespace"][name]
+        except KeyError:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__["_namespace"][name] = value
+
+
+def _new_module(name: str) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__dict__["__builtins__"] = builtins
     return made
 
 

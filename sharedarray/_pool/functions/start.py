@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import MAIN, MAIN_OF_CHILD, by_value, is_by_value, namespace_of
+from sharedarray._pool.functions.modules import (
+    MAIN,
+    MAIN_OF_CHILD,
+    by_value,
+    is_by_value,
+    namespace_of,
+    namespaces,
+)
 from sharedarray._pool.functions.pickler import CALL, CodePickler
 from sharedarray._pool.functions.received import arrived
 from sharedarray._pool.functions.snapshots import LRU_CACHE
@@ -38,14 +45,24 @@ Inherited: TypeAlias = tuple[list[tuple[str, str, Any]], list[tuple[str, Any]]]
 
 def before_fork(initializer: Callable[..., object] | None) -> Inherited:
     """Return the versions of what the initializer reaches, for a worker that is about to be forked."""
-    for value in list((namespace_of(MAIN) or {}).values()):
-        if isinstance(value, (type, types.FunctionType)) and is_by_value(value.__module__):
-            tokens.token_of(value)  # here, so that parent and child have the same
     pickler = CodePickler(io.BytesIO(), CALL)
     if initializer is not None:
         with contextlib.suppress(Exception):  # it is not sent, so it need not be picklable
             pickler.dump(initializer)
+    _give_tokens(namespace_of(MAIN) or {})
+    for _, namespace in namespaces.all():
+        _give_tokens(namespace)
     return pickler.globals, pickler.versions
+
+
+def _give_tokens(namespace: dict[str, Any]) -> None:
+    """Give functions and classes their tokens here, so that parent and child have the same."""
+    for value in list(namespace.values()):
+        if isinstance(value, type):
+            if is_by_value(value.__module__):
+                tokens.token_of(value)
+        elif type(value) is types.FunctionType and value.__globals__ is namespace:
+            tokens.token_of(value)
 
 
 def begin_worker(inherited: Inherited | None) -> None:
@@ -62,6 +79,7 @@ def begin_worker(inherited: Inherited | None) -> None:
     arrived.at_fork = {name: dict(namespace_of(name) or {}) for name in (MAIN, *by_value)}
     if arrived.main is not None:
         arrived.at_fork[MAIN] = dict(arrived.main)
+    arrived.at_fork.update((name, dict(namespace)) for name, namespace in namespaces.all())
     globals_, versions = inherited
     arrived.globals = {(module, name): made for module, name, made in globals_}
     arrived.versions = dict(versions)

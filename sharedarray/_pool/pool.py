@@ -152,8 +152,8 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     yours; then it takes your value. The same holds for classes and their attributes, and results are of
     your own classes. A mutable default, a closure, the instance of a method, and a global that leads to a
     shared array are copies for each call. Modules that no other process can import, such as files loaded
-    by their paths, and the namespaces of `exec` are treated likewise. After `importlib.reload` workers load the module anew before
-    their next call, if they have loaded it.
+    by their paths, and the namespaces of `exec` are treated likewise. After `importlib.reload` workers load
+    the module anew before their next call, if they have loaded it.
 
     *Random numbers.* Each worker seeds the global generators of `random`, `numpy.random` and torch from the
     operating system before the initializer, if they are loaded; a seed that the initializer sets stays. A

@@ -51,9 +51,11 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _damage        damaged files of the registry
 #   _interpreter   the program that runs Python for helper processes
 #   _requirements  what blocks, locks and pools need of a kernel and of a file system
+#   _intent_table  the table of write intents: what lies where in it, and its damage
 #   _intents       which bytes are being written, and which writes a death has interrupted
 #   _registry      the records beside the blocks, and which process may remove a block
-#   _janitor       the process that removes the blocks of processes that died
+#   _janitor_process  what the janitor does, in a process of its own
+#   _janitor       starts the process that removes the blocks of processes that died
 #   _freelist      blocks that were just freed, whose pages the next ones use
 #   _segment       named bytes with a lease
 #   _wakers        waking a process that uses the same block, and learning of its end
@@ -68,12 +70,15 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _snapshots     versions of what is in a block
 #   _growth        arrays whose first axis grows
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
-#   _locks         locks on the bytes of a block, or of any file
+#   _lock_holds    what this process holds of locks
+#   _locks         locks on the bytes of a block
+#   _file_locks    locks on the bytes of any file
 #   _array         `SharedArray`; attaching by name, opening a file
 #   _subclasses    how instances of ndarray subclasses travel
 #   _creation      NumPy's creation functions, and `share`
 #   _datasets      npz files, frames, datasets and safetensors files, for groups
 #   _groups        `Group`: many arrays in one block
+#   _grips         what keeps the bytes of arrays that arrived as references
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
 #   _picklers      registration with the picklers of other packages
@@ -139,9 +144,10 @@ from sharedarray._errors import (
     UnsupportedDTypeError,
     UnsupportedError,
 )
+from sharedarray._file_locks import lock_file
 from sharedarray._groups import Group, group, share_group
 from sharedarray._listing import BlockInfo, blocks, prune
-from sharedarray._locks import Lock, lock_file
+from sharedarray._locks import Lock
 from sharedarray._platform import platform as _platform
 from sharedarray._reference import Reference
 from sharedarray._segment import Segment, exists, unlink

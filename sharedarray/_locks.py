@@ -12,33 +12,28 @@ kernel does not tell that the holder died while it wrote; the next holder learns
                        ▲                  │ lock the bytes; look for intents; write one
     lock_file(f) ──────┘                  │ ... the caller writes ...
                                           │ take the intent away; unlock
-                                  _idle ◀─┘ or closed
+                            idle_holds ◀──┘ or closed
 
 An array's hold is kept for its next lock, which saves opening one: a lock then costs two calls to the kernel.
-At most `_MOST_IDLE` are kept, and none of an array that is closed.
+At most `MOST_IDLE` are kept, and none of an array that is closed.
 
 A hold that gets lost, because Ctrl-C came in between or its lock was dropped, closes its description as it is
 freed: the bytes are free then, and keep their write intent. Ctrl-C may break that off too, when Python has
 just entered a finalizer; so it is tried once more, by each thread that would have to wait.
 
 A forked child holds no lock. It closes the descriptions that it inherited (`sharedarray._segment`), or it
-would keep its parent's locks alive, and knows that its copies of held locks are the parent's (`_disown`).
+would keep its parent's locks alive, and knows that its copies of held locks are the parent's
+(`sharedarray._lock_holds`).
 """
 
 from __future__ import annotations
 
-import atexit
 import errno
-import io
 import math
 import os
-import warnings
-import weakref
 from collections.abc import Iterator
-from functools import partial
-from operator import index
 from threading import get_ident
-from typing import Any, Never, NoReturn, Protocol, Self, SupportsIndex
+from typing import Any, Never, NoReturn, Self
 
 import numpy as np
 
@@ -50,217 +45,33 @@ from sharedarray import (
     _requirements as requirements,
 )
 from sharedarray._clock import check_timeout, time
-from sharedarray._platform import platform
-from sharedarray._segment import (
-    Mapping,
-    guarded_close,
-    guarded_open,
-    guarded_open_file,
-    on_leave,
-    out_of_memory,
+from sharedarray._lock_holds import (
+    IDLE,
+    MOST_IDLE,
+    NO_LOCKS,
+    Hold,
+    close_all_lost,
+    hold_of,
+    idle_holds,
+    open_holds,
+    tidy,
 )
+from sharedarray._platform import platform
+from sharedarray._segment import Mapping, guarded_close, guarded_open
 
-__all__ = ["Lock", "lock_file"]
+__all__ = ["Lock"]
 
 _FIRST_PAUSE = 0.0001  # seconds between tries with a timeout: the kernel has no timed wait for these locks
 _LAST_PAUSE = 0.005
 _PAUSES = 8  # a pause takes this part of the time waited so far, which it lengthens by no more
-_MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
-_END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
-_IDLE = 0  # in place of a thread's number
-_NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
-_TRIES = 100  # to open the table of write intents
-_TABLE_STEP = 4096  # bytes by which the table of write intents grows
+END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
 # Causes and next steps of a `LockTimeout`.
 _OTHERS = "another process or thread holds a lock on some of them", "wait longer, or lock less"
 _WRITERS = "a writer waits for some of them, and goes first", "wait longer"
 _ITSELF = "this thread itself holds a lock on some of them", "leave that one first"
-_READ_AHEAD = (io.TextIOWrapper, io.BufferedReader, io.BufferedRandom)
 
 _lock, _unlock, _locked = platform.lock, platform.unlock, platform.locked
 _COUNT, _prepare, _now = intents.COUNT, intents.prepare, time.monotonic
-
-
-# -- holding ----------------------------------------------------------------------------------------------
-
-
-class Hold:
-    """An open description of a file to lock it by, and a slot for an intent.
-
-    Attributes
-    ----------
-    handle : int
-        The description; -1 when it is closed.
-    key, table, at, words
-        The file's key, and the slot in the table of write intents.
-    start, end : int
-        The bytes that it locks, or locked last, which stand in the slot too.
-    shared : bool
-        How.
-    hint : int
-        The word of the table that tells that a writer may wait for the file.
-    thread : int
-        The thread in whose ``with`` statement that is; its negative if any thread may unlock it, `_IDLE` if
-        nothing is locked.
-    """
-
-    __slots__ = (
-        "__weakref__", "_pid", "at", "end", "handle", "hint", "key", "shared", "start", "table", "thread",
-        "words",
-    )  # fmt: skip
-
-    def __init__(self, handle: int, key: int, table: intents.Table, at: int) -> None:
-        self.handle = handle
-        self.key = key
-        self.table = table
-        self.at = at
-        self.words = table.words
-        self.hint = intents.hint_of(key)
-        self.start = self.end = 0
-        self.shared = False
-        self.thread = _IDLE
-        self._pid = os.getpid()
-        _holds[handle] = (weakref.ref(self, partial(_close_lost, handle, self._pid)), table, at)
-
-    def close(self) -> None:
-        """Free what is locked; an intent that was not taken away stays."""
-        with interrupts.deferred:
-            handle, self.handle = self.handle, -1
-            found = _holds.get(handle)
-            if found is not None and found[0]() is self:  # and not closed as lost, in a collection
-                if self.thread != _IDLE:
-                    # A child of another thread's fork may not have closed its copy yet.
-                    _unlock(handle, self.start, self.end - self.start)
-                    self.thread = _IDLE
-                _close(handle)
-
-    @interrupts.finalizer
-    def __del__(self) -> None:
-        # In a forked child this may run before the child knows that it is one.
-        if self.handle >= 0 and self._pid == os.getpid():
-            held = self.thread != _IDLE
-            interrupts.finalize(self.close)
-            if held:
-                warnings.warn(
-                    "a lock was dropped while it was held: its bytes are free, and their write intent stays",
-                    ResourceWarning,
-                    stacklevel=2,
-                )
-
-
-# All that are open, by their handles, with their slots; and those that are kept, by the id of their mapping.
-_holds: dict[int, tuple[weakref.ref[Hold], intents.Table, int]] = {}
-_idle: dict[int, Hold] = {}
-
-
-def _close(handle: int) -> None:
-    found = _holds.pop(handle, None)
-    if found is not None:
-        _, table, at = found
-        guarded_close(handle)
-        table.give_back(at)
-
-
-@interrupts.finalizer
-def _close_lost(handle: int, pid: int, reference: object) -> None:
-    """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
-    if handle in _holds and _holds[handle][0] is reference and pid == os.getpid():
-        interrupts.finalize(_close, handle)
-
-
-def _close_all_lost() -> bool:
-    """Close what even so is still open; whether there was any."""
-    lost = [handle for handle, (reference, _, _) in _holds.copy().items() if reference() is None]
-    with interrupts.deferred:
-        for handle in lost:
-            _close(handle)
-    return bool(lost)
-
-
-def _open_holds() -> list[Hold]:
-    return [hold for reference, _, _ in _holds.copy().values() if (hold := reference()) is not None]
-
-
-def _hold(handle: int, directory: str, path: str) -> Hold:
-    """Make a hold of a handle on the file at `path`."""
-    _close_all_lost()  # or a process that is interrupted again and again would gather them
-    status = platform.status(handle)
-    key = intents.identity(status.device, status.inode, platform.born(handle))
-    for _ in range(_TRIES):
-        try:
-            return Hold(handle, key, *intents.claim(registry.open_registry(directory), path))
-        except FileNotFoundError:
-            continue  # the janitor has removed the empty registry in between; or else it is said below
-        except errors.SharedArrayError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-                raise out_of_memory(
-                    directory, _TABLE_STEP, platform.free_bytes(directory, memory=True)
-                ) from None
-            raise requirements.explained(error, directory) from None
-    requirements.check(directory)
-    raise registry.no_directory(directory)
-
-
-def _close_idle(mapping: Mapping) -> None:
-    """Close what is kept for the next lock of an array, which is closed."""
-    hold = _idle.pop(id(mapping), None)
-    if hold is not None:
-        hold.close()
-
-
-on_leave.append(_close_idle)
-
-
-def _tidy(mapping: Mapping) -> None:
-    """Close idle holds that are too many, or of an array that has been closed meanwhile."""
-    if mapping.left:
-        _close_idle(mapping)
-    while len(_idle) > _MOST_IDLE:
-        try:
-            hold = _idle.pop(next(iter(_idle)))
-        except (KeyError, StopIteration, RuntimeError):
-            continue  # another thread is at it
-        hold.close()
-
-
-def _open_file(file: Any) -> Hold:
-    """A hold on an open file, a descriptor, or what is at a path, which is made where there is nothing."""
-    with interrupts.deferred:
-        while True:
-            try:
-                handle = guarded_open_file(file if isinstance(file, str) else _descriptor(file))
-                break
-            except FileNotFoundError:
-                if not isinstance(file, str):
-                    raise
-                with open(file, "ab", opener=platform.opener):
-                    pass
-        try:
-            requirements.check(registry.directory())
-            return _hold(handle, registry.directory(), platform.path_behind(handle))
-        except BaseException:
-            guarded_close(handle)
-            raise
-
-
-def _descriptor(file: Any) -> int:
-    number: int = file if isinstance(file, int) else file.fileno()
-    os.fstat(number)  # raises the usual error if it is not open
-    return number
-
-
-def _disown() -> None:
-    """Have no holds any more: a forked child's are the parent's, and the end of a process ends its own."""
-    _idle.clear()
-    for hold in _open_holds():
-        hold.handle = -1
-    _holds.clear()
-
-
-platform.around_fork(lambda: None, lambda: None, _disown)
-atexit.register(_disown)
 
 
 # -- locks ------------------------------------------------------------------------------------------------
@@ -342,7 +153,7 @@ class Lock:
         self._start = start
         self._length = length
         self._end = start + length
-        self._idle = idle  # where in `_idle` there may be a hold for it, 0 for nowhere
+        self._idle = idle  # where in `idle_holds` there may be a hold for it, 0 for nowhere
         self._memory = memory  # of the array, which is in use for as long as the lock is there
         self._hold: Hold | None = None
         self._more: list[Hold] | None = [] if shared else None  # in place of it, since there may be several
@@ -405,7 +216,7 @@ class Lock:
 
     def _take(self, thread: int) -> Hold | None:
         """Lock the bytes, look for intents of other writers, and write one."""
-        hold = _idle.pop(self._idle, None)
+        hold = idle_holds.pop(self._idle, None)
         if hold is None:
             hold = self._open()
         elif _now() > hold.table.check_at and not hold.table.sound():
@@ -456,13 +267,13 @@ class Lock:
                     return
                 hold.words[hold.at] = 0
             _unlock(hold.handle, self._start, self._length)
-            hold.thread = _IDLE
+            hold.thread = IDLE
             if not self._idle:
                 hold.close()
                 return
-            _idle[self._idle] = hold
-            if self._file.left or len(_idle) > _MOST_IDLE:
-                _tidy(self._file)
+            idle_holds[self._idle] = hold
+            if self._file.left or len(idle_holds) > MOST_IDLE:
+                tidy(self._file)
         except BaseException:
             hold.close()
             raise
@@ -474,7 +285,7 @@ class Lock:
         of both. A writer that waits for a lock of this very thread is not waited for.
         """
         table = hold.table
-        own = [other for other in _open_holds() if abs(other.thread) == abs(thread) and other.key == hold.key]
+        own = [other for other in open_holds() if abs(other.thread) == abs(thread) and other.key == hold.key]
         writers = [
             writer
             for writer in table.ahead(hold.key, self._start, self._end)
@@ -489,7 +300,7 @@ class Lock:
 
     def _wait(self, hold: Hold, thread: int, pauses: Iterator[float]) -> None:
         """Wait until the kernel grants the bytes to this hold."""
-        if _close_all_lost() and self._try(hold):
+        if close_all_lost() and self._try(hold):
             return
         by_itself = self._held_by(thread, hold.key)
         if self.timeout is None and by_itself:
@@ -531,7 +342,7 @@ class Lock:
             and other.start < self._end
             and self._start < other.end
             and not (other.shared and self.shared)
-            for other in _open_holds()
+            for other in open_holds()
         )
 
     # -- what goes wrong ------------------------------------------------------------------------------
@@ -541,7 +352,7 @@ class Lock:
         raise NotImplementedError
 
     def _bytes(self) -> str:
-        end = "the end" if self._end == _END else self._end
+        end = "the end" if self._end == END else self._end
         return f"bytes {self._start} to {end} of {self._name!r}"
 
     def _timed_out(self, cause: str, next_step: str) -> errors.LockTimeout:
@@ -566,7 +377,7 @@ class Lock:
         """Raise what says more than the kernel does about a file's permissions or its file system."""
         if not isinstance(error, OSError):
             return
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_LOCKS:
             raise requirements.lacking("locks of open file descriptions (F_OFD_SETLK)", self._name) from None
         if error.errno != errno.EBADF:
             return
@@ -623,7 +434,7 @@ class ArrayLock(Lock):
                 ) from None
             try:
                 path = mapping.path if mapping.directory else os.path.realpath(mapping.path)
-                hold = _hold(handle, mapping.directory or registry.directory(), path)
+                hold = hold_of(handle, mapping.directory or registry.directory(), path)
             except BaseException:
                 guarded_close(handle)
                 raise
@@ -660,176 +471,3 @@ def _check_open(mapping: Mapping) -> None:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )
-
-
-# -- files ------------------------------------------------------------------------------------------------
-
-
-class HasDescriptor(Protocol):
-    """An open file."""
-
-    def fileno(self) -> int:
-        """Its descriptor."""
-
-
-def lock_file(
-    file_or_path: HasDescriptor | int | str | os.PathLike[str],
-    *,
-    shared: bool = False,
-    timeout: float | None = None,
-    start: SupportsIndex = 0,
-    length: SupportsIndex | None = None,
-) -> Lock:
-    """Lock a file, or some of its bytes, against other processes and threads that ask too.
-
-    Parameters
-    ----------
-    file_or_path
-        An open file, text or binary, or its descriptor; or a path, where an empty file is made if there is
-        none. An open file stays open, and its position where it was.
-    shared
-        Whether others may hold the lock at the same time, for reading.
-    timeout
-        Seconds to wait, None to wait as long as it takes.
-    start, length
-        The bytes to lock. They may lie behind the end of the file; without a length, everything that is
-        ever appended is locked as well.
-
-    Returns
-    -------
-    Lock
-        A context manager, which takes the lock on entering.
-
-    Raises
-    ------
-    LockTimeout
-        On entering, when it was not free in time (a `TimeoutError`).
-    DeadlockError
-        On entering without a timeout, when this thread holds some of the bytes already (a `RuntimeError`).
-    NotOursError
-        On entering, when permissions do not allow it (a `PermissionError`): an exclusive lock needs a file
-        that may be written, a shared one a file that may be read. How the file was opened does not matter.
-
-    Notes
-    -----
-    On entering, what an open file has buffered is written, and what it has read ahead is forgotten, so that
-    it is read again; on leaving, what was written through it is written out before the lock is given up. That
-    holds for Python's own files; of others, ``flush()`` is called where they have it. Flush or close within
-    the ``with`` statement what you write through another object, and `os.fsync` where it must survive a power
-    cut.
-
-    A path is looked at again when the lock is granted: if another process has replaced or removed the file
-    meanwhile, the new file is locked. So a holder may replace the file by `os.replace`.
-
-    It is one of the kernel's record locks, and so excludes `fcntl.lockf` of other programs, but not
-    `fcntl.flock`. `Lock.abandoned` tells of holders of the same user on the same machine, with the same
-    ``SHAREDARRAY_DIR``.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import sharedarray as sa
-    >>> with tempfile.TemporaryFile("w+", newline="") as file:
-    ...     with sa.lock_file(file):
-    ...         print("one line", file=file)
-    ...     os.fstat(file.fileno()).st_size
-    9
-    """
-    first = index(start)
-    count = _END - first if length is None else index(length)
-    if first < 0 or count < 0 or first + count > _END:
-        raise ValueError(f"start and length are bytes of a file, below 2**62; not {start!r} and {length!r}")
-    if isinstance(file_or_path, str | os.PathLike):
-        path = os.fspath(file_or_path)
-        if not isinstance(path, str):
-            raise TypeError("a path is a str, or gives one")
-        file_or_path = registry.absolute(path)
-        if os.path.isdir(file_or_path):
-            raise IsADirectoryError(errno.EISDIR, "a directory has no bytes to lock; lock a file in it", path)
-    elif not isinstance(file_or_path, int) and not hasattr(file_or_path, "fileno"):
-        given = type(file_or_path).__name__
-        cure = "; for an array write array.lock()" if isinstance(file_or_path, np.ndarray) else ""
-        raise TypeError(f"lock_file() takes an open file or a path, not {given}{cure}")
-    kind = FileLock if count else EmptyLock
-    return kind(file_or_path, first, count, shared, timeout)
-
-
-class FileLock(Lock):
-    """A lock on a file: an open one, or what a path leads to when the lock is granted."""
-
-    __slots__ = ()
-
-    __init__ = Lock._prepare
-
-    @property
-    def _name(self) -> str:
-        if isinstance(self._file, int):
-            return f"descriptor {self._file}"
-        return str(getattr(self._file, "name", self._file))
-
-    def _open(self) -> Hold:
-        try:
-            return _open_file(self._file)
-        except errors.SharedArrayError:
-            raise
-        except PermissionError as error:
-            raise errors.NotOursError(
-                f"{self._name} may not be opened",
-                name=self._name,
-                found=error.strerror,
-                cause="it is another user's",
-                next_step="have its permissions changed",
-            ) from None
-
-    def _take(self, thread: int) -> Hold:
-        while True:
-            hold = Lock._take(self, thread)
-            assert hold is not None
-            try:
-                if self._current(hold):
-                    _renew(self._file)
-                    return hold
-            except BaseException:
-                self._drop(hold)
-                raise
-            if not self.shared:
-                hold.words[hold.at] = 0
-            self._drop(hold)  # and once more, with what is there now
-
-    def _drop(self, hold: Hold) -> None:
-        if self._more is None:
-            self._hold = None
-        else:
-            self._more.remove(hold)
-        hold.close()
-
-    def _current(self, hold: Hold) -> bool:
-        """Whether the path still leads to what is locked."""
-        if not isinstance(self._file, str):
-            return True
-        return platform.leads_to(self._file, hold.handle)
-
-    def _give(self, finished: bool) -> None:
-        if self.locked():  # or the lock is the parent's, and so is what the file has buffered
-            try:
-                _flush(self._file)
-            except BaseException:
-                Lock._give(self, False)
-                raise
-        Lock._give(self, finished)
-
-
-def _renew(file: Any) -> None:
-    """Write what a file has buffered, and have it forget what it has read ahead."""
-    _flush(file)
-    inner = getattr(file, "file", file)  # what tempfile wraps
-    if isinstance(inner, _READ_AHEAD) and inner.readable() and inner.seekable():
-        position = inner.tell()
-        inner.seek(0, io.SEEK_END)  # other seeks stay within the buffer where they can
-        inner.seek(position)
-
-
-def _flush(file: Any) -> None:
-    flush = getattr(file, "flush", None)
-    if flush is not None and not getattr(file, "closed", False):
-        flush()

@@ -43,13 +43,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pickle import DEFAULT_PROTOCOL
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from sharedarray import _damage as damage, _errors as errors, _registry as registry, _segment as segment
 from sharedarray._array import Grip, SharedArray, start_of
 from sharedarray._dtypes import short
+from sharedarray._grips import Attached, Key, gripped
 from sharedarray._platform import Mode, platform
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._sizes import exact
@@ -216,8 +217,7 @@ def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
 # -- attachments that references share ------------------------------------------------------------------
 
 _arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
-_Key: TypeAlias = tuple[int, int, Mode]
-_arrived: weakref.WeakValueDictionary[_Key, Mapping] = weakref.WeakValueDictionary()
+_arrived: weakref.WeakValueDictionary[Key, Mapping] = weakref.WeakValueDictionary()
 
 
 def _reset_in_child() -> None:
@@ -226,45 +226,6 @@ def _reset_in_child() -> None:
 
 
 platform.around_fork(lambda: None, lambda: None, _reset_in_child)
-
-
-class _Attached:
-    """One attachment that is kept.
-
-    Attributes
-    ----------
-    mapping
-        The attachment.
-    key
-        Of what.
-    whole
-        An array of all bytes.
-    grip
-        A weak reference to the grip of the array that `AttachmentCache.view` made last; other arrays have the
-        mapping's.
-    kept
-        Whether it still is.
-    used
-        Whether an array may look at it since `AttachmentCache.settle`, or for longer.
-    turn
-        The greater, the later it was wanted.
-    """
-
-    __slots__ = ("grip", "kept", "key", "mapping", "turn", "used", "whole")
-
-    def __init__(self, key: _Key, mapping: Mapping) -> None:
-        self.key = key
-        self.mapping = mapping
-        self.whole = np.frombuffer(mapping, np.uint8)
-        self.grip: weakref.ref[Grip] | None = None
-        self.kept = True
-        self.used = False
-        self.turn = 0
-
-    def in_use(self) -> bool:
-        """Return whether an array of this process has its memory from the attachment."""
-        own = self.grip
-        return (own is not None and own() is not None) or _grip_of(self.mapping) is not None
 
 
 class AttachmentCache:
@@ -289,10 +250,10 @@ class AttachmentCache:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.attached: dict[_Key, _Attached] = {}
-        self._used: list[_Attached] = []
+        self.attached: dict[Key, Attached] = {}
+        self._used: list[Attached] = []
         # One that is used by a single array, and by its views.
-        self._single: _Attached | None = None
+        self._single: Attached | None = None
         self._turns = 0
         # What references of `pack_held` stand for: key, and what makes an array of the attachment.
         self._meanings: dict[bytes, tuple[Any, ...]] = {}
@@ -328,7 +289,7 @@ class AttachmentCache:
             key, kind, shape, dtype, offset, strides = known or self._meaning(packed)
             found = self.find(key)
             if found is not None:
-                return _new_array(kind, shape, dtype, _gripped(found), offset, strides)
+                return _new_array(kind, shape, dtype, gripped(found), offset, strides)
         with self:
             return unpack(packed)
 
@@ -341,12 +302,12 @@ class AttachmentCache:
         self._meanings[packed] = known
         return known
 
-    def find(self, key: _Key) -> Mapping | None:
+    def find(self, key: Key) -> Mapping | None:
         """Return an attachment that is kept, None where there is none of use."""
         at = self.attached.get(key)
         return at.mapping if at is not None and self._take(at) else None
 
-    def _take(self, at: _Attached) -> bool:
+    def _take(self, at: Attached) -> bool:
         if not segment.use_without_lease(at.mapping):
             return False
         if self._single is at:
@@ -355,16 +316,16 @@ class AttachmentCache:
         self._use(at)
         return True
 
-    def _use(self, at: _Attached) -> None:
+    def _use(self, at: Attached) -> None:
         self._turns = at.turn = self._turns + 1
         if not at.used:
             at.used = True
             self._used.append(at)
 
-    def add(self, key: _Key, mapping: Mapping) -> None:
+    def add(self, key: Key, mapping: Mapping) -> None:
         """Keep an attachment."""
         self._drop(key)
-        at = self.attached[key] = _Attached(key, mapping)
+        at = self.attached[key] = Attached(key, mapping)
         self._use(at)
         if len(self.attached) > self._most:
             self._drop(min(self.attached.values(), key=_turn).key)
@@ -400,7 +361,7 @@ class AttachmentCache:
                     self._drop(at.key)
                     at.mapping.leave()
 
-    def _drop(self, key: _Key) -> None:
+    def _drop(self, key: Key) -> None:
         """Let go of an attachment, and have a lease on it if an array may need it."""
         at = self.attached.pop(key, None)
         if at is None:
@@ -428,30 +389,13 @@ class AttachmentCache:
                 self._drop(key)
 
 
-def _gripped(mapping: Mapping) -> Any:
-    """Return the grip of an attachment, with `_arriving` held."""
-    grip = _grip_of(mapping)
-    if grip is None:
-        grip = np.frombuffer(mapping, np.uint8).view(Grip)
-        mapping.grips = (weakref.ref(grip),)
-    return grip
-
-
-def _grip_of(mapping: Mapping) -> Any:
-    for known in mapping.grips:
-        grip = known()
-        if grip is not None:
-            return grip
-    return None
-
-
 _new_array = np.ndarray.__new__
 _turn = attrgetter("turn")
 _MEANINGS = 1024  # references whose meaning is remembered
 
 _keeping: tuple[int, AttachmentCache] | None = None
 # Attachments that have a lease again, for an array that arrived in another way.
-_woken: list[_Key] = []
+_woken: list[Key] = []
 
 
 def _arrive(
@@ -490,7 +434,7 @@ def _arrive(
                 if keeping is not None:
                     keeping.add(key, mapping)
             try:
-                grip = _gripped(mapping)
+                grip = gripped(mapping)
             except ValueError:  # its last array went in another thread, and all of it just now
                 continue
             if token is not None and directory is not None:
@@ -507,7 +451,7 @@ def _arrive(
         ) from None
 
 
-def _attached(name: str, directory: str | None, key: _Key, token: str | None) -> Mapping:
+def _attached(name: str, directory: str | None, key: Key, token: str | None) -> Mapping:
     device, inode, mode = key
     if directory is None:
         mapping = segment.open_file(name, mode)

@@ -19,7 +19,7 @@ import numpy as np
 from helpers import ANSWER, FORKS, KILLED, PROC, environment, suicide, wait_until
 
 import sharedarray as sa
-from sharedarray import _locks as locks, _segment as segment
+from sharedarray import _lock_holds as lock_holds, _segment as segment
 from sharedarray._platform import platform
 from sharedarray._reference import reduce_held
 
@@ -193,7 +193,7 @@ def waiters(inode: int) -> int:
 def locked_bytes(inode: int) -> list[tuple[str, int, int]]:
     """The locks that this process holds on a file's data: kind, first byte, and the one behind the last."""
     found = []
-    for hold in locks._open_holds():
+    for hold in lock_holds.open_holds():
         if hold.handle >= 0 and platform.status(hold.handle).inode == inode:
             if not PROC:
                 found += _tried(hold.handle)

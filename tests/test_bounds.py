@@ -21,7 +21,7 @@ from sharedarray import (
     _header as header,
     _intents as intents,
     _janitor as janitor,
-    _locks as locks,
+    _lock_holds as lock_holds,
     _reference as reference,
     _registry as registry,
     _requirements as requirements,
@@ -52,8 +52,8 @@ BOUNDS = {
     "integrations._transport._origins": "weak keys",
     "_interrupts._open": "the depth of blocks",
     "_janitor._warned": "test_directories_that_were_used",
-    "_locks._holds": "test_locks_that_were_used",
-    "_locks._idle": "test_locks_that_were_used",
+    "_lock_holds.all_holds": "test_locks_that_were_used",
+    "_lock_holds.idle_holds": "test_locks_that_were_used",
     "_intents._tables": "test_directories_that_were_used",
     "_picklers._tables": "the picklers that there are: three",
     "_reference._arrived": "weak values",
@@ -123,7 +123,7 @@ def test_pages_that_were_parsed() -> None:
         page = header.encode(np.dtype("u1"), (number + 1,), fortran=False)
         header.decode(page, len(page) + number + 1, name="x")
     assert len(header._known) <= header._CACHED
-    for cached in (header._descr_of, header.encode, segment.check_name):
+    for cached in (header._descr_of, header.encode, segment.names._checked_name):
         assert cached.cache_info().maxsize is not None
 
 
@@ -140,18 +140,18 @@ def test_blocks_that_were_open() -> None:
 
 def test_locks_that_were_used() -> None:
     gc.collect()
-    before = len(locks._holds)
-    arrays = [sa.zeros(3) for _ in range(5 * locks._MOST_IDLE)]
+    before = len(lock_holds.all_holds)
+    arrays = [sa.zeros(3) for _ in range(5 * lock_holds.MOST_IDLE)]
     for array in arrays:
         with array.lock(timeout=60):
             pass
-    assert len(locks._idle) <= locks._MOST_IDLE
-    assert len(locks._holds) <= before + locks._MOST_IDLE
+    assert len(lock_holds.idle_holds) <= lock_holds.MOST_IDLE
+    assert len(lock_holds.all_holds) <= before + lock_holds.MOST_IDLE
     table = next(iter(intents._tables.values()))
-    assert len(table.claimed) <= before + 2 * locks._MOST_IDLE
+    assert len(table.claimed) <= before + 2 * lock_holds.MOST_IDLE
     del array, arrays
     gc.collect()
-    assert len(locks._holds) <= before
+    assert len(lock_holds.all_holds) <= before
     assert len(table._free) <= len(table.claimed)
 
 

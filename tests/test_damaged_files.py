@@ -25,7 +25,13 @@ from helpers import ANSWER, TABLE, Puppet, block_files, environment, registry, w
 from needs import needs_janitor
 
 import sharedarray as sa
-from sharedarray import _damage as damage, _freelist as freelist, _intents as intents, _registry as records
+from sharedarray import (
+    _damage as damage,
+    _freelist as freelist,
+    _intent_table as intent_table,
+    _intents as intents,
+    _registry as records,
+)
 from sharedarray._platform import platform
 from sharedarray._segment import mapping_of
 from sharedarray._wakers import Waker
@@ -366,14 +372,14 @@ def test_a_table_that_is_cut_off_while_a_process_has_it_mapped(own_directory: st
         lock_all()
         table = Path(registry(), TABLE)
         for size in (0, 1, 100):
-            time.sleep(2 * intents._CHECK)
+            time.sleep(2 * intent_table._CHECK)
             os.truncate(table, size)
             damage._reported.clear()
             with pytest.warns(RuntimeWarning, match=TABLE) as told:
                 lock_all()
             assert len(told) == 1
             assert table.stat().st_size >= 4096
-        time.sleep(2 * intents._CHECK)
+        time.sleep(2 * intent_table._CHECK)
         os.truncate(table, 0)
         damage._reported.clear()
         with pytest.warns(RuntimeWarning, match=TABLE):

@@ -13,7 +13,7 @@ from lock_helpers import child, descriptors, end, killed, start, waiters
 from needs import needs_fork
 
 import sharedarray as sa
-from sharedarray import _intents as intents
+from sharedarray import _intent_table as intent_table, _intents as intents
 from sharedarray._intents import COUNT, Table, identity
 from sharedarray._platform import platform
 
@@ -142,7 +142,7 @@ def test_taking_over_leaves_the_rest(folder: str, table: Table, start: int, end:
 def test_an_intent_that_cannot_be_divided_stays_whole(
     folder: str, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intents, "_MANY", 3)
+    monkeypatch.setattr(intent_table, "_MANY", 3)
     dead = Table.open(folder)
     write_intent(dead, 0, 20)
     dead.close()

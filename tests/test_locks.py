@@ -53,7 +53,7 @@ from lock_helpers import (
 from needs import link, many_starts, needs_fork, needs_janitor, needs_signals
 
 import sharedarray as sa
-from sharedarray import _intents as intents, _locks as locks
+from sharedarray import _intents as intents, _lock_holds as lock_holds, _locks as locks
 
 PAGE = 4096
 
@@ -659,7 +659,7 @@ def _watch(what: str, *, after: bool) -> Callable[[sa.Lock], None]:
         hold = lock._open()
         value = hold.key if what == "key" else 0
         hold.words = _Words(hold.words, hold.at, value, after=after)  # type: ignore[assignment]
-        locks._idle[lock._idle] = hold
+        lock_holds.idle_holds[lock._idle] = hold
 
     return change
 

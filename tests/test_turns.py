@@ -16,7 +16,7 @@ from lock_helpers import end, start
 from needs import many_starts
 
 import sharedarray as sa
-from sharedarray import _intents as intents, _registry as registry
+from sharedarray import _intent_table as intent_table, _intents as intents, _registry as registry
 from sharedarray._intents import Table
 
 LONG = 10**12  # nanoseconds for which a writer is let go first, so that no stall of the machine ends that
@@ -25,7 +25,7 @@ Make = Callable[..., sa.Lock]
 
 @pytest.fixture(autouse=True)
 def writers_go_first_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intents, "_PRIORITY", LONG)
+    monkeypatch.setattr(intent_table, "_PRIORITY", LONG)
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +52,18 @@ def table() -> Table:
 def writers() -> int:
     """Return how many writers say in the table that they wait."""
     return sum(
-        since != 0 for since in table().words[intents._STRIDE + intents._SINCE :: intents._STRIDE].tolist()
+        since != 0
+        for since in table()
+        .words[intent_table._STRIDE + intent_table._SINCE :: intent_table._STRIDE]
+        .tolist()
     )
 
 
 def hint() -> bool:
     """Return whether any reader would look whether a writer waits."""
-    return any(table().words[intents._FIRST_HINT : intents._FIRST_HINT + intents._HINTS].tolist())
+    return any(
+        table().words[intent_table._FIRST_HINT : intent_table._FIRST_HINT + intent_table._HINTS].tolist()
+    )
 
 
 def wait_for_writers(count: int = 1) -> None:
@@ -201,7 +206,7 @@ def test_a_writer_is_let_go_first_for_a_while_and_not_for_ever(
         reader = Holder(lock(shared=True))
         assert "a writer waits" in why_not(lock(shared=True, timeout=0))
         assert not reader.has.is_set()
-        monkeypatch.setattr(intents, "_PRIORITY", 1)
+        monkeypatch.setattr(intent_table, "_PRIORITY", 1)
         reader.leave()
         assert why_not(lock(shared=True, timeout=0)) == ""
         assert not writer.has.is_set()
@@ -264,7 +269,7 @@ def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, i
         assert (found.at, found.start, found.end) == (at, 10, 20)
         assert table.waits(found)
         assert table.ahead(KEY, 0, 10) == table.ahead(KEY, 20, 30) == []
-        assert table.ahead(KEY + intents._HINTS, 0, 100) == []  # another file with the same hint
+        assert table.ahead(KEY + intent_table._HINTS, 0, 100) == []  # another file with the same hint
         assert table.words[intents.hint_of(KEY)] == 1
     assert not other.has_intent(KEY, 0, 100)
     one.go(at)
@@ -283,7 +288,7 @@ def test_a_dead_writer_is_not_let_go_first(slots: tuple[Table, Table, int]) -> N
     assert other.ahead(KEY, 0, 100) == []
     assert other.words[intents.hint_of(KEY)] == 0
     assert other.claim("") == at
-    assert other.words[at + intents._SINCE] == 0
+    assert other.words[at + intent_table._SINCE] == 0
 
 
 def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
@@ -309,7 +314,7 @@ def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
 def test_a_damaged_time_or_range_is_no_writer(slots: tuple[Table, Table, int], since: int) -> None:
     one, other, at = slots
     one.wait(at, KEY, 10, 20)
-    one.words[at + intents._SINCE] = since
+    one.words[at + intent_table._SINCE] = since
     assert other.ahead(KEY, 0, 100) == []
     one.wait(at, KEY, 10, 20)
     one.words[at + 1] ^= 1 << 40

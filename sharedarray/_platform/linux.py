@@ -12,18 +12,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import math
 import mmap
 import os
-import select
 import signal
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sharedarray import _errors as errors
-from sharedarray._clock import time
 from sharedarray._platform import limits
 from sharedarray._platform.contract import Draft
 from sharedarray._platform.descriptors import (
@@ -33,6 +30,22 @@ from sharedarray._platform.descriptors import (
     opened_file,
     opener as opener,
     standard_streams as standard_streams,
+)
+from sharedarray._platform.linux_groups import (
+    free_bytes as free_bytes,
+    free_memory as free_memory,
+    processors as processors,
+)
+from sharedarray._platform.linux_processes import (
+    adopts_orphans as adopts_orphans,
+    await_end as await_end,
+    command_line as command_line,
+    contents_of,
+    peer as peer,
+    process_space as process_space,
+    process_started as process_started,
+    runs as runs,
+    uptime as uptime,
 )
 from sharedarray._platform.posix import (
     LEASE,
@@ -86,10 +99,6 @@ from sharedarray._platform.posix_wakers import (
     wake as wake,
     watch as watch,
 )
-from sharedarray._platform.processors import processors as permitted
-
-if TYPE_CHECKING:
-    import socket
 
 NEEDS_JANITOR = True
 LENGTHENS = True
@@ -362,7 +371,7 @@ def move_pages(source: mmap.mmap, target: mmap.mmap, handle: int, size: int) -> 
 
 def _inode_at(address: int) -> int:
     """Return the inode of the file that is mapped at an address; 0 if there is none."""
-    for line in (_file("/proc/self/maps") or b"").splitlines():
+    for line in (contents_of("/proc/self/maps") or b"").splitlines():
         addresses, _, _, _, inode = line.split()[:5]
         start, end = addresses.split(b"-")
         if int(start, 16) <= address < int(end, 16):
@@ -411,114 +420,6 @@ def thread_runs(native: int) -> bool:
     return os.path.exists(f"/proc/self/task/{native}")
 
 
-# -- processes ------------------------------------------------------------------------------------------
-
-
-def _file(path: str) -> bytes | None:
-    try:
-        handle = opened_file(path, os.O_RDONLY | os.O_CLOEXEC)
-    except errors.LimitError:
-        raise  # or a process that lives would count as dead
-    except OSError:
-        return None
-    try:
-        pieces = []
-        while piece := os.read(handle, 1 << 16):
-            pieces.append(piece)
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-    return b"".join(pieces)
-
-
-def process_started(pid: int) -> int | None:
-    line = _file(f"/proc/{pid}/stat")
-    if not line:
-        return None
-    # The name in parentheses may hold anything. Behind it comes the state, and field 22 is the start.
-    fields = line[line.rindex(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def command_line(pid: int) -> list[str]:
-    line = _file(f"/proc/{pid}/cmdline")
-    return [os.fsdecode(word) for word in line.rstrip(b"\0").split(b"\0")] if line else []
-
-
-def process_space() -> int:
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def runs(program: str) -> bool:
-    try:
-        return os.path.samefile(program, "/proc/self/exe")
-    except OSError:
-        return False
-
-
-_PR_GET_CHILD_SUBREAPER = 37  # <linux/prctl.h>
-
-
-def adopts_orphans() -> bool:
-    if os.getpid() == 1:
-        return True
-    import ctypes  # NumPy has imported it already
-
-    found = ctypes.c_int(0)
-    prctl = ctypes.CDLL(None).prctl
-    return prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) == 0 and bool(found.value)
-
-
-_UCRED = struct.Struct("3i")  # ``struct ucred``: pid, uid, gid
-
-
-def peer(connection: socket.socket) -> int:
-    import socket  # and not above: most of what a process imports us for needs no janitor
-
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(credentials)[0])
-
-
-@lru_cache(1)
-def _clock() -> int:
-    """Return a number for this boot and this time namespace, whose clock starts where its maker chose."""
-    boot = (_file("/proc/sys/kernel/random/boot_id") or b"").strip().replace(b"-", b"")
-    try:
-        space = os.stat("/proc/self/ns/time").st_ino
-    except OSError:
-        space = 0  # a kernel before 5.6 has one clock for all
-    return int(boot, 16) >> 64 ^ space if boot else 0
-
-
-def uptime() -> tuple[int, float]:
-    return _clock(), time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-_GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
-
-
-def await_end(pid: int, started: int) -> None:
-    try:
-        handle = opened(os.pidfd_open, pid)
-    except ProcessLookupError:
-        return
-    except OSError:
-        while process_started(pid) == started:
-            time.sleep(_GLANCE)
-        return
-    try:
-        if process_started(pid) == started:  # looked at once it cannot be confused with another any more
-            ends = select.poll()
-            ends.register(handle, select.POLLIN)
-            ends.poll()
-    finally:
-        os.close(handle)
-
-
 def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
     wanted: dict[tuple[int, int], list[int]] = {block: [] for block in blocks}
     if not wanted:
@@ -541,117 +442,7 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
             pids = wanted.get((found.st_dev, found.st_ino))
             if pids is None or int(entry) in pids:
                 continue
-            locks = _file(f"/proc/{entry}/fdinfo/{handle}") or b""
+            locks = contents_of(f"/proc/{entry}/fdinfo/{handle}") or b""
             if any(b"OFDLCK" in line and lease in line.split() for line in locks.splitlines()):
                 pids.append(int(entry))
     return {block: tuple(sorted(pids)) for block, pids in wanted.items()}
-
-
-# -- processors -----------------------------------------------------------------------------------------
-
-
-def processors() -> int:
-    """Return how many processors the affinity and the quotas of all control groups above us leave.
-
-    A quota of 1.5 processors counts as 2. A number that the user set by ``-X cpu_count`` goes unchanged.
-    """
-    count = permitted()
-    if count != len(os.sched_getaffinity(0)):
-        return count
-    found = (_quota(*group) for group in _control_groups("cpu"))
-    return max(1, min([count, *(math.ceil(quota) for quota in found if quota is not None)]))
-
-
-def _quota(version: int, folder: str) -> float | None:
-    """Return the processors that a control group may use, None for "no limit" or no such group."""
-    if version == 2:
-        words = (_file(f"{folder}/cpu.max") or b"").split()
-    else:
-        words = [(_file(f"{folder}/cpu.cfs_{name}_us") or b"").strip() for name in ("quota", "period")]
-    if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
-        return None  # "max", or -1
-    return int(words[0]) / int(words[1])
-
-
-# -- free_bytes
-# -----------------------------------------------------------------------------------------------
-
-_CGROUP_REFRESH = 5.0  # seconds for which the list of limited control groups is believed
-_NO_LIMIT = 1 << 60  # bytes; cgroup v1 says "unlimited" with a number near 2**63
-_limited: tuple[float, list[tuple[str, str, str]]] = (float("-inf"), [])
-
-
-def free_bytes(directory: str, *, memory: bool) -> int:
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
-
-
-def free_memory() -> int | None:
-    """The least of the machine's available memory and of what each control group above us has left."""
-    found = []
-    for line in (_file("/proc/meminfo") or b"").splitlines():
-        if line.startswith(b"MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-        elif line.startswith(b"SwapFree:") and found:
-            found[0] += int(line.split()[1]) * 1024
-            break
-    for limit, usage, statistics in _limited_groups():
-        allowed, used = _number(limit), _number(usage)
-        if allowed is not None and used is not None:
-            found.append(max(0, allowed - used + _reclaimable(statistics)))
-    return min(found) if found else None
-
-
-def _limited_groups() -> list[tuple[str, str, str]]:
-    """Files (limit, usage, statistics) of the control groups above us that have a memory limit."""
-    global _limited
-    looked, groups = _limited
-    if time.monotonic() - looked > _CGROUP_REFRESH:
-        groups = [group for group in _groups() if _number(group[0]) is not None]
-        _limited = (time.monotonic(), groups)
-    return groups
-
-
-def _groups() -> list[tuple[str, str, str]]:
-    """Return the files of every memory control group from ours to the root, of both versions."""
-    groups = []
-    for version, folder in _control_groups("memory"):
-        files = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
-        limit, usage = (f"{folder}/memory.{file}" for file in files)
-        groups.append((limit, usage, f"{folder}/memory.stat"))
-    return groups
-
-
-def _control_groups(controller: str) -> Iterator[tuple[int, str]]:
-    """Give every control group from ours to the root: version and directory (``cgroups(7)``)."""
-    for line in (_file("/proc/self/cgroup") or b"").decode(errors="replace").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            version, roots = 2, ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        elif controller in controllers.split(","):
-            names = dict.fromkeys((controller, controllers))
-            version, roots = 1, [f"/sys/fs/cgroup/{name}" for name in names]
-        else:
-            continue
-        steps = [step for step in path.split("/") if step not in ("", "..")]
-        for root in roots:
-            for depth in range(len(steps), -1, -1):
-                yield version, "/".join([root, *steps[:depth]])
-
-
-def _number(path: str) -> int | None:
-    """The number in a control file, None for "no limit" or no such file."""
-    text = (_file(path) or b"").strip()
-    return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
-
-
-def _reclaimable(path: str) -> int:
-    """Bytes of page cache that the kernel drops before it kills."""
-    keys = (b"inactive_file", b"active_file", b"total_inactive_file", b"total_active_file")
-    found = {}
-    for line in (_file(path) or b"").splitlines():
-        key, _, value = line.partition(b" ")
-        if key in keys:
-            found[key] = int(value)
-    total = [value for key, value in found.items() if key.startswith(b"total_")]
-    return sum(total) if total else sum(found.values())

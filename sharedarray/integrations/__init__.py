@@ -4,6 +4,7 @@ Each is imported by its own module only.
 
 ==========  ==============================================================================
 _packing    a pickle with the arrays beside it, for transports that are not ours
+_machines   which addresses and processes are on this machine, and see the same blocks
 _transport  shared arrays on the wires of Dask's distributed scheduler
 joblib      ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
 dask        `share` and `DaskPool` for clusters; needs the extra ``dask``

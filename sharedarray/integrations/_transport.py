@@ -42,7 +42,6 @@ import functools
 import gc
 import hashlib
 import io
-import os
 import pickle
 import sys
 import threading
@@ -61,13 +60,13 @@ from sharedarray import (
     _creation as creation,
     _errors as errors,
     _reference as reference,
-    _registry as registry,
     _segment as segment,
 )
 from sharedarray._array import SharedArray
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._subclasses import PLAIN, reduce_subclass
+from sharedarray.integrations._machines import domain as domain, is_loopback, on_this_machine
 
 __all__ = ["PREFIX", "Lost", "domain", "register"]
 
@@ -79,25 +78,6 @@ _SOON = 0.2  # seconds until what a failed task had is collected
 PREFIX = "shared-"  # of the keys of what is to stay on each host
 _REPLICA = "sa_replica_"  # what the names of replicas start with
 _KEY = "sharedarray"  # in what processes tell each other when they shake hands
-
-
-# -- domains --------------------------------------------------------------------------------------------
-
-_boot = ""
-
-
-def domain() -> str:
-    """What this process has in common with those that see the same blocks."""
-    global _boot
-    if not _boot:
-        try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii", opener=platform.opener) as file:
-                _boot = file.read().strip()
-        except OSError:
-            import uuid
-
-            _boot = f"{uuid.getnode():x}"
-    return f"{_boot}/{os.stat(registry.directory()).st_dev}"
 
 
 # -- on which wire --------------------------------------------------------------------------------------
@@ -142,7 +122,7 @@ def _stays_here() -> bool:
         comm = getattr(client.scheduler_comm, "comm", None)
         told = getattr(comm, "remote_info", {}).get(_KEY)
         if not (
-            told[0] == domain() if told else _on_this_machine(address, getattr(comm, "local_address", ""))
+            told[0] == domain() if told else on_this_machine(address, getattr(comm, "local_address", ""))
         ):
             return False
     return True
@@ -153,23 +133,9 @@ def _is_here(recipient: dict[str, Any], own: str) -> bool:
     told = recipient.get(_KEY)
     if not told:
         # A scheduler, perhaps, that passes it on.
-        return _is_loopback(address)
+        return is_loopback(address)
     there, passes_on = told
-    return there == domain() and (not passes_on or _is_loopback(address))
-
-
-def _host(address: str) -> str:
-    rest = address.rpartition("://")[2]
-    return rest.rpartition(":")[0].strip("[]") if ":" in rest else rest
-
-
-def _is_loopback(address: str) -> bool:
-    host = _host(address)
-    return address.startswith("inproc://") or host.startswith("127.") or host in ("::1", "localhost")
-
-
-def _on_this_machine(address: str, own: str) -> bool:
-    return _is_loopback(address) or (bool(own) and _host(address) == _host(own))
+    return there == domain() and (not passes_on or is_loopback(address))
 
 
 # -- sending --------------------------------------------------------------------------------------------

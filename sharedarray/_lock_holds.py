@@ -1,0 +1,206 @@
+"""What a process holds of locks: a handle for each file and thread, kept for the next lock for a while."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import warnings
+import weakref
+from functools import partial
+from typing import Any
+
+from sharedarray import (
+    _errors as errors,
+    _intents as intents,
+    _interrupts as interrupts,
+    _registry as registry,
+    _requirements as requirements,
+)
+from sharedarray._platform import platform
+from sharedarray._segment import Mapping, guarded_close, guarded_open_file, on_leave, out_of_memory
+
+MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
+IDLE = 0  # in place of a thread's number
+NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
+_TRIES = 100  # to open the table of write intents
+_TABLE_STEP = 4096  # bytes by which the table of write intents grows
+
+
+class Hold:
+    """An open description of a file to lock it by, and a slot for an intent.
+
+    Attributes
+    ----------
+    handle : int
+        The description; -1 when it is closed.
+    key, table, at, words
+        The file's key, and the slot in the table of write intents.
+    start, end : int
+        The bytes that it locks, or locked last, which stand in the slot too.
+    shared : bool
+        How.
+    hint : int
+        The word of the table that tells that a writer may wait for the file.
+    thread : int
+        The thread in whose ``with`` statement that is; its negative if any thread may unlock it, `IDLE` if
+        nothing is locked.
+    """
+
+    __slots__ = (
+        "__weakref__", "_pid", "at", "end", "handle", "hint", "key", "shared", "start", "table", "thread",
+        "words",
+    )  # fmt: skip
+
+    def __init__(self, handle: int, key: int, table: intents.Table, at: int) -> None:
+        self.handle = handle
+        self.key = key
+        self.table = table
+        self.at = at
+        self.words = table.words
+        self.hint = intents.hint_of(key)
+        self.start = self.end = 0
+        self.shared = False
+        self.thread = IDLE
+        self._pid = os.getpid()
+        all_holds[handle] = (weakref.ref(self, partial(_close_lost, handle, self._pid)), table, at)
+
+    def close(self) -> None:
+        """Free what is locked; an intent that was not taken away stays."""
+        with interrupts.deferred:
+            handle, self.handle = self.handle, -1
+            found = all_holds.get(handle)
+            if found is not None and found[0]() is self:  # and not closed as lost, in a collection
+                if self.thread != IDLE:
+                    # A child of another thread's fork may not have closed its copy yet.
+                    platform.unlock(handle, self.start, self.end - self.start)
+                    self.thread = IDLE
+                _close(handle)
+
+    @interrupts.finalizer
+    def __del__(self) -> None:
+        # In a forked child this may run before the child knows that it is one.
+        if self.handle >= 0 and self._pid == os.getpid():
+            held = self.thread != IDLE
+            interrupts.finalize(self.close)
+            if held:
+                warnings.warn(
+                    "a lock was dropped while it was held: its bytes are free, and their write intent stays",
+                    ResourceWarning,
+                    stacklevel=2,
+                )
+
+
+# All that are open, by their handles, with their slots; and those that are kept, by the id of their mapping.
+all_holds: dict[int, tuple[weakref.ref[Hold], intents.Table, int]] = {}
+idle_holds: dict[int, Hold] = {}
+
+
+def _close(handle: int) -> None:
+    found = all_holds.pop(handle, None)
+    if found is not None:
+        _, table, at = found
+        guarded_close(handle)
+        table.give_back(at)
+
+
+@interrupts.finalizer
+def _close_lost(handle: int, pid: int, reference: object) -> None:
+    """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
+    if handle in all_holds and all_holds[handle][0] is reference and pid == os.getpid():
+        interrupts.finalize(_close, handle)
+
+
+def close_all_lost() -> bool:
+    """Close what even so is still open; whether there was any."""
+    lost = [handle for handle, (reference, _, _) in all_holds.copy().items() if reference() is None]
+    with interrupts.deferred:
+        for handle in lost:
+            _close(handle)
+    return bool(lost)
+
+
+def open_holds() -> list[Hold]:
+    return [hold for reference, _, _ in all_holds.copy().values() if (hold := reference()) is not None]
+
+
+def hold_of(handle: int, directory: str, path: str) -> Hold:
+    """Make a hold of a handle on the file at `path`."""
+    close_all_lost()  # or a process that is interrupted again and again would gather them
+    status = platform.status(handle)
+    key = intents.identity(status.device, status.inode, platform.born(handle))
+    for _ in range(_TRIES):
+        try:
+            return Hold(handle, key, *intents.claim(registry.open_registry(directory), path))
+        except FileNotFoundError:
+            continue  # the janitor has removed the empty registry in between; or else it is said below
+        except errors.SharedArrayError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+                raise out_of_memory(
+                    directory, _TABLE_STEP, platform.free_bytes(directory, memory=True)
+                ) from None
+            raise requirements.explained(error, directory) from None
+    requirements.check(directory)
+    raise registry.no_directory(directory)
+
+
+def _close_idle(mapping: Mapping) -> None:
+    """Close what is kept for the next lock of an array, which is closed."""
+    hold = idle_holds.pop(id(mapping), None)
+    if hold is not None:
+        hold.close()
+
+
+on_leave.append(_close_idle)
+
+
+def tidy(mapping: Mapping) -> None:
+    """Close idle holds that are too many, or of an array that has been closed meanwhile."""
+    if mapping.left:
+        _close_idle(mapping)
+    while len(idle_holds) > MOST_IDLE:
+        try:
+            hold = idle_holds.pop(next(iter(idle_holds)))
+        except (KeyError, StopIteration, RuntimeError):
+            continue  # another thread is at it
+        hold.close()
+
+
+def hold_of_file(file: Any) -> Hold:
+    """A hold on an open file, a descriptor, or what is at a path, which is made where there is nothing."""
+    with interrupts.deferred:
+        while True:
+            try:
+                handle = guarded_open_file(file if isinstance(file, str) else _descriptor(file))
+                break
+            except FileNotFoundError:
+                if not isinstance(file, str):
+                    raise
+                with open(file, "ab", opener=platform.opener):
+                    pass
+        try:
+            requirements.check(registry.directory())
+            return hold_of(handle, registry.directory(), platform.path_behind(handle))
+        except BaseException:
+            guarded_close(handle)
+            raise
+
+
+def _descriptor(file: Any) -> int:
+    number: int = file if isinstance(file, int) else file.fileno()
+    os.fstat(number)  # raises the usual error if it is not open
+    return number
+
+
+def _disown() -> None:
+    """Have no holds any more: a forked child's are the parent's, and the end of a process ends its own."""
+    idle_holds.clear()
+    for hold in open_holds():
+        hold.handle = -1
+    all_holds.clear()
+
+
+platform.around_fork(lambda: None, lambda: None, _disown)
+atexit.register(_disown)

@@ -252,8 +252,9 @@ import hashlib, json, os, sys
 import numpy as np
 found = {}
 for name in sys.stdin.read().split("\\n"):
-    # NumPy 1 cannot map what is behind the end of a file, even when that is nothing.
-    mode = "r" if np.__version__ >= "2" or os.path.getsize(f"{sys.argv[1]}/{name}") % 4096 else None
+    # NumPy before 2.2 cannot map zero bytes at the end of a file (numpy/numpy#27723).
+    maps_nothing = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 2)
+    mode = "r" if maps_nothing or os.path.getsize(f"{sys.argv[1]}/{name}") % 4096 else None
     array = np.load(f"{sys.argv[1]}/{name}", mmap_mode=mode, max_header_size=10**7)
     found[name] = [repr(np.lib.format.dtype_to_descr(array.dtype)), array.dtype.itemsize, list(array.shape),
                    array.nbytes == 0 or bool(array.flags.f_contiguous),

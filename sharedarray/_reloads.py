@@ -57,7 +57,13 @@ def since(number: int) -> list[str]:
 
 def path_since(number: int) -> list[str] | None:
     """Return `sys.path` if it has changed after this count."""
-    return [os.path.abspath(entry) for entry in _path] if _path_number > number else None
+    if _path_number <= number:
+        return None
+    found = []
+    for entry in _path:
+        with contextlib.suppress(OSError):  # it is relative, and the working directory was removed
+            found.append(os.path.abspath(entry))
+    return found
 
 
 def apply(names: Sequence[str], path: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 import time
 import types
-from multiprocessing import synchronize
+from multiprocessing import spawn, synchronize
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from helpers import METHODS, ROOT, environment, janitor_needed, janitors, wait_u
 from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
+from sharedarray import _reloads as reloads
 from sharedarray._pool import processes
-from sharedarray._pool.processes import credits, fork_server, seeds, threads  # noqa: A004
+from sharedarray._pool.processes import credits, fork_server, interpreters, seeds, threads  # noqa: A004
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -230,7 +231,7 @@ def test_warning_filters_of_the_command_line(tmp_path, first_method):
 @needs_fork
 def test_the_working_directory_was_removed(tmp_path, method):
     code = """
-        import os, sys
+        import operator, os, sys
         import sharedarray as sa
 
         def where():
@@ -244,7 +245,9 @@ def test_the_working_directory_was_removed(tmp_path, method):
         os.mkdir("directory")
         os.chdir("directory")
         os.rmdir("../directory")
+        sys.path.append("relative")
         with sa.Pool(1, sys.argv[1]) as pool:
+            assert pool.submit(operator.abs, -3).result() == 3  # of a module without a file
             print(pool.submit(where).result() == where())
     """
     os.chdir(tmp_path)
@@ -252,6 +255,23 @@ def test_the_working_directory_was_removed(tmp_path, method):
         assert program(tmp_path, code, method) == ("True\n", "")
     finally:
         os.chdir(ROOT)
+
+
+def test_a_path_of_modules_needs_no_working_directory(tmp_path, monkeypatch):
+    """Relative entries lead nowhere then, and the others count."""
+    monkeypatch.setattr(reloads, "_path", ["relative", "/somewhere"])
+    monkeypatch.setattr(reloads, "_path_number", 1)
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    assert reloads.path_since(0) == ["/somewhere"]
+
+
+def test_the_command_of_a_new_interpreter_is_text_alone(monkeypatch):
+    """multiprocessing keeps the program as bytes, and ``python -bb`` lets nothing compare these with text."""
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
+    assert {type(word) for word in interpreters.spawn_command(pipe_handle=0)} == {str}
 
 
 def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, method):

@@ -97,7 +97,14 @@ def _places(spec: Any) -> set[str]:
     """Return the file of a module; a namespace package has folders and no file."""
     origin = getattr(spec, "origin", None)
     folders = list(getattr(spec, "submodule_search_locations", None) or ())
-    return {os.path.realpath(place) for place in (folders if origin is None else [origin])}
+    return {_resolved(place) for place in (folders if origin is None else [origin])}
+
+
+def _resolved(place: str) -> str:
+    try:
+        return os.path.realpath(place)
+    except OSError:  # it is relative, as "built-in" is, and the working directory was removed
+        return place
 
 
 def namespace_of(name: str | None) -> dict[str, Any] | None:

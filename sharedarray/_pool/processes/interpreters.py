@@ -74,7 +74,7 @@ def spawn_command(**arguments: int) -> list[str]:
         words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         code = f"from multiprocessing.spawn import spawn_main; spawn_main({words})"
         return [chosen, *flags(), "-c", code, "--multiprocessing-fork"]
-    command = list(spawn.get_command_line(**arguments))
+    command = [os.fsdecode(word) for word in spawn.get_command_line(**arguments)]
     if not frozen:
         try:
             os.getcwd()

@@ -257,6 +257,27 @@ def test_the_working_directory_was_removed(tmp_path, method):
         os.chdir(ROOT)
 
 
+@pytest.mark.slow
+@needs_fork
+def test_the_working_directory_was_removed_before_the_first_pool(tmp_path, method):
+    """Python 3.13.0 cannot import `socket` then with that directory in its path, so the server has it not."""
+    code = """
+        import os, sys
+        import sharedarray as sa
+
+        os.rmdir(os.getcwd())
+        with sa.Pool(1, sys.argv[1]) as pool:
+            print(pool.submit(abs, -3).result())
+    """
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    os.chdir(removed)
+    try:
+        assert program(tmp_path, code, method)[0] == "3\n"
+    finally:
+        os.chdir(ROOT)
+
+
 def test_a_path_of_modules_needs_no_working_directory(tmp_path, monkeypatch):
     """Relative entries lead nowhere then, and the others count."""
     monkeypatch.setattr(reloads, "_path", ["relative", "/somewhere"])

@@ -178,7 +178,8 @@ class ForkServer:
                 code = _BOOT.format(
                     number=number, extra=self._extra, path=path, bytecode=bytecode, modules=modules
                 )
-                command = [interpreters.executable(), *interpreters.flags(), "-c", code]
+                options = *interpreters.path_flags(), *interpreters.flags()
+                command = [interpreters.executable(), *options, "-c", code]
                 self._pid = interpreters.launch(command, [number])
             self._greeted(ours)
             self._control = ours.detach()

@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import process, spawn, util
 
-__all__ = ["HASH_SEED", "executable", "flags", "hash_seed", "import_path", "launch", "spawn_command"]
+__all__ = [
+    "HASH_SEED",
+    "executable",
+    "flags",
+    "hash_seed",
+    "import_path",
+    "launch",
+    "path_flags",
+    "spawn_command",
+]
 
 HASH_SEED = "PYTHONHASHSEED"
 _ENV = "/usr/bin/env"  # sets a variable for a program, and leaves the environment of this process alone
@@ -47,6 +56,19 @@ def flags() -> list[str]:
     return found
 
 
+def path_flags() -> list[str]:
+    """Return the options by which a new interpreter starts though the working directory was removed.
+
+    With it in the path, Python 3.13.0 cannot import `socket`. The new interpreter gets the caller's path later.
+    """
+    if not getattr(sys, "frozen", False):
+        try:
+            os.getcwd()
+        except OSError:
+            return ["-P"]
+    return []
+
+
 def import_path() -> list[str]:
     """Return ``sys.path`` for another process, in which the empty string would be another directory."""
     original = getattr(process, "ORIGINAL_DIR", None)
@@ -75,9 +97,4 @@ def spawn_command(**arguments: int) -> list[str]:
         code = f"from multiprocessing.spawn import spawn_main; spawn_main({words})"
         return [chosen, *flags(), "-c", code, "--multiprocessing-fork"]
     command = [os.fsdecode(word) for word in spawn.get_command_line(**arguments)]
-    if not frozen:
-        try:
-            os.getcwd()
-        except OSError:  # it was removed; with it in the path, Python 3.13.0 cannot import `socket`
-            command.insert(1, "-P")  # the worker gets the caller's path later
-    return command
+    return [command[0], *path_flags(), *command[1:]]

@@ -417,7 +417,7 @@ def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
     try:
         ends = select.poll()
         ends.register(handle, select.POLLIN)
-        return program.wait(seconds if not ends.poll(seconds * 1000) else None)
+        return program.wait(None if ends.poll(seconds * 1000) else 0)
     finally:
         os.close(handle)
 

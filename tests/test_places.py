@@ -192,6 +192,20 @@ def test_a_program_that_does_not_end_is_killed(own_directory, tmp_path, monkeypa
     wait_until(lambda: not Path(f"/proc/{pid_file.read_text().strip()}").exists(), "the program is gone")
 
 
+@needs_janitor
+def test_a_program_that_does_not_end_is_waited_for_once():
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        raise subprocess.TimeoutExpired("program", seconds)
+
+    program = SimpleNamespace(pid=os.getpid(), wait=wait)  # this process does not end here
+    with pytest.raises(subprocess.TimeoutExpired):
+        janitor._status(program, 0.01)
+    assert waits == [0 if hasattr(os, "pidfd_open") else 0.01]
+
+
 @pytest.mark.parametrize(
     ("name", "accepted"),
     [

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import METHODS, ROOT, environment, janitor_needed, janitors, wait_until
+from helpers import ANSWER, METHODS, ROOT, environment, janitor_needed, janitors, wait_until
 from needs import few, needs_fork, needs_proc, needs_root
 
 import sharedarray as sa
@@ -293,6 +293,33 @@ def test_the_command_of_a_new_interpreter_is_text_alone(monkeypatch):
     """multiprocessing keeps the program as bytes, and ``python -bb`` lets nothing compare these with text."""
     monkeypatch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
     assert {type(word) for word in interpreters.spawn_command(pipe_handle=0)} == {str}
+
+
+@needs_fork
+@pytest.mark.parametrize("text", ["exit 3", "exec sleep 60"])
+def test_a_program_that_is_no_python_is_no_worker(tmp_path, monkeypatch, text):
+    """It has the name of one. The error comes though the program neither ends nor reads anything."""
+    path = tmp_path / "python3"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(path))
+    if "sleep" in text:
+        monkeypatch.setattr(interpreters, "_PATIENCE", 0.1)
+    error = r"a worker does not start.*set_executable\(\)"
+    with sa.Pool(1, "spawn") as pool, pytest.raises(sa.WorkerDied, match=error):
+        pool.submit(abs, -1).result(ANSWER)
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_worker_runs_by_a_script_that_starts_a_python(tmp_path, monkeypatch):
+    path = tmp_path / "python3"
+    path.write_text(f'#!/bin/sh\necho started > {tmp_path}/log\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(path))
+    with sa.Pool(1, "spawn") as pool:
+        assert pool.submit(abs, -1).result(ANSWER) == 1
+    assert (tmp_path / "log").exists()
 
 
 def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, method):

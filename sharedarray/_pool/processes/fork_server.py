@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,9 +40,6 @@ from sharedarray._pool.processes.fork_server_main import CHUNK, COUNT, REPORT
 
 __all__ = ["ForkServer", "server_for"]
 
-# Seconds until the program that was started must have shown that it is a Python. Starting one takes 0.05 s
-# here; a network file system or a debugger takes some seconds.
-_PATIENCE = 30.0
 # Seconds that a server has to end: one that has closed its socket, or each at the end of this process; one
 # that was closed, which ends at once if it has no workers; and seconds between two checks.
 _END, _CLOSE, _CHECK = 1.0, 0.1, 0.005
@@ -60,7 +56,7 @@ _LATE = -50  # a finalizer's priority: after multiprocessing has joined the chil
 # start the application a second time for another one.
 _BOOT = (
     "from multiprocessing.forkserver import main; import os, sys\n"
-    "try: os.write({number}, b'+')\n"
+    "try: os.write({number}, {greeting!a})\n"
     "except OSError: os._exit(1)\n"  # the caller has ended
     "os.environ.update({extra!a}); before = dict(os.environ); sys.path[:] = {path!a}; "
     "sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}; "
@@ -176,35 +172,22 @@ class ForkServer:
                 bytecode = sys.dont_write_bytecode, sys.pycache_prefix
                 path, modules = interpreters.import_path(), self._modules
                 code = _BOOT.format(
-                    number=number, extra=self._extra, path=path, bytecode=bytecode, modules=modules
+                    number=number,
+                    greeting=interpreters.GREETING,
+                    extra=self._extra,
+                    path=path,
+                    bytecode=bytecode,
+                    modules=modules,
                 )
                 options = *interpreters.path_flags(), *interpreters.flags()
                 command = [interpreters.executable(), *options, "-c", code]
                 self._pid = interpreters.launch(command, [number])
-            self._greeted(ours)
+            try:
+                interpreters.check_greeting("the pool's fork server", self._pid, ours.fileno())
+            except errors.SharedArrayError:
+                self._pid = 0
+                raise
             self._control = ours.detach()
-
-    def _greeted(self, control: socket.socket) -> None:
-        """Wait until the program has shown that it is a Python; else kill it and raise."""
-        ready = select.poll()
-        ready.register(control, select.POLLIN)
-        if not ready.poll(_PATIENCE * 1000):
-            os.kill(self._pid, signal.SIGKILL)
-            self._ended()
-            found = f"no answer within {_PATIENCE:.0f} s"
-        elif control.recv(1) == b"+":
-            return
-        else:
-            found = f"it ended {self._ended()}"
-        raise errors.SharedArrayError(
-            "the pool's fork server does not start",
-            name=interpreters.executable(),
-            found=found,
-            expected="a Python interpreter",
-            cause="multiprocessing starts processes with a program that is no Python, or is not complete",
-            next_step="call multiprocessing.set_executable() with the path of a Python, or use "
-            "Pool(mp_context='fork')",
-        )
 
 
 @contextlib.contextmanager

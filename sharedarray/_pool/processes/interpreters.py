@@ -5,23 +5,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing import process, spawn, util
 
+from sharedarray import _errors as errors
+
 __all__ = [
+    "GREETING",
     "HASH_SEED",
+    "check_greeting",
+    "end_of",
     "executable",
     "flags",
     "hash_seed",
     "import_path",
     "launch",
+    "no_start",
     "path_flags",
     "spawn_command",
 ]
 
 HASH_SEED = "PYTHONHASHSEED"
+# Seconds until a program that was started must have shown that it is a Python. Starting one takes 0.05 s
+# here; a network file system or a debugger takes some seconds.
+_PATIENCE = 30.0
+GREETING = b"+"  # what a new interpreter writes first
 _ENV = "/usr/bin/env"  # sets a variable for a program, and leaves the environment of this process alone
 
 
@@ -45,6 +57,49 @@ def launch(command: Sequence[str], descriptors: Sequence[int]) -> int:
     return int(util.spawnv_passfds(words[0], words, descriptors))
 
 
+def check_greeting(what: str, pid: int, descriptor: int) -> None:
+    """Wait until a new process has shown that it is a Python; kill and reap any other, and raise.
+
+    The process writes its greeting to the other end of a pipe or socket.
+
+    Raises
+    ------
+    SharedArrayError
+        The process has ended, or does not greet in time.
+    """
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    in_time = bool(ready.poll(_PATIENCE * 1000))
+    with contextlib.suppress(ConnectionError):
+        if in_time and os.read(descriptor, len(GREETING)) == GREETING:
+            return
+    end = end_of(pid)
+    raise no_start(what, f"it ended {end}" if in_time else f"no answer within {_PATIENCE:.0f} s")
+
+
+def end_of(pid: int) -> str:
+    """Kill a child that may still run, and reap it; return how it ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):  # another part of the program has reaped it
+        return "in an unknown way"
+    return f"with exit code {os.waitstatus_to_exitcode(status)}"
+
+
+def no_start(what: str, found: str) -> errors.SharedArrayError:
+    """Return the error for a process that should run a Python interpreter."""
+    return errors.SharedArrayError(
+        f"{what} does not start",
+        name=executable(),
+        found=found,
+        expected="a Python interpreter",
+        cause="multiprocessing starts processes with a program that is no Python, or is not complete",
+        next_step="call multiprocessing.set_executable() with the path of a Python, or use "
+        "Pool(mp_context='fork')",
+    )
+
+
 def executable() -> str:
     """Return the program that multiprocessing starts."""
     return os.fsdecode(spawn.get_executable())
@@ -59,7 +114,8 @@ def flags() -> list[str]:
 def path_flags() -> list[str]:
     """Return the options by which a new interpreter starts though the working directory was removed.
 
-    With it in the path, Python 3.13.0 cannot import `socket`. The new interpreter gets the caller's path later.
+    With it in the path, Python 3.13.0 cannot import `socket`. The new interpreter gets the caller's path
+    later.
     """
     if not getattr(sys, "frozen", False):
         try:

@@ -17,10 +17,12 @@ from sharedarray._pool.transport import pipes
 
 __all__ = ["Fork", "ForkServed", "Spawn"]
 
-# What a new interpreter does first. Its parent may have files of its own in place of standard streams, which
-# it does not inherit. Without the null device there, the next files that it opens would have these numbers.
-_OPEN_STREAMS = """\
+# What a new interpreter does first. It shows that it is a Python. Its parent may have files of its own in
+# place of standard streams, which it does not inherit. Without the null device there, the next files that it
+# opens would have these numbers.
+_BEGIN = """\
 import os
+os.write({status}, {greeting!a})
 while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
     os.set_inheritable(descriptor, True)
 os.close(descriptor)
@@ -110,10 +112,18 @@ class Spawn(_Exits, popen_spawn_posix.Popen):
             theirs.append(child_orders)
             self._fds += theirs  # beside what the process object brings along
             command = interpreters.spawn_command(tracker_fd=tracker, pipe_handle=child_orders)
+            program = interpreters.executable()
+            greets = False
             if "-c" in command:  # not in a frozen program
+                greets = not platform.runs(program)  # what this process runs is a Python
+                greeting = interpreters.GREETING if greets else b""
                 code = command.index("-c") + 1
-                command[code] = _OPEN_STREAMS + command[code]
-            self.pid = interpreters.launch([interpreters.executable(), *command[1:]], self._fds)
+                command[code] = _BEGIN.format(status=child_status, greeting=greeting) + command[code]
+            self.pid = interpreters.launch([program, *command[1:]], self._fds)
+            while theirs:
+                os.close(theirs.pop())
+            if greets:
+                interpreters.check_greeting("a worker", self.pid, status)
         except BaseException:
             _close_all(*ours)
             raise

@@ -659,9 +659,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[np.ndarray[Any, Any]]:
         """Write a whole new version, while readers keep the old one.
 
-        A context manager: it gives an array, which is published as the next version at the end of the block,
-        all at once. If an exception ends the block, or the process dies in it, nothing is published. One
-        process writes a version at a time; the others wait.
+        A context manager: it gives an array, which is published as the next version at the end of the
+        ``with`` statement, all at once. If an exception ends that, or the process dies in it, nothing is
+        published. One process writes a version at a time; the others wait.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ANSWER, block_files, environment, nothing_left, run, wait_until
+from helpers import ANSWER, ROOT, block_files, environment, nothing_left, run, wait_until
 from needs import needs_files
 from test_project import README, code_blocks
 
@@ -90,7 +90,14 @@ def test_every_example_runs_in_ipython_and_in_a_notebook(package: str, script: s
 
 def test_a_block_is_memory_and_never_a_with_statement() -> None:
     texts = {"README": README, **{name: inspect.getdoc(getattr(sa, name)) or "" for name in sa.__all__}}
-    texts["SharedArray.lock"] = inspect.getdoc(sa.SharedArray.lock) or ""
+    for kind in (sa.SharedArray, sa.Group, sa.Pool, sa.Segment):
+        texts |= {
+            f"{kind.__name__}.{name}": inspect.getdoc(member) or ""
+            for name, member in inspect.getmembers(kind)
+            if not name.startswith("_") and "sharedarray" in (getattr(member, "__module__", None) or "")
+        }
+    for path in (*ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*.ipynb")):
+        texts[path.name] = path.read_text(encoding="utf-8")
     texts["locks"] = inspect.getsource(locks)
     said = re.compile(r"with`* block|(end|ends|leave|leaves|leaving|outer|fork in) (a|an|the|its)? ?block\b")
     assert [name for name, text in texts.items() if said.search(" ".join(text.split()))] == []

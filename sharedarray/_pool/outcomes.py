@@ -59,7 +59,7 @@ def interrupted(label: str) -> errors.WorkerDied:
     return errors.WorkerDied(
         f"the worker that ran {label} was ended with its pool",
         name=label,
-        cause="the pool was interrupted (Ctrl-C, or an exit out of its with block)",
+        cause="the pool was interrupted (Ctrl-C, or an exit out of its with statement)",
     )
 
 

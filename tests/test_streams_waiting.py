@@ -205,6 +205,15 @@ def test_to_wait_for_several_streams_and_futures() -> None:
     later(failed.set_exception, ZeroDivisionError())
     consumers[0].get()
     assert failed in sa.wait([consumers[0], failed], return_when=FIRST_EXCEPTION).done
+    event = sa.Event("event")
+    things = [consumers[1], event]
+    assert int(consumers[1].get(0)) == 1
+    for _ in range(2):
+        assert sa.wait(things, timeout=0) == (set(), set(things))
+        later(event.set)
+        assert sa.wait(things, return_when=FIRST_COMPLETED).done == {event}
+        event.clear()
+    event.close()
     with pytest.raises(TypeError, match="int"):
         sa.wait([3])
     with pytest.raises(ValueError, match="return_when"):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import selectors
 import signal
 import sys
 import threading
@@ -650,3 +651,57 @@ def test_closing_ends_the_wait_of_another_thread() -> None:
     event.close()
     with pytest.raises(sa.BlockClosedError, match="ended"):
         waiter.end()
+
+
+# -- descriptors ------------------------------------------------------------------------------------------
+
+
+def test_a_selector_tells_of_an_event() -> None:
+    event = sa.Event("watched")
+    with Other("Event", "watched") as other, selectors.DefaultSelector() as selector:
+        selector.register(event, selectors.EVENT_READ)
+        descriptor = event.fileno()
+        for _ in range(2):
+            assert selector.select(0) == []
+            assert not event.ready()
+            other("set")
+            assert selector.select(ANSWER)
+            assert event.ready()
+            assert event.is_set()
+            assert selector.select(0)
+            event.clear()
+            assert not event.is_set()
+        assert event.fileno() == descriptor
+        assert not event.is_set()
+        assert selector.select(0) == []
+        event.set()
+        assert selector.select(ANSWER)
+        selector.unregister(event)
+    event.close()
+    assert event.ready()
+    with pytest.raises(sa.BlockClosedError):
+        event.fileno()
+
+
+def test_closing_an_event_ends_the_wait_for_a_descriptor() -> None:
+    event = sa.Event("watched")
+    event.fileno()
+    waiter = Thread(lambda: sa.wait([event]))
+    event.close()
+    assert waiter.end().done == {event}
+
+
+@EVERY
+def test_a_process_that_is_killed_at_any_step_of_set_wakes_a_selector(every: int) -> None:
+    event = sa.Event("killed")
+    steps = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(event, selectors.EVENT_READ)
+        for step in _each_step(sa.Event("killed").set, every):
+            steps = step
+            while selector.select(0):
+                if event.is_set():
+                    event.clear()
+            assert not event._words[base.FIRST] & 1  # or the selector would have told
+    assert steps > 30
+    event.close()

@@ -132,8 +132,8 @@ def wait(
     Parameters
     ----------
     things : iterable
-        Consumers of streams, which are done when `get` would not wait; other objects with ``ready()`` and
-        ``fileno()``; futures of `concurrent.futures` and of pools.
+        Consumers of streams, which are done when `get` would not wait; events, which are done while they are
+        set; other objects with ``ready()`` and ``fileno()``; futures of `concurrent.futures` and of pools.
     timeout : float, optional
         Seconds to wait; no limit when None.
     return_when : {'ALL_COMPLETED', 'FIRST_COMPLETED', 'FIRST_EXCEPTION'}

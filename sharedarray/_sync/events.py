@@ -2,12 +2,18 @@
 
 The word STATE is ``number of set() calls << 1 | flag``, so that a wait notices a `set` that a `clear` follows
 at once, as `threading.Event`'s does.
+
+An event that a selector or `sharedarray.wait` waits for has one more party, a `_Watcher`, which is asleep all
+the time: its waker can be read once another party has changed the state.
 """
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
+from sharedarray import _interrupts as interrupts
+from sharedarray._platform import platform
 from sharedarray._sync.primitive import FIRST, Primitive
 
 __all__ = ["Event"]
@@ -39,6 +45,8 @@ class Event(Primitive):
     Notes
     -----
     It travels to tasks and through queues by reference. The flag lasts as long as an object that uses it.
+    `sharedarray.wait` waits for several events, streams and futures; an event that it waited for counts as
+    two objects.
 
     Examples
     --------
@@ -55,9 +63,44 @@ class Event(Primitive):
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name, None, 0)
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._watcher: _Watcher | None = None
+
     def is_set(self) -> bool:
         """Return True if the flag is set."""
+        if not self._words[_STATE] & 1:
+            watcher = self._watcher
+            if watcher is None or self._process != os.getpid():
+                return False
+            watcher.arm()
         return bool(self._words[_STATE] & 1)
+
+    def ready(self) -> bool:
+        """Return whether a call of `wait` would not wait: the flag is set, or this object is closed."""
+        return self._closed or self.is_set()
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when the flag may be set.
+
+        For `selectors`, and for event loops: after it could be read, ask `is_set`, after which it can be read
+        only if the flag is set, or may be. It is the same until the event is closed. Windows has none.
+        """
+        with interrupts.deferred, self._local:
+            if self._closed:
+                raise self._is_closed()
+            if self._process != os.getpid():
+                self._begin()
+            if self._watcher is None:
+                self._watcher = _Watcher(self._of(self._array))
+                self._watcher.arm()
+            return self._watcher.watch.fileno()
+
+    def _end(self, *, wait: bool) -> None:
+        if self._watcher is not None and self._process == os.getpid():
+            watcher, self._watcher = self._watcher, None
+            watcher.close()
+        super()._end(wait=wait)
 
     def set(self) -> None:
         """Set the flag, and wake all that wait for it."""
@@ -89,3 +132,28 @@ class Event(Primitive):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {'set' if self.is_set() else 'clear'})"
+
+
+class _Watcher:
+    """A party of an event that sleeps all the time, and a descriptor that can be read when it is woken."""
+
+    def __init__(self, party: Event) -> None:
+        self._party = party
+        self.watch = platform.watch()
+
+    def arm(self) -> None:
+        """Forget former wake-ups, and be woken by the next change of the state, or the death of a party.
+
+        The descriptor can be read at once if the flag is set.
+        """
+        alive = self._party._watch(self.watch)
+        if not alive:
+            self._party._clear_dead()  # which wakes this party
+        if self._party._words[_STATE] & 1:
+            self._party._sleeper.wake_self()
+
+    def close(self) -> None:
+        """Wake those that wait for the descriptor, and close it."""
+        self._party._sleeper.wake_self()
+        self.watch.close()
+        self._party._end(wait=False)

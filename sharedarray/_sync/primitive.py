@@ -30,7 +30,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -54,6 +54,9 @@ from sharedarray._wakers import (
     deadline_after,
     seconds_until,
 )
+
+if TYPE_CHECKING:
+    from sharedarray._platform.contract import Watch
 
 __all__ = ["DEATHS", "ENTRIES", "FIRST", "OWN", "SETTING", "Primitive"]
 
@@ -406,6 +409,22 @@ class Primitive:
         finally:
             words[asleep] = 0
         return False
+
+    def _watch(self, watch: Watch) -> bool:
+        """Sleep until `watch` can be read; return False if a party has died that is to be cleared."""
+        with self._change() as words:
+            waker = self._sleeper
+            platform.drain(waker.handle)
+            watch.add(waker.handle, own=True)
+            self._token += 2
+            words[_ENTRY + waker.index * _ENTRY_WORDS + ASLEEP] = self._token
+            self._sleeping()
+            others = [party for party in self._parties() if party != waker.index]
+            for party in range(ENTRIES):
+                waker.forget(party)  # it may be that of a former party
+            for end in waker.ends(others):
+                watch.add(end)
+            return all(map(waker.alive, others))
 
     # -- the end
 

@@ -830,9 +830,10 @@ def work(me):
 """
 
 
+@pytest.mark.parametrize("rounds", few([500, 1500]))
 @pytest.mark.parametrize("what", [pytest.param("leaving", marks=pytest.mark.slow), "removing"])
-def test_a_fray_over_one_name(own_directory, what):
-    rounds = 1500 if FORKS else 200
+def test_a_fray_over_one_name(own_directory, what, rounds):
+    rounds = rounds if FORKS else 200
     told = zip(*together(FRAY, 4, rounds, what), strict=True)
     made, joined, lost, removed, wrong = (
         [*itertools.chain(*each)] if isinstance(each[0], list) else each for each in told
@@ -1352,7 +1353,8 @@ sys.exit(1 if unexpected else 0)
 @pytest.mark.parametrize(
     ("seed", "steps", "threads", "forks"),
     [
-        (1, 2000, 0, 0),
+        (1, 800, 0, 0),
+        pytest.param(1, 2000, 0, 0, marks=pytest.mark.slow),
         pytest.param(2, 1500, 3, 0, marks=pytest.mark.slow),
         pytest.param(3, 1000, 0, 3, marks=[pytest.mark.slow, needs_fork]),
         pytest.param(4, 400, 3, 3, marks=[pytest.mark.slow, needs_fork]),
@@ -1469,7 +1471,7 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
 @pytest.mark.parametrize("janitor_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_name_of_a_killed_process_is_free_at_once(own_directory, janitor_too):
     """A program that starts again after a crash needs not wait for the janitor, alive or not."""
-    for _ in range(5):
+    for _ in range(2 if janitor_too else 5):
         with Puppet("a = sa.zeros(3, name='again'); say(); hear()") as other:
             other.hear()
             with pytest.raises(sa.BlockExistsError):

@@ -586,15 +586,15 @@ def test_an_exception_in_the_block_is_not_finishing(array: sa.SharedArray) -> No
     ("ending", "left"),
     [
         ("with a[1].lock(): sys.exit(3)", True),
-        ("with a[1].lock(): os._exit(3)", True),
+        pytest.param("with a[1].lock(): os._exit(3)", True, marks=pytest.mark.slow),
         ("with a[1].lock(): os.abort()", True),
         ("lock = a[1].lock(); lock.acquire()", True),
-        ("lock = a[1].lock(); lock.acquire(); lock.release()", False),
+        pytest.param("lock = a[1].lock(); lock.acquire(); lock.release()", False, marks=pytest.mark.slow),
         ("lock = a[1].lock(shared=True); lock.acquire()", False),
         ("import atexit; lock = a[1].lock(); lock.acquire(); atexit.register(lock.release)", False),
         ("with a[1].lock(): 1 / 0", True),
-        ("with a[1].lock(): pass", False),
-        ("with a[1].lock(): a.close()", False),
+        pytest.param("with a[1].lock(): pass", False, marks=pytest.mark.slow),
+        pytest.param("with a[1].lock(): a.close()", False, marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_ends_holding_it(array: sa.SharedArray, ending: str, left: bool) -> None:
@@ -1299,7 +1299,7 @@ def _kill_at_any_moment(kills: int, seed: int) -> None:
 
 @needs_fork
 def test_kills_at_any_moment_are_never_missed() -> None:
-    _kill_at_any_moment(120, 1)
+    _kill_at_any_moment(50, 1)
 
 
 @needs_fork

@@ -158,7 +158,7 @@ def total(items: Any, start: int, stop: int, sums: Any, place: int) -> None:
 
 
 @pytest.mark.parametrize("method", EACH_METHOD)
-@pytest.mark.parametrize("kind", ["list", "array"])
+@pytest.mark.parametrize("kind", few(["array", "list"]))
 def test_two_processes_sum_the_halves(method, kind):
     with manager_by(method) as manager:
         numbers = manager.ShareableList(range(200)) if kind == "list" else manager.share(np.arange(200))

@@ -20,6 +20,7 @@ from helpers import (
     nothing_left,
     wait_until,
 )
+from needs import few
 
 import sharedarray as sa
 
@@ -165,7 +166,8 @@ def test_exist_ok_of_many_one_makes_it() -> None:
     assert nothing_left()
 
 
-def test_exist_ok_while_others_come_and_go() -> None:
+@pytest.mark.parametrize("turns", few([500, 2000]))
+def test_exist_ok_while_others_come_and_go(turns: int) -> None:
     """The name appears and vanishes all the time; every call gives an array that has the name's memory."""
     script = """
         say()
@@ -176,7 +178,7 @@ def test_exist_ok_while_others_come_and_go() -> None:
     with Puppet(script) as a, Puppet(script) as b:
         a.hear()
         b.hear()
-        for _ in range(2000 if FORKS else 150):  # without fork, each takes longer as well
+        for _ in range(turns if FORKS else 150):  # without fork, each takes longer as well
             with sa.zeros(4, name="flickers", exist_ok=True) as found:
                 assert found.shape == (4,)
         assert a.process.poll() is None
@@ -273,20 +275,21 @@ def test_options_that_contradict_each_other(tmp_path: Path) -> None:
     assert nothing_left()
 
 
-def test_replace_leaves_no_moment_without_the_name() -> None:
+@pytest.mark.parametrize("turns", few([60, 300]))
+def test_replace_leaves_no_moment_without_the_name(turns: int) -> None:
     """A process that attaches while others replace gets one of the arrays, whole."""
     script = """
         hear()
-        for turn in range(300):
+        for turn in range(int(sys.argv[1])):
             mine = sa.full(1000, turn, name="contested", replace=True)
         say(); hear()
     """
     first = sa.full(1000, -1, name="contested")
-    with Puppet(script) as a, Puppet(script) as b:
+    with Puppet(script, turns) as a, Puppet(script, turns) as b:
         for each in (a, b):
             each.say()
         found = set()
-        while max(found, default=-1) < 299:
+        while max(found, default=-1) < turns - 1:
             with sa.attach("contested", "r") as seen:
                 values = set(seen.tolist())
             assert len(values) == 1
@@ -301,16 +304,17 @@ def test_replace_leaves_no_moment_without_the_name() -> None:
     assert nothing_left()
 
 
-def test_replace_of_many_the_last_has_the_name() -> None:
+@pytest.mark.parametrize("turns", few([50, 200]))
+def test_replace_of_many_the_last_has_the_name(turns: int) -> None:
     """Three replace at once, again and again; each has its own array, and one of them has the name."""
     script = """
         hear()
-        for turn in range(200):
+        for turn in range(int(sys.argv[1])):
             mine = sa.full(1000, os.getpid(), name="contested", replace=True)
             assert (mine == os.getpid()).all()
         say(); hear()
     """
-    with Puppet(script) as a, Puppet(script) as b, Puppet(script) as c:
+    with Puppet(script, turns) as a, Puppet(script, turns) as b, Puppet(script, turns) as c:
         for each in (a, b, c):
             each.say()
         for each in (a, b, c):

@@ -13,7 +13,7 @@ import numpy as np
 import pool_tasks
 import pytest
 from helpers import PROC, memory_is_there
-from needs import needs_fork
+from needs import few, needs_fork
 
 import sharedarray as sa
 from sharedarray import _segment as segment
@@ -186,7 +186,7 @@ KEEPERS = [
 
 
 @pytest.mark.parametrize("keep", KEEPERS, ids=lambda keep: keep.__name__)
-@pytest.mark.parametrize("again", [False, True], ids=["", "again"])
+@pytest.mark.parametrize("again", few([False, True]), ids=["", "again"])
 def test_whatever_a_task_keeps_holds_the_block(alone, keep, again):
     """However an array, the only argument, lives on, and whether the worker knows it already."""
     a = sa.ones(1000)

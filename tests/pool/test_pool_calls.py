@@ -207,9 +207,9 @@ LAZY = {
 
 @many_starts
 @pytest.mark.parametrize("way", LAZY)
-def test_map_times_out(method, tmp_path, way):
+def test_map_times_out(first_method, tmp_path, way):
     """What runs too long is ended, its worker replaced at once, and nothing else is lost."""
-    with sa.Pool(2, method) as pool:
+    with sa.Pool(2, first_method) as pool:
         before = set(pool.map(pool_tasks.meet_pid, [tmp_path / "meet"] * 2, [2, 2]))
         started, never = tmp_path / "started", tmp_path / "never"
         while not started.exists():  # what has not begun in time ends no worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from concurrent.futures import BrokenExecutor, wait
@@ -13,7 +14,7 @@ from helpers import ANSWER, FORKS, METHODS, SIGNALS, kill, memory_group, wait_un
 from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray._pool.processes import WorkerProcess
+from sharedarray._pool.processes import WorkerProcess, default_method
 from sharedarray._pool.processes.exit_codes import explain
 from sharedarray._pool.transport import pipes
 
@@ -32,9 +33,17 @@ DEATHS = {
 }
 
 
+# Each death of a worker of the usual kind, and one of a fork.
+QUICK_DEATHS = {(default_method(), where) for where in (DEATHS if FORKS else ["killed"])}
+QUICK_DEATHS.add(("fork", "killed"))
+
+
 @pytest.mark.parametrize(
-    "where",
-    [w if FORKS or w == "killed" else pytest.param(w, marks=pytest.mark.slow) for w in DEATHS],
+    ("method", "where"),
+    [
+        pytest.param(*each, marks=() if each in QUICK_DEATHS else pytest.mark.slow)
+        for each in itertools.product(METHODS, DEATHS)
+    ],
 )
 def test_death_fails_only_its_own_task(method, where, tmp_path):
     function, arguments, says = DEATHS[where]

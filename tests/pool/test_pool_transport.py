@@ -295,8 +295,8 @@ def test_a_function_that_brings_an_array_gets_its_own_each_time(pool):
 
 @many_starts
 @pytest.mark.parametrize("size", [10, LARGE, MAPPED])
-def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, method, size):
-    with sa.Pool(1, method, retries=1) as pool:
+def test_a_task_that_is_run_again_gets_its_argument_as_it_was(tmp_path, first_method, size):
+    with sa.Pool(1, first_method, retries=1) as pool:
         array = np.arange(float(size))
         got = pool.submit(pool_tasks.change_and_die_once, array, tmp_path / "submitted").result()
         assert (got == array).all()

@@ -421,6 +421,41 @@ def test_a_consumer_that_keeps_every_slot_is_told_to_copy() -> None:
 # -- joining and leaving ---------------------------------------------------------------------------------
 
 
+def test_items_in_cycles_of_references_keep_no_slot_for_ever() -> None:
+    producer, consumer = pair((), "i8", slots=2)
+    other = sa.Stream("camera")
+
+    def get_into_cycle() -> None:
+        cycle: list[Any] = [consumer.get(ANSWER)]
+        cycle.append(cycle)
+
+    gc.disable()  # a process that sleeps collects nothing
+    try:
+        for k in range(2):
+            producer.put(k)
+            other.get(ANSWER)
+            get_into_cycle()
+        assert producer._block.holds.any(axis=1).all()
+        with pytest.raises(queue.Empty):  # and not that it keeps every slot
+            consumer.get(0)
+        producer.put(2)
+        get_into_cycle()
+        kept = [other.get(ANSWER)]
+        producer.put(3)
+        kept.append(other.get(ANSWER)[None])
+        assert int(consumer.get(ANSWER)) == 3
+        del kept[0]  # the slot of 2 is in the cycle alone
+        writer = threading.Thread(target=producer.put, args=(4,))
+        writer.start()
+        assert int(consumer.get(ANSWER)) == 4
+        writer.join(ANSWER)
+        assert not writer.is_alive()
+    finally:
+        gc.enable()
+    for stream in (producer, consumer, other):
+        stream.close()
+
+
 def test_a_late_consumer_may_begin_with_earlier_items() -> None:
     producer = sa.Stream("camera", (), "i8", slots=4)
     for k in range(10):

@@ -9,10 +9,15 @@ When an array dies, the callback of a weak reference to it clears the hold. This
 functions of C only: Python runs no signal handler in it, so that no Ctrl-C is lost there. But it cannot wake
 a producer that waits for the slot; `get` does so when it is called next. If the producer is known to wait as
 the array is made, the callback is a function of Python that wakes it.
+
+An item that is part of a cycle of references, as one in a frame of a traceback may be, lives until Python
+collects it. A process that sleeps makes no objects, so that Python does not. So a consumer collects them
+before it tells its caller that it keeps every slot, and when the producer has waited for its slots for long.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import time as clock
 import weakref
@@ -73,7 +78,7 @@ class Consumer(Stream):
     def _join_block(self, block: Block, lossless: bool | None, *, history: int = 0, start: int = -1) -> None:
         self._begin()
         self._wish = lossless
-        self._answered = 0
+        self._answered = self._collected = 0
         self._token = time.monotonic_ns() | 1
         self._told = 0  # the number of the producer whose death was told
         self._watched: Watched | None = None  # once an event loop waits for this
@@ -520,6 +525,10 @@ class Consumer(Stream):
 
     def _sleep(self, end: float | None) -> None:
         words, asleep = self._words, self._entry + w.ASLEEP
+        wanted = words[self._wanted]
+        if wanted & w.COLLECT and wanted != self._collected:
+            self._collected = wanted
+            gc.collect()
         self._waker.drain()
         self._token += 2
         words[asleep] = self._token
@@ -534,7 +543,9 @@ class Consumer(Stream):
             if self._closing:
                 raise self._is_closed()
             if self._column.all():
-                raise self._keeps_all()
+                gc.collect()
+                if self._column.all():
+                    raise self._keeps_all()
             left = seconds_until(end)
             if left is not None and left <= 0:
                 raise self._died() if not lives and not words[w.END] else self._none_came()
@@ -705,10 +716,13 @@ _ending = RLock()  # an array may end as another one does, in the same thread
 
 def _claim_entry(block: Block, waker: Waker) -> int:
     """Return the first word of an entry that no consumer has, and become its party."""
-    for number in range(w.ENTRIES):
-        entry = w.ENTRY + number * w.ENTRY_WORDS
-        if waker.claim(party_of(entry)):
-            return entry
+    for again in (True, False):
+        for number in range(w.ENTRIES):
+            entry = w.ENTRY + number * w.ENTRY_WORDS
+            if waker.claim(party_of(entry)):
+                return entry
+        if again:
+            gc.collect()  # closed consumers keep their entries until their items are gone
     raise errors.LimitError(
         f"the stream {block.mapping.name!r} has {w.ENTRIES} consumers",
         name=block.mapping.name,

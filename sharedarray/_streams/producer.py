@@ -420,10 +420,14 @@ class Producer(Stream):
                 raise self._no_slot(0)
             parties = [party_of(entry) for entry in entries]
             pause, longest = _LOOKS
+            asked = False
             while not (gone := self._waker.wait(parties, pause if left is None else min(pause, left))):
                 left = seconds_until(end)
                 if self._waker.woken or left == 0 or self._any_free():
                     break
+                if pause == longest and not asked:
+                    self._ask_to_collect(entries)
+                    asked = True
                 pause = min(2 * pause, longest)
             if gone and not self._clear_dead_in_the_way():
                 time.sleep(ENDING)
@@ -432,6 +436,16 @@ class Producer(Stream):
             words[w.WAITING] = 0
             for entry in entries:
                 words[entry + w.WANTED] = 0
+
+    def _ask_to_collect(self, entries: list[int]) -> None:
+        """Let consumers that sleep, though they have items in use, collect those in cycles of references."""
+        words = self._words
+        for entry in entries:
+            words[entry + w.WANTED] = self._token | w.COLLECT
+        self._fence()
+        for entry in entries:
+            if words[entry + w.ASLEEP]:
+                self._waker.wake(party_of(entry))
 
     def _no_slot(self, timeout: float) -> Full:
         pids = [self._words[entry + w.PID] for entry in self._in_the_way()]

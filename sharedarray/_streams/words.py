@@ -31,7 +31,8 @@ LOSSLESS       consumer   1 if the producer has to keep this and all later items
 ASLEEP         consumer   a token while it sleeps, or 0
 PID            consumer   its pid, 0 if the entry is free
 LOST           consumer   items that it has not got
-WANTED         producer   a token while the producer sleeps because of this consumer, or 0
+WANTED         producer   a token while the producer sleeps because of this consumer, or 0; with the bit
+                          `COLLECT`, if it has slept for long
 =============  =========  ======================================================================
 
 Tables, behind the entries:
@@ -52,6 +53,7 @@ import numpy as np
 
 __all__ = [
     "ASLEEP",
+    "COLLECT",
     "DROPS",
     "END",
     "ENTRIES",
@@ -96,6 +98,7 @@ WAITING = 24
 
 ENTRY, ENTRIES, ENTRY_WORDS = 32, 32, 8
 NEXT, LOSSLESS, ASLEEP, PID, LOST, WANTED = range(6)
+COLLECT = 1 << 63
 _TABLES = ENTRY + ENTRIES * ENTRY_WORDS
 HEADS = _TABLES * WORD
 """Bytes of the control words before the tables."""

@@ -606,14 +606,20 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
 
 @pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")
 @pytest.mark.parametrize("busy", few([True, False]))
-def test_nobody_looks_again_and_again(busy):
+def test_nobody_looks_again_and_again(busy, tmp_path):
     """Neither the pool nor a worker: a waiting thread is woken by what it waits for."""
+    pipes = [tmp_path / name for name in ("first", "second")] if busy else []
+    for pipe in pipes:
+        os.mkfifo(pipe)
     with sa.Pool(2) as pool:
         assert list(pool.map(pool_tasks.add, range(1000))) == list(range(1, 1001))
-        futures = [pool.submit(time.sleep, 1.5) for _ in range(2)] if busy else []
+        futures = [pool.submit(pipe.read_bytes) for pipe in pipes]  # asleep until something is written there
         pids = [os.getpid(), *pool._core.pids()]
         time.sleep(0.5)  # in which what is looked at while there are many small tasks ends
         before = wakings(pids)
         time.sleep(0.5)
         assert wakings(pids) - before <= 3
         assert not any(future.done() for future in futures)
+        for pipe in pipes:
+            pipe.write_bytes(b"go on")
+        assert [future.result() for future in futures] == [b"go on"] * len(pipes)

@@ -23,9 +23,9 @@ def hashes(pool, tmp_path, name):
     return {value for _, value, _ in found}, {said for _, _, said in found}
 
 
-def test_workers_hash_alike_and_so_do_those_that_replace_them(method, tmp_path, monkeypatch):
+def test_workers_hash_alike_and_so_do_those_that_replace_them(first_method, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
-    with sa.Pool(2, method) as pool:
+    with sa.Pool(2, first_method) as pool:
         first, said = hashes(pool, tmp_path, "first")
         assert len(first) == 1
         assert said == {None}
@@ -35,7 +35,7 @@ def test_workers_hash_alike_and_so_do_those_that_replace_them(method, tmp_path, 
         kill(pool.submit(os.getpid).result())
         again, said = hashes(pool, tmp_path, "again")
         assert again == first
-    with sa.Pool(2, method) as other:
+    with sa.Pool(2, first_method) as other:
         assert hashes(other, tmp_path, "other")[0] == first
 
 

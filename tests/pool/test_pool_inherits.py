@@ -125,10 +125,10 @@ def look():
     }
 
 
-def test_a_worker_starts_in_the_present_environment(method, monkeypatch, tmp_path):
+def test_a_worker_starts_in_the_present_environment(first_method, monkeypatch, tmp_path):
     monkeypatch.setenv("SA_OLD", "old")
     monkeypatch.setenv("SA_GONE", "here")
-    with sa.Pool(1, method, max_tasks_per_child=1) as pool:
+    with sa.Pool(1, first_method, max_tasks_per_child=1) as pool:
         before = pool.submit(look).result()
         # The next worker may have been started already; the one after that is not.
         monkeypatch.setenv("SA_OLD", "\udcff changed")
@@ -229,7 +229,7 @@ def test_warning_filters_of_the_command_line(tmp_path, first_method):
 
 
 @needs_fork
-def test_the_working_directory_was_removed(tmp_path, method):
+def test_the_working_directory_was_removed(tmp_path, first_method):
     code = """
         import operator, os, sys
         import sharedarray as sa
@@ -252,7 +252,7 @@ def test_the_working_directory_was_removed(tmp_path, method):
     """
     os.chdir(tmp_path)
     try:
-        assert program(tmp_path, code, method) == ("True\n", "")
+        assert program(tmp_path, code, first_method) == ("True\n", "")
     finally:
         os.chdir(ROOT)
 
@@ -322,7 +322,7 @@ def test_a_worker_runs_by_a_script_that_starts_a_python(tmp_path, monkeypatch):
     assert (tmp_path / "log").exists()
 
 
-def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, method):
+def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, first_method):
     (tmp_path / "early.py").write_text("")
     (tmp_path / "late.py").write_text("def double(x):\n    return 2 * x\n")
     code = """
@@ -334,7 +334,7 @@ def test_workers_write_no_bytecode_if_the_program_does_not(tmp_path, method):
         with sa.Pool(1, sys.argv[1], preload=["early"]) as pool:
             print(pool.submit(late.double, 2).result())
     """
-    assert program(tmp_path, code, method) == ("4\n", "")
+    assert program(tmp_path, code, first_method) == ("4\n", "")
     assert not list(tmp_path.rglob("*.pyc"))
 
 

@@ -515,10 +515,10 @@ for module in [*modules, by_path("json.tool", "other"), by_path("loose", "third"
 """
 
 
-def test_modules_that_no_other_process_can_import_travel_by_value(method, tmp_path):
+def test_modules_that_no_other_process_can_import_travel_by_value(first_method, tmp_path):
     (tmp_path / "script.py").write_text(BY_VALUE)
     right = "(2, 'ready') (4, 'ready') [True, 6] True\n2 (6, 'ready') (30, 'ready') 10\n"
-    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path) == 5 * right
+    assert run([str(tmp_path / "script.py"), first_method], cwd=tmp_path) == 5 * right
 
 
 def test_tests_in_importlib_mode_use_their_own_functions(tmp_path):
@@ -612,9 +612,9 @@ with sa.Pool(1, sys.argv[1], preload=["upper"]) as pool:
 """
 
 
-def test_workers_load_anew_what_the_caller_has_loaded_anew(method, tmp_path):
+def test_workers_load_anew_what_the_caller_has_loaded_anew(first_method, tmp_path):
     (tmp_path / "script.py").write_text(RELOADS)
-    assert run([str(tmp_path / "script.py"), method], cwd=tmp_path).splitlines() == [
+    assert run([str(tmp_path / "script.py"), first_method], cwd=tmp_path).splitlines() == [
         "('a', 'a') (('a', 'a'), ('a', 'a'), 'a')",
         "('bb', 'a') bb",
         "('bb', 'bb') ('bb', 'bb')",

@@ -69,9 +69,9 @@ def run(arguments, **options):
     return done.stdout
 
 
-def test_a_script_without_a_main_guard(method, tmp_path):
+def test_a_script_without_a_main_guard(first_method, tmp_path):
     (tmp_path / "script.py").write_text(UNGUARDED)
-    assert run([str(tmp_path / "script.py"), method]) == EXPECTED
+    assert run([str(tmp_path / "script.py"), first_method]) == EXPECTED
 
 
 def test_the_default_is_good_for_it_too(tmp_path):
@@ -83,7 +83,7 @@ def test_from_standard_input():
     assert run(["-"], input=UNGUARDED) == EXPECTED
 
 
-def test_as_a_module(method, tmp_path):
+def test_as_a_module(first_method, tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
     (tmp_path / "package" / "beside.py").write_text("WORD = 'beside'\n")
@@ -92,10 +92,10 @@ def test_as_a_module(method, tmp_path):
         "with sa.Pool(1, sys.argv[1]) as pool:\n    print(pool.submit(word).result())\n"
     )
     (tmp_path / "package" / "job.py").write_text(UNGUARDED + relative)
-    assert run(["-m", "package.job", method], cwd=tmp_path) == EXPECTED + "beside\n"
+    assert run(["-m", "package.job", first_method], cwd=tmp_path) == EXPECTED + "beside\n"
 
 
-def test_modules_beside_the_script_are_found(method, tmp_path):
+def test_modules_beside_the_script_are_found(first_method, tmp_path):
     (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "script.py").write_text(
         "import sys, beside, sharedarray as sa\n"
@@ -104,7 +104,7 @@ def test_modules_beside_the_script_are_found(method, tmp_path):
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert run([str(tmp_path / "script.py"), method], cwd=elsewhere) == "[0, 2, 4]\n"
+    assert run([str(tmp_path / "script.py"), first_method], cwd=elsewhere) == "[0, 2, 4]\n"
 
 
 @pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
@@ -159,9 +159,9 @@ with sa.Pool(1, sys.argv[1], initializer=set_up) as pool:
 """
 
 
-def test_workers_log_and_warn_under_their_own_names(method, tmp_path):
+def test_workers_log_and_warn_under_their_own_names(first_method, tmp_path):
     (tmp_path / "script.py").write_text(TELLING)
-    logged, warned, *_ = run([str(tmp_path / "script.py"), method]).splitlines()
+    logged, warned, *_ = run([str(tmp_path / "script.py"), first_method]).splitlines()
     assert logged == "sharedarray-worker-1 says hello"
     assert warned.startswith("sharedarray-worker-1: ")
     assert warned.endswith("RuntimeWarning: look out")

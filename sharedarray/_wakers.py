@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import math
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -50,7 +49,7 @@ from sharedarray import (
     _registry as registry,
     _segment as segment,
 )
-from sharedarray._clock import time
+from sharedarray._clock import deadline_of, time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 
@@ -324,11 +323,7 @@ def deadline_after(timeout: float | None) -> float | None:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         The timeout is no number.
     """
-    if timeout is None:
-        return None
-    if math.isnan(timeout):
-        raise ValueError(f"a timeout is a number of seconds or None, not {timeout!r}")
-    return time.monotonic() + timeout
+    return deadline_of(timeout)

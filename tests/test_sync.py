@@ -705,3 +705,22 @@ def test_a_process_that_is_killed_at_any_step_of_set_wakes_a_selector(every: int
             assert not event._words[base.FIRST] & 1  # or the selector would have told
     assert steps > 30
     event.close()
+
+
+def test_arguments_of_other_libraries_primitives() -> None:
+    semaphore, condition, event = sa.Semaphore(None, 1), sa.Condition(), sa.Event()
+    assert semaphore.acquire(1)  # type: ignore[arg-type]
+    for acquire in (semaphore.acquire, condition.acquire):
+        for given in (0.05, "x", 5):  # which once waited without a limit
+            with pytest.raises(TypeError, match=r"blocking is True or False, .* write timeout="):
+                acquire(given)  # type: ignore[arg-type]
+    for wait in (event.wait, lambda timeout: semaphore.acquire(timeout=timeout)):
+        with pytest.raises(TypeError, match="timeout is a number of seconds, or None; not 'x'"):
+            wait("x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="integer"):
+        semaphore.release("x")  # type: ignore[arg-type]
+    for make in (sa.Barrier, sa.Semaphore):
+        with pytest.raises(TypeError, match=rf"write {make.__name__}\(None, 2\) or"):
+            make(2)
+    for each in (semaphore, condition, event):
+        each.close()

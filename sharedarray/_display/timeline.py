@@ -197,7 +197,11 @@ def _write(target: str, data: bytes) -> None:
 
     temporary = os.path.join(os.path.dirname(target), f".sharedarray-{secrets.token_hex(8)}.tmp")
     # Not by tempfile, whose files only their owner may read: this one's mode follows the umask.
-    handle = platform.opened(os.open, temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        handle = platform.opened(os.open, temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except OSError as error:
+        error.filename = target  # not the temporary name
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -338,3 +339,10 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         state = self._core.described_state
         workers = "1 worker" if self._max_workers == 1 else f"{self._max_workers} workers"
         return f"<{type(self).__name__} of up to {workers}{state and ', '}{state}>"
+
+
+# By these names Python's messages call the methods, as in "Pool.stats() takes 1 positional argument".
+for _part in (Maps, NumericCalls, OwnedArrays, Reporting):
+    for _name, _method in vars(_part).items():
+        if not _name.startswith("_") and callable(_method):
+            inspect.unwrap(_method).__qualname__ = _method.__qualname__ = f"Pool.{_name}"

@@ -98,6 +98,7 @@ class Condition(Primitive):
         DeadlockError
             This thread has it already (a `RuntimeError`).
         """
+        self._check_blocking(blocking)
         if not blocking and timeout != -1:
             raise ValueError("can't specify a timeout for a non-blocking call")
         if self._holder == get_ident() and self._lock is not None:

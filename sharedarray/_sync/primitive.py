@@ -136,6 +136,13 @@ class Primitive:
 
     def _made(self, name: str | None, setting: int | None, default: int) -> SharedArray:
         """Make the block, or attach to the one that has the name."""
+        given: object = name
+        if isinstance(given, int):  # as those of threading and multiprocessing, which have no name
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind}() takes its name first, or None for a random one: write {kind}(None, {name}) or "
+                f"{kind}('name', {name})"
+            )
         while True:
             if name is not None:
                 try:
@@ -341,6 +348,13 @@ class Primitive:
         self._tell_threads()
 
     # -- waiting
+
+    @staticmethod
+    def _check_blocking(blocking: object) -> None:
+        if not isinstance(blocking, bool | np.bool_) and blocking not in (0, 1):
+            raise TypeError(
+                f"blocking is True or False, not {blocking!r}; for seconds to wait write timeout={blocking!r}"
+            )
 
     def _wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `ready` returns True; return False if the time is over before.

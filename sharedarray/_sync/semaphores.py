@@ -7,6 +7,7 @@ entry is cleared.
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
@@ -99,6 +100,7 @@ class Semaphore(Primitive):
         bool
             False if no unit was free in time.
         """
+        self._check_blocking(blocking)
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
         return self._wait(self._take, timeout if blocking else 0)
@@ -127,7 +129,7 @@ class Semaphore(Primitive):
         ValueError
             `n` is less than 1.
         """
-        if n < 1:
+        if index(n) < 1:
             raise ValueError("n must be one or more")
         with self._change() as words:
             own = min(n, words[self._own + _HELD])

@@ -145,6 +145,9 @@ def test_arguments_of_other_methods(pool: sa.Pool) -> None:
         unknown.map_blocks(np.sin, {"a": 1})
     with pytest.raises(TypeError, match=r"write \['numpy', 'scipy'\]"):
         sa.Pool(1, preload="numpy, scipy")
+    for call in (lambda: unknown.stats(1), unknown.empty, unknown.map_blocks):
+        with pytest.raises(TypeError, match=r"^Pool\.\w+\(\) "):  # not the class that defines it
+            call()
     with pytest.raises(TypeError, match="sequence of names of modules, not 3"):
         sa.Pool(1, preload=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="leave it out"):

@@ -27,7 +27,14 @@ from needs import few, needs_fork, needs_proc, needs_root
 import sharedarray as sa
 from sharedarray import _reloads as reloads
 from sharedarray._pool import processes
-from sharedarray._pool.processes import credits, fork_server, interpreters, seeds, threads  # noqa: A004
+from sharedarray._pool.processes import (  # noqa: A004
+    credits,
+    fork_server,
+    fork_server_main,
+    interpreters,
+    seeds,
+    threads,
+)
 
 needs_server = pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
 
@@ -276,6 +283,15 @@ def test_the_working_directory_was_removed_before_the_first_pool(tmp_path, metho
         assert program(tmp_path, code, method)[0] == "3\n"
     finally:
         os.chdir(ROOT)
+
+
+@needs_server
+def test_a_worker_starts_though_its_user_may_not_enter_the_working_directory(tmp_path):
+    """So it is after ``cd /root; su nobody``: the fork server, which left that directory, cannot return."""
+    before = os.getcwd()
+    bytecode = sys.dont_write_bytecode, sys.pycache_prefix
+    fork_server_main.settle(dict(os.environ), str(tmp_path / "missing"), bytecode)
+    assert os.getcwd() == before
 
 
 def test_a_path_of_modules_needs_no_working_directory(tmp_path, monkeypatch):

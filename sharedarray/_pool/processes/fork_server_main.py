@@ -75,7 +75,8 @@ def settle(
         os.fchdir(handle)
         os.close(handle)
     elif directory is not None:
-        os.chdir(directory)
+        with contextlib.suppress(OSError):  # its user may not enter it, so no path is relative to it anyway
+            os.chdir(directory)
 
 
 # -- the server -------------------------------------------------------------------------------------------

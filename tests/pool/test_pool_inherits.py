@@ -27,8 +27,8 @@ from needs import few, needs_fork, needs_proc, needs_root
 import sharedarray as sa
 from sharedarray import _reloads as reloads
 from sharedarray._pool import processes
-from sharedarray._pool.processes import (  # noqa: A004
-    credits,
+from sharedarray._pool.processes import (
+    credits,  # noqa: A004
     fork_server,
     fork_server_main,
     interpreters,

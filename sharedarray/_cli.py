@@ -298,9 +298,8 @@ def _name(word: str) -> str:
 def _info(args: argparse.Namespace) -> int:
     block = _find(args.name, _by_name())
     programs = programs_of(block_table.processes_of([block]))
-    hints = _hints(block)
     if args.json:
-        print(json.dumps(block_table.as_json(block, programs) | hints, indent=2))
+        print(json.dumps(block_table.as_json(block, programs), indent=2))
         return 0
     data = "" if block.shape is None else f", {grouped(block.nbytes)} of them data"
     cells = dict(zip(block_table.TITLES, block_table.cells(block, programs, most=None), strict=True))
@@ -318,7 +317,7 @@ def _info(args: argparse.Namespace) -> int:
         "state": cells["STATE"],
         "references": f"{block.references:,}",
         "kept by": "-" if block.keeper is None else block_table.process(block.keeper, programs),
-        **hints,
+        **{way: code for way, code in block_table.openers(block).items() if code is not None},
     }
     if block.members is not None:
         del lines["shape"], lines["dtype"], lines["order"]
@@ -672,27 +671,6 @@ def _publish(temporary: str, target: str, shown: str, *, force: bool) -> None:
 
 
 # -- showing a block ------------------------------------------------------------------------------------
-
-
-def _hints(block: sa.BlockInfo) -> dict[str, str]:
-    where = os.environ.get("SHAREDARRAY_DIR")
-    also = f"  # with SHAREDARRAY_DIR={where}" if where else ""
-    opener = {
-        "memory": f"sharedarray.SharedMemory({block.name!r})",
-        "list": f"sharedarray.ShareableList(name={block.name!r})",
-        "object": f"sharedarray.get({block.name!r})",
-        "stream": f"sharedarray.Stream({block.name!r})",
-        "event": f"sharedarray.Event({block.name!r})",
-        "semaphore": f"sharedarray.Semaphore({block.name!r})",
-        "condition": f"sharedarray.Condition({block.name!r})",
-        "barrier": f"sharedarray.Barrier({block.name!r})",
-    }.get(block.kind)
-    if opener or block.shape is None:
-        return {"attach": f"{opener or f'sharedarray.Segment.attach({block.name!r})'}{also}"}
-    hints = {"attach": f"sharedarray.attach({block.name!r}){also}"}
-    if block.members is None and os.path.isfile(block.path):  # or it is memory without a path
-        hints["load"] = f"numpy.load({block.path!r}, mmap_mode='r')"
-    return hints
 
 
 def _described(block: sa.BlockInfo) -> str:

@@ -444,6 +444,25 @@ def test_cp_says_what_to_do_with_what_is_no_array(tmp_path, capsys):
     event.close()
 
 
+def test_ls_info_and_top_have_the_same_fields(capsys):
+    held = (
+        sa.zeros(3, name="a"),
+        sa.group("g", {"x": (3, "f4")}),
+        sa.put(1, name="o"),
+        sa.Segment.create(9, "r"),
+    )
+    for name in "agor":
+        found = []
+        for command in (["ls"], ["info", name], ["top", "--once"]):
+            assert main([*command, "--json"]) == 0
+            shown = json.loads(capsys.readouterr().out)
+            blocks = shown if command == ["ls"] else shown.get("blocks", [shown])
+            found += [list(block) for block in blocks if block["name"] == name]
+        assert found[0] == found[1] == found[2]
+        assert {"attach", "load"} < set(found[0])
+    del held
+
+
 def test_replay_of_what_is_no_array_has_a_cure(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     np.save(tmp_path / "o.npy", np.array([1, {}], object))

@@ -5,6 +5,7 @@ All of them have the same columns, the same texts for dtypes, holders and states
 
 from __future__ import annotations
 
+import os
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "lines",
     "made",
     "member_lines",
+    "openers",
     "process",
     "processes_of",
     "shape_text",
@@ -290,6 +292,34 @@ def as_json(block: BlockInfo, programs: Mapping[int, str]) -> dict[str, Any]:
             for name, (shape, dtype) in block.members.items()
         },
         "stream": None if block.stream is None else block.stream.as_json(),
+        **openers(block),
+    }
+
+
+# What opens a block of each kind; of others, the array is attached, or the segment where there is none.
+_OPENERS = {
+    "memory": "SharedMemory({})",
+    "list": "ShareableList(name={})",
+    "object": "get({})",
+    "stream": "Stream({})",
+    "event": "Event({})",
+    "semaphore": "Semaphore({})",
+    "condition": "Condition({})",
+    "barrier": "Barrier({})",
+}
+
+
+def openers(block: BlockInfo) -> dict[str, str | None]:
+    """Return the Python code that attaches to a block, and that by which NumPy alone loads it, if it can."""
+    where = os.environ.get("SHAREDARRAY_DIR")
+    also = f"  # with SHAREDARRAY_DIR={where}" if where else ""
+    others = "Segment.attach({})" if block.shape is None else "attach({})"
+    opener = _OPENERS.get(block.kind, others).format(repr(block.name))
+    is_array = block.kind not in _OPENERS and block.shape is not None and block.members is None
+    is_file = is_array and os.path.isfile(block.path)  # or it is memory without a path
+    return {
+        "attach": f"sharedarray.{opener}{also}",
+        "load": f"numpy.load({block.path!r}, mmap_mode='r')" if is_file else None,
     }
 
 

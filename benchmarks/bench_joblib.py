@@ -59,7 +59,7 @@ PROGRAM = """
 
 
 def janitors() -> list[int]:
-    """Processes that look after this directory's blocks."""
+    """Return processes that look after this directory's blocks."""
     wanted = registry.registry_of(registry.directory()).encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -71,7 +71,7 @@ def janitors() -> list[int]:
 
 
 def proportional(pids: list[int]) -> int:
-    """Bytes that processes have together. Those of memory files count here as they are mapped.
+    """Return bytes that processes have together. Those of memory files count here as they are mapped.
 
     (What the whole memory file system has in use would also tell what other programs do meanwhile.)
     """
@@ -84,7 +84,7 @@ def proportional(pids: list[int]) -> int:
 
 
 def measured(backend: str, what: str, times: int) -> tuple[float, float]:
-    """Bytes at the most, and seconds, of a fit in a fresh interpreter."""
+    """Return bytes at the most, and seconds, of a fit in a fresh interpreter."""
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM), backend, what, str(times)],
         stdin=subprocess.PIPE,
@@ -100,7 +100,7 @@ def measured(backend: str, what: str, times: int) -> tuple[float, float]:
         most = 0
         while not ended:
             helpers = [] if backend == "loky" else janitors()
-            pids = memory.family(program.pid) + helpers
+            pids = memory.process_tree(program.pid) + helpers
             most = max(most, proportional(pids))
             if select.select([program.stdout], [], [], 0.02)[0]:
                 ended.append(float(json.loads(program.stdout.readline())))

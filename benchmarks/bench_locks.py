@@ -117,7 +117,7 @@ def test_uncontended(race: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def _rivals(tmp_path: Path, plain: str) -> dict[str, Callable[[], None]]:
-    """The locks that people use otherwise, as far as they are installed."""
+    """Return the locks that people use otherwise, as far as they are installed."""
 
     def flock() -> None:
         with open(plain, "r+b") as opened:
@@ -153,7 +153,7 @@ def _use(lock: Any) -> None:
 
 
 def test_uncontended_beside_others(race: Callable[..., Any]) -> None:
-    """What it takes when other processes hold other rows: their intents have to be looked at."""
+    """The time if other processes hold other rows, whose write intents are read."""
     array = sa.zeros((1000, 100))
     path = sa.blocks()[0].path
 
@@ -212,7 +212,7 @@ def _start(work: Callable[[], None]) -> Any:
 
 
 def _crowd(count: int, work: Callable[[int], None]) -> float:
-    """Seconds that `count` processes take for it, all at once; their start and end not counted."""
+    """Return seconds that `count` processes take for it, all at once; their start and end not counted."""
     begin, end = fork.Barrier(count + 1), fork.Barrier(count + 1)
 
     def run(number: int) -> None:

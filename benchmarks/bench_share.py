@@ -70,7 +70,7 @@ def test_share_first(race: Callable[..., Any], everyone: Everyone, size: int) ->
 
 
 def _files(data: Array) -> dict[str, Call]:
-    """The limit, ours, and what Python and NumPy have."""
+    """Return the limit, ours, and what Python and NumPy have."""
     path = f"{registry.directory()}/bench-{os.getpid()}"
 
     def raw() -> Call:

@@ -47,7 +47,7 @@ def test_start(race: Callable[..., Any]) -> None:
 
 
 def test_import(race: Callable[..., Any]) -> None:
-    """What ``import sharedarray`` adds to ``import numpy``: at most 20 ms."""
+    """The time that ``import sharedarray`` adds to ``import numpy``: at most 20 ms."""
 
     def importing(*names: str) -> Callable[[], float]:
         *before, last = [f"import {name}" for name in names]

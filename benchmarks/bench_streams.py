@@ -98,7 +98,7 @@ def _stream(
 
 @contextmanager
 def _ring_by_hand(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
-    """What programs write by hand: shared memory, and two semaphores for each consumer."""
+    """Yield a ring of a program's own: shared memory, and two semaphores for each consumer."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = shared_memory.SharedMemory(create=True, size=slots * size)
     places = [np.ndarray((slots, *shape), dtype, memory.buf)]

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common; the measuring itself is `sharedarray._bench`.
+"""The common parts of the benchmarks; the measuring itself is `sharedarray._bench`.
 
 ``pytest benchmarks`` prints the tables. With ``--report DIR`` it stores pytest-benchmark's JSON there, as
 ``results.json``, and writes the report next to it: ``report.md`` and pictures. When that is
@@ -32,7 +32,7 @@ PATIENCE = 1800
 
 
 def human(size: int) -> str:
-    """Bytes for titles: 4 KiB, 64 MiB."""
+    """Return bytes for titles: 4 KiB, 64 MiB."""
     return machine.human(size)
 
 
@@ -112,7 +112,7 @@ class Everyone:
         self.missing = missing
 
     def asked(self, question: str, *args: Any, seconds: float = 0.03) -> dict[str, Callable[[], float]]:
-        """What asks each that has an answer this question, for `Race.run` with ``measured``."""
+        """Return what asks each that has an answer this question, for `Race.run` with ``measured``."""
         return {
             name: functools.partial(host.ask, question, *args, seconds=seconds)
             for name, host in self.there.items()
@@ -128,7 +128,7 @@ class Everyone:
 
 @pytest.fixture(scope="module")
 def everyone(request: pytest.FixtureRequest) -> Iterator[Everyone]:
-    """All contestants that are installed, or those that the module names in ``CONTESTANTS``."""
+    """Provide all contestants that are installed, or those that the module names in ``CONTESTANTS``."""
     names: Iterable[str] = request.module.CONTESTANTS
     with hosts.hosted(names) as (there, missing):
         yield Everyone(there, missing)
@@ -136,7 +136,7 @@ def everyone(request: pytest.FixtureRequest) -> Iterator[Everyone]:
 
 @pytest.fixture(scope="module")
 def stored() -> Iterator[Callable[[int], str]]:
-    """The path of a file in which all contestants find an array of so many bytes; see `tasks.stored`."""
+    """Provide a file in which all contestants find an array of so many bytes; see `tasks.stored`."""
     blocks: dict[int, sa.SharedArray] = {}
 
     def path(size: int) -> str:

@@ -26,7 +26,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def printed(code: str) -> float:
-    """The number that code prints in an interpreter of its own, where this module can be imported.
+    """Return the number that code prints in an interpreter of its own, where this module can be imported.
 
     It may write compiled modules: imports are to be timed as they are from the second time on.
     """

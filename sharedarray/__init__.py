@@ -44,7 +44,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _greenlets     programs in which gevent or eventlet has replaced threads
 #   _thresholds    sizes from which on data is handled in another way, each with its reason
 #   _versions      the versions of other packages that this library registers with
-#   _interrupts    Ctrl-C, deferred until book-keeping is complete
+#   _sigint        Ctrl-C, deferred until book-keeping is complete
 #   _progress      progress bars
 #   _platform      the contract with the operating system, and one module for each system
 #   _spin          polling for a short time before a thread sleeps
@@ -85,7 +85,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _sync          events, semaphores, conditions and barriers by name
 #   _streams       `Stream`: a producer and its consumers, by name
 #   _listing       which blocks exist, and which processes hold them
-#   _family        the process that keeps blocks for the processes that have closed them
+#   _process_tree  the process that keeps blocks for the processes that have closed them
 #   _shareable     the bytes of a `ShareableList`: pure encode and decode
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
 #   _objects       any picklable object in one block
@@ -104,7 +104,7 @@ from importlib import import_module
 from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
-from sharedarray import _interrupts as _interrupts, _picklers as _picklers, integrations as _integrations
+from sharedarray import _picklers as _picklers, _sigint as _sigint, integrations as _integrations
 from sharedarray._array import (
     SharedArray,
     attach,
@@ -268,7 +268,7 @@ _integrations.install()
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        with _interrupts.deferred:  # Ctrl-C would be ignored in some of what Python does at an import
+        with _sigint.deferred:  # Ctrl-C would be ignored in some of what Python does at an import
             value = getattr(_platform.opened(import_module, _LAZY[name]), name)
     elif name == "__version__":
         from importlib.metadata import PackageNotFoundError, version

@@ -30,9 +30,9 @@ from sharedarray import (
     _dtypes as dtypes,
     _errors as errors,
     _header as header,
-    _interrupts as interrupts,
     _registry as registry,
     _segment as segment,
+    _sigint as sigint,
     _versions as versions,
 )
 from sharedarray._group_index import is_group
@@ -201,9 +201,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     @property
     def closed(self) -> bool:
-        """Whether the lease is given up; every view of one attachment tells the same."""
+        """True if the lease is given up; every view of one attachment tells the same."""
         mapping = mapping_of(self)
-        return mapping is not None and mapping.left
+        return mapping is not None and mapping.released
 
     def close(self) -> None:
         """Give up this process's lease on the block; the last holder removes it. Idempotent.
@@ -213,7 +213,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         mapping = mapping_of(self)
         if mapping is not None:
-            mapping.leave()
+            mapping.release()
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the block's name now, persistent or not; processes that hold it keep their memory.
@@ -234,7 +234,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         segment.unlink_mapping(self._mapping("unlink"), missing_ok)
 
     def persist(self, flag: bool = True) -> None:
-        """Have the block outlive its holders until `unlink`, or not any more.
+        """Set whether the block outlives its holders until `unlink`.
 
         Raises
         ------
@@ -310,7 +310,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return ArrayLock(mapping, low, high - low, shared, timeout, id(mapping), self.base)  # type: ignore[no-any-return]
 
     def reference(self) -> Reference:
-        """A small handle on this view, which every pickler sends as it is.
+        """Return a small handle on this view, which every pickler sends as it is.
 
         It keeps nothing alive: a process has to hold the block until the last ``.attach()`` on it.
 
@@ -327,7 +327,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     @property
     def capacity(self) -> int | None:
-        """How many rows an array that was made with ``capacity=`` can have; None for any other array."""
+        """Greatest number of rows of an array with ``capacity=``; None for any other array."""
         mapping = mapping_of(self)
         return None if mapping is None or not _grows(mapping) else growth_of(mapping).capacity
 
@@ -378,12 +378,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         mapping, growth = self._growth("append to")
         self._check_writable(mapping, "append to", growth.writable)
-        if mapping.left:
+        if mapping.released:
             raise errors.BlockClosedError(
                 f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
             )
         given = _rows_of(rows, self)
-        with interrupts.deferred:
+        with sigint.deferred:
             growth.begin(mapping, timeout)
             try:
                 length = growth.length()
@@ -604,7 +604,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return self._follow(mapping, done, timeout)
 
     def _follow(self, mapping: Mapping, done: int, timeout: float | None) -> Iterator[SharedArray]:
-        while not mapping.left:
+        while not mapping.released:
             growth = growth_of(mapping)
             found = growth.wait_longer(mapping, done, timeout)
             self.refresh()
@@ -647,7 +647,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     @property
     def version(self) -> int:
-        """How many versions `update` has published since the array was made."""
+        """Number of versions that `update` has published since the array was made."""
         if (
             getattr(self, "_plan", None) is None
             and versions_of(self._whole("ask for the version of")) is None
@@ -800,7 +800,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return mapping
 
     def _span(self, mapping: Mapping) -> tuple[int, int]:
-        """First byte of this view in its block, and the one behind its last."""
+        """Return the first byte of this view in its block, and the byte behind its last."""
         if self.size == 0:
             return 0, 0
         low = high = offset_of(self, mapping)
@@ -849,7 +849,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         text = super().__repr__()
         if mapping is None or not text.endswith(")"):
             return text
-        state = ", closed" if mapping.left else ""
+        state = ", closed" if mapping.released else ""
         return f"{text[:-1]}, name={mapping.name!r}{state})"
 
     def __str__(self) -> str:
@@ -887,7 +887,7 @@ def _object_text(mapping: Mapping) -> str:
     """Return what an object's handle shows of itself: its bytes are of no use to a reader."""
     from sharedarray._display import human
 
-    state = ", closed" if mapping.left else ""
+    state = ", closed" if mapping.released else ""
     return f"<object {mapping.name!r}, {human(len(mapping))}{state}: sa.get({mapping.name!r}) returns it>"
 
 
@@ -921,11 +921,11 @@ def _grows(mapping: Mapping) -> bool:
 
 
 def _facts(array: SharedArray) -> list[tuple[str, str]]:
-    """What there is to say of an array, in the order in which people ask."""
+    """Return the facts about an array, the most wanted one first."""
     mapping = mapping_of(array)
     name, *others = facts_of_block(mapping, array.nbytes)
     facts = [name, ("shape", str(array.shape)), ("dtype", str(array.dtype)), *others]
-    if mapping is not None and not mapping.left and _grows(mapping):
+    if mapping is not None and not mapping.released and _grows(mapping):
         facts.insert(2, ("capacity", f"{growth_of(mapping).capacity:,} rows"))
     return facts
 
@@ -938,7 +938,7 @@ def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]
     size = f"{human(nbytes)} ({grouped(nbytes)} bytes)"
     if mapping is None:
         return [("name", "none: this memory is not shared"), ("size", size)]
-    if mapping.left:
+    if mapping.released:
         holders = "not known: this process has closed it"
     elif mapping.directory is None:
         holders = "not counted: it is a file, which stays"
@@ -1145,7 +1145,7 @@ def _found_or_made(
     persist: bool,
     file: str | os.PathLike[str] | None,
 ) -> SharedArray:
-    """The array that is there, if it is such a one; a new one where there is none.
+    """Return the array that is there, if it is such a one; a new one where there is none.
 
     Of many that ask at once one makes it, and the others get that one. What others do between our two looks
     sends us round again, so each turn is a turn that another process has taken.
@@ -1214,7 +1214,7 @@ def _check_same(found: SharedArray, layout: header.Layout, grows: bool) -> None:
 
 
 def over(mapping: Mapping, layout: header.Layout) -> SharedArray:
-    """The array that a block's header describes."""
+    """Return the array that a block's header describes."""
     return _new_array(
         SharedArray,
         layout.shape,
@@ -1298,7 +1298,7 @@ def make_growing(
 
 
 def offset_of(view: np.ndarray[Any, Any], mapping: Mapping) -> int:
-    """Byte in the block at which the view's first element is."""
+    """Return the offset in the block of the view's first element."""
     return address_of(view) - (mapping.address or _find_address(mapping))
 
 
@@ -1436,10 +1436,10 @@ def _view(mapping: Mapping, page: bytes) -> SharedArray:
         return over(mapping, layout)
     except errors.HeaderError as error:
         error.next_step = _other_ways(mapping)
-        mapping.leave()
+        mapping.release()
         raise
     except BaseException:
-        mapping.leave()
+        mapping.release()
         raise
 
 
@@ -1518,7 +1518,7 @@ class Living:
         self._closing = threading.Lock()
 
     def add(self, array: SharedArray) -> SharedArray:
-        """Have one more, and return it."""
+        """Add an array, and return it."""
         self._alive.add(_Alive(array, self._alive.discard))
         return array
 

@@ -39,7 +39,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import sharedarray as sa
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 from sharedarray._display import age, block_table, grouped, human, plain
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
@@ -158,7 +158,7 @@ def _add_progress(command: argparse.ArgumentParser) -> None:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; what the demo and the benchmark take is in it only when `argv` asks: they import much."""
+    """Return the parser, with the options of the demo and the benchmark only if `argv` asks for them."""
     parser = argparse.ArgumentParser(
         prog="sharedarray",
         description="See, copy, load and remove NumPy arrays in shared memory.",
@@ -386,13 +386,13 @@ def _cp(args: argparse.Namespace) -> int:
         assert array.segment is not None
         data = array.segment.buf
         _check_target(args.file, target, args.force)
-        with interrupts.deferred:  # between the making of the file and the block that removes it
+        with sigint.deferred:  # between the making of the file and the block that removes it
             handle, temporary = platform.opened(
                 tempfile.mkstemp, ".tmp", ".sharedarray-", os.path.dirname(target)
             )
             try:
                 try:
-                    with interrupts.allowed:
+                    with sigint.allowed:
                         _write(
                             handle,
                             data,
@@ -547,7 +547,7 @@ def _by_name() -> dict[str, sa.BlockInfo]:
 
 
 def _find(name: str, blocks: Mapping[str, sa.BlockInfo]) -> sa.BlockInfo:
-    """The block of that name; attaching says best why there is none."""
+    """Return the block of that name; attaching says best why there is none."""
     if name in blocks:
         return blocks[name]
     with sa.Segment.attach(name, "r"):
@@ -561,7 +561,7 @@ def _find(name: str, blocks: Mapping[str, sa.BlockInfo]) -> sa.BlockInfo:
 
 
 def _chosen(names: Iterable[str]) -> tuple[list[sa.BlockInfo], int]:
-    """The blocks of those names, and the exit code; what is missing is told, and passed over."""
+    """Return the blocks of those names, and the exit code; what is missing is told, and passed over."""
     blocks, found, status = _by_name(), [], 0
     for name in dict.fromkeys(names):
         try:
@@ -722,7 +722,7 @@ def _fail(error: sa.SharedArrayError | OSError) -> int:
 
 
 def _is_broken_pipe(error: Exception) -> bool:
-    """Whether this tells that the reader of stdout has gone; some systems call it an invalid argument."""
+    """Return whether an error says that the reader of stdout has gone, as far as the system tells."""
     if not isinstance(error, OSError) or error.errno != errno.EINVAL or sys.stdout is None:
         return isinstance(error, BrokenPipeError)
     with contextlib.suppress(OSError, ValueError):

@@ -16,8 +16,8 @@ The words are looked at through a mapping of their own, which refers to nothing:
 refers to must not refer back to it, or the block would not be freed with its last view. For the same reason
 nothing that a page refers to refers to the page.
 
-A page may be left while other threads use it: they wait, or have its turn. Leaving wakes those that wait,
-which raise `BlockClosedError`. The last thread that ends its use gives up the parties and the handle.
+A page may be released while other threads use it: they wait, or have its turn. The release wakes those that
+wait, which raise `BlockClosedError`. The last thread that ends its use gives up the parties and the handle.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any, Protocol, TypeVar
 
 from sharedarray import (
     _errors as errors,
-    _interrupts as interrupts,
     _registry as registry,
     _segment as segment,
+    _sigint as sigint,
 )
 from sharedarray._clock import time
 from sharedarray._platform import platform
@@ -95,9 +95,9 @@ class ControlPage:
     writable : bool
         Whether this process may write them.
     handle : int
-        A handle on the block, to lock it by; -1 once the page is left and no thread uses it.
+        A handle on the block, to lock it by; -1 once the page is released and no thread uses it.
     usable : bool
-        Whether the attachment is not left, and no fork has come in between: a child makes its own page.
+        Whether the attachment is not released, and no fork has come in between: a child makes its own page.
     turn : RLock
         Held by the thread that has the turn.
     """
@@ -127,7 +127,9 @@ class ControlPage:
         self._sleepers = memoryview(self.memory)[start + _ASLEEP * 8 : start + (_ASLEEP + PARTIES) * 8]
         self.turn: Any = threading.RLock()
         self._woken: dict[int, int] = {}  # the token of the last sleep of each party that was ended from here
-        self._changing = threading.RLock()  # held while the uses are counted; a finalizer may call `left`
+        self._changing = (
+            threading.RLock()
+        )  # held while the uses are counted; a finalizer may call `on_release`
         self._uses = 0  # how many calls need the handle
         self._stopped = False
         self._idle: list[Party] = []
@@ -154,14 +156,14 @@ class ControlPage:
         Raises
         ------
         BlockClosedError
-            The page is left.
+            The page is released.
         """
         with self._changing:
             self.check_usable()
             self._uses += 1
 
     def end_use(self) -> None:
-        """End a use. The last one of a page that is left gives up the parties and the handle."""
+        """End a use. The last one of a page that is released gives up the parties and the handle."""
         with self._changing:
             self._uses -= 1
             if self._uses or self.usable or self.handle < 0:
@@ -172,12 +174,12 @@ class ControlPage:
         for party in parties:
             for words in (STATE, _ASLEEP, _PID):
                 self.words[words + party.index] = 0
-            party.waker.leave()
+            party.waker.release()
         segment.guarded_close(handle)
         self.closed()
 
     def check_usable(self) -> None:
-        """Raise `BlockClosedError` if the page is left, or is about to be."""
+        """Raise `BlockClosedError` if the page is released, or is about to be."""
         if self._stopped or not self.usable:
             raise errors.BlockClosedError(
                 f"{self.name!r} is closed", name=self.name, next_step="attach to it again"
@@ -196,7 +198,7 @@ class ControlPage:
         """Become one more party; return None if there can be no more. To be called during a use."""
         if not self.writable:
             return None
-        with interrupts.deferred:
+        with sigint.deferred:
             try:
                 waker = Waker(self.handle, self._pid_of, self._place)
             except FileNotFoundError:  # not every system opens a file again that has lost its name
@@ -210,9 +212,9 @@ class ControlPage:
                         self._all.append(party)
                         return party
             except BaseException:
-                waker.leave()
+                waker.release()
                 raise
-            waker.leave()
+            waker.release()
         return None
 
     def alive(self, index: int) -> bool:
@@ -244,7 +246,7 @@ class ControlPage:
         self.fence()
         if self.all_awake() or not self.writable:
             return
-        with interrupts.deferred:
+        with sigint.deferred:
             party = self.take_party()
             if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
                 try:
@@ -266,7 +268,7 @@ class ControlPage:
                 party.waker.wake(_FIRST + index)
 
     def take_party(self) -> Party | None:
-        """Return a party that no other thread uses; None if there can be no more, or the page is left.
+        """Return a party that no other thread uses; None if there can be no more, or the page is released.
 
         To be called in a deferred block. See `give_back_party`.
         """
@@ -315,14 +317,14 @@ class ControlPage:
         Raises
         ------
         BlockClosedError
-            The page is left, before the wait or during it.
+            The page is released, before the wait or during it.
         """
         end = deadline_after(timeout)
         begun = -1.0
-        with interrupts.deferred:
+        with sigint.deferred:
             self.begin_use()
             try:
-                with interrupts.allowed:
+                with sigint.allowed:
                     if found := there():
                         return found
                     begun = time.perf_counter()
@@ -339,10 +341,10 @@ class ControlPage:
     ) -> Any:
         party = self.take_party()
         if party is None:
-            with interrupts.allowed:
+            with sigint.allowed:
                 return self._poll(there, end)
         try:
-            with interrupts.allowed:
+            with sigint.allowed:
                 return self._sleep(party, there, end, watched)
         finally:
             self.words[_ASLEEP + party.index] = 0
@@ -360,12 +362,12 @@ class ControlPage:
             self.fence()
             found = there()
             if not found:
-                self.check_usable()  # if it is left from here on, this party is woken
-            left = seconds_until(end)
-            if found or left == 0:
+                self.check_usable()  # if it is released from here on, this party is woken
+            remaining = seconds_until(end)
+            if found or remaining == 0:
                 return found
             others = [_FIRST + index for index in watched() if index != party.index][:62]
-            waker.wait(others, _UNWOKEN if left is None else min(left, _UNWOKEN))
+            waker.wait(others, _UNWOKEN if remaining is None else min(remaining, _UNWOKEN))
             if found := there():
                 return found
 
@@ -373,29 +375,29 @@ class ControlPage:
         pause, longest = _POLL
         while not (found := there()):
             self.check_usable()
-            left = seconds_until(end)
-            if left == 0:
+            remaining = seconds_until(end)
+            if remaining == 0:
                 return found
-            time.sleep(pause if left is None else min(pause, left))
+            time.sleep(pause if remaining is None else min(pause, remaining))
             pause = min(2 * pause, longest)
         return found
 
     # -- locks ----------------------------------------------------------------------------------------
 
     def take_turn(self, byte: int, timeout: float | None) -> bool:
-        """Be the only thread of all processes that has the turn of a byte; return False if time is over.
+        """Lock the turn of a byte against all other threads and processes; return False at the deadline.
 
         To be called in a deferred block: Ctrl-C breaks off the wait alone. See `end_turn`.
 
         Raises
         ------
         BlockClosedError
-            The page is left.
+            The page is released.
         """
         end = deadline_after(timeout)
         self.begin_use()
         try:
-            with interrupts.allowed:
+            with sigint.allowed:
                 if self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                     if self.lock(byte, end):
                         self.check_usable()
@@ -426,32 +428,32 @@ class ControlPage:
             return platform.lock(self.handle, byte, 1, shared=False, wait=True)
         pause = 0.0002
         while not platform.lock(self.handle, byte, 1, shared=False, wait=False):
-            left = seconds_until(end)
-            if not left:
+            remaining = seconds_until(end)
+            if not remaining:
                 return False
-            time.sleep(min(pause, left))
+            time.sleep(min(pause, remaining))
             pause = min(2 * pause, 0.005)
         return True
 
-    def left(self, mapping: Mapping | None = None) -> None:
-        """Give up all, since the attachment is left; threads that use the page give up the rest."""
+    def on_release(self, mapping: Mapping | None = None) -> None:
+        """Give up all, since the attachment is released; threads that use the page give up the rest."""
         if not self.usable:  # as in a forked child, where the locks may be taken for ever
             return
-        with interrupts.deferred:
-            if self._begin_leaving():
+        with sigint.deferred:
+            if self._begin_release():
                 try:
-                    self.leaving()
+                    self.before_release()
                     self.stop_waits()
                 finally:
                     self.end_use()
 
-    def _begin_leaving(self) -> bool:
+    def _begin_release(self) -> bool:
         with self._changing:
             found, self.usable = self.usable, False
             self._uses += found
         return found  # or another thread was faster
 
-    def leaving(self) -> None:
+    def before_release(self) -> None:
         """Do what is to be done before the parties are given up."""
 
     def closed(self) -> None:
@@ -459,11 +461,11 @@ class ControlPage:
 
 
 class Usable(Protocol):
-    """What a process makes once for each attachment; see `made_once`."""
+    """An object that a process makes once for each attachment; see `made_once`."""
 
     @property
     def usable(self) -> bool:
-        """Whether the attachment is not left, and no fork has come in between."""
+        """True if the attachment is not released, and no fork has come in between."""
 
 
 _Made = TypeVar("_Made", bound=Usable)
@@ -506,9 +508,9 @@ platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
 
 
 @at_process_end
-def leave_all() -> None:
+def release_all() -> None:
     """Give up all parties: at the end of a process, so that its end is none in the midst of something."""
     for reference in _pages[:]:
         page = reference()
         if page is not None:
-            page.left()
+            page.on_release()

@@ -615,7 +615,7 @@ def _is_such(
 ) -> bool:
     """Return whether a shared array is what was asked for, so that no copy is needed."""
     mapping = mapping_of(array)
-    if mapping is None or mapping.left:
+    if mapping is None or mapping.released:
         return False
     if dtype is not None and _sized(as_dtype(dtype), np.empty(0, array.dtype)) != array.dtype:
         return False
@@ -737,14 +737,14 @@ def _unwrapped(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def _sized(dtype: np.dtype[Any], source: np.ndarray[Any, Any]) -> np.dtype[Any]:
-    """A dtype such as ``str`` or ``'datetime64'``, with the size or unit that the data needs."""
+    """Return a dtype such as ``str`` or ``'datetime64'``, with the size or unit that the data needs."""
     if dtype.itemsize and dtype not in ("M8", "m8"):
         return dtype
     return source[:0].astype(dtype).dtype if source.dtype == dtype else source.astype(dtype).dtype
 
 
 def _bytes(layout: np.ndarray[Any, Any]) -> memoryview:
-    """The bytes of a C-contiguous array, whatever its dtype."""
+    """Return the bytes of a C-contiguous array, whatever its dtype."""
     if layout.nbytes == 0:
         return memoryview(b"")
     return layout.reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""What groups are made of, and what is made of them: npz files, frames, datasets, safetensors files.
+"""Conversions to and from groups: npz files, frames, datasets, safetensors files.
 
 Nothing is imported that the program has not imported itself, except for what a ``to_`` method makes.
 

@@ -1,4 +1,4 @@
-"""How a dtype travels: as NumPy's short text if that text gives back the very same dtype, else as itself.
+"""The form in which a dtype travels: NumPy's short text if it gives back the same dtype, else itself.
 
 The text of `numpy.dtype.str` does not name everything. It has no metadata (h5py's enums), no fields and no
 scalar class (`numpy.record`). For the types of other packages it names another dtype: ``<V2`` for bfloat16.

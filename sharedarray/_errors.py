@@ -80,7 +80,7 @@ class SharedArrayError(Exception):
     Attributes
     ----------
     message, name, found, expected, cause, next_step
-        The parameters; None where unknown.
+        The parameters; None if unknown.
     """
 
     _errno: int | None = None  # of those that are an OSError too
@@ -152,7 +152,7 @@ class NotOursError(SharedArrayError, PermissionError):
 
 
 class UnsupportedError(SharedArrayError, NotImplementedError):
-    """What was asked for is not to be had on this system; the README's table of platforms says why."""
+    """The system does not support the request; the page on platforms says why."""
 
 
 class HeaderError(SharedArrayError, ValueError):

@@ -159,7 +159,7 @@ class FileLock(Lock):
         hold.close()
 
     def _current(self, hold: Hold) -> bool:
-        """Whether the path still leads to what is locked."""
+        """Return whether the path still leads to what is locked."""
         if not isinstance(self._file, str):
             return True
         return platform.leads_to(self._file, hold.handle)

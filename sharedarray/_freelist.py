@@ -11,8 +11,8 @@ its file and its mapping for a moment when its last view goes. The next block of
     close() ─▶ leave ─▶ rename ─▶ alone? ─▶ CLOSED
 
 **A free block has no name by which it can be attached.** The kernel refuses to link a file that has lost its
-last name. So a free block is renamed, not removed. Its name is a token in the registry: that of a reference
-with no grace period. If this process ends, the janitor removes the token at once, and so do the janitors of
+last name. So a free block is renamed, not removed. Its name is a pin in the registry: that of a reference
+with no grace period. If this process ends, the janitor removes the pin at once, and so do the janitors of
 older versions of this library. No record and no listing tells of a free block.
 
 **No process can see new data in an old block.** `platform.exclusive` asks the kernel whether any other open
@@ -101,7 +101,7 @@ class FreeBlock:
         Its open file.
     directory
         Where it was.
-    token
+    pin_file
         The path of its only name.
     size
         Bytes of the file.
@@ -128,11 +128,11 @@ class FreeBlock:
         "handle",
         "mapping",
         "names",
+        "pin_file",
         "populated",
         "since",
         "size",
         "target",
-        "token",
     )
 
     def __init__(
@@ -148,7 +148,7 @@ class FreeBlock:
     ) -> None:
         self.handle = handle
         self.directory = directory
-        self.token = registry.token_path(directory, registry.free_token(inode))
+        self.pin_file = registry.pin_path(directory, registry.free_pin(inode))
         self.size = size
         self.names = names
         self.generation = generation
@@ -164,7 +164,7 @@ class FreeBlock:
         mapping, self.mapping = self.mapping, None
         if _state.pid == os.getpid():  # or the name is that of a parent, which has forked by native code
             with contextlib.suppress(OSError):  # then the janitor removes it
-                platform.remove(self.token)
+                platform.remove(self.pin_file)
         if mapping is not None:
             with contextlib.suppress(BufferError):
                 mmap.mmap.close(mapping)
@@ -434,7 +434,7 @@ def _suits(block: FreeBlock, directory: str, size: int, name: str | None) -> boo
         block.mapping is not None
         and block.directory == directory
         and is_current(block.generation)
-        and block.token.startswith(f"{registry.registry_of(directory)}/")  # of the same user
+        and block.pin_file.startswith(f"{registry.registry_of(directory)}/")  # of the same user
         and _SMALLER * size <= block.size <= _LARGER * size
         and name not in block.names
     )
@@ -470,7 +470,7 @@ def _free_memory() -> int | None:
 
 
 def _start() -> bool:
-    """Start the thread; return False where there can be none."""
+    """Start the thread; return False if there can be none."""
     watcher = _state.watcher = _Watcher()
     try:
         greenlets.start_thread(watcher.run)

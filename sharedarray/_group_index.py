@@ -67,7 +67,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a group's index says.
+    """The decoded index of a group.
 
     Attributes
     ----------

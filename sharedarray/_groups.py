@@ -73,7 +73,7 @@ class Group(Mapping[str, SharedArray]):
     Attributes
     ----------
     name : str or None
-        The block's name, or the path of a file; None where the memory is not shared (what plain `pickle`
+        The block's name, or the path of a file; None if the memory is not shared (what plain `pickle`
         has loaded).
     mode : {'r', 'r+', 'c'} or None
         How the block is mapped, as for a `SharedArray`.
@@ -190,13 +190,13 @@ class Group(Mapping[str, SharedArray]):
 
     @property
     def name(self) -> str | None:
-        """The block's name, or the file's path; None where the memory is not shared."""
+        """The block's name, or the file's path; None if the memory is not shared."""
         mapping = mapping_of(self._bytes)
         return None if mapping is None else mapping.name
 
     @property
     def mode(self) -> Mode | None:
-        """'r', 'r+' or 'c'; None where the memory is not shared."""
+        """'r', 'r+' or 'c'; None if the memory is not shared."""
         mapping = mapping_of(self._bytes)
         return None if mapping is None else mapping.mode
 
@@ -217,15 +217,15 @@ class Group(Mapping[str, SharedArray]):
 
     @property
     def segment(self) -> Segment | None:
-        """The block below, None where the memory is not shared."""
+        """The block below, None if the memory is not shared."""
         mapping = mapping_of(self._bytes)
         return None if mapping is None else Segment(mapping, self._bytes)
 
     @property
     def closed(self) -> bool:
-        """Whether the lease is given up."""
+        """True if the lease is given up."""
         mapping = mapping_of(self._bytes)
-        return mapping is not None and mapping.left
+        return mapping is not None and mapping.released
 
     def close(self) -> None:
         """Give up this process's lease on the block; the last holder removes it. Idempotent.
@@ -234,7 +234,7 @@ class Group(Mapping[str, SharedArray]):
         """
         mapping = mapping_of(self._bytes)
         if mapping is not None:
-            mapping.leave()
+            mapping.release()
 
     def unlink(self) -> None:
         """Remove the block's name now, persistent or not; processes that hold it keep their memory.
@@ -270,7 +270,7 @@ class Group(Mapping[str, SharedArray]):
 
     @property
     def version(self) -> int:
-        """How many versions `update` has published since the group was made."""
+        """Number of versions that `update` has published since the group was made."""
         versions = versions_of(self._mapping("ask for the version"))
         return 0 if versions is None else versions.version
 
@@ -374,7 +374,7 @@ class Group(Mapping[str, SharedArray]):
         return mapping
 
     def _data(self) -> SharedArray:
-        """All bytes of the block behind its NPY page, which is what `attach` would find in them."""
+        """Return all bytes of the block behind its NPY page, which is what `attach` would find in them."""
         return _new_array(SharedArray, len(self._bytes) - header.PAGE, np.uint8, self._bytes, header.PAGE)
 
     # -- copies, and other libraries ------------------------------------------------------------------
@@ -438,7 +438,7 @@ class Group(Mapping[str, SharedArray]):
         return "\n".join([head, *lines])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, and each member, folded away, as xarray shows a dataset."""
+        """Return HTML for a notebook: the facts, and each member, folded away, as xarray shows a dataset."""
         from sharedarray._display import dataset
 
         mapping = mapping_of(self._bytes)
@@ -817,10 +817,10 @@ def _open_any(mapping: Attachment) -> Group | str:
     except errors.HeaderError:
         found = None
     except BaseException:
-        mapping.leave()
+        mapping.release()
         raise
     if found is None:
-        mapping.leave()
+        mapping.release()
     return "no group" if found is None else found
 
 

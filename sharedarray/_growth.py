@@ -38,7 +38,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import _errors as errors, _header as header, _interrupts as interrupts, _segment as segment
+from sharedarray import _errors as errors, _header as header, _segment as segment, _sigint as sigint
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
 from sharedarray._header import DIGITS, PAGE, Layout
 from sharedarray._platform import platform
@@ -173,7 +173,7 @@ def set_length(array: _Array, length: int) -> None:
 
 
 class Growth(ControlPage):
-    """How one attachment grows.
+    """The growth of one attachment.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ class Growth(ControlPage):
 
     def lengthen(self, array: _Array, length: int) -> None:
         """Set the length of an array, unless another thread has set a longer one."""
-        with interrupts.deferred, self._lengthening:
+        with sigint.deferred, self._lengthening:
             if length > len(array):
                 set_length(array, length)
 
@@ -261,7 +261,7 @@ class Growth(ControlPage):
     # -- appending ------------------------------------------------------------------------------------
 
     def begin(self, mapping: Mapping, timeout: float | None) -> None:
-        """Be the only appender until `end`; to be called in a deferred block.
+        """Become the only appender until `end`; to be called in a deferred block.
 
         Raises
         ------
@@ -350,7 +350,7 @@ class Growth(ControlPage):
         self.fence()
         self.words[_CARRY] = 0
 
-    def leaving(self) -> None:
+    def before_release(self) -> None:
         """Tell those who wait that this process appends no more."""
         if self._appender is not None:
             self.words[STATE + self._appender.index] = 0

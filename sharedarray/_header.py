@@ -6,7 +6,7 @@ r"""The header page: an NPY header that fills whole pages.
          \x93NUMPY    major  minor  length, LE  {'descr': …, 'shape': …, }   spaces   \n    data
 
 The format is NumPy's own (``numpy.lib.format``, NEP 1): version 1.0 with a 2-byte length, 2.0 with a
-4-byte one where the dict needs it, 3.0 where field names are not Latin-1. Nothing of ours is in it; only
+4-byte one where the dict needs it, 3.0 if field names are not Latin-1. Nothing of ours is in it; only
 the padding is longer than `numpy.save`'s, so that the data starts on a page.
 
 `encode` and `decode` are pure functions over bytes. A header is data from outside: it is parsed as a
@@ -74,7 +74,7 @@ _DEEPEST = 40  # brackets in brackets; each level of a nested dtype takes two
 
 
 class Layout(NamedTuple):
-    """What a header says.
+    """The decoded fields of a header.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ def describe(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> 
 
 @lru_cache(64)
 def encode(dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> bytes:
-    """The header page, or pages, for an array.
+    """Return the header page, or pages, for an array.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ _known: dict[bytes, tuple[bytes, Layout]] = {}
 
 
 def decode(page: bytes, size: int, *, name: str, more: Any = None) -> Layout:
-    """What a block's header says, checked against the block's size.
+    """Decode a block's header, and check it against the block's size.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def decode(page: bytes, size: int, *, name: str, more: Any = None) -> Layout:
 
 
 class _Bad(Exception):
-    """Why bytes are no header: what is there, and what should be."""
+    """The reason why bytes are no header: the found and the expected value."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(found, expected)
@@ -289,7 +289,7 @@ class _Bad(Exception):
 
 
 def _length(page: bytes, size: int) -> int:
-    """Bytes of the header, padding included."""
+    """Return bytes of the header, padding included."""
     if page[:6] != MAGIC:
         raise _Bad(f"bytes that start with {page[:6]!r}", f"{MAGIC!r}")
     version = page[6:8]
@@ -325,7 +325,7 @@ def understand(text: str, name: str) -> Layout:
 
 
 def _parse(header: bytes, length: int) -> Layout:
-    """The layout in a header without its padding; `length` is with it."""
+    """Return the layout in a header without its padding; `length` is with it."""
     body = header[10 if header[6] == 1 else 12 :]
     return _read_dict(body, "utf-8" if header[6] == 3 else "latin1", length)
 
@@ -367,7 +367,7 @@ def _literal(body: bytes, encoding: str) -> tuple[Any, Any, Any]:
 
 
 def _is_plain_data(body: bytes) -> bool:
-    """Whether a literal has no operators and no deep nesting, on which a parser runs out of stack."""
+    """Return whether a literal has no operators and no deep nesting, on which a parser runs out of stack."""
     if re.fullmatch(_LITERALS, body) is None:
         return False
     depth = 0
@@ -393,7 +393,7 @@ def _dtype(descr: Any) -> np.dtype[Any]:
 
 
 def _within(dtype: np.dtype[Any]) -> bool:
-    """Whether every field lies in its element, and none has a negative size, as NumPy 1 lets them."""
+    """Return whether every field lies in its element, and none has a negative size, as NumPy 1 lets them."""
     return dtype.itemsize >= 0 and all(
         offset >= 0 and offset + field.itemsize <= dtype.itemsize and _within(field.base)
         for field, offset, *_ in (dtype.fields or {}).values()

@@ -1,4 +1,4 @@
-"""What was probably meant by a wrong name, or by another object in the place of a name."""
+"""Suggestions for a wrong name, or for another object in the place of a name."""
 
 from __future__ import annotations
 

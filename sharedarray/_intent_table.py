@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from sharedarray import _damage as damage, _interrupts as interrupts
+from sharedarray import _damage as damage, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._sizes import exact
@@ -40,7 +40,7 @@ _PATIENCE = 1000  # looks at an intent that is just being written
 
 
 def identity(device: int, inode: int, born: int) -> int:
-    """The key of a file: 64 bits that the next file with its inode does not have."""
+    """Return the key of a file: 64 bits that the next file with its inode does not have."""
     mixed = (device * 0x9E3779B97F4A7C15 + inode) * 0xD6E8FEB86659FD93 + born
     return (mixed & 0xFFFFFFFFFFFFFFFF) or 1
 
@@ -76,7 +76,7 @@ def _read(words: memoryview, at: int) -> tuple[int, int, int]:
 
 
 class DamagedTableError(Exception):
-    """What stands in the table's place cannot be one."""
+    """The file at the table's path cannot be a table."""
 
     def __init__(self, found: str, inode: int | None) -> None:
         super().__init__(found)
@@ -198,7 +198,7 @@ class Table:
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        with interrupts.deferred, self._lock:  # the wait as well: it lasts a moment only
+        with sigint.deferred, self._lock:  # the wait as well: it lasts a moment only
             platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
             try:
                 self._correct()
@@ -263,7 +263,7 @@ class Table:
         return None
 
     def _reach(self, number: int) -> None:
-        """Have the slot of this number, in the table and in what is mapped."""
+        """Extend the table and its mapping so that the slot of this number exists."""
         if number > self._slots:
             size = (number + 1) * SLOT
             if platform.status(self._handle).size < size:
@@ -351,13 +351,13 @@ class Table:
     # -- writers that wait ----------------------------------------------------------------------------
 
     def wait(self, at: int, key: int, start: int, end: int) -> None:
-        """Have readers let this process go first to these bytes, until `go`; it has claimed the slot."""
+        """Make readers wait for this process on these bytes until `go`. The process has claimed the slot."""
         prepare(self.words, at, key, start, end)
         self.words[at + _SINCE] = time.monotonic_ns()
         self.words[hint_of(key)] = 1
 
     def go(self, at: int) -> None:
-        """Have readers let this process go first no more."""
+        """Let readers go on that wait for this process."""
         self.words[at + _SINCE] = 0
 
     def ahead(self, key: int, start: int, end: int) -> list[Waiting]:

@@ -58,7 +58,7 @@ from __future__ import annotations
 import atexit
 import threading
 
-from sharedarray import _damage as damage, _interrupts as interrupts
+from sharedarray import _damage as damage, _sigint as sigint
 from sharedarray._intent_table import (
     COUNT as COUNT,
     NAME as NAME,
@@ -93,7 +93,7 @@ _MOST_TABLES = 16  # that a process has open, besides those of which it uses a s
 
 def sweep(folder: str) -> None:
     """Tidy up the table of a registry, if it has one."""
-    with interrupts.deferred, _guard:
+    with sigint.deferred, _guard:
         try:
             found = Table.find(folder)
         except FileNotFoundError:
@@ -140,11 +140,11 @@ _tables: dict[str, Table] = {}  # by registry
 
 
 def table(folder: str) -> Table:
-    """The table of a registry, open until the process ends; `FileNotFoundError` without a registry."""
+    """Return the table of a registry, open until the process ends; `FileNotFoundError` without a registry."""
     found = _tables.get(folder)
     if found is not None and found.sound():
         return found
-    with interrupts.deferred, _guard:
+    with sigint.deferred, _guard:
         found = _tables.pop(folder, None)
         if found is not None and not found.sound():
             found.close()
@@ -155,7 +155,7 @@ def table(folder: str) -> Table:
 
 def claim(folder: str, path: str) -> tuple[Table, int]:
     """Claim a slot for intents on the file at `path`; return the table of the registry, and the slot."""
-    with interrupts.deferred, _guard:  # or it might be closed as unused in between
+    with sigint.deferred, _guard:  # or it might be closed as unused in between
         if folder not in _tables and len(_tables) >= _MOST_TABLES:
             _close_unused()
         found = table(folder)
@@ -171,7 +171,7 @@ def _close_unused() -> None:
 
 
 def before_fork() -> None:
-    """Have no table half open in the child. Who holds this lock may still want the segments' one."""
+    """Lock the tables, so that a child has none half open. The segments' lock may be taken inside."""
     _guard.acquire()
 
 
@@ -188,7 +188,7 @@ def after_fork_in_child() -> None:
     _guard.release()
 
 
-def _leave_all() -> None:
+def _release_all() -> None:
     """Remove each table that no process needs, at the interpreter's end."""
     with _guard:
         while _tables:
@@ -204,4 +204,4 @@ def _leave(folder: str, found: Table) -> None:
         pass  # another process will
 
 
-atexit.register(_leave_all)
+atexit.register(_release_all)

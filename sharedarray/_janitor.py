@@ -112,7 +112,7 @@ class _Connection:
         self.looked = time.monotonic()
 
     def stands(self) -> bool:
-        """Whether the janitor at the other end is, or is about to be, there."""
+        """Return whether the janitor at the other end is, or is about to be, there."""
         self.looked = time.monotonic()
         try:
             while said := self._socket.recv(WELCOME):
@@ -161,7 +161,7 @@ _state = _State()
 
 
 def ensure(directory: str, *, strict: bool = True) -> None:
-    """Have this process's blocks in `directory` watched.
+    """Make sure that a janitor watches this process's blocks in `directory`.
 
     Called after a record is written, and, not `strict`, when a block is attached. A maker must look at its
     connection every time, or a janitor that ends could miss the record. An attacher may believe one that
@@ -337,8 +337,8 @@ def _free_path(path: str) -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Have what is started here not hear SIGINT until it says so."""
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT for a process that is started in the ``with`` statement."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -382,7 +382,7 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
     from sharedarray import _interpreter as interpreter
 
     # Ctrl-C in a terminal reaches it as well, until it is in a session of its own.
-    with _interrupts_blocked(), platform.standard_streams(), interpreter.undebugged():
+    with _signals_blocked(), platform.standard_streams(), interpreter.undebugged():
         try:
             program = subprocess.Popen(
                 command,
@@ -498,7 +498,7 @@ def _reap_unwatched() -> None:
 
 @contextmanager
 def _short_path(folder: str) -> Iterator[str]:
-    """A path of the socket that fits its 107 bytes, however long the directory's is."""
+    """Provide a path of the socket of at most 107 bytes, however long the directory's path is."""
     handle = platform.opened(os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield (

@@ -93,7 +93,7 @@ class _Janitor:
                 return
 
     def _pause(self) -> float:
-        """Milliseconds until there is something to do."""
+        """Return the milliseconds until there is something to do."""
         now = time.monotonic()
         times = [] if self.next_look is None else [self.next_look]
         if self.idle_since is not None:

@@ -36,9 +36,9 @@ class BlockInfo:
         'array', 'group' (a `Group`), 'stream', 'object' (of `put`), 'bytes' (a `Segment`), 'memory' (a
         `SharedMemory`), 'list' (a `ShareableList`), 'event', 'semaphore', 'condition' or 'barrier'.
     shape : tuple of int or None
-        Lengths of the axes; None where the bytes are no array.
+        Lengths of the axes; None if the bytes are no array.
     dtype : numpy.dtype or None
-        Type of the elements; None where the bytes are no array.
+        Type of the elements; None if the bytes are no array.
     order : {'C', 'F'} or None
         Which axis varies fastest: the last, or the first.
     size : int
@@ -59,8 +59,8 @@ class BlockInfo:
     references : int
         References to it that are on their way.
     keeper : int or None
-        Pid of a process because of which it stays even if no process holds it: one of its maker's family, or
-        the `SharedMemoryManager` that owns it.
+        Pid of a process because of which it stays even if no process holds it: one of its maker's process
+        tree, or the `SharedMemoryManager` that owns it.
     members : dict or None
         Of a group, the shape and the dtype of each member by name, as `sharedarray.group` takes them.
     stream : StreamStatus or None
@@ -175,8 +175,8 @@ def blocks() -> BlockList:
     directory = registry.directory()
     registry.warn_of_disk(directory)
     waiting: dict[int, int] = {}
-    for token in registry.tokens(directory):
-        waiting[token.inode] = waiting.get(token.inode, 0) + 1
+    for pin in registry.pins(directory):
+        waiting[pin.inode] = waiting.get(pin.inode, 0) + 1
     found = []
     for name, inode, record in registry.records(directory):
         looked = None if record is None else _look(directory, name, inode, record.kind)
@@ -216,7 +216,7 @@ def blocks() -> BlockList:
 
 
 def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] | None:
-    """Status, layout, members, stream and whether it has a holder; None if the name leads elsewhere."""
+    """Return status, layout, members, stream and whether it has a holder; None if it is another block."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
     except errors.LimitError:

@@ -13,12 +13,12 @@ from typing import Any
 from sharedarray import (
     _errors as errors,
     _intents as intents,
-    _interrupts as interrupts,
     _registry as registry,
     _requirements as requirements,
+    _sigint as sigint,
 )
 from sharedarray._platform import platform
-from sharedarray._segment import Mapping, guarded_close, guarded_open_file, on_leave, out_of_memory
+from sharedarray._segment import Mapping, guarded_close, guarded_open_file, on_release, out_of_memory
 
 MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
 IDLE = 0  # in place of a thread's number
@@ -67,7 +67,7 @@ class Hold:
 
     def close(self) -> None:
         """Free what is locked; an intent that was not taken away stays."""
-        with interrupts.deferred:
+        with sigint.deferred:
             handle, self.handle = self.handle, -1
             found = all_holds.get(handle)
             if found is not None and found[0]() is self:  # and not closed as lost, in a collection
@@ -77,12 +77,12 @@ class Hold:
                     self.thread = IDLE
                 _close(handle)
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         # In a forked child this may run before the child knows that it is one.
         if self.handle >= 0 and self._pid == os.getpid():
             held = self.thread != IDLE
-            interrupts.finalize(self.close)
+            sigint.finalize(self.close)
             if held:
                 warnings.warn(
                     "a lock was dropped while it was held: its bytes are free, and their write intent stays",
@@ -104,17 +104,17 @@ def _close(handle: int) -> None:
         table.give_back(at)
 
 
-@interrupts.finalizer
+@sigint.finalizer
 def _close_lost(handle: int, pid: int, reference: object) -> None:
     """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
     if handle in all_holds and all_holds[handle][0] is reference and pid == os.getpid():
-        interrupts.finalize(_close, handle)
+        sigint.finalize(_close, handle)
 
 
 def close_all_lost() -> bool:
     """Close what even so is still open; whether there was any."""
     lost = [handle for handle, (reference, _, _) in all_holds.copy().items() if reference() is None]
-    with interrupts.deferred:
+    with sigint.deferred:
         for handle in lost:
             _close(handle)
     return bool(lost)
@@ -153,12 +153,12 @@ def _close_idle(mapping: Mapping) -> None:
         hold.close()
 
 
-on_leave.append(_close_idle)
+on_release.append(_close_idle)
 
 
 def tidy(mapping: Mapping) -> None:
     """Close idle holds that are too many, or of an array that has been closed meanwhile."""
-    if mapping.left:
+    if mapping.released:
         _close_idle(mapping)
     while len(idle_holds) > MOST_IDLE:
         try:
@@ -169,8 +169,8 @@ def tidy(mapping: Mapping) -> None:
 
 
 def hold_of_file(file: Any) -> Hold:
-    """A hold on an open file, a descriptor, or what is at a path, which is made where there is nothing."""
-    with interrupts.deferred:
+    """Return a hold on an open file, a descriptor, or the file at a path, which is created if missing."""
+    with sigint.deferred:
         while True:
             try:
                 handle = guarded_open_file(file if isinstance(file, str) else _descriptor(file))
@@ -195,7 +195,7 @@ def _descriptor(file: Any) -> int:
 
 
 def _disown() -> None:
-    """Have no holds any more: a forked child's are the parent's, and the end of a process ends its own."""
+    """Forget all holds: those of a forked child are its parent's, and the end of a process ends its own."""
     idle_holds.clear()
     for hold in open_holds():
         hold.handle = -1

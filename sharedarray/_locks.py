@@ -40,9 +40,9 @@ import numpy as np
 from sharedarray import (
     _errors as errors,
     _intents as intents,
-    _interrupts as interrupts,
     _registry as registry,
     _requirements as requirements,
+    _sigint as sigint,
 )
 from sharedarray._clock import check_timeout, time
 from sharedarray._lock_holds import (
@@ -197,7 +197,7 @@ class Lock:
         self._give(True)
 
     def locked(self) -> bool:
-        """Whether this object holds the lock, in this process."""
+        """Return whether this object holds the lock, in this process."""
         holds = [self._hold] if self._more is None else list(self._more)
         return any(hold is not None and hold.handle >= 0 for hold in holds)
 
@@ -211,7 +211,7 @@ class Lock:
     # -- the steps, written for speed: an uncontended lock is measured in fractions of a microsecond --
 
     def _open(self) -> Hold:
-        """A hold on the file as it is now."""
+        """Return a hold on the file as it is now."""
         raise NotImplementedError
 
     def _take(self, thread: int) -> Hold | None:
@@ -272,7 +272,7 @@ class Lock:
                 hold.close()
                 return
             idle_holds[self._idle] = hold
-            if self._file.left or len(idle_holds) > MOST_IDLE:
+            if self._file.released or len(idle_holds) > MOST_IDLE:
                 tidy(self._file)
         except BaseException:
             hold.close()
@@ -335,7 +335,7 @@ class Lock:
         time.sleep(pause)
 
     def _held_by(self, thread: int, key: int) -> bool:
-        """Whether this very thread stands in the way."""
+        """Return whether this very thread stands in the way."""
         return any(
             other.thread == abs(thread)
             and other.key == key
@@ -421,7 +421,7 @@ class ArrayLock(Lock):
     def _open(self) -> Hold:
         mapping = self._file
         _check_open(mapping)
-        with interrupts.deferred:
+        with sigint.deferred:
             try:
                 handle = guarded_open(mapping)
             except PermissionError as error:
@@ -467,7 +467,7 @@ class EmptyLock(Lock):
 
 
 def _check_open(mapping: Mapping) -> None:
-    if mapping.left:
+    if mapping.released:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )

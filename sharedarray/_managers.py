@@ -36,8 +36,8 @@ from sharedarray import (
     _array as array,
     _creation as creation,
     _errors as errors,
-    _family as family,
     _janitor as janitor,
+    _process_tree as process_tree,
     _registry as registry,
     _segment as segment,
     _shared_memory as shared_memory,
@@ -63,7 +63,7 @@ def _begin(
     global _starter
     _starter = starter
     if leave:
-        segment.leave_all()  # what a fork has handed down and no code here can use
+        segment.release_all()  # what a fork has handed down and no code here can use
     if initializer is not None:
         initializer(*arguments)
 
@@ -82,20 +82,20 @@ class Server(managers.Server):
             threading.Thread(target=self._end_with, args=_starter, daemon=True).start()
 
     def track_segment(self, c: Any, directory: str, name: str, inode: int) -> bool:
-        """Own a block; False when it is none that this process can see."""
+        """Take over a block; return False if this process cannot see it."""
         segment.check_name(name)
         if not registry.set_owner(directory, name, inode):
             return False
         if not platform.RECORDS_DECIDE:
             mapping = segment.attach(name, "r", directory=directory)
             if mapping.inode != inode:
-                mapping.leave()
+                mapping.release()
                 return False
             self._held[directory, name] = mapping
         with self._lock:
             self._segments[directory, name] = inode
         janitor.ensure(directory)
-        family.settle_at_exit(directory)
+        process_tree.settle_at_exit(directory)
         return True
 
     def release_segment(self, c: Any, segment_name: str) -> None:
@@ -106,10 +106,10 @@ class Server(managers.Server):
         for directory, name, inode in found:
             registry.disown(directory, name, inode)
             if (held := self._held.pop((directory, name), None)) is not None:
-                held.leave()
+                held.release()
 
     def list_segments(self, c: Any) -> list[str]:
-        """The names of the blocks that are owned."""
+        """Return the names of the blocks that are owned."""
         with self._lock:
             return [name for _, name in self._segments]
 
@@ -220,7 +220,7 @@ class SharedMemoryManager(managers.BaseManager):
             platform.opened(super().start, _begin, (registry.me(), leave, initializer, initargs))
 
     def get_server(self) -> Server:
-        """The server, for this process to run: ``manager.get_server().serve_forever()``.
+        """Return the server, for this process to run: ``manager.get_server().serve_forever()``.
 
         Raises
         ------
@@ -319,7 +319,7 @@ class SharedMemoryManager(managers.BaseManager):
                     )
             except BaseException:
                 segment.remove(*block)
-                mapping.leave()
+                mapping.release()
                 raise
             return made
 

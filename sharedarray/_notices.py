@@ -13,9 +13,9 @@ from typing import Any
 
 from sharedarray import (
     _errors as errors,
-    _interrupts as interrupts,
     _registry as registry,
     _segment as segment,
+    _sigint as sigint,
 )
 from sharedarray._control_page import WORDS, ControlPage, made_once
 from sharedarray._platform import platform
@@ -69,7 +69,7 @@ class Notices:
                 next_step="make the array with name= in place of file=",
             )
         path = registry.notices_path(mapping.directory, mapping.inode)
-        with interrupts.deferred:
+        with sigint.deferred:
             while not self._open(mapping.directory, path, mapping):
                 pass  # another process has just removed the file
             segment.follow(mapping, self)
@@ -91,13 +91,13 @@ class Notices:
         page.block = directory, mapping.inode
         try:
             page.lease = segment.guarded_open_file(page.handle)
-            with interrupts.allowed:
+            with sigint.allowed:
                 held = registry.hold_notices(page.lease, path)
         except BaseException:
-            file.leave()
+            file.release()
             raise
         if not held:
-            file.leave()
+            file.release()
             return False
         page.words[0] = _MAGIC
         self._file, self._page = file, page
@@ -109,18 +109,18 @@ class Notices:
 
     @property
     def version(self) -> int:
-        """How many notices there have been."""
+        """Number of notices so far."""
         return int(self._page.words[_VERSION])
 
     def notify(self) -> int:
         """Count one more notice, and wake all that wait; return the new number."""
         page = self._page
-        with interrupts.deferred:
+        with sigint.deferred:
             page.begin_use()
             try:
                 with page.turn:
                     try:
-                        with interrupts.allowed:
+                        with sigint.allowed:
                             page.lock(_COUNTING, deadline_after(_PATIENCE))
                         version = int(page.words[_VERSION]) + 1
                         page.words[_VERSION] = version
@@ -141,14 +141,14 @@ class Notices:
         found: Any = self._page.wait(there, timeout)
         return int(found)
 
-    def left(self, mapping: Mapping) -> None:
+    def on_release(self, mapping: Mapping) -> None:
         """Let go of the file, since the block was left."""
-        self._file.leave()
+        self._file.release()
 
 
 def notices_of(mapping: Mapping) -> Notices:
     """Return the notices of a block that is attached."""
-    if mapping.left:
+    if mapping.released:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )

@@ -68,7 +68,7 @@ def encode(stream: bytes, lengths: Sequence[int]) -> tuple[bytes, list[int], int
 
 
 def decode(block: memoryview, name: str) -> tuple[memoryview, list[memoryview]]:
-    """The pickle and the buffers of a block.
+    """Return the pickle and the buffers of a block.
 
     Raises
     ------

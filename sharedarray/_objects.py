@@ -152,7 +152,7 @@ def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
 
 
 def _reduced(array: np.ndarray[Any, Any]) -> Any:
-    """Have an array offer its buffer: NumPy's do so only if they are contiguous, and not of dates."""
+    """Reduce an array with its buffer out of band, also if it is not contiguous, or of dates."""
     if type(array) not in PLAIN:
         return NotImplemented if type(array) in copyreg.dispatch_table else reduce_subclass(array)
     plain = np.asarray(array)
@@ -223,7 +223,7 @@ def get(name: str | SharedArray, mode: Mode = "c") -> Any:
         stream, buffers = decode(memoryview(mapping), mapping.name)
         return pickle.loads(stream, buffers=buffers)
     except BaseException:
-        mapping.leave()
+        mapping.release()
         raise
 
 
@@ -235,7 +235,7 @@ def _attached(name: str | SharedArray, mode: Mode) -> Mapping:
         raise ValueError("this array is no block of sharedarray.put")
     mapping = segment.attach(held.name, mode, directory=held.directory)
     if (mapping.device, mapping.inode) != (held.device, held.inode):
-        mapping.leave()
+        mapping.release()
         raise segment.not_found(held.name, held.directory, found="another block of that name")
     return mapping
 

@@ -33,10 +33,10 @@ _LATE = 1.0  # seconds after which a bar appears without `progress=True`
 
 
 class Bar(Protocol):
-    """What is used of a progress bar."""
+    """The part of a progress bar that is used."""
 
     def update(self, n: float = 1) -> Any:
-        """Say that ``n`` more are done."""
+        """Add ``n`` to the number of finished items."""
 
     def close(self) -> None:
         """End the bar."""
@@ -134,7 +134,7 @@ def _watched_by_a_person() -> bool:
 
 
 def _notebook() -> bool:
-    """Whether this is a kernel, which shows what it is told to on a page."""
+    """Return whether this process is a notebook's kernel, which shows widgets."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None

@@ -114,11 +114,11 @@ def record(
         _Growing(times_path(path), (), np.dtype("<i8"), replace=replace) as times,
     ):
         while count is None or items.length < count:
-            left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
-            if left <= 0:
+            remaining = _LOOK if end is None else min(_LOOK, end - time.monotonic())
+            if remaining <= 0:
                 break
             try:
-                item = stream.get(timeout=left)
+                item = stream.get(timeout=remaining)
             except TimeoutError:
                 continue
             except (sa.ShutDown, sa.ProducerDied):
@@ -184,9 +184,9 @@ def replay(
                     due = number / rate
                 elif stamps is not None:
                     due = float(stamps[number] - stamps[0]) / 1e9
-                left = begun + due - time.monotonic()
-                if left > 0:
-                    wait(left)
+                remaining = begun + due - time.monotonic()
+                if remaining > 0:
+                    wait(remaining)
                 stream.put(item)
                 published += 1
             if not loop:

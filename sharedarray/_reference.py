@@ -122,7 +122,7 @@ class Reference:
 
     @classmethod
     def of(cls, view: np.ndarray[Any, Any]) -> Reference:
-        """The reference to a view of a block.
+        """Return the reference to a view of a block.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class Reference:
         mapping = mapping_of(view)
         if mapping is None:
             raise ValueError("this array's memory is not shared; see sharedarray.share(array)")
-        if mapping.left:
+        if mapping.released:
             raise errors.BlockClosedError(
                 f"{mapping.name!r} is closed, so nothing keeps it for a reference",
                 name=mapping.name,
@@ -143,7 +143,7 @@ class Reference:
         return cls(*_fields(view, mapping))
 
     def attach(self, mode: Mode | None = None) -> SharedArray:
-        """The view, in this process.
+        """Return the view, in this process.
 
         Parameters
         ----------
@@ -162,7 +162,7 @@ class Reference:
         """
         return self._attach(mode or self.mode, None)
 
-    def _attach(self, mode: Mode, token: str | None) -> SharedArray:
+    def _attach(self, mode: Mode, pin_name: str | None) -> SharedArray:
         return _arrive(
             self.name,
             self.directory,
@@ -173,7 +173,7 @@ class Reference:
             self.strides,
             self.dtype,
             mode,
-            token,
+            pin_name,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -199,7 +199,7 @@ def _unpack(*fields: Any) -> Reference:
 
 
 def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
-    """What a reference consists of, in the order of its attributes."""
+    """Return the parts of a reference, in the order of its attributes."""
     mode = mapping.mode
     return (
         mapping.name,
@@ -331,7 +331,7 @@ class AttachmentCache:
             self._drop(min(self.attached.values(), key=_turn).key)
 
     def settle(self) -> None:
-        """Have a lease on those that an array needs, and on no others."""
+        """Take a lease on the attachments that an array needs, and drop those of the others."""
         single = self._single
         if single is not None:
             self._single = None
@@ -359,7 +359,7 @@ class AttachmentCache:
                 at.used = False
                 if not segment.drop_lease(at.mapping):
                     self._drop(at.key)
-                    at.mapping.leave()
+                    at.mapping.release()
 
     def _drop(self, key: Key) -> None:
         """Let go of an attachment, and have a lease on it if an array may need it."""
@@ -408,9 +408,9 @@ def _arrive(
     strides: tuple[int, ...],
     dtype: np.dtype[Any],
     mode: Mode,
-    token: str | None,
+    pin_name: str | None,
 ) -> SharedArray:
-    """The view that a reference with these attributes stands for, in this process."""
+    """Return the view that a reference with these attributes stands for, in this process."""
     while True:
         with _arriving:
             key = (device, inode, mode)
@@ -425,20 +425,20 @@ def _arrive(
                     segment.retake_lease if keeping is None else segment.use_without_lease
                 )(mapping):
                     try:
-                        mapping = _attached(name, directory, key, token)
+                        mapping = _attached(name, directory, key, pin_name)
                     except errors.LimitError:
                         if keeping is None:
                             raise
                         keeping.clear()  # what is kept for later, and has its descriptors and maps
-                        mapping = _attached(name, directory, key, token)
+                        mapping = _attached(name, directory, key, pin_name)
                 if keeping is not None:
                     keeping.add(key, mapping)
             try:
                 grip = gripped(mapping)
             except ValueError:  # its last array went in another thread, and all of it just now
                 continue
-            if token is not None and directory is not None:
-                registry.unpin(directory, token)
+            if pin_name is not None and directory is not None:
+                registry.unpin(directory, pin_name)
         break
     try:
         return _new_array(SharedArray, shape, dtype, grip, offset, strides)
@@ -451,14 +451,14 @@ def _arrive(
         ) from None
 
 
-def _attached(name: str, directory: str | None, key: Key, token: str | None) -> Mapping:
+def _attached(name: str, directory: str | None, key: Key, pin_name: str | None) -> Mapping:
     device, inode, mode = key
     if directory is None:
         mapping = segment.open_file(name, mode)
     else:
-        mapping = _attach_block(name, directory, mode, token, inode)
+        mapping = _attach_block(name, directory, mode, pin_name, inode)
     if (mapping.device, mapping.inode) != (device, inode):
-        mapping.leave()
+        mapping.release()
         raise segment.not_found(
             name,
             directory or "",
@@ -470,14 +470,14 @@ def _attached(name: str, directory: str | None, key: Key, token: str | None) -> 
     return mapping
 
 
-def _attach_block(name: str, directory: str, mode: Mode, token: str | None, inode: int) -> Mapping:
-    if token is not None:
-        path = registry.token_path(directory, token)
+def _attach_block(name: str, directory: str, mode: Mode, pin_name: str | None, inode: int) -> Mapping:
+    if pin_name is not None:
+        path = registry.pin_path(directory, pin_name)
         try:
             mapping = segment.attach(name, mode, directory=directory, path=path)
             if mapping.inode == inode:
                 return mapping
-            mapping.leave()
+            mapping.release()
         except errors.BlockNotFoundError:
             pass  # this reference was loaded before: the name has to do
         except (errors.HeaderError, errors.NotOursError) as error:
@@ -559,23 +559,23 @@ def pack_held(array: np.ndarray[Any, Any], mapping: Mapping, *, named: bool = Fa
 def packed_before(array: SharedArray) -> tuple[bytes, Mapping] | None:
     """Return what `pack_held` has made of an array that is still as it was, and its attachment."""
     known: tuple[Any, bytes, Mapping] | None = getattr(array, "_packed", None)
-    if known is None or known[0] != _fingerprint(array) or known[2].left or known[2].plain:
+    if known is None or known[0] != _fingerprint(array) or known[2].released or known[2].plain:
         return None
     return known[1:]
 
 
 def _fingerprint(array: SharedArray) -> tuple[Any, ...]:
-    """What of an array can be changed in place, and changes what stands for it."""
+    """Return the attributes of an array that can be changed in place, and that its reference depends on."""
     return array.shape, array.strides, array.dtype, array.flags.writeable
 
 
 def _can_be_sent(mapping: Mapping) -> bool:
-    """Say whether others can attach to what this process has attached, and see the same."""
-    return not (mapping.left or mapping.mode == "c" or mapping.plain) and has_name(mapping)
+    """Return whether others can attach to what this process has attached, and see the same."""
+    return not (mapping.released or mapping.mode == "c" or mapping.plain) and has_name(mapping)
 
 
 def has_name(mapping: Mapping) -> bool:
-    """Say whether a block's name leads to it; of one that is unlinked, the data still can travel."""
+    """Return whether a block's name leads to it; of one that is unlinked, the data still can travel."""
     return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
 
 
@@ -585,14 +585,14 @@ def _packed(
     if not _can_be_sent(mapping):
         return None
     name, directory, device, inode, offset, shape, strides, dtype, mode = _fields(array, mapping)
-    token = None
+    pin_name = None
     if directory is not None and pin is not None:
         try:
-            token = pin(mapping)
+            pin_name = pin(mapping)
         except (OSError, errors.BlockClosedError):
             return None
     shared = isinstance(array, SharedArray)
-    return name, directory, device, inode, offset, shape, strides, short(dtype), mode, token, shared
+    return name, directory, device, inode, offset, shape, strides, short(dtype), mode, pin_name, shared
 
 
 def _reduce(array: np.ndarray[Any, Any], pin: Callable[[Mapping], str] | None) -> tuple[Any, ...] | None:
@@ -608,6 +608,6 @@ def unpack(packed: bytes) -> np.ndarray[Any, Any]:
 
 def unpack_held(*packed: Any) -> np.ndarray[Any, Any]:
     """Return the array that `reduce_held` was given, or one of the same memory, in this process."""
-    name, directory, device, inode, offset, shape, strides, dtype, mode, token, shared = packed
-    view = _arrive(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode, token)
+    name, directory, device, inode, offset, shape, strides, dtype, mode, pin_name, shared = packed
+    view = _arrive(name, directory, device, inode, offset, shape, strides, np.dtype(dtype), mode, pin_name)
     return view if shared else np.asarray(view)

@@ -103,7 +103,7 @@ class _Autoreload:
         return dict(getattr(getattr(magics, "_reloader", None), "modules_mtimes", {}))
 
     def before_others(self) -> None:
-        """Be called after the extension, whenever that was loaded."""
+        """Run after the extension, whenever that was loaded."""
         with contextlib.suppress(ValueError):  # it is the first time
             self._shell.events.unregister("pre_run_cell", self.after_others)
         self._shell.events.register("pre_run_cell", self.after_others)

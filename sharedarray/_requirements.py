@@ -1,4 +1,4 @@
-"""What blocks, locks and pools need of a kernel and of the file system that the blocks are on.
+"""The requirements of blocks, locks and pools on the kernel and on the blocks' file system.
 
 Some kernels, sandboxes (gVisor, proot, seccomp filters) and file systems lack locks of open file
 descriptions, hard links or ``/proc``. A call that fails there fails with the kernel's error first. Only then

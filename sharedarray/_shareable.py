@@ -94,7 +94,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things are in a list's block.
+    """The layout of a list's block.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Layout:
 
 
 def encode(values: Iterable[Any]) -> bytes:
-    """The block for a list of these values.
+    """Return the block for a list of these values.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def encode(values: Iterable[Any]) -> bytes:
 
 
 def encode_item(value: Any, slot: int | None, position: int) -> Item:
-    """One value, for a slot of so many bytes, or with None for one that is made for it.
+    """Return one value, for a slot of so many bytes, or with None for one that is made for it.
 
     Numbers and texts of other classes, NumPy's scalars included, are stored as the builtin that they refine.
 
@@ -208,7 +208,7 @@ def _encode_text(text: bytes, length: int, code: int, slot: int | None, position
 
 
 def decode(block: memoryview, name: str) -> Layout:
-    """Where things are in a block; `name` is for the error.
+    """Return the layout of a block; `name` is for the error.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def decode(block: memoryview, name: str) -> Layout:
 
 
 def read(block: memoryview, layout: Layout, position: int, name: str) -> Any:
-    """The value at a position from 0 on; `name` is for the error.
+    """Return the value at a position from 0 on; `name` is for the error.
 
     Raises
     ------
@@ -252,7 +252,7 @@ def read(block: memoryview, layout: Layout, position: int, name: str) -> Any:
 
 
 def read_all(block: memoryview, layout: Layout, name: str) -> Iterator[Any]:
-    """Every value from the first to the last, each as it is when its turn comes; errors as for `read`."""
+    """Yield every value in order, as it is at that moment; errors as for `read`."""
     at, starts = layout.formats, layout.starts
     for position, code in enumerate(range(layout.codes, layout.codes + layout.count)):
         try:
@@ -276,14 +276,14 @@ def write(block: memoryview, layout: Layout, position: int, item: Item) -> None:
 
 
 def format_of(block: memoryview, layout: Layout, position: int) -> str:
-    """The format at a position, in the words of `struct`."""
+    """Return the format at a position, in the words of `struct`."""
     at = layout.formats + _WORD * position
     return bytes(block[at : at + _WORD]).rstrip(b"\0").decode("ascii", "replace")
 
 
 @lru_cache(1024)
 def _reader(format: bytes, code: int) -> Reader:
-    """How to read what has this format and code; `ValueError` where nothing has."""
+    """Return the function that reads this format and code; raise `ValueError` if there is none."""
     format = format.rstrip(b"\0")
     if format in _NUMBERS:
         return _number_reader(_NUMBERS[format], code)

@@ -13,9 +13,9 @@ what happens                                CPython's                    ours
 ==========================================  ===========================  ===============================
 `close()`, also by the block's maker        it stays                     it stays
 `unlink()`                                  its name goes at once        its name goes at once
-the process that made it ends               stays while its family does  stays while the family's head does
-the family has ended, or was killed         removed, with a warning      removed when no process has it open
-a process of another family has attached,   removed (gh-82300), unless   nothing
+the process that made it ends               stays while its tree does    stays while the tree's leader does
+the tree has ended, or was killed           removed, with a warning      removed when no process has it open
+a process of another tree has attached,     removed (gh-82300), unless   nothing
 and ends                                    with ``track=False``
 it was made with ``track=False``            stays until `unlink()`       stays until `unlink()`
 ==========================================  ===========================  ===============================
@@ -25,7 +25,7 @@ to hold a block for as long as it is to stay, and `unlink` only keeps others fro
 attaches to the other's by name there as well, for both are named memory of the kernel's; CPython's class
 sees a size in whole pages, and one page of ours behind the data.
 
-A *family* are the processes that multiprocessing has started from one another (see `sharedarray._family`).
+A *process tree* are the processes that multiprocessing has started from each other (`_process_tree`).
 A process that has a block open holds a lease on it, as on any other block. A process that is killed leaves
 nothing behind.
 
@@ -46,7 +46,12 @@ from functools import partial
 from operator import index
 from typing import Any, Generic, SupportsIndex, TypeVar
 
-from sharedarray import _errors as errors, _family as family, _segment as segment, _shareable as shareable
+from sharedarray import (
+    _errors as errors,
+    _process_tree as process_tree,
+    _segment as segment,
+    _shareable as shareable,
+)
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
@@ -73,7 +78,7 @@ class SharedMemory:
     size : int
         Bytes of the block that is made, all zero and all reserved. Not looked at when attaching.
     track : bool
-        Whether a block that is made goes by itself when its maker, all other processes of its family and all
+        Whether a block that is made goes by itself when its maker, all other processes of its tree and all
         that have it open are gone. One that is not tracked stays until `unlink`. Attaching with or without
         makes no difference here: a process that attaches never destroys.
 
@@ -100,10 +105,8 @@ class SharedMemory:
     InvalidNameError
         The name cannot be a block's (a `ValueError`).
 
-    Notes
-    -----
-    The block stays until `unlink`, or until its family is gone; see `sharedarray._shared_memory`, where a
-    table compares that with CPython's.
+    Notes ----- The block stays until `unlink`, or until its process tree is gone; see
+    `sharedarray._shared_memory`, where a table compares that with CPython's.
 
     CPython's class attaches to these blocks, and this one to CPython's. A CPython process that does so
     destroys the block when it ends, even if others use it (gh-82300), unless it says ``SharedMemory(name,
@@ -142,7 +145,7 @@ class SharedMemory:
             self._take(_attached(str(block)), name)
 
     def _take(self, mapping: Mapping, name: str | None = None) -> None:
-        """Be the object for an attachment."""
+        """Initialize the object for an attachment."""
         mapping.plain = True
         self._mapping = mapping
         self._where = str(mapping.directory), mapping.name, mapping.inode
@@ -185,7 +188,7 @@ class SharedMemory:
         mapping, self._mapping = self._mapping, None
         self._buf = None
         if mapping is not None:
-            mapping.leave()
+            mapping.release()
 
     def unlink(self) -> None:
         """Remove the name of the block now, before or after `close`; who has it open keeps the memory.
@@ -211,7 +214,7 @@ class SharedMemory:
 
 
 def _block_of(name: Any) -> str:
-    """The block's own name in one that may start with slashes."""
+    """Return the block's own name in one that may start with slashes."""
     if not isinstance(name, str):
         raise TypeError(f"name is a str or None, not {type(name).__name__}")
     return segment.check_name(name.lstrip("/"))
@@ -225,11 +228,11 @@ def _made(
         buffers=() if data is None else [memoryview(data)],
         name=block,
         persist=not track and platform.RECORDS_DECIDE,
-        keeper=family.keeper() if track else None,
+        keeper=process_tree.keeper() if track else None,
         kind=kind,
     )
     if track:
-        family.settle_at_exit(str(mapping.directory))
+        process_tree.settle_at_exit(str(mapping.directory))
     return mapping
 
 
@@ -327,11 +330,11 @@ class ShareableList(Generic[_T]):
         return "".join(shareable.format_of(block, self._layout, n) for n in range(len(self)))
 
     def count(self, value: object) -> int:
-        """How many items equal `value`."""
+        """Return how many items equal `value`."""
         return sum(value == item for item in self)
 
     def index(self, value: object) -> int:
-        """Position of the first item that equals `value`.
+        """Return position of the first item that equals `value`.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""How numbers of bytes are written for people, in messages, tables and pictures."""
+"""The text of numbers of bytes, in messages, tables and pictures."""
 
 from __future__ import annotations
 

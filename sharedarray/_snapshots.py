@@ -36,8 +36,8 @@ from sharedarray import (
     _errors as errors,
     _group_index as group_index,
     _header as header,
-    _interrupts as interrupts,
     _segment as segment,
+    _sigint as sigint,
 )
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
 from sharedarray._header import PAGE
@@ -127,7 +127,7 @@ class Versions(ControlPage):
                 cause="a reader has to tell which version it keeps",
                 next_step="copy the array",
             )
-        with interrupts.deferred:
+        with sigint.deferred:
             self.begin_use()
             try:
                 self._holder = self.claim()
@@ -189,7 +189,7 @@ class Versions(ControlPage):
             if not kept:
                 _in_use.pop(id(self), None)
                 if self._closing:
-                    self.left()
+                    self.on_release()
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class Versions(ControlPage):
         if not self.take_turn(_WRITING, timeout):
             raise _busy(mapping, timeout, "another thread or process writes a version")
         try:
-            with interrupts.allowed:
+            with sigint.allowed:
                 number = self._free(mapping, timeout)
                 buffer = self._buffers[number]
                 if copy:
@@ -274,7 +274,7 @@ class Versions(ControlPage):
         return int(found) - 1
 
     def _clear(self, index: int) -> None:
-        with interrupts.deferred:
+        with sigint.deferred:
             party = self.take_party()
             if party is not None:
                 try:
@@ -290,15 +290,15 @@ class Versions(ControlPage):
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def left(self, mapping: Mapping | None = None) -> None:
+    def on_release(self, mapping: Mapping | None = None) -> None:
         """Give up all, once no snapshot is in use any more."""
         if mapping is not None and self.usable and any(self._held):
             self._closing = True
             self.stop_waits()
             return
-        super().left(mapping)
+        super().on_release(mapping)
 
-    def leaving(self) -> None:
+    def before_release(self) -> None:
         """Hold nothing any more."""
         if self._holder is not None:
             self.words[STATE + self._holder.index] = 0
@@ -327,7 +327,7 @@ class Update(Generic[_T]):
         if self._given is not None:
             raise RuntimeError("a version is being written already: call update() for each one")
         try:
-            with interrupts.deferred:
+            with sigint.deferred:
                 memory, number = self._versions.begin(self._mapping, self._timeout, self._copy)
                 given = self._over(memory)
                 self._given = given, number
@@ -337,7 +337,7 @@ class Update(Generic[_T]):
         return given
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        with interrupts.deferred:
+        with sigint.deferred:
             if self._given is not None:
                 (given, number), self._given = self._given, None
                 self._versions.end(number, publish=kind is None)
@@ -351,14 +351,14 @@ class Update(Generic[_T]):
 def _ended_of(versions: weakref.ref[Versions]) -> Any:
     """Return what is called when the last view of a buffer has gone."""
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def ended(reference: object) -> None:
         try:
             found = versions()
             if found is not None:
                 found.settle()
         except BaseException:  # Ctrl-C, which Python would ignore here
-            interrupts.raise_later()
+            sigint.raise_later()
             found = versions()
             if found is not None:
                 found.settle()
@@ -380,7 +380,7 @@ def versions_of(mapping: Mapping) -> Versions | None:
     found: Versions | None = mapping.__dict__.get("versions")
     if found is not None and found.usable:
         return found
-    if mapping.left:
+    if mapping.released:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )

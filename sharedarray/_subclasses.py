@@ -1,4 +1,4 @@
-"""How instances of ndarray subclasses travel: masked arrays, records, matrices, quantities, users' classes.
+"""The transport of ndarray subclasses: masked arrays, records, matrices, quantities, users' classes.
 
 Each is reduced to a plain array of its memory, and what the class adds::
 

@@ -201,7 +201,7 @@ _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1, "pgup": -10, "pgdn": 10, "home":
 
 @dataclass
 class Screen:
-    """What is shown and chosen.
+    """The state of the display: what is shown and selected.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ class Screen:
     selected : str or None
         Name of the selected block; the selection follows it.
     asked : list of BlockInfo
-        What is removed if the answer is yes; empty where nothing is asked.
+        What is removed if the answer is yes; empty if nothing is asked.
     message : str
         How the last thing ended.
     interval : float
@@ -229,13 +229,13 @@ class Screen:
     _at: int = 0
 
     def lines(self) -> list[Line]:
-        """The blocks in their order."""
+        """Return the blocks in their order."""
         found = sorted(self.look.lines, key=lambda line: line.block.name)
         found.sort(key=_ORDERS[self.order], reverse=self.backwards)
         return found
 
     def at(self) -> int:
-        """Number of the selected line: where its block is gone, the one that has come into its place."""
+        """Return the number of the selected line; if its block is gone, the line in its place."""
         lines = self.lines()
         names = [line.block.name for line in lines]
         if self.selected in names:
@@ -282,7 +282,7 @@ class Screen:
         return "look"
 
     def question(self) -> str:
-        """What is asked, as one line."""
+        """Return the question, as one line."""
         if len(self.asked) > 1:
             size = human(sum(block.size for block in self.asked))
             return f"Remove {len(self.asked)} orphans ({size})? y / n"
@@ -332,7 +332,7 @@ def table(screen: Screen, lines: Sequence[Line], width: int) -> list[str]:
 
 
 def rate(growth: float) -> str:
-    """Bytes a second, with their sign.
+    """Return bytes a second, with their sign.
 
     Examples
     --------
@@ -355,7 +355,7 @@ def streams(screen: Screen, lines: Sequence[Line]) -> list[str]:
 
 
 def headline(look: Look) -> str:
-    """What there is in all, as one line."""
+    """Return the totals, as one line."""
     orphans = len(look.orphans)
     blocks = f"{len(look.lines)} block{'' if len(look.lines) == 1 else 's'}, {human(look.total)}"
     return (
@@ -451,7 +451,7 @@ def _live(watch: Watch, args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _whole_screen(console: Any) -> Iterator[Any]:
-    """Have a screen to draw on, and in the end what was there before, where the terminal keeps that."""
+    """Switch to the terminal's alternate screen, and back at the end."""
     with console.screen(hide_cursor=True) as drawn:
         if not console.legacy_windows:
             yield drawn
@@ -465,7 +465,7 @@ def _whole_screen(console: Any) -> Iterator[Any]:
 
 
 def _size() -> tuple[int, int]:
-    """Columns and lines, as they are now: what the shell once wrote into COLUMNS is of no use."""
+    """Return columns and lines of the terminal, and ignore the shell's COLUMNS, which may be old."""
     try:
         found = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
@@ -525,7 +525,7 @@ _NAMES = {
 
 
 def _one_by_one(typed: Callable[[float], str | None]) -> Callable[[float], str | None]:
-    """Return what waits so many seconds for one key; None where none came."""
+    """Return what waits so many seconds for one key; None if none came."""
     pending: list[str] = []
 
     def key(seconds: float) -> str | None:
@@ -538,7 +538,7 @@ def _one_by_one(typed: Callable[[float], str | None]) -> Callable[[float], str |
 
 
 def _keys(text: str) -> list[str]:
-    r"""What was typed, as names of keys.
+    r"""Return the pressed keys, by name.
 
     Examples
     --------

@@ -4,7 +4,8 @@ Processes that wait for each other over a block are its *parties*. Each party ha
 
 - a **lease**: an exclusive lock on byte ``FIRST_LEASE + index`` of the block, which the kernel frees when the
   party's process ends, however it does. So each index has one party at most. If the lease is free, the party
-  is dead or has left, and the words that it wrote may be cleared by the process that takes the lease next.
+  is dead or has released its own, and the words that it wrote may be cleared by the process that takes the
+  lease next.
 - a **waker**: a file in the registry (``w.INODE.INDEX``; see the platform's contract) that wakes the party
   while it waits. A process that waits for another party waits on that one's waker as well, which tells it if
   the party's process has ended.
@@ -133,7 +134,7 @@ class Waker:
         _all.append(weakref.ref(self, _all.remove))
 
     def claim(self, index: int) -> bool:
-        """Become the party with this index; return False if another one lives."""
+        """Claim the index of a party; return False if another live party has it."""
         if not self.take(index):
             return False
         try:
@@ -226,13 +227,13 @@ class Waker:
                 ends[index] = end
         if gone:  # while its process ends, the kernel may have closed its waker before its lease
             seconds = ENDING if seconds is None else min(seconds, ENDING)
-        woken, left = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
+        woken, remaining = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
         if woken:
             self.woken = True  # and it is drained before the next sleep, not on the way to what came
-        if left:
+        if remaining:
             for index in ends:
                 self.forget(index)
-        return gone or left
+        return gone or remaining
 
     def wake_self(self) -> None:
         """Wake another thread of this process that sleeps as this party."""
@@ -243,7 +244,7 @@ class Waker:
         """Return the wakers of these parties, as far as they have some, for a `platform.watch`."""
         return [end for index in parties if (end := self._end(index)) is not None]
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give up the waker, then the lease. Idempotent."""
         for index in tuple(self._ends):
             self.forget(index)

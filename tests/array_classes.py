@@ -211,7 +211,7 @@ CASES: dict[str, Any] = {
 
 
 def facts(value: Any) -> list[Any]:
-    """What must be the same after a journey."""
+    """Return what must be the same after a journey."""
     plain = np.asarray(value)
     found = [type(value), value.dtype, value.shape, plain.tolist(), getattr(value, "tag", None)]
     if isinstance(value, np.ma.MaskedArray):

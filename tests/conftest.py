@@ -138,7 +138,7 @@ class Snapshot:
         return cls({"block": blocks, "child": _children(), "thread": threads, "descriptor": _descriptors()})
 
     def since(self, before: Snapshot, allowed: set[str]) -> list[str]:
-        """What is here and was not there before."""
+        """Return what is here and was not there before."""
         leaks = []
         for kind, now in self.found.items():
             if kind in allowed:
@@ -149,7 +149,7 @@ class Snapshot:
 
 
 def _ours_elsewhere() -> dict[object, str]:
-    """Blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
+    """Return blocks that this very process made in the default directory, in spite of SHAREDARRAY_DIR."""
     me = sharedarray._registry.me()
     where = platform.DEFAULT_DIRECTORY
     return {
@@ -186,7 +186,7 @@ def _children_by_thread(pid: int) -> list[int]:
 
 
 def _offspring() -> dict[int, list[int]]:
-    """The children of every process."""
+    """Return the children of every process."""
     found: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -304,7 +304,7 @@ def internal_errors_are_noted() -> Iterator[None]:
 
 @pytest.fixture
 def internal_errors() -> list[BaseException]:
-    """The mistakes of pools in this test so far, which a test that makes some clears."""
+    """Provide the mistakes of pools in this test so far, which a test that makes some clears."""
     return _internal_errors
 
 
@@ -321,7 +321,7 @@ def no_internal_errors() -> Iterator[None]:
 
 @pytest.fixture
 def own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A directory, and so a janitor, of this test's own; its blocks must be gone in the end.
+    """Provide a directory, and so a janitor, of this test's own; its blocks must be gone in the end.
 
     The janitor has until the end of the session to go (`no_janitor_stays`), so that no test waits for it
     here.
@@ -338,7 +338,7 @@ def no_janitor_stays() -> Iterator[None]:
     yield
     gc.collect()
     sharedarray._freelist.clear()
-    sharedarray._intents._leave_all()
+    sharedarray._intents._release_all()
     for path in _directories:
         forget_janitor(path)
     left = {path: block_files(path) | notes(path) for path in _directories if block_files(path) | notes(path)}

@@ -95,7 +95,7 @@ _ATTENDANT = textwrap.dedent(
 
 
 class _Attendant:
-    """What is done to a console on Windows, from a process that is attached to it."""
+    """Actions on a console of Windows, from a process that is attached to it."""
 
     def __init__(self, pid: int) -> None:
         self._process = subprocess.Popen(
@@ -222,7 +222,7 @@ class Console:
             os.write(self._ours, b"\x03")
 
     def rows(self) -> list[str]:
-        """What stands on the screen now."""
+        """Return what stands on the screen now."""
         if self._attendant is not None:
             found: list[str] = self._attendant("rows")
             return found
@@ -279,7 +279,7 @@ class Console:
             self._attendant.close()
 
     def restored(self) -> bool:
-        """Whether the console is as it was before the program."""
+        """Return whether the console is as it was before the program."""
         if self._attendant is not None:
             mode, cursor = self._attendant("state")
             return cursor == 1 and not mode & 4  # it shows one, and writes escape sequences onto the screen

@@ -1,4 +1,4 @@
-"""What the tests need to work with real processes: second interpreters, handshakes, waiting for a condition.
+"""Tools for tests with real processes: second interpreters, handshakes, waiting for a condition.
 
 Tests never sleep and hope. A `Puppet` is a second interpreter that says where it is and waits to be told
 how to go on; `wait_until` waits for something that another process does, and fails at a deadline.
@@ -57,17 +57,17 @@ def _platform() -> Any:
 
 
 def janitor_needed() -> bool:
-    """Whether blocks outlive a sudden death, so that a janitor has to free them."""
+    """Return whether blocks outlive a sudden death, so that a janitor has to free them."""
     return bool(_platform().NEEDS_JANITOR)
 
 
 def blocks_are_files() -> bool:
-    """Whether a block can be found and opened by its path, and its record says how long it lives."""
+    """Return whether a block can be found and opened by its path, and its record says how long it lives."""
     return bool(_platform().RECORDS_DECIDE)
 
 
 def files_have_modes() -> bool:
-    """Whether files have modes that say who may use them."""
+    """Return whether files have modes that say who may use them."""
     import tempfile  # not above: most who import this do without, and it takes a while
 
     with tempfile.NamedTemporaryFile() as file:
@@ -86,7 +86,7 @@ def open_to_all(path: str) -> None:
 
 
 def open_handles() -> int:
-    """How many descriptors, or handles of the kernel's, this process has open."""
+    """Return how many descriptors, or handles of the kernel's, this process has open."""
     if PROC:
         return len(os.listdir("/proc/self/fd"))
     import ctypes
@@ -104,7 +104,7 @@ def kill(pid: int) -> None:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Have another process stand still for a while."""
+    """Stop another process for the ``with`` statement."""
     if SIGNALS:
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -164,7 +164,7 @@ def interrupted_at(step: int, function: Callable[[], object], never: tuple[CodeT
 
     def trace(frame: Any, event: str, argument: object) -> Any:
         nonlocal left
-        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
+        if "sharedarray" not in frame.f_code.co_filename or "_sigint" in frame.f_code.co_filename:
             return None
         if frame.f_code in never:
             return None
@@ -195,7 +195,7 @@ def first_steps(part: str, function: Callable[[], object], never: tuple[CodeType
 
     def trace(frame: Any, event: str, argument: object) -> Any:
         nonlocal step
-        if "sharedarray" not in frame.f_code.co_filename or "_interrupts" in frame.f_code.co_filename:
+        if "sharedarray" not in frame.f_code.co_filename or "_sigint" in frame.f_code.co_filename:
             return None
         if frame.f_code in never:
             return None
@@ -223,17 +223,17 @@ def first_steps(part: str, function: Callable[[], object], never: tuple[CodeType
 
 
 def directory() -> str:
-    """Where this test's blocks are."""
+    """Return where this test's blocks are."""
     return os.environ["SHAREDARRAY_DIR"]
 
 
 def registry(where: str | None = None) -> str:
-    """The registry beside the blocks."""
+    """Return the registry beside the blocks."""
     return f"{where or directory()}/.sharedarray-{_platform().user()}"
 
 
 def block_files(where: str | None = None) -> set[str]:
-    """Every block and file beside the registry, of any maker, and every scratch file."""
+    """Return every block and file beside the registry, of any maker, and every scratch file."""
     where = where or directory()
     # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
     found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
@@ -254,7 +254,7 @@ def notes(where: str | None = None) -> set[str]:
 
 
 def nothing_left(where: str | None = None) -> bool:
-    """Whether there is neither a block nor a note."""
+    """Return whether there is neither a block nor a metadata link."""
     return not block_files(where) and not notes(where)
 
 
@@ -265,7 +265,7 @@ def inode(name: str, where: str | None = None) -> int | None:
 
 
 def memory_is_there(name: str) -> bool:
-    """Whether any process has the memory of a block of this name, where blocks are no files."""
+    """Return whether any process has the memory of a block of this name, where blocks are no files."""
     from sharedarray._platform import windows_names as names, windows_sections as sections
 
     path = f"{directory()}/{name}"
@@ -276,7 +276,7 @@ def memory_is_there(name: str) -> bool:
 
 
 def janitors(where: str | None = None) -> list[int]:
-    """Pids of the janitors of a directory."""
+    """Return pids of the janitors of a directory."""
     wanted = registry(where).encode()
     found = []
     for entry in _names("/proc"):
@@ -291,7 +291,7 @@ def janitors(where: str | None = None) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
+    """Return whether a process is there and has not ended."""
     if not PROC:
         return _platform().process_started(pid) is not None
     try:
@@ -323,7 +323,7 @@ def _names(path: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a second interpreter that finds this package and these helpers."""
+    """Return the environment of a second interpreter that finds this package and these helpers."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH")]))
     found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
@@ -409,13 +409,13 @@ class Puppet:
         return self.process.pid
 
     def silent(self, timeout: float) -> bool:
-        """Whether it says nothing for so many seconds."""
+        """Return whether it says nothing for so many seconds."""
         more = None if b"\n" in self._heard else self._more(timeout)
         self._heard += more or b""
         return b"\n" not in self._heard
 
     def hear(self, timeout: float = ANSWER) -> Any:
-        """What it says next; fails when it ends instead."""
+        """Return what it says next; fails when it ends instead."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self._heard:
             more = self._more(max(0.0, deadline - time.monotonic()))
@@ -449,7 +449,7 @@ class Puppet:
         self.process.stdin.flush()
 
     def ask(self, what: Any = None) -> Any:
-        """Say something and return the answer."""
+        """Send a value and return the answer."""
         self.say(what)
         return self.hear()
 
@@ -506,7 +506,7 @@ def suicide() -> None:
 
 
 def plain(text: str) -> str:
-    """A word that can be part of a block's name."""
+    """Return a word that can be part of a block's name."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text)
 
 
@@ -528,7 +528,7 @@ def forget_janitor(path: str) -> None:
 
 
 def memory_group(limit: int) -> Path | None:
-    """A fresh control group with a memory limit, of either version; None if not permitted."""
+    """Return a fresh control group with a memory limit, of either version; None if not permitted."""
     groups = Path("/sys/fs/cgroup")
     for root, file in ((groups / "memory", "memory.limit_in_bytes"), (groups, "memory.max")):
         group = root / f"sharedarray-test-{os.getpid()}"
@@ -546,7 +546,7 @@ def memory_group(limit: int) -> Path | None:
 
 
 def unnamed_memory() -> int:
-    """Bytes of the nameless files that this process has open: of a pool, recycled memory and outboxes."""
+    """Return the bytes of the nameless files of this process: recycled memory and result buffers."""
     found: dict[tuple[int, int], int] = {}
     for entry in os.listdir("/proc/self/fd"):
         try:

@@ -20,7 +20,7 @@ SIZE = "1500m"  # of a host's /dev/shm
 
 
 def why_not() -> str | None:
-    """Why there can be no hosts here, by name; None where there can."""
+    """Return why there can be no hosts here, by name; None if there can."""
     for tool in ("unshare", "nsenter", "mount"):
         if shutil.which(tool) is None:
             return f"the command {tool} is not here (util-linux)"
@@ -32,7 +32,7 @@ def why_not() -> str | None:
 
 
 def why_no_networks() -> str | None:
-    """Why hosts share the machine's network; None where each can have its own."""
+    """Return why hosts share the machine's network; None if each can have its own."""
     if shutil.which("ip") is None:
         return "the command ip is not here (iproute2)"
     name = f"sa{os.getpid() % 100000}t"
@@ -135,16 +135,16 @@ class Host:
         return Path(f"/proc/{self.first}/root/dev/shm")
 
     def used(self) -> int:
-        """Bytes that its ``/dev/shm`` has in use."""
+        """Return bytes that its ``/dev/shm`` has in use."""
         found = os.statvfs(self.shm)
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def blocks(self) -> set[str]:
-        """The names of the blocks there."""
+        """Return the names of the blocks there."""
         return {name for name in os.listdir(self.shm) if not name.startswith(".")}
 
     def empty(self) -> bool:
-        """Whether there is neither a block, nor a record, token or note."""
+        """Return whether there is neither a block, a record nor a pin."""
         return not self.blocks() and not [
             path
             for path in self.shm.glob(".sharedarray-*/*")
@@ -152,7 +152,7 @@ class Host:
         ]
 
     def pids(self) -> list[int]:
-        """All processes on it, but the one that keeps it."""
+        """Return all processes on it, but the one that keeps it."""
         spaces = os.readlink(f"/proc/{self.first}/ns/pid")
         found = []
         for entry in os.listdir("/proc"):

@@ -27,7 +27,7 @@ _started: dict[int, subprocess.Popen[bytes]] = {}  # on systems without fork
 
 
 def start(work: Callable[[], Any]) -> int:
-    """Have a child do some work and end without the parent's clean-up; its pid."""
+    """Start a child that does some work and ends without the parent's clean-up; return its pid."""
     if not FORKS:
         return _interpreter(work)
     with warnings.catch_warnings():
@@ -81,7 +81,7 @@ class _Pickler(cloudpickle.CloudPickler):
 
 
 def _interpreter(work: Callable[[], Any], *, talks: bool = False) -> int:
-    """Have a new interpreter do some work, as a fork would; it may talk over its standard streams."""
+    """Start an interpreter that does some work, as a fork would; it may use its standard streams."""
     file = io.BytesIO()
     _Pickler(file).dump(work)
     script = (
@@ -110,7 +110,7 @@ def killed(work: Callable[[], Any]) -> None:
 
 
 def die_holding(make: Callable[[], sa.Lock]) -> None:
-    """Have a child take a lock, and be killed with it."""
+    """Start a child that takes a lock, and kill it."""
 
     def work() -> None:
         with make():
@@ -121,7 +121,7 @@ def die_holding(make: Callable[[], sa.Lock]) -> None:
 
 @contextmanager
 def holding(make: Callable[[], sa.Lock]) -> Iterator[int]:
-    """Have a child hold a lock in the meantime; its pid."""
+    """Hold a lock in a child during the ``with`` statement; yield its pid."""
     if not FORKS:
         with _holding(make) as pid:
             yield pid
@@ -173,7 +173,7 @@ def told(lock: sa.Lock) -> bool:
 
 
 def free(lock: sa.Lock) -> bool:
-    """Whether the lock can be taken at once."""
+    """Return whether the lock can be taken at once."""
     try:
         with lock:
             return True
@@ -182,7 +182,7 @@ def free(lock: sa.Lock) -> bool:
 
 
 def waiters(inode: int) -> int:
-    """How many wait in the kernel for a lock on a file; if the kernel does not tell, 1 after a while."""
+    """Return the number of waiters for a lock on a file; 1 after a while if the kernel does not tell."""
     if not PROC:
         time.sleep(0.3)
         return 1
@@ -191,7 +191,7 @@ def waiters(inode: int) -> int:
 
 
 def locked_bytes(inode: int) -> list[tuple[str, int, int]]:
-    """The locks that this process holds on a file's data: kind, first byte, and the one behind the last."""
+    """Return the locks that this process holds on a file's data: kind, first byte, and end."""
     found = []
     for hold in lock_holds.open_holds():
         if hold.handle >= 0 and platform.status(hold.handle).inode == inode:
@@ -217,7 +217,7 @@ _TRIED = [*range(200), *range(4096 - 8, 4096 + 100), (1 << 62) - 1]
 
 
 def _tried(handle: int) -> list[tuple[str, int, int]]:
-    """The same if the kernel does not tell: some bytes are tried through another handle."""
+    """Return the same if the kernel does not tell: some bytes are tried through another handle."""
     found: list[tuple[str, int, int]] = []
     other = platform.open_to_lock(handle)
     before = ""
@@ -235,7 +235,7 @@ def _tried(handle: int) -> list[tuple[str, int, int]]:
 
 
 def descriptors() -> int:
-    """How many descriptors this process has open, or handles of ours."""
+    """Return how many descriptors this process has open, or handles of ours."""
     if not PROC:
         return len(segment.mapping.handles)
     return len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""What a test needs of the machine, and what else pytest has to be told.
+"""The requirements of tests on the machine, and other settings for pytest.
 
 Apart from `helpers`, which the tests' second interpreters import, and which so does without pytest: it takes
 as long to import as NumPy.

@@ -46,7 +46,7 @@ def pipeline(pool: Any) -> dict[str, Any]:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two of these are equal in every bit."""
+    """Return whether two of these are equal in every bit."""
     for key, value in one.items():
         np.testing.assert_array_equal(value, other[key], err_msg=key)
     return one.keys() == other.keys()

@@ -38,12 +38,12 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
     """Do some work in a child that kills itself at a step of it; return False if it has fewer steps."""
     child = os.fork()
     if not child:
-        left = step
+        remaining = step
 
         def count() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
+            nonlocal remaining
+            remaining -= 1
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         status = 1
@@ -64,12 +64,12 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
 
 def interrupted_at(step: int, work: Callable[[], None]) -> bool:
     """Do some work that Ctrl-C breaks off at a line of it; return False if it has fewer lines."""
-    left = step
+    remaining = step
 
     def count() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
             raise KeyboardInterrupt
 
     try:

@@ -1,4 +1,4 @@
-"""Who may use what we make, where the kernel keeps lists of that: this user alone, as read back.
+"""Access lists, if the kernel keeps them: only this user may use our blocks and files.
 
 Where files have modes, `test_lifetime` looks at those.
 """

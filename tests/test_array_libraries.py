@@ -37,7 +37,7 @@ def test_the_buffer_protocol(shared: sa.SharedArray) -> None:
 
 
 def outlives(make: Callable[[sa.SharedArray], Any], read: Callable[[Any], float]) -> None:
-    """What is made of a shared array holds the block, and the block ends with it."""
+    """Return what is made of a shared array holds the block, and the block ends with it."""
     array = sa.share(DATA)
     name = array.name
     made = make(array)

@@ -1,4 +1,4 @@
-"""What measures measures right: races, hosts, stored results, the report and `sharedarray bench`."""
+"""The benchmark measures correctly: races, hosts, stored results, the report and `sharedarray bench`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_slow_contestant_is_in_fewer_rounds():
 @needs_psutil
 def test_a_host_answers_with_seconds_and_ends_with_its_workers():
     with hosts.Host("multiprocessing.Pool") as host:
-        workers = memory.family(host.pid)[1:]
+        workers = memory.process_tree(host.pid)[1:]
         assert 0 < host.ask("noop") < 1
         assert 0 < host.ask("argument", 64 * KIB) < 1
         assert len(workers) >= 2

@@ -1,4 +1,4 @@
-"""What this library remembers between calls is bounded, outside the pool too."""
+"""The caches of the library are bounded, outside the pool too."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ BOUNDS = {
     "_header._known": "test_pages_that_were_parsed",
     "integrations.joblib._preload": "two keys",
     "integrations._transport._origins": "weak keys",
-    "_interrupts._open": "the depth of blocks",
+    "_sigint._open": "the depth of blocks",
     "_janitor._warned": "test_directories_that_were_used",
     "_lock_holds.all_holds": "test_locks_that_were_used",
     "_lock_holds.idle_holds": "test_locks_that_were_used",
@@ -58,14 +58,14 @@ BOUNDS = {
     "_picklers._tables": "the picklers that there are: three",
     "_reference._arrived": "weak values",
     "_reference._woken": "the attachments of a `AttachmentCache`, at most once each until it is settled",
-    "_registry.token._seen": "the damaged notes that a janitor has met",
+    "_registry.in_flight._seen": "the damaged metadata links that a janitor has met",
     "_registry.record.written": "test_records_that_were_written",
     "_reloads._numbers": "the modules that there are",
     "_reloads._watched": "one, of the shell that the program runs in",
     "_requirements._checked": "test_directories_that_were_checked",
     "_segment.mapping._child_leases": "a fork; empty after it",
     "_segment.mapping.handles": "test_blocks_that_were_open",
-    "_segment.mapping.on_leave": "the modules that ask for it",
+    "_segment.mapping.on_release": "the modules that ask for it",
     "_snapshots._in_use": "the versions in use",
     "_streams.base._live": "the streams that there are; each entry goes when the next one is made",
     "_streams.consumer._kept": "the closed consumers whose items are in use",
@@ -222,7 +222,7 @@ def test_directories_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(os.listdir("/proc/self/fd")) <= handles + 3 * 4
     finally:
         monkeypatch.delenv("SHAREDARRAY_DIR")
-        intents._leave_all()
+        intents._release_all()
         for place in places:
             forget_janitor(place)
             shutil.rmtree(place, ignore_errors=True)

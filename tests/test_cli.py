@@ -41,7 +41,7 @@ HOLDS = "a = sa.share([[1.5, 2, 3]] * 2, name='frames'); say(); hear()"
 
 
 def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, whose stdin is no terminal."""
+    """Return the command in a process of its own, whose stdin is no terminal."""
     options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -55,7 +55,7 @@ def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
 
 
 def block(**changes: Any) -> sa.BlockInfo:
-    """What `sa.blocks()` might tell."""
+    """Return what `sa.blocks()` might tell."""
     return sa.BlockInfo(
         **{
             "name": "x",
@@ -79,7 +79,7 @@ def block(**changes: Any) -> sa.BlockInfo:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[sa.BlockInfo]:
-    """The blocks that the command sees in place of the real ones."""
+    """Provide the blocks that the command sees in place of the real ones."""
     blocks: list[sa.BlockInfo] = []
     monkeypatch.setattr(sa, "blocks", lambda: blocks)
     monkeypatch.setattr(cli, "programs_of", lambda pids: {})
@@ -350,7 +350,7 @@ def test_cp_replaces_a_file_only_with_force(tmp_path, capsys, by):
 
 
 def forbid_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the command's links fail as on a file system without them; blocks still get their names."""
+    """Make the command's links fail as on a file system without them; blocks still get their names."""
     link = os.link
 
     def only_for_blocks(*names: str, **options: Any) -> None:

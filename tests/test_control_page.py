@@ -14,7 +14,7 @@ import pytest
 from helpers import ANSWER, SIGNALS, Puppet, interrupted_at, registry, wait_until
 
 import sharedarray as sa
-from sharedarray import _control_page, _interrupts as interrupts, _registry
+from sharedarray import _control_page, _registry, _sigint as sigint
 from sharedarray._control_page import ControlPage, made_once
 from sharedarray._growth import growth_of
 from sharedarray._notices import notices_of
@@ -168,7 +168,7 @@ def test_a_page_goes_with_its_array_without_a_collection(kind: str) -> None:
     make, page_of, _ = KINDS[kind]
     array = make()
     page = page_of(array)
-    with interrupts.deferred:
+    with sigint.deferred:
         party = page.take_party()  # as a wait does
         assert party is not None
         page.give_back_party(party)

@@ -80,7 +80,7 @@ _replacements: dict[str, Replacement] = {}
 
 
 def instead_of(name: str) -> Callable[[Replacement], Replacement]:
-    """Have a function take the place of CPython's test of this name."""
+    """Register a function that replaces CPython's test of this name."""
 
     def note(replacement: Replacement) -> Replacement:
         _replacements[name] = replacement
@@ -170,13 +170,13 @@ MANAGERS = {"MyManager": FooManager, "QueueManager": QueueManager, "QueueManager
 
 
 def look_into_ours() -> None:
-    """Have CPython's tests find our classes, in this process."""
+    """Make CPython's tests find our classes, in this process."""
     upstream.shared_memory = OURS
     vars(upstream).update(MANAGERS)
 
 
 class Arranged:
-    """What is arranged in this process and in those that a test case starts."""
+    """The arrangements in this process and in those that a test case starts."""
 
     def run(self) -> None:
         look_into_ours()
@@ -276,7 +276,7 @@ def test_there_are_no_other_tests():
 
 
 def in_second_interpreter(*arguments: str, **variables: str) -> tuple[int, bytes, bytes]:
-    """What CPython's ``assert_python_ok`` does, for scripts that want our classes."""
+    """Return what CPython's ``assert_python_ok`` does, for scripts that want our classes."""
     ours = [
         text.replace("from multiprocessing.managers import Shared", "from sharedarray import Shared").replace(
             "from multiprocessing.shared_memory import Shared", "from sharedarray import Shared"

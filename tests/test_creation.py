@@ -40,7 +40,7 @@ SHAPES: list[Any] = [(), 0, 5, (3, 4), (2, 0, 3), (2, 3, 4), (1,) * 20]
 
 
 def content(shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    """An array whose bytes are a pattern, so that what is misplaced shows."""
+    """Return an array whose bytes are a pattern, so that what is misplaced shows."""
     dtype = np.dtype(dtype)
     count = int(np.prod(shape, dtype=int))
     data = np.resize(np.arange(1, 8, dtype=np.uint8), count * dtype.itemsize)

@@ -213,7 +213,7 @@ def test_it_breaks_off_filling_and_nothing_stays(how: str) -> None:
 
 
 def command(*words: str) -> dict[str, object]:
-    """What starts the command at a console, with its output for the test to read."""
+    """Return what starts the command at a console, with its output for the test to read."""
     return {
         "command": [sys.executable, *words],
         "env": environment(),

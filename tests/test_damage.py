@@ -179,7 +179,7 @@ def test_a_sweep_drops_intents_that_are_noise(tmp_path: Path) -> None:
 
 
 def no_regular_file(path: Path, kind: str) -> socket.socket | None:
-    """Have something else than a file at a path; the socket, if it is one, is open."""
+    """Put something else than a file at a path; yield the open socket, if it is one."""
     path.unlink(missing_ok=True)
     if kind == "directory":
         path.mkdir()
@@ -246,21 +246,21 @@ def test_a_sweep_sets_aside_what_is_no_table(tmp_path: Path, kind: str) -> None:
     assert not os.path.lexists(path)
 
 
-# -- notes, tokens, the janitor's files -----------------------------------------------------------------
+# -- notes, pins, the janitor's files -----------------------------------------------------------------
 
 
 def names_of(block: sa.SharedArray) -> list[str]:
     """Return the names under which the registry keeps something about a block, and some that look like it."""
     inode = os.stat(f"{records.directory()}/{block.name}").st_ino
-    token = f"t.{inode}.999999999.1.60000.ab"
+    pin = f"t.{inode}.999999999.1.60000.ab"
     return [
         f"b.other@{inode}",
         f"b.@{inode}",
         f"b...@{inode}",
         "b.none@²",
         f"b.none@{'9' * 200}",
-        token,
-        f"d.{token}",
+        pin,
+        f"d.{pin}",
         f"s.{inode}.-1.-1.60000.any",
         f"d.s.{inode}.-1.-1.60000.any",
         f"t.{'9' * 40}.{'9' * 40}.1.{'9' * 100}.x",
@@ -305,7 +305,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
     with sa.full(1000, 7.0, name="kept_all_along") as kept:
         names = names_of(kept)
         for seed in range(first, first + rounds):
-            intents._leave_all()
+            intents._release_all()
             chance = random.Random(seed)
             opened = damage_the_registry(folder, names, chance)
             try:
@@ -328,7 +328,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
         for path in folder.glob("damaged.*"):
             (path / "inside").unlink()
             path.rmdir()
-    intents._leave_all()
+    intents._release_all()
 
 
 @needs_kinds
@@ -350,15 +350,15 @@ def test_many_more_damaged_files_of_the_registry_stop_nothing(own_directory: str
 def test_a_damaged_time_of_a_reference_starts_anew(own_directory: str, text: str) -> None:
     with sa.zeros(3, persist=True, name="waits") as array:
         inode = os.stat(f"{own_directory}/waits").st_ino
-        token = f"t.{inode}.999999999.1.60000.ab"
-        os.link(f"{own_directory}/waits", records.token_path(own_directory, token))
-        note = f"{registry()}/d.{token}"
+        pin = f"t.{inode}.999999999.1.60000.ab"
+        os.link(f"{own_directory}/waits", records.pin_path(own_directory, pin))
+        note = f"{registry()}/d.{pin}"
 
         def written():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(note)
             try:
-                platform.write_note(note, text)
+                platform.write_metadata(note, text)
             except FileExistsError:  # the janitor was faster
                 return False
             return True
@@ -369,9 +369,9 @@ def test_a_damaged_time_of_a_reference_starts_anew(own_directory: str, text: str
                 "ignore", ".* is damaged", RuntimeWarning
             )  # unless the janitor was faster
             assert records.sweep(own_directory).work >= 1
-        wait_until(lambda: (platform.read_note(note) or text) != text, "a new time is there")
-        assert records.Moment.parse(str(platform.read_note(note))).created > 0
-        os.unlink(records.token_path(own_directory, token))
+        wait_until(lambda: (platform.read_metadata(note) or text) != text, "a new time is there")
+        assert records.Moment.parse(str(platform.read_metadata(note))).created > 0
+        os.unlink(records.pin_path(own_directory, pin))
         records.sweep(own_directory)
         array.unlink()
 

@@ -122,7 +122,7 @@ if __name__ == "__main__":
 
 @contextmanager
 def holder() -> Iterator[tuple[Puppet, str]]:
-    """Have a process hold some blocks; give it, and what it has sent."""
+    """Start a process that holds some blocks; yield it, and what it has sent."""
     with Puppet(HOLDER) as puppet:
         yield puppet, puppet.hear()
         assert puppet.ask() == 3000.0
@@ -240,11 +240,11 @@ def test_a_record_that_comes_while_it_is_read_is_not_damaged(
     with sa.zeros(3, name="held") as held:
         path = record_of("held")
         text = os.readlink(path)
-        read_note = platform.read_note
+        read_metadata = platform.read_metadata
 
         def comes(asked: str) -> str | None:
             if asked != str(path) or came:
-                return read_note(asked)
+                return read_metadata(asked)
             came.append(asked)
             path.unlink(missing_ok=True)
             path.symlink_to(text)
@@ -261,7 +261,7 @@ def test_a_record_that_comes_while_it_is_read_is_not_damaged(
                 path.unlink()
             with monkeypatch.context() as patched:
                 patched.setattr(records.record, "written", {})
-                patched.setattr(platform, "read_note", comes)
+                patched.setattr(platform, "read_metadata", comes)
                 assert read() == records.Record.parse(text)
         assert os.readlink(path) == text
 
@@ -285,25 +285,25 @@ def test_a_reference_arrives_though_its_token_leads_elsewhere(own_directory: str
     with sa.ones(3, name="sent") as sent, sa.zeros(3, name="other") as other:
         for what in ("empty", "noise", "another block", "a directory"):
             packed = ForkingPickler.dumps(sent)
-            (token,) = [each for each in Path(registry()).iterdir() if each.name.startswith("t.")]
-            token.unlink()
+            (pin_name,) = [each for each in Path(registry()).iterdir() if each.name.startswith("t.")]
+            pin_name.unlink()
             if what == "a directory":
-                token.mkdir()
+                pin_name.mkdir()
             elif what == "another block":
-                os.link(f"{own_directory}/{other.name}", token)
+                os.link(f"{own_directory}/{other.name}", pin_name)
             else:
-                token.write_bytes(b"noise" * (what == "noise"))
-            with pytest.warns(RuntimeWarning, match=re.escape(str(token))) as told:
+                pin_name.write_bytes(b"noise" * (what == "noise"))
+            with pytest.warns(RuntimeWarning, match=re.escape(str(pin_name))) as told:
                 assert pickle.loads(packed).sum() == 3
             assert len(told) == 1
-            assert not os.path.lexists(token)
+            assert not os.path.lexists(pin_name)
         packed = ForkingPickler.dumps(sent)
-        (token,) = [each for each in Path(registry()).iterdir() if each.name.startswith("t.")]
-        token.unlink()
-        token.write_bytes(b"noise")
-        with pytest.warns(RuntimeWarning, match=re.escape(str(token))):
+        (pin_name,) = [each for each in Path(registry()).iterdir() if each.name.startswith("t.")]
+        pin_name.unlink()
+        pin_name.write_bytes(b"noise")
+        with pytest.warns(RuntimeWarning, match=re.escape(str(pin_name))):
             records.sweep(own_directory)
-        assert not token.exists()
+        assert not pin_name.exists()
         assert pickle.loads(packed).sum() == 3
 
 
@@ -338,8 +338,8 @@ def test_what_has_the_name_of_a_waker_is_set_aside(own_directory: str) -> None:
         other.wake(0)
         assert waker.wait((), ANSWER) is False
         assert waker.woken
-        other.leave()
-        waker.leave()
+        other.release()
+        waker.release()
         for kind in (Path.write_bytes, Path.mkdir):
             kind(path, *([b"noise"] if kind is Path.write_bytes else []))
             damage._reported.clear()

@@ -99,7 +99,7 @@ def test_frames(pool: sa.Pool) -> None:
 
 
 def test_other_executors_take_the_same_graphs() -> None:
-    """What `dumps` makes is pickled by whatever pool there is: without out-of-band buffers, too."""
+    """Any pool can pickle the result of `dumps`, also without out-of-band buffers."""
     from sharedarray.integrations._packing import Parcel, dumps, loads
 
     given = {"a": np.arange(10_000), "f": lambda x: x + 1, "small": np.arange(3)}

@@ -63,7 +63,7 @@ class Cluster:
         self._number = itertools.count(1)
 
     def complete(self, client: Any) -> None:
-        """Have two workers on each host, and no others."""
+        """Wait until there are two workers on each host, and no others."""
         for host in (self.a, self.b):
             missing = range(2 - len(self.workers(host)))
             self.start(host, *(f"{host.name}-{next(self._number)}" for _ in missing))
@@ -79,7 +79,7 @@ class Cluster:
             )
 
     def workers(self, host: hosts.Host) -> dict[str, int]:
-        """The names of a host's workers, and their pids as this process sees them."""
+        """Return the names of a host's workers, and their pids as this process sees them."""
         found = {}
         for pid in host.pids():
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
@@ -88,7 +88,7 @@ class Cluster:
         return found
 
     def names(self, client: Any) -> list[str]:
-        """The workers that the scheduler knows, if they are those that live."""
+        """Return the workers that the scheduler knows, if they are those that live."""
         known = sorted(told["name"] for told in client.scheduler_info(n_workers=-1)["workers"].values())
         return known if known == sorted([*self.workers(self.a), *self.workers(self.b)]) else []
 

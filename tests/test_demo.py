@@ -140,7 +140,7 @@ def test_every_halo_is_as_wide_as_its_stage_looks() -> None:
 
 
 def plane(south: float, east: float) -> Floats:
-    """A plane that rises by so much per metre."""
+    """Return a plane that rises by so much per metre."""
     rows, columns = np.mgrid[0:40, 0:50]
     return (100 + south * rows * CELL[0] + east * columns * CELL[1]).astype(np.float32)
 

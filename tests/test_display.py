@@ -1,4 +1,4 @@
-"""What arrays, blocks and pools show of themselves in a notebook: true, escaped, and from a sample."""
+"""The display of arrays, blocks and pools in a notebook: true, escaped, and from a sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
 
 
 class Page(HTMLParser):
-    """What a browser would make of it: tags with their attributes, and the text; tags must be balanced."""
+    """The page as a browser parses it: tags with their attributes, and the text; tags must be balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def page(thing: Any) -> Page:
 
 
 def pixels(shown: Page) -> np.ndarray[Any, Any]:
-    """The picture, decoded from its PNG by hand."""
+    """Return the picture, decoded from its PNG by hand."""
     (image,) = shown.all("img")
     data = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"), validate=True)
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
@@ -274,7 +274,7 @@ def test_showing_looks_at_few_pages_only(tmp_path: Path) -> None:
 
 
 def _in_memory(path: Path) -> int:
-    """Bytes of a file that are in the system's cache."""
+    """Return bytes of a file that are in the system's cache."""
     fincore = shutil.which("fincore")
     if fincore is None:
         pytest.skip("needs fincore (util-linux)")

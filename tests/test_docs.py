@@ -49,7 +49,7 @@ def blocks(page: str) -> list[tuple[str, str, str | None]]:
 
 
 def comparable(output: str) -> str:
-    """An output without what differs from run to run: ages, pids, moments."""
+    """Return an output without what differs from run to run: ages, pids, moments."""
     output = re.sub(r"  # with SHAREDARRAY_DIR=\S+", "", output)
     output = re.sub(r"\b[0-9]+s\b", "1s", output)
     output = re.sub(r"\b[0-9]{2,7} (program\.py|pool worker|dead)\b", r"4711 \1", output)
@@ -57,7 +57,7 @@ def comparable(output: str) -> str:
 
 
 def program(page: str) -> str:
-    """A script that runs the blocks of a page in their order, and tells the end of each."""
+    """Return a script that runs the blocks of a page in their order, and tells the end of each."""
     parts = []
     for language, content, _ in blocks(page):
         if language == "sh":

@@ -369,7 +369,7 @@ def test_the_error_survives_pickling():
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch):
-    """What the kernel's control files say, in place of the real ones."""
+    """Provide what the kernel's control files say, in place of the real ones."""
     linux = pytest.importorskip("sharedarray._platform.linux_groups")
     said: dict[str, str] = {"/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\nSwapFree: 0 kB\n"}
     monkeypatch.setattr(linux, "contents_of", lambda path: said[path].encode() if path in said else None)

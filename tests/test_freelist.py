@@ -77,7 +77,7 @@ def freed(count: int = COUNT, value: float = OLD, **options: Any) -> int:
     return file_of(array)
 
 
-def tokens() -> list[str]:
+def pins() -> list[str]:
     return [name for name in notes() if name.startswith("t.")]
 
 
@@ -114,7 +114,7 @@ def test_every_way_of_making_an_array_reuses_pages(maker: str) -> None:
     assert made.dtype == expected.dtype
     np.testing.assert_array_equal(made, expected)
     assert made.ndim == 1 or made.flags.fnc == ("order" in maker)
-    assert tokens() == []
+    assert pins() == []
     with sa.attach(made.name) as other:
         np.testing.assert_array_equal(other, expected)
     stored = np.load(f"{directory()}/{made.name}", mmap_mode="r")
@@ -229,7 +229,7 @@ def test_a_free_block_has_no_name_that_leads_to_it() -> None:
     for look in (lambda: sa.attach("once"), reference.attach):
         with pytest.raises(sa.BlockNotFoundError):
             look()
-    assert len(tokens()) == 1  # in the registry, which is this user's alone
+    assert len(pins()) == 1  # in the registry, which is this user's alone
     assert os.stat(registry()).st_mode & 0o777 == 0o700
 
 
@@ -258,7 +258,7 @@ def test_a_block_that_takes_the_name_of_another_reuses_pages() -> None:
     assert file_of(sa.full(COUNT, OLD)) != before
     new = sa.full(COUNT, NEW, name="frame", replace=True)
     assert file_of(new) != before
-    assert str(file_of(new)) not in {token.split(".")[1] for token in tokens()}
+    assert str(file_of(new)) not in {pin.split(".")[1] for pin in pins()}
     with sa.attach("frame") as other:
         assert (other == NEW).all()
     assert (old == OLD).all()
@@ -283,7 +283,7 @@ def test_a_creation_that_fails_gives_its_pages_back() -> None:
     freed()
     with pytest.raises(sa.BlockExistsError):
         sa.full(COUNT, NEW, name="taken")
-    assert len(tokens()) == len(freelist._state.blocks) == 1
+    assert len(pins()) == len(freelist._state.blocks) == 1
     held.close()
 
 
@@ -376,8 +376,8 @@ def test_what_another_process_has_open_or_mapped_is_not_reused(how: str, closes:
 
 def test_what_another_process_has_opened_since_it_was_free_is_not_reused() -> None:
     before = freed()
-    (token,) = tokens()
-    with open(f"{registry()}/{token}", "rb") as file:
+    (pin_file,) = pins()
+    with open(f"{registry()}/{pin_file}", "rb") as file:
         made = sa.full(COUNT, NEW)
         assert file_of(made) != before
         assert not freelist._state.blocks
@@ -671,12 +671,12 @@ def test_it_goes_back_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     with sa.full(COUNT, OLD) as closed:
         pass
     del array
-    assert len(tokens()) == 2
+    assert len(pins()) == 2
     watcher = freelist._state.watcher
     assert watcher is not None
     wait_until(lambda: watcher.native, "the thread runs")
     until_asked.set()
-    wait_until(lambda: not tokens(), "the memory goes back")
+    wait_until(lambda: not pins(), "the memory goes back")
     assert not freelist._state.blocks
     wait_until(lambda: not os.path.exists(f"/proc/self/task/{watcher.native}"), "the thread ends")
     assert (closed == OLD).all()
@@ -693,7 +693,7 @@ def test_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = list(freelist._state.blocks.values())
     assert sum(block.size for block in kept) <= 5 * MIB
     assert [block.mapping.inode for block in kept] == files[-len(kept) :]  # the last ones
-    assert len(tokens()) == len(kept)
+    assert len(pins()) == len(kept)
 
 
 def test_so_are_its_descriptors_and_maps() -> None:
@@ -782,7 +782,7 @@ def test_a_killed_process_leaves_nothing() -> None:
     with Puppet(script) as puppet:
         assert puppet.hear() == 2
         puppet.kill()
-        wait_until(nothing_left, "the janitor removes the tokens")
+        wait_until(nothing_left, "the janitor removes the pins")
 
 
 STEPS = """

@@ -353,7 +353,7 @@ def test_groups_in_files(tmp_path: Path) -> None:
 
 
 def attempt(block: bytearray, path: Path) -> sa.Group | np.ndarray[Any, Any] | None:
-    """What is opened, read to its last byte, or None after one of our errors."""
+    """Return what is opened, read to its last byte, or None after one of our errors."""
     path.write_bytes(block)
     try:
         opened: Any = sa.open(path, "r")

@@ -299,7 +299,7 @@ def test_each_store_of_a_length_leaves_one_that_readers_take(before: int, after:
                 seen.append(header.decode(page, len(page), name="it").shape[0])
                 fresh = growth.Growth(mapping)
                 assert fresh.length() >= before, "what a process that dies here leaves"
-                fresh.left()
+                fresh.on_release()
 
         state._halves = Halves(state._halves)  # type: ignore[assignment]
         state.publish(after)
@@ -597,4 +597,4 @@ def test_killed_readers_leave_nothing() -> None:
         party = state.claim()  # the places of the dead are free
         assert party is not None
         assert party.index < 5
-        party.waker.leave()
+        party.waker.release()

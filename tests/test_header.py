@@ -132,7 +132,7 @@ def same(a: np.dtype, b: np.dtype) -> bool:
 
 
 def filled(dtype: np.dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
-    """An array whose elements differ in their bytes as far as the dtype allows."""
+    """Return an array whose elements differ in their bytes as far as the dtype allows."""
     array = np.zeros(shape, dtype, order=order)
     if array.nbytes:
         kind = dtype.kind
@@ -210,7 +210,7 @@ def test_a_header_that_just_fits_and_one_that_just_does_not():
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Every dtype and order as an array in memory and as a shared one."""
+    """Provide every dtype and order as an array in memory and as a shared one."""
     made = {}
     for key, description in DTYPES.items():
         dtype = np.dtype(description)
@@ -225,7 +225,7 @@ def pairs():
 
 
 def told(array: np.ndarray) -> list:
-    """What must be the same everywhere; whether a dtype is called aligned is nothing that NPY can hold."""
+    """Return the parts of a dtype that must be the same everywhere; NPY does not record alignment."""
     return [
         repr(np.lib.format.dtype_to_descr(array.dtype)),
         array.dtype.itemsize,

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(60)  # a header that keeps us busy is hostile t
 
 
 def header(text: str | bytes, *, version: int = 1, pad: int = PAGE) -> bytes:
-    """A header with any dict, well formed around it."""
+    """Return a header with any dict, well formed around it."""
     body = text if isinstance(text, bytes) else text.encode("utf-8" if version == 3 else "latin1")
     prefix = 10 if version == 1 else 12
     body += b" " * (-(prefix + len(body) + 1) % pad) + b"\n"
@@ -38,7 +38,7 @@ def header(text: str | bytes, *, version: int = 1, pad: int = PAGE) -> bytes:
 
 
 def page(descr: str = "'<f8'", fortran: str = "False", shape: str = "(3,)", **options: int) -> bytes:
-    """A header page with any text for its three values."""
+    """Return a header page with any text for its three values."""
     return header(f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}", **options)
 
 
@@ -46,7 +46,7 @@ VALID = encode(np.dtype("<f8"), (4, 5), fortran=False) + np.arange(20.0).tobytes
 
 
 def attempt(load: Callable[[], np.ndarray]) -> np.ndarray | None:
-    """The array, read to its last byte, or None after one of our errors."""
+    """Return the array, read to its last byte, or None after one of our errors."""
     try:
         array = load()
     except sa.SharedArrayError as error:
@@ -647,7 +647,7 @@ def test_names_that_are_no_str_are_a_type_error(own_directory, function):
 
 
 def valid(name: str) -> bool:
-    """Whether this system takes such names for files, and so for blocks."""
+    """Return whether this system takes such names for files, and so for blocks."""
     return platform.name_problem(name) is None
 
 

@@ -47,7 +47,7 @@ def has_intent(table: Table, *, key: int = KEY, size: int = 20) -> str:
 
 
 def files_can_be_told_apart(folder: Path) -> bool:
-    """Whether a file has a number that no other had before, or it is known when it was made."""
+    """Return whether a file has a number that no other had before, or it is known when it was made."""
     numbers = set()
     for _ in range(5):
         handle = platform.draft(str(folder))
@@ -58,7 +58,7 @@ def files_can_be_told_apart(folder: Path) -> bool:
 
 
 def open_tables() -> list[int]:
-    """The descriptors of this process through which a table is locked."""
+    """Return the descriptors of this process through which a table is locked."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -400,7 +400,7 @@ def test_a_table_that_somebody_removed_is_made_again(own_directory: str) -> None
         os.unlink(f"{registry()}/{TABLE}")
         with other.lock():
             assert os.path.exists(f"{registry()}/{TABLE}")
-    intents._leave_all()
+    intents._release_all()
 
 
 def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory: str) -> None:
@@ -408,7 +408,7 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
         with array.lock():
             pass
         before = descriptors()
-        intents._leave_all()
+        intents._release_all()
         assert descriptors() < before or not PROC  # where it is none of our handles
 
         def removed() -> bool:
@@ -419,7 +419,7 @@ def test_leaving_removes_the_table_and_locking_again_makes_another(own_directory
         with sa.attach(str(array.name)) as other, other.lock() as lock:
             assert not lock.abandoned
             assert os.path.exists(f"{registry()}/{TABLE}")
-    intents._leave_all()
+    intents._release_all()
 
 
 def test_many_that_come_and_go_find_one_table(folder: str) -> None:

@@ -109,7 +109,7 @@ class Cpython:
         )
 
     def run(self, script: str, *arguments: object) -> tuple[Any, str]:
-        """What a script said last, and what stood on its stderr."""
+        """Return what a script said last, and what stood on its stderr."""
         with self.start(script, *arguments) as process:
             out, err = process.communicate(timeout=ANSWER)
         assert process.returncode == 0, err
@@ -130,7 +130,7 @@ def where_cpython_has_its_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture
 def name() -> Iterator[str]:
-    """A name of this test's own, free again in the end."""
+    """Provide a name of this test's own, free again in the end."""
     found = f"sa-test-{os.getpid()}-interchange"
     yield found
     assert not os.path.exists(f"{WHERE}/{found}")

@@ -221,7 +221,7 @@ def test_objects_that_no_block_can_hold_are_pickled() -> None:
 
 @pytest.mark.slow
 def test_masked_arrays_and_other_subclasses() -> None:
-    """What a subclass adds arrives; memory in a block by reference, other memory as a copy to be written."""
+    """The attributes of a subclass arrive; memory in a block by reference, other memory as a copy."""
     for size in (8, MB):
         for hold in (array_classes.in_block, array_classes.private):
             for name in ("masked", "masked, hard", "recarray", "its own reduction", "an attribute"):
@@ -479,14 +479,14 @@ def test_the_processes_of_a_fit_have_less_memory_than_lokys() -> None:
     for backend in ("sharedarray", "loky"):
         with Puppet(FITS, backend) as program:
             results[backend] = program.hear()
-            sizes[backend] = sum(map(proportional, {*memory.family(program.pid), *janitors()}))
+            sizes[backend] = sum(map(proportional, {*memory.process_tree(program.pid), *janitors()}))
             program.end()
     assert results["sharedarray"] == results["loky"]
     assert sizes["sharedarray"] < sizes["loky"]
 
 
 def proportional(pid: int) -> int:
-    """Bytes of a process, of what several have mapped its part, memory files included."""
+    """Return bytes of a process, of what several have mapped its part, memory files included."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:  # it has just ended

@@ -103,7 +103,7 @@ SCRIPTS = ("UNPICKLABLE_CALLABLE_SCRIPT_TEMPLATE_NO_MAIN", "UNPICKLABLE_CALLABLE
 
 @pytest.fixture(autouse=True)
 def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have ours be the default backend, and known to scripts."""
+    """Make ours the default backend, also for scripts."""
     monkeypatch.setitem(joblib.parallel.BACKENDS, "sharedarray", ours.SharedArrayBackend)
     monkeypatch.setattr(joblib.parallel, "DEFAULT_BACKEND", "sharedarray")
     for script in SCRIPTS:
@@ -120,7 +120,7 @@ def afterwards() -> Iterator[None]:
 
 
 def _renamed(code: types.CodeType) -> types.CodeType:
-    """The same code, with our name where loky's is a constant."""
+    """Return the same code, with our name where loky's is a constant."""
     constants = []
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -132,7 +132,7 @@ def _renamed(code: types.CodeType) -> types.CodeType:
 
 
 def _exchanged(function: Any) -> Callable[..., None]:
-    """A copy of one of joblib's tests, with our backend."""
+    """Return a copy of one of joblib's tests, with our backend."""
     name = function.__name__
     code = _renamed(function.__code__) if name in BY_NAME else function.__code__
     made = types.FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)

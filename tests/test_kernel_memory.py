@@ -42,7 +42,7 @@ def test_a_block_in_the_making_is_told_of() -> None:
     mapping = segment.create(5, name="slow", fill=fill)
     assert seen == [False]
     assert bytes(segment.attach("slow")[:]) == b"whole"
-    mapping.leave()
+    mapping.release()
 
 
 def test_making_that_fails_frees_the_name() -> None:

@@ -52,14 +52,14 @@ hear()
 
 
 def holder(expression: str, *arguments: object) -> Puppet:
-    """A process that holds the array of an expression until it is told to end."""
+    """Return a process that holds the array of an expression until it is told to end."""
     puppet = Puppet(HOLDS.format(expression), *arguments)
     puppet.hear()
     return puppet
 
 
 def gone(name: str) -> bool:
-    """Whether neither the block nor its record is there."""
+    """Return whether neither the block nor its record is there."""
     return inode(name) is None and not any(note.startswith(f"b.{name}@") for note in notes())
 
 
@@ -712,7 +712,7 @@ say(told)
 
 
 def together(script: str, number: int, *arguments: object) -> list[Any]:
-    """What `work(me)` of a script tells in so many processes at once: forks of one where processes fork."""
+    """Return the answers of a script's `work(me)` in so many processes at once, forks if possible."""
     if FORKS:
         found: list[Any] = answer(f"{script}\n{FORKED}", number, *arguments, timeout=150)
         return found
@@ -849,7 +849,7 @@ def test_a_fray_over_one_name(own_directory, what, rounds):
 
 @pytest.mark.slow
 def test_a_fray_over_one_name_with_removal_by_name_and_sweeps(own_directory):
-    """Who removes by name takes whatever has it then: only wholeness and tidiness can be asked for."""
+    """Removal by name takes any block that has the name then; the rest is whole and tidy."""
     rounds = 1500 if FORKS else 100
     said = together(
         """
@@ -1443,7 +1443,7 @@ def test_a_registry_that_cannot_be_trusted_is_refused(own_directory, how):
     np.save(f"{own_directory}/copy.npy", np.arange(3))
     os.rename(f"{own_directory}/copy.npy", f"{own_directory}/copy")
     if how != "file":  # a record that claims the user's own file
-        platform.write_note(f"{registry()}/b.copy@{inode('copy')}", "1 array 1 1 1.0 0")
+        platform.write_metadata(f"{registry()}/b.copy@{inode('copy')}", "1 array 1 1 1.0 0")
     for make in (
         lambda: sa.zeros(3),
         lambda: sa.zeros(3, name="x"),
@@ -1506,12 +1506,12 @@ def test_blocks_are_private_whatever_the_umask(own_directory, tmp_path, umask):
 
 
 class Follower:
-    """Hears that a lease is given up; meanwhile another thread follows too."""
+    """A follower that learns of a release, while another thread begins to follow too."""
 
     def __init__(self, others: list[Follower]) -> None:
         self.others, self.heard = others, 0
 
-    def left(self, mapping: segment.Mapping) -> None:
+    def on_release(self, mapping: segment.Mapping) -> None:
         self.heard += 1
         if len(self.others) < 8:
             self.others.append(Follower(self.others))

@@ -57,7 +57,7 @@ END = 1 << 62
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file of 20 bytes; and what a process opens once, to lock files at all, is open."""
+    """Provide a file of 20 bytes; and what a process opens once, to lock files at all, is open."""
     made = tmp_path / "data.bin"
     made.write_bytes(b"0123456789" * 2)
     assert free(sa.lock_file(made))
@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def now(path: Any, **options: Any) -> sa.Lock:
-    """A lock that does not wait."""
+    """Return a lock that does not wait."""
     return sa.lock_file(path, timeout=0, **options)
 
 
@@ -465,7 +465,7 @@ def test_a_pipe_has_no_place(path: Path) -> None:
 
 @needs_free_files
 def test_a_file_that_is_replaced_under_the_lock(path: Path) -> None:
-    """Who waited for the old one gets a lock on the new one, and reads what is there."""
+    """A waiter for the old file gets a lock on the new one, and reads its content."""
     script = """
         say()
         with sa.lock_file(sys.argv[1]):
@@ -541,7 +541,7 @@ AS_NOBODY = """
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user may enter."""
+    """Provide a directory that every user may enter."""
     if not USERS:
         pytest.skip("a process cannot become another user here")
     with tempfile.TemporaryDirectory() as directory:
@@ -763,7 +763,7 @@ def test_the_intent_of_a_file_that_is_gone_goes_with_the_next_sweep(path: Path, 
     assert any(table.words[32:].tolist()[::32])
     sa.prune()
     assert not any(table.words[32:].tolist()[::32])
-    intents._leave_all()
+    intents._release_all()
     assert not os.path.exists(f"{registry()}/{TABLE}")
 
 

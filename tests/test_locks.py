@@ -60,7 +60,7 @@ PAGE = 4096
 
 @pytest.fixture
 def array() -> Iterator[sa.SharedArray]:
-    """An array of 10 rows of 8 bytes."""
+    """Provide an array of 10 rows of 8 bytes."""
     with sa.zeros((10, 8), "u1", name="locked") as made:
         yield made
 
@@ -713,7 +713,7 @@ def _while_leaving_the_rest(lock: sa.Lock) -> None:
 
 
 def _before_emptying(lock: sa.Lock) -> None:
-    leave = intents.Table._leave
+    leave = intents.Table._move_rest
     calls = []
 
     def then_die(self: intents.Table, *arguments: Any) -> bool:
@@ -723,7 +723,7 @@ def _before_emptying(lock: sa.Lock) -> None:
             suicide()
         return True
 
-    intents.Table._leave = then_die  # type: ignore[method-assign]
+    intents.Table._move_rest = then_die  # type: ignore[method-assign]
 
 
 def _before_it_is_even(lock: sa.Lock) -> None:
@@ -847,7 +847,7 @@ def test_a_child_does_not_keep_its_parents_lock(array: sa.SharedArray) -> None:
 
 @needs_fork
 def test_a_child_locks_for_itself(array: sa.SharedArray) -> None:
-    """What was opened by its parent is of no use to it: its locks would be its parent's."""
+    """A child cannot use descriptors that its parent opened: its locks would be its parent's."""
     assert not told(array.lock())
     ready, said = os.pipe()
     done, tell = os.pipe()

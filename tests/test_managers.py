@@ -365,7 +365,7 @@ def test_the_death_of_either_frees_every_block(own_directory, tmp_path, method, 
 
 @needs_files
 def test_all_killed_and_no_janitor(own_directory):
-    """Who makes the next block, or prunes, sweeps up."""
+    """The process that makes the next block, or prunes, sweeps up."""
     with Puppet(STARTS.format(method=QUICK)) as starter:
         server, _ = starter.hear()
         kill_janitors()

@@ -1,4 +1,4 @@
-"""What NumPy's and pathlib's users expect of names, shapes and arguments, and what errors tell them."""
+"""Names, shapes and arguments as users of NumPy and pathlib expect them, and the errors."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ MB = 1 << 20
 
 
 def lies_in(array: np.ndarray[Any, Any], held: sa.SharedArray) -> bool:
-    """Whether an array's memory is a mapping of this block."""
+    """Return whether an array's memory is a mapping of this block."""
     found, block = mapping_of(array), mapping_of(held)
     assert block is not None
     return found is not None and (found.device, found.inode) == (block.device, block.inode)

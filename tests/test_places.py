@@ -1,4 +1,4 @@
-"""Where a program lives: process 1, embedded and frozen programs, other kernels, locales and users."""
+"""Unusual surroundings: process 1, embedded and frozen programs, other kernels, locales and users."""
 
 from __future__ import annotations
 
@@ -414,15 +414,15 @@ def test_ages_do_not_follow_the_time_of_day(own_directory, monkeypatch, step):
     times = SimpleNamespace(time=lambda: now)
     monkeypatch.setattr(registry.moments, "time", times)
     with sa.zeros(3, name="waits", persist=True) as a:
-        token = f"t.{inode('waits')}.999999999.1.{registry.here()}.60000.ab"
-        os.link(f"{own_directory}/waits", registry.token_path(own_directory, token))
-        registry.token.expire_tokens(own_directory)
+        pin_name = f"t.{inode('waits')}.999999999.1.{registry.here()}.60000.ab"
+        os.link(f"{own_directory}/waits", registry.pin_path(own_directory, pin_name))
+        registry.in_flight.expire_pins(own_directory)
         now += step
-        assert registry.token.expire_tokens(own_directory)
+        assert registry.in_flight.expire_pins(own_directory)
         (block,) = sa.blocks()
         assert abs(block.created.timestamp() - now) < HOUR / 2
         monkeypatch.setattr(platform, "uptime", lambda: (clock, uptime + 61))
-        assert not registry.token.expire_tokens(own_directory)
+        assert not registry.in_flight.expire_pins(own_directory)
         a.unlink()
 
 

@@ -1,4 +1,4 @@
-"""How many processors a process may use, and so how many workers a pool has."""
+"""The number of processors that a process may use, and so of workers in a pool."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 
 def at_a_terminal(*arguments: str) -> str:
-    """What a person sees of a script."""
+    """Return what a person sees of a script."""
     import fcntl
     import pty
     import termios

@@ -1,4 +1,4 @@
-"""What the README, the project file and the CI script say to each other."""
+"""The README, the project file and the CI script agree with each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ls, info and top show of streams; streams in files, and files as streams."""
+"""Streams in ls, info and top; streams in files, and files as streams."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def arrays() -> Iterator[tuple[sa.SharedArray, sa.SharedArray]]:
         yield a, r
 
 
-def tokens() -> int:
-    return len(registry.tokens(registry.directory()))
+def pins() -> int:
+    return len(registry.pins(registry.directory()))
 
 
 def send(obj: object) -> bytes:
@@ -84,9 +84,9 @@ def test_every_view_travels_as_a_small_reference(name: str, arrays: Any) -> None
     view = VIEWS[name](*arrays)
     sent = send(view)
     assert len(sent) < 500
-    assert tokens() == 1
+    assert pins() == 1
     arrived = pickle.loads(sent)
-    assert tokens() == 0
+    assert pins() == 0
     assert type(arrived) is type(view)
     assert arrived.dtype == view.dtype
     assert arrived.shape == view.shape
@@ -109,7 +109,7 @@ def test_every_view_is_stored_as_data(name: str, protocol: int, arrays: Any) -> 
     assert stored.dtype == plain.dtype
     np.testing.assert_array_equal(stored, view)
     assert not np.shares_memory(stored, view)
-    assert tokens() == 0
+    assert pins() == 0
 
 
 def test_protocol_5_stores_out_of_band(arrays: Any) -> None:
@@ -141,7 +141,7 @@ def test_what_no_reference_can_stand_for_travels_as_data() -> None:
         arrived = pickle.loads(send(array))
         np.testing.assert_array_equal(arrived, array)
         assert getattr(arrived, "name", None) is None
-    assert tokens() == 0
+    assert pins() == 0
     unlinked.close()
 
 
@@ -184,7 +184,7 @@ def test_a_reference_is_sent_as_it_is_by_every_pickler(arrays: Any) -> None:
     copies += [copy.copy(reference), copy.deepcopy(reference), pickle.loads(send(reference))]
     copies += [pickle.loads(cloudpickle.dumps(reference))]
     assert len(pickle.dumps(reference)) < 400
-    assert tokens() == 0
+    assert pins() == 0
     for other in copies:
         assert other == reference
         assert (other.name, other.shape, other.dtype, other.mode) == (array.name, (2, 6), DATA.dtype, "r+")
@@ -214,7 +214,7 @@ def test_a_reference_keeps_nothing_alive() -> None:
 def test_another_block_of_the_same_name_is_an_error() -> None:
     array = sa.share(DATA, name="reused")
     reference, sent = array.reference(), send(array)
-    pickle.loads(sent)  # takes the token with it
+    pickle.loads(sent)  # takes the pin with it
     array.close()
     del array
     gc.collect()
@@ -279,7 +279,7 @@ def test_threads_that_load_at_once() -> None:
         for thread in threads:
             thread.join()
         assert not failed
-        assert tokens() == 0
+        assert pins() == 0
 
 
 # -- attachments that are kept ----------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_a_forked_child_has_a_lease_of_its_own_on_a_cached_attachment() -> None:
             mapping = attachment(view)
             pid = os.fork()
             if not pid:
-                os._exit(mapping.lease_dropped or mapping.left or view.closed)
+                os._exit(mapping.lease_dropped or mapping.released or view.closed)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             del mapping, view
             kept.settle()
@@ -547,7 +547,7 @@ def test_results_of_workers_that_exit_before_they_are_read() -> None:
     for i, result in enumerate(results):
         assert type(result) is sa.SharedArray
         assert (result == i).all()
-    assert tokens() == 0
+    assert pins() == 0
     del result, results
     gc.collect()
     assert sa.blocks() == []
@@ -572,7 +572,7 @@ def test_a_producer_that_drops_each_frame_at_once() -> None:
     queue.join_thread()
     counts.join_thread()
     assert np.sum(found, axis=0).tolist() == [1000, 1000]
-    assert tokens() == 0
+    assert pins() == 0
     assert sa.blocks() == []
 
 

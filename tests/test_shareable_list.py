@@ -56,7 +56,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
 
 
 def read(block: bytes) -> list[Any]:
-    """What is in such a block."""
+    """Return what is in such a block."""
     view = memoryview(block)
     layout = shareable.decode(view, "x")
     return [shareable.read(view, layout, position, "x") for position in range(layout.count)]

@@ -47,7 +47,12 @@ from helpers import (
 from needs import link, needs_files, needs_fork, needs_proc
 
 import sharedarray as sa
-from sharedarray import _family as family, _reference as reference, _registry as registry, _segment as segment
+from sharedarray import (
+    _process_tree as process_tree,
+    _reference as reference,
+    _registry as registry,
+    _segment as segment,
+)
 from sharedarray._cli import main
 from sharedarray._registry import Record
 
@@ -506,8 +511,8 @@ def make_and_leave(name: str, deeper: int = 0, method: str | None = None) -> Non
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("deeper", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_may_make_a_block_and_end(method, deeper):
-    """The block is kept by the process at the head of the family, which is not told of it."""
-    family.head()  # as when this process has made a block before
+    """The block is kept by the leader of the process tree, which is not told of it."""
+    process_tree.leader()  # as when this process has made a block before
     child = multiprocessing.get_context(method).Process(target=make_and_leave, args=("made", deeper, method))
     child.start()
     child.join()
@@ -522,7 +527,7 @@ def test_a_worker_may_make_a_block_and_end(method, deeper):
     assert nothing_left()
 
 
-FAMILY = """
+PROCESS_TREE = """
 import multiprocessing, os, sys
 from helpers import hear, say
 def work(method):
@@ -544,13 +549,13 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", METHODS)
 def test_the_head_needs_to_know_nothing(own_directory, tmp_path, method):
     """It has not even imported the library, and the block goes when it is killed all the same."""
-    script = tmp_path / "family.py"
-    script.write_text(FAMILY)
-    with Puppet(f"os.execv(sys.executable, [sys.executable, {str(script)!r}, {method!r}])") as head:
-        assert head.hear() == head.pid
+    script = tmp_path / "process_tree.py"
+    script.write_text(PROCESS_TREE)
+    with Puppet(f"os.execv(sys.executable, [sys.executable, {str(script)!r}, {method!r}])") as leader:
+        assert leader.hear() == leader.pid
         (found,) = sa.blocks()
-        assert (found.name, found.keeper, found.held) == ("made", head.pid, False)
-        head.kill()
+        assert (found.name, found.keeper, found.held) == ("made", leader.pid, False)
+        leader.kill()
         wait_until(nothing_left, "the block is gone")
 
 
@@ -623,20 +628,20 @@ def test_a_fork_changes_nothing(own_directory):
 
 
 def test_who_is_at_the_head(monkeypatch):
-    """It comes down in multiprocessing's configuration; a process whose head is dead is one itself."""
+    """It comes down in multiprocessing's configuration; a process whose leader is dead is one itself."""
     me = registry.me()
     configuration = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     with Puppet("say(); hear()") as other:
         other.hear()
-        head = other.pid, registry.processes.platform.process_started(other.pid)
-        monkeypatch.setitem(configuration, family._KEY, head)
-        assert family.head() == head
-    assert family.head() == me
-    monkeypatch.setitem(configuration, family._KEY, (me[0], me[1] - 1))  # an older process of our pid
-    assert family.head() == me
-    assert configuration[family._KEY] == me
-    monkeypatch.delitem(configuration, family._KEY)
-    assert family.head() == me
+        leader = other.pid, registry.processes.platform.process_started(other.pid)
+        monkeypatch.setitem(configuration, process_tree._KEY, leader)
+        assert process_tree.leader() == leader
+    assert process_tree.leader() == me
+    monkeypatch.setitem(configuration, process_tree._KEY, (me[0], me[1] - 1))  # an older process of our pid
+    assert process_tree.leader() == me
+    assert configuration[process_tree._KEY] == me
+    monkeypatch.delitem(configuration, process_tree._KEY)
+    assert process_tree.leader() == me
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def wakers() -> list[str]:
 
 
 def pair(*arguments: Any, **settings: Any) -> tuple[Any, Any]:
-    """A producer and a consumer in this process."""
+    """Return a producer and a consumer in this process."""
     producer = sa.Stream("camera", *arguments, **settings)
     return producer, sa.Stream("camera")
 

@@ -62,7 +62,7 @@ def layer_of(module: str) -> str:
 
 @functools.cache
 def imports_of(module: str) -> frozenset[str]:
-    """What a module imports from the package when it runs, imports for the type checker left out."""
+    """Return what a module imports from the package when it runs, imports for the type checker left out."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -185,7 +185,7 @@ STARTS = re.compile(
 
 
 def opening_calls(module: str) -> list[str]:
-    """The calls in a module that open a descriptor unguarded."""
+    """Return the calls in a module that open a descriptor unguarded."""
     tree = ast.parse(source(module))
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     own |= {
@@ -437,7 +437,7 @@ def test_sizes_from_which_data_is_handled_in_another_way_stand_in_one_place() ->
 def test_no_weak_set_is_iterated() -> None:
     """A thread that adds to one meanwhile makes the iteration fail: lists of weak references are used."""
     users = [name for name in MODULES if "WeakSet" in source(name)]
-    assert users == ["sharedarray._interrupts"]  # which looks at the code of its callback only
+    assert users == ["sharedarray._sigint"]  # which looks at the code of its callback only
     tables = "_arrived|_by_token|_cores|_made|_origins|_token_of|_versions"
     iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
     assert [name for name in MODULES if iterated.search(source(name))] == []

@@ -156,15 +156,15 @@ def _killed_at(step: int, function: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            left = step
+            remaining = step
 
             def trace(frame: Any, event: str, argument: object) -> Any:
-                nonlocal left
+                nonlocal remaining
                 if "sharedarray" not in frame.f_code.co_filename:
                     return None
                 if event == "line":
-                    left -= 1
-                    if left < 0:
+                    remaining -= 1
+                    if remaining < 0:
                         os.kill(os.getpid(), signal.SIGKILL)
                 return trace
 

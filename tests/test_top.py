@@ -35,7 +35,7 @@ class Terminal(Console):
         super().__init__([*COMMAND, *arguments], columns=columns, lines=lines, env=env)
 
     def names(self, rows: list[str]) -> list[str]:
-        """Names of the blocks, in the order of the lines."""
+        """Return names of the blocks, in the order of the lines."""
         return [row.split()[0] for row in rows[2:-1] if row.strip()]
 
     def ends(self, status: int = 0) -> None:

@@ -30,12 +30,12 @@ def writers_go_first_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_table_of_an_earlier_test() -> None:
-    intents._leave_all()
+    intents._release_all()
 
 
 @pytest.fixture(params=["array", "file"])
 def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """What makes a lock on bytes 0 to 8, or others of 16, of an array or of a file."""
+    """Provide what makes a lock on bytes 0 to 8, or others of 16, of an array or of a file."""
     if request.param == "array":
         with sa.zeros(16, "u1", name="of_both") as array:
             yield lambda start=0, stop=8, **options: array[start:stop].lock(**options)
@@ -90,8 +90,8 @@ class Holder:
         except sa.LockTimeout as error:
             self.refusal = error
 
-    def leave(self) -> None:
-        """Have it, and give it up."""
+    def release(self) -> None:
+        """Take it, and give it up."""
         assert self.has.wait(ANSWER)
         self.may_leave()
         self.join()
@@ -137,8 +137,8 @@ def test_readers_that_come_later_let_the_writer_go_first(lock: Make, timeout: fl
     assert writer.has.wait(ANSWER)
     assert "another process" in why_not(lock(shared=True, timeout=0.05))
     assert not later.has.is_set()
-    writer.leave()
-    later.leave()
+    writer.release()
+    later.release()
     assert writers() == 0
     assert why_not(lock(shared=True, timeout=0)) == ""
     assert not hint()
@@ -168,7 +168,7 @@ def test_readers_queue_with_the_writers_while_a_writer_has_the_bytes(lock: Make)
         for each in (reader, writer):
             each.may_leave()
     for each in (reader, writer):
-        each.leave()
+        each.release()
 
 
 def test_a_writer_that_gives_up_stops_no_reader(lock: Make) -> None:
@@ -189,7 +189,7 @@ def test_a_writer_that_is_killed_as_it_waits_stops_no_reader(lock: Make, timeout
         waits = Holder(lock(shared=True))
         kill(pid)
         assert end(pid) == KILLED
-        waits.leave()
+        waits.release()
         assert why_not(lock(shared=True, timeout=0)) == ""
         assert not hint()
     with lock(timeout=0) as after:
@@ -207,7 +207,7 @@ def test_a_writer_is_let_go_first_for_a_while_and_not_for_ever(
         assert "a writer waits" in why_not(lock(shared=True, timeout=0))
         assert not reader.has.is_set()
         monkeypatch.setattr(intent_table, "_PRIORITY", 1)
-        reader.leave()
+        reader.release()
         assert why_not(lock(shared=True, timeout=0)) == ""
         assert not writer.has.is_set()
 
@@ -248,7 +248,7 @@ def test_readings_without_a_gap_end_when_a_writer_waits(lock: Make) -> None:
 
 @pytest.fixture
 def slots(tmp_path: Path) -> Iterator[tuple[Table, Table, int]]:
-    """A table as two processes have it open, and a slot of the first one."""
+    """Provide a table as two processes have it open, and a slot of the first one."""
     one, other = Table.open(str(tmp_path)), Table.open(str(tmp_path))
     yield one, other, one.claim("")
     for table in (one, other):

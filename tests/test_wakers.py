@@ -27,7 +27,7 @@ def block(own_directory: str) -> _segment.Mapping:
 
 
 def waker_of(block: _segment.Mapping, pids: dict[int, int] | None = None) -> Waker:
-    """A waker to whom all parties are of this process, but those whose pids are given."""
+    """Return a waker to whom all parties are of this process, but those whose pids are given."""
     return Waker(block, lambda index: ({} if pids is None else pids).get(index, os.getpid()))
 
 
@@ -42,13 +42,13 @@ def test_each_index_has_one_party(block: _segment.Mapping) -> None:
     assert second.claim(4)
     assert second.alive(3)
     assert not second.alive(5)
-    first.leave()
+    first.release()
     assert not second.alive(3)
     third = waker_of(block)
     assert third.claim(3)
-    third.leave()
-    second.leave()
-    second.leave()
+    third.release()
+    second.release()
+    second.release()
 
 
 def test_an_index_and_its_waker_are_free_after_a_kill(block: _segment.Mapping) -> None:
@@ -64,8 +64,8 @@ def test_an_index_and_its_waker_are_free_after_a_kill(block: _segment.Mapping) -
     wait_until(lambda: len(files()) <= 1, "the janitor removes the waker of the dead", ANSWER)
     again = waker_of(block)
     assert again.claim(1)
-    again.leave()
-    own.leave()
+    again.release()
+    own.release()
     assert files() == []
 
 
@@ -73,7 +73,7 @@ def test_a_party_is_woken(block: _segment.Mapping) -> None:
     own = waker_of(block)
     assert own.claim(0)
     script = (
-        JOIN + "waker.claim(1)\nwhile hear():\n    waker.wake(0); waker.wake(0)\n    say()\nwaker.leave()"
+        JOIN + "waker.claim(1)\nwhile hear():\n    waker.wake(0); waker.wake(0)\n    say()\nwaker.release()"
     )
     with Puppet(script, block.name, os.getpid()) as other:
         for _ in range(3):
@@ -83,7 +83,7 @@ def test_a_party_is_woken(block: _segment.Mapping) -> None:
             own.drain()
             assert own.wait([], 0.0) is False
         other.end()
-    own.leave()
+    own.release()
 
 
 def test_a_wake_that_comes_before_the_sleep_is_not_lost(block: _segment.Mapping) -> None:
@@ -92,15 +92,15 @@ def test_a_wake_that_comes_before_the_sleep_is_not_lost(block: _segment.Mapping)
     own.drain()
     other.wake(0)
     assert own.wait([], None) is False
-    own.leave()
-    other.leave()
+    own.release()
+    other.release()
 
 
 def test_to_wake_a_party_that_is_not_there_does_nothing(block: _segment.Mapping) -> None:
     own = waker_of(block)
     own.wake(7)
     assert not own.alive(7)
-    own.leave()
+    own.release()
 
 
 def test_the_next_party_with_an_index_is_woken_though_its_former_one_was_known(
@@ -109,12 +109,12 @@ def test_the_next_party_with_an_index_is_woken_though_its_former_one_was_known(
     own, first, second = waker_of(block), waker_of(block), waker_of(block)
     assert first.claim(1)
     own.wake(1)
-    first.leave()
+    first.release()
     assert second.claim(1)
     own.wake(1)
     assert second.wait([], None) is False
-    second.leave()
-    own.leave()
+    second.release()
+    own.release()
 
 
 def test_the_end_of_a_party_wakes_those_who_wait_for_it(block: _segment.Mapping) -> None:
@@ -129,7 +129,7 @@ def test_the_end_of_a_party_wakes_those_who_wait_for_it(block: _segment.Mapping)
         other.process.wait(ANSWER)
     wait_until(lambda: not own.alive(1), "the lease ends", ANSWER)
     assert own.wait([1], None) is True  # at once, and by itself: it is not there any more
-    own.leave()
+    own.release()
 
 
 @pytest.mark.skipif(not SIGNALS, reason="needs SIGSTOP")
@@ -147,7 +147,7 @@ def test_a_party_that_stands_still_lives(block: _segment.Mapping) -> None:
             own.wake(1)
         assert other.hear() == 1
         other.end()
-    own.leave()
+    own.release()
 
 
 @pytest.mark.skipif(not FORKS, reason="needs fork")
@@ -170,14 +170,14 @@ def test_a_forked_child_is_another_party(block: _segment.Mapping) -> None:
     os.close(writing)
     assert os.read(reading, 1) == b"1"
     os.close(reading)
-    own.leave()  # and the child does not keep it
+    own.release()  # and the child does not keep it
     other = waker_of(block)
     assert not other.alive(0)
     assert other.alive(1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     wait_until(lambda: not other.alive(1), "the lease ends", ANSWER)
-    other.leave()
+    other.release()
 
 
 @pytest.mark.skipif(not SIGNALS, reason="needs SIGINT")
@@ -191,7 +191,7 @@ def test_ctrl_c_breaks_a_wait_off(block: _segment.Mapping) -> None:
         own.wait([], ANSWER)
     own.wake(0)
     assert own.wait([], None) is False
-    own.leave()
+    own.release()
 
 
 def test_a_sweep_leaves_the_wakers_of_the_living(block: _segment.Mapping) -> None:
@@ -200,7 +200,7 @@ def test_a_sweep_leaves_the_wakers_of_the_living(block: _segment.Mapping) -> Non
     before = files()
     _registry.sweep(str(block.directory))
     assert files() == before
-    own.leave()
+    own.release()
 
 
 def test_what_is_no_waker_gives_way(block: _segment.Mapping) -> None:
@@ -211,7 +211,7 @@ def test_what_is_no_waker_gives_way(block: _segment.Mapping) -> None:
     own = waker_of(block)
     assert own.claim(0)
     own.wake(0)
-    own.leave()
+    own.release()
     assert files() == []
 
 
@@ -227,5 +227,5 @@ def test_nothing_is_left_when_a_block_with_parties_is_closed(own_directory: str)
     with sa.Segment.create(64, name="short") as made:
         waker = Waker(made._mapping, lambda index: 0)
         assert waker.claim(0)
-        waker.leave()
+        waker.release()
     assert files() == []

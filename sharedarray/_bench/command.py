@@ -51,7 +51,7 @@ class Tell(Protocol):
     """Tells what is measured now."""
 
     def __call__(self, text: str, step: bool = True) -> None:
-        """Say it; and whether it is a new step."""
+        """Print a step, and return whether it is a new one."""
 
 
 QUESTIONS = {"argument": "a plain array as the argument of a task", "result": "an array as its result"}
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refusal(args: argparse.Namespace) -> str | None:
-    """What cannot be done, found out before the work and not after it."""
+    """Return what cannot be done, found out before the work and not after it."""
     drawn = args.plot or args.report
     if drawn and importlib.util.find_spec("matplotlib") is None:
         return "a picture needs matplotlib: pip install 'numpy-sharedarray[bench]'"
@@ -160,7 +160,7 @@ def _wanted(against: Sequence[str]) -> list[str]:
 
 
 def measure(sizes: Sequence[int], names: Sequence[str]) -> results.Results:
-    """Have these contestants hand over arrays of these sizes in bytes, there and back."""
+    """Measure how long these contestants take to send arrays of these sizes, in bytes, there and back."""
     fitting = [size for size in sorted(set(sizes)) if memory.available() > TIMES * size]
     for size in sorted(set(sizes) - set(fitting)):
         print(
@@ -225,7 +225,7 @@ def measure_pool(names: Sequence[str], scale: rows.Scale) -> results.Results:
 
 @contextlib.contextmanager
 def _stored(size: int) -> Iterator[str]:
-    """A file in which the workers of all find an array of so many bytes; see `tasks.stored`.
+    """Provide a file in which all workers find an array of so many bytes; see `tasks.stored`.
 
     That is a block, and a file on disk where blocks have no paths. Who opens it has to end before it goes.
     """
@@ -270,7 +270,7 @@ def _progress(steps: int) -> Iterator[Tell]:
 
 
 def table(found: results.Results) -> str:
-    """Medians over sizes with the ratio to the limit, and what they say."""
+    """Return the medians over sizes with the ratio to the limit, and a summary."""
     from sharedarray._bench.summary import verdicts
 
     parts = [sentence(found.machine)]
@@ -305,7 +305,7 @@ def _columns_of_curves(found: results.Results) -> Iterator[str]:
 
 
 def _left_out(found: results.Results) -> Iterator[str]:
-    """Who has no figures, in all or of one question, and why."""
+    """Return the contestants that have no figures, in all or of one question, and the reasons."""
     nowhere = found.missing()
     for name, why in nowhere.items():
         yield f"{name} took no part: {why}"
@@ -341,7 +341,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _size(text: str) -> int:
-    """Bytes, a multiple of the eight of an element."""
+    """Return bytes, a multiple of the eight of an element."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", text.lower())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 64KiB, 1MiB or 1GiB")

@@ -72,7 +72,7 @@ class Contestant(contextlib.ExitStack):
     # What a library has to say
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Have a worker call this, and wait for what it returns."""
+        """Call this in a worker, and wait for what it returns."""
         raise NotImplementedError
 
     def call_many(self, function: Callable[[Any], Any], values: list[Any]) -> None:
@@ -80,46 +80,46 @@ class Contestant(contextlib.ExitStack):
         raise NotImplementedError
 
     def map(self, function: Callable[[Any], Any], values: list[Any]) -> Any:
-        """The library's map, with its default arguments: the results."""
+        """Return the library's map, with its default arguments: the results."""
         raise NotImplementedError
 
     # The questions
 
     @contextlib.contextmanager
     def noop(self) -> Iterator[Call]:
-        """A task that does nothing, there and back."""
+        """Run a task that does nothing, there and back."""
         yield lambda: self._drop(self.call(tasks.noop, 3))
 
     @contextlib.contextmanager
     def many(self, count: int) -> Iterator[Call]:
-        """So many of them submitted one by one, then all results."""
+        """Submit so many of them one by one, then wait for all results."""
         values = list(range(count))
         yield lambda: self.call_many(tasks.noop, values)
 
     @contextlib.contextmanager
     def mapped(self, count: int) -> Iterator[Call]:
-        """So many of them in one map."""
+        """Run so many of them in one map."""
         values = list(range(count))
         yield lambda: self._drop(self.map(tasks.noop, values))
 
     @contextlib.contextmanager
     def long(self, seconds: float) -> Iterator[Call]:
-        """A task for each worker that sleeps so long, then all results."""
+        """Run a task in each worker that sleeps so long, then wait for all results."""
         yield lambda: self.call_many(time.sleep, [seconds] * WORKERS)
 
     @contextlib.contextmanager
     def argument(self, data: Array) -> Iterator[Call]:
-        """An array as the argument of a task."""
+        """Send an array as the argument of a task."""
         yield lambda: self._drop(self.call(tasks.first, data))
 
     @contextlib.contextmanager
     def result(self, path: str, size: int) -> Iterator[Call]:
-        """An array that the worker has, as the result of a task."""
+        """Return an array that the worker has as the result of a task."""
         yield lambda: self._look(self.call(tasks.stored, path, size))
 
     @contextlib.contextmanager
     def blocks(self, data: Array) -> Iterator[Call]:
-        """The square root of an array, block by block, into another one that is there."""
+        """Write the square root of an array, block by block, into another array."""
         pieces = [data[at : at + BLOCK // 8] for at in range(0, len(data), BLOCK // 8)]
         out = np.zeros_like(data)
 
@@ -164,7 +164,7 @@ class Limit(Contestant):
 
     @contextlib.contextmanager
     def blocks(self, data: Array) -> Iterator[Call]:
-        """Two threads, which share everything for nothing."""
+        """Run the blocks in two threads, which share all memory."""
         out = np.zeros_like(data)
         places = [slice(at, at + BLOCK // 8) for at in range(0, len(data), BLOCK // 8)]
         with ThreadPoolExecutor(2) as threads:
@@ -217,7 +217,7 @@ _shared: dict[tuple[str, int], sa.SharedArray] = {}
 
 
 def shared(path: str, size: int) -> sa.SharedArray:
-    """A shared array of the worker's own, with what `tasks.stored` has."""
+    """Return a shared array of the worker's own, with what `tasks.stored` has."""
     key = path, size
     if key not in _shared:
         _shared.clear()

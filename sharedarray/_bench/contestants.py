@@ -30,7 +30,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
 
 
 def why_missing(name: str) -> str | None:
-    """Why a contestant cannot take part here; None when it can."""
+    """Return why a contestant cannot take part here; None if it can."""
     needs = CONTESTANTS[name].needs
     if importlib.util.find_spec(needs) is None:
         return f"{needs} is not installed"

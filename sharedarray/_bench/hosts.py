@@ -57,7 +57,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a host has no answer."""
+    """The reason why a host has no answer."""
 
     reason: str
 
@@ -66,14 +66,14 @@ class Failure:
 
 
 class _Answers:
-    """What a host knows between two questions."""
+    """The state of a host between two questions."""
 
     def __init__(self, contestant: Contestant) -> None:
         self.contestant = contestant
         self._data: Array | None = None
 
     def answer(self, question: Question) -> float:
-        """Seconds of a call."""
+        """Return seconds of a call."""
         args = question.args
         if question.name in ("argument", "share", "blocks"):
             args = (self._argument(*args),)
@@ -106,7 +106,7 @@ def _timed(call: Any, seconds: float, warm: float) -> float:
 
 
 def _serve(connection: Connection, name: str, log: str) -> None:
-    """Be the host of a contestant, whose libraries may print what they like into `log`."""
+    """Run the host of a contestant, whose libraries print into `log`."""
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -180,7 +180,7 @@ class Host:
         return self._process.pid
 
     def ask(self, name: str, *args: Any, seconds: float = 0.03, warm: float = WARM_SECONDS) -> float:
-        """Seconds of a call, timed for some `seconds` after up to `warm` seconds of calls that do not count.
+        """Return the seconds of a call, timed for `seconds` after `warm` seconds that do not count.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class Host:
         return self._receive(PATIENCE)
 
     def peak(self, name: str, *args: Any) -> int:
-        """By how many bytes the host's family and the memory file system grow at most, in some calls."""
+        """Return by how much memory and files of the host grow at most, in bytes, in some calls."""
         before = memory.peak(self.pid, lambda: True)
         self._send(Question(name, args, 0.0, WARM_SECONDS))
         most = memory.peak(self.pid, self._connection.poll)
@@ -219,7 +219,7 @@ class Host:
 
     def _kill(self) -> None:
         """End the host and its descendants, as far as they are known."""
-        pids = memory.family(self.pid)[1:] if memory.why_not() is None else []
+        pids = memory.process_tree(self.pid)[1:] if memory.why_not() is None else []
         self._process.kill()
         self._process.join()
         for pid in pids:
@@ -229,7 +229,7 @@ class Host:
 
 @contextlib.contextmanager
 def hosted(names: Iterable[str]) -> Iterator[tuple[dict[str, Host], dict[str, str]]]:
-    """Hosts of these contestants by name, and of those that cannot take part, the reason."""
+    """Yield the hosts of these contestants by name, and the reasons of those that cannot take part."""
     there: dict[str, Host] = {}
     missing: dict[str, str] = {}
     with contextlib.ExitStack() as stack:

@@ -22,7 +22,7 @@ CONTEXT: Any = multiprocessing.get_context(
 
 @contextlib.contextmanager
 def served(serve: Callable[..., None], *args: Any) -> Iterator[Connection]:
-    """Our end of a pipe, with a process at the other end that serves it."""
+    """Provide our end of a pipe, with a process at the other end that serves it."""
     here, there = CONTEXT.Pipe()
     process = CONTEXT.Process(target=serve, args=(there, *args))
     process.start()
@@ -41,13 +41,13 @@ def _call(connection: Connection, function: Callable[[Any], Any]) -> None:
 
 
 def bare_connection(function: Callable[[Any], Any]) -> contextlib.AbstractContextManager[Connection]:
-    """A process that does nothing but read an argument from a pipe, call, and write the result."""
+    """Return a process that does nothing but read an argument from a pipe, call, and write the result."""
     return served(_call, function)
 
 
 @contextlib.contextmanager
 def bare_worker(function: Callable[[Any], Any]) -> Iterator[Callable[[Any], Any]]:
-    """A function that has a bare process call ``function`` with its argument."""
+    """Provide a function that makes a bare process call ``function`` with its argument."""
     with bare_connection(function) as connection:
 
         def ask(argument: Any) -> Any:

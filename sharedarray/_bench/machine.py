@@ -1,4 +1,4 @@
-"""What a reader of figures has to know of the machine: its kind, memory and versions, but not whose it is."""
+"""Facts about the machine for readers of figures: its kind, memory and versions, but not its owner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def described() -> dict[str, Any]:
-    """The machine, its versions and the moment, for a stored result."""
+    """Return the machine, its versions and the moment, for a stored result."""
     return {
         "processor": processor(),
         "processors": processors(),
@@ -46,7 +46,7 @@ def described() -> dict[str, Any]:
 
 
 def sentence(described: Mapping[str, Any]) -> str:
-    """The same in one sentence."""
+    """Return the same in one sentence."""
     packages = described["packages"]
     return (
         f"{described['processors']} processors ({described['processor']}), "
@@ -56,14 +56,14 @@ def sentence(described: Mapping[str, Any]) -> str:
 
 
 def processors() -> int:
-    """Processors that this process may run on."""
+    """Return processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, as far as the system tells it."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -78,7 +78,7 @@ def _version(package: str) -> str | None:
 
 
 def human(size: int) -> str:
-    """Bytes, as short as can be: ``96 B``, ``64 MiB``, ``1.5 GiB``."""
+    """Return bytes, as short as can be: ``96 B``, ``64 MiB``, ``1.5 GiB``."""
     amount, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
     while amount >= 1024 and len(units) > 1:
         amount /= 1024

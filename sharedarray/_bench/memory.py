@@ -1,4 +1,4 @@
-"""How much memory a process and all its children have, and what memory files take.
+"""The memory of a process, of all its children, and of memory files.
 
 The proportional set size, Pss of ``/proc/PID/smaps_rollup``, counts a page that n processes share as an n-th
 in each, so a sum over processes counts it once. Pages of memory files are left out of it and counted as what
@@ -22,7 +22,7 @@ EXTRA = "pip install 'numpy-sharedarray[bench]'"
 
 
 def why_not() -> str | None:
-    """Why memory cannot be measured here; None when it can."""
+    """Return why memory cannot be measured here; None if it can."""
     if not os.path.exists("/proc/self/smaps_rollup"):
         return "this system does not tell the proportional set size of processes"
     try:
@@ -32,8 +32,8 @@ def why_not() -> str | None:
     return None
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+def process_tree(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
     import psutil
 
     try:
@@ -44,7 +44,7 @@ def family(pid: int) -> list[int]:
 
 
 def proportional(pids: list[int]) -> int:
-    """Bytes that these have together, memory files left out."""
+    """Return bytes that these have together, memory files left out."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):  # ended in the meantime
@@ -55,16 +55,16 @@ def proportional(pids: list[int]) -> int:
 
 
 def in_files() -> int:
-    """Bytes that the memory file system has in use."""
+    """Return bytes that the memory file system has in use."""
     return shutil.disk_usage(registry.directory()).used
 
 
 def peak(pid: int, done: Callable[[], bool]) -> int:
-    """The most bytes that a family of processes and the memory file system have, until `done`.
+    """Return the most bytes that a tree of processes and the memory file system have, until `done`.
 
     A look takes some milliseconds, so what is measured should be done some times over.
     """
-    pids, most = family(pid), 0
+    pids, most = process_tree(pid), 0
     while True:
         most = max(most, proportional(pids) + in_files())
         if done():
@@ -72,7 +72,7 @@ def peak(pid: int, done: Callable[[], bool]) -> int:
 
 
 def available() -> int:
-    """Bytes that may be taken without swapping, by blocks as well."""
+    """Return bytes that may be taken without swapping, by blocks as well."""
     free = platform.free_bytes(registry.directory(), memory=True)
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -117,7 +117,7 @@ def _curves(axes: Axes, results: Results, group: str) -> None:
 
 
 def _mark_crossover(axes: Axes, results: Results, group: str) -> None:
-    """Where the faster of our two ways gets faster than the fastest that pickles."""
+    """Return where the faster of our two ways gets faster than the fastest that pickles."""
     found = crossover(results, group)
     if found is None:
         return

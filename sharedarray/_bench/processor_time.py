@@ -1,4 +1,4 @@
-"""How long processes were on a processor, read from outside."""
+"""The processor time of processes, read from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sharedarray._bench import memory
 
 
 def why_not() -> str | None:
-    """Why processor time cannot be measured here; None when it can."""
+    """Return why processor time cannot be measured here; None if it can."""
     if not os.path.exists("/proc/self/schedstat"):
         return "this system does not tell the processor time of processes in nanoseconds"
     return memory.why_not()  # which looks up the descendants of a process

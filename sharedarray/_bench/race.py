@@ -95,7 +95,7 @@ class Race:
         Parameters
         ----------
         contestants : dict of str to callable
-            What a call returns is a function that tidies up, and is not timed; None where there is nothing.
+            What a call returns is a function that tidies up, and is not timed; None if there is nothing.
             With `measured`, it returns the figure itself.
         rounds : int
             How often each is measured.
@@ -134,36 +134,36 @@ class Race:
             order.reverse()  # who comes first in a round finds other pages and caches than who comes second
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Have a contestant take no part, for this reason."""
+        """Exclude a contestant, for this reason."""
         self.figures.pop(name, None)
         self.missing[name] = reason
 
     def median(self, name: str) -> float:
-        """Median figure of a contestant, in seconds or bytes."""
+        """Return median figure of a contestant, in seconds or bytes."""
         return statistics.median(self.figures[name])
 
     def ratio(self, name: str) -> float:
-        """Median of the ratios to the baseline, round by round."""
+        """Return median of the ratios to the baseline, round by round."""
         return self.ratio_to(name, self.baseline)
 
     def ratio_to(self, name: str, other: str) -> float:
-        """The same, to another contestant."""
+        """Return the same, to another contestant."""
         pairs = zip(self.figures[name], self.figures[other], strict=False)
         return statistics.median(mine / base if base else math.inf for mine, base in pairs)
 
     def spread(self, name: str) -> tuple[float, float]:
-        """Between what figures the middle half of the rounds lies."""
+        """Return the quartiles of the rounds."""
         figures = self.figures[name]
         low, _, high = statistics.quantiles(figures, n=4, method="inclusive") if figures[1:] else figures * 3
         return low, high
 
     def shown(self, figure: float) -> str:
-        """A figure in this race's unit, for people."""
+        """Return a figure in this race's unit, for people."""
         figure /= UNITS[self.unit]
         return f"{readable(figure)} {'µs' if self.unit == 'us' else self.unit}"
 
     def table(self) -> str:
-        """Median, ratio and the middle half of the rounds, for people."""
+        """Return median, ratio and the middle half of the rounds, for people."""
         width = max(map(len, [*self.figures, *self.missing]))
         lines = [self.title, f"  {'':{width}}  {'median':>11}  {'ratio':>6}  middle half of the rounds"]
         for name in self.figures:
@@ -175,17 +175,17 @@ class Race:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` makes a race of."""
+        """Return the race in the form that `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Race:
-        """The race that `as_json` told of."""
+        """Return the race that `as_json` told of."""
         return cls(**record)
 
 
 def seconds_of(call: Call, loops: int) -> float:
-    """Seconds of a call, tidying up not counted."""
+    """Return seconds of a call, tidying up not counted."""
     start = time.perf_counter()
     for _ in range(loops):
         tidy = call()

@@ -226,7 +226,7 @@ ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (
 
 
 def readme(results: Results) -> str:
-    """The figures that the README shows: a table of some of the races, and where sharing loses."""
+    """Return the figures that the README shows: a table of some of the races, and where sharing loses."""
     lines = [
         f"{sentence(results.machine)}; medians of interleaved rounds.",
         "",
@@ -248,12 +248,12 @@ def readme(results: Results) -> str:
 
 
 def _short_ratio(ratio: float) -> str:
-    """Two digits, and never an exponent."""
+    """Return two digits, and never an exponent."""
     return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
 
 
 def _short(results: Results) -> list[str]:
-    """The losses, one for each group."""
+    """Return the losses, one for each group."""
     worst: dict[str, tuple[Race, str, float]] = {}
     for race, fastest, factor in losses(results):
         if race.group not in worst or factor > worst[race.group][2]:
@@ -358,13 +358,13 @@ def _where_it_loses(results: Results) -> Iterator[str]:
 
 
 def reason(race: Race) -> str:
-    """Why it is so, as far as it is known."""
+    """Return why it is so, as far as it is known."""
     about = f"{race.group} {race.title}"
     return next((why for key, why in REASONS.items() if key in about), "The reason is not known.")
 
 
 def table(race: Race) -> Iterator[str]:
-    """A race as a table in Markdown, who is first at the top."""
+    """Yield a race as a table in Markdown, who is first at the top."""
     size = "" if race.size is None or human(race.size) in race.title else f" ({human(race.size)})"
     yield f"### {race.title}{size}"
     yield ""

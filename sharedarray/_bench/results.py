@@ -32,20 +32,20 @@ class Results:
     races: list[Race]
 
     def group(self, name: str) -> list[Race]:
-        """The races about one question, by size."""
+        """Return the races about one question, by size."""
         return sorted((race for race in self.races if race.group == name), key=lambda race: race.size or 0)
 
     def curve(self, group: str, contestant: str) -> tuple[list[int], list[float]]:
-        """Sizes in bytes, and a contestant's median at each."""
+        """Return sizes in bytes, and a contestant's median at each."""
         races = [race for race in self.group(group) if race.size and contestant in race.figures]
         return [race.size or 0 for race in races], [race.median(contestant) for race in races]
 
     def contestants(self, group: str) -> list[str]:
-        """Who was in a group's races, in the order of the tables."""
+        """Return the contestants of a group's races, in the order of the tables."""
         return list(dict.fromkeys(name for race in self.group(group) for name in race.figures))
 
     def missing(self) -> dict[str, str]:
-        """Who was in no race at all, with the reason."""
+        """Return the contestants of no race at all, with the reasons."""
         there = {name for race in self.races for name in race.figures}
         return {name: why for race in self.races for name, why in race.missing.items() if name not in there}
 
@@ -57,12 +57,12 @@ class Results:
 
 
 def measured_here(races: list[Race]) -> Results:
-    """Results of this machine, now."""
+    """Return results of this machine, now."""
     return Results(machine.described(), races)
 
 
 def load(paths: Iterable[Path]) -> Results:
-    """What these files store; of a race that is in several of them, what the last one says.
+    """Return what these files store; of a race that is in several of them, what the last one says.
 
     Raises
     ------

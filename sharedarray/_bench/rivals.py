@@ -219,7 +219,7 @@ class Ray(Contestant):
         self._remote: dict[Callable[..., Any], Any] = {}
 
     def remote(self, function: Callable[..., Any]) -> Any:
-        """The function as Ray wants it."""
+        """Return the function as Ray wants it."""
         if function not in self._remote:
             self._remote[function] = self.ray.remote(function)
         return self._remote[function]
@@ -240,7 +240,7 @@ class Ray(Contestant):
 
     @contextlib.contextmanager
     def share(self, data: Array) -> Iterator[Call]:
-        """An array put into the store; what was put before has been given up."""
+        """Put an array into the store; the one before has been given up."""
 
         def put() -> Call:
             reference = self.ray.put(data)
@@ -290,7 +290,7 @@ class Torch(Multiprocessing):
 
     @contextlib.contextmanager
     def share(self, data: Array) -> Iterator[Call]:
-        """A tensor moved into shared memory."""
+        """Move a tensor into shared memory."""
 
         def share() -> None:
             self.torch.from_numpy(data).share_memory_()  # freed with the tensor

@@ -1,4 +1,4 @@
-"""What races say: where sharing wins, by how much, and where it loses."""
+"""A summary of races: where sharing wins, by how much, and where it loses."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sharedarray._bench.results import Results
 
 
 def kind_of(name: str) -> str:
-    """What kind of contestant this is; see `contestants.Contestant`."""
+    """Return the kind of a contestant; see `contestants.Contestant`."""
     if name in CONTESTANTS:
         return CONTESTANTS[name].kind
     return "pickling" if name.startswith("pickle") else "sharing"
 
 
 def crossover(results: Results, group: str) -> tuple[float, float, bool] | None:
-    """From which size on sharing is faster than pickling.
+    """Return the size from which on sharing is faster than pickling.
 
     Returns
     -------
     tuple of float, float, bool or None
         The size in bytes and the seconds where the curves cross, interpolated, and whether sharing is faster
-        at every size that was measured; None when it is not at the largest.
+        at every size that was measured; None if it is not at the largest.
     """
     sizes, shared = _best(results, group, "ours")
     same, pickled = _best(results, group, "pickling")
@@ -44,7 +44,7 @@ def crossover(results: Results, group: str) -> tuple[float, float, bool] | None:
 
 
 def _best(results: Results, group: str, kind: str) -> tuple[list[int], list[float]]:
-    """Sizes, and at each the median of the fastest contestant of a kind."""
+    """Return sizes, and at each the median of the fastest contestant of a kind."""
     sizes, best = [], []
     for race in results.group(group):
         medians = [race.median(name) for name in race.figures if kind_of(name) == kind]
@@ -55,7 +55,7 @@ def _best(results: Results, group: str, kind: str) -> tuple[list[int], list[floa
 
 
 def verdicts(results: Results) -> Iterator[str]:
-    """In sentences: what sharing gains over pickling, from which size on, and where it loses."""
+    """Return in sentences what sharing gains over pickling, from which size on, and where it loses."""
     for group in ("argument", "result"):
         races = results.group(group)
         for name in ("sharedarray", "sharedarray, shared"):
@@ -74,7 +74,7 @@ def verdicts(results: Results) -> Iterator[str]:
 
 
 def fastest_pickling(race: Race) -> str | None:
-    """Which of those that pickle is the fastest."""
+    """Return which of those that pickle is the fastest."""
     names = [name for name in race.figures if kind_of(name) == "pickling"]
     return min(names, key=race.median, default=None)
 
@@ -93,7 +93,7 @@ NO_RIVALS = frozenset(
 
 
 def losses(results: Results, more_than: float = 1.05) -> list[tuple[Race, str, float]]:
-    """Races in which others, the limit left out, are faster than ours by more than this factor.
+    """Return the races in which others, except the limit, are faster than ours by more than this factor.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def _is_rival(name: str, race: Race) -> bool:
 
 
 def behind(results: Results, more_than: float = 1.5) -> list[Race]:
-    """Races in which ours takes more than so many times the baseline."""
+    """Return the races in which ours takes more than so many times the baseline."""
     return [
         race
         for race in results.races
@@ -131,7 +131,7 @@ def behind(results: Results, more_than: float = 1.5) -> list[Race]:
 
 
 def seconds(value: float) -> str:
-    """Seconds, for people: ``29 µs``."""
+    """Return seconds, for people: ``29 µs``."""
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
         if value >= 0.9999 * factor:
             return f"{value / factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What the contestants have their workers do. Every library sends these by name."""
+"""The functions that the contestants' workers run. Every library sends these by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first(array: Array) -> float:
 
 
 def root(array: Array) -> Array:
-    """The square root, for those who take no functions of NumPy's own."""
+    """Return the square root, for those who take no functions of NumPy's own."""
     found: Array = np.sqrt(array)
     return found
 
@@ -44,7 +44,7 @@ _files: dict[str, memoryview] = {}
 
 
 def stored(path: str, size: int) -> Array:
-    """The first so many bytes of the array in an ``.npy`` file on the memory file system.
+    """Return the first so many bytes of the array in an ``.npy`` file on the memory file system.
 
     It is the same memory in all processes of all contestants, so that a gigabyte is there once and not
     twenty times, and yet none of the libraries sees anything but a plain array of a worker.
@@ -59,7 +59,7 @@ def stored(path: str, size: int) -> Array:
 
 
 def stored_tensor(path: str, size: int) -> Any:
-    """The same as a tensor."""
+    """Return the same as a tensor."""
     import warnings
 
     import torch

@@ -142,7 +142,7 @@ def _check_output(output: Path) -> None:
 def _prepare(
     landscape: Landscape, size: float | None, quick: bool
 ) -> tuple[Array, tuple[float, float], list[Stage]]:
-    """Resample the landscape into a shared array; to a smaller one where shared memory is short."""
+    """Resample the landscape into a shared array; into a smaller one if shared memory is short."""
     wanted = megacells = size or (QUICK_MEGACELLS if quick else DEFAULT_MEGACELLS)
     while True:
         shape, zoom = resampled_shape(landscape.heights.shape, megacells)
@@ -271,7 +271,7 @@ def _wait_for_workers(run: Callable[..., Iterable[int]], workers: int) -> None:
 
 
 def _be_up(_: int) -> int:
-    """Be a task that shows that a worker is up, and leaves time for the others."""
+    """Run briefly, so that each of several such tasks starts another worker."""
     time.sleep(0.005)
     return os.getpid()
 
@@ -292,7 +292,7 @@ def _bar(steps: int, title: str) -> contest.Bar:
 
 
 def _explained(outcomes: list[Outcome], workers: int) -> str:
-    """Say in one sentence what comes from the blocks and what from the processes."""
+    """Explain in one sentence which gain is due to the blocks, and which to the processes."""
     whole, blocks, _, shared = (outcome.seconds for outcome in outcomes)
     plural = "process" if workers == 1 else "processes"
     return (

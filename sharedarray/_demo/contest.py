@@ -21,7 +21,7 @@ Layers: TypeAlias = dict[str, Array]
 
 
 class Bar(AbstractContextManager["Bar"], Protocol):
-    """What the contestants use of a progress bar."""
+    """The part of a progress bar that the contestants use."""
 
     def update(self, n: float | None = 1) -> bool | None:
         """Advance by `n` steps."""
@@ -63,7 +63,7 @@ def blocks(rows: int, block_size: int, halo: int) -> list[Block]:
 
 
 def whole_arrays(stages: Sequence[Stage], elevation: Array, progress: Progress) -> Layers:
-    """One process, each stage one call on whole arrays: the code that people write first."""
+    """Return one process, each stage one call on whole arrays: the code that people write first."""
     layers: Layers = {"elevation": elevation}
     with progress(len(stages), "one process, whole arrays") as bar:
         for stage in stages:
@@ -73,7 +73,7 @@ def whole_arrays(stages: Sequence[Stage], elevation: Array, progress: Progress) 
 
 
 def in_blocks(stages: Sequence[Stage], elevation: Array, block_size: int, progress: Progress) -> Layers:
-    """One process, block after block: the temporaries are small enough for the processor's caches."""
+    """Return one process, block after block: the temporaries are small enough for the processor's caches."""
     layers: Layers = {"elevation": elevation}
     with progress(_steps(stages, elevation, block_size), "one process, in blocks") as bar:
         for stage in stages:
@@ -94,7 +94,7 @@ def pickled_blocks(
     progress: Progress,
     tally: Tally,
 ) -> Layers:
-    """``multiprocessing.Pool``: every block goes through a pipe to a worker, and its result comes back."""
+    """Run ``multiprocessing.Pool``: each block goes through a pipe to a worker, and its result comes back."""
     layers: Layers = {"elevation": elevation}
     with progress(_steps(stages, elevation, block_size), "multiprocessing.Pool") as bar:
         for stage in stages:
@@ -126,7 +126,7 @@ def _run_task(task: _Task) -> Array:
 def shared_arrays(
     pool: sa.Pool, stages: Sequence[Stage], elevation: Array, block_size: int, progress: Progress
 ) -> Layers:
-    """`sharedarray.Pool`: the workers read and write the arrays where they lie."""
+    """Run `sharedarray.Pool`: the workers read and write the arrays in place."""
     layers: Layers = {"elevation": elevation}
     with progress(len(stages), "sharedarray.Pool") as bar:
         for stage in stages:

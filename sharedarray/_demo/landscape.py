@@ -1,4 +1,4 @@
-"""What the demo works on: measured heights, resampled to a size worth sharing."""
+"""The data of the demo: measured heights, resampled to a size worth sharing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Landscape:
 
 
 class DemoError(Exception):
-    """What the demo cannot do, in one line for the person at the terminal."""
+    """An error of the demo, in one line for the person at the terminal."""
 
 
 def measured_landscape() -> Landscape:
@@ -114,7 +114,7 @@ def resample(heights: Floats, out: Array) -> None:
 
 
 def shrink(values: Array, factor: int) -> Array:
-    """Means over squares of side `factor`; what is left over at the far edges is dropped."""
+    """Return means over squares of side `factor`; incomplete squares at the far edges are dropped."""
     if factor <= 1:
         return values
     rows, columns = (length // factor for length in values.shape)
@@ -144,7 +144,7 @@ def _spline_coefficients(values: Array) -> Array:
 
 
 def _spline_taps(count: int, wanted: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Which four of `count` coefficients make each of `wanted` evenly spaced points, and their weights."""
+    """Return, for `wanted` evenly spaced points, four of `count` coefficients each, and their weights."""
     where = np.linspace(0, count - 1, wanted)
     base = np.minimum(where.astype(np.intp), count - 2)
     t = where - base

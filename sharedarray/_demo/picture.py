@@ -83,7 +83,7 @@ def draw(landscape: Landscape, layers: Mapping[str, Array], cell: tuple[float, f
 
 
 def _placement(landscape: Landscape, shape: tuple[int, int], cell: tuple[float, float]) -> dict[str, Any]:
-    """Where an image lies in its axes, and how tall a unit up is beside a unit across."""
+    """Return where an image lies in its axes, and how tall a unit up is beside a unit across."""
     rows, columns = shape
     west, east, south, north = landscape.extent or (0, columns, rows, 0)
     unit_up, unit_across = rows * cell[0] / abs(north - south), columns * cell[1] / abs(east - west)
@@ -91,7 +91,7 @@ def _placement(landscape: Landscape, shape: tuple[int, int], cell: tuple[float, 
 
 
 def _relief(axes: Axes, elevation: Array, shade: Array, unit: str, placed: dict[str, Any]) -> None:
-    """Colour by height; darken what turns from the sun, lighten what faces it."""
+    """Return the heights in colour, with slopes darkened that turn from the sun and others lightened."""
     low, high = np.percentile(elevation, [0.5, 99.5])
     norm = colors.Normalize(low, max(high, low + 1e-6))
     cmap = colors.LinearSegmentedColormap.from_list("land", LAND)

@@ -35,7 +35,7 @@ class Stage:
 
 
 def pipeline(zoom: float, cell: tuple[float, float]) -> list[Stage]:
-    """Stages for a landscape of `zoom` cells per measured one, each cell so many metres high and wide."""
+    """Return the stages for a landscape of `zoom` cells per measured one, each of the size in metres."""
     sigma = max(0.6 * zoom, 0.8)
     radius = max(round(3 * zoom), 3)
     return [
@@ -77,7 +77,7 @@ def smooth_reach(sigma: float) -> int:
 
 
 def slope(elevation: Floats, *, cell: tuple[float, float]) -> Floats:
-    """Steepest slope in degrees, from Horn's weighted differences over the eight neighbours.
+    """Return the steepest slope in degrees, from Horn's weighted differences over the eight neighbours.
 
     B. K. P. Horn, "Hill shading and the reflectance map", Proceedings of the IEEE 69 (1981) 14-47.
     """
@@ -93,7 +93,7 @@ def slope(elevation: Floats, *, cell: tuple[float, float]) -> Floats:
 def hillshade(
     elevation: Floats, *, cell: tuple[float, float], azimuth: float = 315.0, altitude: float = 45.0
 ) -> Floats:
-    """Light from 0 to 1 on a matt surface, under a sun at `azimuth` (from north) and `altitude`, in degrees.
+    """Return the light, 0 to 1, on a matt surface under a sun at `azimuth` and `altitude` in degrees.
 
     The cosine between the sun and the surface's normal, with Horn's gradient (see `slope`). The usual
     formula with slope and aspect angles is the same number, less exact on flat ground.
@@ -110,7 +110,7 @@ def hillshade(
 
 
 def position(elevation: Floats, *, radius: int) -> Floats:
-    """Topographic position index: height above the mean of the square within `radius` cells.
+    """Return the topographic position index: height above the mean of the square within `radius` cells.
 
     A. D. Weiss, "Topographic position and landforms analysis", ESRI User Conference, 2001.
     """
@@ -118,7 +118,7 @@ def position(elevation: Floats, *, radius: int) -> Floats:
 
 
 def roughness(elevation: Floats, *, radius: int) -> Floats:
-    """Standard deviation of the heights in the square within `radius` cells.
+    """Return the standard deviation of the heights in the square within `radius` cells.
 
     C. H. Grohmann, M. J. Smith, C. Riccomini, "Multiscale analysis of topographic surface roughness in the
     Midland Valley, Scotland", IEEE Transactions on Geoscience and Remote Sensing 49 (2011) 1200-1213.
@@ -141,7 +141,7 @@ DIRECTIONS = 32
 
 
 def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Floats:
-    """Part of the sky that is seen from each cell, 0 to 1: what the horizon leaves, in all `DIRECTIONS`.
+    """Return the part of the sky, 0 to 1, that is above the horizon of each cell, over all `DIRECTIONS`.
 
     The horizon is looked for at `LOOKS` distances or fewer, up to `radius` cells. K. Zakšek, K. Oštir,
     Ž. Kokalj, "Sky-view factor as a relief visualization technique", Remote Sensing 3 (2011) 398-415.
@@ -182,7 +182,7 @@ LANDFORMS = ("valley", "lower slope", "mid slope", "upper slope", "ridge", "flat
 
 
 def landforms(tpi: Floats, deviation: Floats, steepness: Floats) -> npt.NDArray[np.uint8]:
-    """Weiss's six slope positions (see `position`), as an index into `LANDFORMS`.
+    """Return Weiss's six slope positions (see `position`), as an index into `LANDFORMS`.
 
     The position index is measured in local standard deviations, so that gentle and rugged country are
     judged alike: J. De Reu and others, "Application of the topographic position index to heterogeneous
@@ -198,7 +198,7 @@ def landforms(tpi: Floats, deviation: Floats, steepness: Floats) -> npt.NDArray[
 
 
 def _gradient(elevation: Floats, cell: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Rise per metre towards south and towards east; `cell` is a cell's height and width in metres."""
+    """Return rise per metre towards south and towards east; `cell` is a cell's height and width in metres."""
     padded = _pad(_pad(elevation, 1, 0), 1, 1)
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     south = across[2:] - across[:-2]
@@ -210,7 +210,7 @@ def _gradient(elevation: Floats, cell: tuple[float, float]) -> tuple[Floats, Flo
 
 
 def _window_mean(values: Array, radius: int) -> Array:
-    """Mean over the square of side ``2 * radius + 1`` around each cell."""
+    """Return the mean over the square of side ``2 * radius + 1`` around each cell."""
     side = 2 * radius + 1
     for axis in (0, 1):
         values = _window_sum(_pad(values, radius, axis), side, axis)
@@ -219,7 +219,7 @@ def _window_mean(values: Array, radius: int) -> Array:
 
 
 def _window_sum(values: Array, length: int, axis: int) -> Array:
-    """Sums over windows of odd `length`, each by the same tree of additions; overwrites `values`.
+    """Return sums over windows of odd `length`, each by the same tree of additions; overwrites `values`.
 
     Sums over 2, 4, 8, … neighbours come from two of half the length; those that make up `length` are added.
     """

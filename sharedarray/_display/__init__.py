@@ -1,4 +1,4 @@
-"""How arrays, blocks and pools look at a terminal and in a notebook.
+"""The display of arrays, blocks and pools at a terminal and in a notebook.
 
 Everything here is given plain facts and makes text of them. Three promises hold for all of it:
 

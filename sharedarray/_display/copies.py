@@ -16,7 +16,7 @@ _ADVICE_SIZE = 1 << 20
 
 
 class ArgumentCopies(NamedTuple):
-    """How one argument of a call, its function, or its results travelled.
+    """The way in which an argument of a call, its function, or its results travelled.
 
     Attributes
     ----------

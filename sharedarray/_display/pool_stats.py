@@ -12,7 +12,7 @@ __all__ = ["PoolStats"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PoolStats:
-    """What a pool is doing, and what it has done so far.
+    """The present work of a pool, and its work so far.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the rest of the library asks of an operating system.
+"""The functions that the library needs from an operating system.
 
 One module keeps this contract for each platform; `sharedarray._platform` chooses it, and nothing else
 looks at which platform it is. The words are those of the design, not of one kernel:
@@ -13,9 +13,9 @@ handle
 lease
     A holder's mark on a block, counted by the kernel. It ends when it is released, or when the handle
     and everything made from it is closed, however the process ends.
-leaving
-    The moment at which one process at a time may remove a block's name.
-note
+removal lock
+    The lock under which one process at a time may remove a block's name.
+metadata link
     A short text under a name, written whole or not at all.
 waker
     What a process is woken by while it waits, under a path. It is its owner's until that closes it or ends.
@@ -38,7 +38,7 @@ Mode: TypeAlias = Literal["r", "r+", "c"]
 
 
 class Status(NamedTuple):
-    """What is known of an open block: its identity, its size in bytes, and how many names lead to it.
+    """The status of an open block: its identity, its size in bytes, and the number of its names.
 
     `reused` says that the file was another block before, so that a name may have led to it that does not now.
     """
@@ -103,13 +103,13 @@ class Platform(Protocol):
     """Directory of the blocks when the user names none."""
 
     def setting(self, name: str) -> str | None:
-        """An environment variable, as it is now; None when it is not set."""
+        """Return an environment variable, as it is now; None if it is not set."""
 
     def user(self) -> str:
-        """The user's own word in the name of the registry."""
+        """Return the user's own word in the name of the registry."""
 
     def name_problem(self, name: str) -> str | None:
-        """What keeps this system from having a block of this name; None where nothing does."""
+        """Return the reason why this system cannot have a block of this name; None if it can."""
 
     def opened(self, opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
         """Call what opens a descriptor, a socket, a poller, or a tuple of these; return what it opened.
@@ -185,9 +185,9 @@ class Platform(Protocol):
         """Close a handle."""
 
     def path_of(self, handle: int, pid: int | None = None) -> str | None:
-        """A path by which any process of this user can open the memory that process `pid` has open.
+        """Return a path by which any process of this user can open the memory that process `pid` has open.
 
-        None where the system has no such paths; this process when `pid` is None.
+        None if the system has no such paths; this process when `pid` is None.
         """
 
     def shares_handles(self) -> bool:
@@ -197,13 +197,13 @@ class Platform(Protocol):
         """Open memory by what `path_of` said, for reading and writing."""
 
     def status(self, handle: int) -> Status:
-        """Identity and size of an open block."""
+        """Return identity and size of an open block."""
 
     def allocated(self, handle: int) -> int:
-        """Bytes of the pages that an open block has; fewer than its size if there are holes in it."""
+        """Return bytes of the pages that an open block has; fewer than its size if there are holes in it."""
 
     def others(self, handle: int) -> str | None:
-        """Which other users own an open block or may write to it, in words; None if there are none."""
+        """Return which other users own an open block or may write to it, in words; None if there are none."""
 
     def map(
         self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False
@@ -225,43 +225,43 @@ class Platform(Protocol):
         """
 
     def hold(self, handle: int) -> None:
-        """Take a lease; waits while a leaving process looks whether it is the last."""
+        """Take a lease; wait while a process that released its own checks whether it was the last."""
 
     def open_again(self, handle: int) -> int:
-        """A new handle on the same block, whatever its name leads to by now."""
+        """Return a new handle on the same block, whatever its name leads to by now."""
 
     def open_to_lock(self, file: str | int) -> int:
-        """A new handle to lock a file by, of what has this path or handle; links are followed.
+        """Return a new handle to lock a file by, of what has this path or handle; links are followed.
 
         For reading and writing, or for what is permitted of these: a shared lock needs a handle that may
         read, an exclusive one a handle that may write (``EBADF``).
         """
 
     def leads_to(self, path: str, handle: int) -> bool:
-        """Whether a path leads to this open file, links followed."""
+        """Return whether a path leads to this open file, links followed."""
 
     def path_behind(self, handle: int) -> str:
-        """The path by which the kernel knows an open file, empty when it knows none."""
+        """Return the path by which the kernel knows an open file, empty if it knows none."""
 
     def born(self, handle: int) -> int:
-        """When a file was made, in nanoseconds, to tell it from the next with its inode; 0 if unknown."""
+        """Return a file's birth time in nanoseconds, which the next file of its inode lacks; 0 if unknown."""
 
     def hold_again(self, handle: int) -> int:
-        """A new handle on the same block with a lease of its own."""
+        """Return a new handle on the same block with a lease of its own."""
 
     def can_persist(self, handle: int) -> bool:
-        """Whether this very block can outlive its holders, if its record says so."""
+        """Return whether this very block can outlive its holders, if its record says so."""
 
-    def leave(self, handle: int) -> bool:
+    def drop_lease(self, handle: int) -> bool:
         """Give up the lease, and return whether no process has one any more."""
 
     def hold_apart(self, handle: int) -> None:
         """Move the lease to where no mapping shares it: a child that inherits one must not keep it."""
 
     def release(self, handle: int) -> None:
-        """Give up the lease, and the leaving if this handle has it."""
+        """Give up the lease, and the removal lock if this handle has it."""
 
-    def start_leaving(self, handle: int) -> None:
+    def lock_removal(self, handle: int) -> None:
         """Take the lock that allows removing this block's name; waits for the process that has it."""
 
     def alone(self, handle: int) -> bool:
@@ -274,7 +274,7 @@ class Platform(Protocol):
         """Mark memory without a name as used through this handle, until that is closed."""
 
     def used(self, handle: int) -> bool:
-        """Whether memory without a name is used through any handle but this one."""
+        """Return whether memory without a name is used through any handle but this one."""
 
     def shrink(self, handle: int) -> None:
         """Free the pages of memory without a name that no process looks at, as far as the system can."""
@@ -319,7 +319,7 @@ class Platform(Protocol):
         """Return whether the system has a thread of this process with this native id."""
 
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
-        """Lock bytes `start` to `start + length` of the file; False when taken and `wait` is False.
+        """Lock bytes `start` to `start + length` of the file; False if taken and `wait` is False.
 
         The bytes may lie behind the end of the file. The lock is the handle's, so two handles exclude each
         other in one process too, and the kernel frees it with the handle. It is advisory: who does not ask
@@ -372,22 +372,22 @@ class Platform(Protocol):
         """
 
     def inode_of(self, path: str) -> int | None:
-        """Inode that the name leads to, None when there is no such name."""
+        """Return the inode that the name leads to, None if there is no such name."""
 
     def ended(self, inode: int) -> bool:
         """True if certainly no process has the memory of this inode any more, or brings a reference to it.
 
-        False where the kernel tells it by names alone; then it may be about to get one.
+        False if the kernel tells it by names alone; then it may be about to get one.
         """
 
     def pin(self, handle: int, path: str) -> None:
         """Give the open block one more name, which keeps exactly this block alive."""
 
     def remove(self, path: str, inode: int | None = None) -> bool:
-        """Remove a name; False when it was not there.
+        """Remove a name; False if it was not there.
 
-        If a block may lose its name although a process has started leaving it, as the kernel takes names
-        away with the last holder, a name that does not lead to `inode`, if given, is left alone as well.
+        If a block may lose its name although a process has locked its removal, as the kernel takes names
+        away with the last holder, a name that does not lead to `inode`, if given, stays as well.
         """
 
     def move(self, source: str, target: str) -> None:
@@ -398,25 +398,25 @@ class Platform(Protocol):
         """
 
     def make_private_directory(self, path: str) -> None:
-        """Have a directory that only this user can enter; `PermissionError` when it is anything else."""
+        """Create a directory that only this user can enter; `PermissionError` if it is something else."""
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is empty."""
 
     def names(self, directory: str) -> list[str]:
-        """The names in a directory; none when there is no such directory."""
+        """Return the names in a directory; none if there is no such directory."""
 
-    def write_note(self, path: str, text: str, *, replace: bool = False) -> None:
-        """Write a note, whole or not at all; without `replace` it must not exist (`FileExistsError`).
+    def write_metadata(self, path: str, text: str, *, replace: bool = False) -> None:
+        """Write a metadata link, whole or not at all; without `replace` it must not exist.
 
         A replacement that is cut off may leave a file ``n.PID.CHANCE`` beside it.
         """
 
-    def read_note(self, path: str) -> str | None:
-        """The text of a note, None when there is none."""
+    def read_metadata(self, path: str) -> str | None:
+        """Return the text of a metadata link, None if there is none."""
 
     def process_started(self, pid: int) -> int | None:
-        """When a live process started, in the kernel's own ticks; None when there is none of that pid."""
+        """Return the start of a live process, in the kernel's own ticks; None if no process has the pid."""
 
     def command_line(self, pid: int) -> list[str]:
         """Return the words of the command that a process runs; on some systems only the program.
@@ -425,7 +425,7 @@ class Platform(Protocol):
         """
 
     def process_space(self) -> int:
-        """A number for the space in which pids are counted; other containers have others."""
+        """Return a number for the space in which pids are counted; other containers have others."""
 
     def runs(self, program: str) -> bool:
         """Return whether this process runs the program at this path."""
@@ -446,36 +446,36 @@ class Platform(Protocol):
         """Wait until the process of this pid that started then has ended."""
 
     def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
-        """Pids of the processes with a lease on each block (device, inode), as far as they can be seen."""
+        """Return the visible pids of the processes with a lease on each block (device, inode)."""
 
     def free_bytes(self, directory: str, *, memory: bool) -> int:
-        """Bytes free for blocks in `directory`, or for files there."""
+        """Return bytes free for blocks in `directory`, or for files there."""
 
     def on_disk(self, directory: str) -> bool:
         """Return whether a directory is known to be on a disk, and blocks in it are not memory alone."""
 
     def capacity(self, directory: str) -> int:
-        """Bytes that all blocks in `directory` may have, taken or not."""
+        """Return bytes that all blocks in `directory` may have, taken or not."""
 
     def processors(self) -> int:
         """Return how many processors this process may use: by its affinity and by quotas; at least 1."""
 
     def memory(self) -> int:
-        """Bytes of memory that the machine has."""
+        """Return bytes of memory that the machine has."""
 
     def free_memory(self) -> int | None:
-        """Bytes that this process may still take before the kernel kills for it; None when unknown."""
+        """Return bytes that this process may still take before the kernel kills for it; None if unknown."""
 
     def around_fork(
         self, before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
     ) -> None:
-        """Have these called around every fork, where the system forks."""
+        """Register functions that are called around every fork, if the system forks."""
 
     def terminal(self) -> AbstractContextManager[Callable[[float], str | None]]:
-        """Have the terminal of the standard streams give every key at once and unseen, until it is left.
+        """Put the terminal into raw mode, without echo, until the block ends.
 
         It obeys escape sequences meanwhile, if it can. Given is a function that waits so many seconds for
         keys. It returns what was typed, as terminals send it: keys that are no characters as escape
-        sequences. That is empty when the time is over or the terminal has a new size, and None when the
+        sequences. That is empty if the time is over or the terminal has a new size, and None if the
         terminal has gone.
         """

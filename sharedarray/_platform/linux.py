@@ -76,7 +76,7 @@ from sharedarray._platform.posix import (
     others as others,
     publish_with_or_without_links,
     read as read,
-    read_note as read_note,
+    read_metadata as read_metadata,
     remove as remove,
     remove_directory as remove_directory,
     scratch_draft,
@@ -87,7 +87,7 @@ from sharedarray._platform.posix import (
     terminal as terminal,
     user as user,
     write as write,
-    write_note as write_note,
+    write_metadata as write_metadata,
 )
 from sharedarray._platform.posix_wakers import (
     close_waker as close_waker,
@@ -241,9 +241,9 @@ enter = _locks.enter
 hold = _locks.hold
 hold_again = _locks.hold_again
 hold_apart = _locks.hold_apart
-leave = _locks.leave
+drop_lease = _locks.drop_lease
 release = _locks.release
-start_leaving = _locks.start_leaving
+lock_removal = _locks.lock_removal
 alone = _locks.alone
 held = _locks.held
 use = _locks.use

@@ -49,7 +49,7 @@ def free_bytes(directory: str, *, memory: bool) -> int:
 
 
 def free_memory() -> int | None:
-    """The least of the machine's available memory and of what each control group above us has left."""
+    """Return the least of the machine's available memory and of what each control group above us has left."""
     found = []
     for line in (contents_of("/proc/meminfo") or b"").splitlines():
         if line.startswith(b"MemAvailable:"):
@@ -65,7 +65,7 @@ def free_memory() -> int | None:
 
 
 def _limited_groups() -> list[tuple[str, str, str]]:
-    """Files (limit, usage, statistics) of the control groups above us that have a memory limit."""
+    """Return files (limit, usage, statistics) of the control groups above us that have a memory limit."""
     global _limited
     looked, groups = _limited
     if time.monotonic() - looked > _CGROUP_REFRESH:
@@ -102,13 +102,13 @@ def _control_groups(controller: str) -> Iterator[tuple[int, str]]:
 
 
 def _number(path: str) -> int | None:
-    """The number in a control file, None for "no limit" or no such file."""
+    """Return the number in a control file, None for "no limit" or no such file."""
     text = (contents_of(path) or b"").strip()
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
 
 
 def _reclaimable(path: str) -> int:
-    """Bytes of page cache that the kernel drops before it kills."""
+    """Return bytes of page cache that the kernel drops before it kills."""
     keys = (b"inactive_file", b"active_file", b"total_inactive_file", b"total_active_file")
     found = {}
     for line in (contents_of(path) or b"").splitlines():

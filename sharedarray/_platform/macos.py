@@ -75,7 +75,7 @@ from sharedarray._platform.posix import (
     others as others,
     publish_with_or_without_links,
     read as read,
-    read_note as read_note,
+    read_metadata as read_metadata,
     remove as remove,
     remove_directory as remove_directory,
     scratch_draft,
@@ -86,7 +86,7 @@ from sharedarray._platform.posix import (
     terminal as terminal,
     user as user,
     write as write,
-    write_note as write_note,
+    write_metadata as write_metadata,
 )
 from sharedarray._platform.posix_wakers import (
     close_waker as close_waker,
@@ -167,7 +167,7 @@ def _path(handle: int) -> str:
 
 
 def _flock(kind: int, start: int, length: int) -> bytes:
-    """One ``struct flock`` of macOS: start, length, pid, type, whence."""
+    """Return one ``struct flock`` of macOS: start, length, pid, type, whence."""
     return struct.pack("qqihh", start, length, 0, kind, os.SEEK_SET)
 
 
@@ -202,9 +202,9 @@ enter = _locks.enter
 hold = _locks.hold
 hold_again = _locks.hold_again
 hold_apart = _locks.hold_apart
-leave = _locks.leave
+drop_lease = _locks.drop_lease
 release = _locks.release
-start_leaving = _locks.start_leaving
+lock_removal = _locks.lock_removal
 alone = _locks.alone
 held = _locks.held
 use = _locks.use

@@ -1,9 +1,9 @@
-"""What Linux and macOS share: files, names, notes, and locks of open file descriptions.
+"""Code that Linux and macOS share: files, names, metadata links, and locks of open file descriptions.
 
-A lease is a read lock on one byte far behind any data, and the leaving is a write lock on the byte
-after it (``fcntl(2)``, "Open file description locks"). Such a lock belongs to the open file description:
-it ends at an explicit unlock, or when the last descriptor *and mapping* made from the description is
-gone. A live mapping keeps its description, so a leaving process always unlocks; a forked child shares its
+A lease is a read lock on one byte far behind any data, and the removal lock is a write lock on the byte after
+it (``fcntl(2)``, "Open file description locks"). Such a lock belongs to the open file description: it ends at
+an explicit unlock, or when the last descriptor *and mapping* made from the description is gone. A live
+mapping keeps its description, so a process that releases a block always unlocks; a forked child shares its
 parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
 
 *Does another process hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
@@ -42,7 +42,7 @@ _TICK = 0.05  # seconds by which the times of files may be behind the clock: som
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)  # not in this way, at least
 LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
-_LEAVING = LEASE + 1
+_REMOVAL_LOCK = LEASE + 1
 
 
 # What os.environ looks into. It makes an exception for what is not set, which takes as long as two system
@@ -71,7 +71,7 @@ def name_problem(name: str) -> str | None:
 
 
 def scratch_draft(directory: str) -> Draft:
-    """A draft with a temporary name, for file systems whose files cannot be without one."""
+    """Return a draft with a temporary name, for file systems whose files cannot be without one."""
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}.part"
     try:
         handle = opened_file(scratch, os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
@@ -83,18 +83,18 @@ def scratch_draft(directory: str) -> Draft:
 
 
 def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
-    left = [buffer for buffer in buffers if len(buffer)]
-    while left:
-        step = [left[0][:_WRITE_STEP], *left[1:]] if len(left[0]) > _WRITE_STEP else left
+    remaining = [buffer for buffer in buffers if len(buffer)]
+    while remaining:
+        step = [remaining[0][:_WRITE_STEP], *remaining[1:]] if len(remaining[0]) > _WRITE_STEP else remaining
         try:
             written = os.pwritev(handle, step, offset)
         except OSError as error:
-            raise limits.file_size(error, offset + sum(len(each) for each in left)) from None
+            raise limits.file_size(error, offset + sum(len(each) for each in remaining)) from None
         offset += written
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
+        while remaining and written >= len(remaining[0]):
+            written -= len(remaining.pop(0))
         if written:
-            left[0] = left[0][written:]
+            remaining[0] = remaining[0][written:]
 
 
 def read(handle: int, count: int, offset: int = 0) -> bytes:
@@ -311,7 +311,7 @@ class Locks:
         self._ask, self._try, self._wait = ask, try_, wait
         self._take_lease = pack(fcntl.F_RDLCK, LEASE, 1)
         self._be_alone = pack(fcntl.F_WRLCK, LEASE, 1)
-        self._leave = pack(fcntl.F_WRLCK, _LEAVING, 1)
+        self._removal = pack(fcntl.F_WRLCK, _REMOVAL_LOCK, 1)
         self._release = pack(fcntl.F_UNLCK, LEASE, 2)
         self._free = pack(fcntl.F_UNLCK, 0, 1)[type_of]
         self._use = pack(fcntl.F_RDLCK, 0, 1)
@@ -354,15 +354,15 @@ class Locks:
         finally:
             os.close(again)
 
-    def leave(self, handle: int) -> bool:
+    def drop_lease(self, handle: int) -> bool:
         fcntl.fcntl(handle, self._try, self._release)
         return fcntl.fcntl(handle, self._ask, self._be_alone)[self._type] == self._free
 
     def release(self, handle: int) -> None:
         fcntl.fcntl(handle, self._try, self._release)
 
-    def start_leaving(self, handle: int) -> None:
-        fcntl.fcntl(handle, self._wait, self._leave)
+    def lock_removal(self, handle: int) -> None:
+        fcntl.fcntl(handle, self._wait, self._removal)
 
     def alone(self, handle: int) -> bool:
         try:
@@ -462,7 +462,7 @@ def names(directory: str) -> list[str]:
         return []
 
 
-def write_note(path: str, text: str, *, replace: bool = False) -> None:
+def write_metadata(path: str, text: str, *, replace: bool = False) -> None:
     if not replace:
         _link(text, path)
         return
@@ -486,7 +486,7 @@ def _link(text: str, path: str) -> None:
         raise
 
 
-def read_note(path: str) -> str | None:
+def read_metadata(path: str) -> str | None:
     try:
         return os.readlink(path)
     except OSError as error:

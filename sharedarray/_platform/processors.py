@@ -1,4 +1,4 @@
-"""How many processors this process may use, as far as Python itself knows."""
+"""The number of processors that this process may use, as far as Python itself knows."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 r"""Windows: blocks are named memory of the kernel's, as CPython's; what persists is a file.
 
-How a block lives
------------------
-A block is a *section*, a named file mapping over the page file (``CreateFileMapping``). The kernel counts
-the handles to it, so leaving and ``TerminateProcess`` free it alike, and no process has to look: there is no
-janitor. All of its pages are charged when it is made (``SEC_COMMIT``), so no later write can fail. The
-kernel knows a section's size in whole pages only, so one page of ours stands behind the data::
+How a block lives ----------------- A block is a *section*, a named file mapping over the page file
+(``CreateFileMapping``). The kernel counts the handles to it, so a release and ``TerminateProcess`` free it
+alike, and no process has to look: there is no janitor. All of its pages are charged when it is made
+(``SEC_COMMIT``), so no later write can fail. The kernel knows a section's size in whole pages only, so one
+page of ours stands behind the data::
 
     section "frames"       the data, in whole pages
                            magic  state  id  size       one page: 8 bytes each; state is 0 in the making,
@@ -25,8 +24,8 @@ it, and it is found when CPython made it; the names for another ``SHAREDARRAY_DI
 it. All belong to one logon session (``Local\``), as CPython's do.
 
 What persists is a file in the directory, published by renaming. Files are opened such that other processes
-may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: notes
-are small files.
+may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: metadata
+links are small files.
 
 Locks
 -----
@@ -35,12 +34,10 @@ on, where no process reads or writes, and a lock is advisory, as elsewhere. What
 file of no bytes beside its record. The kernel has no timed or interruptible wait for such a lock that all
 systems keep to, so a wait is a try from time to time.
 
-References on their way
------------------------
-A token is a note that tells of two handles, of the section and of an event, in a living process: the sender's
-parent, if multiprocessing started it, or else itself. The process that removes the note closes them there
-(``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker that sends it and ends, but not the last of
-these processes.
+References on their way ----------------------- A token is a metadata link that tells of two handles, of the
+section and of an event, in a living process: the sender's parent, if multiprocessing started it, or else
+itself. The process that removes the metadata link closes them there (``DUPLICATE_CLOSE_SOURCE``). So a
+reference outlives a worker that sends it and ends, but not the last of these processes.
 
 Tried under Wine 8; what it lacks is said where it matters.
 """
@@ -111,10 +108,10 @@ from sharedarray._platform.windows_links import (
     inode_of as inode_of,
     leads_to as leads_to,
     move as move,
-    open_token,
-    read_note as read_note,
+    open_pin,
+    read_metadata as read_metadata,
     remove as remove,
-    write_note as write_note,
+    write_metadata as write_metadata,
 )
 from sharedarray._platform.windows_locks import lock_at as lock_at, unlock_at, wait_until_done
 from sharedarray._platform.windows_names import (
@@ -124,7 +121,7 @@ from sharedarray._platform.windows_names import (
     OURS,
     event_name,
     in_registry,
-    is_token,
+    is_pin,
     name_problem as name_problem,
     path_of as path_of,
     pinned_name,
@@ -195,8 +192,8 @@ NEEDS_JANITOR = False
 LENGTHENS = False  # a section keeps its size
 RECORDS_DECIDE = False
 _SHIFT = 1 << 62  # bytes behind the data at which they are locked
-_LEASE = 1 << 61  # the same for a lease on a file; the byte after it is the leaving
-_LEAVING = _LEASE + 1
+_LEASE = 1 << 61  # the same for a lease on a file; the byte after it is the removal lock
+_REMOVAL_LOCK = _LEASE + 1
 
 
 # -- who we are -----------------------------------------------------------------------------------------
@@ -244,8 +241,8 @@ def open_path_of(path: str) -> int:
 
 
 def open(path: str, *, writable: bool) -> int:
-    if is_token(path):
-        return open_token(path, writable=writable)
+    if is_pin(path):
+        return open_pin(path, writable=writable)
     section = find_section(path)
     if section is not None:
         return number_of(section)
@@ -432,12 +429,12 @@ def can_persist(handle: int) -> bool:
     return handle < FIRST
 
 
-def leave(handle: int) -> bool:
+def drop_lease(handle: int) -> bool:
     if handle < FIRST:
         unlock_at(handle, _LEASE, 1)
         return not held(handle)
     section = sections[handle]
-    with naming():  # of two that leave at once, the second sees no holder
+    with naming():  # of two that release it at once, the second sees no holder
         give_lease(section)
         if section.foreign or section_exists(section.id):
             return False
@@ -455,13 +452,13 @@ def release(handle: int) -> None:
     if handle >= FIRST:
         give_lease(sections[handle])
         return
-    for byte in (_LEASE, _LEASE, _LEAVING):  # a lease may be there twice: shared, and alone
+    for byte in (_LEASE, _LEASE, _REMOVAL_LOCK):  # a lease may be there twice: shared, and alone
         unlock_at(handle, byte, 1)
 
 
-def start_leaving(handle: int) -> None:
+def lock_removal(handle: int) -> None:
     if handle < FIRST:
-        wait_until_done(lambda: lock_at(handle, _LEAVING, 1, shared=False))
+        wait_until_done(lambda: lock_at(handle, _REMOVAL_LOCK, 1, shared=False))
 
 
 def alone(handle: int) -> bool:
@@ -529,7 +526,7 @@ def shares_handles() -> bool:
 
 def pin(handle: int, path: str) -> None:
     if handle < FIRST:
-        write_note(path, f"file {paths[handle]}")
+        write_metadata(path, f"file {paths[handle]}")
         return
     section = sections[handle]
     if section.lease is None or section.foreign:
@@ -541,7 +538,7 @@ def pin(handle: int, path: str) -> None:
     started = process_started(keeper)
     text = f"memory {keeper} {started} {held[0]} {held[1]} {section.path}\n{section.name}"
     try:
-        write_note(path, text)
+        write_metadata(path, text)
     except BaseException:
         for handle in held:
             close_in(keeper, started, handle)

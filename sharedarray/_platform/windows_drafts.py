@@ -99,9 +99,9 @@ def write(handle: int, offset: int, buffers: Sequence[memoryview]) -> None:
     if handle < FIRST:
         os.lseek(handle, offset, os.SEEK_SET)
         for buffer in buffers:
-            left = buffer.cast("B") if len(buffer) else buffer
-            while len(left):
-                left = left[os.write(handle, left[:_WRITE_STEP]) :]
+            remaining = buffer.cast("B") if len(buffer) else buffer
+            while len(remaining):
+                remaining = remaining[os.write(handle, remaining[:_WRITE_STEP]) :]
         return
     section = sections[handle]
     if section.draft is None:

@@ -78,7 +78,7 @@ _NOINHERIT = getattr(os, "O_NOINHERIT", 0)
 
 
 def same_case(path: str) -> bool:
-    """Whether a file is spelled so: names of blocks that differ in case are different ones."""
+    """Return whether a file is spelled so: names of blocks that differ in case are different ones."""
     name = os.path.basename(path)
     if name.lower() == name.upper():
         return True

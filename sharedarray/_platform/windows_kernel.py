@@ -21,7 +21,7 @@ last_error: Callable[[], int] = ctypes.__dict__.get("get_last_error", lambda: 0)
 def os_error(code: int, path: str = "") -> OSError:
     """Return the exception for one of Windows' error numbers."""
     if code in (winerror.ERROR_COMMITMENT_LIMIT, winerror.ERROR_NOT_ENOUGH_MEMORY, winerror.ERROR_DISK_FULL):
-        return OSError(errno.ENOSPC, "no memory is left for it", path)
+        return OSError(errno.ENOSPC, "no memory is free for it", path)
     text = win32api.FormatMessage(code).strip() if code else "it failed"
     kind: Any = OSError  # whose fourth argument only Windows has
     error: OSError = kind(0, text, path, code)
@@ -30,7 +30,7 @@ def os_error(code: int, path: str = "") -> OSError:
 
 @contextmanager
 def translating(path: str = "") -> Iterator[None]:
-    """Have pywin32's errors be what the contract says: each `OSError`."""
+    """Translate pywin32's errors into the contract's `OSError`."""
     try:
         yield
     except pywintypes.error as error:
@@ -41,7 +41,7 @@ def translating(path: str = "") -> Iterator[None]:
 
 
 class Region(ctypes.Structure):
-    """What ``VirtualQuery`` tells, on 64 bits as on 32."""
+    """The structure that ``VirtualQuery`` fills, on 64 bits as on 32."""
 
     _fields_ = (
         ("base", ctypes.c_void_p),

@@ -1,4 +1,4 @@
-"""Windows: names and what they lead to; notes, and tokens for references on their way."""
+"""Windows: names and what they lead to; metadata links, and pins for references on their way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharedarray._platform.windows_files import (
 )
 from sharedarray._platform.windows_kernel import msvcrt
 from sharedarray._platform.windows_locks import FIRST_PAUSE, LAST_PAUSE
-from sharedarray._platform.windows_names import in_registry, is_token
+from sharedarray._platform.windows_names import in_registry, is_pin
 from sharedarray._platform.windows_processes import close_in
 from sharedarray._platform.windows_sections import (
     READY,
@@ -57,8 +57,8 @@ def ended(inode: int) -> bool:
     return not section_exists(inode)
 
 
-def open_token(path: str, *, writable: bool) -> int:
-    text = read_note(path)
+def open_pin(path: str, *, writable: bool) -> int:
+    text = read_metadata(path)
     if text is None:
         raise FileNotFoundError(errno.ENOENT, "it has arrived already", path)
     kind, _, rest = text.partition(" ")
@@ -71,8 +71,8 @@ def open_token(path: str, *, writable: bool) -> int:
     return number_of(section)
 
 
-def _remove_token(path: str) -> bool:
-    text = read_note(path)
+def _remove_pin(path: str) -> bool:
+    text = read_metadata(path)
     if not remove_file(path):
         return False  # another process was faster, and closes the handles
     kind, _, rest = (text or "").partition(" ")
@@ -84,7 +84,7 @@ def _remove_token(path: str) -> bool:
 
 
 def move(source: str, target: str) -> None:
-    text = read_note(source) or ""
+    text = read_metadata(source) or ""
     kind, _, rest = text.partition(" ")
     with naming():
         old = find_whole(target)
@@ -100,7 +100,7 @@ def move(source: str, target: str) -> None:
         finally:
             if old is not None:
                 close_handle(old.handle)
-        _remove_token(source)
+        _remove_pin(source)
 
 
 def _show(name: str, path: str) -> None:
@@ -116,8 +116,8 @@ def _show(name: str, path: str) -> None:
 
 
 def remove(path: str, inode: int | None = None) -> bool:
-    if is_token(path):
-        return _remove_token(path)
+    if is_pin(path):
+        return _remove_pin(path)
     if not in_registry(path):
         with naming():
             try:
@@ -137,7 +137,7 @@ def remove(path: str, inode: int | None = None) -> bool:
     return remove_file(path)
 
 
-def write_note(path: str, text: str, *, replace: bool = False) -> None:
+def write_metadata(path: str, text: str, *, replace: bool = False) -> None:
     fresh = f"{os.path.dirname(path)}/n.{os.getpid()}.{os.urandom(4).hex()}"
     handle = open_file(fresh, disposition=win32con.CREATE_NEW, private=True)
     try:
@@ -168,7 +168,7 @@ def _patiently(action: Callable[[], None]) -> None:
         pause *= 2
 
 
-def read_note(path: str) -> str | None:
+def read_metadata(path: str) -> str | None:
     try:
         handle = open_file(path, win32con.GENERIC_READ)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

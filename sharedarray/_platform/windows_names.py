@@ -34,7 +34,7 @@ def name_problem(name: str) -> str | None:
 
 OURS = "sharedarray."  # starts the names of kernel objects that are no blocks
 _GENERATIONS = 16  # blocks of one name at once: one that has it, and unlinked ones that are held
-NOTE_KINDS = ("t.", "s.")  # what the names of tokens start with
+NOTE_KINDS = ("t.", "s.")  # what the names of pins start with
 
 
 def in_registry(path: str) -> bool:
@@ -75,5 +75,5 @@ def path_of(handle: int, pid: int | None = None) -> str:
     return f"{MEMORY}{os.getpid() if pid is None else pid}.{handle}"
 
 
-def is_token(path: str) -> bool:
+def is_pin(path: str) -> bool:
     return in_registry(path) and os.path.basename(path)[:2] in NOTE_KINDS

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def keeper_of_references() -> int:
-    """The process that keeps what this one sends: its parent, if multiprocessing started it."""
+    """Return the process that keeps what this one sends: its parent, if multiprocessing started it."""
     process: Any = sys.modules.get("multiprocessing.process")  # in a process that it has started, it is there
     parent = process.parent_process() if process is not None else None
     if parent is not None and parent.pid is not None and process_started(parent.pid) is not None:

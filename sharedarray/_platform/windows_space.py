@@ -26,5 +26,5 @@ def memory() -> int:
 
 
 def free_memory() -> int:
-    """What may still be charged: free memory and page file."""
+    """Return the bytes that may still be committed: free memory and page file."""
     return int(win32api.GlobalMemoryStatusEx()["AvailPageFile"])

@@ -42,14 +42,14 @@ def terminal() -> Iterator[Callable[[float], str | None]]:
         nonlocal size
         end = time.monotonic() + seconds
         while True:
-            left = max(0.0, end - time.monotonic())
+            remaining = max(0.0, end - time.monotonic())
             try:
-                win32event.WaitForSingleObject(keyboard, min(_STEP, round(left * 1000)))
+                win32event.WaitForSingleObject(keyboard, min(_STEP, round(remaining * 1000)))
                 text = _read(keyboard)
                 last, size = size, os.get_terminal_size(sys.stdout.fileno())
             except (pywintypes.error, OSError):
                 return None
-            if text or size != last or not left:
+            if text or size != last or not remaining:
                 return text
 
     try:

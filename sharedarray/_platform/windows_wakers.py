@@ -102,8 +102,8 @@ def wait_for_wakers(own: int, others: Sequence[int], seconds: float | None) -> t
     handles = [_events[own], *(_owners[other] for other in others)]
     end = None if seconds is None else time.monotonic() + seconds
     while True:
-        left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
-        found = win32event.WaitForMultipleObjects(handles, False, int(left * 1000 + 0.999))
+        remaining = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
+        found = win32event.WaitForMultipleObjects(handles, False, int(remaining * 1000 + 0.999))
         number = found - win32event.WAIT_OBJECT_0
         if 0 <= number < len(handles):
             return number == 0, number > 0

@@ -44,7 +44,7 @@ class Raised:
 
 
 class Sink(Protocol):
-    """Where the outcomes of a task go."""
+    """The receiver of the outcomes of a task."""
 
     def begin(self) -> bool:
         """Note that the task is handed out; return False if its outcomes are not wanted any more."""
@@ -66,7 +66,7 @@ class Sink(Protocol):
 
 
 class FunctionStats:
-    """What is known about a function.
+    """Statistics of a function.
 
     Attributes
     ----------
@@ -205,12 +205,12 @@ class Task:
 
     @property
     def remaining(self) -> int:
-        """How many items are not answered."""
+        """Number of items that are not answered."""
         return self.count - self.done
 
     @property
     def index(self) -> int:
-        """Where the next item that is not answered is within the sink."""
+        """Index within the sink of the next item that is not answered."""
         return self.first + self.done * self.step
 
     @property
@@ -221,7 +221,7 @@ class Task:
 
     @property
     def is_copied(self) -> bool:
-        """Whether it can be sent without copying anything before."""
+        """True if it can be sent without copying anything before."""
         pickled, function = self.pickled, self.function
         return (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
 

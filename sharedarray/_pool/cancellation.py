@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sharedarray import _errors as errors
-from sharedarray._interrupts import deferred
 from sharedarray._pool import outcomes
 from sharedarray._pool.calls import Raised, Sink, Task
+from sharedarray._sigint import deferred
 
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore

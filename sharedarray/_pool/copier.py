@@ -51,7 +51,7 @@ class Copier:
     # With the pool's lock held
 
     def choose(self, task: Task, worker: WorkerHandle) -> None:
-        """Have a task copied and then sent to a worker."""
+        """Choose a task to be copied and then sent to a worker."""
         worker.reserve(True)
         self.tasks.add(task)
         self._chosen.append((task, worker))

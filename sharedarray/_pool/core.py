@@ -18,7 +18,7 @@ the user gave is pickled, copied or dropped, or while a future is settled. Only 
 collector calls, may run while the lock is held; what it asks of the pool is done a moment later
 (`PoolCore.holds_lock`).
 
-**Ctrl-C** breaks a caller off while it waits, and nowhere else (see `sharedarray._interrupts`). Nothing is
+**Ctrl-C** breaks a caller off while it waits, and nowhere else (see `sharedarray._sigint`). Nothing is
 lost by it: submitted calls go on.
 
 **The end.** `shutdown` changes the state (`states.POOL`) and wakes the pool's thread, which stops the workers
@@ -166,27 +166,27 @@ class PoolCore:
 
     @property
     def takes_tasks(self) -> bool:
-        """Whether accepted tasks are run."""
+        """True if accepted tasks are run."""
         return self.state == RUNNING or self.state == DRAINING
 
     @property
     def is_shut(self) -> bool:
-        """Whether it accepts no tasks any more."""
+        """True if it accepts no tasks any more."""
         return self.state != RUNNING
 
     @property
     def is_aborting(self) -> bool:
-        """Whether everything is cancelled."""
+        """True if everything is cancelled."""
         return self.state == ABORTING
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has failed for good."""
+        """True if it has failed for good."""
         return self.state == BROKEN
 
     @property
     def described_state(self) -> str:
-        """What the pool's `repr` says of its state; nothing while it accepts tasks."""
+        """State of the pool for its `repr`; empty while it accepts tasks."""
         if self.is_foreign:
             return "of another process"
         return _DESCRIBED.get(self.state, "")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import Raised, Task
 
@@ -25,7 +25,7 @@ _logger = logging.getLogger("concurrent.futures")  # which logs what callbacks r
 
 
 class Helper(Protocol):
-    """What futures and results need of the core."""
+    """The part of the core that futures and results use."""
 
     def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         """Read replies until ``done()``, or time is up, unless another thread reads."""
@@ -78,20 +78,20 @@ class _Condition(threading.Condition):
         del self.acquire, self.release  # the lock's own, which would hide the methods here
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        interrupts.deferred.__enter__()
+        sigint.deferred.__enter__()
         taken = False
         try:
             taken = self._take(blocking, timeout)
         finally:
             if not taken:
-                interrupts.deferred.__exit__()
+                sigint.deferred.__exit__()
         return taken
 
     def release(self) -> None:
         try:
             self._give_back()
         finally:
-            interrupts.deferred.__exit__()
+            sigint.deferred.__exit__()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -108,7 +108,7 @@ class _Condition(threading.Condition):
         saved = base._release_save()
         woken = False
         try:
-            with interrupts.allowed:
+            with sigint.allowed:
                 woken = waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         finally:
             base._acquire_restore(saved)
@@ -221,7 +221,7 @@ class PoolFuture(Future[Any]):
         for_call
             Whether the future stands for a call of a pool. If not, what runs it tells its waiters.
         """
-        with interrupts.deferred:
+        with sigint.deferred:
             with _making:
                 pending = self._state == "PENDING"
                 if pending:
@@ -313,9 +313,9 @@ class PoolFuture(Future[Any]):
         raised: list[BaseException] = []
         for callback in self._done_callbacks:
             try:
-                interrupts.call_user(callback, self)
+                sigint.call_user(callback, self)
             except BaseException as error:
-                if isinstance(error, Exception) or error is self._exception or not interrupts.is_main():
+                if isinstance(error, Exception) or error is self._exception or not sigint.is_main():
                     _logger.exception("exception calling callback for %r", self)
                 else:
                     raised.append(error)

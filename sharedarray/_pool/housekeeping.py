@@ -1,4 +1,4 @@
-"""What the pool's thread does between two waits, and what finalizers ask it for."""
+"""The work of the pool's thread between two waits, also on behalf of finalizers."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Housekeeping:
             self._forgotten_functions.append(number)
             core.wake()
 
-    def left(self, mapping: Mapping) -> None:
+    def on_release(self, mapping: Mapping) -> None:
         """Note that this process has released a block that workers were sent."""
         core = self._core
         if not core.manager.is_over:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._pool.calls import Raised
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import unpack_array
@@ -123,16 +123,16 @@ class Incoming:
             raise
 
     def _unpickled(self, stream: Any, buffers: Sequence[Any], flags: int, *, failed: bool) -> Any:
-        before = interrupts.broken_off()
+        before = sigint.broken_off()
         try:
             if flags & PLAIN:
                 found = load_result(stream, buffers, PLAIN, self._borrow)
             else:
-                with interrupts.allowed:  # it may call methods that a user has written
+                with sigint.allowed:  # it may call methods that a user has written
                     found = load_result(stream, buffers)
             return Raised(failures.rebuild(found)) if failed else found
         except BaseException as raised:
-            if interrupts.broken_off() != before:
+            if sigint.broken_off() != before:
                 raise
             return _unloadable(raised, failed=failed)
 

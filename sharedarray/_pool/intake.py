@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 from sharedarray._pool.calls import Arguments, Function, Raised, Task, name_of, new_number
 from sharedarray._pool.codec.account import Account, names_of
 from sharedarray._pool.codec.arrays import KnownBuffers
@@ -75,7 +75,7 @@ class Intake:
         limit: float | None = None,
         deadline: float | None = None,
     ) -> Future[Any]:
-        """Have a worker call ``function``; return the future of the outcome.
+        """Accept a call of ``function``; return the future of the outcome.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class Intake:
         if retries or self._retries or limit is not None or deadline is not None:
             self._set_options(task, retries, limit, deadline)
         future.assign(task)
-        with interrupts.deferred:
+        with sigint.deferred:
             if not pickled.sendable:
                 core.check_open()
                 try:
@@ -153,7 +153,7 @@ class Intake:
         limit: float | None = None,
         deadline: float | None = None,
     ) -> Results:
-        """Have ``function`` called on each tuple of arguments; return the outcomes, in order.
+        """Accept calls of ``function`` with each tuple of arguments; return the outcomes, in order.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Intake:
         """
         core = self._core
         core.check_open()
-        with interrupts.allowed:  # nothing is submitted yet
+        with sigint.allowed:  # nothing is submitted yet
             shared = self.function_of(function, label)
             call = new_number() if part_of is None else part_of.call
             origin = noun, f"{way}({shared.label})"
@@ -184,7 +184,7 @@ class Intake:
             tasks = self._tasks(shared, results, calls, function, options, names, parted=parted)
         if tasks:
             try:
-                with interrupts.deferred:
+                with sigint.deferred:
                     core.enqueue(tasks)
             except BaseException as raised:  # Ctrl-C as well, which came meanwhile
                 results.end()
@@ -251,14 +251,14 @@ class Intake:
         limit: float | None = None,
         deadline: float | None = None,
     ) -> None:
-        """Have one more item done whose outcome is taken as it arrives.
+        """Accept one more item, whose outcome is taken as it arrives.
 
         If this is broken off, by Ctrl-C while the arguments are packed for instance, there is no such item.
         """
         core = self._core
         core.check_open()
         made = self._item(function, results, args, None, (retries, limit, deadline), None, original)
-        with interrupts.deferred:
+        with sigint.deferred:
             if not isinstance(made, Raised):
                 task, pickled = made
                 try:
@@ -364,7 +364,7 @@ class Intake:
     # Arguments
 
     def follow(self, pickled: Pickled) -> None:
-        """Have the core told when this process releases a block that workers were sent."""
+        """Follow a block that workers were sent, so that they learn when this process releases it."""
         for mapping in pickled.blocks:
             follow(mapping, self._core.housekeeping)
 

@@ -31,7 +31,7 @@ _finalized = 0  # the process in which multiprocessing ends the pools
 
 
 def register(core: PoolCore) -> None:
-    """Have a core ended with the interpreter, and told of forks."""
+    """Register a core, which is ended with the interpreter, and called after a fork."""
     _cores[id(core)] = core
 
 

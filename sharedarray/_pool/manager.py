@@ -72,12 +72,12 @@ class Manager:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a thread, or was one."""
+        """True if there is a thread, or was one."""
         return self._thread is not None
 
     @property
     def is_current(self) -> bool:
-        """Whether this thread manages the pool."""
+        """True if this thread manages the pool."""
         return threading.current_thread() is self._thread
 
     def join(self) -> None:

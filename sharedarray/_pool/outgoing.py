@@ -35,7 +35,7 @@ _LIST_HEAD: Final = 5
 
 
 class Outgoing:
-    """What is sent to one worker. All methods are called with the pool's lock held.
+    """The messages to one worker. All methods are called with the pool's lock held.
 
     Parameters
     ----------

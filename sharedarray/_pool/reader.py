@@ -70,7 +70,7 @@ class Reader:
         return True
 
     def watch(self) -> None:
-        """Have the pool's thread woken by what can be read, unless a thread reads."""
+        """Wake the pool's thread for each message from now on, unless a thread reads."""
         if self.state == LEASED:
             self._outer.modify(self._pipes.fileno(), read=True, write=False)
         self.state = READER["watch"][self.state]

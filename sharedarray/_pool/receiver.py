@@ -4,7 +4,7 @@ One thread at a time reads (`reader`): the pool's, or a caller that waits for a 
 the same with what it finds (`inbox`). Exits of workers are in the same poller as their pipes, so the thread
 that reads handles a death at once (`supervisor`).
 
-Ctrl-C breaks a caller off while it waits (see `sharedarray._interrupts`). It gives the role up, and the
+Ctrl-C breaks a caller off while it waits (see `sharedarray._sigint`). It gives the role up, and the
 pool's thread reads on.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.reader import Reader
@@ -111,7 +111,7 @@ class Receiver:
                 self.close_all()
 
     def watch(self, descriptor: int, handler: Callable[[], object]) -> None:
-        """Have the reading thread call a handler when a descriptor is readable."""
+        """Register a handler that the reading thread calls when a descriptor is readable."""
         self._handlers[descriptor] = handler
         self.pipes.add(descriptor)
 
@@ -124,7 +124,7 @@ class Receiver:
 
     @property
     def is_reading(self) -> bool:
-        """Whether this thread reads."""
+        """True if this thread reads."""
         return self.is_started and self.reader.owner == threading.get_ident()
 
     def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
@@ -150,7 +150,7 @@ class Receiver:
         if not self.is_started:
             return
         me, reader = threading.get_ident(), self.reader
-        with interrupts.deferred:
+        with sigint.deferred:
             if reader.owner == me or core.manager.ident == me or core.holds_lock():
                 self._read_within(done, deadline)
                 return
@@ -206,7 +206,7 @@ class Receiver:
                 if not ready:
                     self._pausing = True
                     try:
-                        with interrupts.allowed:
+                        with sigint.allowed:
                             ready = poller.wait(remaining)
                     finally:
                         self._pausing = False
@@ -248,7 +248,7 @@ class Receiver:
         """Ensure that what arrives is read, though no thread may wait for it by `read_until`."""
         if not self.is_started or self.reader.state != LEASED or self._core.is_foreign:
             return
-        with interrupts.deferred:
+        with sigint.deferred:
             if not self._core.holds_lock() and self._core.lock.acquire(blocking=False):
                 try:
                     self.reader.watch()
@@ -263,7 +263,7 @@ class Receiver:
         core = self._core
         if not self.is_started or core.is_foreign or core.holds_lock():
             return
-        with interrupts.deferred:
+        with sigint.deferred:
             self.read_now()
 
     def read_now(self) -> None:

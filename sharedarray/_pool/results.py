@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._pool.calls import Raised, new_number
 from sharedarray._pool.core import PoolCore
@@ -46,7 +46,7 @@ def in_order(
     """
     taking = None
     try:
-        with interrupts.deferred:  # Ctrl-C breaks off the packing, or comes when there are results to cancel
+        with sigint.deferred:  # Ctrl-C breaks off the packing, or comes when there are results to cancel
             submitted = core.intake.map(function, calls, way=way, **options)
             taking = _Taking(core, submitted, options["deadline"])
         taking.begun = False
@@ -229,7 +229,7 @@ class AsTheyCome(Iterator[Any]):
                 lock.release()
 
     def _end(self, raised: BaseException | None = None) -> None:
-        with interrupts.deferred:
+        with sigint.deferred:
             taking, self._taking = self._taking, None
             if taking is None:
                 return
@@ -238,10 +238,10 @@ class AsTheyCome(Iterator[Any]):
                 self._feed.end()
         self._shown.close()
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         if getattr(self, "_taking", None) is not None:
-            interrupts.finalize(self._end)
+            sigint.finalize(self._end)
 
 
 class _Taking:
@@ -314,7 +314,7 @@ class _Taking:
         running = isinstance(raised, TimeoutError) and expired
         if isinstance(raised, KeyboardInterrupt):
             running = not self.results.failed
-        with interrupts.deferred:
+        with sigint.deferred:
             self.results.end()
             self._core.forget(self.results, running=running)
 
@@ -329,15 +329,15 @@ class _Taking:
             feed.lock.release()
 
     def abandon(self) -> None:
-        """Have the calls run, and their results dropped."""
+        """Let the calls run, and drop their results."""
         if not (self.begun or self._core.is_foreign):
             self.begun = True
             self._unconsumed.abandon()
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         if not getattr(self, "begun", True):
-            interrupts.finalize(self._drop)
+            sigint.finalize(self._drop)
 
     def _drop(self) -> None:
         if not self._core.is_foreign:

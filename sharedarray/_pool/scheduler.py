@@ -52,7 +52,7 @@ SINGLY: Final = 0.003
 
 
 class Durations(Protocol):
-    """What is known about a function: seconds of a call, replies, bytes of its last result if large."""
+    """The durations of a function: seconds of a call, replies, bytes of its last result if large."""
 
     seconds: float | None
     count: int
@@ -60,7 +60,7 @@ class Durations(Protocol):
 
 
 class Item(Protocol):
-    """What the scheduler reads of a task."""
+    """The part of a task that the scheduler reads."""
 
     count: int
     done: int
@@ -72,15 +72,15 @@ class Item(Protocol):
 
     @property
     def is_copied(self) -> bool:
-        """Whether it can be sent without copying anything before."""
+        """True if it can be sent without copying anything before."""
 
     @property
     def stats(self) -> Durations:
-        """What is known about its function."""
+        """Durations of its function."""
 
 
 class Load(Protocol):
-    """What the scheduler reads of a worker."""
+    """The part of a worker that the scheduler reads."""
 
     accepts: bool
     load: int
@@ -90,7 +90,7 @@ class Load(Protocol):
 
     @property
     def is_ending(self) -> bool:
-        """Whether it gets nothing any more."""
+        """True if it gets nothing any more."""
 
     @property
     def first(self) -> Item:

@@ -107,7 +107,7 @@ class _Plain:
 
 
 class Statistics:
-    """What was done. The core changes the counters, which are plain attributes, under its lock."""
+    """Counters of a pool's work. The core changes them under its lock."""
 
     def __init__(self) -> None:
         self.done = self.failed = self.cancelled = self.retried = self.died = self.replaced = 0

@@ -1,4 +1,4 @@
-"""What the pool's thread does by the time: limits, deadlines, processes that do not end."""
+"""The timed work of the pool's thread: limits, deadlines, processes that do not end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORTEST: Final = 0.001
 
 
 class Timers:
-    """When the pool's thread must act though nothing happens.
+    """The times at which the pool's thread must act though no message arrives.
 
     Attributes
     ----------

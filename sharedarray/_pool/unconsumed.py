@@ -23,13 +23,13 @@ __all__ = ["Iterators", "Unconsumed"]
 
 
 class Taking(Protocol):
-    """What is known here of an iterator over results."""
+    """The record of an iterator over results."""
 
     def submit_rest(self) -> None:
         """Submit the calls that are to be run in any case, if no result was asked for."""
 
     def abandon(self) -> None:
-        """Have the calls run, and their results dropped, if no result was asked for."""
+        """Let the calls run, and drop their results, if no result was asked for."""
 
 
 class Iterators:
@@ -72,7 +72,7 @@ class Iterators:
 
 
 class Unconsumed:
-    """What is told of a call if no code takes its results.
+    """The warning for a call whose results no code takes.
 
     Parameters
     ----------

@@ -150,12 +150,12 @@ class WorkerHandle:
 
     @property
     def is_ending(self) -> bool:
-        """Whether it gets nothing any more."""
+        """True if it gets nothing any more."""
         return self.state in ENDING
 
     @property
     def is_unused(self) -> bool:
-        """Whether it has nothing to do, and nothing is on its way to it."""
+        """True if it has nothing to do, and nothing is on its way to it."""
         return not (self.load or self.revoked or self._copying)
 
     @property
@@ -172,7 +172,7 @@ class WorkerHandle:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it is at one of its calls, as far as that can be known."""
+        """True if it is at one of its calls, as far as that can be known."""
         try:
             return self.load > self._credits()
         except NotImplementedError:  # macOS

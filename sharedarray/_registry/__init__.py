@@ -4,11 +4,11 @@
 moments    moments, which are told from others by a clock that cannot be set
 places     where blocks and the registry are
 processes  which processes live, in this pid namespace and in others
-notes      small files of the registry are read and removed
+metadata   reading and removing the small files of the registry
 notices    the files by which waiting processes of a block are woken
-record     what is known of a block beyond its bytes, and how long it lives
-token      references on their way: files that keep a block until it has arrived
-removal    names that no user has unlinked are removed, by processes that let go
+record     the record of a block: facts beyond its bytes, and how long it lives
+in_flight  the pins of references on their way, which keep a block until it has arrived
+removal    names that no user has unlinked are removed, by processes that release a block
 sweeping   sweeps over a whole directory
 =========  =========================================================================
 
@@ -27,12 +27,12 @@ Beside the blocks, in the same directory, each user has a directory that no othe
                                                taken away by the first load, counted from when first seen
         w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
         v.8123                                 notices of new data in that block, see `_notices`
-        n.4711.5e0b17aa                        a note that is about to replace another
+        n.4711.5e0b17aa                        a metadata link that is about to replace another
         locks.1                                which bytes are being written, see `sharedarray._intents`
         janitor.lock, janitor.sock             see `sharedarray._janitor`
         damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
 
-Records and the ``d.`` files are notes. A record's text is
+Records and the ``d.`` files are metadata links. A record's text is
 ``1 KIND PID STARTED CREATED LIFE SPACE CLOCK UPTIME``: the version, what the bytes are (``array``, ``bytes``,
 ``memory``, ``list``, ``object``), the maker's pid and the tick at which that process started, the time in
 seconds since 1970, and how long the block lives:
@@ -57,15 +57,16 @@ a user's copy. A record is written before its block has a name, so a name withou
 of ours in the making; a record without its name is dropped once its maker is dead, or after
 `ORPHAN_RECORD` seconds.
 
-`depart` removes a name that no user has unlinked: for processes that let go, for the janitor and for each
-sweep. It first locks the lease alone, so that no process attaches meanwhile. Then it checks the record, takes
-the removal lock (which `unlink` takes too, so that no other process removes the name meanwhile), checks the
-inode that the name leads to, and removes the name. The name of a block whose owner is dead goes even if
-processes hold it.
+`remove_if_unheld` removes a name that no user has unlinked: for processes that release a block, for the
+janitor, and for each sweep. It first locks the lease alone, so that no process attaches meanwhile. Then it
+checks the record, takes the removal lock (which `unlink` takes too, so that no other process removes the name
+meanwhile), checks the inode that the name leads to, and removes the name. The name of a block whose owner is
+dead goes even if processes hold it.
 """
 
 from __future__ import annotations
 
+from sharedarray._registry.in_flight import GRACE, Pin, free_pin, grace, pin, pin_path, pins, unpin
 from sharedarray._registry.moments import Moment
 from sharedarray._registry.notices import (
     hold_notices,
@@ -94,27 +95,25 @@ from sharedarray._registry.record import (
     set_persist,
     write_record,
 )
-from sharedarray._registry.removal import depart, disown
+from sharedarray._registry.removal import disown, remove_if_unheld
 from sharedarray._registry.sweeping import ORPHAN_RECORD, Swept, sweep, sweep_kept
-from sharedarray._registry.token import GRACE, Token, free_token, grace, pin, token_path, tokens, unpin
 
 __all__ = [
     "GRACE",
     "LOCK_FILE",
     "ORPHAN_RECORD",
     "Moment",
+    "Pin",
     "Process",
     "Record",
     "Swept",
-    "Token",
     "absolute",
     "alive",
     "appear",
-    "depart",
     "directory",
     "disown",
     "drop_record",
-    "free_token",
+    "free_pin",
     "grace",
     "here",
     "hold_notices",
@@ -126,9 +125,12 @@ __all__ = [
     "open_registry",
     "path_of",
     "pin",
+    "pin_path",
+    "pins",
     "read_record",
     "records",
     "registry_of",
+    "remove_if_unheld",
     "remove_notices_without_block",
     "remove_unused_notices",
     "retire",
@@ -136,8 +138,6 @@ __all__ = [
     "set_persist",
     "sweep",
     "sweep_kept",
-    "token_path",
-    "tokens",
     "unpin",
     "waker_path",
     "warn_of_disk",

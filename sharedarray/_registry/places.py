@@ -86,7 +86,7 @@ def absolute(path: str) -> str:
 
 
 def registry_of(directory: str) -> str:
-    """Path of this user's registry for the blocks in `directory`."""
+    """Return path of this user's registry for the blocks in `directory`."""
     return f"{directory}/.sharedarray-{platform.user()}"
 
 
@@ -118,7 +118,7 @@ else:
 
 
 def open_registry(directory: str) -> str:
-    """Path of the registry, made where it is missing, and known to be this user's alone.
+    """Return path of the registry, made where it is missing, and known to be this user's alone.
 
     Raises
     ------

@@ -24,7 +24,7 @@ _retired = 0  # the pid of this process, once it keeps nothing any more
 
 
 def me() -> Process:
-    """Pid and start of this process."""
+    """Return pid and start of this process."""
     global _me, _here
     pid = os.getpid()
     if _me[0] != pid:
@@ -34,7 +34,7 @@ def me() -> Process:
 
 
 def here() -> int:
-    """What tells this process's pids from those of another container."""
+    """Return the number that distinguishes this process's pids from those of another container."""
     me()
     return _here
 
@@ -93,7 +93,7 @@ def _byte_of(pid: int, space: int) -> int:
 
 
 def keeps(process: Process) -> bool:
-    """Whether blocks that this process keeps stay."""
+    """Return whether blocks that this process keeps stay."""
     return _retired != process[0] if process == me() else alive(*process)
 
 

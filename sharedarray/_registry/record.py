@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sharedarray import _damage as damage
 from sharedarray._platform import platform
+from sharedarray._registry.metadata import discard, read_metadata
 from sharedarray._registry.moments import Moment, is_moment
-from sharedarray._registry.notes import discard_note, read_note
 from sharedarray._registry.notices import notices_path, remove_unused_notices
 from sharedarray._registry.places import file_of, name_of, open_registry, path_of, registry_of
 from sharedarray._registry.processes import Process, alive, here, keeps, me
@@ -39,7 +39,7 @@ class Record(NamedTuple):
     uptime: float = 0.0
 
     def encode(self) -> str:
-        """The text of the note."""
+        """Return the text of the metadata link."""
         kind, pid, started, created, persist, keeper, owned, space, clock, uptime = self
         if keeper is None:
             life = "1" if persist else "0"
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Record | None:
-        """The record in a note, None when it is damaged or of a newer version."""
+        """Return the record in a metadata link, None when it is damaged or of a newer version."""
         try:
             version, kind, maker, at, when, life, *more = text.split(" ")
             if version != _VERSION or len(more) not in (0, 3):
@@ -70,7 +70,7 @@ class Record(NamedTuple):
 
     @property
     def moment(self) -> Moment:
-        """When the block was made."""
+        """Time at which the block was made."""
         return Moment(self.created, self.clock, self.uptime)
 
     def maker_alive(self, directory: str) -> bool:
@@ -78,7 +78,7 @@ class Record(NamedTuple):
         return alive(self.pid, self.started, self.space, directory)
 
     def kept_by(self) -> Process | None:
-        """The process that keeps a block without holders; None if no such process lives."""
+        """Return the process that keeps a block without holders; None if no such process lives."""
         if self.keeper is None:
             return None
         if self.space != here():
@@ -103,11 +103,11 @@ def write_record(
     while True:
         open_registry(directory)
         try:
-            platform.write_note(path, text)
+            platform.write_metadata(path, text)
         except FileNotFoundError:
             continue  # the janitor removed the empty registry in between
         except FileExistsError:
-            discard_note(path)  # of a block long gone, whose inode has come round again
+            discard(path)  # of a block long gone, whose inode has come round again
         else:
             break
     _remember(path, made)
@@ -128,7 +128,7 @@ def _remember(path: str, record: Record) -> None:
 
 
 def read_record(directory: str, name: str, inode: int) -> Record | None:
-    """The record of this very block, None when it is not one of ours."""
+    """Return the record of this very block, None when it is not one of ours."""
     path = record_path(directory, name, inode)
     try:
         text = _read_record(path)
@@ -137,7 +137,7 @@ def read_record(directory: str, name: str, inode: int) -> Record | None:
     try:
         open_registry(directory)
     except OSError:
-        return None  # notes of another user decide nothing over our files
+        return None  # records of another user decide nothing over our files
     return _checked(directory, name, inode, path, text)
 
 
@@ -149,7 +149,7 @@ def _read_record(path: str) -> str | None:
     """
     while True:
         before = platform.inode_of(path)
-        text = read_note(path)
+        text = read_metadata(path)
         if text is not None:
             return text
         after = platform.inode_of(path)
@@ -160,7 +160,7 @@ def _read_record(path: str) -> str | None:
 
 
 def _checked(directory: str, name: str, inode: int, path: str, text: str | None) -> Record | None:
-    """Return the record in a note, with which a damaged one is replaced if the block is there.
+    """Return the record in a metadata link, with which a damaged one is replaced if the block is there.
 
     The process that wrote the record knows what stood there. Another one does not know how long the block is
     to live, and has it stay until it is unlinked: such a record has no maker, and the process that does know
@@ -202,7 +202,7 @@ def drop_record(directory: str, name: str, inode: int) -> None:
     """Forget a block, and the notices of new data in it."""
     path = record_path(directory, name, inode)
     written.pop(path, None)
-    discard_note(path)
+    discard(path)
     try:
         remove_unused_notices(notices_path(directory, inode))
     except OSError:
@@ -223,7 +223,7 @@ def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
 
 
 def set_owner(directory: str, name: str, inode: int) -> bool:
-    """Have a block live exactly as long as this process does; False when it has no record."""
+    """Bind a block's life to this process; return False if it has no record."""
     record = read_record(directory, name, inode)
     if record is None:
         return False
@@ -234,13 +234,13 @@ def set_owner(directory: str, name: str, inode: int) -> bool:
 
 def replace_record(directory: str, name: str, inode: int, record: Record) -> None:
     path = record_path(directory, name, inode)
-    platform.write_note(path, record.encode(), replace=True)
+    platform.write_metadata(path, record.encode(), replace=True)
     if record.pid:
         _remember(path, record)
 
 
 def records(directory: str) -> list[tuple[str, int, Record | None]]:
-    """Every record: name, inode, and what it says (None when it cannot be read)."""
+    """Return every record: name, inode, and what it says (None when it cannot be read)."""
     found = []
     folder = registry_of(directory)
     for file, name, inode in record_files(folder):

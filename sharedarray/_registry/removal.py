@@ -9,24 +9,24 @@ from sharedarray._registry.processes import here, me
 from sharedarray._registry.record import drop_record, read_record
 
 
-def depart(
+def remove_if_unheld(
     directory: str,
     name: str,
     handle: int,
     inode: int,
     *,
     on_their_way: int | None = None,
-    token: str | None = None,
+    pin_name: str | None = None,
 ) -> bool:
     """Remove the name of a block without holders; the caller has locked its lease alone, and releases it.
 
     Parameters
     ----------
     on_their_way
-        How many tokens pin the block, for callers that counted them. Without it, any name beside the
+        How many pins keep the block, for callers that counted them. Without it, any name beside the
         block's own counts as one.
-    token
-        The path of a token that the file gets in the place of its name, to be used again; see `freelist`.
+    pin_name
+        The path of a pin that the file gets in the place of its name, to be used again; see `freelist`.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def depart(
     path = path_of(directory, name)
     if record.kept_by() is not None and platform.inode_of(path) == inode:
         return False
-    platform.start_leaving(handle)
+    platform.lock_removal(handle)
     if platform.inode_of(path) != inode:
         drop_record(directory, name, inode)
         return False
@@ -47,16 +47,16 @@ def depart(
         on_their_way = platform.status(handle).links - 1
     if on_their_way > 0:
         return False
-    if token is None or not _renamed(path, token, handle):
+    if pin_name is None or not _renamed(path, pin_name, handle):
         platform.remove(path, inode)
     drop_record(directory, name, inode)
     return True
 
 
-def _renamed(path: str, token: str, handle: int) -> bool:
+def _renamed(path: str, pin_name: str, handle: int) -> bool:
     try:
         platform.set_reused(handle)
-        platform.move(path, token)
+        platform.move(path, pin_name)
     except OSError:  # this process acts as another user by now
         return False
     return True
@@ -82,7 +82,7 @@ def disown(directory: str, name: str, inode: int) -> bool:
 
 def remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
     """Remove the name of a block, held or not; its record goes in any case."""
-    platform.start_leaving(handle)
+    platform.lock_removal(handle)
     try:
         path = path_of(directory, name)
         removed = platform.inode_of(path) == inode and platform.remove(path, inode)

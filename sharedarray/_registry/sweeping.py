@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from sharedarray import _damage as damage, _errors as errors, _intents as intents
 from sharedarray._platform import platform
+from sharedarray._registry.in_flight import (
+    expire_pins,
+    pins,
+)
 from sharedarray._registry.notices import (
     sweep_notices,
     sweep_wakers,
@@ -20,11 +24,7 @@ from sharedarray._registry.record import (
     record_path,
     records,
 )
-from sharedarray._registry.removal import depart, remove_held
-from sharedarray._registry.token import (
-    expire_tokens,
-    tokens,
-)
+from sharedarray._registry.removal import remove_held, remove_if_unheld
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 
@@ -43,11 +43,11 @@ class Swept:
 
 
 def sweep(directory: str) -> Swept:
-    """Remove blocks without holders, tokens of senders long dead, and records without a block."""
+    """Remove blocks without holders, pins of senders long dead, and records without a block."""
     swept = Swept()
     if not _trusted(directory):
         return swept
-    waiting = expire_tokens(directory)
+    waiting = expire_pins(directory)
     swept.work += sum(waiting.values())
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
@@ -67,7 +67,7 @@ def sweep_kept(directory: str) -> Swept:
     """Do the same with the blocks that this process has kept so far, and with no others."""
     swept = Swept()
     if _trusted(directory):
-        pinned = {token.inode for token in tokens(directory)}
+        pinned = {pin.inode for pin in pins(directory)}
         for name, inode, record in records(directory):
             if (
                 record is not None
@@ -79,7 +79,7 @@ def sweep_kept(directory: str) -> Swept:
 
 
 def _trusted(directory: str) -> bool:
-    """True if the registry is ours alone: notes of other users decide nothing over our files."""
+    """Return whether the registry is ours alone: records of other users decide nothing over our files."""
     folder = registry_of(directory)
     if platform.inode_of(folder) is None:
         return False
@@ -127,7 +127,7 @@ def _sweep_one(
                 swept.removed.append(name)
         elif not platform.alone(handle):
             swept.work += 1
-        elif depart(directory, name, handle, inode, on_their_way=on_their_way):
+        elif remove_if_unheld(directory, name, handle, inode, on_their_way=on_their_way):
             swept.removed.append(name)
         platform.release(handle)
     finally:

@@ -11,13 +11,14 @@ How a block is made (`create`)::
     draft ─▶ write or reserve ─▶ lease ─▶ record ─▶ janitor ─▶ publish ─▶ map
     free block ─▶ map ─▶ write or clear ─▶ lease ─▶ record ─▶ janitor ─▶ publish
 
-and left (`Mapping.leave`, by `close()`, the last view's end, or the interpreter's exit)::
+and released (`Mapping.release`, by `close()`, the last view's end, or the interpreter's exit)::
 
-    release ─▶ held? ─▶ (alone? ─▶ registry.depart: record? leaving ─▶ inode? ─▶ remove ─▶ release)
-    ─▶ close the handle, or keep it with the pages for the next block (`freelist`)
+    release ─▶ held? ─▶ (alone? ─▶ registry.remove_if_unheld: record? removal lock ─▶ inode? ─▶ remove ─▶
+    release) ─▶ close the handle, or keep it with the pages for the next block (`freelist`)
 
-The lease is released before the question whether another process has one. Of two that leave at once, the one
-that asks last finds no holder, so the block goes; and the many leavers that are not the last make two calls.
+The lease is released before the question whether another process has one. Of two processes that release at
+once, the one that asks last finds no holder, so the block goes; and a process that is not the last makes two
+calls.
 
 What this process holds is in `handles`. A fork gives the child a lease of its own on every block
 (`hold_again`, before the fork, so that there is no gap), and the child closes what it inherited.
@@ -48,9 +49,9 @@ from sharedarray._segment.mapping import (
     guarded_close,
     guarded_open,
     guarded_open_file,
-    leave_all,
     mapping_of,
-    on_leave,
+    on_release,
+    release_all,
     retake_lease,
     use_without_lease,
     with_handle,
@@ -87,13 +88,13 @@ __all__ = [
     "guarded_close",
     "guarded_open",
     "guarded_open_file",
-    "leave_all",
     "mapping_of",
     "not_found",
-    "on_leave",
+    "on_release",
     "open_file",
     "out_of_memory",
     "persist_mapping",
+    "release_all",
     "remove",
     "retake_lease",
     "translated",

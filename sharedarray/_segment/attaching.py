@@ -8,10 +8,10 @@ from sharedarray import (
     _errors as errors,
     _freelist as freelist,
     _hints as hints,
-    _interrupts as interrupts,
     _janitor as janitor,
     _registry as registry,
     _requirements as requirements,
+    _sigint as sigint,
 )
 from sharedarray._clock import check_timeout, time
 from sharedarray._platform import Mode, platform
@@ -49,7 +49,7 @@ def attach(
     directory
         Where the block is. Without it, the name was given by a user, who is told of the name that was meant.
     path
-        A path to open in place of the block's own, for a token, which leads to the same block.
+        A path to open in place of the block's own, for a pin, which leads to the same block.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _awaited(name: str, mode: Mode, directory: str, timeout: float) -> Mapping:
 
 
 def _attached(name: str, mode: Mode, directory: str, path: str) -> Mapping:
-    with interrupts.deferred:
+    with sigint.deferred:
         while True:
             try:
                 mapping = _attach(name, mode, directory, path)

@@ -1,4 +1,4 @@
-"""What is written into a block in the making: zeros, copies, or what a function writes."""
+"""The content of a block in the making: zeros, copies, or the output of a function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Copy: TypeAlias = Callable[[int, int, Sequence[memoryview]], None]  # the same, 
 
 
 class Content:
-    """What a new block is filled with, and the bar that shows how far it is.
+    """The content of a new block, and the bar that shows its progress.
 
     Parameters
     ----------

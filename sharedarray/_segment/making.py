@@ -1,4 +1,4 @@
-"""How a block comes to be: draft, content, lease, record, name."""
+"""Making a block: draft, content, lease, record, name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sharedarray import (
     _errors as errors,
     _freelist as freelist,
     _hints as hints,
-    _interrupts as interrupts,
     _janitor as janitor,
     _registry as registry,
     _requirements as requirements,
+    _sigint as sigint,
 )
 from sharedarray._platform import Draft, platform
 from sharedarray._progress import IN_BYTES, NO_BAR, Bar, Progress, bar
@@ -93,7 +93,7 @@ def create(
     content = Content(size, buffers, fill, shown, parts)
     where = None if file is None else registry.absolute(os.fspath(file))
     try:
-        with interrupts.deferred:
+        with sigint.deferred:
             try:
                 return _make(directory, content, name, where, kind, persist, keeper, replace, prepare)
             except (errors.OutOfSharedMemoryError, errors.LimitError):
@@ -147,7 +147,7 @@ def _make(
             draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
         )
     except BaseException:
-        mapping.leave()
+        mapping.release()
         if draft.scratch:
             platform.remove(draft.scratch)
         raise
@@ -186,7 +186,7 @@ def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, M
         raise
     try:
         pages = freelist.Pages(block, mapping)
-        with interrupts.allowed:  # what may take long
+        with sigint.allowed:  # what may take long
             content.put(handle, pages)
         platform.hold(handle)
         status = platform.status(handle)
@@ -198,13 +198,13 @@ def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, M
     block.done()
     mapping.given_names = block.names
     mapping.populated = True
-    return Draft(handle, block.token), mapping
+    return Draft(handle, block.pin_file), mapping
 
 
 def _draft_named(
     directory: str, content: Content, name: str | None, *, kind: str, memory: bool, replace: bool
 ) -> tuple[Draft, str]:
-    """A draft and the name that it is to get, which memory may need, and so take, from now on."""
+    """Return a draft and the name that it is to get, which memory may need, and so take, from now on."""
     called = name or chance_name()
     for _ in range(_NAME_TRIES):
         try:
@@ -228,7 +228,7 @@ def _publish(
     replace: bool,
 ) -> None:
     directory, inode = str(mapping.directory), mapping.inode
-    token = None
+    pin_name = None
     try:
         janitor.appear(directory)
         for _ in range(_NAME_TRIES):
@@ -240,9 +240,9 @@ def _publish(
                 platform.publish(draft, mapping.path)
             except FileExistsError:
                 if replace:
-                    if token is None:
-                        token = registry.pin(directory, draft.handle, inode, once=True)
-                    if _make_way(directory, mapping.name, token):
+                    if pin_name is None:
+                        pin_name = registry.pin(directory, draft.handle, inode, once=True)
+                    if _make_way(directory, mapping.name, pin_name):
                         return
                     continue
                 registry.drop_record(directory, mapping.name, inode)
@@ -257,8 +257,8 @@ def _publish(
         registry.drop_record(directory, mapping.name, inode)
         raise
     finally:
-        if token is not None:
-            registry.unpin(directory, token)  # if it has not become the block's name
+        if pin_name is not None:
+            registry.unpin(directory, pin_name)  # if it has not become the block's name
             if draft.scratch:
                 platform.remove(draft.scratch)
 
@@ -266,7 +266,7 @@ def _publish(
 def _make_way(directory: str, name: str, successor: str) -> bool:
     """Take a name from the block that has it; whether the successor has it now.
 
-    The successor is a token, as of a reference on its way: a name that the new block has until then, and that
+    The successor is a pin, as of a reference on its way: a name that the new block has until then, and that
     the janitor finds, should we die in between.
     """
     try:
@@ -279,7 +279,7 @@ def _make_way(directory: str, name: str, successor: str) -> bool:
 def freed(directory: str, name: str) -> bool:
     """True if a name is free after this process attached and let go: the last holder removes a block."""
     try:
-        attach(name, "r", directory=directory).leave()
+        attach(name, "r", directory=directory).release()
     except errors.BlockNotFoundError:
         return True
     except errors.LimitError:
@@ -313,7 +313,7 @@ def _taken(name: str, directory: str, kind: str) -> errors.BlockExistsError:
 
 
 def _held_here(directory: str, name: str) -> bool:
-    """Whether this process holds the block of that name."""
+    """Return whether this process holds the block of that name."""
     inode = platform.inode_of(registry.path_of(directory, name))
     for reference in handles.copy().values():
         mapping = None if reference is None else reference()
@@ -356,7 +356,7 @@ def _finish_file(draft: Draft, content: Content, path: str) -> Mapping:
 
 
 def _draft(directory: str, content: Content, *, path: str | None = None, replace: bool = False) -> Draft:
-    """A draft with its content; of a file where `path` is None."""
+    """Return a draft with its content; of a file where `path` is None."""
     memory = path is not None
     size = content.size
     check_free(directory, content.pages, memory=memory)
@@ -377,7 +377,7 @@ def _draft(directory: str, content: Content, *, path: str | None = None, replace
     except OSError as error:
         raise translated(error, directory, size, memory=memory) from None
     try:
-        with interrupts.allowed:  # what may take long
+        with sigint.allowed:  # what may take long
             content.put(handle)
     except OSError as error:
         _discard(drafts[0])

@@ -15,10 +15,10 @@ from sharedarray import (
     _errors as errors,
     _freelist as freelist,
     _intents as intents,
-    _interrupts as interrupts,
     _janitor as janitor,
     _registry as registry,
     _requirements as requirements,
+    _sigint as sigint,
 )
 from sharedarray._platform import Mode, platform
 from sharedarray._sizes import exact
@@ -32,7 +32,7 @@ _child_leases: dict[int, int] = {}
 
 
 def guarded_open(mapping: Mapping) -> int:
-    """One more handle on what is attached, without a lease, to lock it by; a forked child closes it.
+    """Return one more handle on what is attached, without a lease, to lock it by; a forked child closes it.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def guarded_open(mapping: Mapping) -> int:
 
 
 def guarded_open_file(file: str | int) -> int:
-    """A handle to lock a file by, of what has this path or descriptor; a forked child closes it."""
+    """Return a handle to lock a file by, of what has this path or descriptor; a forked child closes it."""
     return guarded(lambda: platform.open_to_lock(file))
 
 
@@ -82,7 +82,7 @@ def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
         It was closed already.
     """
     with guard:
-        if mapping.left:
+        if mapping.released:
             raise errors.BlockClosedError(
                 f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
             )
@@ -105,7 +105,7 @@ def guarded_close(handle: int, close: Callable[[int], None] = platform.close) ->
 
 
 def _before_fork() -> None:
-    with interrupts.deferred:
+    with sigint.deferred:
         freelist.before_fork()  # whose thread may want all locks, to give memory back
     janitor.before_fork()  # these locks first: their holder may still want ours, to drop a mapping
     intents.before_fork()
@@ -148,21 +148,21 @@ def _after_fork_in_child() -> None:
             mapping.lease_dropped = mapping.without_lease = False
             handles[own] = reference
         elif mapping is not None:
-            mapping.left = True
+            mapping.released = True
             mapping.handle = -1
         platform.close(handle)
     _child_leases.clear()
     guard.release()
 
 
-def leave_all() -> None:
+def release_all() -> None:
     """Give up every lease: at the interpreter's end, so that blocks go now and not when we are missed."""
     for reference in handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None:
             try:
-                mapping.leave()
-            except OSError as error:  # the others are left all the same
+                mapping.release()
+            except OSError as error:  # the others are released all the same
                 damage.report(mapping.path, str(error), "it could not be given up in order")
 
 
@@ -170,19 +170,19 @@ platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 # The interpreter calls the last of these first.
 atexit.register(janitor.close_connections)
 atexit.register(janitor.sweep_unwatched)
-atexit.register(leave_all)
+atexit.register(release_all)
 atexit.register(freelist.close)
 
 
 # Called with every attachment whose lease is given up, at any moment and in any thread.
-on_leave: list[Callable[[Mapping], None]] = []
+on_release: list[Callable[[Mapping], None]] = []
 
 
 class Follower(Protocol):
-    """What wants to know when a lease is given up."""
+    """An object that acts when the lease of an attachment is given up."""
 
-    def left(self, mapping: Mapping) -> None:
-        """Hear of it."""
+    def on_release(self, mapping: Mapping) -> None:
+        """Act on it, in the thread that gives the lease up."""
 
 
 class Mapping(mmap.mmap):
@@ -200,7 +200,7 @@ class Mapping(mmap.mmap):
         The open block that carries the lease, -1 without one.
     mode : {'r', 'r+', 'c'}
         How it is mapped.
-    left : bool
+    released : bool
         Whether the lease is given up. The bytes stay mapped until the last view of them goes.
     writable_handle : bool
         Whether the handle allows to find out if this is the last lease.
@@ -225,8 +225,8 @@ class Mapping(mmap.mmap):
     plain : bool
         Whether arrays over the bytes travel as data, as those over any other memory do.
     followers : dict or None
-        Weak references to objects, by id, whose method ``left`` is called with the mapping when the lease is
-        given up, at any moment and in any thread; see `follow`.
+        Weak references to objects, by id, whose method ``on_release`` is called with the mapping when the
+        lease is given up, at any moment and in any thread; see `follow`.
     """
 
     name: str
@@ -235,7 +235,7 @@ class Mapping(mmap.mmap):
     inode: int
     handle: int
     mode: Mode
-    left: bool = True
+    released: bool = True
     writable_handle: bool = True
     address: int = 0
     lease_apart: bool = False
@@ -254,50 +254,50 @@ class Mapping(mmap.mmap):
         """Path of the block or file."""
         return self.name if self.directory is None else registry.path_of(self.directory, self.name)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give up the lease, and remove the block if it was the last one on it. Idempotent."""
-        if not self.left:
-            with interrupts.deferred:
-                self._leave()
+        if not self.released:
+            with sigint.deferred:
+                self._release()
                 block = self.free
                 if block is not None and not block.since and not freelist.add(block):
                     self.free = None
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with guard:
-            if self.left:  # by another thread, just now
+            if self.released:  # by another thread, just now
                 return
-            self.left = True
+            self.released = True
             handle = self.handle
             if handle >= 0:
                 self.handle = -1
                 handles[handle] = None
         if handle >= 0:
             self._give_up(handle)
-        for hear in on_leave:
-            hear(self)
+        for callback in on_release:
+            callback(self)
         if self.followers:
             for reference in list(self.followers.values()):  # other threads may add some meanwhile
                 follower = reference()
                 if follower is not None:
-                    follower.left(self)
+                    follower.on_release(self)
 
     def _give_up(self, handle: int) -> None:
         try:
-            last = not self.lease_dropped and platform.leave(handle)
+            last = not self.lease_dropped and platform.drop_lease(handle)
             if last and self.writable_handle and self.directory is not None and platform.alone(handle):
                 reusable = freelist.has_use(self.generation) and platform.is_memory(handle)
                 # A block that has got versions is longer than it was.
                 if not (reusable and platform.status(handle).size == len(self)):
-                    registry.depart(self.directory, self.name, handle, self.inode)
+                    registry.remove_if_unheld(self.directory, self.name, handle, self.inode)
                 else:
-                    self._depart_to_free_list(handle, self.directory)
+                    self._move_to_free_list(handle, self.directory)
                 platform.release(handle)
         finally:
             if self.free is None:
                 guarded_close(handle)
 
-    def _depart_to_free_list(self, handle: int, directory: str) -> None:
+    def _move_to_free_list(self, handle: int, directory: str) -> None:
         block = freelist.FreeBlock(
             handle,
             directory,
@@ -308,26 +308,26 @@ class Mapping(mmap.mmap):
             self.populated,
             guarded_close,
         )
-        if registry.depart(directory, self.name, handle, self.inode, token=block.token):
+        if registry.remove_if_unheld(directory, self.name, handle, self.inode, pin_name=block.pin_file):
             self.free = block
 
     def close(self) -> None:
-        """Refused: the bytes go with their last view."""
+        """Refuse: the bytes go with their last view."""
         raise BufferError("the mapping of a shared block is freed with the last view of it")
 
     def resize(self, newsize: int) -> None:
-        """Refused: other processes have the block mapped at its size."""
+        """Refuse: other processes have the block mapped at its size."""
         raise BufferError(f"a shared block keeps its size of {exact(len(self))}")
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         # A mapping that was never finished has no handle, and neither has a class torn down at exit.
-        if not self.left or self.free is not None:
-            interrupts.finalize(self._end)
+        if not self.released or self.free is not None:
+            sigint.finalize(self._end)
 
     def _end(self) -> None:
-        if not self.left:
-            self._leave()
+        if not self.released:
+            self._release()
         block, self.free = self.free, None
         if block is not None:
             if getrefcount(self) <= _ALONE:
@@ -353,7 +353,7 @@ def _count_alone() -> int:
 
     class Ending:
         def __del__(self) -> None:
-            interrupts.finalize(self._end)
+            sigint.finalize(self._end)
 
         def _end(self) -> None:
             found.append(getrefcount(self))
@@ -377,8 +377,8 @@ def follow(mapping: Mapping, follower: Follower) -> None:
         if reference() is None:
             followers.pop(key, None)
     followers[id(follower)] = weakref.ref(follower)
-    if mapping.left:  # by another thread, before it could know of this one
-        follower.left(mapping)
+    if mapping.released:  # by another thread, before it could know of this one
+        follower.on_release(mapping)
 
 
 def drop_lease(mapping: Mapping) -> bool:
@@ -390,8 +390,8 @@ def drop_lease(mapping: Mapping) -> bool:
     if mapping.lease_dropped:
         return True
     with guard:
-        if mapping.handle >= 0 and not mapping.left and not mapping.lease_dropped:
-            if platform.leave(mapping.handle):
+        if mapping.handle >= 0 and not mapping.released and not mapping.lease_dropped:
+            if platform.drop_lease(mapping.handle):
                 return False
             mapping.lease_dropped = True
     return True
@@ -403,13 +403,13 @@ def use_without_lease(mapping: Mapping) -> bool:
     The user calls `drop_lease` or `retake_lease` before the other process may give up its lease.
     """
     mapping.without_lease = True
-    return not mapping.left
+    return not mapping.released
 
 
 def retake_lease(mapping: Mapping) -> bool:
     """Take a lease again; return False if the block is gone, and the attachment of no use."""
     with guard:
-        if mapping.left:
+        if mapping.released:
             return False
         mapping.without_lease = False
         if mapping.lease_dropped:
@@ -420,7 +420,7 @@ def retake_lease(mapping: Mapping) -> bool:
 
 
 def mapping_of(view: object) -> Mapping | None:
-    """The attachment that an array or memoryview has its memory from, None when it has other memory."""
+    """Return the attachment that an array or memoryview has its memory from, None if it is not in a block."""
     found: Any = view
     try:
         while found is not None:
@@ -456,5 +456,5 @@ def finish(
     else:
         mapping.handle = handle
         handles[handle] = weakref.ref(mapping)
-    mapping.left = False
+    mapping.released = False
     return mapping

@@ -37,9 +37,9 @@ def _check_free(directory: str, size: int, *, memory: bool) -> None:
     if size > free:
         raise out_of_memory(directory, size, free)
     if memory:
-        left = platform.free_memory()
-        if left is not None and size > left:
-            raise out_of_memory(directory, size, left, scope="this process's control group or machine")
+        remaining = platform.free_memory()
+        if remaining is not None and size > remaining:
+            raise out_of_memory(directory, size, remaining, scope="this process's control group or machine")
 
 
 def translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
@@ -71,7 +71,7 @@ def translated(error: OSError, directory: str, size: int, *, memory: bool) -> OS
 def out_of_memory(
     directory: str, needed: int, available: int, scope: str | None = None
 ) -> errors.OutOfSharedMemoryError:
-    """The error for `needed` bytes where only `available` are free."""
+    """Return the error for `needed` bytes where only `available` are free."""
     return errors.OutOfSharedMemoryError(
         f"a block of {exact(needed)} does not fit into {scope or directory}",
         needed=needed,
@@ -86,7 +86,7 @@ def out_of_memory(
 
 
 def suggest(error: errors.BlockNotFoundError, name: str, directory: str) -> None:
-    """Have an error name the block that was probably meant."""
+    """Add to an error the name of the block that was probably meant."""
     meant = hints.likely(name, registry.names(directory))
     if meant is not None:
         error.next_step = f"did you mean {meant!r}? {error.next_step}"
@@ -116,7 +116,7 @@ def check_mode(mode: object) -> None:
 def not_found(
     name: str, directory: str, *, found: str | None = None, made: bool = False
 ) -> errors.BlockNotFoundError:
-    """The error for a name that leads to no block, to another one, or to one that is still being `made`."""
+    """Return the error for a name of no block, of another one, or of one that is still being `made`."""
     if made:
         return errors.BlockNotFoundError(
             f"no block is named {name!r} yet",
@@ -153,7 +153,7 @@ def no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
 
 
 def unopenable(error: OSError, name: str, path: str) -> OSError | errors.HeaderError:
-    """What to raise where something is named `path` and could not be opened."""
+    """Return the error for a file at `path` that could not be opened."""
     if error.errno in _OTHER_KINDS:
         return no_block(name, path, error.strerror)
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -10,7 +10,7 @@ from sharedarray._segment.refusals import not_found, suggest, unopenable
 
 
 def exists(name: str) -> bool:
-    """Whether `name` leads to something that can be attached to."""
+    """Return whether `name` leads to something that can be attached to."""
     if not isinstance(name, str):
         raise hints.not_a_name(name)
     path = registry.path_of(registry.directory(), check_name(name))
@@ -80,7 +80,7 @@ def remove(
     """Remove a block's name now, if it leads to this inode, where one is given.
 
     A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
-    is a `successor`, a token, its block gets the name in the same moment.
+    is a `successor`, a pin, its block gets the name in the same moment.
     """
     global removals
     removals += 1
@@ -97,7 +97,7 @@ def remove(
         status = platform.status(handle)
         if inode is not None and status.inode != inode:
             raise not_found(name, directory, found=f"another block at {path}")
-        platform.start_leaving(handle)
+        platform.lock_removal(handle)
         try:
             if platform.inode_of(path) != status.inode:
                 raise not_found(name, directory)
@@ -115,7 +115,7 @@ def remove(
                 if not platform.remove(path, status.inode):
                     raise not_found(name, directory)
             else:
-                platform.move(registry.token_path(directory, successor), path)
+                platform.move(registry.pin_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)
         finally:
             removals += 1

@@ -116,24 +116,24 @@ class Segment:
 
     @property
     def mode(self) -> Mode:
-        """How it is mapped: 'r', 'r+' or 'c'."""
+        """The mode of the mapping: 'r', 'r+' or 'c'."""
         return self._mapping.mode
 
     @property
     def buf(self) -> memoryview:
         """The bytes, as a memoryview that stays valid after `close()`."""
-        if self._mapping.left:
+        if self._mapping.released:
             raise errors.BlockClosedError(f"the segment {self.name!r} is closed", name=self.name)
         return memoryview(self._bytes)
 
     @property
     def closed(self) -> bool:
-        """Whether the lease is given up."""
-        return self._mapping.left
+        """True if the lease is given up."""
+        return self._mapping.released
 
     def close(self) -> None:
         """Give up the lease. The last holder removes the block; views stay valid. Idempotent."""
-        self._mapping.leave()
+        self._mapping.release()
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the block's name now; processes that hold it keep the memory.
@@ -146,7 +146,7 @@ class Segment:
         unlink_mapping(self._mapping, missing_ok)
 
     def persist(self, flag: bool = True) -> None:
-        """Have the block outlive its holders until `unlink`, or not any more."""
+        """Set whether the block outlives its holders until `unlink`."""
         persist_mapping(self._mapping, flag)
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ def persist_mapping(mapping: Mapping, flag: bool) -> None:
     """Set whether the block of `mapping` outlives its holders."""
     if mapping.directory is None:
         return  # a file stays anyway
-    if mapping.left:
+    if mapping.released:
         raise errors.BlockClosedError(
             f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
         )

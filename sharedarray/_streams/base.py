@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._array import ShapeLike
 from sharedarray._clock import time
 from sharedarray._platform import platform
@@ -225,7 +225,7 @@ class Stream:
         raise NotImplementedError
 
     def _in_child(self) -> None:
-        """Be prepared for the next call in a forked child."""
+        """Prepare for the next call in a forked child."""
         self._renew_fence()
         self._turn = {0: _FORKED}
 
@@ -330,12 +330,12 @@ class Stream:
 
     @property
     def time(self) -> float:
-        """When the item at `position` was published, in seconds since 1970, as `time.time` counts them."""
+        """Time at which the item at `position` was published, in seconds since 1970."""
         return self.time_ns / 1e9
 
     @property
     def time_ns(self) -> int:
-        """When the item at `position` was published, in nanoseconds since 1970; 0 before the first."""
+        """Time at which the item at `position` was published, in ns since 1970; 0 before the first."""
         raise NotImplementedError
 
     # -- the end
@@ -350,7 +350,7 @@ class Stream:
 
     @property
     def closed(self) -> bool:
-        """Whether this side is closed."""
+        """True if this side is closed."""
         return self._closed
 
     def unlink(self) -> None:
@@ -370,7 +370,7 @@ class Stream:
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel by reference: what arrives is a consumer, which begins where this one is."""
+        """Reduce to a reference, which is loaded as a consumer that begins where this one is."""
         mapping = self._block.mapping
         if self._closed:
             raise errors.BlockClosedError(
@@ -386,10 +386,10 @@ class Stream:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            interrupts.finalize(self.close)
+            sigint.finalize(self.close)
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""

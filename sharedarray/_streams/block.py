@@ -141,10 +141,10 @@ class Block:
             if made.words[w.MAGIC] != w.STREAM or made.words[w.SLOTS] != made.slots:
                 raise _no_stream(name, "an array")
         except errors.HeaderError:
-            mapping.leave()
+            mapping.release()
             raise _no_stream(name, "a block of another kind") from None
         except BaseException:
-            mapping.leave()
+            mapping.release()
             raise
         return made
 

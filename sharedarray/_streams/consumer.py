@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._streams import words as w
@@ -86,7 +86,7 @@ class Consumer(Stream):
         try:
             self._join(block, history, start)
         except BaseException:
-            block.mapping.leave()
+            block.mapping.release()
             raise
         self._closed = False
         self._register()
@@ -125,7 +125,7 @@ class Consumer(Stream):
                 position -= 1
             words[entry + w.NEXT] = position + 1
         except BaseException:
-            waker.leave()
+            waker.release()
             raise
         self._waker, self._entry, self._lossless = waker, entry, lossless
         self._next = position
@@ -457,7 +457,7 @@ class Consumer(Stream):
         return following >= last - 1 if last else not self._waker.alive(PRODUCER)
 
     def _arm(self, following: int) -> None:
-        """Be asleep for the producer between two calls, until there is an item at a position."""
+        """Record that the consumer sleeps between two calls, until a position has an item."""
         words, waker, watched = self._words, self._waker, self._watched
         assert watched is not None
         platform.drain(waker.handle)
@@ -616,15 +616,15 @@ class Consumer(Stream):
         try:
             self._join(block, _ALL)
         except BaseException:
-            block.mapping.leave()
+            block.mapping.release()
             raise
         self._told = self._answered = 0
         if self._watched is not None:
             self._watched.follow(self._waker)
         del arrays  # the former block is not overwritten any more
         former.clear(entry)
-        waker.leave()
-        former.mapping.leave()
+        waker.release()
+        former.mapping.release()
 
     # -- the end
 
@@ -634,7 +634,7 @@ class Consumer(Stream):
         if self._turn.setdefault(0, token) is not token:
             if self._waker.index < 0:  # a forked child's copy of its parent's consumer, which it has not used
                 self._closed = True
-                self._block.mapping.leave()
+                self._block.mapping.release()
                 return
             self._waker.wake_self()
             self._enter(token, None)
@@ -645,10 +645,10 @@ class Consumer(Stream):
             if self._watched is not None:
                 self._watched.close()
                 self._watched = None
-            self._leave()
+            self._release_block()
         self._turn.pop(0, None)
 
-    def _leave(self) -> None:
+    def _release_block(self) -> None:
         words, entry = self._words, self._entry
         words[entry + w.LOSSLESS] = 0
         words[entry + w.NEXT] = 0
@@ -661,8 +661,8 @@ class Consumer(Stream):
         if words[w.WAITING]:
             self._waker.wake(PRODUCER)
         if not kept:
-            self._waker.leave()
-        self._block.mapping.leave()
+            self._waker.release()
+        self._block.mapping.release()
 
 
 class _Waking:
@@ -674,9 +674,9 @@ class _Waking:
         self._clear = clear
         self._waker = waker
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __call__(self, reference: Any) -> None:
-        interrupts.finalize(self._end, reference)
+        sigint.finalize(self._end, reference)
 
     def _end(self, reference: Any) -> None:
         self._clear(reference)
@@ -692,9 +692,9 @@ class _KeptItem:
         self._references = {id(array): weakref.ref(array, self._dropped) for array in arrays}
         _kept.add(self)
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def _dropped(self, reference: Any) -> None:
-        interrupts.finalize(self._drop, reference)
+        sigint.finalize(self._drop, reference)
 
     def _drop(self, reference: Any) -> None:
         with _ending:  # two arrays may end at once, in two threads
@@ -707,7 +707,7 @@ class _KeptItem:
         if self._waker.index >= 0:
             self._block.clear(self._entry)
             self._waker.wake(PRODUCER)
-            self._waker.leave()
+            self._waker.release()
 
 
 _kept: set[_KeptItem] = set()

@@ -107,14 +107,14 @@ class Producer(Stream):
             )
         except errors.BlockExistsError as error:
             for waker in wakers:
-                waker.leave()
+                waker.release()
             raise self._taken(str(name)) or error from None
         except BaseException:
             for waker in wakers:
-                waker.leave()
+                waker.release()
             raise
         for waker in wakers[:-1]:
-            waker.leave()
+            waker.release()
         self._waker = wakers[-1]
         self._use(block)
         self._recover()
@@ -130,9 +130,9 @@ class Producer(Stream):
             try:
                 return _has_producer(block, alive=waker.alive(PRODUCER))
             finally:
-                waker.leave()
+                waker.release()
         finally:
-            block.mapping.leave()
+            block.mapping.release()
 
     def _take_over(self, name: str | None, item: Item | None) -> bool:
         """Become the producer of a stream that has none; return False if the stream has to be made."""
@@ -149,10 +149,10 @@ class Producer(Stream):
                 raise _other_items(block, item)
             waker = block.waker()
             if not waker.claim(PRODUCER):
-                waker.leave()
+                waker.release()
                 raise _has_producer(block, alive=True)
         except BaseException:
-            block.mapping.leave()
+            block.mapping.release()
             raise
         self._waker = waker
         self._use(block)
@@ -185,7 +185,7 @@ class Producer(Stream):
             self._make(name, item, settings, replace=True)
         except BaseException:
             if former is not None:
-                former.leave()
+                former.release()
             raise
         if former is not None:
             former.end()
@@ -271,7 +271,7 @@ class Producer(Stream):
             if self._before.has_consumers():
                 least = 0
             else:
-                self._before.leave()
+                self._before.release()
                 self._before = None
         self._least = least
         return least
@@ -719,7 +719,7 @@ class Producer(Stream):
         if self._turn.setdefault(0, token) is not token:
             if self._turn.get(0) is _INHERITED or self._inherited():
                 self._closed = True
-                self._block.mapping.leave()
+                self._block.mapping.release()
                 return
             self._waker.wake_self()
             self._enter(token, None)
@@ -737,17 +737,17 @@ class Producer(Stream):
         self._wake_all()
         self._closed = True
         if self._before is not None:
-            self._before.leave()
+            self._before.release()
             self._before = None
-        self._waker.leave()
-        self._block.mapping.leave()
+        self._waker.release()
+        self._block.mapping.release()
 
 
 _INHERITED = (-1,)  # whose turn it is for ever in a forked child's copy of a producer
 
 
 class _Writer:
-    """What ``put()`` returns: a ``with`` statement in which a slot is written to."""
+    """The result of ``put()``: a ``with`` statement in which a slot is written to."""
 
     __slots__ = ("__weakref__", "_producer", "_timeout", "slot")
 
@@ -792,10 +792,10 @@ class _Former:
                     mapping = stream._block.mapping
                     if (mapping.device, mapping.inode) == (block.mapping.device, block.mapping.inode):
                         return cls(block, waker, stream)
-            waker.leave()
+            waker.release()
             raise _has_producer(block, alive=True)
         except BaseException:
-            block.mapping.leave()
+            block.mapping.release()
             raise
 
     def end(self) -> None:
@@ -818,10 +818,10 @@ class _Former:
             for entry in self._block.entries()
         )
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let go of it."""
-        self._waker.leave()
-        self._block.mapping.leave()
+        self._waker.release()
+        self._block.mapping.release()
 
 
 def _has_producer(block: Block, *, alive: bool, forked: bool = False) -> errors.BlockExistsError:

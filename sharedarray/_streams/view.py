@@ -1,4 +1,4 @@
-"""What a notebook shows of a stream: its last item, and its parties."""
+"""The display of a stream in a notebook: its last item, and its parties."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _LONGEST = 1 << 30  # milliseconds that `poll` takes as a timeout
 
 
 class Watched:
-    """What an event loop waits for on behalf of a consumer."""
+    """The object that an event loop waits for on behalf of a consumer."""
 
     def __init__(self, waker: Waker) -> None:
         self._watch: Watch = platform.watch()
@@ -108,7 +108,7 @@ class Readers:
 
 @runtime_checkable
 class Waitable(Protocol):
-    """What `wait` takes besides futures: streams and events."""
+    """An object that `wait` takes besides futures: a stream or an event."""
 
     def fileno(self) -> int:
         """Return a descriptor that can be read when `ready` may be true."""
@@ -118,7 +118,7 @@ class Waitable(Protocol):
 
 
 class DoneAndNotDone(NamedTuple):
-    """What `wait` returns."""
+    """The result of `wait`."""
 
     done: set[Any]
     not_done: set[Any]

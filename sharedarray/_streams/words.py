@@ -115,7 +115,7 @@ ORDERED = _machine.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
 class Tables(NamedTuple):
-    """Where the tables of a block with so many slots are.
+    """The offsets of the tables of a block with so many slots.
 
     Attributes
     ----------

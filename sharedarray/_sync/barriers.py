@@ -88,17 +88,17 @@ class Barrier(Primitive):
 
     @property
     def parties(self) -> int:
-        """How many have to wait until all go on."""
+        """Number of threads that have to wait until all go on."""
         return int(self._words[SETTING])
 
     @property
     def n_waiting(self) -> int:
-        """How many wait now."""
+        """Number of threads that wait now."""
         return self._arrived(self._words[_STATE] >> 1)
 
     @property
     def broken(self) -> bool:
-        """Whether the barrier is broken, until `reset`."""
+        """True if the barrier is broken, until `reset`."""
         return bool(self._words[_STATE] & 1)
 
     def _arrived(self, generation: int) -> int:
@@ -220,7 +220,7 @@ class Barrier(Primitive):
         if words[own + _AT] and words[own + _AT] >= state >> 1:
             words[_STATE] = state | 1
 
-    def _leave(self, own: int) -> None:
+    def _release_party(self, own: int) -> None:
         words = self._words
         state = words[_STATE]
         if words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
@@ -233,7 +233,7 @@ class Barrier(Primitive):
             self._wake_sleepers()
 
     def reset(self) -> None:
-        """Empty and mend the barrier. Those that wait get `threading.BrokenBarrierError`."""
+        """Reset the barrier. Waiting threads get `threading.BrokenBarrierError`."""
         with self._change() as words:
             self._go_on(words[_STATE], passed=False)
 

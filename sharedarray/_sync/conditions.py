@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import ClassVar, TypeVar
 
-from sharedarray import _errors as errors, _interrupts as interrupts
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._locks import Lock
 from sharedarray._sync.primitive import DEATHS, FIRST, Primitive
@@ -109,10 +109,10 @@ class Condition(Primitive):
             )
         limit = (None if timeout == -1 else timeout) if blocking else 0
         try:
-            with interrupts.deferred:
+            with sigint.deferred:
                 with self._change():
                     pass  # to be a party, whose death wakes the others
-                return self._take_lock(limit, interrupts.allowed)
+                return self._take_lock(limit, sigint.allowed)
         except BaseException:
             if self._lock is not None and self._holder == get_ident():
                 self.release()
@@ -148,7 +148,7 @@ class Condition(Primitive):
         self.__exit__(None, None, None)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        with interrupts.deferred:
+        with sigint.deferred:
             lock = self._lock
             if lock is None or self._holder != get_ident():
                 raise RuntimeError("cannot release un-acquired lock")
@@ -183,11 +183,11 @@ class Condition(Primitive):
         words, own = self._words, self._own
         notified, deaths = words[own + _NOTIFIED], words[DEATHS]
         found = False
-        with interrupts.deferred:
+        with sigint.deferred:
             words[own + _WAITING] += 1
             self.release()
             try:
-                with interrupts.allowed:
+                with sigint.allowed:
                     found = self._wait(
                         lambda: words[own + _NOTIFIED] != notified or words[DEATHS] != deaths, timeout
                     )
@@ -209,10 +209,10 @@ class Condition(Primitive):
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not (found := predicate()):
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
+            remaining = None if end is None else end - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 break
-            self.wait(left)
+            self.wait(remaining)
         return found
 
     def notify(self, n: int = 1) -> None:

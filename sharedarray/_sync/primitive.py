@@ -38,8 +38,8 @@ from sharedarray import (
     _array,
     _errors as errors,
     _header as header,
-    _interrupts as interrupts,
     _segment as segment,
+    _sigint as sigint,
 )
 from sharedarray._array import SharedArray
 from sharedarray._clock import time
@@ -95,7 +95,7 @@ class _Mutex:
     def take(self) -> None:
         """Wait for the lock and take it."""
         try:
-            with interrupts.allowed:
+            with sigint.allowed:
                 self._threads.acquire()
                 platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
         except BaseException:
@@ -226,7 +226,7 @@ class Primitive:
             opened.append(Waker(mapping, pid_of))
         except BaseException:
             for each in opened:
-                each.close() if isinstance(each, _Mutex) else each.leave()
+                each.close() if isinstance(each, _Mutex) else each.release()
             raise
         # The last one wakes the others, under `_changing`.
         self._changing, self._sleeper, self._waker = opened
@@ -273,7 +273,7 @@ class Primitive:
             self._begin()
         if self._closed:
             raise self._is_closed()
-        with interrupts.deferred:
+        with sigint.deferred:
             self._changing.take()
             try:
                 if self._closed:  # by another thread, in the meantime
@@ -376,8 +376,8 @@ class Primitive:
             if ready():
                 self._spin.last = time.perf_counter() - start
                 return True
-            left = seconds_until(end)
-            if left is not None and left <= 0:
+            remaining = seconds_until(end)
+            if remaining is not None and remaining <= 0:
                 return False
             leadership = _Leadership()
             with self._local:
@@ -385,7 +385,7 @@ class Primitive:
                     self._leader = weakref.ref(leadership)
                 else:
                     if self._epoch == epoch:
-                        self._local.wait(_LOOK if left is None else min(left, _LOOK))
+                        self._local.wait(_LOOK if remaining is None else min(remaining, _LOOK))
                     continue
             try:
                 if (self._spin.worthwhile() and self._spin.poll(ready)) or self._sleep(ready, end):
@@ -448,7 +448,7 @@ class Primitive:
         The block is freed when the last object that uses it is closed or collected, or its process ends.
         """
         if not self._closed:
-            with interrupts.deferred:
+            with sigint.deferred:
                 self._end(wait=True)
 
     def _end(self, *, wait: bool) -> None:
@@ -469,15 +469,15 @@ class Primitive:
             self._closed = True
             self._end_waits()
         self._closed = True
-        self._sleeper.leave()
-        self._waker.leave()
+        self._sleeper.release()
+        self._waker.release()
         if own:
             self._changing.close()
         del self._words, self._array, self._mapping  # and so the block, if no other object uses it
 
     def _clear_own(self) -> None:
         entry = _ENTRY + self._sleeper.index * _ENTRY_WORDS
-        self._leave(entry + OWN)
+        self._release_party(entry + OWN)
         for k in range(OWN, _ENTRY_WORDS):
             self._words[entry + k] = 0
         self._words[entry + PID] = 0
@@ -503,22 +503,22 @@ class Primitive:
             f"the {self._KIND} {self.name!r} is closed", name=self.name, next_step="open it again by its name"
         )
 
-    def _leave(self, own: int) -> None:
+    def _release_party(self, own: int) -> None:
         """Give back what this party has; `own` is the first of its own words."""
 
     @property
     def closed(self) -> bool:
-        """Whether this object is closed."""
+        """True if this object is closed."""
         return self._closed
 
     def unlink(self) -> None:
         """Remove the name now. Objects that use it keep it."""
         segment.unlink_mapping(self._mapping)
 
-    @interrupts.finalizer
+    @sigint.finalizer
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            interrupts.finalize(lambda: self._end(wait=False))
+            sigint.finalize(lambda: self._end(wait=False))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, (type(self), self._array)

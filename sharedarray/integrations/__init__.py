@@ -64,7 +64,7 @@ def _register_with_dask(module: ModuleType) -> None:
 
 
 def _register_tokens(module: ModuleType) -> None:
-    """Have Dask's token of an array in shared memory tell whose memory it is, besides the values.
+    """Include the identity of the memory in Dask's token of a shared array.
 
     By the values alone, Dask takes two targets of `dask.array.store` with equal values for one.
     """

@@ -11,7 +11,7 @@ _boot = ""
 
 
 def domain() -> str:
-    """What this process has in common with those that see the same blocks."""
+    """Return a key that all processes have in common that see the same blocks."""
     global _boot
     if not _boot:
         try:

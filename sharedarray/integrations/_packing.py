@@ -121,7 +121,7 @@ def unpack(stream: Any, found: Sequence[Any]) -> Any:
 
 
 def travels_apart(array: np.ndarray[Any, Any]) -> bool:
-    """Whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
+    """Return whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
     if array.dtype.hasobject:
         return False
     return array.nbytes >= OUT_OF_BAND or mapping_of(array) is not None
@@ -129,7 +129,7 @@ def travels_apart(array: np.ndarray[Any, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What `pack` returned, on its way through a pool."""
+    """The result of `pack`, on its way through a pool."""
 
     stream: bytes
     found: list[Any]

@@ -1,4 +1,4 @@
-"""How a shared array travels on the wires of Dask's distributed scheduler.
+"""The transport of shared arrays in messages of Dask's distributed scheduler.
 
 Processes that see the same memory file system are a *domain*: the same boot of a machine, and the same device
 number of the directory of the blocks. Containers with a ``/dev/shm`` of their own are other domains. On each
@@ -84,7 +84,7 @@ _KEY = "sharedarray"  # in what processes tell each other when they shake hands
 
 
 class _Wire(threading.local):
-    """What is being pickled for, in this thread: Dask's context of a message; or to be stored."""
+    """The purpose of the current pickling in this thread: Dask's context of a message; or to be stored."""
 
     context: dict[str, Any] | None = None
     storing = False
@@ -104,7 +104,7 @@ def _with(**changes: Any) -> Iterator[None]:
 
 
 def _instances(module: str, kind: str) -> list[Any]:
-    """The objects of one of Dask's classes that this process has."""
+    """Return the objects of one of Dask's classes that this process has."""
     there = sys.modules.get(f"distributed.{module}")
     return [] if there is None else list(getattr(there, kind)._instances)
 
@@ -160,7 +160,7 @@ def _reduce(array: Array) -> tuple[Any, ...]:
 
 
 def _keep_nothing() -> None:
-    """Have schedulers and workers not keep what is over: a block would live as long.
+    """Make schedulers and workers drop finished results, which would keep blocks alive.
 
     A scheduler keeps its last thousand short messages to each worker, for its dashboard, and
     with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the
@@ -181,7 +181,7 @@ def _keep_nothing() -> None:
 
 
 def _forgetting(scheduler: Any) -> Any:
-    """A scheduler's plugin by which a forgotten task lets go of its arguments."""
+    """Return a scheduler's plugin by which a forgotten task lets go of its arguments."""
     from distributed.diagnostics.plugin import SchedulerPlugin
 
     ours = weakref.ref(scheduler)
@@ -197,7 +197,7 @@ def _forgetting(scheduler: Any) -> Any:
 
 
 def _spare_copies(scheduler: Any) -> None:
-    """Have a scheduler's memory manager not drop the copies that are to stay on each host."""
+    """Keep a scheduler's memory manager from dropping the copies that are to stay on each host."""
     manager = scheduler.extensions.get("amm")
     if manager is None:
         return
@@ -225,7 +225,7 @@ def _spare_copies(scheduler: Any) -> None:
 
 
 def _collecting(worker: Any) -> Any:
-    """A worker's plugin by which a failed task that is forgotten is collected soon."""
+    """Return a worker's plugin by which a failed task that is forgotten is collected soon."""
     from distributed.diagnostics.plugin import WorkerPlugin
 
     ours = weakref.ref(worker)
@@ -313,7 +313,7 @@ class Lost:
 
 
 def _arrive(ways: list[_Way], data: _Received | _Data | None) -> Any:
-    """The array that `_reduce` was given, in this process."""
+    """Return the array that `_reduce` was given, in this process."""
     _keep_nothing()
     here = domain()
     missing: Exception | None = None
@@ -345,23 +345,23 @@ _asked_by_client: ContextVar[bool] = ContextVar("_asked_by_client", default=Fals
 
 
 def _for_client() -> bool:
-    """Whether what arrives is for a client, and not for a scheduler or a worker."""
+    """Return whether what arrives is for a client, and not for a scheduler or a worker."""
     return _asked_by_client.get() or not _in_cluster()
 
 
 def _in_cluster() -> bool:
-    """Whether this process is a scheduler or a worker, perhaps besides a client."""
+    """Return whether this process is a scheduler or a worker, perhaps besides a client."""
     return bool(_instances("worker", "Worker") or _instances("scheduler", "Scheduler"))
 
 
 def _is_of_replica(array: Array) -> bool:
-    """Whether an array looks at a replica's memory, which must not be written."""
+    """Return whether an array looks at a replica's memory, which must not be written."""
     mapping = None if array.flags.writeable else mapping_of(array)
     return mapping is not None and mapping.name.startswith(_REPLICA)
 
 
 def _own(array: Array) -> Array:
-    """An array that its client may write: this one, unless it is a replica."""
+    """Return an array that its client may write: this one, unless it is a replica."""
     return creation.share(array) if _is_of_replica(array) else array
 
 
@@ -382,7 +382,7 @@ def _from(array: Array, origin: _Way) -> Array:
 
 
 def _replica(data: _Received) -> SharedArray:
-    """The one block of this domain that has these bytes, made unless it is there."""
+    """Return the one block of this domain that has these bytes, made unless it is there."""
     name = f"{_REPLICA}{data.digest}"
     for _ in range(_TRIES):
         try:
@@ -416,7 +416,7 @@ def _is_ours(array: SharedArray) -> bool:
 
 
 def _reduced(obj: Any) -> Any:
-    """What a pickler's ``reducer_override`` returns."""
+    """Return what a pickler's ``reducer_override`` returns."""
     if type(obj) is SharedArray:
         return _reduce(obj)
     if type(obj) is np.ndarray and not _wire.storing and _is_of_replica(obj):
@@ -597,5 +597,5 @@ _REGISTER: dict[str, Callable[[ModuleType], None]] = {
 
 
 def register(module: ModuleType) -> None:
-    """Be known to one of the modules of Dask's distributed scheduler."""
+    """Register with one of the modules of Dask's distributed scheduler."""
     _REGISTER[module.__name__](module)

@@ -136,7 +136,7 @@ def share(client: distributed.Client, array: ArrayLike) -> _Theirs:
 
 
 def _spread(client: distributed.Client, future: _Theirs) -> None:
-    """Have all workers get what a task returned: first one of each host, then the others from there."""
+    """Copy the result of a task to all workers: first to one on each host, then from there to the others."""
     distributed.wait(future)
     for first in (True, False):
         for _ in range(_ROUNDS):
@@ -261,7 +261,7 @@ class _View:
         self.writable = view.flags.writeable
 
     def of(self, blocks: Sequence[Array]) -> SharedArray:
-        """The view, of the block as it is here."""
+        """Return the view, of the block as it is here."""
         block = blocks[self.number]
         if isinstance(block, Lost):
             block.raised()
@@ -293,7 +293,7 @@ class _Order:
         self.found = found
 
     def opened(self, blocks: Sequence[Array]) -> Any:
-        """What was packed."""
+        """Return the object that was packed."""
         return unpack(self.stream, [each.of(blocks) if type(each) is _View else each for each in self.found])
 
     def __sizeof__(self) -> int:
@@ -324,7 +324,7 @@ _ACTED_ON = StopIteration, StopAsyncIteration, CancelledError
 
 
 class _Carried(Exception):
-    """What a task raised, on its way through Dask, with its traceback as text."""
+    """The exception of a task, on its way through Dask, with its traceback as text."""
 
     def __str__(self) -> str:
         return type(self.args[0]).__name__
@@ -345,7 +345,7 @@ class _Replicas:
         self._lock = threading.Lock()
 
     def of(self, mapping: Mapping) -> _Theirs:
-        """The future of a block's data, as bytes."""
+        """Return the future of a block's data, as bytes."""
         with self._lock:
             future = self._known.get(mapping)
             if future is None or future.status in ("error", "lost", "cancelled"):
@@ -481,7 +481,7 @@ class _Gathering:
                 yield values.pop()
 
     def left(self) -> list[_Future]:
-        """The parts that have not been taken."""
+        """Return the parts that have not been taken."""
         return [part for part in self._parts if part is not None]
 
     def end(self) -> None:
@@ -492,11 +492,11 @@ class _Gathering:
             client.loop.add_callback(client.cancel, theirs, asynchronous=True)
 
     def rest(self, deadline: float | None = None) -> None:
-        """Nothing to wait for: what still runs writes to nothing that the caller has."""
+        """Do nothing: calls that still run write to no memory of the caller."""
 
 
 class _PoolCore:
-    """What `blockwise` asks of a pool's core, on a cluster.
+    """The part of a pool's core that `blockwise` uses, on a cluster.
 
     Attributes
     ----------
@@ -533,7 +533,7 @@ class _PoolCore:
         label: str,
         retries: int | None = None,
     ) -> _Future:
-        """Have some calls done in one task."""
+        """Start a task that does some calls."""
         future = _Future()
         orders = packing.pack(list(calls))
         theirs = self.client.submit(
@@ -558,7 +558,7 @@ class _PoolCore:
         retries: int | None = None,
         **_: Any,
     ) -> _Gathering:
-        """Have a function called on each tuple of arguments."""
+        """Start calls of a function with each tuple of arguments."""
         label = label or name_of(function)
         size = chunksize or max(1, len(calls) // (_PER_WORKER * self.workers))
         shared = _given_often(function, calls)
@@ -583,7 +583,7 @@ class _PoolCore:
 def _given_often(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
 ) -> dict[int, tuple[Array, SharedArray]]:
-    """The large plain arrays that go to several tasks, each with a shared copy, by id.
+    """Return the large plain arrays that go to several tasks, each with a shared copy, by id.
 
     They are kept, also those that were made while the function was pickled, so that no other gets an id.
     """
@@ -667,7 +667,7 @@ class DaskPool(Executor):
         return self._core.workers
 
     def _watch(self, *futures: _Future) -> None:
-        """Know of futures until they are over."""
+        """Remember futures until they are done."""
         for future in futures:
             self._running.add(future)
             future.add_done_callback(self._running.discard)
@@ -679,7 +679,7 @@ class DaskPool(Executor):
     # Calls
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have ``fn(*args, **kwargs)`` called by a worker; see `Pool.submit`."""
+        """Schedule ``fn(*args, **kwargs)`` to be executed by a worker; see `Pool.submit`."""
         self._check_open()
         check_function("submit", fn)
         packing = _Packing(self._core.replicas, {})

@@ -134,7 +134,7 @@ class _Shared:
 
 
 def _is_map(array: Any) -> bool:
-    """Whether this is what `numpy.memmap` has made, and no view of it."""
+    """Return whether this is what `numpy.memmap` has made, and no view of it."""
     return type(array) is np.memmap and isinstance(getattr(array, "base", None), mmap.mmap)
 
 
@@ -182,7 +182,7 @@ class _File:
         return cls(os.path.abspath(base.filename), mode, offset, like, (base.offset, base.nbytes))
 
     def open(self) -> Array:
-        """The same array, in this process."""
+        """Return the same array, in this process."""
         start, length = self.extent
         mapped = np.memmap(self.path, np.uint8, self.mode, start, (length,))
         shape, strides, dtype = self.like
@@ -231,7 +231,7 @@ class _Idle:
         self._ends = False
 
     def take(self, key: _Key, make: Callable[[], Pool]) -> Pool:
-        """A pool made like this."""
+        """Return a pool made like this."""
         with self._lock:
             kept, self._pool = self._pool, None
             self._stop_timer()
@@ -279,7 +279,7 @@ _preload: dict[bool, tuple[str, ...]] = {}
 
 
 def _to_preload() -> tuple[str, ...]:
-    """The modules that workers will need, as far as this process has them.
+    """Return the modules that workers will need, as far as this process has them.
 
     Decided once with scikit-learn and once without, for each other answer would take another fork server.
     """
@@ -357,7 +357,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         self._keep_for = IDLE
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many processes there will be for ``n_jobs``."""
+        """Return how many processes there will be for ``n_jobs``."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None or current_process().daemon or (self.nesting_level or 0) >= _NESTED:
@@ -374,7 +374,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         idle_worker_timeout: float | None = None,
         **options: Any,
     ) -> int:
-        """Have workers for a call."""
+        """Start workers for a call."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -398,7 +398,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         return n_jobs
 
     def _threads(self, n_jobs: int) -> dict[str, int]:
-        """Threads in a worker by variable: as the caller or the environment says, else a fair share."""
+        """Return the threads of a worker by variable, from the caller or the environment, or a fair share."""
         if self.inner_max_num_threads is not None:
             return dict.fromkeys(VARIABLES, int(self.inner_max_num_threads))
         share = max(int(cpu_count()) // n_jobs, 1)
@@ -414,7 +414,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         self._shared = _Shared(*self._sharing)
 
     def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
-        """Have a worker run a batch."""
+        """Submit a batch to a worker."""
         assert self._pool is not None
         try:
             stream, found = pack(func, self._shared.stand_in, CALL)
@@ -432,7 +432,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
     apply_async = submit  # what joblib called it before 1.5
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch, or what it raised."""
+        """Return the results of a batch, or what it raised."""
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What the pool's tests share: start methods, and a pool. `nothing_leaks`, one up, looks after each test."""
+"""Fixtures of the pool's tests: start methods, and a pool. `nothing_leaks`, one up, checks each test."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def pool_of_module(
 
 @pytest.fixture
 def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
-    """A pool of two workers that are there already, one for all tests of a module.
+    """Provide a pool of two workers that are there already, one for all tests of a module.
 
     Its recycled memory is freed after each test; what is not freed is still in use, and `nothing_leaks`
     tells.

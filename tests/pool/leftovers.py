@@ -1,4 +1,4 @@
-"""What tasks leave behind in their worker, or in a process of another library. Workers import this."""
+"""Tasks that leave something behind in their worker, or in another library's process. Workers import this."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def pid_and_daemon():
 
 
 def use_a_pool_and_wait(method, connection):
-    """Have a worker run for ever, and say which, and never return."""
+    """Let a worker run for ever, write its pid, and never return."""
     pool = sa.Pool(1, method)
     connection.send(pool.submit(os.getpid).result())
     pool.submit(forever).result()

@@ -138,7 +138,7 @@ TRAPS = {
 
 
 def trap(step):
-    """Have this worker die at a step of what it does next."""
+    """Make this worker die at a step of its next call."""
     TRAPS[step]()
     return os.getpid()
 

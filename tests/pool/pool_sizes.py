@@ -1,4 +1,4 @@
-"""How much the objects of a pool remember, in the pool's process and in a worker. Workers import this."""
+"""The sizes of the caches of a pool, in its own process and in a worker. Workers import this."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def sizes_here():
 
 
 def remember_few():
-    """Have bounds reached soon in this worker."""
+    """Lower the bounds in this worker."""
     loop._KNOWN = 4

@@ -200,7 +200,7 @@ def _kill_self(number):
 
 
 def _crash():
-    """Have a thread of the kernel's own run what is no code."""
+    """Run an invalid address in a thread of the kernel's own."""
     import ctypes
 
     from helpers import crash_quietly  # not above: workers do without it
@@ -271,7 +271,7 @@ class KillerOnPickling:
 
 
 def signal_and_wait(path):
-    """Say that the task runs, and wait to be killed."""
+    """Signal that the task runs, and wait to be killed."""
     Path(path).write_text(str(os.getpid()))
     while True:
         time.sleep(60)
@@ -418,7 +418,7 @@ def change(array):
 
 
 def change_and_die_once(array, marker):
-    """The first time change the argument and die; the second time return it."""
+    """Return the first time change the argument and die; the second time return it."""
     found = array.copy()
     array[...] = -1
     if not Path(marker).exists():
@@ -501,7 +501,7 @@ def replace_kept(value, at):
 
 
 def checksum(value):
-    """A number that depends on every byte."""
+    """Return a number that depends on every byte."""
     return zlib.crc32(
         np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else bytes(value)
     )
@@ -583,7 +583,7 @@ def block_at_once(value):
 
 
 def prepare_to_block(path):
-    """Have what `block_if_path` waits for."""
+    """Create the file that `block_if_path` waits for."""
     if hasattr(os, "mkfifo"):
         os.mkfifo(path)
 
@@ -622,12 +622,12 @@ def touch_after(path, gate):
 
 
 def pids(block):
-    """Who does a block."""
+    """Return the pid of the process that does a block."""
     return np.full(len(block), os.getpid())
 
 
 def pids_that_meet(begun, block):
-    """Who does a block of one number; the first blocks of both parts wait for each other."""
+    """Return the pid for a block of one number; the first blocks of both parts wait for each other."""
     begun[block[0]] = 1
     if block[0] in (0, len(begun) // 2):
         until(lambda: begun[0] and begun[len(begun) // 2])
@@ -635,7 +635,7 @@ def pids_that_meet(begun, block):
 
 
 def pids_in_turn(done, block):
-    """Who does a block of one number; number 0 begins first and ends last."""
+    """Return the pid for a block of one number; number 0 begins first and ends last."""
     if block[0]:
         until(lambda: done[0])
         done[block[0]] = 1
@@ -646,7 +646,7 @@ def pids_in_turn(done, block):
 
 
 def fork_with(array, answer):
-    """Have a forked process use the argument after the task is over, and tell what it found."""
+    """Fork a process that uses the argument after the task has finished, and sends what it found."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.close(writer)
@@ -675,7 +675,7 @@ class ChildError(Exception):
 
 
 def child_status(pid):
-    """The exit status of a forked process, when that has ended."""
+    """Return the exit status of a forked process, when that has ended."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -178,7 +178,7 @@ _replacements: dict[tuple[str, str], Replacement] = {}
 
 
 def instead_of(case: str, *names: str) -> Callable[[Replacement], Replacement]:
-    """Have a function take the place of CPython's tests of these names.
+    """Register a function that replaces CPython's tests of these names.
 
     It is called with the test case and, as ``original``, CPython's test of the same name, ready to be called.
     """
@@ -199,14 +199,14 @@ def directory() -> Iterator[Path]:
 
 
 def every_worker() -> list[Any]:
-    """The workers that are alive, of all pools of this process."""
+    """Return the workers that are alive, of all pools of this process."""
     return [
         child for child in multiprocessing.active_children() if child.name.startswith("sharedarray-worker-")
     ]
 
 
 def workers(test: Any) -> list[Any]:
-    """The workers that were started in a replacement and are alive."""
+    """Return the workers that were started in a replacement and are alive."""
     return [child for child in every_worker() if ("worker", child.pid) not in test.parts_before]
 
 
@@ -219,7 +219,7 @@ def parts() -> set[tuple[str, int | None]]:
 
 
 def all_gone(test: Any) -> bool:
-    """Whether no part is left of the pools that were used in a replacement."""
+    """Return whether no part is left of the pools that were used in a replacement."""
     return pool_tasks.until(lambda: not parts() - test.parts_before, PATIENCE)
 
 
@@ -710,11 +710,11 @@ class WithPoolFutures:
 
 def _derive(name: str, case: type, *before: type, **attributes: Any) -> type:
     """Make a test case of one of CPython's, with what holds in the place of what does not."""
-    family = {base.__name__: base for base in case.__mro__}
+    owners = {base.__name__: base for base in case.__mro__}
     for (owner, test), replacement in _replacements.items():
-        if owner in family:
+        if owner in owners:
             attributes[test] = None
-            attributes[f"{test}__differs"] = _bound_later(replacement, family[owner], test)
+            attributes[f"{test}__differs"] = _bound_later(replacement, owners[owner], test)
     attributes |= {"__module__": __name__, "__qualname__": name, "__doc__": f"CPython's {case.__name__}."}
     return type(name, (*before, case), attributes)
 
@@ -843,7 +843,7 @@ def test_there_are_no_other_tests():
 
 
 def in_second_interpreter(*arguments: str, **variables: str) -> tuple[int, bytes, bytes]:
-    """What CPython's ``assert_python_ok`` does, for scripts that want `Pool`."""
+    """Return what CPython's ``assert_python_ok`` does, for scripts that want `Pool`."""
     *flags, script = arguments
     script = script.replace(
         "from concurrent.futures import Pool", "import multiprocessing; from sharedarray import Pool"

@@ -1,4 +1,4 @@
-"""What a pool says to wrong arguments: what was given, and what to write instead. None harms the pool."""
+"""Errors of a pool for wrong arguments: what was given, and what to write instead. None harms the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers keep attached between tasks, and for how long.
+"""The attachments that workers keep between tasks, and for how long.
 
 Where a process's mappings can be looked at, they are; elsewhere, whether any process has the block's memory.
 """
@@ -149,13 +149,13 @@ def test_only_so_many_are_kept(alone):
 
 
 def open_blocks():
-    """Names of the blocks that this process has open."""
+    """Return names of the blocks that this process has open."""
     mappings = [reference and reference() for reference in segment.mapping.handles.values()]
     return {mapping.name for mapping in mappings if mapping is not None}
 
 
 def leases(name):
-    """Say whether this process itself has a lease, among the holders that the system knows."""
+    """Return whether this process itself has a lease, among the holders that the system knows."""
     return [os.getpid() in block.holders for block in sa.blocks() if block.name == name]
 
 

@@ -1,4 +1,4 @@
-"""What a pool remembers is bounded, in its own process and in its workers."""
+"""The caches of a pool are bounded, in its own process and in its workers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LIMIT = ANSWER
 
 @pytest.fixture
 def few_are_remembered(monkeypatch):
-    """Have bounds reached soon."""
+    """Lower the bounds."""
     for name in ("_FUNCTIONS", "_CALLS", "_SPANS"):
         monkeypatch.setattr(stats, name, 20)
     monkeypatch.setattr(intake, "IMPORTED", 10)
 
 
 def everything(pool, number):
-    """Have one of everything done."""
+    """Run one call of each kind."""
     array = sa.full(1000, number)
     large = np.full(30_000, number)
     assert pool.submit(pool_tasks.add, number).result(LIMIT) == number + 1

@@ -1,4 +1,4 @@
-"""What cannot be loaded, called, returned or shown ends its own item, and the pool goes on."""
+"""An object that cannot be loaded, called, returned or shown ends its own item, and the pool goes on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def one_of_module():
 
 @pytest.fixture
 def one(one_of_module):
-    """A pool whose worker gets all items in rows, one behind the other."""
+    """Provide a pool whose worker gets all items in rows, one behind the other."""
     yield one_of_module
     store = one_of_module._core.store
 

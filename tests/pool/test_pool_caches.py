@@ -1,4 +1,4 @@
-"""What a pool remembers of functions and arrays, while threads and finalizers change it at any moment."""
+"""The caches for functions and arrays, while threads and finalizers change them at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be sent: the error names the argument or the variable, and what to do instead."""
+"""Objects that cannot be sent: the error names the argument or the variable, and the next step."""
 
 from __future__ import annotations
 

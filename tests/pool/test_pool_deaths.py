@@ -26,7 +26,7 @@ LIMIT = ANSWER  # seconds within which each wait here is over, on a machine that
 
 @pytest.fixture
 def noted(tmp_path):
-    """Where calls are noted; returns how often each was run."""
+    """Provide where calls are noted; returns how often each was run."""
 
     class Noted:
         path = str(tmp_path / "noted")
@@ -130,7 +130,7 @@ def test_an_item_that_ends_its_worker_takes_no_other_along(
 
 
 def busy_and_revoked(pool, noted, tmp_path):
-    """Have the only worker be at a call, have others wait behind it, and take the last of them back."""
+    """Occupy the only worker with a call, queue others behind it, and revoke the last of them."""
     pool.submit(pool_deaths.note, noted.path, 100).result(LIMIT)
     started, release = tmp_path / "started", tmp_path / "release"
     first = pool.submit(pool_tasks.signal_and_wait_for, started, release)
@@ -207,7 +207,7 @@ def test_a_worker_that_is_stopped_before_it_is_ready(first_method, tmp_path):
 
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_result_that_dies_with_its_worker(retries, first_method, noted, monkeypatch):
-    """What a result refers to is gone if its worker died before the pool's process has attached it."""
+    """A block that a result refers to is gone if its worker died before the pool attached it."""
     plain, victims = Incoming.load, []
 
     def load(incoming, worker, frame):

@@ -22,7 +22,7 @@ from sharedarray._pool import reader
 
 @pytest.fixture
 def two(first_method, tmp_path):
-    """A pool of two workers that are there, and know how long some functions take."""
+    """Provide a pool of two workers that are there, and know how long some functions take."""
     with sa.Pool(2, first_method) as pool:
         meeting = tmp_path / "meeting"
         assert len(set(pool.map(pool_tasks.meet_pid, [meeting] * 2, [2] * 2))) == 2
@@ -316,21 +316,21 @@ def test_statistics_add_up(two):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A pool of two workers that are there."""
+    """Provide a pool of two workers that are there."""
     with sa.Pool(2) as pool:
         assert len(set(pool.map(pool_tasks.meet_pid, [tmp_path / "meeting"] * 2, [2] * 2))) == 2
         yield pool
 
 
 def _warm_up(pool):
-    """Have calls come one after the other, each waited for."""
+    """Run calls one after the other, each waited for."""
     for n in range(20):
         assert pool.submit(abs, -n).result() == n
 
 
 @pytest.fixture
 def unwatched(pair, monkeypatch):
-    """The pool of two, whose management thread does not happen to come by and read what is there."""
+    """Provide the pool of two, whose management thread does not happen to come by and read what is there."""
     monkeypatch.setattr(reader, "LEASE", 1000.0)
     _warm_up(pair)
     inner = pair._core.receiver.reader
@@ -410,7 +410,7 @@ def test_a_pool_whose_answers_nobody_wants_goes_on(pair, tmp_path):
 
 
 def test_threads_wait_while_others_only_send(pair):
-    """Who reads the answers hands over to the next one, or to the management thread."""
+    """The thread that reads hands over to the next one, or to the management thread."""
     ends, wrong = threading.Event(), []
 
     def send():
@@ -546,7 +546,7 @@ def test_an_array_whose_name_another_process_removed_is_copied_each_time(pair):
 
 
 def wakings(pids: list[int]) -> int:
-    """How often the threads of these processes have woken up, but for the one that asks."""
+    """Return how often the threads of these processes have woken up, but for the one that asks."""
     found = 0
     for pid in pids:
         for status in Path(f"/proc/{pid}/task").glob("*/status"):

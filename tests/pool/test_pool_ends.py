@@ -1,4 +1,4 @@
-"""How pools end: shut down, collected, with the interpreter, by Ctrl-C, with their parent, in a fork."""
+"""The ends of pools: shut down, collected, with the interpreter, by Ctrl-C, with their parent, in a fork."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def begin(path, *arguments, stdin=subprocess.DEVNULL):
         process.communicate()
 
 
-def family_of(pid):
+def process_tree(pid):
     psutil = pytest.importorskip("psutil", exc_type=ImportError)
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
@@ -364,12 +364,12 @@ def test_ctrl_c_ends_everything(method, tmp_path, way):
     with begin(path, meet) as process:
         wanted = 1 if way in ("with", "shutdown", "exit", "blocks") else 2
         assert pool_tasks.until(lambda: len(list(meet.iterdir())) >= wanted)
-        family = family_of(process.pid)
+        pids = process_tree(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT if way != "exit" else process.returncode is not None
     assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1, err
-    assert gone(family)
+    assert gone(pids)
     assert pool_tasks.until(lambda: {block.name for block in sa.blocks()} <= before)
 
 
@@ -440,7 +440,7 @@ def test_ctrl_c_in_a_session_breaks_off_the_wait_and_no_more(method, tmp_path):
 
 
 def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
-    """What Ctrl-C does in the main thread, on systems too where no other process can press it."""
+    """Ctrl-C is raised in the main thread, also on systems without signals between processes."""
     path = script(
         tmp_path,
         """
@@ -488,10 +488,10 @@ def test_ctrl_c_while_workers_start(first_method, tmp_path):
             assert process.stdout.readline() == "started\n"
             time.sleep(moment / 1000)
             os.killpg(process.pid, signal.SIGINT)
-            family = family_of(process.pid)
+            pids = process_tree(process.pid)
             _, err = process.communicate(timeout=60)
         assert err.count("Traceback") == 1, err
-        assert gone(family)
+        assert gone(pids)
 
 
 # -- the parent's death ---------------------------------------------------------------------------------
@@ -530,7 +530,7 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
 
             others += [
                 pid
-                for pid in family_of(process.pid)
+                for pid in process_tree(process.pid)
                 if pid != sleeper and "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
             ]
         process.kill()

@@ -26,7 +26,7 @@ pytestmark = needs_fork
 
 
 def works(pool):
-    """Whether the pool answers as ever, which needs right accounts of what its workers were given."""
+    """Return whether the pool answers as ever, which needs right accounts of what its workers were given."""
     return (
         list(pool.map(pool_tasks.add, range(200))) == [*range(1, 201)] and pool.submit(abs, -3).result() == 3
     )
@@ -185,7 +185,7 @@ def test_an_argument_that_forks_as_it_is_pickled(first_method):
 
 
 def test_closed_pipes_leave_no_number_behind():
-    """What writes to a closed pipe must not write to the next file that gets its number."""
+    """A write to a closed pipe must not write to the next file that gets its number."""
     reader, writer = pipes.one_way()
     channel = Channel(*pipes.one_way(), blocking=True)
     kept = writer.write, channel.fileno()

@@ -117,7 +117,7 @@ def test_of_results_that_come_many_at_a_time(pool):
 
 
 def free(them):
-    """Whether another thread can lock the conditions of these."""
+    """Return whether another thread can lock the conditions of these."""
     taken = []
 
     def take():
@@ -133,7 +133,7 @@ def free(them):
 
 
 def interrupt_at(monkeypatch, name, count):
-    """Have Ctrl-C come when a method of a future's condition has been called so often."""
+    """Raise Ctrl-C when a method of a future's condition has been called so often."""
     kind = type(PoolFuture()._condition)
     plain = getattr(kind, name)
     calls = []

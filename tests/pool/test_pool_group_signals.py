@@ -184,7 +184,7 @@ def test_a_task_keeps_the_handler_that_it_sets(first_method, program, tmp_path, 
 
 
 def test_workers_that_start_meanwhile_do_not_die(first_method, tmp_path):
-    """What comes before a worker has its handlers waits for these."""
+    """A signal before a worker has its handlers waits for these."""
     path = script(
         tmp_path,
         f"""

@@ -15,7 +15,7 @@ import sharedarray as sa
 
 
 def hashes(pool, tmp_path, name):
-    """The hash of a text in each of two workers, and what their environment says of it."""
+    """Return the hash of a text in each of two workers, and what their environment says of it."""
     meet = tmp_path / name
     meet.mkdir()
     found = list(pool.map(pool_tasks.meet_and_hash, [meet] * 2, [2] * 2))

@@ -1,4 +1,4 @@
-"""What a worker has from the caller, as of the worker's start: environment, modules and so on."""
+"""The state that a worker inherits from the caller at its start: environment, modules and so on."""
 
 from __future__ import annotations
 

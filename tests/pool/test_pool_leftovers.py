@@ -1,4 +1,4 @@
-"""What tasks leave behind does not hold the pool up; pools in the processes of other libraries."""
+"""Objects that tasks leave behind do not hold the pool up; pools in the processes of other libraries."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ DONE, RAISED, DIED, CANCELLED, LATE = "done", "raised", "died", "cancelled", "la
 
 @dataclass(eq=False)
 class Call:
-    """What the model knows of a call."""
+    """The model's state of a call."""
 
     number: int
     future: Future
@@ -71,7 +71,7 @@ class Call:
 
 @dataclass(eq=False)
 class Map:
-    """What the model knows of a map."""
+    """The model's state of a map."""
 
     numbers: list[int]
     results: Iterator[int]

@@ -1,4 +1,4 @@
-"""What users of other pools write: the error says what to write instead, and that works."""
+"""Code for other pools: the error says what to write instead, and that works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pool reads of a worker that has ended: whatever is in its page of replies, nothing is raised."""
+"""Reading the page of replies of a worker that has ended: whatever it holds, nothing is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens between two steps of a thread of the pool: a gate holds it there, and another one acts."""
+"""Races between two steps of a thread of the pool: a gate holds it there, and another thread acts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks and callbacks raise that is no `Exception`, or means something to a thread that waits."""
+"""Tasks and callbacks that raise no `Exception`, or one that means something to a waiting thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers import ANSWER, wait_until
 from needs import few, needs_signals
 
 import sharedarray as sa
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 
 KINDS = {
     "exhausted": StopIteration("end"),
@@ -236,7 +236,7 @@ def data_of(future):
 
 @pytest.fixture
 def interrupt_as_it_loads():
-    """Have Ctrl-C come while the main thread loads a result; what follows that."""
+    """Raise Ctrl-C while the main thread loads a result; return what follows."""
     seen = []
 
     def interrupt():
@@ -292,7 +292,7 @@ def test_what_came_in_the_same_read_is_not_lost(interrupt_as_it_loads, tmp_path)
         results = core.intake.map(pool_tasks.loaded_and_noted, calls)
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two calls are done", SOON)
         wait_until(lambda: receiver.pipes.wait(0), "their replies are in the pipe", SOON)
-        with pytest.raises(KeyboardInterrupt), interrupts.deferred:
+        with pytest.raises(KeyboardInterrupt), sigint.deferred:
             receiver._read_until(lambda: False, None)
         receiver._release()
         found = list(results.in_order())

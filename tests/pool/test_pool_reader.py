@@ -16,7 +16,7 @@ PIPES = 7  # the descriptor of the poller of the pipes
 
 
 class Outer:
-    """What the pool's thread waits for; notes whether the pipes are among it."""
+    """A poller of the pool's thread that records whether the pipes are registered."""
 
     def __init__(self):
         self.changes = []

@@ -1,4 +1,4 @@
-"""What a pool tells of its work: spans and their pictures, copies by argument, and figures."""
+"""Reports of a pool on its work: spans and their pictures, copies by argument, and figures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MS = 1_000_000
 def span(
     began=0, ended=10, label="blur", worker=1, outcome="done", task=1, call=1, submitted=None, start=10**12
 ):
-    """A span from times in milliseconds."""
+    """Return a span from times in milliseconds."""
     return Span(
         task,
         call,
@@ -66,7 +66,7 @@ EMPTY = Timeline([], pid=7)
 
 
 def many(count, *, workers=8, labels=("add", "blur"), failing=0.02):
-    """A timeline of a busy pool; the same one each time."""
+    """Return a timeline of a busy pool; the same one each time."""
     chance = random.Random(1)
     spans, until = [], [10**15] * workers
     for number in range(count):
@@ -82,7 +82,7 @@ def many(count, *, workers=8, labels=("add", "blur"), failing=0.02):
 
 
 def of(timeline, *futures):
-    """The spans of some calls, as `submit` numbers them."""
+    """Return the spans of some calls, as `submit` numbers them."""
     calls = {future.call for future in futures}
     return [one for one in timeline if one.call in calls]
 
@@ -93,7 +93,7 @@ def row(report, argument):
 
 
 def marks(svg):
-    """The rectangles of an SVG that stand for tasks."""
+    """Return the rectangles of an SVG that stand for tasks."""
     return [rect for rect in ET.fromstring(svg).iter(f"{SVG}rect") if rect.get("class")]
 
 

@@ -377,7 +377,7 @@ def test_whatever_moves_waits_and_a_worker_is_free(there, now):
 
 
 class Clock:
-    """What the dispatcher and the handles take for the time."""
+    """The clock of the dispatcher and the handles."""
 
     def __init__(self):
         self.now = 1.0

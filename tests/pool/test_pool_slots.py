@@ -41,7 +41,7 @@ def filled(store: Store, data: np.ndarray = DATA, within: int | None = None) -> 
 
 
 class Message:
-    """What travels in a slot."""
+    """The content of a slot."""
 
 
 def sent(store: Store, data: np.ndarray = DATA) -> tuple[Message, Slot]:

@@ -151,7 +151,7 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
 
 
 def texts(node: ast.expr) -> list[str]:
-    """The literal texts that an argument may be."""
+    """Return the literal texts that an argument may be."""
     if isinstance(node, ast.IfExp):
         return texts(node.body) + texts(node.orelse)
     return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []

@@ -57,7 +57,7 @@ def cell(name, monkeypatch, source=CELL):
 
 
 def remote_text(future):
-    """The text of the worker's traceback."""
+    """Return the text of the worker's traceback."""
     first = future.exception(ANSWER)
     while first.__cause__ is not None:
         first = first.__cause__

@@ -1,4 +1,4 @@
-"""How plain arrays travel: exact, private, writable, copied once, and in memory that comes back."""
+"""Plain arrays travel exact, private, writable, copied once, and in recycled memory."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_arguments_may_be_changed_as_soon_as_they_are_submitted(pool):
 
 
 def held_up(pool: sa.Pool, go_on: Path) -> Future[Any]:
-    """Have the one worker of a pool wait for a file."""
+    """Make the one worker of a pool wait for a file."""
     future = pool.submit(pool_tasks.wait_if_path, str(go_on))
     wait_until(future.running, "the worker is at it")
     return future
@@ -340,7 +340,7 @@ def test_however_many_wait_they_were_copied_when_they_were_given(tmp_path, retri
 
 
 def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
-    """What would be too much is read when a worker is free, as `submit` says."""
+    """Arguments beyond the bound are read when a worker is free, as `submit` says."""
     monkeypatch.setattr(intake, "BUSY_LIMIT", 3 * LARGE * 8)
     monkeypatch.setattr(slots, "_MOST", 1)
     array = np.zeros(LARGE)
@@ -557,7 +557,7 @@ def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
 
 
 def pack_and_unpack(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], Pickled]:
-    """What a worker gets of these arguments, and how they travelled."""
+    """Return what a worker gets of these arguments, and how they travelled."""
     pickled = dump_call(pool_tasks.total, args, kwargs)
     buffers = [bytearray(piece) for piece in pickled.pieces()]
     _, found, named = load_call(pickled.stream, buffers, pickled.layout)
@@ -605,7 +605,7 @@ def test_arrays_of_usual_types_go_without_a_pickle(char: str, count: int) -> Non
 
 
 def given_back(value: Any) -> Any:
-    """What the pool gets of a result."""
+    """Return what the pool gets of a result."""
     pickled = dump_result(value)
     buffers = [bytearray(piece) for piece in pickled.pieces()]
     return load_result(pickled.stream, buffers, pickled.layout)

@@ -1,4 +1,4 @@
-"""What becomes of a map whose results are not taken, and of the exceptions of a map's calls."""
+"""Maps whose results are not taken, and the exceptions of a map's calls."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_cancel_futures_cancels_the_calls_and_nothing_is_told(tmp_path):
 
 
 def test_results_of_a_dropped_iterator_are_freed(pool):
-    """When the calls are done, and while they go on."""
+    """Both after the calls are done and while they go on."""
     wait_until(lambda: not pool.stats().running + pool.stats().queued, "calls of other tests end", ANSWER)
     before = pool.stats().done
     results = pool.map(pool_tasks.make_full, [30_000] * 12, range(12))
@@ -209,7 +209,7 @@ def test_one_warning_tells_the_first_exception(tmp_path):
 
 
 def told(caught):
-    """The warnings that this is about, of those that were caught."""
+    """Return the warnings that this is about, of those that were caught."""
     return [warning for warning in caught if warning.category is sa.UnconsumedResultsWarning]
 
 

@@ -1,4 +1,4 @@
-"""What wakes the pool's thread writes nowhere else, whenever it is rung."""
+"""The waker of the pool's thread writes nowhere else, whenever it is used."""
 
 from __future__ import annotations
 

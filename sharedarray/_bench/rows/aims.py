@@ -1,4 +1,4 @@
-"""What the pool is to cost at most, as ratios of one run, and whether it does."""
+"""The limits for the cost of a pool, as ratios within one run, and whether they are kept."""
 
 from __future__ import annotations
 

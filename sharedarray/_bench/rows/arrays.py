@@ -32,7 +32,7 @@ AGAIN = "share again and again"
 
 
 def plain_arrays(scale: Scale) -> Iterator[Race]:
-    """A plain array, over a warm copy and a no-op task in the same pool."""
+    """Yield a plain array, over a warm copy and a no-op task in the same pool."""
     with Limit() as limit, Ours() as ours, Executor() as executor:
         for size in scale.chosen(SIZES):
             data = np.random.default_rng(0).random(size // 8)
@@ -85,7 +85,7 @@ def _drop(_: Any) -> None:
 
 
 def share_again(scale: Scale) -> Iterator[Race]:
-    """A new block for each array, after the one before has been freed; freeing is timed."""
+    """Yield a new block for each array, after the one before has been freed; freeing is timed."""
     data = np.random.default_rng(0).random(scale.some(LARGE) // 8)
     with warm_copy(data) as copy:
 

@@ -28,7 +28,7 @@ SCRIPT = "sharedarray, function of the script"
 
 
 def round_trips(scale: Scale) -> Iterator[Race]:
-    """One no-op task at a time: of an importable function, and of a function of the script."""
+    """Yield one no-op task at a time: of an importable function, and of a function of the script."""
     with Limit() as limit, Ours() as ours, Executor() as executor, in_main(short_tasks) as script:
         asks = {
             limit.name: (partial(limit.call, short_tasks.same, 3), 1500),
@@ -66,7 +66,7 @@ def _apart(ask: Callable[[], Any], pause: float, calls: int) -> float:
 
 
 def submitted(scale: Scale) -> Iterator[Race]:
-    """Ten thousand no-op tasks submitted one by one. The limit is as many round trips of a bare worker."""
+    """Submit ten thousand no-op tasks one by one. The limit is as many round trips of a bare worker."""
     values = list(range(scale.some(10_000)))
     with (
         Limit() as limit,
@@ -89,7 +89,7 @@ def submitted(scale: Scale) -> Iterator[Race]:
 
 
 def completed(scale: Scale) -> Iterator[Race]:
-    """The same, with the results in the order in which the tasks end."""
+    """Yield the same, with the results in the order in which the tasks end."""
     values = list(range(scale.some(20_000)))
     with Limit() as limit, Ours() as ours, Executor() as executor:
         calls = {

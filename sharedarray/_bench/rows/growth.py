@@ -1,4 +1,4 @@
-"""What a task costs the pool when there are many workers, more than processors: tasks that sleep."""
+"""The cost of a task if there are more workers than processors: tasks that sleep."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ours(workers: int) -> str:
 
 
 def many_workers(scale: Scale) -> Iterator[Race]:
-    """The processor time of the parent for each task, and the time that the workers did not sleep.
+    """Yield the processor time of the parent for each task, and the time that the workers did not sleep.
 
     The second is what a task adds to the wall time: that of all tasks, less the time that the tasks slept, as
     they measured it, divided by the workers, and all of it divided by the tasks.

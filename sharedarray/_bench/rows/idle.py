@@ -23,7 +23,7 @@ IDLE, BUSY = "idle pool", "busy pool"
 
 
 def idleness(scale: Scale) -> Iterator[Race]:
-    """Pools in programs of their own, watched from outside at the same time.
+    """Yield pools in programs of their own, watched from outside at the same time.
 
     Of an idle pool all processes count. Of a pool whose workers all run a long task, the caller counts, which
     waits for the results: its workers sleep here, so that the processors are free.
@@ -48,8 +48,8 @@ def idleness(scale: Scale) -> Iterator[Race]:
             host.ask("many", 100, seconds=0.0, warm=scale.seconds(0.3))
         for _ in range(min(scale.few, 2)):
             time.sleep(scale.seconds(SETTLED))
-            families = {name: memory.family(host.pid) for name, host in hosts.items()}
-            _watch(resting, families, seconds)
+            process_trees = {name: memory.process_tree(host.pid) for name, host in hosts.items()}
+            _watch(resting, process_trees, seconds)
             asked = [threads.submit(_long, host, seconds) for host in hosts.values()]
             time.sleep(0.02)  # the tasks have begun
             _watch(waiting, {name: [host.pid] for name, host in hosts.items()}, 0.8 * seconds)
@@ -63,11 +63,11 @@ def _long(host: Host, seconds: float) -> float:
     return host.ask("long", seconds, seconds=0.0, warm=0.0)
 
 
-def _watch(race: Race, families: dict[str, list[int]], seconds: float) -> None:
-    """Add the share of a core that each family of processes uses over some seconds."""
-    before = {name: processor_time.seconds(pids) for name, pids in families.items()}
+def _watch(race: Race, process_trees: dict[str, list[int]], seconds: float) -> None:
+    """Add the share of a core that each tree of processes uses over some seconds."""
+    before = {name: processor_time.seconds(pids) for name, pids in process_trees.items()}
     start = time.perf_counter()
     time.sleep(seconds)
-    for name, pids in families.items():
+    for name, pids in process_trees.items():
         used = processor_time.seconds(pids) - before[name]
         race.figures.setdefault(name, []).append(used / (time.perf_counter() - start))

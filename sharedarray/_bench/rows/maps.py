@@ -58,7 +58,7 @@ class _Tasks:
 
 
 def mapped_tasks(scale: Scale) -> Iterator[Race]:
-    """A Monte-Carlo function of the script; `multiprocessing.Pool` imports the same function.
+    """Yield a Monte-Carlo function of the script; `multiprocessing.Pool` imports the same function.
 
     The limit is two bare workers that get half of the seeds each, in one message.
     """

@@ -1,4 +1,4 @@
-"""How much of each row is measured: all of it, or a small part."""
+"""The share of each row that is measured: all of it, or a small part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Case = TypeVar("Case")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured.
+    """The share of a row that is measured.
 
     Attributes
     ----------

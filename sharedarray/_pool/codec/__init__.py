@@ -1,4 +1,4 @@
-"""How calls, their arguments, results and exceptions become bytes, and back.
+"""Conversion of calls, arguments, results and exceptions to bytes, and back.
 
 The modules, bottom to top; imports go downwards only:
 

@@ -1,4 +1,4 @@
-"""How many bytes of each argument of a call were sent by reference, copied, and pickled."""
+"""The account of a call: how many bytes of each argument were sent by reference, copied, and pickled."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ RETURNED: Final = "return the data that the caller needs from it"
 
 
 class Culprit(NamedTuple):
-    """What cannot be sent.
+    """An object that cannot be sent.
 
     Attributes
     ----------

@@ -110,7 +110,7 @@ class Pickled:
 
     @property
     def shares(self) -> bool:
-        """Whether it refers to shared blocks."""
+        """True if it refers to shared blocks."""
         return bool(self.blocks)
 
     def copy_to_slots(self, store: Store, *, private: bool, within: int | None = None) -> bool:

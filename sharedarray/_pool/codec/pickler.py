@@ -83,7 +83,7 @@ class TaskPickler(functions.CodePickler):
 
 
 class PickleState:
-    """What is gathered while something is pickled.
+    """The state of a pickling.
 
     The pickler refers to it and it must not refer back: a pickler remembers all that it has seen, and a cycle
     would hold that until the next collection.

@@ -22,7 +22,7 @@ _APART = frozenset(("stack", "__cause__", "__context__", "exceptions", "exc_type
 
 
 class Captured(NamedTuple):
-    """What is shown of one exception.
+    """The lines that are shown for an exception.
 
     Attributes
     ----------

@@ -56,7 +56,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     @property
     def sends_globals(self) -> bool:
-        """Whether functions and classes bring their globals along, one by one and with versions."""
+        """True if functions and classes bring their globals along, one by one and with versions."""
         return self.purpose == CALL
 
     def reducer_override(self, obj: Any) -> Any:
@@ -341,7 +341,7 @@ def _is_assigned(name: str, attribute: Any) -> bool:
 
 
 def _stands_for(*_: Any) -> None:
-    """Never called: pickles of `_VersionPickler` are not loaded."""
+    """Raise: pickles of `_VersionPickler` are not loaded."""
 
 
 # The reducers of these start a server that hands the object over to a process.

@@ -1,4 +1,4 @@
-"""What has arrived in this process from a caller: globals, functions and classes, each with its version."""
+"""Globals, functions and classes that have arrived from a caller, each with its version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_NAMESPACES = 32
 
 
 class _Received:
-    """What has arrived in this process."""
+    """The objects that have arrived in this process."""
 
     def __init__(self) -> None:
         self.is_worker = False  # whether this process is a worker of a pool

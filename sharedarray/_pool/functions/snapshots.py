@@ -1,4 +1,4 @@
-"""Whether a function or class is as it was: `Snapshot`, and the `FunctionCache` that a pool has."""
+"""Detection of changed functions and classes: `Snapshot`, and the `FunctionCache` of a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How arrays are cut into blocks: arithmetic on shapes.
+"""The cutting of arrays into blocks: arithmetic on shapes.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What an exit code says: how a process ended, the likely cause, and the next step."""
+"""The meaning of an exit code: how a process ended, the likely cause, and the next step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Death", "explain"]
 
 
 class Death(NamedTuple):
-    """How a process ended, the likely cause, and the next step for the user."""
+    """The end of a process, the likely cause, and the next step for the user."""
 
     how: str
     cause: str

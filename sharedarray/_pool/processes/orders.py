@@ -1,4 +1,4 @@
-"""How a new process prepares itself: what it reads before its process object.
+"""The preparation of a new process: the data that it reads before its process object.
 
 `multiprocessing.spawn.prepare` does the preparation in the child. This package's part of it is a call that
 the child makes as it unpickles the preparation data (`Preset`), before it imports this package.

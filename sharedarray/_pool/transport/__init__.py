@@ -1,4 +1,4 @@
-"""How a pool and its workers exchange messages and memory, and wait for them.
+"""The exchange of messages and memory between a pool and its workers, and waiting for them.
 
 The modules, bottom to top; imports go downwards only:
 

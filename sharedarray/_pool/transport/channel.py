@@ -152,7 +152,7 @@ class Channel:
             self._short.clear()
 
     def flush(self, *, safe: bool = False) -> bool:
-        """Write what is still unsent; return False when the kernel takes no more now.
+        """Write what is still unsent; return False if the kernel takes no more now.
 
         A blocking channel never returns False. One thread of the pool blocks SIGPIPE and says so by ``safe``;
         where the program has given that signal its deadly default back, every other thread leaves the writing
@@ -181,12 +181,12 @@ class Channel:
         return True
 
     def _deadly(self) -> bool:
-        """Whether writing to a worker that died would end this program."""
+        """Return whether writing to a worker that died would end this program."""
         return self._guarded and _getsignal(_SIGPIPE) == _DEADLY
 
     @property
     def unsent(self) -> bool:
-        """Whether something waits for the pipe to become writable."""
+        """True if something waits for the pipe to become writable."""
         return bool(self._unsent or self._short)
 
     # Receiving
@@ -266,7 +266,7 @@ class Channel:
         self._start = start
 
     def _read(self) -> bool:
-        """Read once; return False when there is nothing to read now."""
+        """Read once; return False if there is nothing to read now."""
         filling = self._filling
         targets = filling[: -_PIECES - 1 : -1] if filling else [self._target()]
         try:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sharedarray import _errors as errors, _registry as registry, _segment as segment
-from sharedarray._interrupts import finalize, finalizer
 from sharedarray._platform import platform
 from sharedarray._pool.transport.messages import Buffer
+from sharedarray._sigint import finalize, finalizer
 
 __all__ = [
     "ALIGNMENT",

@@ -121,7 +121,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Kind(enum.IntEnum):
-    """What a message is about."""
+    """The kind of a message."""
 
     READY = 1
     REFUSED = 2

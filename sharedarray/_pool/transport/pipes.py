@@ -1,4 +1,4 @@
-"""What joins the pool to its workers: pipes, or sockets where the system cannot wait for pipes.
+"""The pipes between a pool and its workers; sockets if the system cannot wait for pipes.
 
 Everything that the pool's thread waits for must be waited for at once: answers, pipes that can be written,
 workers' ends, and being woken. Where there is ``poll``, these are pipes and process descriptors. Elsewhere
@@ -52,7 +52,7 @@ class PipeEnd(Protocol):
         """Close this end. Idempotent. Later calls are errors; the number may be another file's by then."""
 
     def block(self, flag: bool) -> None:
-        """Say whether to wait where nothing can be read or written at once."""
+        """Set whether reading and writing wait if they cannot be done at once."""
 
     write: Callable[[Any], int]
     """Write bytes; return how many the kernel took."""

@@ -25,7 +25,7 @@ __all__ = ["Poller", "new_poller"]
 
 
 class Poller(Protocol):
-    """What a set of watched descriptors can do."""
+    """A set of descriptors, and waiting for them."""
 
     def fileno(self) -> int:
         """Return a descriptor that is ready to read when anything watched is ready."""
@@ -34,7 +34,7 @@ class Poller(Protocol):
         """Register for reading or for writing; the closing of the other end is always reported."""
 
     def modify(self, descriptor: int, *, read: bool, write: bool) -> None:
-        """Say what a descriptor is watched for from now on; nothing at all leaves it out for a while."""
+        """Set what a descriptor is polled for from now on; without both flags it is ignored for a while."""
 
     def remove(self, descriptor: int) -> None:
         """Poller it no more. A descriptor that is not watched is no error."""

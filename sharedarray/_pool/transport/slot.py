@@ -7,10 +7,10 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from sharedarray._clock import time
-from sharedarray._interrupts import finalize, finalizer
 from sharedarray._platform import platform
 from sharedarray._pool.transport.memory import SlotView, Source, copy_into, map_ready, write_into
 from sharedarray._pool.transport.messages import FRESH, Entry, Place, new_entry
+from sharedarray._sigint import finalize, finalizer
 
 __all__ = ["Slot"]
 
@@ -88,7 +88,7 @@ class Slot:
 
     @property
     def in_use(self) -> bool:
-        """Whether this process, or a worker that has not answered, uses it."""
+        """True if this process, or a worker that has not answered, uses it."""
         return self.busy or self.message() is not None or self.view() is not None
 
     def mapped(self) -> mmap.mmap:

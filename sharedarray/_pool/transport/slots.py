@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from sharedarray import _registry as registry
 from sharedarray._clock import time
-from sharedarray._interrupts import finalize, finalizer
 from sharedarray._platform import platform
 from sharedarray._pool.transport.memory import Source, offsets, unnamed
 from sharedarray._pool.transport.slot import Slot
+from sharedarray._sigint import finalize, finalizer
 
 __all__ = ["PrivateCopy", "Store"]
 
@@ -84,7 +84,7 @@ class Store:
 
     @property
     def dirty(self) -> bool:
-        """Whether there is any memory."""
+        """True if there is any memory."""
         return bool(self._slots)
 
     def take(self, size: int, *, within: int | None = None, make: bool = True) -> Slot | None:
@@ -177,7 +177,7 @@ class Store:
         Returns
         -------
         PrivateCopy or None
-            To be kept with the copy; None when it would be too much.
+            To be kept with the copy; None if it would be too much.
         """
         with self._lock:
             while self._private_ended:
@@ -278,7 +278,7 @@ class Store:
 
     @property
     def retired(self) -> int:
-        """How many retired slots are remembered, until the workers that know them are told."""
+        """Number of retired slots that workers have not been told of."""
         return len(self._retired)
 
     def retain(self, known: set[int]) -> None:

@@ -1,4 +1,4 @@
-"""What runs in each process of a pool.
+"""The code that runs in each process of a pool.
 
 ===========  =====================================================================
 attachments  blocks that a worker keeps mapped between tasks

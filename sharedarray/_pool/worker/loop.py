@@ -482,7 +482,7 @@ def _small(kind: Kind, answer: Pickled) -> bytes:
 
 
 class _Outcome:
-    """What is replied, and the value that it was made of. It is taken out, so no other frame refers to it."""
+    """A reply, and the value that it was made of. It is taken out, so no other frame refers to it."""
 
     __slots__ = ("_content",)
 

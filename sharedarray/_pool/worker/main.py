@@ -47,7 +47,7 @@ _ORPHANED = 1
 
 @dataclass(slots=True)
 class Ends:
-    """What a worker is given of what joins it to its pool.
+    """The descriptors and memory that join a worker to its pool.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Ends:
 
 @dataclass(slots=True)
 class Setup:
-    """What a worker is told at its start.
+    """The settings that a worker gets at its start.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def main(ends: Ends, setup: Setup | PackedSetup, inherited: functions.Inherited 
 
 
 def _name_warnings() -> None:
-    """Have each warning begin with the name of this process, as logging's records have it."""
+    """Prefix each warning with the name of this process, as logging's records have it."""
     plain, name = warnings.formatwarning, current_process().name
 
     def named(*about: Any, **more: Any) -> str:
@@ -198,7 +198,7 @@ def _page(ends: Ends) -> mmap.mmap | None:
 
 
 def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
-    """Limit threads, seed random numbers, run the initializer; tell the pool, and return if it went well."""
+    """Limit threads, seed random numbers, run the initializer; report to the pool; return its success."""
     try:
         threads.limit(setup.threads)
         seeds.reseed()

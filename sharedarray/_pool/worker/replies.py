@@ -48,7 +48,7 @@ class _EndsCopy:
 
 
 class Replies:
-    """What is sent to the pool. All that is written to the channel is written here.
+    """The messages of a worker to its pool. All writes to the channel are here.
 
     Parameters
     ----------

@@ -3,9 +3,9 @@
 Python raises `KeyboardInterrupt` between any two steps of the main thread. In the middle of changing what
 several threads or processes rely on, that would leave them waiting for ever; so there it has to wait::
 
-    with interrupts.deferred:          # Ctrl-C is remembered
+    with sigint.deferred:              # Ctrl-C is remembered
         ...
-        with interrupts.allowed:       # and raised here, or at the end, at the latest
+        with sigint.allowed:           # and raised here, or at the end, at the latest
             wait()
         ...
 

@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 from sharedarray import _damage as damage
 from sharedarray._platform import platform
+from sharedarray._registry.metadata import discard, read_metadata
 from sharedarray._registry.moments import Moment
-from sharedarray._registry.notes import discard_note, read_note
 from sharedarray._registry.places import registry_of
 from sharedarray._registry.processes import alive, here, me
 
 GRACE = 60.0  # seconds that a reference on its way outlives its sender, unless SHAREDARRAY_GRACE says so
 
 
-class Token(NamedTuple):
-    """A reference on its way, as the name of its file tells it.
+class Pin(NamedTuple):
+    """The pin of a reference on its way, as its file's name describes it.
 
     `grace` is in seconds; `once` is False if the pickle may never be loaded, or often.
     """
@@ -30,8 +30,8 @@ class Token(NamedTuple):
     file: str
 
     @classmethod
-    def parse(cls, file: str) -> Token | None:
-        """The token that a file's name stands for, None when it stands for none."""
+    def parse(cls, file: str) -> Pin | None:
+        """Return the pin that a file's name stands for, None when it stands for none."""
         try:
             kind, inode, pid, started, *space, grace, _ = file.split(".")
             if kind not in ("t", "s") or len(space) > 1:
@@ -43,7 +43,7 @@ class Token(NamedTuple):
 
 
 def grace() -> float:
-    """Seconds that a reference which this process sends may outlive it."""
+    """Return seconds that a reference which this process sends may outlive it."""
     try:
         seconds = float(os.environ["SHAREDARRAY_GRACE"])
     except (KeyError, ValueError):
@@ -52,104 +52,104 @@ def grace() -> float:
 
 
 def pin(directory: str, handle: int, inode: int, *, once: bool) -> str:
-    """Keep a block until its reference arrives; returns the token, a file's name in the registry.
+    """Keep a block until its reference arrives; return the pin, a file's name in the registry.
 
     `once` says that the reference is loaded exactly once, unless its way is cut off.
     """
     pid, started = me()
     sender = f"{inode}.{pid}.{started}.{here()}.{grace() * 1000:.0f}"
-    token = f"t.{sender}.{os.urandom(6).hex()}" if once else f"s.{sender}.any"
+    pin_name = f"t.{sender}.{os.urandom(6).hex()}" if once else f"s.{sender}.any"
     try:
-        platform.pin(handle, f"{registry_of(directory)}/{token}")
+        platform.pin(handle, f"{registry_of(directory)}/{pin_name}")
     except FileExistsError:
         if once:
             raise
-    return token
+    return pin_name
 
 
-def free_token(inode: int) -> str:
-    """Return a token for a free block of this process (see `freelist`): it ends with the process."""
+def free_pin(inode: int) -> str:
+    """Return a pin for a free block of this process (see `freelist`): it ends with the process."""
     pid, started = me()
     return f"t.{inode}.{pid}.{started}.{here()}.0.{os.urandom(6).hex()}"
 
 
-def token_path(directory: str, token: str) -> str:
-    """Path of a token, which leads to exactly the block that it pins."""
-    return f"{registry_of(directory)}/{token}"
+def pin_path(directory: str, pin_name: str) -> str:
+    """Return the path of a pin, which leads to exactly the block that it pins."""
+    return f"{registry_of(directory)}/{pin_name}"
 
 
-def unpin(directory: str, token: str) -> None:
-    """The reference has arrived, and its receiver holds a lease."""
-    discard_note(token_path(directory, token))
+def unpin(directory: str, pin_name: str) -> None:
+    """Remove a pin: the reference has arrived, and its receiver holds a lease."""
+    discard(pin_path(directory, pin_name))
 
 
-def tokens(directory: str) -> list[Token]:
-    """Every reference that is on its way."""
-    return [token for file in platform.names(registry_of(directory)) if (token := Token.parse(file))]
+def pins(directory: str) -> list[Pin]:
+    """Return the pins of all references that are on their way."""
+    return [pin for file in platform.names(registry_of(directory)) if (pin := Pin.parse(file))]
 
 
-def expire_tokens(directory: str) -> dict[int, int]:
+def expire_pins(directory: str) -> dict[int, int]:
     """End the references whose grace period is over; count the others by inode."""
     folder = registry_of(directory)
     waiting: dict[int, int] = {}
     files = set(platform.names(folder))
     for file in files:
-        token = Token.parse(file)
-        if token is None:
+        pin_name = Pin.parse(file)
+        if pin_name is None:
             if _is_litter(file, files):
-                discard_note(f"{folder}/{file}")
+                discard(f"{folder}/{file}")
             continue
-        if not _leads_to_its_block(f"{folder}/{file}", token):
+        if not _leads_to_its_block(f"{folder}/{file}", pin_name):
             continue
-        if not (token.once and alive(token.pid, token.started, token.space, directory)):
-            note = f"{folder}/d.{file}"
-            if token.grace <= 0 or _first_seen(note).age() >= token.grace:
-                discard_note(f"{folder}/{file}")
-                discard_note(note)
-                _seen.pop(note, None)
+        if not (pin_name.once and alive(pin_name.pid, pin_name.started, pin_name.space, directory)):
+            seen_file = f"{folder}/d.{file}"
+            if pin_name.grace <= 0 or _first_seen(seen_file).age() >= pin_name.grace:
+                discard(f"{folder}/{file}")
+                discard(seen_file)
+                _seen.pop(seen_file, None)
                 continue
-        waiting[token.inode] = waiting.get(token.inode, 0) + 1
+        waiting[pin_name.inode] = waiting.get(pin_name.inode, 0) + 1
     return waiting
 
 
-def _leads_to_its_block(path: str, token: Token) -> bool:
-    """Return whether a token still is a name of its block; set it aside if it is one of another file."""
+def _leads_to_its_block(path: str, pin: Pin) -> bool:
+    """Return whether a pin still is a name of its block; set it aside if it is one of another file."""
     if not platform.RECORDS_DECIDE:
         return True
     inode = platform.inode_of(path)
-    if inode is not None and inode != token.inode and not damage.unheard:
+    if inode is not None and inode != pin.inode and not damage.unheard:
         damage.report(path, "another file in place of a block", "it is set aside, and pins no block")
         damage.set_aside(path)
-    return inode == token.inode
+    return inode == pin.inode
 
 
-# When a process whose warnings reach no user first saw a sender dead whose ``d.`` note is damaged, by note.
+# When a process whose warnings reach no user first saw a sender dead whose ``d.`` file is damaged, by path.
 _seen: dict[str, Moment] = {}
 
 
-def _first_seen(note: str) -> Moment:
-    """Return the time in a ``d.`` note, which is written if there is none, or none that can be read."""
-    text = read_note(note)
+def _first_seen(seen_file: str) -> Moment:
+    """Return the time in a ``d.`` file, which is written if there is none, or none that can be read."""
+    text = read_metadata(seen_file)
     if text is not None:
         try:
             return Moment.parse(text)
         except (ValueError, OverflowError):
             pass
     now = Moment.now()
-    if text is not None or platform.inode_of(note) is not None:
+    if text is not None or platform.inode_of(seen_file) is not None:
         if damage.unheard:
-            return _seen.setdefault(note, now)
-        damage.report(note, f"{(text or '')[:40]!r} in place of a time", "the time starts anew")
-        discard_note(note)
+            return _seen.setdefault(seen_file, now)
+        damage.report(seen_file, f"{(text or '')[:40]!r} in place of a time", "the time starts anew")
+        discard(seen_file)
     try:
-        platform.write_note(note, now.encode())
+        platform.write_metadata(seen_file, now.encode())
     except FileExistsError:
         pass  # another sweep has written it just now
     return now
 
 
 def _is_litter(file: str, files: set[str]) -> bool:
-    """Whether this is a note that has lost its token, or one cut off while it was being replaced."""
+    """Return whether a metadata link has lost its pin, or was cut off while it was being replaced."""
     if file.startswith("n."):
         pid = file.split(".")[1]  # another pid namespace's writer notices the loss, and writes once more
         return not (pid.isascii() and pid.isdigit()) or platform.process_started(int(pid)) is None

@@ -17,9 +17,9 @@ from helpers import run, wait_until
 from needs import few
 
 import sharedarray as sa
-from sharedarray import _interrupts as interrupts, _segment as segment
-from sharedarray._interrupts import allowed, call_user, deferred, finalize, finalizer
+from sharedarray import _segment as segment, _sigint as sigint
 from sharedarray._segment import mapping_of
+from sharedarray._sigint import allowed, call_user, deferred, finalize, finalizer
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +257,7 @@ def test_in_a_finalizer_it_comes_a_moment_later():
 
 
 class Stop(BaseException):
-    """What a handler of a program's own may raise."""
+    """An exception that a program's own handler raises."""
 
 
 def interrupted_at(
@@ -271,7 +271,7 @@ def interrupted_at(
 
     def trace(frame, event, _):
         nonlocal steps
-        if frame.f_code.co_filename != interrupts.__file__:
+        if frame.f_code.co_filename != sigint.__file__:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and frame.f_code is not finalize.__code__:
@@ -328,7 +328,7 @@ def test_a_finalizer_is_whole_wherever_it_comes(raised, waiting):
 
 
 def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):
-    """What a collection ends may still be read by the rest of its cycle."""
+    """The rest of a cycle may still read an object that a collection ends."""
     ended = []
 
     class Mmap:

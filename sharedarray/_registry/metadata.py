@@ -6,16 +6,16 @@ from sharedarray import _damage as damage
 from sharedarray._platform import platform
 
 
-def read_note(path: str) -> str | None:
-    """Return the text of a note; None if there is none, or something else that cannot be read."""
+def read_metadata(path: str) -> str | None:
+    """Return the text of a metadata link; None if there is none, or something else that cannot be read."""
     try:
-        return platform.read_note(path)
+        return platform.read_metadata(path)
     except (OSError, ValueError) as error:
         damage.report(path, str(error), "it is ignored")
         return None
 
 
-def discard_note(path: str) -> None:
+def discard(path: str) -> None:
     """Remove a file of the registry, or whatever else has its name."""
     try:
         platform.remove(path)

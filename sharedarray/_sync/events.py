@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from sharedarray import _interrupts as interrupts
+from sharedarray import _sigint as sigint
 from sharedarray._platform import platform
 from sharedarray._sync.primitive import FIRST, Primitive
 
@@ -86,7 +86,7 @@ class Event(Primitive):
         For `selectors`, and for event loops: after it could be read, ask `is_set`, after which it can be read
         only if the flag is set, or may be. It is the same until the event is closed. Windows has none.
         """
-        with interrupts.deferred, self._local:
+        with sigint.deferred, self._local:
             if self._closed:
                 raise self._is_closed()
             if self._process != os.getpid():

@@ -486,7 +486,7 @@ opened_as.append(_open)
 
 def group(
     name: str | None,
-    members: Mapping[str, tuple[ShapeLike, DTypeLike] | ArrayLike],
+    members: Mapping[str, tuple[ShapeLike, DTypeLike] | ArrayLike] | None = None,
     *,
     attrs: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -531,6 +531,8 @@ def group(
     ...     sorted(particles)
     ['alive', 'position']
     """
+    if members is None:
+        raise _no_contents("group", name, "{'x': (shape, dtype)}")
     if not isinstance(members, Mapping):
         raise TypeError(
             f"the members of a group are a mapping of names to (shape, dtype), not {type(members).__name__}"
@@ -552,7 +554,7 @@ def group(
 
 def share_group(
     name: str | None,
-    mapping: Any,
+    mapping: Any = None,
     attrs: Mapping[str, Any] | None = None,
     *,
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -608,6 +610,8 @@ def share_group(
     >>> found["w"].sum().item(), found.attrs["epoch"]
     (2.0, 3)
     """
+    if mapping is None:
+        raise _no_contents("share_group", name, "mapping")
     if name is not None:
         segment.check_name(name)
     source = _source(mapping)
@@ -629,6 +633,15 @@ def share_group(
         exist_ok=exist_ok,
         replace=replace,
         progress=progress,
+    )
+
+
+def _no_contents(function: str, given: object, contents: str) -> TypeError:
+    """Return the error for a call without contents, which mostly stand in the place of the name."""
+    name = repr(given) if isinstance(given, str) else None
+    return TypeError(
+        "a group is made of a name, or None for a random one, and of its members: write "
+        f"{function}({name}, {contents})"
     )
 
 

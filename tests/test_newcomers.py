@@ -602,6 +602,10 @@ def test_classes_that_are_not_called_say_what_makes_them() -> None:
         sa.Segment("name")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="integer"):
         sa.Segment.create(3.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write share_group\(None, mapping\)"):
+        sa.share_group({"a": np.zeros(3)})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write group\('g', {'x': \(shape, dtype\)}\)"):
+        sa.group("g")
     for arguments in ((), ("name",)):
         with pytest.raises(TypeError, match=r"sharedarray.group\(name, members\).*attach\(name\)"):
             sa.Group(*arguments)

@@ -455,9 +455,7 @@ def test_a_normal_end_prints_no_warnings_and_leaves_nothing(script):
 
 def test_whoever_reads_the_output_of_a_script_is_not_kept_waiting(own_directory):
     """subprocess.run returns when all writers of the pipe have ended; the janitor must be none."""
-    done = run(
-        "import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')", timeout=30
-    )
+    done = run("import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')")
     assert done.stdout == "done\n"
     assert len(janitors()) == janitor_needed()  # it is still there, and we were not kept waiting
     sa.unlink("x")

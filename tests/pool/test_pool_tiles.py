@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import FORKS
 
 import sharedarray as sa
 from sharedarray._pool.numeric import tiling
@@ -350,9 +349,9 @@ def test_a_call_that_takes_too_long(first_method, tmp_path):
     with sa.Pool(2, first_method) as pool:
         list(pool.map(pool_tasks.meet, [meet] * 2, [2] * 2))  # the workers have started
         out = sa.zeros(40)
-        with pytest.raises(TimeoutError):
-            pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=5 if FORKS else 8)
-        assert list(begun.iterdir())
+        while not list(begun.iterdir()):  # what has not begun in time ends no worker
+            with pytest.raises(TimeoutError):
+                pool.map_blocks(slow, np.arange(40), block_size=10, out=out, timeout=0.3)
         assert pool.stats().running == 0
         with pytest.raises(TimeoutError):
             pool.reduce_blocks(slow, np.add, np.arange(10, 50), block_size=10, timeout=0.2)

@@ -312,6 +312,7 @@ def inherited() -> tuple[str | None, str, str]:
     return os.environ.get("SA_LATER"), os.getcwd(), sys.path[-1]
 
 
+@pytest.mark.slow  # each change starts new workers
 def test_workers_that_have_inherited_something_else_are_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,7 @@ sa.share(np.ones(1 << 23), name="big").close()
 
 
 @needs_terminals
-@pytest.mark.parametrize(("late", "shown"), [("0", True), ("100", False)])
+@pytest.mark.parametrize(("late", "shown"), [("0", True), pytest.param("100", False, marks=pytest.mark.slow)])
 def test_a_block_that_takes_long_shows_a_bar_at_a_terminal(late: str, shown: bool, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(FILLING)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PROC, run
+from helpers import PROC, answer, run, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
@@ -468,27 +468,20 @@ def test_an_unlinked_block_still_arrives() -> None:
 def test_a_reference_that_never_arrives_ends_a_grace_period_after_its_sender() -> None:
     script = """
         import sharedarray as sa
+        from helpers import say
         from multiprocessing.reduction import ForkingPickler
-        ForkingPickler.dumps(sa.zeros(3, name="lost"))
-        print(sa.blocks()[0].references)
+        pickled = bytes(ForkingPickler.dumps(sa.zeros(3, name="lost")))
+        say([sa.blocks()[0].references, pickled.hex()])
     """
-    environment = {**os.environ, "SHAREDARRAY_GRACE": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    references, pickled = answer(script, SHAREDARRAY_GRACE="1000")
+    assert references == 1
     (block,) = sa.blocks()
     assert (block.name, block.references, block.creator_alive) == ("lost", 1, False)
     assert sa.prune() == []
-    deadline = time.monotonic() + 15
-    while sa.blocks() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert sa.blocks() == []
+    assert pickle.loads(bytes.fromhex(pickled)).tolist() == [0, 0, 0]
+    wait_until(lambda: not sa.blocks(), "what has arrived is gone")
+    answer(script, SHAREDARRAY_GRACE="0.3")
+    wait_until(lambda: not sa.blocks(), "what never arrives ends")
 
 
 def test_a_living_sender_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +534,7 @@ def test_multiprocessing_pool_writes_through(method: str) -> None:
 def test_results_of_workers_that_exit_before_they_are_read() -> None:
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(2, context, max_tasks_per_child=1) as executor:
-        futures = [executor.submit(produce, i) for i in range(8)]
+        futures = [executor.submit(produce, i) for i in range(4)]
         results = [future.result() for future in futures]
     del futures
     for i, result in enumerate(results):
@@ -682,10 +675,7 @@ def test_other_packages_pass_references(package: str, first: str, tmp_path: Path
         check=False,
     )
     assert ended.stdout == "done\n", ended.stderr
-    deadline = time.monotonic() + 15
-    while sa.blocks() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert sa.blocks() == []
+    wait_until(lambda: not sa.blocks(), "no block is left")
 
 
 def test_what_is_stored_outlives_every_block(tmp_path: Path) -> None:

@@ -412,11 +412,11 @@ def test_arguments_live_until_the_task_has_them(method):
 
 
 def test_large_messages_both_ways_at_once(pool):
-    arrays = [np.full(2_500_000, n, float) for n in range(6)]
+    arrays = [np.full(2_500_000, n, float) for n in range(4)]
     for n, result in enumerate(pool.map(pool_tasks.identity, arrays)):
         assert (result == n).all()
     text = "x" * 20_000_000
-    assert all(result == text for result in pool.map(pool_tasks.identity, [text] * 4))
+    assert all(result == text for result in pool.map(pool_tasks.identity, [text] * 2))
 
 
 def test_blocks_of_the_pool_end_with_it(method):

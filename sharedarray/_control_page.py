@@ -31,6 +31,7 @@ from typing import Any, Protocol, TypeVar
 
 from sharedarray import (
     _errors as errors,
+    _forks as forks,
     _registry as registry,
     _segment as segment,
     _sigint as sigint,
@@ -504,7 +505,7 @@ def _forget(reference: weakref.ref[ControlPage]) -> None:
         _pages.remove(reference)
 
 
-platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
+forks.around(__name__, in_child=_after_fork_in_child)
 
 
 @at_process_end

@@ -12,6 +12,7 @@ from typing import Any
 
 from sharedarray import (
     _errors as errors,
+    _forks as forks,
     _intents as intents,
     _registry as registry,
     _requirements as requirements,
@@ -202,5 +203,5 @@ def _disown() -> None:
     all_holds.clear()
 
 
-platform.around_fork(lambda: None, lambda: None, _disown)
+forks.around(__name__, in_child=_disown)
 atexit.register(_disown)

@@ -47,7 +47,13 @@ from typing import Any
 
 import numpy as np
 
-from sharedarray import _damage as damage, _errors as errors, _registry as registry, _segment as segment
+from sharedarray import (
+    _damage as damage,
+    _errors as errors,
+    _forks as forks,
+    _registry as registry,
+    _segment as segment,
+)
 from sharedarray._array import Grip, SharedArray, start_of
 from sharedarray._dtypes import short
 from sharedarray._grips import Attached, Key, gripped
@@ -225,7 +231,7 @@ def _reset_in_child() -> None:
     _arriving = threading.RLock()
 
 
-platform.around_fork(lambda: None, lambda: None, _reset_in_child)
+forks.around(__name__, in_child=_reset_in_child)
 
 
 class AttachmentCache:

@@ -23,7 +23,6 @@ in force; where that is nothing of Python's, it is left alone.
 from __future__ import annotations
 
 import _thread
-import os
 import sys
 import threading
 import weakref
@@ -33,6 +32,7 @@ from threading import get_ident
 from types import CodeType
 from typing import Any, TypeVar
 
+from sharedarray import _forks as forks
 from sharedarray._clock import time
 
 try:  # `signal` without its conversion to enumerations, which takes ten times as long
@@ -278,5 +278,4 @@ def _in_fork() -> None:
         _set_signal(_INTERRUPT, handler)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_fork)
+forks.around(__name__, in_child=_in_fork)

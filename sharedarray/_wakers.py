@@ -46,6 +46,7 @@ from typing import TypeVar
 
 from sharedarray import (
     _damage as damage,
+    _forks as forks,
     _greenlets as greenlets,
     _registry as registry,
     _segment as segment,
@@ -287,7 +288,7 @@ def _after_fork_in_child() -> None:
             waker._in_child()
 
 
-platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
+forks.around(__name__, in_child=_after_fork_in_child)
 
 _at_end: list[Callable[[], object]] = []
 _ending: list[int] = []  # the process whose `multiprocessing` calls these functions

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import sharedarray as sa
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _forks as forks
 
 PACKAGE = Path(sa.__file__).parent
 LAYERS = re.findall(r"^#   (\w+)  *\S", (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
@@ -210,6 +210,13 @@ def opening_calls(module: str) -> list[str]:
 
     visit(tree, False)
     return found
+
+
+def test_forks_are_prepared_in_one_order() -> None:
+    users = {module.removeprefix("sharedarray.") for module in MODULES if "forks.around(" in source(module)}
+    assert users == set(forks.ORDER)
+    for module in MODULES:
+        assert ("register_at_fork" in source(module)) == (module == "sharedarray._forks"), module
 
 
 # What opens descriptors for the others, and programs of their own that measure other libraries.

@@ -466,11 +466,6 @@ class Platform(Protocol):
     def free_memory(self) -> int | None:
         """Return bytes that this process may still take before the kernel kills for it; None if unknown."""
 
-    def around_fork(
-        self, before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
-    ) -> None:
-        """Register functions that are called around every fork, if the system forks."""
-
     def terminal(self) -> AbstractContextManager[Callable[[float], str | None]]:
         """Put the terminal into raw mode, without echo, until the block ends.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _forks as forks
 
 __all__ = [
     "EXHAUSTED",
@@ -184,7 +184,7 @@ def _forget_streams() -> None:
     _in_place.clear()
 
 
-os.register_at_fork(after_in_child=_forget_streams)
+forks.around(__name__, in_child=_forget_streams)
 
 
 def exhausted(error: OSError) -> OSError:

@@ -55,7 +55,6 @@ from sharedarray._platform.posix import (
     STILL_MADE as STILL_MADE,
     Locks,
     allocated as allocated,
-    around_fork as around_fork,
     can_persist as can_persist,
     capacity as capacity,
     close as close,

@@ -54,7 +54,6 @@ from sharedarray._platform.posix import (
     WRITABLE,
     Locks,
     allocated as allocated,
-    around_fork as around_fork,
     can_persist as can_persist,
     capacity as capacity,
     close as close,

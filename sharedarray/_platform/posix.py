@@ -508,12 +508,6 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def around_fork(
-    before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
-) -> None:
-    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
-
-
 # -- the terminal ---------------------------------------------------------------------------------------
 
 

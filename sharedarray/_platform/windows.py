@@ -575,12 +575,6 @@ def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[in
     }
 
 
-def around_fork(
-    before: Callable[[], None], in_parent: Callable[[], None], in_child: Callable[[], None]
-) -> None:
-    pass  # there are no forks
-
-
 # -- the terminal ---------------------------------------------------------------------------------------
 
 

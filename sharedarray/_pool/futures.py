@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
-from sharedarray import _sigint as sigint
+from sharedarray import _forks as forks, _sigint as sigint
 from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import Raised, Task
 
@@ -59,8 +58,7 @@ _NOTIFIED = frozenset(("CANCELLED_AND_NOTIFIED", "FINISHED"))
 # Held while a future without a condition changes its state or gets a condition. A signal handler or a
 # finalizer may interrupt that and use a pool: so a thread can take it twice, and nothing is called within it.
 _making = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
+forks.around(__name__, in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class _Condition(threading.Condition):

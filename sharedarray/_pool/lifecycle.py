@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from multiprocessing import util
 from typing import TYPE_CHECKING, Final
 
+from sharedarray import _forks as forks
+
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore
 
@@ -95,8 +97,7 @@ def _in_fork() -> None:
     _cores.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_fork)
+forks.around(__name__, in_child=_in_fork)
 
 # This is called where threads are joined at the end, before atexit's functions: so a future that another
 # thread waits for is settled before that thread is waited for.

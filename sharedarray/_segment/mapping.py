@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from sharedarray import (
     _damage as damage,
     _errors as errors,
+    _forks as forks,
     _freelist as freelist,
     _intents as intents,
     _janitor as janitor,
@@ -166,7 +167,7 @@ def release_all() -> None:
                 damage.report(mapping.path, str(error), "it could not be given up in order")
 
 
-platform.around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+forks.around(__name__, before=_before_fork, in_parent=_after_fork_in_parent, in_child=_after_fork_in_child)
 # The interpreter calls the last of these first.
 atexit.register(janitor.close_connections)
 atexit.register(janitor.sweep_unwatched)

@@ -71,9 +71,6 @@ def _check_flag(missing_ok: object) -> None:
         )
 
 
-removals = 0
-
-
 def remove(
     directory: str, name: str, inode: int | None, *, foreign: bool = False, successor: str | None = None
 ) -> None:
@@ -82,8 +79,6 @@ def remove(
     A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
     is a `successor`, a pin, its block gets the name in the same moment.
     """
-    global removals
-    removals += 1
     path = registry.path_of(directory, name)
     try:
         handle = guarded(lambda: platform.open(path, writable=True))
@@ -118,7 +113,6 @@ def remove(
                 platform.move(registry.pin_path(directory, successor), path)
             registry.drop_record(directory, name, status.inode)
         finally:
-            removals += 1
             platform.release(handle)
     finally:
         guarded_close(handle)

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _errors as errors, _sigint as sigint
+from sharedarray import _errors as errors, _forks as forks, _sigint as sigint
 from sharedarray._array import ShapeLike
 from sharedarray._clock import time
-from sharedarray._platform import platform
 from sharedarray._spin import spin_wait
 from sharedarray._streams.block import Block
 from sharedarray._wakers import Fence, Waker, at_process_end
@@ -440,4 +439,4 @@ def live() -> Iterable[Stream]:
     return [stream for reference in _live[:] if (stream := reference()) is not None]
 
 
-platform.around_fork(lambda: None, lambda: None, _after_fork_in_child)
+forks.around(__name__, in_child=_after_fork_in_child)

@@ -39,9 +39,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import _creation as creation, _errors as errors, _reference as reference
+from sharedarray import _creation as creation, _errors as errors, _forks as forks, _reference as reference
 from sharedarray._array import SharedArray, address_of
-from sharedarray._platform import platform
 from sharedarray._pool import Pool
 from sharedarray._pool.functions import CALL
 from sharedarray._pool.processes.threads import VARIABLES
@@ -309,7 +308,7 @@ def _surroundings() -> _Key:
 
 
 _idle = _Idle()
-platform.around_fork(lambda: None, lambda: None, _idle.forget)
+forks.around(__name__, in_child=_idle.forget)
 
 
 def end_idle_workers() -> None:

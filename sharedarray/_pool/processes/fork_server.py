@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import process, resource_tracker, util
 from typing import Any
 
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _forks as forks
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.processes import interpreters, threads
@@ -273,5 +273,4 @@ def _after_fork_in_child() -> None:
     _closed.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.around(__name__, in_child=_after_fork_in_child)

@@ -21,11 +21,12 @@ Ctrl-C in three was lost while workers started).
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from sharedarray import _forks as forks
 
 __all__ = ["NAMES", "as_before", "block", "blocked", "chosen", "leave_to_parent"]
 
@@ -105,14 +106,14 @@ def leave_to_parent(choice: Mapping[int, bool]) -> None:
     if _mask is not None:
         _mask(signal.SIG_UNBLOCK, {signal.SIGPIPE, *_GROUP})
     global _resets
-    if not _resets and hasattr(os, "register_at_fork") and not all(choice.values()):
+    if not _resets and not all(choice.values()):
         _resets = True
-        os.register_at_fork(
-            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+        forks.around(
+            __name__, before=_before_fork, in_parent=_after_fork_in_parent, in_child=_after_fork_in_child
         )
 
 
-# Whether `register_at_fork` was called; a fork of this process inherits the registration.
+# Whether this was registered; a fork of this process inherits that.
 _resets = False
 # The mask of a thread that forks. A signal waits until the child has the default handlers again.
 _forking = threading.local()

@@ -9,7 +9,7 @@ import threading
 from multiprocessing import process, resource_tracker
 from typing import Any
 
-from sharedarray import _interpreter as interpreter, _reloads as reloads
+from sharedarray import _forks as forks, _interpreter as interpreter, _reloads as reloads
 from sharedarray._platform import platform
 from sharedarray._pool import functions
 from sharedarray._pool.processes import group_signals, threads
@@ -164,9 +164,4 @@ def _in_fork() -> None:
             lock._at_fork_reinit()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_starting.acquire,
-        after_in_parent=_starting.release,
-        after_in_child=_in_fork,
-    )
+forks.around(__name__, before=_starting.acquire, in_parent=_starting.release, in_child=_in_fork)

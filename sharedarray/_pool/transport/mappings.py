@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sharedarray import _forks as forks
 from sharedarray._platform import platform
 from sharedarray._pool.transport.memory import (
     SlotView,
@@ -48,7 +49,7 @@ class SlotMappings:
         # Views that have no lock yet, and where their slots are.
         self._in_use: list[tuple[weakref.ref[SlotView], Place]] = []
         mine = weakref.ref(self)
-        platform.around_fork(lambda: _lock_before_fork(mine()), _nothing, _nothing)
+        forks.around(__name__, before=lambda: _lock_before_fork(mine()))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Drop the mappings of slots that were retired."""
@@ -155,7 +156,3 @@ class SlotMappings:
 def _lock_before_fork(mappings: SlotMappings | None) -> None:
     if mappings is not None:
         mappings.lock_for_fork()
-
-
-def _nothing() -> None:
-    pass

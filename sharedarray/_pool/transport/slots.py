@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sharedarray import _registry as registry
+from sharedarray import _forks as forks, _registry as registry
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.transport.memory import Source, offsets, unnamed
@@ -336,4 +336,4 @@ def _before_fork() -> None:
             store.lock_views()
 
 
-platform.around_fork(_before_fork, lambda: None, lambda: None)
+forks.around(__name__, before=_before_fork)

@@ -21,7 +21,7 @@ from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from typing import Any, NoReturn
 
-from sharedarray import _janitor as janitor
+from sharedarray import _forks as forks, _janitor as janitor
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool import functions
@@ -151,8 +151,7 @@ def _close_in_forks(channel: Channel) -> None:
         copies.set_copy(True)
         channel.close(_end_copy)
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=close)
+    forks.around(__name__, in_child=close)
 
 
 def _end_copy(*_: object) -> NoReturn:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import mmap
 import operator
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
+from sharedarray import _forks as forks
 from sharedarray._clock import time
 from sharedarray._pool.processes import copies
 from sharedarray._pool.transport import page as pages
@@ -81,8 +81,7 @@ class Replies:
         self._thread: threading.Thread | None = None
         self._awake = False
         self._work = threading.Semaphore(0)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._refuse)
+        forks.around(__name__, in_child=self._refuse)
 
     def _refuse(self) -> None:
         """Make a fork of this worker end if it replies: the pipe and the page are the worker's."""

@@ -80,6 +80,8 @@ class Notices:
         handle = platform.opened(os.open, path, _FLAGS, 0o600)
         try:
             platform.reserve(handle, WORDS * 8)
+        except OSError as error:
+            raise segment.translated(error, directory, WORDS * 8, memory=True) from None
         finally:
             os.close(handle)
         try:

@@ -689,9 +689,12 @@ def test_bad_input_is_refused() -> None:
         ({"history": 1}, TypeError),
         ({"lossless": True}, TypeError),
         ({"takeover": True, "replace": True}, TypeError),
+        ({"slots": 2.5}, TypeError),
     ):
         with pytest.raises(error):
             sa.Stream("camera", (2,), **bad)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="dtype"):
+        sa.Stream("camera", {"rgb": (2, "u1")}, "f4")
     with pytest.raises(sa.UnsupportedDTypeError):
         sa.Stream("camera", (2,), object)
     with pytest.raises(sa.InvalidNameError):
@@ -717,6 +720,13 @@ def test_bad_input_is_refused() -> None:
             wrong()
     with pytest.raises(ValueError, match="history"):
         sa.Stream("camera", history=-1)
+    for wrong in ({"history": 2.5}, {"lossless": "no"}, {"dtype": "i4"}):
+        with pytest.raises(TypeError):
+            sa.Stream("camera", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        consumer.get(0, max=2.5)
+    with sa.Stream("two", {"a": (2, "f4")}) as two, pytest.raises(TypeError, match="int64"):
+        two.put(5)
     producer.put([1, 2])
     assert consumer.get().tolist() == [1, 2]
     producer.close()

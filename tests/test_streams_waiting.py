@@ -205,9 +205,11 @@ def test_to_wait_for_several_streams_and_futures() -> None:
     later(failed.set_exception, ZeroDivisionError())
     consumers[0].get()
     assert failed in sa.wait([consumers[0], failed], return_when=FIRST_EXCEPTION).done
+    producers[1] = sa.Stream("camera1", (2,), "f8", replace=True)
+    assert int(consumers[1].get(0)) == 1
+    assert sa.wait([consumers[1]], 0).done == set()  # it went on with the next generation
     event = sa.Event("event")
     things = [consumers[1], event]
-    assert int(consumers[1].get(0)) == 1
     for _ in range(2):
         assert sa.wait(things, timeout=0) == (set(), set(things))
         later(event.set)

@@ -498,8 +498,14 @@ def test_values_that_do_not_fit() -> None:
     for wrong in (lambda: sa.Semaphore("value", 2), lambda: sa.Barrier("number", 2)):
         with pytest.raises(sa.BlockExistsError, match="another value"):
             wrong()
-    with pytest.raises(ValueError, match="-1"):
-        sa.Semaphore(None, -1)
+    for value in (-1, 1 << 64):
+        with pytest.raises(ValueError, match=str(value)):
+            sa.Semaphore(None, value)
+    with pytest.raises(ValueError, match="n must be"):
+        semaphore.release(1 << 64)
+    for wrong in (lambda: sa.Semaphore(None, 1.5), lambda: sa.Barrier(None, 1.5)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="float"):
+            wrong()
     with pytest.raises(ValueError, match="parties"):
         sa.Barrier(None, 0)
     with pytest.raises(TypeError, match="parties"):

@@ -18,6 +18,7 @@ before it tells its caller that it keeps every slot, and when the producer has w
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import time as clock
 import weakref
@@ -69,8 +70,11 @@ class Consumer(Stream):
         self._closed = True  # until it is whole
         if name is None:
             raise TypeError("a stream is attached to by its name")
-        if replace or persist or slots != 8 or full != "wait":
+        if replace or persist or slots != 8 or full != "wait" or dtype is not float:
             raise TypeError("these settings are for making a stream, which needs a shape")
+        if lossless is not None and not isinstance(lossless, bool | np.bool_):
+            raise TypeError(f"lossless is True, False or None, not {lossless!r}")
+        history = operator.index(history)
         if history < 0:
             raise ValueError(f"history is a number of items, not {history}")
         self._join_block(Block.attach(name), lossless, history=history)
@@ -358,6 +362,7 @@ class Consumer(Stream):
         return -1, -1
 
     def _get_several(self, most: int, timeout: float | None) -> _Array:
+        most = operator.index(most)
         if most < 1:
             raise ValueError(f"max is a number of items, not {most}")
         token = (get_ident(),)
@@ -454,7 +459,32 @@ class Consumer(Stream):
         if self._closed or words[w.HEAD] > following:
             return True
         last = words[w.END]
-        return following >= last - 1 if last else not self._waker.alive(PRODUCER)
+        if last:
+            over, moved = following >= last - 1, bool(words[w.MOVED])
+        else:
+            over = not self._waker.alive(PRODUCER)
+            moved = over and self._block.replaced()
+        return over and not (moved and self._follow())
+
+    def _follow(self) -> bool:
+        """Go on with the next generation of the stream; return whether `get` would wait there."""
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, None)
+        try:
+            if not self._closed and self._words[w.HEAD] <= self._next:
+                self._await(0)
+            if self._watched is not None:
+                self._arm(self._next)
+        except BaseException as error:
+            self._give_up(error)
+            if isinstance(error, Empty):
+                return True
+            if isinstance(error, (ShutDown, errors.SharedArrayError)):
+                return False  # as `get` would raise
+            raise
+        del self._turn[0]
+        return False
 
     def _arm(self, following: int) -> None:
         """Record that the consumer sleeps between two calls, until a position has an item."""

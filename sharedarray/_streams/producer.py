@@ -12,6 +12,7 @@ joined.
 
 from __future__ import annotations
 
+import operator
 import os
 import weakref
 from collections.abc import Iterable, Mapping as Fields
@@ -58,6 +59,11 @@ class Producer(Stream):
             raise TypeError("lossless and history are for consumers: sharedarray.Stream(name, history=…)")
         if takeover and replace:
             raise TypeError("takeover goes on with a stream, and replace makes another: give one of them")
+        if isinstance(shape, Fields) and dtype is not float:
+            raise TypeError(
+                "a mapping of names to (shape, dtype) gives the dtype of each array: give no other"
+            )
+        slots = operator.index(slots)
         if full not in ("wait", "drop_oldest"):
             raise ValueError(f"full is 'wait' or 'drop_oldest', not {full!r}")
         if not 1 <= slots <= w.MOST_SLOTS:
@@ -68,7 +74,7 @@ class Producer(Stream):
         self._scratch: np.ndarray[Any, Any] | None = None
         self._token = time.monotonic_ns() | 1
         item = None if shape is None else item_of(shape, dtype)
-        settings = {"slots": int(slots), "drops": full == "drop_oldest", "persist": persist}
+        settings = {"slots": slots, "drops": full == "drop_oldest", "persist": persist}
         if takeover and self._take_over(name, item):
             pass
         elif item is None:
@@ -547,7 +553,7 @@ class Producer(Stream):
         given = np.asarray(array)
         if given.shape != self.shape:
             raise ValueError(f"an item of the stream {self.name!r} has shape {self.shape}, not {given.shape}")
-        weak = not hasattr(array, "dtype") and given.dtype.kind in "biufc"
+        weak = not hasattr(array, "dtype") and given.dtype.kind in "biufc" and self.dtype.names is None
         if not np.can_cast(given.dtype, self.dtype, "same_kind") and not (
             weak and np.array_equal(given.astype(self.dtype), given)
         ):

@@ -7,6 +7,7 @@ passed``, for processes that wake when others are further on.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
@@ -65,11 +66,11 @@ class Barrier(Primitive):
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
     ) -> None:
-        if parties is not None and parties < 1:
+        if parties is not None and (parties := operator.index(parties)) < 1:
             raise ValueError(f"parties must be >= 1, not {parties}")
         self._action: Callable[[], object] | None = None
         self._timeout: float | None = None
-        super().__init__(name, None if parties is None else int(parties), 0)
+        super().__init__(name, parties, 0)
         self._action, self._timeout = action, timeout
 
     def _create(self, name: str | None, setting: int) -> Any:

@@ -7,7 +7,7 @@ entry is cleared.
 
 from __future__ import annotations
 
-from operator import index
+import operator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ __all__ = ["Semaphore"]
 
 _VALUE, _LOST = FIRST, FIRST + 1
 _HELD = 0  # after OWN
+_MOST = 1 << 32  # units that are given at once: so the sum of many fits a word
 
 
 class Semaphore(Primitive):
@@ -67,9 +68,9 @@ class Semaphore(Primitive):
     _MAGIC: ClassVar = 2
 
     def __init__(self, name: str | None = None, value: int | None = None) -> None:
-        if value is not None and value < 0:
-            raise ValueError(f"semaphore initial value must be >= 0, not {value}")
-        super().__init__(name, None if value is None else int(value), 1)
+        if value is not None and not 0 <= (value := operator.index(value)) < _MOST:
+            raise ValueError(f"semaphore initial value must be >= 0 and below {_MOST}, not {value}")
+        super().__init__(name, value, 1)
 
     def _initialise(self, words: np.ndarray[Any, Any], setting: int) -> None:
         words[_VALUE] = setting
@@ -129,8 +130,9 @@ class Semaphore(Primitive):
         ValueError
             `n` is less than 1.
         """
-        if index(n) < 1:
-            raise ValueError("n must be one or more")
+        n = operator.index(n)
+        if not 1 <= n < _MOST:
+            raise ValueError(f"n must be one or more, and below {_MOST}")
         with self._change() as words:
             own = min(n, words[self._own + _HELD])
             if own:

@@ -501,6 +501,14 @@ for os.environ["SHAREDARRAY_DIR"] in sys.argv[2:]:
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no directory of the kernel's is known here")
+def test_a_directory_that_takes_no_files_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHAREDARRAY_DIR", "/proc")
+    with pytest.raises(sa.BlockNotFoundError, match="found a directory that takes no files") as caught:
+        sa.zeros(3)
+    assert "does not exist" not in str(caught.value)
+
+
 def test_every_call_says_that_there_is_no_such_directory(tmp_path: Path) -> None:
     missing, file, locked = tmp_path / "missing", tmp_path / "file", tmp_path / "locked"
     file.touch()

@@ -56,7 +56,15 @@ def _level_of_caller() -> int:
 
 
 def no_directory(directory: str) -> errors.BlockNotFoundError:
-    """Return the error for a directory of blocks that is not there."""
+    """Return the error for a directory of blocks that is not there, or takes no files."""
+    if os.path.isdir(directory):  # of a file system of the kernel's, such as /proc
+        return errors.BlockNotFoundError(
+            f"no block can be made in the directory {directory}",
+            name=directory,
+            found="a directory that takes no files",
+            expected="a directory, on a memory file system for blocks",
+            next_step="set SHAREDARRAY_DIR to such a directory",
+        )
     return errors.BlockNotFoundError(
         f"the directory {directory} does not exist",
         name=directory,

@@ -6,7 +6,6 @@ import copy
 import inspect
 import multiprocessing.pool
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pool_tasks
 import pytest
@@ -63,7 +62,6 @@ def test_the_initializer_has_another_place():
 
 
 def test_keywords_of_other_maps(pool):
-    joblib = pytest.importorskip("joblib")
     for way in (pool.map, pool.imap_unordered, pool.starmap):
         for name, cure in migration.MAP_KEYWORDS.items():
             with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'. Next step: "):
@@ -73,10 +71,17 @@ def test_keywords_of_other_maps(pool):
     for name, cure in migration.POOL_KEYWORDS.items():
         for written in re.findall(r"write (\w+)=", cure):
             assert written in inspect.signature(sa.Pool).parameters, name
-    for theirs in (joblib.Parallel, multiprocessing.Pool, ThreadPoolExecutor):
-        for name in set(inspect.signature(theirs).parameters) - set(inspect.signature(sa.Pool).parameters):
-            with pytest.raises(TypeError, match=rf"^Pool\(\) .* argument '{name}'. Next step: "):
-                sa.Pool(**{name: 2})
+
+
+@pytest.mark.parametrize(
+    ("package", "pool"),
+    [("joblib", "Parallel"), ("multiprocessing", "Pool"), ("concurrent.futures", "ThreadPoolExecutor")],
+)
+def test_every_keyword_of_other_pools_is_explained(package, pool):
+    theirs = getattr(pytest.importorskip(package), pool)
+    for name in set(inspect.signature(theirs).parameters) - set(inspect.signature(sa.Pool).parameters):
+        with pytest.raises(TypeError, match=rf"^Pool\(\) .* argument '{name}'. Next step: "):
+            sa.Pool(**{name: 2})
 
 
 def test_the_table_shows_what_works(pool):

@@ -45,7 +45,7 @@ from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, Segment, mapping_of
 from sharedarray._sizes import grouped, human
-from sharedarray._snapshots import Update, Versions, made_versions_of, versions_of
+from sharedarray._snapshots import Update, Versions, made_versions_of, show_again, versions_of
 
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
@@ -1426,13 +1426,15 @@ opened_as: list[Callable[[Mapping, header.Layout], Any]] = []
 def _view(mapping: Mapping, page: bytes) -> SharedArray:
     try:
         layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+        if layout.size < len(mapping):
+            if is_growing(mapping, layout):
+                return _growing(mapping, layout)
+            show_again(mapping, layout)
         if layout.dtype is _BYTE and len(layout.shape) == 1:
             for opener in opened_as:
                 found = opener(mapping, layout)
                 if found is not None:
                     return found  # type: ignore[no-any-return]
-        if layout.size < len(mapping) and is_growing(mapping, layout):
-            return _growing(mapping, layout)
         return over(mapping, layout)
     except errors.HeaderError as error:
         error.next_step = _other_ways(mapping)

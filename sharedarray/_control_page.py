@@ -385,16 +385,37 @@ class ControlPage:
 
     # -- locks ----------------------------------------------------------------------------------------
 
-    def take_turn(self, byte: int, timeout: float | None) -> bool:
+    def take_turn(self, byte: int, timeout: float | None, what: str) -> bool:
         """Lock the turn of a byte against all other threads and processes; return False at the deadline.
 
         To be called in a deferred block: Ctrl-C breaks off the wait alone. See `end_turn`.
+
+        Parameters
+        ----------
+        byte
+            Of the block, to lock.
+        timeout
+            Seconds, None for no limit.
+        what
+            What the caller begins to do, for an error: "append to".
 
         Raises
         ------
         BlockClosedError
             The page is released.
+        DeadlockError
+            This thread has the turn already, by this attachment or another one, and there is no limit.
         """
+        taken = _turns.get((self._place, byte))
+        if taken is self.turn and timeout is not None and taken._is_owned():
+            return False
+        if timeout is None and taken is not None and taken._is_owned():
+            raise errors.DeadlockError(
+                f"this thread cannot begin to {what} {self.name!r}: it has not ended what it began before",
+                name=self.name,
+                found=f"a call, in this thread, to {what} the same block",
+                next_step="end that one first",
+            )
         end = deadline_after(timeout)
         self.begin_use()
         try:
@@ -402,6 +423,7 @@ class ControlPage:
                 if self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                     if self.lock(byte, end):
                         self.check_usable()
+                        _turns[self._place, byte] = self.turn
                         return True
                     self.turn.release()
         except BaseException:
@@ -415,6 +437,7 @@ class ControlPage:
 
     def end_turn(self, byte: int) -> None:
         """End the turn of a byte."""
+        _turns.pop((self._place, byte), None)
         self.unlock(byte)
         self.turn.release()
         self.end_use()
@@ -476,7 +499,7 @@ def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
     """Return what is kept with an attachment, and make it if it is not usable: the same in all threads."""
     found: _Made | None = mapping.__dict__.get(key)
     if found is None or not found.usable:
-        with _making:
+        with sigint.deferred, _making:
             found = mapping.__dict__.get(key)
             if found is None or not found.usable:
                 found = mapping.__dict__[key] = make()
@@ -495,9 +518,12 @@ def _after_fork_in_child() -> None:
             page.usable = False
             page.handle = -1  # which `segment` has closed
     _pages.clear()
+    _turns.clear()
 
 
 _pages: list[weakref.ref[ControlPage]] = []
+# The turns that threads of this process have, by block and byte, each with the lock that its thread holds.
+_turns: dict[tuple[tuple[str, int], int], Any] = {}
 
 
 def _forget(reference: weakref.ref[ControlPage]) -> None:

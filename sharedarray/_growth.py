@@ -268,7 +268,7 @@ class Growth(ControlPage):
         LockTimeout
             Another one was at work until time was over.
         """
-        if not self.take_turn(_APPENDING, timeout):
+        if not self.take_turn(_APPENDING, timeout, "append to"):
             raise errors.LockTimeout(
                 f"another thread or process appends to {mapping.name!r}",
                 name=mapping.name,

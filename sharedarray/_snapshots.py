@@ -6,7 +6,7 @@ An array or a group gets its versions with its first update or snapshot. The blo
     ...     from the next multiple of 65536 on, a page of control words (`sharedarray._control_page`):
             0  b"\x93SAVERS\n"             3  bytes from the beginning of one buffer to the next
             1  bytes of the block as it was  4  the current version << 8 | the number of its buffer
-            2  how many buffers follow
+            2  how many buffers follow       5  the version that the array itself shows
     ...     the buffers, each as long as the block as it was, from multiples of 4096 on
 
 **A version is published by one store** into word 4. Until then no reader looks at its buffer, so that the
@@ -19,6 +19,8 @@ the two steps of each, one of them always sees the other. What a dead party held
 
 **The array itself** gets each version after it was published, for those who read it without a snapshot, for
 `numpy.load`, and for those who attach. While it does, they may see a part of it; a snapshot is always whole.
+If the writer dies in this moment, the array shows a part of it until another process attaches, uses the
+versions for the first time, or writes one. By word 5, this process brings the array up to date.
 """
 
 from __future__ import annotations
@@ -45,14 +47,14 @@ from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import Fence
 
-__all__ = ["Held", "Update", "Versions", "made_versions_of", "versions_of"]
+__all__ = ["Held", "Update", "Versions", "made_versions_of", "show_again", "versions_of"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _T = TypeVar("_T")
 _new_array = np.ndarray.__new__
 
 _MAGIC = int.from_bytes(b"\x93SAVERS\n", "little")
-_BYTES, _BUFFERS, _STRIDE, _CURRENT = 1, 2, 3, 4
+_BYTES, _BUFFERS, _STRIDE, _CURRENT, _SHOWN = 1, 2, 3, 4, 5
 _COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to write
 _GRANULARITY = 1 << 16
 _MAKING, _WRITING = 1 << 58, (1 << 58) + 1  # bytes that are locked: behind all data, below all leases
@@ -110,15 +112,17 @@ class Versions(ControlPage):
             held = None if known is None else known()
             if held is not None:
                 return held
-        with self._guard:
-            if self._holder is None:
-                self._become_holder(mapping)
-            held = self._hold(mapping)
-        if self._unsettled:
-            self.settle()
+        with sigint.deferred:
+            with self._guard:
+                if self._holder is None:
+                    self._become_holder(mapping)
+                held = self._hold(mapping)
+            if self._unsettled:
+                self.settle()
         return held
 
     def _become_holder(self, mapping: Mapping) -> None:
+        """Become a party that holds buffers, in a deferred block and with the guard held."""
         if not self.writable:
             raise errors.NotOursError(
                 f"no snapshot of {mapping.name!r} can be taken",
@@ -127,19 +131,18 @@ class Versions(ControlPage):
                 cause="a reader has to tell which version it keeps",
                 next_step="copy the array",
             )
-        with sigint.deferred:
-            self.begin_use()
-            try:
-                self._holder = self.claim()
-            finally:
-                self.end_use()
+        self.begin_use()
+        try:
+            self._holder = self.claim()
+        finally:
+            self.end_use()
         if self._holder is None:
             raise errors.LimitError(
                 f"too many processes have snapshots of {mapping.name!r}", name=mapping.name
             )
 
     def _hold(self, mapping: Mapping) -> Held:
-        """Hold the current buffer, with the guard held."""
+        """Hold the current buffer, in a deferred block and with the guard held."""
         assert self._holder is not None
         state, words = STATE + self._holder.index, self.words
         while True:
@@ -165,7 +168,7 @@ class Versions(ControlPage):
         return held
 
     def settle(self) -> None:
-        """Hold no buffer of which the last snapshot has gone. May be called again if it was broken off."""
+        """Hold no buffer of which the last snapshot has gone; to be called in a deferred block."""
         guard, held = self._guard, self._held
         self._unsettled = True
         while self._unsettled and guard.acquire(False):
@@ -201,12 +204,14 @@ class Versions(ControlPage):
         LockTimeout
             Another process wrote, or readers held all buffers, until time was over.
         DeadlockError
-            This process holds all buffers.
+            This process holds all buffers, or this thread writes a version already.
         """
-        if not self.take_turn(_WRITING, timeout):
+        if not self.take_turn(_WRITING, timeout, "update"):
             raise _busy(mapping, timeout, "another thread or process writes a version")
         try:
             with sigint.allowed:
+                if self._is_behind():
+                    self._show()
                 number = self._free(mapping, timeout)
                 buffer = self._buffers[number]
                 if copy:
@@ -226,9 +231,29 @@ class Versions(ControlPage):
                 self.fence()
                 self.words[_CURRENT] = ((self.words[_CURRENT] >> 8) + 1) << 8 | number
                 self.wake()
-                self._whole[:] = self._buffers[number]
+                self._show()
         finally:
             self.end_turn(_WRITING)
+
+    def _is_behind(self) -> bool:
+        """Return whether the array itself does not show the current version."""
+        return int(self.words[_SHOWN]) != self.version
+
+    def _show(self) -> None:
+        """Bring the array itself up to date, with the lock held."""
+        current = int(self.words[_CURRENT])
+        self._whole[:] = self._buffers[current & _NUMBER]
+        self.fence()
+        self.words[_SHOWN] = current >> 8
+
+    def show_again(self) -> None:
+        """Bring the array itself up to date if the process that did so has died; in a deferred block."""
+        if self._is_behind() and self.writable and self.take_turn(_WRITING, 0.0, "update"):
+            try:
+                if self._is_behind():
+                    self._show()
+            finally:
+                self.end_turn(_WRITING)
 
     def _free(self, mapping: Mapping, timeout: float | None) -> int:
         """Return a buffer that is neither the current one nor held, with the lock held."""
@@ -256,7 +281,8 @@ class Versions(ControlPage):
 
         found = free()
         if not found and kept_here():
-            self.settle()
+            with sigint.deferred:
+                self.settle()
             found = free()
             if not found and threading.active_count() > 1:  # another thread may drop its snapshots
                 seconds = _PATIENCE if timeout is None else min(timeout, _PATIENCE)
@@ -308,6 +334,9 @@ class Versions(ControlPage):
 class Update(Generic[_T]):
     """A context manager that gives what a new version is written into, and publishes it."""
 
+    _given: tuple[Any, int] | None = None
+    _pid = 0  # of the process that writes
+
     def __init__(
         self,
         versions: Versions,
@@ -321,7 +350,6 @@ class Update(Generic[_T]):
         self._copy = copy
         self._timeout = timeout
         self._over = over
-        self._given: tuple[Any, int] | None = None
 
     def __enter__(self) -> _T:
         if self._given is not None:
@@ -330,22 +358,36 @@ class Update(Generic[_T]):
             with sigint.deferred:
                 memory, number = self._versions.begin(self._mapping, self._timeout, self._copy)
                 given = self._over(memory)
-                self._given = given, number
+                self._pid, self._given = os.getpid(), (given, number)
+            return given
         except BaseException as error:  # Ctrl-C, as the block ended
             self.__exit__(type(error))
             raise
-        return given
 
     def __exit__(self, kind: object, *exception: object) -> None:
         with sigint.deferred:
-            if self._given is not None:
-                (given, number), self._given = self._given, None
-                self._versions.end(number, publish=kind is None)
-                # It may be published.
-                if isinstance(given, np.ndarray):
-                    given.flags.writeable = False
-                else:
-                    given.freeze()
+            self._end(publish=kind is None)
+
+    def _end(self, publish: bool) -> None:
+        if self._given is None:
+            return
+        (given, number), self._given = self._given, None
+        if os.getpid() == self._pid:  # or this is a child that was forked in the block: its parent goes on
+            self._versions.end(number, publish)
+        # It may be published.
+        if isinstance(given, np.ndarray):
+            given.flags.writeable = False
+        else:
+            given.freeze()
+
+    @sigint.finalizer
+    def __del__(self) -> None:
+        if self._given is not None:  # Ctrl-C came as `__exit__` began, or the program did not call it
+            sigint.finalize(self._abandon)
+
+    def _abandon(self) -> None:
+        if self._versions.turn._is_owned():  # another thread cannot end the turn
+            self._end(publish=False)
 
 
 def _ended_of(versions: weakref.ref[Versions]) -> Any:
@@ -353,15 +395,9 @@ def _ended_of(versions: weakref.ref[Versions]) -> Any:
 
     @sigint.finalizer
     def ended(reference: object) -> None:
-        try:
-            found = versions()
-            if found is not None:
-                found.settle()
-        except BaseException:  # Ctrl-C, which Python would ignore here
-            sigint.raise_later()
-            found = versions()
-            if found is not None:
-                found.settle()
+        found = versions()
+        if found is not None:
+            sigint.finalize(found.settle)
 
     return ended
 
@@ -413,7 +449,23 @@ def versions_of(mapping: Mapping) -> Versions | None:
 
 
 def _kept(mapping: Mapping, start: int, size: int) -> Versions:
-    return made_once(mapping, "versions", lambda: Versions(mapping, start, size))
+    def make() -> Versions:
+        made = Versions(mapping, start, size)
+        with contextlib.suppress(errors.DeadlockError):  # this thread writes by another attachment
+            made.show_again()
+        return made
+
+    return made_once(mapping, "versions", make)
+
+
+def show_again(mapping: Mapping, layout: header.Layout) -> None:
+    """Bring an array that is attached to up to date, if a process died as it did so."""
+    start = -(-layout.size // _GRANULARITY) * _GRANULARITY
+    if len(mapping) >= start + WORDS * 8:
+        words = _words_of(mapping, start, _SHOWN + 1)
+        if words[0] == _MAGIC and words[_SHOWN] != words[_CURRENT] >> 8:
+            with contextlib.suppress(errors.SharedArrayError):  # damage is told of later
+                versions_of(mapping)
 
 
 def made_versions_of(mapping: Mapping) -> Versions:
@@ -428,13 +480,23 @@ def made_versions_of(mapping: Mapping) -> Versions:
             found="a block that keeps the size that it was made with",
             next_step="make the array with file=, or replace it by a new one with replace=True",
         )
+    with sigint.deferred:
+        handle = segment.guarded_open(mapping)
+        try:
+            return _make(mapping, handle)
+        finally:
+            segment.guarded_close(handle)
+
+
+def _make(mapping: Mapping, handle: int) -> Versions:
+    """Make the versions, by a handle of this call alone; to be called in a deferred block."""
     layout, start = _layout_of(mapping), _start_of(mapping)
     stride = -(-layout.size // PAGE) * PAGE
     size = start + WORDS * 8 + _COUNT * stride
-    handle = segment.guarded_open(mapping)
     try:
         try:
-            platform.lock(handle, _MAKING, 1, shared=False, wait=True)
+            with sigint.allowed:
+                platform.lock(handle, _MAKING, 1, shared=False, wait=True)
         except OSError as error:
             raise errors.NotOursError(
                 f"{mapping.name!r} can have no versions",
@@ -442,21 +504,16 @@ def made_versions_of(mapping: Mapping) -> Versions:
                 found=error.strerror,
                 cause="it may only be read",
             ) from None
-        try:
-            found = versions_of(mapping)  # another process may have been faster
-            if found is None:
-                before = platform.status(handle).size
-                if before not in (layout.size, size) and mapping.directory is None:
-                    raise ValueError(
-                        f"{mapping.name!r} can have no versions: there are bytes behind the array"
-                    )
-                _extend(mapping, handle, layout.size, start, size, stride)
-                found = _kept(mapping, start, size)
-        finally:
-            platform.unlock(handle, _MAKING, 1)
+        found = versions_of(mapping)  # another process may have been faster
+        if found is not None:
+            return found
+        before = platform.status(handle).size
+        if before not in (layout.size, size) and mapping.directory is None:
+            raise ValueError(f"{mapping.name!r} can have no versions: there are bytes behind the array")
+        _extend(mapping, handle, layout.size, start, size, stride)
+        return _kept(mapping, start, size)
     finally:
-        segment.guarded_close(handle)
-    return found
+        platform.unlock(handle, _MAKING, 1)
 
 
 def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, stride: int) -> None:
@@ -464,16 +521,18 @@ def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, s
     directory = mapping.directory or os.path.dirname(mapping.name)
     try:
         segment.check_free(directory, size - start, memory=memory)
-        platform.reserve_parts(handle, size, [(start, size)])
+        with sigint.allowed:
+            platform.reserve_parts(handle, size, [(start, size)])
     except OSError as error:
         with contextlib.suppress(OSError, NotImplementedError):
             platform.resize(handle, length)
         raise segment.translated(error, directory, size - start, memory=memory) from None
     first = start + WORDS * 8
     data = memoryview(mapping)[:length]
-    platform.write(handle, first, [data])
-    words = np.zeros(_CURRENT + 1, "<u8")
-    words[1:] = length, _COUNT, stride, 0
+    with sigint.allowed:
+        platform.write(handle, first, [data])
+    words = np.zeros(_SHOWN + 1, "<u8")
+    words[1:] = length, _COUNT, stride, 0, 0
     platform.write(handle, start, [memoryview(words.tobytes())])
     platform.write(handle, start, [memoryview(_MAGIC.to_bytes(8, "little"))])  # last, in one step
 
@@ -506,10 +565,11 @@ def _words_of(mapping: Mapping, start: int, count: int) -> list[int]:
 
 
 def _by_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
-    if mapping.directory is not None:
-        return segment.with_handle(mapping, use)
-    handle = segment.guarded_open(mapping)
-    try:
-        return use(handle)
-    finally:
-        segment.guarded_close(handle)
+    with sigint.deferred:
+        if mapping.directory is not None:
+            return segment.with_handle(mapping, use)
+        handle = segment.guarded_open(mapping)
+        try:
+            return use(handle)
+        finally:
+            segment.guarded_close(handle)

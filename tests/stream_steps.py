@@ -17,8 +17,8 @@ LIBRARY = str(Path(sa.__file__).parent)
 TRACED = (os.path.join(LIBRARY, "_streams"), os.path.join(LIBRARY, "_wakers"))
 
 
-def trace(event: str, action: Callable[[], None]) -> None:
-    """Call `action` at each step of the modules of streams: an 'opcode' or a 'line'."""
+def trace(event: str, action: Callable[[], None], traced: tuple[str, ...] = TRACED) -> None:
+    """Call `action` at each step of the modules of streams, or of others: an 'opcode' or a 'line'."""
 
     def local(frame: FrameType, what: str, argument: object) -> Any:
         if what == event:
@@ -26,7 +26,7 @@ def trace(event: str, action: Callable[[], None]) -> None:
         return local
 
     def begin(frame: FrameType, what: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(TRACED):
+        if not frame.f_code.co_filename.startswith(traced):
             return None
         frame.f_trace_opcodes = event == "opcode"
         return local
@@ -34,7 +34,7 @@ def trace(event: str, action: Callable[[], None]) -> None:
     sys.settrace(begin)
 
 
-def killed_at(step: int, work: Callable[[], None]) -> bool:
+def killed_at(step: int, work: Callable[[], None], traced: tuple[str, ...] = TRACED) -> bool:
     """Do some work in a child that kills itself at a step of it; return False if it has fewer steps."""
     child = os.fork()
     if not child:
@@ -48,7 +48,7 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
 
         status = 1
         try:
-            trace("opcode", count)
+            trace("opcode", count, traced)
             work()
             sys.settrace(None)
             status = 0

@@ -50,7 +50,7 @@ from sharedarray._snapshots import Update, Versions, made_versions_of, show_agai
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
 
-__all__ = ["Living", "ShapeLike", "SharedArray", "address_of", "attach", "make", "on_subclass", "open"]
+__all__ = ["ShapeLike", "SharedArray", "WeakArrays", "address_of", "attach", "make", "on_subclass", "open"]
 
 ShapeLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
@@ -1508,7 +1508,7 @@ class _Alive(weakref.ref[SharedArray]):
     __hash__ = object.__hash__
 
 
-class Living:
+class WeakArrays:
     """Arrays for as long as they live, which are closed by who made them for others.
 
     No Python runs when one goes, as it does in `weakref.WeakValueDictionary`: an array's memory is freed just

@@ -1,4 +1,4 @@
-"""Damaged files of the registry: reported once each, and set aside.
+"""Damaged files of the registry: reported once each, and moved away.
 
 Another program, a full disk or a fault can change any file that stands beside the blocks. Such a file is set
 aside or made anew, and the work goes on: an error here would stop the janitor, a program's exit or the
@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 
-__all__ = ["NOT_A_FILE", "report", "set_aside", "unheard"]
+__all__ = ["NOT_A_FILE", "quarantine", "report", "unheard"]
 
 unheard = False
 """Whether the warnings of this process reach no user: the janitor's.
@@ -53,7 +53,7 @@ def report(path: str, found: str, effect: str) -> None:
             sys.stderr.write(f"RuntimeWarning: {text}\n")
 
 
-def set_aside(path: str) -> bool:
+def quarantine(path: str) -> bool:
     """Free a name of the registry: remove what has it, or rename a directory that is not empty.
 
     Returns

@@ -134,7 +134,7 @@ class Table:
             except FileNotFoundError:
                 _make(folder, path)
             except DamagedTableError as error:
-                set_aside(path, error)
+                quarantine(path, error)
             else:
                 return found
 
@@ -454,10 +454,10 @@ def _problem(handle: int) -> str | None:
     return platform.others(handle)
 
 
-def set_aside(path: str, error: DamagedTableError) -> None:
+def quarantine(path: str, error: DamagedTableError) -> None:
     """Free the table's name for the next one, or raise what keeps this process from it."""
-    damage.report(path, error.found, "it is set aside; a lock may not tell that its last holder was killed")
-    if platform.inode_of(path) == error.inode and not damage.set_aside(path):
+    damage.report(path, error.found, "it is moved away; a lock may not tell that its last holder was killed")
+    if platform.inode_of(path) == error.inode and not damage.quarantine(path):
         raise PermissionError(errno.EPERM, f"the table of write intents is {error.found}", path)
 
 

@@ -49,7 +49,7 @@ Intents are one user's, as the registry is, and outlive no reboot.
 
 Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
 bounds the number of slots, and the next process that edits intents corrects that number. A table whose size
-or kind is wrong is set aside, and the next lock makes another. A process that has it mapped finds that out
+or kind is wrong is moved away, and the next lock makes another. A process that has it mapped finds that out
 within `_CHECK` seconds; before, an access behind the file's new end is a SIGBUS, as with every mapped file.
 """
 
@@ -70,7 +70,7 @@ from sharedarray._intent_table import (
     hint_of as hint_of,
     identity as identity,
     prepare as prepare,
-    set_aside,
+    quarantine,
 )
 from sharedarray._platform import platform
 
@@ -100,7 +100,7 @@ def sweep(folder: str) -> None:
             return
         except DamagedTableError as error:
             if not damage.unheard:
-                set_aside(f"{folder}/{NAME}", error)
+                quarantine(f"{folder}/{NAME}", error)
             return
         try:
             found.tidy()

@@ -283,8 +283,8 @@ def _start(directory: str) -> _Connection:
             continue
         except OSError:
             if not _is_file(lock_path):
-                damage.report(lock_path, "no regular file", "it is set aside")
-                if damage.set_aside(lock_path):
+                damage.report(lock_path, "no regular file", "it is moved away")
+                if damage.quarantine(lock_path):
                     continue
             raise
         try:
@@ -330,10 +330,10 @@ def _free_path(path: str) -> None:
     """Remove the socket of a janitor that was killed, or what is there in its place."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            damage.report(path, "no socket", "it is set aside")
+            damage.report(path, "no socket", "it is moved away")
     except FileNotFoundError:
         return
-    damage.set_aside(path)
+    damage.quarantine(path)
 
 
 @contextmanager

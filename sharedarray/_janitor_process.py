@@ -179,7 +179,7 @@ class _Janitor:
         if not platform.lock(self.alive, STARTING, 1, shared=False, wait=False):
             return True  # a process is starting the next one, and wants these files
         if self._reachable():
-            damage.set_aside(f"{self.folder}/janitor.sock")
+            damage.quarantine(f"{self.folder}/janitor.sock")
             if platform.inode_of(lock_path) == platform.status(self.alive).inode:
                 platform.remove(lock_path)
             platform.remove_directory(self.folder)

@@ -14,7 +14,7 @@ by `call_user`, so that Ctrl-C breaks it off as it does outside.
 
 What Python raises in a finalizer it ignores, so Ctrl-C would be lost there; `finalize` has it raised a
 moment later. Only what comes as the finalizer begins is lost: so what takes long, such as to free memory, is
-best done within one, and what is called after it should be no Python at all (see `array.Living`).
+best done within one, and what is called after it should be no Python at all (see `array.WeakArrays`).
 
 Only the main thread is ever interrupted; in others, these do nothing. What a program has set for Ctrl-C stays
 in force; where that is nothing of Python's, it is left alone.

@@ -154,8 +154,8 @@ class Waker:
         except FileNotFoundError:  # a janitor that ended has removed the registry
             registry.open_registry(os.path.dirname(os.path.dirname(path)))
         except FileExistsError:
-            damage.report(path, "no waker", "it is set aside")
-            damage.set_aside(path)
+            damage.report(path, "no waker", "it is moved away")
+            damage.quarantine(path)
         return platform.make_waker(path)
 
     def take(self, index: int) -> bool:

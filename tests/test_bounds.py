@@ -183,9 +183,9 @@ def test_references_that_arrived() -> None:
 
 
 def test_arrays_that_a_manager_or_pool_made() -> None:
-    from sharedarray._array import Living
+    from sharedarray._array import WeakArrays
 
-    living = Living()
+    living = WeakArrays()
     for _ in range(30):
         living.add(sa.zeros(3))
     gc.collect()

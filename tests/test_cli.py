@@ -210,7 +210,7 @@ def test_rm_removes_and_warns_of_holders():
         puppet.end()
 
 
-def test_rm_asks_nobody_without_a_terminal():
+def test_rm_asks_no_question_without_a_terminal():
     with sa.zeros(3, name="x"):
         reading, writing = os.pipe()  # the null device calls itself a terminal on some systems
         os.close(writing)

@@ -16,7 +16,7 @@ WAITS = """
 import os, subprocess, sys, threading
 from helpers import say
 
-def nap():
+def pause():
     threading.Event().wait(60)
 
 def stop_by_hand():
@@ -57,8 +57,8 @@ found = [outcome(array.lock(timeout=0.1).acquire)]
 holder.communicate()
 with sa.Pool(1) as pool:
     found.append(outcome(lambda: list(pool.map(abs, [-1, -2], timeout=60))))
-    found.append(outcome(lambda: pool.options(timeout=0.2).submit(nap).result()))
-    found.append(outcome(lambda: list(pool.map(lambda n: nap(), [1], timeout=0.2))))
+    found.append(outcome(lambda: pool.options(timeout=0.2).submit(pause).result()))
+    found.append(outcome(lambda: list(pool.map(lambda n: pause(), [1], timeout=0.2))))
     found.append(outcome(lambda: pool.submit(os._exit, 3).result()))
     found.append(outcome(lambda: list(pool.imap_unordered(abs, [-1]))))
 say(found)

@@ -1,4 +1,4 @@
-"""Files beside the blocks that another program has damaged: they are set aside, and all else goes on."""
+"""Files beside the blocks that another program has damaged: they are moved away, and all else goes on."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def damage_the_registry(folder: Path, names: list[str], chance: random.Random) -
     for name in chance.sample(names, chance.randrange(1, len(names))):
         kind = chance.choice([*KINDS, "note", "note", "note"])
         path = folder / name
-        damage.set_aside(str(path))
+        damage.quarantine(str(path))
         if kind == "note":
             try:
                 os.symlink(chance.choice(TEXTS) or "-", path)
@@ -324,7 +324,7 @@ def damage_a_registry_and_use_it(directory: str, rounds: int, first: int = 0) ->
                     each.close()
         for path in folder.iterdir():
             if path.name != f"b.kept_all_along@{os.stat(f'{directory}/kept_all_along').st_ino}":
-                assert damage.set_aside(str(path))
+                assert damage.quarantine(str(path))
         for path in folder.glob("damaged.*"):
             (path / "inside").unlink()
             path.rmdir()
@@ -388,7 +388,7 @@ def test_a_killed_programs_block_is_freed_beside_damaged_files(own_directory: st
         puppet.kill()
         wait_until(lambda: "of_the_killed" not in block_files(), "the janitor frees it")
     for name in ("d.t.1.1.1.60000.ab", "t.1.1.1.60000.ab", "b.directory@12", TABLE):
-        assert damage.set_aside(str(folder / name))
+        assert damage.quarantine(str(folder / name))
 
 
 @needs_janitor

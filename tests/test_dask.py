@@ -100,14 +100,14 @@ def test_frames(pool: sa.Pool) -> None:
 
 def test_other_executors_take_the_same_graphs() -> None:
     """Any pool can pickle the result of `dumps`, also without out-of-band buffers."""
-    from sharedarray.integrations._packing import Parcel, dumps, loads
+    from sharedarray.integrations._packing import Packed, dumps, loads
 
     given = {"a": np.arange(10_000), "f": lambda x: x + 1, "small": np.arange(3)}
-    parcel = dumps(given)
-    assert type(parcel) is Parcel
-    assert len(parcel.found) == 1
+    packed = dumps(given)
+    assert type(packed) is Packed
+    assert len(packed.found) == 1
     for protocol in (2, 5):
-        found = loads(pickle.loads(pickle.dumps(parcel, protocol)))
+        found = loads(pickle.loads(pickle.dumps(packed, protocol)))
         assert found["f"](1) == 2
         np.testing.assert_array_equal(found["a"], given["a"])
 
@@ -303,7 +303,7 @@ def test_arrays_that_are_given_often_stay_for_as_long_as_their_ids_count() -> No
     assert mapping_of(copy) is not None
 
 
-def test_what_nobody_waits_for_is_done_all_the_same(client: Any, tmp_path: Path) -> None:
+def test_a_call_without_a_waiter_is_done_all_the_same(client: Any, tmp_path: Path) -> None:
     with DaskPool(client) as pool:
         for number in range(4):
             pool.submit((tmp_path / str(number)).touch)
@@ -495,7 +495,7 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert home.name == array.name
 
 
-def test_a_replica_that_somebody_else_may_have_made_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     array = sa.share(np.arange(12.0))
     with transport._with(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
         frames: list[Any] = []

@@ -322,7 +322,7 @@ def test_forks_beside_a_thread_that_opens_a_table(folder: str) -> None:
 # -- tidying up -----------------------------------------------------------------------------------------
 
 
-def test_a_table_that_nobody_uses_is_removed(folder: str) -> None:
+def test_an_unused_table_is_removed(folder: str) -> None:
     table = Table.open(folder)
     path = table.path
     at = write_intent(table, 3, 4)
@@ -393,7 +393,7 @@ def test_free_slots_at_the_end_are_not_looked_through_any_more(folder: str, tabl
     assert table.words[COUNT] * 32 == max(table.claimed) < last
 
 
-def test_a_table_that_somebody_removed_is_made_again(own_directory: str) -> None:
+def test_a_removed_table_is_made_again(own_directory: str) -> None:
     with sa.zeros(5) as array, sa.zeros(5) as other:
         with array.lock():
             pass

@@ -342,7 +342,7 @@ def test_workers_with_workers_of_their_own_end() -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_nobody_needs_end() -> None:
+def test_unneeded_workers_end() -> None:
     with parallel_config(backend="sharedarray", n_jobs=2, idle_worker_timeout=0.05):
         (pid,) = Parallel(batch_size=1)(delayed(os.getpid)() for _ in range(1))
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the idle worker ends")

@@ -453,7 +453,7 @@ def test_a_normal_end_prints_no_warnings_and_leaves_nothing(script):
     assert nothing_left()
 
 
-def test_whoever_reads_the_output_of_a_script_is_not_kept_waiting(own_directory):
+def test_a_reader_of_a_scripts_output_is_not_kept_waiting(own_directory):
     """subprocess.run returns when all writers of the pipe have ended; the janitor must be none."""
     done = run("import sharedarray as sa\na = sa.zeros(10, persist=True, name='x')\nprint('done')")
     assert done.stdout == "done\n"
@@ -536,7 +536,7 @@ def test_a_persistent_block_outlives_everybody_and_is_no_work_for_a_janitor(own_
     assert gone("x")
 
 
-def test_persist_can_be_changed_by_whoever_holds_it():
+def test_each_holder_can_change_persist():
     a = sa.zeros(3, name="x", persist=not blocks_are_files())  # what is a file can be made to persist
     run("import sharedarray as sa; sa.attach('x').persist()")
     a.close()
@@ -610,7 +610,7 @@ def test_unlink_by_an_old_array_never_takes_a_new_block_of_the_name():
         assert sa.attach("x").tolist() == b.tolist() == [1, 1, 1]
 
 
-def test_unlink_of_somebody_elses_file_is_refused(own_directory):
+def test_unlink_of_another_users_file_is_refused(own_directory):
     np.save(f"{own_directory}/mine.npy", np.arange(3))
     os.rename(f"{own_directory}/mine.npy", f"{own_directory}/mine")
     with pytest.raises(sa.NotOursError, match="no record"):
@@ -880,7 +880,7 @@ def work(me):
 
 
 @pytest.mark.parametrize(("slow", "fast"), [("a.close()", "sa.unlink('x')"), ("sa.unlink('x')", "a.close()")])
-def test_a_name_goes_to_a_new_block_while_somebody_is_about_to_remove_the_old_one(own_directory, slow, fast):
+def test_a_name_goes_to_a_new_block_while_a_process_removes_the_old_one(own_directory, slow, fast):
     """One stands between its last look at the name and its removal; the other removes and makes it anew."""
     with (
         Puppet(

@@ -559,7 +559,7 @@ def test_a_dead_reader_leaves_nothing(array: sa.SharedArray) -> None:
 
 
 @many_starts
-def test_whoever_was_told_and_dies_too_leaves_the_duty_to_the_next(array: sa.SharedArray) -> None:
+def test_a_holder_that_was_told_and_dies_leaves_the_duty_to_the_next(array: sa.SharedArray) -> None:
     die_holding(array[2:6].lock)
     die_holding(array[4:8].lock)
     die_holding(array[4:8].lock)
@@ -609,7 +609,7 @@ def test_a_lock_that_is_dropped_is_free_and_warns(array: sa.SharedArray) -> None
     with pytest.warns(ResourceWarning, match="dropped while it was held"):
         held.clear()
     assert told(array.lock(timeout=0))
-    assert not told(array.lock(timeout=0))  # and one that is not held is dropped in silence
+    assert not told(array.lock(timeout=0))  # and one that is not held is dropped without a warning
 
 
 def test_a_held_lock_that_a_collection_ends_is_closed_once(array: sa.SharedArray) -> None:
@@ -979,7 +979,7 @@ def test_a_removed_block_leaves_no_intent_to_the_next_of_its_name() -> None:
 @needs_janitor
 def test_the_janitor_leaves_nothing_of_those_that_were_killed(own_directory: str) -> None:
     script = """
-        a = sa.zeros(100, name="doomed")
+        a = sa.zeros(100, name="removed")
         with a[:50].lock(), a[70:].lock():
             say()
             hear()

@@ -327,7 +327,7 @@ def test_a_finalizer_is_whole_wherever_it_comes(raised, waiting):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_the_bytes_go_in_the_finalizer_unless_somebody_has_them(monkeypatch):
+def test_the_bytes_go_in_the_finalizer_unless_they_are_in_use(monkeypatch):
     """The rest of a cycle may still read an object that a collection ends."""
     ended = []
 

@@ -22,7 +22,7 @@ def noops(values: list[Any]) -> list[Any]:
     return [noop(value) for value in values]
 
 
-def nap(seconds: float) -> float:
+def pause(seconds: float) -> float:
     """Sleep; return how long it was, which is some 0.1 ms longer."""
     start = time.perf_counter()
     time.sleep(seconds)

@@ -226,15 +226,15 @@ def _compete(
     expected = record("one process, whole arrays", lambda: contest.whole_arrays(stages, private, _bar), None)
     record("one process, in blocks", lambda: contest.in_blocks(stages, private, block_size, _bar), None)
 
-    tally = contest.Tally()
+    sent = contest.SentBytes()
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     begun = time.perf_counter()
     with multiprocessing.get_context(method).Pool(workers, _start_deaf_worker) as pickling:
         started("multiprocessing.Pool", pickling.map, begun)
         record(
             "multiprocessing.Pool, pickled blocks",
-            lambda: contest.pickled_blocks(pickling, stages, private, block_size, _bar, tally),
-            lambda: tally.nbytes,
+            lambda: contest.pickled_blocks(pickling, stages, private, block_size, _bar, sent),
+            lambda: sent.nbytes,
         )
     begun = time.perf_counter()
     with sa.Pool(workers, initializer=_keep_freed_memory) as pool:

@@ -46,7 +46,7 @@ class Block:
 
 
 @dataclass(slots=True)
-class Tally:
+class SentBytes:
     """Bytes of array data that went through pipes."""
 
     nbytes: int = 0
@@ -92,7 +92,7 @@ def pickled_blocks(
     elevation: Array,
     block_size: int,
     progress: Progress,
-    tally: Tally,
+    sent: SentBytes,
 ) -> Layers:
     """Run ``multiprocessing.Pool``: each block goes through a pipe to a worker, and its result comes back."""
     layers: Layers = {"elevation": elevation}
@@ -100,10 +100,10 @@ def pickled_blocks(
         for stage in stages:
             out = layers[stage.name] = np.empty(elevation.shape, stage.dtype)
             parts = blocks(len(out), block_size, stage.halo)
-            tasks = _tasks(stage, parts, [layers[name] for name in stage.inputs], tally)
+            tasks = _tasks(stage, parts, [layers[name] for name in stage.inputs], sent)
             for block, result in zip(parts, pool.imap(_run_task, tasks), strict=True):
                 out[block.start : block.stop] = result
-                tally.nbytes += result.nbytes
+                sent.nbytes += result.nbytes
                 bar.update()
     return layers
 
@@ -111,10 +111,10 @@ def pickled_blocks(
 _Task: TypeAlias = tuple[Callable[..., Array], Block, list[Array]]
 
 
-def _tasks(stage: Stage, parts: list[Block], inputs: list[Array], tally: Tally) -> Iterator[_Task]:
+def _tasks(stage: Stage, parts: list[Block], inputs: list[Array], sent: SentBytes) -> Iterator[_Task]:
     for block in parts:
         arrays = [array[block.first : block.last] for array in inputs]
-        tally.nbytes += sum(array.nbytes for array in arrays)
+        sent.nbytes += sum(array.nbytes for array in arrays)
         yield stage.func, block, arrays
 
 

@@ -100,7 +100,7 @@ def uptime() -> tuple[int, float]:
     return _clock(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-_GLANCE = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
+_POLL_PERIOD = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
 
 
 def await_end(pid: int, started: int) -> None:
@@ -110,7 +110,7 @@ def await_end(pid: int, started: int) -> None:
         return
     except OSError:
         while process_started(pid) == started:
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_PERIOD)
         return
     try:
         if process_started(pid) == started:  # looked at once it cannot be confused with another any more

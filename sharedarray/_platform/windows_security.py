@@ -1,4 +1,4 @@
-"""Windows: the user, and access lists that let nobody else open what this library makes."""
+"""Windows: the user, and access lists that let only this user open what this library makes."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import _creation as creation
-from sharedarray._array import Living, ShapeLike, SharedArray
+from sharedarray._array import ShapeLike, SharedArray, WeakArrays
 from sharedarray._progress import Progress
 
 __all__ = ["OwnedArrays"]
@@ -15,7 +15,7 @@ class OwnedArrays:
     """NumPy's creation functions for shared arrays that are closed when the pool ends."""
 
     def __init__(self) -> None:
-        self._arrays = Living()
+        self._arrays = WeakArrays()
 
     def empty(
         self,

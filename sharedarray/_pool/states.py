@@ -72,7 +72,7 @@ HUNG_UP: Final = "hung up"  # it has closed its pipe, and its process has not en
 KILLING: Final = "killing"  # it was sent SIGKILL
 DEAD: Final = "dead"  # its process has ended
 
-_LIVING: Final = (STARTING, IDLE, BUSY, REVOKING, STOPPING, HUNG_UP, KILLING)
+_ALIVE: Final = (STARTING, IDLE, BUSY, REVOKING, STOPPING, HUNG_UP, KILLING)
 # In these states a worker accepts calls; in these it will get none any more.
 ACCEPTING: Final = frozenset((IDLE, BUSY))
 ENDING: Final = frozenset((STOPPING, HUNG_UP, KILLING, DEAD))
@@ -87,9 +87,9 @@ WORKER: Final[Table] = _table(
         "some dropped": {REVOKING: REVOKING, HUNG_UP: HUNG_UP, KILLING: KILLING},
         "all dropped": {REVOKING: IDLE, HUNG_UP: HUNG_UP, KILLING: KILLING},
         "stop": {STARTING: STOPPING, IDLE: STOPPING, STOPPING: STOPPING},
-        "end of file": {**dict.fromkeys(_LIVING, HUNG_UP), KILLING: KILLING},
-        "kill": dict.fromkeys(_LIVING, KILLING),
-        "exit": dict.fromkeys(_LIVING, DEAD),
+        "end of file": {**dict.fromkeys(_ALIVE, HUNG_UP), KILLING: KILLING},
+        "kill": dict.fromkeys(_ALIVE, KILLING),
+        "exit": dict.fromkeys(_ALIVE, DEAD),
     }
 )
 

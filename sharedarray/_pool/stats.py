@@ -248,7 +248,7 @@ class Statistics:
 
     def called_many(self, call: int, label: str, pickled: Pickled, tasks: int) -> None:
         """Note a call of many tasks, or of another part of one."""
-        copied = sum([parcel.length for parcel in pickled.buffers])
+        copied = sum([buffer.length for buffer in pickled.buffers])
         made = self._calls.get(call)
         if made is None:
             made = self._begin(call, label, tasks)

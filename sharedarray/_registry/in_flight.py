@@ -113,13 +113,13 @@ def expire_pins(directory: str) -> dict[int, int]:
 
 
 def _leads_to_its_block(path: str, pin: Pin) -> bool:
-    """Return whether a pin still is a name of its block; set it aside if it is one of another file."""
+    """Return whether a pin still is a name of its block; move it away if it is one of another file."""
     if not platform.RECORDS_DECIDE:
         return True
     inode = platform.inode_of(path)
     if inode is not None and inode != pin.inode and not damage.unheard:
-        damage.report(path, "another file in place of a block", "it is set aside, and pins no block")
-        damage.set_aside(path)
+        damage.report(path, "another file in place of a block", "it is moved away, and pins no block")
+        damage.quarantine(path)
     return inode == pin.inode
 
 

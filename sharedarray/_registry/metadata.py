@@ -20,5 +20,5 @@ def discard(path: str) -> None:
     try:
         platform.remove(path)
     except OSError as error:
-        if not damage.set_aside(path):
+        if not damage.quarantine(path):
             damage.report(path, str(error), "it cannot be removed, and is ignored")

@@ -93,7 +93,7 @@ def sweep_wakers(folder: str) -> None:
                 raise
             except FileExistsError as error:
                 if not damage.unheard:
-                    damage.report(f"{folder}/{file}", str(error.strerror), "it is set aside")
-                    damage.set_aside(f"{folder}/{file}")
+                    damage.report(f"{folder}/{file}", str(error.strerror), "it is moved away")
+                    damage.quarantine(f"{folder}/{file}")
             except OSError as error:
                 damage.report(f"{folder}/{file}", str(error), "it stays")

@@ -181,7 +181,7 @@ def _checked(directory: str, name: str, inode: int, path: str, text: str | None)
     if record is None:
         effect = "its block stays until it is unlinked" if known.persist else "nothing is lost"
         damage.report(path, f"{(text or '')[:40]!r} in place of a record", f"it is made anew, and {effect}")
-        damage.set_aside(path)
+        damage.quarantine(path)
     replace_record(directory, name, inode, known)
     return known
 

@@ -12,7 +12,7 @@ of its memory does so (see `subclasses`). Functions and classes that the receive
 cannot import are in the stream by value.
 
 Dask's process scheduler pickles each task and each result to bytes before its pool sees them, so a pool could
-only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Parcel` is what a pool's own
+only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Packed` is what a pool's own
 pickler sees, with the arrays still being arrays.
 """
 
@@ -36,7 +36,7 @@ from sharedarray._segment import mapping_of
 from sharedarray._subclasses import PLAIN, parts_of, reduce_subclass
 from sharedarray._thresholds import OUT_OF_BAND
 
-__all__ = ["Parcel", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
+__all__ = ["Packed", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
 
 StandIn: TypeAlias = Callable[[np.ndarray[Any, Any], bool], Any]
 """Returns what is sent in place of an array; None leaves it in the stream.
@@ -128,18 +128,18 @@ def travels_apart(array: np.ndarray[Any, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Packed:
     """The result of `pack`, on its way through a pool."""
 
     stream: bytes
     found: list[Any]
 
 
-def dumps(value: object) -> Parcel:
+def dumps(value: object) -> Packed:
     """Pickle a task or result of Dask's, but for its arrays."""
-    return Parcel(*pack(value, lambda array, _: array if travels_apart(array) else None))
+    return Packed(*pack(value, lambda array, _: array if travels_apart(array) else None))
 
 
-def loads(parcel: Parcel) -> Any:
+def loads(packed: Packed) -> Any:
     """Return what `dumps` was given."""
-    return unpack(parcel.stream, parcel.found)
+    return unpack(packed.stream, packed.found)

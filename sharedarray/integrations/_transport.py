@@ -461,7 +461,7 @@ def _dumps_by_cloudpickle(
     return buffer.getvalue()
 
 
-class _Standing:
+class _ModuleProxy:
     """Stands for a pickle module, with another ``dumps``."""
 
     def __init__(self, module: ModuleType, dumps: Callable[..., bytes]) -> None:
@@ -474,8 +474,8 @@ class _Standing:
 
 def _in_pickles(module: ModuleType) -> None:
     # Its `dumps` asks plain pickle, then cloudpickle, and has no table; it finds both by these two names.
-    module.pickle = _Standing(pickle, _dumps_by_pickle)  # type: ignore[attr-defined]
-    module.cloudpickle = _Standing(module.cloudpickle, _dumps_by_cloudpickle)  # type: ignore[attr-defined]
+    module.pickle = _ModuleProxy(pickle, _dumps_by_pickle)  # type: ignore[attr-defined]
+    module.cloudpickle = _ModuleProxy(module.cloudpickle, _dumps_by_cloudpickle)  # type: ignore[attr-defined]
 
 
 def _as_data(module: ModuleType) -> None:

@@ -448,8 +448,8 @@ def _first(values: list[Any]) -> Any:
     return values[0]
 
 
-class _Gathering:
-    """The outcomes of the calls of one map; what `blockwise` knows as a pool's gathering."""
+class _MapOutcomes:
+    """The outcomes of the calls of one map; which `blockwise` treats as those of a pool."""
 
     call = 0
 
@@ -504,7 +504,7 @@ class _PoolCore:
         How many tasks may run at the same time.
     writes
         Whether workers can write to this process's shared memory.
-    ledger
+    task log
         Stands for a pool's, and notes nothing.
     """
 
@@ -557,7 +557,7 @@ class _PoolCore:
         chunksize: int | None = None,
         retries: int | None = None,
         **_: Any,
-    ) -> _Gathering:
+    ) -> _MapOutcomes:
         """Start calls of a function with each tuple of arguments."""
         label = label or name_of(function)
         size = chunksize or max(1, len(calls) // (_PER_WORKER * self.workers))
@@ -573,9 +573,9 @@ class _PoolCore:
             for part in parts:
                 part.cancel()
             raise
-        return _Gathering(parts)
+        return _MapOutcomes(parts)
 
-    def forget(self, came: _Gathering, running: bool = False) -> None:
+    def forget(self, came: _MapOutcomes, running: bool = False) -> None:
         """Cancel what is not over."""
         came.end()
 
@@ -655,7 +655,7 @@ class DaskPool(Executor):
         self._core = _PoolCore(client, retries)
         self._open = True
         self._running: set[_Future] = set()
-        self._made = arrays.Living()
+        self._made = arrays.WeakArrays()
 
     @property
     def client(self) -> distributed.Client:
@@ -705,7 +705,7 @@ class DaskPool(Executor):
         refuse_keywords(self.map, fn, unknown)
         check_function("map", fn, iterables)
         calls = zipped("map", fn, iterables)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
+        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.in_order)
 
     def starmap(
         self,
@@ -722,7 +722,7 @@ class DaskPool(Executor):
         check_function("starmap", fn)
         refuse_others("starmap", others)
         calls = argument_tuples(iterable)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.in_order)
+        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.in_order)
 
     def imap_unordered(
         self,
@@ -740,7 +740,7 @@ class DaskPool(Executor):
         refuse_keywords(self.imap_unordered, fn, unknown)
         check_function("imap_unordered", fn, iterables)
         calls = zipped("imap_unordered", fn, iterables)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _Gathering.as_they_come)
+        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.as_they_come)
 
     def _mapped(
         self,
@@ -749,7 +749,7 @@ class DaskPool(Executor):
         timeout: float | None,
         chunksize: int | None,
         progress: Progress,
-        take: Callable[[_Gathering, float | None], Iterator[Any]],
+        take: Callable[[_MapOutcomes, float | None], Iterator[Any]],
     ) -> Iterator[T]:
         self._check_open()
         if chunksize is not None and chunksize < 1:
@@ -892,7 +892,7 @@ class DaskPool(Executor):
 class _Results(Iterator[T]):
     """The results of a map; cancels the others when it is closed or dropped, also before the first one."""
 
-    def __init__(self, came: _Gathering, results: Iterator[T]) -> None:
+    def __init__(self, came: _MapOutcomes, results: Iterator[T]) -> None:
         self._results = results
         self._end = weakref.finalize(self, came.end)
         self._end.atexit = False

@@ -380,7 +380,7 @@ def box_blur(block):
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def nap(seconds):
+def pause(seconds):
     time.sleep(seconds)
     return seconds
 

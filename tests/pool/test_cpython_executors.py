@@ -438,10 +438,10 @@ def a_future_of_another_name(test, original):
 
 @instead_of("FutureTests", "test_result_with_success", "test_exception_with_success")
 def all_who_wait_learn_of_it(test, original):
-    for function, ask in ((pool_tasks.nap, PoolFuture.result), (pool_tasks.trouble, PoolFuture.exception)):
+    for function, ask in ((pool_tasks.pause, PoolFuture.result), (pool_tasks.trouble, PoolFuture.exception)):
         with directory() as where:
             (first,) = blocked(test.pool, where, 1)
-            future = test.pool.submit(function, *[0.01][: function is pool_tasks.nap])
+            future = test.pool.submit(function, *[0.01][: function is pool_tasks.pause])
             heard: list[object] = []
             waiting = [
                 threading.Thread(target=lambda: heard.append(ask(future, PATIENCE)))  # noqa: B023
@@ -601,7 +601,7 @@ def a_pool_that_is_collected_does_all_first(test, original):
 
 
 @instead_of("ProcessPoolShutdownTest", "test_shutdown_no_wait")
-def a_pool_that_nobody_waits_for_does_all_first(test, original):
+def a_pool_without_a_waiter_does_all_first(test, original):
     pool = sa.Pool(2, test.get_context())
     results = pool.map(abs, range(-5, 5))
     pool.shutdown(wait=False)
@@ -611,9 +611,9 @@ def a_pool_that_nobody_waits_for_does_all_first(test, original):
 
 def fail_and_shut_down(test: Any, count: int) -> None:
     pool = sa.Pool(count, test.get_context(), max_tasks_per_child=1)
-    one = pool.submit(pool_tasks.nap, 0.01)
+    one = pool.submit(pool_tasks.pause, 0.01)
     fails = pool.submit(pool_tasks.trouble)
-    two = pool.submit(pool_tasks.nap, 0.02)
+    two = pool.submit(pool_tasks.pause, 0.02)
     assert one.result(PATIENCE) == 0.01
     assert isinstance(fails.exception(PATIENCE), Exception)
     pool.shutdown(wait=False)

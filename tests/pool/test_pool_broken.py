@@ -96,7 +96,7 @@ def within(pool, call):
 def goes_on(pool):
     """Assert that no worker died, that none is thought to have work, and that all of them get some."""
     assert list(pool.map(pool_tasks.add, range(50))) == list(range(1, 51))
-    wait_until(lambda: not pool.stats().busy, "nothing is owed")
+    wait_until(lambda: not pool.stats().busy, "no call is unfinished")
     stats = pool.stats()
     assert (stats.died, stats.queued) == (0, 0)
     wait_until(lambda: all(worker.accepts for worker in pool._core.handles), "no worker owes anything")

@@ -149,7 +149,7 @@ def test_one_that_raises_anything_ends_nothing_else(pool, caplog, error):
     def fails(_):
         raise error("a callback")
 
-    future = pool.submit(pool_tasks.nap, 0.05)
+    future = pool.submit(pool_tasks.pause, 0.05)
     future.add_done_callback(fails)
     future.add_done_callback(came.append)
     assert future.result(LIMIT) == 0.05
@@ -159,7 +159,7 @@ def test_one_that_raises_anything_ends_nothing_else(pool, caplog, error):
 
 
 def test_a_result_whose_loading_waits_for_another_is_an_error(pool):
-    other = pool_broken.awaited = pool.submit(pool_tasks.nap, 0.2)
+    other = pool_broken.awaited = pool.submit(pool_tasks.pause, 0.2)
     error = pool.submit(pool_broken.return_waiting).exception(LIMIT)
     assert isinstance(error, sa.NotPicklableError)
     assert "DeadlockError" in str(error)

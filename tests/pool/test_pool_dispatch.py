@@ -385,7 +385,7 @@ def test_who_asks_for_an_answer_needs_no_patience(unwatched, asked, size):
 
 
 @pytest.mark.parametrize("report", ["stats", "timeline", "copy_report"])
-def test_reports_know_what_was_answered_though_nobody_asked(unwatched, tmp_path, report):
+def test_reports_know_answers_without_a_waiter(unwatched, tmp_path, report):
     pair = unwatched
     before = pair.stats().done
     future = pair.submit(pool_tasks.touch, str(tmp_path / "there"))
@@ -399,7 +399,7 @@ def test_reports_know_what_was_answered_though_nobody_asked(unwatched, tmp_path,
     assert pair.stats().busy == 0
 
 
-def test_a_pool_whose_answers_nobody_wants_goes_on(pair, tmp_path):
+def test_a_pool_with_abandoned_answers_goes_on(pair, tmp_path):
     """More calls than workers, and none is waited for."""
     _warm_up(pair)
     for n in range(30):
@@ -606,7 +606,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
 
 @pytest.mark.skipif(not PROC, reason="the system does not tell how often a thread wakes up")
 @pytest.mark.parametrize("busy", few([True, False]))
-def test_nobody_looks_again_and_again(busy, tmp_path):
+def test_no_thread_polls_again_and_again(busy, tmp_path):
     """Neither the pool nor a worker: a waiting thread is woken by what it waits for."""
     pipes = [tmp_path / name for name in ("first", "second")] if busy else []
     for pipe in pipes:

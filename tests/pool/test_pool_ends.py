@@ -77,7 +77,7 @@ def run(path, *arguments, timeout=60):
 
 def test_shutdown_waits(method):
     pool = sa.Pool(2, method)
-    futures = [pool.submit(pool_tasks.nap, 0.01) for _ in range(6)]
+    futures = [pool.submit(pool_tasks.pause, 0.01) for _ in range(6)]
     pids = pool._core.pids()
     pool.shutdown()
     assert all(future.done() for future in futures)
@@ -168,7 +168,7 @@ def test_shutdown_in_a_callback(method):
 
 def test_collected(method):
     pool = sa.Pool(1, method)
-    future = pool.submit(pool_tasks.nap, 0.05)
+    future = pool.submit(pool_tasks.pause, 0.05)
     pids = pool._core.pids()
     del pool
     gc.collect()
@@ -179,7 +179,7 @@ def test_collected(method):
 def test_an_exception_out_of_the_with_block_waits_an_interrupt_does_not(method, tmp_path):
     release = tmp_path / "release"
     with contextlib.suppress(pool_tasks.Plain), sa.Pool(1, method) as pool:
-        future = pool.submit(pool_tasks.nap, 0.05)
+        future = pool.submit(pool_tasks.pause, 0.05)
         raise pool_tasks.Plain
     assert future.result() == 0.05
     with contextlib.suppress(KeyboardInterrupt), sa.Pool(1, method) as pool:

@@ -86,7 +86,7 @@ def test_a_worker_that_the_kernel_ends_for_its_memory(first_method):
         group.rmdir()
 
 
-def test_a_worker_whose_end_nobody_could_be_told_of_is_not_left(monkeypatch):
+def test_a_worker_whose_end_cannot_be_waited_for_is_not_left(monkeypatch):
     started = []
 
     def fails(worker):
@@ -198,7 +198,7 @@ def test_a_pool_does_not_poll_for_the_end_of_a_killed_worker(monkeypatch):
         monkeypatch.setattr(core.housekeeping, "tend", lambda: rounds.append(1) or plain())
         # As if the kernel took long to free its memory.
         monkeypatch.setattr(WorkerProcess, "kill", lambda process, *_: killed.append(process))
-        future = pool.options(timeout=0.05).submit(pool_tasks.nap, 60)
+        future = pool.options(timeout=0.05).submit(pool_tasks.pause, 60)
         wait_until(lambda: killed, "the worker is killed")
         before = len(rounds)
         threading.Event().wait(0.2)

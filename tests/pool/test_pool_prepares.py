@@ -76,7 +76,7 @@ class Caller(threading.Thread):
 
 def ready(pool, workers):
     """Wait until all workers are there, and there is nothing to do."""
-    list(pool.map(pool_tasks.nap, [0.02] * 2 * workers))
+    list(pool.map(pool_tasks.pause, [0.02] * 2 * workers))
     wait_until(lambda: pool.stats().workers == workers and not pool.stats().busy, "all workers wait")
     return pool
 
@@ -176,7 +176,7 @@ def test_arguments_that_cannot_be_copied_fail_their_own_item(pool, way, monkeypa
     assert isinstance(error, sa.NotPicklableError)
     assert "no memory for a copy" in str(error)
     assert list(pool.map(firsts, large(3, 4))) == [3, 4]
-    wait_until(lambda: not pool.stats().busy and not pool.stats().queued, "nothing is owed")
+    wait_until(lambda: not pool.stats().busy and not pool.stats().queued, "no call is unfinished")
 
 
 # -- what expires ---------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def load(pool: sa.Pool, shared: sa.SharedArray, rng: np.random.Generator) -> lis
     start = int(rng.integers(0, len(shared) - 10))
     return [
         (pool.submit(pool_tasks.add, small), small + 1),
-        (pool.submit(pool_tasks.nap, 0.01), 0.01),
+        (pool.submit(pool_tasks.pause, 0.01), 0.01),
         (pool.submit(pool_tasks.total, large), float(large.sum())),
         (pool.submit(np.negative, large), -large),
         (pool.submit(np.sqrt, shared[start : start + 10]), np.sqrt(shared[start : start + 10])),
@@ -135,7 +135,7 @@ def test_kills_while_the_pool_shuts_down(method):
         with sa.Pool(3, method) as pool:
             pool.submit(os.getpid).result()
             with Killer(pool, method, 3, seed):
-                futures = [pool.submit(pool_tasks.nap, 0.001) for _ in range(50)]
+                futures = [pool.submit(pool_tasks.pause, 0.001) for _ in range(50)]
                 pool.shutdown(wait=False)
                 assert not wait(futures, 60).not_done
                 for future in futures:

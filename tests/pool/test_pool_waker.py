@@ -12,7 +12,7 @@ import sharedarray as sa
 from sharedarray._pool.transport.pipes import Waker
 
 
-def test_a_waker_that_is_rung_after_its_end_writes_nowhere(tmp_path: Path) -> None:
+def test_a_waker_that_is_used_after_its_end_writes_nowhere(tmp_path: Path) -> None:
     waker = Waker()
     waker.wake()
     waker.drain()

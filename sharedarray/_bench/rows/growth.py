@@ -14,7 +14,7 @@ from sharedarray._bench.limits import CONTEXT
 from sharedarray._bench.race import Race, run_together
 from sharedarray._bench.rows.scale import Scale
 
-NAP = 0.005
+PAUSE = 0.005
 """Seconds that a task sleeps: 64 workers end 12,800 of them in a second, which two processors can serve."""
 
 TASKS = {1: 60, 2: 120, 8: 480, 32: 1280, 64: 2560}
@@ -61,7 +61,7 @@ def many_workers(scale: Scale) -> Iterator[Race]:
             }
             for call in calls.values():
                 call()  # all workers are ready, and the pool knows how long the tasks take
-            title = f"a task that sleeps for {1000 * NAP:g} ms, "
+            title = f"a task that sleeps for {1000 * PAUSE:g} ms, "
             title += "in a map" if way == "map" else "submitted one by one"
             races = [
                 Race(f"{title}: {cost}", ours(2), group=group)
@@ -73,14 +73,14 @@ def many_workers(scale: Scale) -> Iterator[Race]:
 
 
 def _measuring(pool: Any, workers: int, count: int, way: str) -> Callable[[], tuple[float, float]]:
-    naps = [NAP] * count
+    pauses = [PAUSE] * count
 
     def call() -> tuple[float, float]:
         busy, start = time.process_time(), time.perf_counter()
         if way == "map":
-            slept = sum(pool.map(tasks.nap, naps))
+            slept = sum(pool.map(tasks.pause, pauses))
         else:
-            slept = sum([future.result() for future in [pool.submit(tasks.nap, nap) for nap in naps]])
+            slept = sum([future.result() for future in [pool.submit(tasks.pause, pause) for pause in pauses]])
         took, busy = time.perf_counter() - start, time.process_time() - busy
         return busy / count, (took - slept / workers) / count
 

@@ -113,10 +113,10 @@ def halves(function: Callable[[Any], Any]) -> Iterator[Callable[[list[Any]], lis
         yield ask
 
 
-def both_ready(contestant: Contestant, *, tries: int = 20, nap: float = 0.03) -> None:
+def both_ready(contestant: Contestant, *, tries: int = 20, pause: float = 0.03) -> None:
     """Wait until a contestant's workers run tasks at the same time, or until the tries are used up."""
     for _ in range(tries):
         start = time.perf_counter()
-        contestant.call_many(time.sleep, [nap] * WORKERS)
-        if time.perf_counter() - start < 1.6 * nap:
+        contestant.call_many(time.sleep, [pause] * WORKERS)
+        if time.perf_counter() - start < 1.6 * pause:
             return

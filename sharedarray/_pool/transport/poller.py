@@ -186,9 +186,9 @@ class _Sockets:
             read.discard(number)
             inner = self._made.get(number)
             within[number] = set() if inner is None else inner._directly()[0]
-        ear = self._waker.fileno()
-        readable, writable, _ = select.select({ear, *read}.union(*within.values()), write, write, timeout)
-        if ear in readable:
+        waker = self._waker.fileno()
+        readable, writable, _ = select.select({waker, *read}.union(*within.values()), write, write, timeout)
+        if waker in readable:
             self._waker.drain()
         found = {number for number, inner in within.items() if inner.intersection(readable)}
         return [(number, None) for number in found.union(read.intersection(readable), writable)]

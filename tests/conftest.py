@@ -107,6 +107,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if _SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
+# Tests that import pandas, scikit-learn, Matplotlib, joblib or all modules of the library in this process.
+_IMPORT_MUCH = {
+    f"test_{name}.py"
+    for name in ("array", "bench", "joblib", "newcomers", "objects", "structure", "versions")
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests that import much after all others: each later fork would copy the tables of that memory."""
+    items.sort(key=lambda item: item.path.name in _IMPORT_MUCH)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     for path in _directories:
         shutil.rmtree(path, ignore_errors=True)

@@ -280,8 +280,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         Notes
         -----
         From the first byte of the view's elements to the last one: every second row locks those between as
-        well. An empty view locks nothing. The kernel frees the lock when its holder dies, and lets writers
-        wait as long as readers come. A forked child holds nothing of what its parent holds. Closing or
+        well. An empty view locks nothing. The kernel frees the lock when its holder dies. Readers that come
+        let a writer that waits go first. A forked child holds nothing of what its parent holds. Closing or
         unlinking the array ends no lock. The mode of the array does not matter.
 
         Examples
@@ -678,7 +678,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             On entering, when another process wrote, or readers held all old versions, all the time (a
             `TimeoutError`).
         DeadlockError
-            On entering, when this process itself keeps snapshots of all old versions (a `RuntimeError`).
+            On entering, when this process itself keeps snapshots of all old versions, or this thread is
+            writing a version of the array (a `RuntimeError`).
         OutOfSharedMemoryError
             On entering for the first time: a block with versions takes four times the memory.
         ValueError
@@ -691,8 +692,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         Notes
         -----
         This array itself, and `numpy.load`, show the new version a moment after it was published. While it
-        is brought up to date, they may show a part of it. Elements that you write directly into this array
-        are in no version.
+        is brought up to date, they may show a part of it. If the writer dies in this moment, they do so until
+        another process attaches, or updates the array. Elements that you write directly into this array are
+        in no version.
+
+        A thread writes one version at a time: an update of the same array within the block is a
+        `DeadlockError`, or with a timeout a `LockTimeout`.
 
         Examples
         --------

@@ -78,7 +78,8 @@ def _seconds(text: str) -> float:
 class Line:
     """One block, and how many bytes a second its name has gained since the look before.
 
-    A block keeps its size. Growth is that of a name: its block was replaced by a larger one, or is new.
+    The growth is that of a name: its array grows, or has got versions; or its block was replaced by a larger
+    one, or is new.
     """
 
     block: sa.BlockInfo

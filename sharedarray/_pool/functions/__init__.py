@@ -20,6 +20,9 @@ assigned before the caller ever sent one stays as well.
 Everything else that a function refers to (defaults, closure, the instance of a bound method) belongs to one
 call. A global that leads to a shared array is removed after the call: the worker must not keep its block.
 
+Lambdas and inner functions of an importable module have a copy of the globals that they name. Those that the
+initializer has assigned there are the worker's.
+
 Functions and classes that the caller sent come back by their token or name, and are the caller's own there.
 The same is done for other modules that a fresh process cannot import (`is_by_value`), and for namespaces that
 are no module's, such as those of `exec` (`Namespaces`).
@@ -45,7 +48,7 @@ from sharedarray._pool.functions.modules import importable, is_by_value
 from sharedarray._pool.functions.pickler import CALL, COPY, RESULT, CodePickler
 from sharedarray._pool.functions.received import release, version
 from sharedarray._pool.functions.snapshots import SENT_ONCE, FunctionCache, Snapshot
-from sharedarray._pool.functions.start import Inherited, before_fork, begin_worker
+from sharedarray._pool.functions.start import Inherited, before_fork, begin_worker, initialize
 
 __all__ = [
     "CALL",
@@ -59,6 +62,7 @@ __all__ = [
     "before_fork",
     "begin_worker",
     "importable",
+    "initialize",
     "is_by_value",
     "release",
     "version",

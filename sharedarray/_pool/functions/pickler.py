@@ -85,7 +85,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         there = function.__globals__
         module = None if self.purpose == COPY else modules.home_of(function)
         if module is None:
-            return self._dynamic_function_reduce(function)
+            reduced = self._dynamic_function_reduce(function)
+            return (*reduced[:5], received.set_copied_function) if self.sends_globals else reduced
         name, token, made = modules.name_in(there, function), None, None
         if name is not None and (known := self.reduce_received(function, module)) is not None:
             return known

@@ -15,7 +15,7 @@ from cloudpickle import cloudpickle
 
 from sharedarray._pool.functions import tokens
 from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value, namespaces
-from sharedarray._pool.functions.snapshots import Empty
+from sharedarray._pool.functions.snapshots import Empty, global_names
 
 __all__ = ["Global", "arrived", "release", "version"]
 
@@ -48,6 +48,8 @@ class _Received:
         # Functions with caches, which a change by the caller clears: their results may depend on it.
         # Weak references. A weak set could not be iterated while other threads add to it.
         self.caches: dict[weakref.ref[Any], None] = {}
+        # The globals that the initializer has assigned in importable modules, by module.
+        self.initialized: dict[str, set[str]] = {}
 
     def assign(self, module: str, name: str, made: Any, value: Any, passing: bool) -> None:
         """Assign a global, if its version is another one than that which arrived last."""
@@ -228,6 +230,20 @@ def set_function(function: types.FunctionType, state: tuple[Any, ...]) -> None:
                 cell.cell_contents = content
     for each in globals_:
         arrived.assign(*each)
+
+
+def set_copied_function(function: types.FunctionType, state: Any) -> None:
+    """Set the state of a lambda or inner function of an importable module, which has a copy of its globals.
+
+    Those that the initializer has assigned in this process are this process's.
+    """
+    cloudpickle._function_setstate(function, state)
+    copied = function.__globals__
+    home = copied.get("__name__", "")
+    assigned = arrived.initialized.get(home)
+    if assigned:
+        there = vars(sys.modules[home])
+        copied.update((name, there[name]) for name in assigned.intersection(global_names(function.__code__)))
 
 
 def make_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
+import inspect
 import io
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from sharedarray._pool.functions import tokens
 from sharedarray._pool.functions.modules import (
     MAIN,
     MAIN_OF_CHILD,
+    MISSING,
     by_value,
     is_by_value,
     namespace_of,
@@ -21,9 +24,9 @@ from sharedarray._pool.functions.modules import (
 )
 from sharedarray._pool.functions.pickler import CALL, CodePickler
 from sharedarray._pool.functions.received import arrived
-from sharedarray._pool.functions.snapshots import LRU_CACHE
+from sharedarray._pool.functions.snapshots import LRU_CACHE, global_names
 
-__all__ = ["Inherited", "before_fork", "begin_worker"]
+__all__ = ["Inherited", "before_fork", "begin_worker", "initialize"]
 
 
 class _MainModule(types.ModuleType):
@@ -83,6 +86,37 @@ def begin_worker(inherited: Inherited | None) -> None:
     globals_, versions = inherited
     arrived.globals = {(module, name): made for module, name, made in globals_}
     arrived.versions = dict(versions)
+
+
+def initialize(initializer: Callable[..., object], arguments: Sequence[Any]) -> None:
+    """Call the initializer, and note which globals of importable modules it assigns."""
+    before = {name: dict(namespace) for name, namespace in _importable_homes(initializer)}
+    initializer(*arguments)
+    for name, then in before.items():
+        now = dict(namespace_of(name) or {})
+        arrived.initialized[name] = {each for each in now if then.get(each, MISSING) is not now[each]}
+
+
+def _importable_homes(called: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield names and namespaces of importable modules: that of a function, and of those that it names."""
+    while type(called) is functools.partial:
+        called = called.func
+    if type(called) is types.MethodType:
+        called = called.__func__
+    if type(called) is not types.FunctionType:
+        return
+    function = inspect.unwrap(called)
+    code = getattr(function, "__code__", called.__code__)
+    for each in (called, function, *map(called.__globals__.get, global_names(code))):
+        if type(each) is types.ModuleType:
+            there = each.__dict__
+        elif type(each) is types.FunctionType:
+            there = each.__globals__
+        else:
+            continue
+        name = there.get("__name__")
+        if type(name) is str and namespace_of(name) is there and not is_by_value(name):
+            yield name, there
 
 
 # The module that `begin_worker` replaced, whose code still runs.

@@ -206,7 +206,7 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
         else:
             initializer, initargs = setup.initializer, setup.initargs
         if initializer is not None:
-            initializer(*initargs)
+            functions.initialize(initializer, initargs)
         functions.release()
     except BaseException as raised:
         if copies.is_copy():

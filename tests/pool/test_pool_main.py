@@ -632,9 +632,16 @@ import functools
 import threading
 import typing
 
+import aliased
 import library
 import numpy as np
 import sharedarray as sa
+from collections.abc import Mapping
+
+
+@typing.runtime_checkable
+class HasArea(typing.Protocol):
+    area: float
 
 
 @functools.lru_cache(maxsize=8)
@@ -783,7 +790,7 @@ def ask(call, *args):
         return f"{type(error).__name__}: {error}"
 
 
-with sa.Pool(1) as pool:
+with sa.Pool(1, initializer=functools.partial(library.begin, 7)) as pool:
     blocks = pool.map_blocks(lambda block: block * cached(2), np.ones(1))
     tell("cached", ask(cached, 3), *pool.map(cached, [2, 3]), float(blocks[0]))
     size = ask(lambda: cached.cache_parameters()["maxsize"])
@@ -817,6 +824,9 @@ with sa.Pool(1) as pool:
     first = ask(read, local)
     Local.step = 5
     tell("their attributes", first, ask(read, local), ask(lambda x: x.next().x, local))
+    tell("protocols", ask(lambda x: (isinstance(x, Mapping), isinstance(x, HasArea)), with_area()))
+    tell("another name of a module", ask(lambda thing: id(type(thing)) == thing.made_by, aliased.Thing()))
+    tell("lambdas of importable modules", *library.begun(pool), library.STATE)
     spaces = [library.space(number) for number in range(40)]  # more than a worker keeps
     first, other = spaces[:2]
     tell("namespaces of exec", ask(first["set"], 9), ask(first["get"]), ask(other["get"]), first["K"])
@@ -850,12 +860,24 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "names of classes": ["Outer.Inner(x=1)", True],
     "classes made by importable modules": [True, 2, True],
     "their attributes": [("local.<locals>.Local", 1), ("local.<locals>.Local", 5), 7],
+    "protocols": [(False, True)],
+    "another name of a module": [True],
+    "lambdas of importable modules": [(7, 1), (7, 1), (7, 2), None],
     "namespaces of exec": [None, 9, 1, 0],
     "their changes": [5, "NameError", 5],
     "many of them": [True, True],
     "without names": [6, 5],
     "they are few": [True],
 }
+
+# As `collections` does from Python 3.13 on.
+ALIASED = """
+import sys
+from aliased import _given
+sys.modules["aliased.given"] = _given
+from aliased.given import Thing
+Thing.made_by = id(Thing)  # a copy would have the number of the original
+"""
 
 LIBRARY = """
 from sharedarray._pool.functions import received
@@ -883,6 +905,21 @@ class Reads:
 '''
 
 
+STATE, OTHER = None, 1
+
+
+def begin(value):
+    global STATE
+    STATE = value
+
+
+def begun(pool):
+    global OTHER
+    results = [pool.submit(lambda: (STATE, OTHER)).result() for _ in range(2)]
+    OTHER = 2
+    return *results, pool.submit(lambda: (STATE, OTHER)).result()
+
+
 def kept():
     return len(received.arrived.modules)
 
@@ -905,6 +942,10 @@ def local():
 def decorated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     script = tmp_path_factory.mktemp("decorated") / "script.py"
     script.with_name("library.py").write_text(LIBRARY)
+    package = script.with_name("aliased")
+    package.mkdir()
+    (package / "__init__.py").write_text(ALIASED)
+    (package / "_given.py").write_text("__name__ = 'aliased.given'\n\n\nclass Thing:\n    pass\n")
     script.write_text(DECORATED)
     return answers(run([str(script)]))
 

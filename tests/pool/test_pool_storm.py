@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 # Kills for each start method, and seconds between two of them on average: what starts slowly gets more time,
 # and most where nothing can be forked.
-KILLS = {"fork": 80, "forkserver": 80, "spawn": 40 if FORKS else 15}
+KILLS = {"fork": 80, "forkserver": 80, "spawn": 20 if FORKS else 15}
 PAUSE = {"fork": 0.025, "forkserver": 0.025, "spawn": 0.1 if FORKS else 0.5}
 
 
@@ -131,7 +131,7 @@ def test_every_future_ends_right_or_with_worker_died(method, retries, monkeypatc
 
 
 def test_kills_while_the_pool_shuts_down(method):
-    for seed in range(5):
+    for seed in range(2 if method == "spawn" else 5):
         with sa.Pool(3, method) as pool:
             pool.submit(os.getpid).result()
             with Killer(pool, method, 3, seed):

@@ -280,6 +280,9 @@ class Intake:
             core.statistics.more(results.call)
             core.statistics.sends(results.call, pickled)
 
+    def flush(self, function: Function, results: Results) -> None:
+        """Do nothing: `add` keeps no item back to send it with later ones."""
+
     def _item(
         self,
         function: Function,

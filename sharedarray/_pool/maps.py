@@ -44,7 +44,7 @@ class Maps:
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
         buffersize: int | None = None,
         progress: Progress = None,
         return_exceptions: bool = False,
@@ -63,7 +63,7 @@ class Maps:
         timeout : float, optional
             Seconds from now until the last result must be there. Workers that still run calls then are killed
             and replaced.
-        chunksize : int, default 1
+        chunksize : int, optional
             Checked and ignored: calls are sent in batches of up to 0.1 s, and those that have not begun are
             taken back from a worker that turns out to be slow.
         buffersize : int, optional
@@ -110,8 +110,8 @@ class Maps:
         calls = zipped("map", fn, iterables)
         if buffersize is None:
             return self._collect("map", fn, calls, timeout, chunksize, progress, return_exceptions)
-        at_least(1, "chunksize", chunksize)
         ahead = at_least(1, "buffersize", buffersize)
+        options = self._call_options(timeout, chunksize, ahead)
         shown = bar(progress, common_length(iterables))
         with closed_unless_done(shown):
             outcomes = results.with_buffer(
@@ -119,7 +119,7 @@ class Maps:
                 fn,
                 calls,
                 ahead,
-                self._call_options(timeout),
+                options,
                 returns=return_exceptions,
                 owner=self,
             )
@@ -132,7 +132,7 @@ class Maps:
         iterable: Iterable[Iterable[Any]],
         *others: Never,
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
         progress: Progress = None,
         return_exceptions: bool = False,
         **unknown: Never,
@@ -151,7 +151,7 @@ class Maps:
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
         progress: Progress = None,
         return_exceptions: bool = False,
         **unknown: Never,
@@ -169,17 +169,17 @@ class Maps:
         if unknown:
             refuse_keywords(self.imap_unordered, fn, unknown)
         check_function("imap_unordered", fn, iterables)
-        at_least(1, "chunksize", chunksize)
         calls = zipped("imap_unordered", fn, iterables)
         total = common_length(iterables)
+        options = self._call_options(timeout, chunksize, total)
         shown = bar(progress, total)
         with closed_unless_done(shown):
             return results.AsTheyCome(
                 self._core,
                 fn,
                 calls,
-                self._max_workers * _CALLS_AHEAD,
-                self._call_options(timeout),
+                self._max_workers * _CALLS_AHEAD * options.get("chunksize", 1),
+                options,
                 returns=return_exceptions,
                 owner=self,
                 finite=total is not None,
@@ -192,17 +192,21 @@ class Maps:
         fn: Callable[..., T],
         calls: Iterable[tuple[Any, ...]],
         timeout: float | None,
-        chunksize: int,
+        chunksize: int | None,
         progress: Progress,
         returns: bool,
     ) -> Iterator[T]:
-        at_least(1, "chunksize", chunksize)
-        options = self._call_options(timeout)
         collected = list(calls)
+        options = self._call_options(timeout, chunksize, len(collected))
         shown = bar(progress, len(collected))
         with closed_unless_done(shown):
             found = results.in_order(self._core, fn, collected, options, way=way, returns=returns)
         return watched(found, shown)
 
-    def _call_options(self, timeout: float | None) -> dict[str, Any]:
+    def _call_options(
+        self, timeout: float | None, chunksize: int | None, total: int | None
+    ) -> dict[str, Any]:
+        """Return the options of a map of so many items, at a time at most; None if that is not known."""
+        if chunksize is not None:
+            at_least(1, "chunksize", chunksize)
         return {**self._options, "deadline": deadline_of(timeout)}

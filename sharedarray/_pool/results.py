@@ -392,6 +392,7 @@ class _Feed:
             try:
                 args = next(self._calls)
             except StopIteration:
+                self._intake.flush(self._sent, self.results)
                 return
             except Exception as raised:
                 self._stop(raised)
@@ -406,6 +407,7 @@ class _Feed:
 
     def _stop(self, raised: Exception) -> None:
         """Submit no more calls; keep an exception, without the frame of `start`, until its turn."""
+        self._intake.flush(self._sent, self.results)
         frames = raised.__traceback__
         self._calls, self._raised = iter(()), raised.with_traceback(frames and frames.tb_next)
 

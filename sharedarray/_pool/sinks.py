@@ -8,14 +8,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from sharedarray._clock import time
 from sharedarray._pool.calls import Raised
 from sharedarray._pool.codec.failures import add_note
-from sharedarray._pool.futures import Helper
 
 __all__ = ["Results"]
+
+
+class Reads(Protocol):
+    """What results need of the core."""
+
+    def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Read replies until ``done()``, or time is up, unless another thread reads."""
 
 
 class Results:
@@ -56,7 +62,7 @@ class Results:
 
     def __init__(
         self,
-        core: Helper,
+        core: Reads,
         count: int = 0,
         *,
         ordered: bool = True,

@@ -22,15 +22,16 @@ domain, the blocks of `map_blocks` are written to the output itself; elsewhere t
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-import traceback
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
+from functools import partial
 from types import SimpleNamespace, TracebackType
-from typing import Any, Never, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -40,25 +41,23 @@ from sharedarray import (
     _creation as creation,
     _errors as errors,
     _reference as reference,
+    _sigint as sigint,
     _versions as versions,
 )
-from sharedarray._array import ShapeLike, SharedArray
-from sharedarray._clock import deadline_of, time
+from sharedarray._array import SharedArray
 from sharedarray._masked import refuse_masked
-from sharedarray._pool.arguments import (
-    argument_tuples,
-    check_combine,
-    check_function,
-    refuse_keywords,
-    refuse_others,
-    zipped,
-)
-from sharedarray._pool.calls import name_of
-from sharedarray._pool.codec.failures import RemoteTraceback, outside_iteration
-from sharedarray._pool.numeric import blockwise
-from sharedarray._pool.numeric.of_groups import expanded
-from sharedarray._pool.numeric.tiling import Axes, Sizes
-from sharedarray._progress import Progress, bar, watched
+from sharedarray._pool.arguments import at_least, check_function
+from sharedarray._pool.arrays import OwnedArrays
+from sharedarray._pool.calls import Raised, name_of
+from sharedarray._pool.codec.culprits import culprit_of_call
+from sharedarray._pool.codec.failures import Failure, failure_of, outside_iteration, rebuild, unreturnable
+from sharedarray._pool.maps import Maps
+from sharedarray._pool.migration import no_attribute
+from sharedarray._pool.numeric.calls import NumericCalls
+from sharedarray._pool.outcomes import unsendable
+from sharedarray._pool.sinks import Results
+from sharedarray._pool.unconsumed import Iterators
+from sharedarray._progress import Progress
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._subclasses import PLAIN
 from sharedarray._thresholds import SHARED_ONCE_FROM
@@ -301,21 +300,35 @@ class _Order:
         return len(self.stream) + sum([each.nbytes for each in self.found if isinstance(each, np.ndarray)])
 
 
-def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> _Order:
-    """Do some calls, in a worker, and pack their results.
+def _perform(
+    function: _Order, orders: Sequence[_Order], count: int, blocks: Sequence[Array], again: int
+) -> _Order:
+    """Do some calls, in a worker, and pack their results; that of a call that raises is a `Failure`.
 
     Dask itself would send each result in its own way for the class, and of an instance of a subclass of
-    ndarray only the data.
+    ndarray only the data. An exception would be the outcome of all these calls.
+
+    Parameters
+    ----------
+    function, orders, count
+        What is called, on what, and how many calls these are.
+    blocks
+        The arrays that are in them.
+    again
+        How often a call that raises an exception is run again.
     """
     try:
         call = function.opened(blocks)
-        results = [call(*args, **kwargs) for args, kwargs in calls.opened(blocks)]
-        return _Order(*pack(results, lambda array, _: array if travels_apart(array) else None))
+        calls = [each for order in orders for each in order.opened(blocks)]
     except BaseException as error:
         if isinstance(error, Exception) and not isinstance(error, _ACTED_ON):
             raise
-        carried = _Carried(error, "".join(traceback.format_exception(error)))
-    raise carried
+        return _Order(*pack([failure_of(error)] * count, _beside))
+    results = [_outcome(call, args, kwargs, again) for args, kwargs in calls]
+    try:
+        return _Order(*pack(results, _beside))
+    except Exception:
+        return _Order(*pack([_sendable(result) for result in results], _beside))
 
 
 # What Dask would act on, besides what is no `Exception`: it ends a worker whose task raises `SystemExit`, and
@@ -323,17 +336,30 @@ def _perform(function: _Order, calls: _Order, blocks: Sequence[Array]) -> _Order
 _ACTED_ON = StopIteration, StopAsyncIteration, CancelledError
 
 
-class _Carried(Exception):
-    """The exception of a task, on its way through Dask, with its traceback as text."""
+def _beside(array: Array, _: bool) -> Array | None:
+    return array if travels_apart(array) else None
 
-    def __str__(self) -> str:
-        return type(self.args[0]).__name__
 
-    def opened(self) -> BaseException:
-        """Return what the task raised."""
-        error, text = self.args
-        error.__cause__ = RemoteTraceback(text)
-        return outside_iteration(error)
+def _outcome(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], again: int) -> Any:
+    """Return what a call returns, or its exception as a `Failure`."""
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except distributed.Reschedule:
+            raise  # the function asks Dask for another worker
+        except BaseException as error:
+            if not again:
+                return failure_of(error, error.__traceback__)
+        again -= 1
+
+
+def _sendable(result: Any) -> Any:
+    """Return a result, or why it cannot be sent."""
+    try:
+        pack(result, _beside)
+    except Exception as reason:
+        return failure_of(unreturnable(result, reason))
+    return result
 
 
 class _Replicas:
@@ -387,7 +413,8 @@ class _Packing:
         array = self._shared.get(id(array), (array, array))[1]
         mapping = mapping_of(array)
         if mapping is None or reference.reduce_held(array) is None:
-            return array if travels_apart(array) else None
+            # A copy, since Dask sends it a moment later, and the caller may change its array.
+            return array.copy(order="K") if travels_apart(array) else None
         if mapping not in self._numbers:
             self._numbers[mapping] = len(self.futures)
             self.futures.append(self._replicas.of(mapping))
@@ -399,21 +426,36 @@ class _Packing:
 
 
 class _Future(Future[Any]):
-    """A future of `concurrent.futures` for one of Dask's."""
+    """A future of `concurrent.futures` for one of Dask's.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    theirs
+        Dask's; None before it is there, and when it is over.
+    sink
+        Where the outcomes go, if they are of items of a map.
+    """
+
+    def __init__(self, sink: Results | None = None) -> None:
         super().__init__()
         self.theirs: _Theirs | None = None
+        self.sink = sink
 
-    def cancel(self) -> bool:
-        """Cancel the call, if it is not over."""
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the call, if it is not over.
+
+        Parameters
+        ----------
+        running : bool, default False
+            Changes nothing: Dask ends no call that has begun, and drops its result in either case.
+        """
         cancelled = super().cancel()
         if cancelled and self.theirs is not None:
             self.theirs.cancel()
         return cancelled
 
-    def follow(self, theirs: _Theirs, take: Callable[[Any], Any]) -> None:
-        """Take what becomes of Dask's future."""
+    def follow(self, theirs: _Theirs, take: Callable[[list[Any]], Any]) -> None:
+        """Take the outcomes of Dask's future."""
         self.theirs = theirs
 
         def over(theirs: _Theirs) -> None:  # it holds this future until then, dropped or not
@@ -421,13 +463,21 @@ class _Future(Future[Any]):
                 return
             self.theirs = None
             try:
-                value = take(theirs.result().opened(()))
+                found = [_rebuilt(each) for each in theirs.result().opened(())]
             except BaseException as error:
                 self.set_exception(_translated(error))
+                return
+            value = take(found)
+            if type(value) is Raised:
+                self.set_exception(value.exception)
             else:
                 self.set_result(value)
 
         theirs.add_done_callback(over)
+
+
+def _rebuilt(outcome: Any) -> Any:
+    return Raised(rebuild(outcome)) if type(outcome) is Failure else outcome
 
 
 def _translated(error: BaseException) -> BaseException:
@@ -441,62 +491,52 @@ def _translated(error: BaseException) -> BaseException:
         return died
     if type(error).__name__ == "FutureCancelledError":
         return CancelledError(str(error))
-    return error.opened() if isinstance(error, _Carried) else error
+    return outside_iteration(error)
 
 
-def _first(values: list[Any]) -> Any:
-    return values[0]
+def _first(outcomes: list[Any]) -> Any:
+    return outcomes[0]
 
 
-class _MapOutcomes:
-    """The outcomes of the calls of one map; which `blockwise` treats as those of a pool."""
+def _put(indexes: Sequence[int], part: _Future) -> None:
+    """Give the outcomes of a part of a map to its sink."""
+    sink = part.sink
+    assert sink is not None
+    if part.cancelled():
+        outcomes: list[Any] = [Raised(CancelledError()) for _ in indexes]
+    else:
+        error = part.exception()
+        outcomes = part.result() if error is None else [Raised(error)] * len(indexes)
+    if isinstance(indexes, range):
+        sink.put(indexes.start, list(outcomes))
+    else:
+        for index, outcome in zip(indexes, outcomes, strict=True):
+            sink.put(index, [outcome])
 
-    call = 0
 
-    def __init__(self, parts: list[_Future]) -> None:
-        self._parts: list[_Future | None] = list(parts)
+class _Sent:
+    """A function that is called on items which come one by one.
 
-    def in_order(self, deadline: float | None = None) -> Iterator[Any]:
-        """Yield the results in the order of the calls."""
-        for number, part in enumerate(self._parts):
-            assert part is not None
-            values = part.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            self._parts[number] = part = None
-            values.reverse()
-            while values:
-                yield values.pop()
+    Attributes
+    ----------
+    function, label
+        What is called, and what messages call it.
+    packing, packed, orders
+        Of the task that is not submitted yet: its parts, the function, and arguments of one call each.
+    """
 
-    def as_they_come(self, deadline: float | None = None) -> Iterator[Any]:
-        """Yield the results as they are there."""
-        from concurrent.futures import as_completed
+    pickled = None
 
-        parts = self._parts
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        for part in as_completed(self.left(), left):
-            parts.remove(part)  # type: ignore[arg-type]
-            values = part.result()
-            del part
-            values.reverse()
-            while values:
-                yield values.pop()
-
-    def left(self) -> list[_Future]:
-        """Return the parts that have not been taken."""
-        return [part for part in self._parts if part is not None]
-
-    def end(self) -> None:
-        """Cancel what is not over, without waiting for the cluster: finalizers call this, in any thread."""
-        theirs = [part.theirs for part in self.left() if Future.cancel(part) and part.theirs is not None]
-        if theirs:
-            client = theirs[0].client
-            client.loop.add_callback(client.cancel, theirs, asynchronous=True)
-
-    def rest(self, deadline: float | None = None) -> None:
-        """Do nothing: calls that still run write to no memory of the caller."""
+    def __init__(self, function: Callable[..., Any], label: str) -> None:
+        self.function = function
+        self.label = label
+        self.packing: _Packing | None = None
+        self.packed: _Order | None = None
+        self.orders: list[_Order] = []
 
 
 class _PoolCore:
-    """The part of a pool's core that `blockwise` uses, on a cluster.
+    """What a pool's calls ask of its core and of its intake, on a cluster.
 
     Attributes
     ----------
@@ -504,16 +544,23 @@ class _PoolCore:
         How many tasks may run at the same time.
     writes
         Whether workers can write to this process's shared memory.
-    task log
-        Stands for a pool's, and notes nothing.
+    iterators
+        The iterators over results.
     """
+
+    is_aborting = False
 
     def __init__(self, client: distributed.Client, retries: int) -> None:
         self.client = client
         self.replicas = _Replicas(client)
-        self.statistics = SimpleNamespace(shares=lambda *_: None)
+        self.statistics = SimpleNamespace(shares=_note_nothing, called_many=_note_nothing)
         self.intake = self
         self.retries = retries
+        self.iterators = Iterators()
+        self.is_open = True
+        self._owner = os.getpid()
+        self._running: set[_Future] = set()
+        self._over = threading.Condition()
 
     @property
     def workers(self) -> int:
@@ -524,28 +571,97 @@ class _PoolCore:
         homes = _domains(self.client)
         return bool(homes) and set(homes.values()) == {domain()}
 
-    def start(
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a fork of the pool's process, which has no connection to the cluster."""
+        return os.getpid() != self._owner
+
+    def holds_lock(self) -> bool:
+        """Return False: no code that finalizers may interrupt holds a lock that they need."""
+        return False
+
+    def wake(self) -> None:
+        """Issue the warnings of calls whose results no code takes."""
+        self.iterators.warn()
+
+    def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+        """Return at once: Dask's own threads read."""
+
+    def check_open(self) -> None:
+        """Raise an exception if no calls are accepted."""
+        if not self.is_open:
+            raise RuntimeError(
+                "cannot schedule new futures after shutdown. Next step: make the call before shutdown(), or "
+                "in the with block of the pool"
+            )
+
+    # Tasks
+
+    def _start(
         self,
+        future: _Future,
         packing: _Packing,
         function: _Order,
-        calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
-        take: Callable[[Any], Any],
+        orders: Sequence[_Order],
+        count: int,
+        take: Callable[[list[Any]], Any],
         label: str,
-        retries: int | None = None,
-    ) -> _Future:
-        """Start a task that does some calls."""
-        future = _Future()
-        orders = packing.pack(list(calls))
+    ) -> None:
+        """Have some calls done in one task of Dask's."""
         theirs = self.client.submit(
             _perform,
             function,
-            orders,
+            list(orders),
+            count,
             list(packing.futures),
+            self.retries,
             key=f"{label}-{uuid.uuid4().hex}",
             pure=False,
-            retries=self.retries if retries is None else retries,
+            retries=self.retries,
         )
+        with self._over:
+            self._running.add(future)
+        future.add_done_callback(self._note_end)
         future.follow(theirs, take)
+
+    def _note_end(self, future: Future[Any]) -> None:
+        with self._over:
+            self._running.discard(future)
+            self._over.notify_all()
+
+    def _start_part(
+        self,
+        results: Results,
+        indexes: Sequence[int],
+        packing: _Packing,
+        function: _Order,
+        orders: Sequence[_Order],
+        label: str,
+    ) -> None:
+        """Have some items of a map done in one task of Dask's."""
+        part = _Future(results)
+        part.add_done_callback(partial(_put, indexes))
+        self._start(part, packing, function, orders, len(indexes), list, label)
+
+    def running(self) -> list[_Future]:
+        """Return the futures that are not over."""
+        return list(self._running)
+
+    def wait(self) -> None:
+        """Wait until all futures are over."""
+        with self._over:
+            self._over.wait_for(lambda: not self._running)
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Future:
+        """Have a function called; return the future of the outcome."""
+        self.check_open()
+        future, packing, label = _Future(), _Packing(self.replicas, {}), name_of(function)
+        try:
+            packed, order = packing.pack(function), packing.pack([(args, kwargs)])
+        except Exception as reason:
+            future.set_exception(unsendable(label, reason, culprit_of_call(function, args, kwargs, label)))
+        else:
+            self._start(future, packing, packed, [order], 1, _first, label)
         return future
 
     def map(
@@ -554,30 +670,145 @@ class _PoolCore:
         calls: Sequence[tuple[Any, ...]],
         *,
         label: str | None = None,
+        way: str = "map",
+        noun: str = "item",
+        part_of: Results | None = None,
         chunksize: int | None = None,
-        retries: int | None = None,
         **_: Any,
-    ) -> _MapOutcomes:
-        """Start calls of a function with each tuple of arguments."""
+    ) -> Results:
+        """Have a function called on each tuple of arguments; return the outcomes, in order."""
+        self.check_open()
         label = label or name_of(function)
         size = chunksize or max(1, len(calls) // (_PER_WORKER * self.workers))
-        shared = _given_often(function, calls)
-        parts = []
+        first = 0 if part_of is None else part_of.count
+        results = Results(self, len(calls), origin=(noun, f"{way}({label})"), first=first)
         try:
-            for start in range(0, len(calls), size):
-                packing = _Packing(self.replicas, shared)
-                packed = packing.pack(function)
-                some: list[Any] = [(args, {}) for args in calls[start : start + size]]
-                parts.append(self.start(packing, packed, some, list, label, retries))
+            with sigint.allowed:
+                shared = _given_often(function, calls)
+                for start in range(0, len(calls), size):
+                    indexes = range(start, min(start + size, len(calls)))
+                    self._map_part(results, function, calls, indexes, shared, label)
         except BaseException:
-            for part in parts:
-                part.cancel()
+            results.end()
+            self.forget(results)
             raise
-        return _MapOutcomes(parts)
+        return results
 
-    def forget(self, came: _MapOutcomes, running: bool = False) -> None:
-        """Cancel what is not over."""
-        came.end()
+    def _map_part(
+        self,
+        results: Results,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        indexes: Sequence[int],
+        shared: dict[int, tuple[Array, SharedArray]],
+        label: str,
+    ) -> None:
+        """Have some items done; calls that cannot be sent have that as their outcome."""
+        packing = _Packing(self.replicas, shared)
+        packed = _packed_function(packing, function, label)
+        try:
+            order = packing.pack([(calls[index], {}) for index in indexes])
+        except Exception:
+            sent = []
+            for index in indexes:
+                try:
+                    packing.pack([(calls[index], {})])
+                except Exception as reason:
+                    results.put(index, [Raised(_why_unsent(function, calls[index], label, reason))])
+                else:
+                    sent.append(index)
+            if not sent:
+                return
+            packing = _Packing(self.replicas, shared)
+            packed = _packed_function(packing, function, label)
+            indexes, order = sent, packing.pack([(calls[index], {}) for index in sent])
+        self._start_part(results, indexes, packing, packed, [order], label)
+
+    def function_of(self, function: Callable[..., Any]) -> _Sent:
+        """Return a function for `add`.
+
+        Raises
+        ------
+        NotPicklableError
+            It cannot be sent.
+        """
+        made = _Sent(function, name_of(function))
+        _packed_function(_Packing(self.replicas, {}), function, made.label)
+        return made
+
+    def add(
+        self,
+        sent: _Sent,
+        results: Results,
+        args: tuple[Any, ...],
+        *,
+        original: Callable[..., Any],
+        chunksize: int | None = None,
+        **_: Any,
+    ) -> None:
+        """Have one more item done, in one task with those after it perhaps; see `flush`."""
+        self.check_open()
+        if sent.packing is None:
+            sent.packing = _Packing(self.replicas, {})
+            sent.packed = _packed_function(sent.packing, sent.function, sent.label)
+        try:
+            order = sent.packing.pack([(args, {})])
+        except Exception as reason:
+            self.flush(sent, results)
+            results.expect()
+            results.put(results.count - 1, [Raised(_why_unsent(original, args, sent.label, reason))])
+            return
+        with sigint.deferred:
+            sent.orders.append(order)
+            results.expect()
+        if len(sent.orders) >= (chunksize or 1):
+            self.flush(sent, results)
+
+    def flush(self, sent: _Sent, results: Results) -> None:
+        """Submit the items that were added and wait for others to share a task with."""
+        with sigint.deferred:
+            packing, packed, orders = sent.packing, sent.packed, sent.orders
+            sent.packing, sent.packed, sent.orders = None, None, []
+            if not orders:
+                return
+            assert packing is not None
+            assert packed is not None
+            first = results.count - len(orders)
+            indexes = list(range(first, results.count))  # which are taken one by one
+            try:
+                self._start_part(results, indexes, packing, packed, orders, sent.label)
+            except Exception as reason:  # the client was closed
+                for index in indexes:
+                    results.put(index, [Raised(reason)])
+
+    def forget(self, sink: Results, *, running: bool = False) -> None:
+        """Cancel what is not over, without waiting for the cluster: finalizers call this, in any thread."""
+        if self.is_foreign:
+            return
+        theirs = [
+            part.theirs
+            for part in self.running()
+            if part.sink is sink and Future.cancel(part) and part.theirs is not None
+        ]
+        if theirs and self.client.loop is not None:
+            self.client.loop.add_callback(self.client.cancel, theirs, asynchronous=True)
+
+
+def _note_nothing(*_: object) -> None:
+    """Stand for the counting of bytes, of which Dask keeps its own."""
+
+
+def _packed_function(packing: _Packing, function: Callable[..., Any], label: str) -> _Order:
+    try:
+        return packing.pack(function)
+    except Exception as reason:
+        raise _why_unsent(function, (), label, reason) from reason
+
+
+def _why_unsent(
+    function: Callable[..., Any], args: tuple[Any, ...], label: str, reason: Exception
+) -> errors.NotPicklableError:
+    return unsendable(label, reason, culprit_of_call(function, args, {}, label))
 
 
 def _given_often(
@@ -614,7 +845,18 @@ def _given_often(
 # -- the pool -------------------------------------------------------------------------------------------
 
 
-class DaskPool(Executor):
+# Methods of `Pool` that this one has not, and what to write in their place.
+_WITHOUT = {
+    "copy_report": "look at the dashboard of the cluster, client.dashboard_link",
+    "kill_workers": "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
+    "options": "give retries to DaskPool(), and timeout to map() and its variants",
+    "stats": "look at the dashboard of the cluster, client.dashboard_link",
+    "terminate_workers": "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
+    "timeline": "look at the dashboard of the cluster, client.dashboard_link",
+}
+
+
+class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
     """`Pool` on the workers of a Dask cluster: the same calls, the same results, on one machine or on many.
 
     A `concurrent.futures.Executor`. Shared arrays that are given to it are there once on each host, whatever
@@ -626,13 +868,19 @@ class DaskPool(Executor):
     client : distributed.Client
         Of the cluster. It stays open at the end of the pool.
     retries : int, default 0
-        How often a task that raised an exception is run again. One whose worker died is run again in any
+        How often a call that raised an exception is run again. One whose worker died is run again in any
         case, as often as ``distributed.scheduler.allowed-failures`` says.
 
     Raises
     ------
     TypeError
         The client is no client, or an asynchronous one.
+
+    Notes
+    -----
+    In `map`, `starmap` and `imap_unordered`, ``chunksize`` is the number of calls in one task of Dask's,
+    each of which takes some 1 ms. None makes some tasks for each worker; if an iterable has no length, one
+    for each call. A ``timeout`` cancels calls, and ends none that has begun.
 
     See Also
     --------
@@ -651,11 +899,17 @@ class DaskPool(Executor):
 
     def __init__(self, client: distributed.Client, *, retries: int = 0) -> None:
         _check(client)
+        super().__init__()
         self._client = client
-        self._core = _PoolCore(client, retries)
-        self._open = True
-        self._running: set[_Future] = set()
-        self._made = arrays.WeakArrays()
+        self._core: Any = _PoolCore(client, at_least(0, "retries", retries))
+        self._options: dict[str, Any] = {}
+
+    if not TYPE_CHECKING:  # for a type checker, every name would be there then
+
+        def __getattr__(self, name):
+            if name in _WITHOUT:
+                raise AttributeError(f"DaskPool has no method {name!r}. Next step: {_WITHOUT[name]}")
+            raise no_attribute(self, name)
 
     @property
     def client(self) -> distributed.Client:
@@ -663,193 +917,45 @@ class DaskPool(Executor):
         return self._client
 
     @property
-    def _max_workers(self) -> int:
-        return self._core.workers
+    def _max_workers(self) -> int:  # type: ignore[override]
+        workers: int = self._core.workers
+        return workers
 
-    def _watch(self, *futures: _Future) -> None:
-        """Remember futures until they are done."""
-        for future in futures:
-            self._running.add(future)
-            future.add_done_callback(self._running.discard)
+    @property
+    def _runs_again(self) -> bool:
+        return True  # Dask does so with what a worker did not finish
 
-    def _check_open(self) -> None:
-        if not self._open:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
-    # Calls
+    def _call_options(
+        self, timeout: float | None, chunksize: int | None, total: int | None
+    ) -> dict[str, Any]:
+        if chunksize is None and total is not None:
+            chunksize = max(1, total // (_PER_WORKER * self._max_workers))
+        return {**super()._call_options(timeout, chunksize, total), "chunksize": chunksize or 1}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Schedule ``fn(*args, **kwargs)`` to be executed by a worker; see `Pool.submit`."""
-        self._check_open()
+        """Call ``fn(*args, **kwargs)`` in a worker of the cluster; see `Pool.submit`."""
         check_function("submit", fn)
-        packing = _Packing(self._core.replicas, {})
-        future = self._core.start(packing, packing.pack(fn), [(args, kwargs)], _first, name_of(fn))
-        self._watch(future)
+        future: Future[T] = self._core.submit(fn, args, kwargs)
         return future
 
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        progress: Progress = False,
-        **unknown: Never,
-    ) -> Iterator[T]:
-        """Call ``fn`` on the items of the iterables and yield the results in order; see `Pool.map`.
-
-        ``chunksize`` says how many calls go into one task of Dask's; some for each worker when None.
-        ``buffersize`` is there for the interface: the iterables are consumed at once.
-        """
-        refuse_keywords(self.map, fn, unknown)
-        check_function("map", fn, iterables)
-        calls = zipped("map", fn, iterables)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.in_order)
-
-    def starmap(
-        self,
-        fn: Callable[..., T],
-        iterable: Iterable[Iterable[Any]],
-        *others: Never,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        progress: Progress = False,
-        **unknown: Never,
-    ) -> Iterator[T]:
-        """Call ``fn`` on each tuple of arguments; see `Pool.starmap`."""
-        refuse_keywords(self.starmap, fn, unknown)
-        check_function("starmap", fn)
-        refuse_others("starmap", others)
-        calls = argument_tuples(iterable)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.in_order)
-
-    def imap_unordered(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        progress: Progress = False,
-        **unknown: Never,
-    ) -> Iterator[T]:
-        """Call ``fn`` on the items of the iterables and yield each result when it is there.
-
-        The iterables are consumed at once; otherwise as `Pool.imap_unordered`.
-        """
-        refuse_keywords(self.imap_unordered, fn, unknown)
-        check_function("imap_unordered", fn, iterables)
-        calls = zipped("imap_unordered", fn, iterables)
-        return self._mapped(fn, calls, timeout, chunksize, progress, _MapOutcomes.as_they_come)
-
-    def _mapped(
-        self,
-        fn: Callable[..., T],
-        calls: Iterable[tuple[Any, ...]],
-        timeout: float | None,
-        chunksize: int | None,
-        progress: Progress,
-        take: Callable[[_MapOutcomes, float | None], Iterator[Any]],
-    ) -> Iterator[T]:
-        self._check_open()
-        if chunksize is not None and chunksize < 1:
-            raise ValueError(f"chunksize must be greater than 0, not {chunksize}")
-        deadline = deadline_of(timeout)
-        collected = list(calls)
-        shown = bar(progress, len(collected))
-        came = self._core.map(fn, collected, chunksize=chunksize)
-        self._watch(*came.left())
-        return watched(_Results(came, take(came, deadline)), shown)
-
-    # Numeric calls
-
-    def map_blocks(
-        self,
-        func: Callable[..., ArrayLike],
-        *arrays: ArrayLike,
-        out: Array | None = None,
-        axis: Axes = 0,
-        block_size: Sizes = None,
-        overlap: int | Sequence[int] = 0,
-        timeout: float | None = None,
-        progress: Progress = False,
-        **unknown: Never,
-    ) -> Array:
-        """Apply a function to blocks of arrays, and put the results together; see `Pool.map_blocks`.
-
-        Notes
-        -----
-        A function that writes into its block writes into the array where the worker is in the caller's
-        domain, and gets an error elsewhere: give ``out``, which may be the array itself.
-        """
-        self._check_open()
-        refuse_keywords(self.map_blocks, func, unknown)
-        check_function("map_blocks", func, arrays, "array")
-        func, members = expanded(func, arrays)
-        plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
-        core: Any = self._core
-        # Dask runs again what its worker did not finish.
-        return blockwise.map_blocks(core, func, plan, out, progress, {}, timeout, again=True)
-
-    def reduce_blocks(
-        self,
-        func: Callable[..., T],
-        combine: Callable[[T, T], T],
-        /,
-        *arrays: ArrayLike,
-        axis: Axes = 0,
-        block_size: Sizes = None,
-        timeout: float | None = None,
-        progress: Progress = False,
-        **unknown: Never,
-    ) -> T:
-        """Apply a function to blocks, and combine its results into one; see `Pool.reduce_blocks`."""
-        self._check_open()
-        refuse_keywords(self.reduce_blocks, func, unknown)
-        check_function("reduce_blocks", func)
-        check_combine(func, combine, arrays)
-        func, members = expanded(func, arrays)
-        plan = blockwise.Plan.of(members, axis, block_size, workers=self._max_workers)
-        core: Any = self._core
-        return blockwise.reduce_blocks(core, func, combine, plan, progress, {}, timeout)
-
-    # Blocks that end with the pool
-
     def share(
-        self, array_like: ArrayLike, dtype: DTypeLike | None = None, order: creation.Order = "K"
+        self,
+        array_like: ArrayLike,
+        dtype: DTypeLike | None = None,
+        order: creation.Order = "K",
+        *,
+        progress: Progress = None,
     ) -> SharedArray:
         """Copy data into shared memory, here and once on each host of the cluster; see `Pool.share`.
 
         What is written to it later is seen on this host only.
         """
-        self._check_open()
-        array = self._made.add(creation.share(array_like, dtype, order))
+        self._core.check_open()
+        array = super().share(array_like, dtype, order, progress=progress)
         mapping = mapping_of(array)
         assert mapping is not None
         _spread(self._client, self._core.replicas.of(mapping))
         return array
-
-    def empty(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
-        """Make a shared array, here, and close it when the pool ends."""
-        return self._made.add(creation.empty(shape, dtype, order))
-
-    def zeros(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
-        """Make a shared array of zeros, here, and close it when the pool ends."""
-        return self._made.add(creation.zeros(shape, dtype, order))
-
-    def ones(self, shape: ShapeLike, dtype: DTypeLike = float, order: creation.Order = "C") -> SharedArray:
-        """Make a shared array of ones, here, and close it when the pool ends."""
-        return self._made.add(creation.ones(shape, dtype, order))
-
-    def full(
-        self,
-        shape: ShapeLike,
-        fill_value: ArrayLike,
-        dtype: DTypeLike | None = None,
-        order: creation.Order = "C",
-    ) -> SharedArray:
-        """Make a shared array of one value, here, and close it when the pool ends."""
-        return self._made.add(creation.full(shape, fill_value, dtype, order))
 
     # The end
 
@@ -863,19 +969,17 @@ class DaskPool(Executor):
         cancel_futures : bool, default False
             Cancel those that are not.
         """
-        self._open = False
-        running = list(self._running)
+        core = self._core
+        if core.is_open and not cancel_futures:
+            core.iterators.submit_rest()
+        core.is_open = False
         if cancel_futures:
-            for future in running:
+            for future in core.running():
                 future.cancel()
         if wait:
-            for future in running:
-                try:
-                    future.exception()
-                except CancelledError:
-                    pass
-            self._core.replicas.clear()
-            self._made.close()
+            core.wait()
+            core.replicas.clear()
+            self._arrays.close()
 
     def __exit__(
         self,
@@ -887,24 +991,3 @@ class DaskPool(Executor):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._client!r}>"
-
-
-class _Results(Iterator[T]):
-    """The results of a map; cancels the others when it is closed or dropped, also before the first one."""
-
-    def __init__(self, came: _MapOutcomes, results: Iterator[T]) -> None:
-        self._results = results
-        self._end = weakref.finalize(self, came.end)
-        self._end.atexit = False
-
-    def __next__(self) -> T:
-        try:
-            return next(self._results)
-        except BaseException:  # the last one was taken, one failed, or the time is over
-            self._end()
-            raise
-
-    def close(self) -> None:
-        """Cancel what has not begun."""
-        self._results = iter(())
-        self._end()

@@ -16,12 +16,14 @@ descriptors of `BaseException`, and whatever its methods raise is caught here.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from sharedarray import _errors as errors
+from sharedarray._pool.codec.culprits import RETURNED, culprit_of_result
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps, loads
 from sharedarray._pool.codec.tracebacks import Captured, capture, format_captured
@@ -34,11 +36,13 @@ __all__ = [
     "cause_of",
     "class_of",
     "described",
+    "failure_of",
     "forget_frames",
     "outside_iteration",
     "pack",
     "rebuild",
     "traceback_of",
+    "unreturnable",
 ]
 
 # A chain of causes longer than this is a loop or a runaway; the text has all of it anyway.
@@ -157,11 +161,26 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
 
     Parameters
     ----------
+    exception, skip
+        As for `failure_of`.
+    """
+    return _pickled(exception, skip)[1]
+
+
+def failure_of(exception: BaseException, skip: TracebackType | None = None) -> Failure:
+    """Return an exception with its chain, as it survives pickling; never fails.
+
+    Parameters
+    ----------
     exception
         What the task raised.
     skip
         The innermost entry of its traceback that is the pool's own; what follows it is shown.
     """
+    return _pickled(exception, skip)[0]
+
+
+def _pickled(exception: BaseException, skip: TracebackType | None) -> tuple[Failure, Pickled]:
     own = traceback_of(exception)
     try:
         if skip is not None and skip.tb_next is not None:
@@ -171,21 +190,22 @@ def pack(exception: BaseException, skip: TracebackType | None = None) -> Pickled
         _traceback.__set__(exception, own)
 
 
-def _packed(exception: BaseException) -> Pickled:
+def _packed(exception: BaseException) -> tuple[Failure, Pickled]:
     shown: str | list[Captured]
     try:
         shown = capture(exception)
     except BaseException as broken:  # an attribute that raises, say
         lines = traceback.format_tb(traceback_of(exception))
         shown = "".join(lines) + f"{described(exception)} (not all can be shown: {described(broken)})\n"
-    links = _links(exception)
+    failure = Failure(_links(exception), shown)
     try:
-        pickled = dumps(Failure(links, shown), purpose=RESULT)
+        pickled = dumps(failure, purpose=RESULT)
         loads(pickled.stream, pickled.pieces())
     except BaseException as reason:
-        links = tuple([_replace(link, reason, is_first=at == 0) for at, link in enumerate(links)])
-        pickled = dumps(Failure(links, shown), purpose=RESULT)
-    return pickled
+        links = enumerate(failure.chain)
+        failure = Failure(tuple([_replace(link, reason, is_first=at == 0) for at, link in links]), shown)
+        pickled = dumps(failure, purpose=RESULT)
+    return failure, pickled
 
 
 def _links(exception: BaseException) -> tuple[Link, ...]:
@@ -293,3 +313,22 @@ def forget_frames(exception: BaseException) -> None:
         pending += [other for other in (cause_of(current), _context.__get__(current)) if other is not None]
         if issubclass(type(current), BaseExceptionGroup):
             pending += _members.__get__(current)
+
+
+def unreturnable(result: object, reason: Exception) -> errors.NotPicklableError:
+    """Return the outcome of a call whose result cannot be pickled."""
+    culprit = culprit_of_result(result)
+    found, cure = described(reason), RETURNED
+    if culprit is not None:
+        found, cure = culprit.described(found), culprit.returned
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns that it was never awaited
+    error = errors.NotPicklableError(
+        f"the task returned a {class_of(result)} that cannot be sent back",
+        found=found,
+        expected="a result that pickle or cloudpickle can write",
+        cause="open files, locks, generators and the like belong to one process",
+        next_step=cure,
+    )
+    error.__cause__ = reason
+    return error

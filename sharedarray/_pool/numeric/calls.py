@@ -31,6 +31,11 @@ class NumericCalls:
     _retries: int
     _options: dict[str, Any]
 
+    @property
+    def _runs_again(self) -> bool:
+        """Whether a block may be computed a second time, because a worker died."""
+        return self._retries > 0
+
     @explains_keywords(BLOCK_KEYWORDS)
     def map_blocks(
         self,
@@ -128,7 +133,7 @@ class NumericCalls:
         func, members = expanded(func, arrays)
         plan = blockwise.Plan.of(members, axis, block_size, overlap, workers=self._max_workers)
         return blockwise.map_blocks(
-            self._core, func, plan, out, progress, self._options, timeout, again=self._retries > 0
+            self._core, func, plan, out, progress, self._options, timeout, again=self._runs_again
         )
 
     @explains_keywords(BLOCK_KEYWORDS)

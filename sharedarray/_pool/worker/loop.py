@@ -13,7 +13,6 @@ reference cycles behind, they are collected as soon as the worker is idle.
 from __future__ import annotations
 
 import gc
-import inspect
 import marshal
 import mmap
 import os
@@ -23,13 +22,12 @@ from collections.abc import Sequence
 from multiprocessing import current_process
 from typing import Any, Final
 
-from sharedarray import _errors as errors, _reloads as reloads
+from sharedarray import _reloads as reloads
 from sharedarray._clock import time
 from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import contiguous
 from sharedarray._pool.codec.call import function_named, load_call, single_array
-from sharedarray._pool.codec.culprits import RETURNED, culprit_of_result
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import dump_result
@@ -417,7 +415,7 @@ class Loop:
         except (EOFError, ConnectionError):
             raise
         except Exception as reason:  # no memory for a copy, or a dtype that cannot be copied as bytes
-            return self._reply(began, _failed(_unsendable(value, reason)), last=last)
+            return self._reply(began, _failed(failures.unreturnable(value, reason)), last=last)
         self._hold(answer, value)
         size, stream = 0, None if inline else answer.with_places(entries)
         if stream is not None:
@@ -501,7 +499,7 @@ def _packed(value: object) -> _Outcome:
     try:
         return _Outcome(Kind.RESULT, dump_result(value), value)
     except Exception as reason:
-        return _failed(_unsendable(value, reason))
+        return _failed(failures.unreturnable(value, reason))
     except BaseException as raised:
         return _failed(raised)  # sys.exit() in a method of the value's
 
@@ -521,21 +519,3 @@ def _last_own(raised: BaseException) -> Any:
     while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_POOL):
         found, entry = entry, entry.tb_next
     return found
-
-
-def _unsendable(result: object, reason: Exception) -> errors.NotPicklableError:
-    culprit = culprit_of_result(result)
-    found, cure = failures.described(reason), RETURNED
-    if culprit is not None:
-        found, cure = culprit.described(found), culprit.returned
-    if inspect.iscoroutine(result):
-        result.close()  # or Python warns that it was never awaited
-    error = errors.NotPicklableError(
-        f"the task returned a {failures.class_of(result)} that cannot be sent back",
-        found=found,
-        expected="a result that pickle or cloudpickle can write",
-        cause="open files, locks, generators and the like belong to one process",
-        next_step=cure,
-    )
-    error.__cause__ = reason
-    return error

@@ -8,6 +8,7 @@ import json
 import pickle
 import random
 import threading
+import zlib
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -848,3 +849,45 @@ def test_frames_keep_the_names_of_their_indexes(name: Any) -> None:
             found = group.to_pandas()
             assert (found.index.name, found.columns.name) == (name, name)
             assert found.index.tolist() == index
+
+
+def uses(path: Path) -> None:
+    """Open what may be a group, and look at all of it."""
+    with sa.open(path, "r") as found:
+        if isinstance(found, sa.Group):
+            for array in found.values():
+                array.tobytes()
+            assert repr(found)
+            assert len(found.dims) + len(found.attrs) < 10
+
+
+@pytest.mark.parametrize("how", ["flips", "cuts", "noise"])
+def test_fuzzed_indexes_are_clear_errors(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "fuzzed.npy"
+    arrays = {f"m{number}": np.arange(number + 1.0) for number in range(4)}
+    sa.share_group(None, arrays, {"k": [1, "x"]}, dims={"m0": "t"}, file=path).close()
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[PAGE + 8 : PAGE + 16], "little")
+    begin = PAGE + 24
+    chance = random.Random(how)
+    refused = 0
+    for _ in range(60):
+        block = bytearray(whole)
+        if how == "cuts":
+            del block[chance.randrange(PAGE, len(block)) :]
+        elif how == "flips":
+            for _ in range(chance.randrange(1, 4)):
+                block[chance.randrange(PAGE, begin + length)] ^= 1 << chance.randrange(8)
+        else:
+            at = chance.randrange(PAGE, begin + length)
+            noise = chance.randbytes(chance.randrange(1, 40))
+            block[at : at + len(noise)] = noise
+        if chance.random() < 0.7:  # as if it was made so: the checksum is right
+            text = bytes(block[begin : begin + length])
+            block[PAGE + 16 : begin] = zlib.crc32(text).to_bytes(8, "little")
+        path.write_bytes(block)
+        try:
+            uses(path)
+        except sa.HeaderError:
+            refused += 1
+    assert refused > 15

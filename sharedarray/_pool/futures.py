@@ -58,7 +58,7 @@ _NOTIFIED = frozenset(("CANCELLED_AND_NOTIFIED", "FINISHED"))
 # Held while a future without a condition changes its state or gets a condition. A signal handler or a
 # finalizer may interrupt that and use a pool: so a thread can take it twice, and nothing is called within it.
 _making = threading.RLock()
-forks.around(__name__, in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]
+forks.around(__name__, in_child=getattr(_making, "_at_fork_reinit", None))  # only systems that fork have it
 
 
 class _Condition(threading.Condition):

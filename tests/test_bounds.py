@@ -45,6 +45,7 @@ BOUNDS = {
     "_array._of_subclasses": "the modules that ask for it: one",
     "_array.opened_as": "the modules that ask for it: one",
     "_control_page._pages": "weak references, removed with what they refer to",
+    "_control_page._turns": "the turns that threads have now: each is removed as it ends",
     "_damage._reported": "test_reports_are_bounded",
     "_group_index._known": "test_indexes_that_were_parsed",
     "_header._known": "test_pages_that_were_parsed",

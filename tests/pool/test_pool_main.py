@@ -742,6 +742,18 @@ class Colour(enum.Enum):
     RED = 1
 
 
+class Planet(enum.Enum):
+    EARTH = 6, 3
+
+    def __init__(self, mass, radius):
+        self.mass = mass
+        self.radius = radius
+
+    @property
+    def density(self):
+        return self.mass / self.radius
+
+
 class Box(typing.Generic[typing.TypeVar("T")]):
     __slots__ = ("x",)
 
@@ -817,6 +829,7 @@ with sa.Pool(1, initializer=functools.partial(library.begin, 7)) as pool:
     tell("kinds of classes", tuple(pair), type(pair) is Pair, both, box.x, type(box) is Box)
     red = ask(lambda colour: colour, Colour.RED)
     tell("an enumeration", red is Colour.RED, ask(lambda colour: colour is Colour.RED, red))
+    tell("its members' attributes", ask(lambda: (Planet.EARTH.density, Planet(Planet.EARTH.value).mass)))
     tell("names of classes", ask(lambda: repr(Outer.Inner(1))), ask(Outer.Inner, 2) == Outer.Inner(2))
     local = ask(Local(1).next)
     read = lambda x: (type(x).__qualname__, x.step)
@@ -857,6 +870,7 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "slots": [(1, 2), (1, 2), True],
     "kinds of classes": [(1, 2), True, 3, 3, True],
     "an enumeration": [True, True],
+    "its members' attributes": [(2.0, 6)],
     "names of classes": ["Outer.Inner(x=1)", True],
     "classes made by importable modules": [True, 2, True],
     "their attributes": [("local.<locals>.Local", 1), ("local.<locals>.Local", 5), 7],

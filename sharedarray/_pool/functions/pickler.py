@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import enum
 import io
 import itertools
 import pickle
@@ -140,7 +141,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         globals_ = []
         if name is not None and there is not None and self.sends_globals:
             globals_ = self.globals_of(modules.MAIN if home in modules.MAIN_NAMES else home, there, (name,))
-        state = token, made, state, globals_
+        state = token, made, state, _of_members(each), globals_
         return received.make_class, (token, make, args), state, None, None, received.set_class
 
     def _reduce_class(self, each: type) -> Any:
@@ -204,6 +205,22 @@ def _is_importable(each: Any, home: str | None) -> bool:
         and not _REGISTERED
         and module.__dict__.get(each.__qualname__) is each
     )
+
+
+def _of_members(each: type) -> dict[str, dict[str, Any]]:
+    """Return the attributes that an enumeration has given its members, which cloudpickle forgets."""
+    if not isinstance(each, enum.EnumMeta):
+        return {}
+    members: list[enum.Enum] = list(each)
+    attributes = {member.name: dict(vars(member)) for member in members}
+    for of_member in attributes.values():
+        for name in _SET_BY_ENUM:
+            of_member.pop(name, None)
+    return {name: of_member for name, of_member in attributes.items() if of_member}
+
+
+# What the class of an enumeration sets in each of its members.
+_SET_BY_ENUM = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
 
 
 def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:
@@ -333,6 +350,8 @@ class _VersionPickler(CodePickler):
         state = reduced[2][0]
         state.pop("__slotnames__", None)  # copyreg adds it when the first instance is pickled
         self.attributes = {name: state.pop(name) for name in list(state) if _is_assigned(name, state[name])}
+        if of_members := _of_members(each):
+            state["__members__"] = of_members
         return reduced
 
 

@@ -255,13 +255,13 @@ def make_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> 
     return known
 
 
-def set_class(each: type, state: tuple[str, Any, Any, list[Global]]) -> None:
+def set_class(each: Any, state: tuple[str, Any, Any, dict[str, dict[str, Any]], list[Global]]) -> None:
     """Set the state of a class, unless it is of the same version, and the global that is this class.
 
     A class has a version, and so has each attribute that programs assign: only attributes that the caller has
     changed are set.
     """
-    token, made, of_class, globals_ = state
+    token, made, of_class, of_members, globals_ = state
     before = (None, {}) if token in arrived.new else arrived.versions.get(token, (None, {}))
     if arrived.take_version(token, made):
         attributes, slots = of_class
@@ -271,6 +271,8 @@ def set_class(each: type, state: tuple[str, Any, Any, list[Global]]) -> None:
         if before[0] == made[0]:
             attributes = {name: attributes[name] for name in made[1] if made[1][name] != before[1].get(name)}
         cloudpickle._class_setstate(each, (attributes, slots))
+        for name, of_member in of_members.items():
+            vars(each[name]).update(of_member)
     for one in globals_:
         arrived.assign(*one)
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``sphinx-build -W docs build/docs``."""
+"""The configuration of Sphinx for the documentation: ``sphinx-build -W docs build/docs``."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     order : {'C', 'F'}
         Whether the last or the first axis varies fastest.
     name : str, optional
-        Name to attach by, one path component; a word of chance when None.
+        Name to attach by, one path component; a random name if None.
     persist : bool
         Whether the block outlives its holders until `unlink`.
     file : path_like, optional

@@ -72,7 +72,7 @@ def empty(
     order : {'C', 'F'}
         Whether the last or the first axis varies fastest.
     name : str, optional
-        Name to attach by; a word of chance when None.
+        Name to attach by; a random name if None.
     persist : bool, default False
         Whether the block outlives its holders, until `unlink`.
     file : path_like, optional

@@ -15,7 +15,7 @@ import warnings
 __all__ = ["NOT_A_FILE", "quarantine", "report", "unheard"]
 
 unheard = False
-"""Whether the warnings of this process reach no user: the janitor's.
+"""True if the warnings of this process reach no user: the janitor's.
 
 Such a process leaves a damaged file to the processes whose warnings do, as long as there are some.
 """

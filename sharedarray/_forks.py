@@ -1,4 +1,4 @@
-"""What the modules of the library do before and after each fork of this process, in one stated order."""
+"""The actions of the library's modules before and after each fork of this process, in one stated order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def around(
     in_parent: Callable[[], object] | None = None,
     in_child: Callable[[], object] | None = None,
 ) -> None:
-    """Have functions called around every fork of this process, where the system forks.
+    """Register functions that are called around every fork of this process, if the system forks.
 
     Parameters
     ----------

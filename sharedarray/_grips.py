@@ -1,4 +1,4 @@
-"""What keeps the bytes of an array that arrived as a reference, as long as views of it live."""
+"""The owner of the bytes of an array that arrived as a reference, as long as views of it live."""
 
 from __future__ import annotations
 

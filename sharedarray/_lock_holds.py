@@ -1,4 +1,4 @@
-"""What a process holds of locks: a handle for each file and thread, kept for the next lock for a while."""
+"""The lock holds of a process: a handle for each file and thread, kept for the next lock for a while."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def put(
         Anything that can be pickled: a pandas frame, a sparse matrix, a fitted model, a dict of arrays.
         Functions and classes that others cannot import (those of a script or notebook) go in by value.
     name : str, optional
-        One path component; a word of chance when None.
+        One path component; a random name if None.
     persist : bool, default False
         Whether the block outlives its holders until `unlink`.
     progress : bool or mapping, optional
@@ -184,7 +184,7 @@ def get(name: str | SharedArray, mode: Mode = "c") -> Any:
     name : str or SharedArray
         The block's name; or what `put` has returned, in whatever process.
     mode : {'c', 'r+', 'r'}, default 'c'
-        What becomes of what you write into its arrays: with 'c' it is yours alone; with 'r+' every process
+        The effect of writes into its arrays: with 'c' it is yours alone; with 'r+' every process
         sees it that has got the object with 'r+' or 'r', or gets it later; with 'r' they are read-only. Two
         processes that get a mapping of arrays with 'r+' so share it, as they share a `Group`.
 

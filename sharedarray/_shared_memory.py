@@ -72,7 +72,7 @@ class SharedMemory:
     ----------
     name : str, optional
         The block's name, one path component; leading slashes, as POSIX writes such names, do not count. A
-        word of chance when None, for a block that is made.
+        random name if None, for a block that is made.
     create : bool
         Whether to make the block; otherwise it must be there.
     size : int
@@ -257,7 +257,7 @@ class ShareableList(Generic[_T]):
     sequence : iterable of int, float, bool, str, bytes and None, optional
         The values, for a list that is made. Where it is None, a name is attached to.
     name : str, optional
-        The block's name; a word of chance when None.
+        The block's name; a random name if None.
 
     Attributes
     ----------

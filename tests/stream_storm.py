@@ -34,7 +34,7 @@ ITEMS, TORN, WRONG, KILL = range(4)  # words of a party
 
 
 class Counts:
-    """What the parties of a storm tell: items, what was wrong with these, and how long they waited."""
+    """The reports of the parties of a storm: items, their errors, and the times of waits."""
 
     def __init__(self) -> None:
         self._words = memoryview(mmap.mmap(-1, (PARTIES + 1) * WORDS * 8)).cast("Q")

@@ -216,7 +216,7 @@ needs_kinds = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are fi
 
 @needs_kinds
 @pytest.mark.parametrize("kind", [*KINDS, "open to others"])
-def test_what_is_no_table_is_set_aside_with_one_warning(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_table_is_moved_away_with_one_warning(tmp_path: Path, kind: str) -> None:
     path = tmp_path / TABLE
     opened = no_regular_file(path, kind)
     try:
@@ -235,7 +235,7 @@ def test_what_is_no_table_is_set_aside_with_one_warning(tmp_path: Path, kind: st
 @needs_kinds
 @pytest.mark.usefixtures("expects_warnings")
 @pytest.mark.parametrize("kind", [*KINDS, "open to others"])
-def test_a_sweep_sets_aside_what_is_no_table(tmp_path: Path, kind: str) -> None:
+def test_a_sweep_moves_a_file_away_that_is_no_table(tmp_path: Path, kind: str) -> None:
     path = tmp_path / TABLE
     opened = no_regular_file(path, kind)
     try:

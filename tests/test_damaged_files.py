@@ -309,7 +309,7 @@ def test_a_reference_arrives_though_its_token_leads_elsewhere(own_directory: str
 
 @needs_janitor
 @pytest.mark.parametrize("name", ["janitor.sock", "janitor.lock"])
-def test_what_has_the_name_of_a_janitors_file_is_set_aside(own_directory: str, name: str) -> None:
+def test_a_foreign_file_with_a_janitors_name_is_moved_away(own_directory: str, name: str) -> None:
     os.makedirs(registry(), 0o700)
     path = Path(registry(), name)
     if name == "janitor.sock":
@@ -323,7 +323,7 @@ def test_what_has_the_name_of_a_janitors_file_is_set_aside(own_directory: str, n
 
 
 @needs_janitor
-def test_what_has_the_name_of_a_waker_is_set_aside(own_directory: str) -> None:
+def test_a_foreign_file_with_a_wakers_name_is_moved_away(own_directory: str) -> None:
     with sa.zeros(3) as block:
         mapping = block.segment._mapping
         path = Path(records.waker_path(own_directory, mapping.inode, 0))

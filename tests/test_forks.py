@@ -1,4 +1,4 @@
-"""What modules do around a fork is done in one order, whatever one of them raises."""
+"""The modules' actions around a fork run in one order, whatever one of them raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIX = "sharedarray."
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have two modules of which the upper one raises, and return what was called."""
+    """Register two modules of which the upper one raises, and return what was called."""
     called: list[str] = []
     monkeypatch.setattr(forks, "ORDER", ("lower", "upper"))
     monkeypatch.setattr(forks, "_hooks", {"lower": [], "upper": []})

@@ -65,7 +65,7 @@ def test_unlinked_blocks_of_one_name_live_side_by_side() -> None:
         assert sa.attach("again")[0] == 9
 
 
-def test_a_killed_holder_frees_it_without_anybody() -> None:
+def test_the_kernel_frees_a_killed_holders_block() -> None:
     with Puppet("a = sa.ones((300, 300), name='left'); b = a[1:]; say(sa.exists('left')); hear()") as other:
         assert other.hear() is True
         assert inode("left") is not None

@@ -455,7 +455,7 @@ def test_what_was_not_unlinked_goes_with_a_process_that_is_killed(own_directory,
             assert nothing_left()
 
 
-def test_a_block_stays_while_anybody_has_it_open(own_directory):
+def test_a_block_stays_while_a_process_has_it_open(own_directory):
     made = MAKES + CLOSES if blocks_are_files() else MAKES
     with (
         Puppet(made + "say(); hear()") as maker,

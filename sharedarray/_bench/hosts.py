@@ -37,7 +37,7 @@ WARM_CALLS = 6
 """Calls before those that count, so that all workers have seen everything."""
 
 WARM_SECONDS = 0.6
-"""When so much time has gone by, that is enough. A call that takes twice as long is the figure itself."""
+"""Seconds after which a figure is final. A call that takes twice as long is the figure itself."""
 
 MOST_LOOPS = 500
 KEPT = 64 << 20  # bytes of the largest argument that a host keeps between two questions

@@ -81,11 +81,11 @@ REASONS = {
     "make + write": ("As for sharing: lease, record, reservation and name. CPython gives a name and a size."),
     "list": "Items are checked and read from the block each time, as those of CPython are.",
 }
-"""Why ours is more than 1.5 times the limit, or behind another, by what the title of a race has in it."""
+"""Reasons why ours is more than 1.5 times the limit, or behind another, by words in a race's title."""
 
 
 BEGIN, END = "<!-- figures: written by pytest benchmarks --report benchmarks/report -->\n", "<!-- end -->\n"
-"""What stands before and behind the figures in the README."""
+"""The lines before and behind the figures in the README."""
 
 _PICKLING = ("ProcessPoolExecutor", "multiprocessing.Pool")
 ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (

@@ -64,7 +64,7 @@ LARGEST_ALLOCATION = (1 << 25) - (1 << 16)
 """Bytes of about the largest array of which glibc's `malloc` learns to keep the memory, see `mallopt(3)`."""
 
 NEEDED = ("matplotlib", "tqdm")
-"""What the extra ``demo`` brings and this package cannot run without."""
+"""The packages of the extra ``demo`` that this package needs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -134,10 +134,10 @@ def roughness(elevation: Floats, *, radius: int) -> Floats:
 
 
 LOOKS = 12
-"""How many distances `sky_view` looks at in each direction, evenly spaced in proportion."""
+"""Number of distances that `sky_view` reads in each direction, evenly spaced in proportion."""
 
 DIRECTIONS = 32
-"""How many directions `sky_view` looks in, evenly spaced."""
+"""Number of directions of `sky_view`, evenly spaced."""
 
 
 def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Floats:
@@ -178,7 +178,7 @@ def _looks(radius: int) -> list[list[tuple[int, int]]]:
 
 
 LANDFORMS = ("valley", "lower slope", "mid slope", "upper slope", "ridge", "flat")
-"""What the numbers in the result of `landforms` mean."""
+"""The meanings of the numbers in the result of `landforms`."""
 
 
 def landforms(tpi: Floats, deviation: Floats, steepness: Floats) -> npt.NDArray[np.uint8]:

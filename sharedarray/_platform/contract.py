@@ -75,20 +75,20 @@ class Platform(Protocol):
     """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
 
     NEEDS_JANITOR: bool
-    """Whether a block outlives its last holder's sudden death, so that a janitor has to look."""
+    """True if a block outlives its last holder's sudden death, so that a janitor has to look."""
 
     RECORDS_DECIDE: bool
-    """Whether a block's record decides how long it lives, and so may change it, or have a process keep it.
+    """True if a block's record decides how long it lives, so that it can change, or name a keeper.
 
     Where it does not, a block that persists is of another kind from the start: a file. What is not made to
     persist goes with its last holder, and no process can keep it without holding it.
     """
 
     LENGTHENS: bool
-    """Whether a block can become longer after it was made, as one does that gets versions."""
+    """True if a block can become longer after it was made, as one does that gets versions."""
 
     REUSES_PAGES: bool
-    """Whether a block's file and pages can be used for the next block; see `sharedarray._freelist`.
+    """True if a block's file and pages can be used for the next block; see `sharedarray._freelist`.
 
     Where they cannot, the functions from `is_memory` to `thread_runs` are never called.
     """
@@ -97,7 +97,7 @@ class Platform(Protocol):
     """Bytes that a block's name may have."""
 
     STILL_MADE: str
-    """What `FileNotFoundError` says of a block that has its name and is not published yet."""
+    """The text of `FileNotFoundError` for a block that has its name and is not published yet."""
 
     DEFAULT_DIRECTORY: str
     """Directory of the blocks when the user names none."""

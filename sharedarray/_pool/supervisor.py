@@ -1,4 +1,4 @@
-"""Starting workers, noticing their exits, and what becomes of their calls.
+"""Starting workers, noticing their exits, and retrying or failing their calls.
 
 A death is noticed by the process itself (a descriptor for it if the kernel has such, otherwise
 multiprocessing's sentinel), never by the pipe alone: processes that a task forked may keep the pipe open.

@@ -253,7 +253,7 @@ class WorkerHandle:
         return task
 
     def clear_result_slot(self, number: int) -> None:
-        """Take back the slot that was granted for the result of a task."""
+        """Reclaim the slot that was granted for the result of a task."""
         slot = self._result_slots.pop(number, None)
         if slot is not None:
             self._put_back(slot)
@@ -272,7 +272,7 @@ class WorkerHandle:
     # Revoking
 
     def revoke(self, most: int) -> list[Task]:
-        """Take back calls from the end, at most so many, that have not begun; return them in order."""
+        """Revoke calls from the end, at most so many, that have not begun; return them in order."""
         count = 0
         while count < most and self._claim(False):
             count += 1

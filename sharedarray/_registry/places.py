@@ -1,4 +1,4 @@
-"""Where blocks and the registry are."""
+"""The directories of blocks and of the registry."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing i
 
 
 class Swept:
-    """What a sweep did and what it left.
+    """The result of a sweep: removed blocks, and those that remain.
 
     `removed` names the blocks whose memory it freed; `work` counts what a janitor still has to watch.
     """

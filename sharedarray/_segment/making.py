@@ -53,7 +53,7 @@ def create(
     fill
         Called with what writes bytes into the block, to write all the rest before another process can see it.
     name
-        The block's name, a word of chance when None.
+        The block's name, a random name if None.
     persist
         Whether the block outlives its holders.
     keeper

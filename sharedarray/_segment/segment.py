@@ -68,7 +68,7 @@ class Segment:
         size
             Bytes, at least 1.
         name
-            One path component; a word of chance when None.
+            One path component; a random name if None.
         persist
             Whether the block outlives its holders until `unlink`.
 

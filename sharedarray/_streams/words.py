@@ -111,7 +111,7 @@ RAMP = np.arange(MOST_SLOTS + 1, dtype=np.uint64)
 STEPS = RAMP * np.uint64((1 << SLOT_BITS) + 1)  # between the entries of the index for items in adjacent slots
 
 ORDERED = _machine.machine().lower() in ("x86_64", "amd64", "i386", "i686")
-"""Whether the processor keeps stores in order, and loads: x86 does. Others need more fences."""
+"""True if the processor keeps stores in order, and loads: x86 does. Others need more fences."""
 
 
 class Tables(NamedTuple):

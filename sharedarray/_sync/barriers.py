@@ -209,7 +209,7 @@ class Barrier(Primitive):
                 self._wake_sleepers()
 
     def _withdraw(self, state: int) -> None:
-        """Take back an arrival, of a wait that was broken off."""
+        """Undo an arrival, of a wait that was broken off."""
         with self._change() as words:
             own = self._own
             if words[_STATE] == state and words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:

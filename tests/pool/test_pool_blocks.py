@@ -208,7 +208,7 @@ def test_each_worker_writes_to_the_same_part_each_time(pool):
         assert pids[32] == where[0][32] != pids[0]
 
 
-def test_who_is_done_with_his_part_does_the_other_one(pool):
+def test_a_worker_that_has_finished_its_part_does_the_other_one(pool):
     numbers, done = sa.share(np.arange(64)), sa.zeros(64)
     pids = pool.map_blocks(partial(pool_tasks.pids_in_turn, done), numbers, out=sa.zeros(64), block_size=1)
     assert len(set(pids[1:])) == 1  # the other worker is at block 0 until all others are done

@@ -174,7 +174,7 @@ def test_threads_of_callbacks_that_take_long():
         gate = SimpleNamespace(done=0)
 
         def slow(future):
-            pool_tasks.nap(0.02)
+            pool_tasks.pause(0.02)
             gate.done += 1
 
         for number in range(12):

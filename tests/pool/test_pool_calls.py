@@ -1,4 +1,4 @@
-"""What comes back from a worker: values, arrays, exceptions; in which order, and who holds what."""
+"""The results of workers: values, arrays, exceptions; their order, and which process holds them."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ LAZY = {
 @many_starts
 @pytest.mark.parametrize("way", LAZY)
 def test_map_times_out(first_method, tmp_path, way):
-    """What runs too long is ended, its worker replaced at once, and nothing else is lost."""
+    """A call that runs too long is ended, its worker replaced at once, and nothing else is lost."""
     with sa.Pool(2, first_method) as pool:
         before = set(pool.map(pool_tasks.meet_pid, [tmp_path / "meet"] * 2, [2, 2]))
         started, never = tmp_path / "started", tmp_path / "never"

@@ -202,7 +202,7 @@ def test_an_iterable_cannot_advance_the_iterator_that_advances_it(pool):
 
 @pytest.mark.parametrize("value", [[1, 2.5], (1, "two"), {"three": 3}])
 def test_short_lists_and_their_like_share_a_message(pool, monkeypatch, value):
-    """Whether they are items of a map or arguments of a call: a pickle for each takes three times as long."""
+    """Both items of a map and arguments of a call: a pickle for each takes three times as long."""
     tasks = []
     enqueue = PoolCore.enqueue
     monkeypatch.setattr(PoolCore, "enqueue", lambda *given: (tasks.extend(given[1]), enqueue(*given))[1])

@@ -67,7 +67,7 @@ class PipeEnd(Protocol):
         """Wait until there is something to read, for as many seconds; return whether there is."""
 
     there: Callable[[], object]
-    """Say, without waiting, whether there is something to read."""
+    """Return, without waiting, whether there is something to read."""
 
 
 class _Pipe:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sharedarray import _errors as errors
 
-__all__ = ["check", "original", "real_threads", "start_thread", "waits"]
+__all__ = ["check", "check_sockets", "original", "real_threads", "start_thread", "waits"]
 
 
 def waits() -> bool:
@@ -81,6 +81,27 @@ def check(method: str) -> None:
             cause="gevent's patch_all() lets threads of a worker run only while no task does",
             next_step="use mp_context='forkserver' or 'spawn'; their workers do without gevent",
         )
+
+
+def check_sockets() -> None:
+    """Refuse what reads from sockets by the calls of multiprocessing, which no patched socket waits for.
+
+    Raises
+    ------
+    UnsupportedError
+        gevent or eventlet has replaced sockets.
+    """
+    for package, patches, question in (
+        ("gevent", "gevent.monkey", "is_module_patched"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
+    ):
+        if _has_patched(patches, question, "socket"):
+            raise errors.UnsupportedError(
+                f"a manager cannot work in a program that {package} has monkey-patched",
+                cause=f"multiprocessing's managers need sockets that wait, and {package} has replaced them",
+                next_step="leave sockets out of the patches (socket=False), use a manager in a process "
+                f"without {package}, or make arrays by name with sharedarray.share()",
+            )
 
 
 def _has_patched(patches: str, question: str, part: str) -> bool:

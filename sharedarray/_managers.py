@@ -36,6 +36,7 @@ from sharedarray import (
     _array as array,
     _creation as creation,
     _errors as errors,
+    _greenlets as greenlets,
     _janitor as janitor,
     _process_tree as process_tree,
     _registry as registry,
@@ -209,15 +210,29 @@ class SharedMemoryManager(managers.BaseManager):
         ------
         ProcessError
             It was started or shut down before (of `multiprocessing`).
+        UnsupportedError
+            gevent or eventlet has replaced sockets.
         """
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        greenlets.check_sockets()
         # Where nothing of the user's runs in that process, nothing there needs the arrays of this one.
         leave = initializer is None and not self._registry  # type: ignore[attr-defined]
         if getattr(self, "_address", "") is None:
             self._address = _address()
         with platform.standard_streams():
             platform.opened(super().start, _begin, (registry.me(), leave, initializer, initargs))
+
+    def connect(self) -> None:
+        """Connect to the server at the manager's address, which another process runs.
+
+        Raises
+        ------
+        UnsupportedError
+            gevent or eventlet has replaced sockets.
+        """
+        greenlets.check_sockets()
+        super().connect()
 
     def get_server(self) -> Server:
         """Return the server, for this process to run: ``manager.get_server().serve_forever()``.

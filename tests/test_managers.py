@@ -9,7 +9,9 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from multiprocessing import ProcessError, managers
 from typing import Any
@@ -475,3 +477,16 @@ def test_the_record_says_who_owns(manager):
     assert record.keeper[0] == server_of(manager)
     assert (record.kind, record.pid, record.persist) == ("array", os.getpid(), False)
     del array
+
+
+@pytest.mark.parametrize(
+    ("module", "question"),
+    [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")],
+)
+def test_sockets_of_greenlets_are_refused(monkeypatch, module, question):
+    """multiprocessing reads from them without waiting, and fails at the first message."""
+    patches = types.SimpleNamespace(**{question: lambda part: part == "socket"})
+    monkeypatch.setitem(sys.modules, module, patches)
+    for call in (sa.SharedMemoryManager().start, sa.SharedMemoryManager(("localhost", 1)).connect):
+        with pytest.raises(sa.UnsupportedError, match=rf"{module.partition('.')[0]} has monkey-patched"):
+            call()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT, environment
@@ -16,7 +18,8 @@ from needs import needs_root
 import sharedarray as sa
 from sharedarray._platform import platform
 
-on_linux = pytest.mark.skipif(not hasattr(platform, "_control_groups"), reason="control groups are Linux's")
+groups: Any = sys.modules.get("sharedarray._platform.linux_groups")
+on_linux = pytest.mark.skipif(groups is None, reason="control groups are Linux's")
 
 
 def test_a_pool_has_as_many_workers_as_there_are_processors() -> None:
@@ -57,12 +60,25 @@ def test_a_pool_has_as_many_workers_as_there_are_processors() -> None:
 )
 def test_quotas_of_control_groups(files, expected, monkeypatch) -> None:
     files = {"/proc/self/cgroup": b"12:cpu,cpuacct:/v\n3:memory:/m\n0::/a/b\n", **files}
-    monkeypatch.setattr(platform, "_file", files.get)
-    monkeypatch.setattr(platform, "permitted", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(groups, "contents_of", files.get)
+    monkeypatch.setattr(groups, "permitted", lambda: 8)
+    monkeypatch.setattr(groups, "affinity", lambda: 8)
     assert platform.processors() == expected
-    monkeypatch.setattr(platform, "permitted", lambda: 5)  # a number that the user set stays
+    monkeypatch.setattr(groups, "permitted", lambda: 5)  # a number that the user set stays
     assert platform.processors() == 5
+
+
+def test_a_kernel_that_tells_no_affinity(monkeypatch) -> None:
+    """Sandboxes may refuse the call, and a pool needs a number all the same."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.delenv("PYTHON_CPU_COUNT", raising=False)
+    for name in ("sched_getaffinity", "process_cpu_count"):
+        monkeypatch.setattr(os, name, refuse, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert platform.processors() == 1
 
 
 @on_linux

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from sharedarray._clock import time
 from sharedarray._platform.linux_processes import contents_of
 from sharedarray._platform.posix import memory as memory, names as names
-from sharedarray._platform.processors import processors as permitted
+from sharedarray._platform.processors import affinity, processors as permitted
 
 
 def processors() -> int:
@@ -18,7 +18,7 @@ def processors() -> int:
     A quota of 1.5 processors counts as 2. A number that the user set by ``-X cpu_count`` goes unchanged.
     """
     count = permitted()
-    if count != len(os.sched_getaffinity(0)):
+    if count != affinity():
         return count
     found = (_quota(*group) for group in _control_groups("cpu"))
     return max(1, min([count, *(math.ceil(quota) for quota in found if quota is not None)]))

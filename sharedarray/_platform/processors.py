@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["processors"]
+__all__ = ["affinity", "processors"]
+
+
+def affinity() -> int:
+    """Return the number of processors in this process's affinity; of the machine's if no call tells it."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # another system; a sandbox
+        return os.cpu_count() or 1
 
 
 def processors() -> int:
@@ -12,9 +20,7 @@ def processors() -> int:
 
     The user sets it by ``-X cpu_count`` or ``PYTHON_CPU_COUNT``, from Python 3.13 on.
     """
-    count = getattr(os, "process_cpu_count", None)
-    if count is not None:
-        return count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    try:
+        return getattr(os, "process_cpu_count", affinity)() or 1
+    except OSError:
+        return affinity()

@@ -48,6 +48,7 @@ EXCEPTIONS = {
     "tests/test_words.py": (".*", "this list"),
     "tests/test_dask.py": ("silence_logs", "an option of Dask"),
     "tests/test_reference.py": ("silence_logs", "an option of Dask"),
+    "tests/test_pools.py": ("silence_logs", "an option of Dask"),
     "tests/test_lock_file.py": ("(?i)nobody", "the name of a user"),
     "tests/test_places.py": ("the user nobody", "the name of a user"),
     "tests/pool/test_pool_inherits.py": ("su nobody", "the name of a user"),

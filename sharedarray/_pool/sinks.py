@@ -18,7 +18,7 @@ __all__ = ["Results"]
 
 
 class Reads(Protocol):
-    """What results need of the core."""
+    """The part of the core that results use."""
 
     def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
         """Read replies until ``done()``, or time is up, unless another thread reads."""

@@ -536,7 +536,7 @@ class _Sent:
 
 
 class _PoolCore:
-    """What a pool's calls ask of its core and of its intake, on a cluster.
+    """The part of a pool's core and intake that its calls use, on a cluster.
 
     Attributes
     ----------
@@ -573,7 +573,7 @@ class _PoolCore:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether this is a fork of the pool's process, which has no connection to the cluster."""
+        """True if this is a fork of the pool's process, which has no connection to the cluster."""
         return os.getpid() != self._owner
 
     def holds_lock(self) -> bool:
@@ -607,7 +607,7 @@ class _PoolCore:
         take: Callable[[list[Any]], Any],
         label: str,
     ) -> None:
-        """Have some calls done in one task of Dask's."""
+        """Start some calls in one task of Dask's."""
         theirs = self.client.submit(
             _perform,
             function,
@@ -638,7 +638,7 @@ class _PoolCore:
         orders: Sequence[_Order],
         label: str,
     ) -> None:
-        """Have some items of a map done in one task of Dask's."""
+        """Start some items of a map in one task of Dask's."""
         part = _Future(results)
         part.add_done_callback(partial(_put, indexes))
         self._start(part, packing, function, orders, len(indexes), list, label)
@@ -653,7 +653,7 @@ class _PoolCore:
             self._over.wait_for(lambda: not self._running)
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Future:
-        """Have a function called; return the future of the outcome."""
+        """Accept a call; return the future of the outcome."""
         self.check_open()
         future, packing, label = _Future(), _Packing(self.replicas, {}), name_of(function)
         try:
@@ -676,7 +676,7 @@ class _PoolCore:
         chunksize: int | None = None,
         **_: Any,
     ) -> Results:
-        """Have a function called on each tuple of arguments; return the outcomes, in order."""
+        """Accept calls with each tuple of arguments; return the outcomes, in order."""
         self.check_open()
         label = label or name_of(function)
         size = chunksize or max(1, len(calls) // (_PER_WORKER * self.workers))
@@ -703,7 +703,7 @@ class _PoolCore:
         shared: dict[int, tuple[Array, SharedArray]],
         label: str,
     ) -> None:
-        """Have some items done; calls that cannot be sent have that as their outcome."""
+        """Start some items; calls that cannot be sent have that as their outcome."""
         packing = _Packing(self.replicas, shared)
         packed = _packed_function(packing, function, label)
         try:
@@ -746,7 +746,7 @@ class _PoolCore:
         chunksize: int | None = None,
         **_: Any,
     ) -> None:
-        """Have one more item done, in one task with those after it perhaps; see `flush`."""
+        """Accept one more item, perhaps in one task with those after it; see `flush`."""
         self.check_open()
         if sent.packing is None:
             sent.packing = _Packing(self.replicas, {})

@@ -33,7 +33,7 @@ class NumericCalls:
 
     @property
     def _runs_again(self) -> bool:
-        """Whether a block may be computed a second time, because a worker died."""
+        """True if a block may be computed a second time, because a worker died."""
         return self._retries > 0
 
     @explains_keywords(BLOCK_KEYWORDS)

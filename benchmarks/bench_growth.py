@@ -6,6 +6,8 @@ kernel has to make for any program: so much at once is compared with writing it 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,17 @@ ROUNDS = 2 if QUICK else 15
 MOST = 1.3  # times that a large append may take, in terms of writing fresh pages
 
 
+def in_zarr(rows: Any) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Return what appends rows to an array of zarr in memory, and what is missing for that."""
+    name = "zarr, in memory"
+    if importlib.util.find_spec("zarr") is None:
+        return {}, {name: "zarr is not installed"}
+    zarr, storage = importlib.import_module("zarr"), importlib.import_module("zarr.storage")
+    store = storage.MemoryStore()
+    array = zarr.open(store=store, mode="w", shape=(0, rows.shape[1]), chunks=rows.shape, dtype=rows.dtype)
+    return {name: lambda: array.append(rows) and None}, {}
+
+
 def test_batches(race: Callable[..., Any]) -> None:
     """Append rows of 1 KiB, 512 at once, against a file that grows in the same memory."""
     rounds, loops = (2, 2) if QUICK else (60, 10)
@@ -31,6 +44,7 @@ def test_batches(race: Callable[..., Any]) -> None:
     rows = np.ones((BATCH, ROW // 8))
     target = np.empty_like(rows)
     data = memoryview(rows).cast("B")
+    others, missing = in_zarr(rows)
     path = f"{registry.directory()}/bench-{os.getpid()}"
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     os.unlink(path)
@@ -42,11 +56,13 @@ def test_batches(race: Callable[..., Any]) -> None:
                     "sharedarray": lambda: log.append(rows) and None,
                     "write to a file in memory": lambda: os.write(handle, data) and None,
                     "a copy into warm memory": lambda: np.copyto(target, rows),
+                    **others,
                 },
                 baseline="write to a file in memory",
                 rounds=rounds,
                 loops=loops,
                 unit="us",
+                missing=missing,
                 group="append rows",
                 size=BATCH * ROW,
             )

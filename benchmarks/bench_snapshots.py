@@ -6,6 +6,8 @@ and some control words. A copy under a lock is what programs do without versions
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -62,10 +64,22 @@ def test_snapshot(race: Callable[..., Any]) -> None:
         assert done.median("sharedarray") - done.median("an attribute (name)") < MOST
 
 
+def as_tensordict(data: Any) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Return what writes data into a `TensorDict` in shared memory, piece by piece, and what is missing."""
+    name = "tensordict, not whole"
+    if importlib.util.find_spec("tensordict") is None:
+        return {}, {name: "tensordict is not installed"}
+    torch, made = importlib.import_module("torch"), importlib.import_module("tensordict").TensorDict
+    given = made({"data": torch.from_numpy(data)}, batch_size=[])
+    shared = made({"data": torch.zeros(len(data), dtype=torch.float64)}, batch_size=[]).share_memory_()
+    return {name: lambda: shared.update_(given) and None}, {}
+
+
 def test_update(race: Callable[..., Any]) -> None:
     """Publish a whole version, against a copy of as much."""
     need(LARGE, 8)
     data, target = np.ones(LARGE // 8), np.empty(LARGE // 8)
+    others, missing = as_tensordict(data)
     with sa.zeros(LARGE // 8) as array:
 
         def update() -> None:
@@ -74,11 +88,12 @@ def test_update(race: Callable[..., Any]) -> None:
 
         race(
             f"publish {human(LARGE)}",
-            {"sharedarray": update, "a copy": lambda: np.copyto(target, data)},
+            {"sharedarray": update, "a copy": lambda: np.copyto(target, data), **others},
             baseline="a copy",
             rounds=15,
             budget=BUDGET,
             unit="ms",
+            missing=missing,
             group="update",
             size=LARGE,
         )

@@ -740,6 +740,22 @@ class Pair(typing.NamedTuple):
 
 class Colour(enum.Enum):
     RED = 1
+    CRIMSON = 1
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+    BOTH = 3
+
+
+class Place(bytes, enum.Enum):
+    X = 2
+
+    def __new__(cls, value):
+        made = bytes.__new__(cls, [value])
+        made._value_ = value
+        return made
 
 
 class Planet(enum.Enum):
@@ -830,6 +846,9 @@ with sa.Pool(1, initializer=functools.partial(library.begin, 7)) as pool:
     red = ask(lambda colour: colour, Colour.RED)
     tell("an enumeration", red is Colour.RED, ask(lambda colour: colour is Colour.RED, red))
     tell("its members' attributes", ask(lambda: (Planet.EARTH.density, Planet(Planet.EARTH.value).mass)))
+    names = ask(lambda: (Colour["CRIMSON"] is Colour.CRIMSON is Colour.RED, Access.BOTH.name, Access["BOTH"]))
+    tell("its aliases", *names[:2], names[2] is Access.BOTH)
+    tell("its members' data", ask(lambda: (bytes(Place.X), Place.X.value, Place(2) is Place.X)))
     tell("names of classes", ask(lambda: repr(Outer.Inner(1))), ask(Outer.Inner, 2) == Outer.Inner(2))
     local = ask(Local(1).next)
     read = lambda x: (type(x).__qualname__, x.step)
@@ -871,6 +890,8 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "kinds of classes": [(1, 2), True, 3, 3, True],
     "an enumeration": [True, True],
     "its members' attributes": [(2.0, 6)],
+    "its aliases": [True, "BOTH", True],
+    "its members' data": [(b"\x02", 2, True)],
     "names of classes": ["Outer.Inner(x=1)", True],
     "classes made by importable modules": [True, 2, True],
     "their attributes": [("local.<locals>.Local", 1), ("local.<locals>.Local", 5), 7],

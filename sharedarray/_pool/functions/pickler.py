@@ -133,6 +133,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             args[3]["__qualname__"] = each.__qualname__  # cloudpickle would make it the name
             if "__slots__" in vars(each):
                 _add_slots(each, args[3], state[0])
+        aliases = {}
+        if make is _cloudpickle._make_skeleton_enum:
+            members: Any = each.__members__  # type: ignore[attr-defined]
+            aliases = {name: (of.name, of.value) for name, of in members.items() if name not in args[3]}
+            for alias in aliases:
+                state[0].pop(alias, None)  # a member cannot be assigned
+            args = (*args[:3], _data_of_members(each, args[3]), *args[4:])
         if self.snapshot is not None:
             self.snapshot.add_class(each)
         # Also of a class in a function of an importable module, which has no version as a global.
@@ -141,7 +148,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         globals_ = []
         if name is not None and there is not None and self.sends_globals:
             globals_ = self.globals_of(modules.MAIN if home in modules.MAIN_NAMES else home, there, (name,))
-        state = token, made, state, _of_members(each), globals_
+        state = token, made, state, _of_members(each), aliases, globals_
         return received.make_class, (token, make, args), state, None, None, received.set_class
 
     def _reduce_class(self, each: type) -> Any:
@@ -212,15 +219,31 @@ def _of_members(each: type) -> dict[str, dict[str, Any]]:
     if not isinstance(each, enum.EnumMeta):
         return {}
     members: list[enum.Enum] = list(each)
-    attributes = {member.name: dict(vars(member)) for member in members}
-    for of_member in attributes.values():
-        for name in _SET_BY_ENUM:
-            of_member.pop(name, None)
-    return {name: of_member for name, of_member in attributes.items() if of_member}
+    values = {member.name: member.value for member in members}
+    data = _data_of_members(each, values)
+    found: dict[str, dict[str, Any]] = {}
+    for member in members:
+        attributes = {name: value for name, value in vars(member).items() if name not in _SET_BY_ENUM}
+        if data is not values:
+            attributes["_value_"] = member.value
+        if attributes:
+            found[member.name] = attributes
+    return found
 
 
 # What the class of an enumeration sets in each of its members.
 _SET_BY_ENUM = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
+
+
+def _data_of_members(each: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what members are made from: their values, or their data if a ``__new__`` lets these differ."""
+    arguments_of = getattr(each._member_type_, "__getnewargs__", None)
+    if arguments_of is None:
+        return values
+    data = {name: arguments_of(each[name])[0] for name in values}
+    if data == values or len(set(data.values())) < len(data):  # members of equal data would become one
+        return values
+    return data
 
 
 def _add_slots(each: type, arguments: dict[str, Any], state: dict[str, Any]) -> None:

@@ -255,13 +255,13 @@ def make_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> 
     return known
 
 
-def set_class(each: Any, state: tuple[str, Any, Any, dict[str, dict[str, Any]], list[Global]]) -> None:
+def set_class(each: Any, state: tuple[str, Any, Any, dict[str, Any], dict[str, Any], list[Global]]) -> None:
     """Set the state of a class, unless it is of the same version, and the global that is this class.
 
     A class has a version, and so has each attribute that programs assign: only attributes that the caller has
     changed are set.
     """
-    token, made, of_class, of_members, globals_ = state
+    token, made, of_class, of_members, aliases, globals_ = state
     before = (None, {}) if token in arrived.new else arrived.versions.get(token, (None, {}))
     if arrived.take_version(token, made):
         attributes, slots = of_class
@@ -273,6 +273,16 @@ def set_class(each: Any, state: tuple[str, Any, Any, dict[str, dict[str, Any]], 
         cloudpickle._class_setstate(each, (attributes, slots))
         for name, of_member in of_members.items():
             vars(each[name]).update(of_member)
+            if "_value_" in of_member:
+                each._value2member_map_[of_member["_value_"]] = each[name]
+        for alias, (name, value) in aliases.items():
+            if alias not in each._member_map_:
+                member = each._member_map_.get(name)
+                if member is None:  # a combination of flags that has a name
+                    member = each(value)
+                    member._name_ = name
+                each._member_map_[alias] = member
+                type.__setattr__(each, alias, member)
     for one in globals_:
         arrived.assign(*one)
 

@@ -210,6 +210,14 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         Every view of the same attachment is closed with it. The memory stays mapped until the last of them
         goes, so reading and writing one that is closed is safe; others may not see it any more.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.zeros(3)
+        >>> a.close()
+        >>> sa.exists(a.name)
+        False
         """
         mapping = mapping_of(self)
         if mapping is not None:
@@ -230,21 +238,47 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             `FileNotFoundError`).
         NotOursError
             It is a file (a `PermissionError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.zeros(3, name="unlinked")
+        >>> a.unlink()  # the memory stays while `a` lives
+        >>> sa.exists("unlinked")
+        False
         """
         segment.unlink_mapping(self._mapping("unlink"), missing_ok)
 
     def persist(self, flag: bool = True) -> None:
         """Set whether the block outlives its holders until `unlink`.
 
+        Parameters
+        ----------
+        flag : bool
+            Whether the block stays; False makes it end with its last holder again.
+
         Raises
         ------
         BlockClosedError
             The array is closed (a `ValueError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.zeros(3, name="persisting")
+        >>> a.persist()
+        >>> a.persist(False)
         """
         segment.persist_mapping(self._mapping("persist"), flag)
 
     def flush(self) -> None:
-        """Bring what was written to a file onto its disk; nothing to do for a block in memory."""
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> sa.zeros(3).flush()  # of use to files; see `open`
+        """
         mapping = mapping_of(self)
         if mapping is not None and mapping.directory is None and mapping.mode == "r+":
             platform.sync(mapping)
@@ -318,6 +352,13 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         ------
         BlockClosedError
             The array is closed (a `ValueError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.ones(4)
+        >>> a[1:].reference().attach().tolist()
+        [1.0, 1.0, 1.0]
         """
         from sharedarray._reference import Reference
 
@@ -1418,6 +1459,20 @@ def open(path: str | os.PathLike[str], mode: Mode = "r+") -> SharedArray:
         There is no such file (a `FileNotFoundError`).
     HeaderError
         It is no NPY file, or one of Python objects (a `ValueError`).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "table.npy")
+    ...     np.save(path, np.arange(3))
+    ...     table = sa.open(path)
+    ...     print(int(table.sum()))
+    ...     del table
+    3
     """
     mapping = segment.open_file(path, mode)
     return _view(mapping, mapping[: header.PAGE])

@@ -145,6 +145,27 @@ def zeros(
 ) -> SharedArray:
     """Make a shared array of zeros; see `empty` for the parameters, errors and who frees it.
 
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype
+        Type of the elements; by default float64.
+    order : {'C', 'F'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
+    capacity : int, optional
+        Rows to which the first axis can grow.
+
     Examples
     --------
     >>> import sharedarray as sa
@@ -178,6 +199,25 @@ def ones(
     progress: Progress = None,
 ) -> SharedArray:
     """Make a shared array of ones; see `empty` for the parameters, errors and who frees it.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Lengths of the axes.
+    dtype
+        Type of the elements; by default float64.
+    order : {'C', 'F'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
 
     Examples
     --------
@@ -223,6 +263,18 @@ def full(
         The value, broadcast to `shape`.
     dtype
         Type of the elements, that of `fill_value` when None.
+    order : {'C', 'F'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
 
     Examples
     --------
@@ -265,6 +317,35 @@ def empty_like(
 
     `subok` is there for NumPy's sake: the result is a `SharedArray` whatever the class of `prototype`. See
     `empty` for the other parameters, errors and who frees it.
+
+    Parameters
+    ----------
+    prototype
+        The array whose shape, dtype and order are used.
+    dtype
+        Type of the elements; by default that of the array.
+    order : {'C', 'F', 'A', 'K'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
+    subok : bool
+        For NumPy's sake; the result is a `SharedArray` in any case.
+    shape : int or tuple of int, optional
+        Lengths of the axes, in place of those of the array.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.empty_like([[1, 2]]).shape
+    (1, 2)
     """
     like, chosen, lengths = _like(prototype, dtype, shape)
     return make(
@@ -294,7 +375,37 @@ def zeros_like(
     replace: bool = False,
     progress: Progress = None,
 ) -> SharedArray:
-    """Make a shared array of zeros like `a`; see `empty_like`."""
+    """Make a shared array of zeros like `a`; see `empty_like`.
+
+    Parameters
+    ----------
+    a
+        The array whose shape, dtype and order are used.
+    dtype
+        Type of the elements; by default that of the array.
+    order : {'C', 'F', 'A', 'K'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
+    subok : bool
+        For NumPy's sake; the result is a `SharedArray` in any case.
+    shape : int or tuple of int, optional
+        Lengths of the axes, in place of those of the array.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.zeros_like([1, 2]).tolist()
+    [0, 0]
+    """
     return empty_like(
         a,
         dtype,
@@ -324,7 +435,37 @@ def ones_like(
     replace: bool = False,
     progress: Progress = None,
 ) -> SharedArray:
-    """Make a shared array of ones like `a`; see `empty_like`."""
+    """Make a shared array of ones like `a`; see `empty_like`.
+
+    Parameters
+    ----------
+    a
+        The array whose shape, dtype and order are used.
+    dtype
+        Type of the elements; by default that of the array.
+    order : {'C', 'F', 'A', 'K'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
+    subok : bool
+        For NumPy's sake; the result is a `SharedArray` in any case.
+    shape : int or tuple of int, optional
+        Lengths of the axes, in place of those of the array.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.ones_like([3, 4]).tolist()
+    [1, 1]
+    """
     like, chosen, lengths = _like(a, dtype, shape)
     return _full(
         lengths,
@@ -356,7 +497,39 @@ def full_like(
     replace: bool = False,
     progress: Progress = None,
 ) -> SharedArray:
-    """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`."""
+    """Make a shared array like `a`, filled with `fill_value`; see `empty_like` and `full`.
+
+    Parameters
+    ----------
+    a
+        The array whose shape, dtype and order are used.
+    fill_value : scalar or array_like
+        The value, broadcast to the shape.
+    dtype
+        Type of the elements; by default that of the array.
+    order : {'C', 'F', 'A', 'K'}
+        Memory layout.
+    name : str, optional
+        Name to attach by; a random name if None.
+    persist : bool
+        Whether the block outlives its holders until `unlink`.
+    file : path_like, optional
+        An ``.npy`` file to make in place of a block.
+    exist_ok, replace : bool
+        Use a block of this name that fits, or replace it.
+    progress : bool or callable, optional
+        Whether to show a bar.
+    subok : bool
+        For NumPy's sake; the result is a `SharedArray` in any case.
+    shape : int or tuple of int, optional
+        Lengths of the axes, in place of those of the array.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.full_like([3, 4], 7).tolist()
+    [7, 7]
+    """
     refuse_masked(fill_value, "fill an array with")
     like, chosen, lengths = _like(a, dtype, shape)
     return _full(

@@ -231,6 +231,14 @@ class Group(Mapping[str, SharedArray]):
         """Give up this process's lease on the block; the last holder removes it. Idempotent.
 
         All members are closed with it. Their memory stays mapped until the last view of them goes.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("closed_group", {"x": (3, "f8")})
+        >>> g.close()
+        >>> g.closed
+        True
         """
         mapping = mapping_of(self._bytes)
         if mapping is not None:
@@ -245,16 +253,36 @@ class Group(Mapping[str, SharedArray]):
             The name is gone, or another block has it by now (a `FileNotFoundError`).
         NotOursError
             It is a file (a `PermissionError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("unlinked_group", {"x": (3, "f8")})
+        >>> g.unlink()
+        >>> sa.exists("unlinked_group")
+        False
         """
         segment.unlink_mapping(self._mapping("unlink"))
 
     def persist(self, flag: bool = True) -> None:
         """Let the block outlive its holders until `unlink`, or not any more.
 
+        Parameters
+        ----------
+        flag : bool
+            Whether the block stays; False makes it end with its last holder again.
+
         Raises
         ------
         BlockClosedError
             The group is closed (a `ValueError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("kept_group", {"x": (3, "f8")})
+        >>> g.persist()
+        >>> g.persist(False)
         """
         segment.persist_mapping(self._mapping("persist"), flag)
 

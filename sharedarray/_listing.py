@@ -281,5 +281,10 @@ def prune() -> list[str]:
     -------
     list of str
         The names that were removed.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> removed = sa.prune()  # names of blocks that dead processes held
     """
     return sorted(registry.sweep(registry.directory()).removed)

@@ -184,6 +184,13 @@ class SharedMemory:
         """Let go of the block, which stays for others. Idempotent.
 
         Arrays and memoryviews over `buf` stay valid, and keep the memory for this process until they go.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> memory = sa.SharedMemory(create=True, size=10)
+        >>> memory.close()
+        >>> memory.unlink()
         """
         mapping, self._mapping = self._mapping, None
         self._buf = None
@@ -198,6 +205,13 @@ class SharedMemory:
         BlockNotFoundError
             It was unlinked already, or another block has the name by now (a `FileNotFoundError`). Not
             where the system takes a name away with the last holder: there, that is what was asked for.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> memory = sa.SharedMemory(create=True, size=10)
+        >>> memory.unlink()
+        >>> memory.close()
         """
         directory, name, inode = self._where
         try:
@@ -330,16 +344,43 @@ class ShareableList(Generic[_T]):
         return "".join(shareable.format_of(block, self._layout, n) for n in range(len(self)))
 
     def count(self, value: object) -> int:
-        """Return how many items equal `value`."""
+        """Return how many items equal `value`.
+
+        Parameters
+        ----------
+        value
+            The value to look for.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> items = sa.ShareableList([1, 2, 1])
+        >>> items.count(1)
+        2
+        >>> items.shm.unlink()
+        """
         return sum(value == item for item in self)
 
     def index(self, value: object) -> int:
         """Return position of the first item that equals `value`.
 
+        Parameters
+        ----------
+        value
+            The value to look for.
+
         Raises
         ------
         ValueError
             There is none.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> items = sa.ShareableList([1, 2, 1])
+        >>> items.index(2)
+        1
+        >>> items.shm.unlink()
         """
         for position, item in enumerate(self):
             if value == item:

@@ -448,3 +448,14 @@ def test_no_weak_set_is_iterated() -> None:
     tables = "_arrived|_by_token|_cores|_made|_origins|_token_of|_versions"
     iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
     assert [name for name in MODULES if iterated.search(source(name))] == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in sa.__all__ if inspect.isfunction(getattr(sa, name))))
+def test_public_functions_describe_their_own_parameters(name: str) -> None:
+    """With a summary, each parameter, and an example, which `test_docstrings_run` runs."""
+    text = inspect.getdoc(getattr(sa, name)) or ""
+    assert re.match(r"\S.*\.\n", text)
+    parameters = inspect.signature(getattr(sa, name)).parameters
+    described = re.findall(r"^(\w+(?:, \w+)*)(?: : .*)?\n    \S", text, re.MULTILINE)
+    assert set(parameters) <= {each for names in described for each in names.split(", ")}
+    assert re.search(r"^Examples\n--------\n(?:.*\n)*>>> ", text, re.MULTILINE)

@@ -251,6 +251,13 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
             The pool is broken (a `concurrent.futures.process.BrokenProcessPool`).
         RuntimeError
             The pool was shut down.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     pool.submit(pow, 2, 10).result()
+        1024
         """
         check_function("submit", fn)
         return self._core.intake.submit(fn, args, kwargs, **self._options)

@@ -10,7 +10,19 @@ from sharedarray._segment.refusals import not_found, suggest, unopenable
 
 
 def exists(name: str) -> bool:
-    """Return whether `name` leads to something that can be attached to."""
+    """Return whether `name` leads to something that can be attached to.
+
+    Parameters
+    ----------
+    name : str
+        Name of the block.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> sa.exists("no_block_has_this_name")
+    False
+    """
     if not isinstance(name, str):
         raise hints.not_a_name(name)
     path = registry.path_of(registry.directory(), check_name(name))

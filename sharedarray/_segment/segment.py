@@ -132,21 +132,54 @@ class Segment:
         return self._mapping.released
 
     def close(self) -> None:
-        """Give up the lease. The last holder removes the block; views stay valid. Idempotent."""
+        """Give up the lease. The last holder removes the block; views stay valid. Idempotent.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> block = sa.Segment.create(100)
+        >>> block.close()
+        >>> block.closed
+        True
+        """
         self._mapping.release()
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the block's name now; processes that hold it keep the memory.
 
+        Parameters
+        ----------
+        missing_ok : bool
+            Whether a name that is gone already is no error.
+
         Raises
         ------
         BlockNotFoundError
             The name is gone, or leads to another block, and `missing_ok` is False.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> block = sa.Segment.create(100)
+        >>> block.unlink()
         """
         unlink_mapping(self._mapping, missing_ok)
 
     def persist(self, flag: bool = True) -> None:
-        """Set whether the block outlives its holders until `unlink`."""
+        """Set whether the block outlives its holders until `unlink`.
+
+        Parameters
+        ----------
+        flag : bool
+            Whether the block stays; False makes it end with its last holder again.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> block = sa.Segment.create(100)
+        >>> block.persist()
+        >>> block.persist(False)
+        """
         persist_mapping(self._mapping, flag)
 
     def __enter__(self) -> Self:

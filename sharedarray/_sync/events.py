@@ -68,7 +68,14 @@ class Event(Primitive):
         self._watcher: _Watcher | None = None
 
     def is_set(self) -> bool:
-        """Return True if the flag is set."""
+        """Return True if the flag is set.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> sa.Event("new_event").is_set()
+        False
+        """
         if not self._words[_STATE] & 1:
             watcher = self._watcher
             if watcher is None or self._process != os.getpid():
@@ -103,13 +110,32 @@ class Event(Primitive):
         super()._end(wait=wait)
 
     def set(self) -> None:
-        """Set the flag, and wake all that wait for it."""
+        """Set the flag, and wake all that wait for it.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("set_event")
+        >>> event.set()
+        >>> event.is_set()
+        True
+        """
         with self._change() as words:
             words[_STATE] = ((words[_STATE] >> 1) + 1) % (1 << 63) << 1 | 1
             self._wake_sleepers()
 
     def clear(self) -> None:
-        """Clear the flag."""
+        """Clear the flag.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("cleared_event")
+        >>> event.set()
+        >>> event.clear()
+        >>> event.is_set()
+        False
+        """
         with self._change() as words:
             words[_STATE] = words[_STATE] & ~1
 

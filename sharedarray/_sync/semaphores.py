@@ -100,6 +100,15 @@ class Semaphore(Primitive):
         -------
         bool
             False if no unit was free in time.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> semaphore = sa.Semaphore("acquired_semaphore", 1)
+        >>> semaphore.acquire()
+        True
+        >>> semaphore.acquire(blocking=False)
+        False
         """
         self._check_blocking(blocking)
         if not blocking and timeout is not None:
@@ -125,10 +134,23 @@ class Semaphore(Primitive):
     def release(self, n: int = 1) -> None:
         """Give back `n` units, and wake those that wait for one.
 
+        Parameters
+        ----------
+        n : int
+            How many to give back.
+
         Raises
         ------
         ValueError
             `n` is less than 1.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> semaphore = sa.Semaphore("released_semaphore", 1)
+        >>> semaphore.acquire()
+        True
+        >>> semaphore.release()
         """
         n = operator.index(n)
         if not 1 <= n < _MOST:

@@ -50,7 +50,14 @@ from sharedarray._pool.arguments import at_least, check_function
 from sharedarray._pool.arrays import OwnedArrays
 from sharedarray._pool.calls import Raised, name_of
 from sharedarray._pool.codec.culprits import culprit_of_call
-from sharedarray._pool.codec.failures import Failure, failure_of, outside_iteration, rebuild, unreturnable
+from sharedarray._pool.codec.failures import (
+    Failure,
+    failure_of,
+    forget_frames,
+    outside_iteration,
+    rebuild,
+    unreturnable,
+)
 from sharedarray._pool.maps import Maps
 from sharedarray._pool.migration import no_attribute
 from sharedarray._pool.numeric.calls import NumericCalls
@@ -349,7 +356,9 @@ def _outcome(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
             raise  # the function asks Dask for another worker
         except BaseException as error:
             if not again:
-                return failure_of(error, error.__traceback__)
+                failure = failure_of(error, error.__traceback__)
+                forget_frames(error)  # which hold arguments, in cycles perhaps
+                return failure
         again -= 1
 
 

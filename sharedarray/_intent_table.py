@@ -309,8 +309,8 @@ class Table:
                 if at != own:
                     _, low, high = _read(self.words, at)
                     path = self._named(at)
-                    if (low >= start or self._leave(key, low, start, path)) and (
-                        high <= end or self._leave(key, end, high, path)
+                    if (low >= start or self._move_rest(key, low, start, path)) and (
+                        high <= end or self._move_rest(key, end, high, path)
                     ):
                         self.words[at] = 0
 
@@ -337,7 +337,7 @@ class Table:
                     found.append(at)
         return found
 
-    def _leave(self, key: int, start: int, end: int, path: str) -> bool:
+    def _move_rest(self, key: int, start: int, end: int, path: str) -> bool:
         """Write the rest of an intent to a slot of its own; return False if there are too many already."""
         at = self._spare(_MANY)
         if at is None:

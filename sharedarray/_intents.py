@@ -167,7 +167,7 @@ def _close_unused() -> None:
     for folder, found in list(_tables.items()):
         if found.unused():
             del _tables[folder]
-            _leave(folder, found)
+            _release(folder, found)
 
 
 def before_fork() -> None:
@@ -192,10 +192,10 @@ def _release_all() -> None:
     """Remove each table that no process needs, at the interpreter's end."""
     with _guard:
         while _tables:
-            _leave(*_tables.popitem())
+            _release(*_tables.popitem())
 
 
-def _leave(folder: str, found: Table) -> None:
+def _release(folder: str, found: Table) -> None:
     try:
         found.close()
         sweep(folder)

@@ -3,12 +3,19 @@
 Consumers are processes that take every item and look at one element of it. A call publishes some items, and
 ends when every consumer has had the last one. The limit is one warm ``memcpy`` of each frame into as many
 slots, and a bare pipe that wakes a process and is answered.
+
+Libraries that have streams or queues of arrays take part if they are installed: py-sharedmemory, faster-fifo,
+pyshmem and iceoryx2.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib
+import itertools
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import shared_memory
@@ -16,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK
+from conftest import QUICK, human
 
 import sharedarray as sa
 
@@ -158,6 +165,209 @@ def _queues(consumers: int) -> Iterator[Any]:
         queue.join_thread()
 
 
+@contextmanager
+def _ring_with_events(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    """The other way by hand: positions in the shared memory, and events for new items and for free slots."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = shared_memory.SharedMemory(create=True, size=64 + 8 * consumers + slots * size)
+    items = [np.ndarray((slots, *shape), dtype, memory.buf, 64 + 8 * consumers)]
+    positions = [memory.buf[: 64 + 8 * consumers].cast("Q")]  # of the producer, and from 8 on of consumers
+    new, free = [_fork.Event() for _ in range(consumers)], _fork.Event()
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        words = positions[0]
+        while words[0] - min(words[8:]) >= slots:
+            free.clear()
+            if words[0] - min(words[8:]) >= slots:
+                free.wait()
+        np.copyto(items[0][words[0] % slots], item)
+        words[0] += 1
+        for each in new:
+            each.set()
+
+    def taker(number: int) -> Maker:
+        def take() -> int:
+            words = positions[0]
+            while words[0] == words[8 + number]:
+                new[number].clear()
+                if words[0] == words[8 + number]:
+                    new[number].wait()
+            items[0][words[8 + number] % slots].flat[0]
+            words[8 + number] += 1
+            free.set()
+            return 1
+
+        return lambda: take
+
+    try:
+        with _consumers([taker(number) for number in range(consumers)]) as begin:
+            yield begin, put
+    finally:
+        items.clear()
+        positions.pop().release()
+        memory.close()
+        memory.unlink()
+
+
+@contextmanager
+def _pipes(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    """Pipes, with the data beside the pickle, as protocol 5 has it."""
+    ends = [_fork.Pipe(duplex=False) for _ in range(consumers)]
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
+        for _, writer in ends:
+            writer.send_bytes(head)
+            for buffer in buffers:
+                writer.send_bytes(buffer.raw())
+
+    def taker(reader: Any) -> Maker:
+        def take() -> int:
+            head = reader.recv_bytes()
+            pickle.loads(head, buffers=[reader.recv_bytes()]).flat[0]
+            return 1
+
+        return lambda: take
+
+    with _consumers([taker(reader) for reader, _ in ends]) as begin:
+        yield begin, put
+    for reader, writer in ends:
+        reader.close()
+        writer.close()
+
+
+@contextmanager
+def _py_sharedmemory(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    library: Any = importlib.import_module("py_sharedmemory")
+    pairs = [library.create_shared_memory_pair(slots, ctx=_fork) for _ in range(consumers)]
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        for sender, _ in pairs:
+            sender.put(item)
+
+    with _consumers([lambda get=pair[1].get: lambda: len([get().flat[0]]) for pair in pairs]) as begin:  # type: ignore[misc]
+        yield begin, put
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+@contextmanager
+def _faster_fifo(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    library: Any = importlib.import_module("faster_fifo")
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize + 1024  # and its pickle
+    queues = [library.Queue(slots * size) for _ in range(consumers)]
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        for queue in queues:
+            queue.put(item, timeout=60)
+
+    def taker(queue: Any) -> Maker:
+        return lambda: lambda: len([queue.get(timeout=60).flat[0]])
+
+    with _consumers([taker(queue) for queue in queues]) as begin:
+        yield begin, put
+
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def _pyshmem(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    """It keeps the latest item only: consumers lose those that come too fast."""
+    library: Any = importlib.import_module("pyshmem")
+    name = f"bench_{os.getpid()}_{next(_numbers)}"
+    writer = library.create(name, shape=shape, dtype=dtype)
+
+    def taker() -> Callable[[], int]:
+        reader = library.open(name)
+        seen = reader.count
+
+        def take() -> int:
+            nonlocal seen
+            try:
+                reader.read_new(timeout=0.1).flat[0]
+            except TimeoutError:
+                pass  # the last item was read as one that came before it
+            before, seen = seen, reader.count
+            return int(seen - before)
+
+        return take
+
+    try:
+        with _consumers([taker] * consumers) as begin:
+            yield begin, writer.write
+    finally:
+        writer.close()
+        library.unlink(name)
+
+
+@contextmanager
+def _iceoryx2(shape: tuple[int, ...], dtype: str, slots: int, consumers: int) -> Iterator[Any]:
+    """Its consumers have no wake-up without a second service: they poll, and yield in between."""
+    library: Any = importlib.import_module("iceoryx2")
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    name = f"bench_{os.getpid()}_{next(_numbers)}"
+
+    def service(node: Any) -> Any:
+        return (
+            node.service_builder(library.ServiceName.new(name))
+            .publish_subscribe(library.Slice[ctypes.c_uint8])
+            .subscriber_max_buffer_size(slots)
+            .enable_safe_overflow(False)
+            .open_or_create()
+        )
+
+    def taker() -> Callable[[], int]:
+        node = library.NodeBuilder.new().create(library.ServiceType.Ipc)
+        reader = service(node).subscriber_builder().create()
+
+        def take() -> int:
+            while (sample := reader.receive()) is None:
+                os.sched_yield()
+            sample.payload()[0]
+            sample.delete()
+            return 1
+
+        return take
+
+    node = library.NodeBuilder.new().create(library.ServiceType.Ipc)
+    builder = service(node).publisher_builder().initial_max_slice_len(size)
+    writer = builder.create()
+
+    def put(item: np.ndarray[Any, Any]) -> None:
+        sample = writer.loan_slice_uninit(size)
+        ctypes.memmove(sample.payload_ptr, item.ctypes.data, size)
+        sample.assume_init().send()
+
+    with _consumers([taker] * consumers) as begin:
+        yield begin, put
+
+
+_RIVALS = {
+    "py-sharedmemory": ("py_sharedmemory", _py_sharedmemory),
+    "faster-fifo": ("faster_fifo", _faster_fifo),
+    "pyshmem": ("pyshmem", _pyshmem),
+    "iceoryx2": ("iceoryx2", _iceoryx2),
+}
+
+
+def _rivals(
+    stack: ExitStack, shape: tuple[int, ...], dtype: str, slots: int, consumers: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Start the libraries that are installed; return what begins and puts for each, and which are missing."""
+    found, missing = {}, {}
+    for name, (module, start) in _RIVALS.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            missing[name] = "not installed"
+        else:
+            found[name] = stack.enter_context(start(shape, dtype, slots, consumers))
+    return found, missing
+
+
 def _sending(begin: Any, put: Callable[[Any], object], item: Any, count: int) -> Callable[[], None]:
     def call() -> None:
         wait = begin(count)
@@ -181,15 +391,22 @@ def test_frames(race: Callable[..., Any], consumers: int) -> None:
     with ExitStack() as stack:
         begin, stream = stack.enter_context(_stream(FRAME, "u1", SLOTS, consumers, None))
         by_hand = stack.enter_context(_ring_by_hand(FRAME, "u1", SLOTS, consumers))
+        with_events = stack.enter_context(_ring_with_events(FRAME, "u1", SLOTS, consumers))
         queues = stack.enter_context(_queues(consumers))
+        pipes = stack.enter_context(_pipes(FRAME, "u1", SLOTS, consumers))
+        rivals, missing = _rivals(stack, FRAME, "u1", SLOTS, consumers)
         race(
             f"a frame of 1080p, to {consumers} consumer{'s' if consumers > 1 else ''}",
             {
                 "sharedarray": _sending(begin, stream.put, frame, FRAMES),
                 "a warm memcpy": copies,
                 "SharedMemory and semaphores by hand": _sending(*by_hand, frame, FRAMES),
+                "SharedMemory and events by hand": _sending(*with_events, frame, FRAMES),
                 "multiprocessing.Queue": _sending(*queues, frame, FRAMES),
+                "Pipe with pickle 5": _sending(*pipes, frame, FRAMES),
+                **{name: _sending(*rival, frame, FRAMES) for name, rival in rivals.items()},
             },
+            missing=missing,
             baseline="a warm memcpy",
             rounds=ROUNDS,
             per=FRAMES,
@@ -208,7 +425,10 @@ def test_small_items(race: Callable[..., Any]) -> None:
         begin, stream = stack.enter_context(_stream(SMALL, "f8", 4 * BATCH, 1, None))
         begin_batch, batches = stack.enter_context(_stream(SMALL, "f8", 4 * BATCH, 1, BATCH))
         by_hand = stack.enter_context(_ring_by_hand(SMALL, "f8", 4 * BATCH, 1))
+        with_events = stack.enter_context(_ring_with_events(SMALL, "f8", 4 * BATCH, 1))
         queues = stack.enter_context(_queues(1))
+        pipes = stack.enter_context(_pipes(SMALL, "f8", 4 * BATCH, 1))
+        rivals, missing = _rivals(stack, SMALL, "f8", 4 * BATCH, 1)
         rounds = ITEMS // BATCH or 1
 
         def batch() -> None:
@@ -222,8 +442,12 @@ def test_small_items(race: Callable[..., Any]) -> None:
             {
                 "sharedarray": _sending(begin, stream.put, item, ITEMS),
                 "semaphores by hand": _sending(*by_hand, item, ITEMS),
+                "events by hand": _sending(*with_events, item, ITEMS),
                 "multiprocessing.Queue": _sending(*queues, item, ITEMS),
+                "Pipe with pickle 5": _sending(*pipes, item, ITEMS),
+                **{name: _sending(*rival, item, ITEMS) for name, rival in rivals.items()},
             },
+            missing=missing,
             baseline="semaphores by hand",
             rounds=ROUNDS,
             per=ITEMS,
@@ -244,7 +468,11 @@ def test_small_items(race: Callable[..., Any]) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", [(8,), (1 << 17,), (1 << 24,)], ids=["64 B", "1 MiB", "128 MiB"])
+@pytest.mark.parametrize(
+    "shape",
+    [(8,), (1 << 17,), (1 << 24,), *(() if QUICK else [(1 << 27,)])],
+    ids=lambda shape: human(8 * shape[0]),
+)
 def test_there_and_back(race: Callable[..., Any], shape: tuple[int, ...]) -> None:
     """An item wakes a consumer, which answers by another stream; against two bare pipes."""
     loops = 5 if QUICK else 200

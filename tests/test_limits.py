@@ -374,7 +374,7 @@ def test_the_number_of_a_limit_survives_pickling() -> None:
 def test_a_list_of_blocks_asks_once_for_each_maker(monkeypatch: pytest.MonkeyPatch) -> None:
     """With many thousands of blocks, what is asked for each of them is what takes the time."""
     asked = []
-    platform: Any = listing.registry.platform
+    platform: Any = listing.registry.processes.platform
     started = platform.process_started
     monkeypatch.setattr(platform, "process_started", lambda pid: asked.append(pid) or started(pid))
     arrays = [sa.zeros(1) for _ in range(20)]

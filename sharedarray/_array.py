@@ -42,8 +42,7 @@ from sharedarray._masked import refuse_masked
 from sharedarray._notices import notices_of
 from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
-from sharedarray._progress import Progress
-from sharedarray._segment import Mapping, Segment, mapping_of
+from sharedarray._segment import BlockOptions, Mapping, Segment, mapping_of
 from sharedarray._sizes import grouped, human
 from sharedarray._snapshots import Update, Versions, made_versions_of, show_again, versions_of
 
@@ -165,12 +164,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         made = make(
             as_shape(shape),
             as_dtype(dtype),
+            BlockOptions(name, persist, file, exist_ok, replace, kind="array"),
             fortran=order == "F",
-            name=name,
-            persist=persist,
-            file=file,
-            exist_ok=exist_ok,
-            replace=replace,
         )
         return made if type(made) is cls else made.view(cls)
 
@@ -1094,28 +1089,19 @@ def as_shape(shape: ShapeLike) -> tuple[int, ...]:
 def make(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
+    options: BlockOptions,
     *,
     fortran: bool,
-    name: str | None = None,
-    persist: bool = False,
-    file: str | os.PathLike[str] | None = None,
-    exist_ok: bool = False,
-    replace: bool = False,
-    progress: Progress = None,
     data: Sequence[memoryview] = (),
     fill: Callable[[segment.Write, int], None] | None = None,
 ) -> SharedArray:
     """Make a block with the header for this array, and attach to it.
 
     `data` is the array's bytes in memory order; `fill(write, offset)` writes them instead. Without either
-    they are zero. `exist_ok`, `replace` and `progress` are those of `sharedarray.empty`. Metadata of the
-    dtype stays with the array, and with references to it; the block has no place for it.
+    they are zero. Metadata of the dtype stays with the array, and with references to it; the block has no
+    place for it.
     """
-    if replace and (exist_ok or file is not None):
-        raise ValueError(
-            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
-            "never removed"
-        )
+    options.check()
     while dtype.subdtype is not None:  # NumPy appends a sub-array's axes to the array's
         dtype, axes = dtype.subdtype
         shape = as_shape(shape + axes)
@@ -1133,25 +1119,20 @@ def make(
     def create() -> SharedArray:
         mapping = segment.create(
             layout.size,
+            options,
             buffers=[memoryview(page), *data],
             fill=None if fill is None else (lambda write: fill(write, layout.offset)),
-            name=name,
-            persist=persist,
-            file=file,
-            kind="array",
-            replace=replace,
-            progress=progress,
         )
         return over(mapping, layout)
 
-    if (name is not None or file is not None) and dtypes.has_metadata(dtype):
+    if options.is_named and dtypes.has_metadata(dtype):
         warnings.warn(
             "an NPY header stores no metadata of a dtype: attach() and open() will give the dtype without it",
             UserWarning,
-            stacklevel=3,
+            stacklevel=registry.level_of_caller(),
         )
-    if exist_ok and not (name is None and file is None):
-        made = _found_or_made(create, layout, grows=False, name=name, persist=persist, file=file)
+    if options.exist_ok and options.is_named:
+        made = _found_or_made(create, layout, options, grows=False)
     else:
         made = create()
     # A header tells nothing of metadata, nor of records' scalar class or alignment.
@@ -1185,11 +1166,9 @@ _KINDS = "an array of", "an array that grows to"  # a shape
 def _found_or_made(
     create: Callable[[], SharedArray],
     layout: header.Layout,
+    options: BlockOptions,
     *,
     grows: bool,
-    name: str | None,
-    persist: bool,
-    file: str | os.PathLike[str] | None,
 ) -> SharedArray:
     """Return the array that is there, if it is such a one; a new one where there is none.
 
@@ -1197,14 +1176,14 @@ def _found_or_made(
     sends us round again, so each turn is a turn that another process has taken.
     """
     while True:
-        found = _found(name, file)
+        found = _found(options.name, options.file)
         if found is None:
             try:
                 return create()
             except errors.BlockExistsError:
                 continue
         _check_same(found, layout, grows)
-        if not persist or persisted(found, mapping_of(found)):
+        if not options.persist or persisted(found, mapping_of(found)):
             return found
 
 
@@ -1286,21 +1265,12 @@ def _growing(mapping: Mapping, layout: header.Layout) -> SharedArray:
 def make_growing(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    capacity: int,
+    options: BlockOptions,
     *,
-    name: str | None = None,
-    persist: bool = False,
-    file: str | os.PathLike[str] | None = None,
-    exist_ok: bool = False,
-    replace: bool = False,
-    progress: Progress = None,
+    capacity: int,
 ) -> SharedArray:
     """Make a block with an array of zeros whose first axis grows up to `capacity`."""
-    if replace and (exist_ok or file is not None):
-        raise ValueError(
-            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
-            "never removed"
-        )
+    options.check()
     while dtype.subdtype is not None:
         dtype, axes = dtype.subdtype
         shape += axes
@@ -1319,27 +1289,16 @@ def make_growing(
     def create() -> SharedArray:
         mapping = segment.create(
             size,
+            options,
             buffers=[memoryview(head)],
             fill=lambda write: write(size - len(control), [memoryview(control)]),
-            name=name,
-            persist=persist,
-            file=file,
-            kind="array",
-            replace=replace,
-            progress=progress,
             parts=parts,
         )
         return _growing(mapping, layout)
 
-    if exist_ok and not (name is None and file is None):
-        return _found_or_made(
-            create,
-            layout._replace(shape=(capacity, *shape[1:])),
-            grows=True,
-            name=name,
-            persist=persist,
-            file=file,
-        )
+    if options.exist_ok and options.is_named:
+        grown = layout._replace(shape=(capacity, *shape[1:]))
+        return _found_or_made(create, grown, options, grows=True)
     return create()
 
 

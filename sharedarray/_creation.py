@@ -20,7 +20,7 @@ from sharedarray import _errors as errors, _registry as registry
 from sharedarray._array import ShapeLike, SharedArray, as_dtype, as_shape, is_all, make, make_growing
 from sharedarray._masked import refuse_masked
 from sharedarray._progress import Progress
-from sharedarray._segment import Mapping, Write, mapping_of
+from sharedarray._segment import BlockOptions, Mapping, Write, mapping_of
 
 __all__ = [
     "Path",
@@ -121,12 +121,7 @@ def empty(
         as_dtype(dtype),
         order,
         capacity,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -177,12 +172,7 @@ def zeros(
         as_dtype(dtype),
         order,
         capacity,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -231,12 +221,7 @@ def ones(
         as_dtype(dtype),
         order,
         None,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -290,12 +275,7 @@ def full(
         chosen,
         order,
         None,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -351,13 +331,8 @@ def empty_like(
     return make(
         lengths,
         chosen,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
         fortran=_fortran(order, like),
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
     )
 
 
@@ -406,18 +381,12 @@ def zeros_like(
     >>> sa.zeros_like([1, 2]).tolist()
     [0, 0]
     """
-    return empty_like(
-        a,
-        dtype,
-        order,
-        subok,
-        shape,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+    like, chosen, lengths = _like(a, dtype, shape)
+    return make(
+        lengths,
+        chosen,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
+        fortran=_fortran(order, like),
     )
 
 
@@ -473,12 +442,7 @@ def ones_like(
         chosen,
         order,
         like,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -538,12 +502,7 @@ def full_like(
         chosen,
         order,
         like,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -596,6 +555,17 @@ def share(
     >>> int(sa.attach("frames_of_share").sum())
     15
     """
+    return _share(
+        array_like,
+        dtype,
+        order,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
+    )
+
+
+def _share(
+    array_like: ArrayLike, dtype: DTypeLike | None, order: Order, options: BlockOptions
+) -> SharedArray:
     refuse_masked(array_like, "share")
     _refuse_table(array_like)
     source = _as_source(array_like, dtype)
@@ -606,18 +576,7 @@ def share(
     fortran = _fortran(order, source)
     layout = source.T if fortran else source
     if source.dtype == chosen and layout.flags.c_contiguous:
-        return make(
-            source.shape,
-            chosen,
-            fortran=fortran,
-            data=[_bytes(layout)],
-            name=name,
-            persist=persist,
-            file=file,
-            exist_ok=exist_ok,
-            replace=replace,
-            progress=progress,
-        )
+        return make(source.shape, chosen, options, fortran=fortran, data=[_bytes(layout)])
 
     def fill(write: Write, offset: int) -> None:
         _write_converted(write, offset, layout, chosen)
@@ -625,14 +584,9 @@ def share(
     return make(
         source.shape,
         chosen,
+        options,
         fortran=fortran,
         fill=fill,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
     )
 
 
@@ -702,16 +656,11 @@ def asarray(
             "Unable to avoid copy while creating an array as requested: the data are no shared array of that "
             "dtype, order and name; copy=None copies them if needed"
         )
-    return share(
+    return _share(
         a,
         dtype,
         order,
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "array"),
     )
 
 
@@ -867,18 +816,18 @@ def _kind_of(data: object) -> str:
 
 
 def _make_zeros(
-    shape: tuple[int, ...], dtype: np.dtype[Any], order: Order, capacity: int | None, **options: Any
+    shape: tuple[int, ...], dtype: np.dtype[Any], order: Order, capacity: int | None, options: BlockOptions
 ) -> SharedArray:
     fortran = _fortran(order, None)
     if capacity is None:
-        return make(shape, dtype, fortran=fortran, **options)
+        return make(shape, dtype, options, fortran=fortran)
     if fortran:
         raise ValueError("an array that grows has order 'C': its rows lie one behind the other")
     try:
         rows = index(capacity)
     except TypeError:
         raise TypeError(f"capacity is a number of rows, an int, and not {capacity!r}") from None
-    return make_growing(shape, dtype, rows, **options)
+    return make_growing(shape, dtype, options, capacity=rows)
 
 
 # -- filling --------------------------------------------------------------------------------------------
@@ -947,13 +896,7 @@ def _full(
     dtype: np.dtype[Any],
     order: Order,
     like: np.ndarray[Any, Any] | None,
-    *,
-    name: str | None = None,
-    persist: bool = False,
-    file: Path | None = None,
-    exist_ok: bool = False,
-    replace: bool = False,
-    progress: Progress = None,
+    options: BlockOptions,
 ) -> SharedArray:
     """Make an array of one value; where it is broadcast from several, they are copied in by NumPy."""
     dtype, axes = _unwrapped(dtype)
@@ -961,43 +904,18 @@ def _full(
     fortran = _fortran(order, like)
     values = np.asarray(value)
     if values.ndim or dtype.itemsize == 0:
-        return share(
-            np.broadcast_to(values, shape),
-            dtype,
-            "F" if fortran else "C",
-            name=name,
-            persist=persist,
-            file=file,
-            exist_ok=exist_ok,
-            replace=replace,
-            progress=progress,
-        )
+        return _share(np.broadcast_to(values, shape), dtype, "F" if fortran else "C", options)
     dtype = _sized(dtype, values) if dtype.kind in "USMm" else dtype
     element = np.empty(1, dtype)
     element[...] = values
     if not any(element.tobytes()):
-        return make(
-            shape,
-            dtype,
-            fortran=fortran,
-            name=name,
-            persist=persist,
-            file=file,
-            exist_ok=exist_ok,
-            replace=replace,
-            progress=progress,
-        )
+        return make(shape, dtype, options, fortran=fortran)
     return make(
         shape,
         dtype,
+        options,
         fortran=fortran,
         fill=_repeater(element, shape),
-        name=name,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
     )
 
 

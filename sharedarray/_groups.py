@@ -48,7 +48,7 @@ from sharedarray._locks import Lock
 from sharedarray._masked import refuse_masked
 from sharedarray._platform import Mode
 from sharedarray._progress import Progress
-from sharedarray._segment import Mapping as Attachment, Segment, Write, mapping_of
+from sharedarray._segment import BlockOptions, Mapping as Attachment, Segment, Write, mapping_of
 from sharedarray._snapshots import Update, made_versions_of, versions_of
 
 if TYPE_CHECKING:
@@ -566,18 +566,8 @@ def group(
             f"the members of a group are a mapping of names to (shape, dtype), not {type(members).__name__}"
         )
     layouts = {_checked_name(key): _spec(key, spec) for key, spec in members.items()}
-    return make(
-        name,
-        layouts,
-        None,
-        attrs=attrs,
-        dims=dims,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
-    )
+    options = BlockOptions(name, persist, file, exist_ok, replace, progress, "group")
+    return make(layouts, None, options, attrs=attrs, dims=dims)
 
 
 def share_group(
@@ -648,19 +638,14 @@ def share_group(
     for key, array in arrays.items():
         layouts[key] = _described(key, array.dtype), array.shape, bool(array.flags.fnc)
     return make(
-        name,
         layouts,
         arrays,
+        BlockOptions(name, persist, file, exist_ok, replace, progress, "group"),
         attrs={**source.attrs, **_plain("attrs", attrs)},
         dims={**source.dims, **(dims or {})},
         member_attrs=source.member_attrs,
         coords=source.coords,
         frame=source.frame,
-        persist=persist,
-        file=file,
-        exist_ok=exist_ok,
-        replace=replace,
-        progress=progress,
     )
 
 
@@ -741,29 +726,20 @@ def _described(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def make(
-    name: str | None,
     layouts: _Layouts,
     arrays: Mapping[str, _Array] | None,
+    options: BlockOptions,
     *,
     attrs: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     member_attrs: Mapping[str, Mapping[str, Any]] | None = None,
     coords: Sequence[str] = (),
     frame: Mapping[str, Any] | None = None,
-    persist: bool = False,
-    file: Path | None = None,
-    exist_ok: bool = False,
-    replace: bool = False,
-    progress: Progress = None,
 ) -> Group:
     """Make a block with the index for these members, and attach to it; they are zero without `arrays`."""
-    if name is not None:
-        segment.check_name(name)
-    if replace and (exist_ok or file is not None):
-        raise ValueError(
-            "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file is "
-            "never removed"
-        )
+    if options.name is not None:
+        segment.check_name(options.name)
+    options.check()
     head, starts, size = _group_index.encode(
         layouts,
         attrs=_plain("attrs", attrs),
@@ -784,34 +760,20 @@ def make(
 
     def create() -> Group:
         mapping = segment.create(
-            size,
-            buffers=[memoryview(head)],
-            fill=None if arrays is None else fill,
-            name=name,
-            persist=persist,
-            file=file,
-            kind="group",
-            replace=replace,
-            progress=progress,
+            size, options, buffers=[memoryview(head)], fill=None if arrays is None else fill
         )
         made = _open(mapping, header.decode(head[: header.PAGE], size, name=mapping.name))
         assert made is not None
         return made
 
-    if exist_ok and not (name is None and file is None):
-        return _found_or_made(create, layouts, name=name, file=file, persist=persist)
+    if options.exist_ok and options.is_named:
+        return _found_or_made(create, layouts, options)
     return create()
 
 
-def _found_or_made(
-    create: Callable[[], Group],
-    layouts: _Layouts,
-    *,
-    name: str | None,
-    file: Path | None,
-    persist: bool,
-) -> Group:
+def _found_or_made(create: Callable[[], Group], layouts: _Layouts, options: BlockOptions) -> Group:
     """Return the group that is there, if it has these members; a new one where there is none."""
+    name, file = options.name, options.file
     while True:
         try:
             if file is not None:
@@ -828,7 +790,7 @@ def _found_or_made(
             except errors.BlockExistsError:
                 continue
         _check_same(found, layouts, name=name, file=file)
-        if not persist or persisted(found, mapping_of(found._bytes)):
+        if not options.persist or persisted(found, mapping_of(found._bytes)):
             return cast(Group, found)
 
 

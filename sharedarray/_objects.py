@@ -33,7 +33,7 @@ from sharedarray._header import PAGE
 from sharedarray._object_layout import decode, encode
 from sharedarray._platform import Mode, platform
 from sharedarray._progress import Progress
-from sharedarray._segment import Mapping, mapping_of
+from sharedarray._segment import BlockOptions, Mapping, mapping_of
 from sharedarray._subclasses import PLAIN, reduce_subclass
 
 __all__ = ["get", "put"]
@@ -112,7 +112,7 @@ def put(
         for start, buffer in zip(starts, buffers, strict=True):
             write(start, [buffer])
 
-    mapping = segment.create(size, fill=fill, name=name, persist=persist, kind="object", progress=progress)
+    mapping = segment.create(size, BlockOptions(name, persist, progress=progress, kind="object"), fill=fill)
     stored = over(mapping, header.decode(page, size, name=mapping.name))
     stored.flags.writeable = False
     return stored

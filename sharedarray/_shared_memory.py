@@ -239,11 +239,9 @@ def _made(
 ) -> Mapping:
     mapping = segment.create(
         size,
+        segment.BlockOptions(block, not track and platform.RECORDS_DECIDE, kind=kind),
         buffers=() if data is None else [memoryview(data)],
-        name=block,
-        persist=not track and platform.RECORDS_DECIDE,
         keeper=process_tree.keeper() if track else None,
-        kind=kind,
     )
     if track:
         process_tree.settle_at_exit(str(mapping.directory))

@@ -39,7 +39,7 @@ def test_a_block_in_the_making_is_told_of() -> None:
         seen.append(sa.exists("slow"))
         write(0, [memoryview(b"whole")])
 
-    mapping = segment.create(5, name="slow", fill=fill)
+    mapping = segment.create(5, segment.BlockOptions("slow"), fill=fill)
     assert seen == [False]
     assert bytes(segment.attach("slow")[:]) == b"whole"
     mapping.release()
@@ -50,7 +50,7 @@ def test_making_that_fails_frees_the_name() -> None:
         raise KeyError("no data")
 
     with pytest.raises(KeyError):
-        segment.create(5, name="slow", fill=fill)
+        segment.create(5, segment.BlockOptions("slow"), fill=fill)
     sa.zeros(3, name="slow").close()
 
 

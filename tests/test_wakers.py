@@ -23,7 +23,7 @@ waker = Waker(mapping, lambda index: int(sys.argv[2]))
 
 @pytest.fixture
 def block(own_directory: str) -> _segment.Mapping:
-    return _segment.create(4096, name="parties")
+    return _segment.create(4096, _segment.BlockOptions("parties"))
 
 
 def waker_of(block: _segment.Mapping, pids: dict[int, int] | None = None) -> Waker:

@@ -78,6 +78,7 @@ from sharedarray._registry.notices import (
 from sharedarray._registry.places import (
     absolute,
     directory,
+    level_of_caller,
     no_directory,
     open_registry,
     path_of,
@@ -118,6 +119,7 @@ __all__ = [
     "here",
     "hold_notices",
     "keeps",
+    "level_of_caller",
     "me",
     "names",
     "no_directory",

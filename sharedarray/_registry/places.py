@@ -41,11 +41,11 @@ def warn_of_disk(directory: str) -> None:
             f"SHAREDARRAY_DIR={directory} is on a disk, to which the system writes all data of the blocks; "
             f"choose a directory on a memory file system, as {platform.DEFAULT_DIRECTORY} is",
             RuntimeWarning,
-            stacklevel=_level_of_caller(),
+            stacklevel=level_of_caller(),
         )
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """Return the ``stacklevel`` at which a warning of the calling function names the user's line."""
     level = 1
     frame: FrameType | None = sys._getframe(1)

@@ -26,6 +26,7 @@ What this process holds is in `handles`. A fork gives the child a lease of its o
 ===========  =======================================================================
 names        which names blocks may have, and names of chance
 mapping      attachments: mapped bytes, their leases, and what a fork does with them
+options      how a block is made: the keywords that all creation functions have
 refusals     errors of making and attaching, and the space that is looked for first
 content      what is written into a block in the making
 attaching    blocks that exist are attached to by name, files by path
@@ -57,6 +58,7 @@ from sharedarray._segment.mapping import (
     with_handle,
 )
 from sharedarray._segment.names import check_name
+from sharedarray._segment.options import BlockOptions
 from sharedarray._segment.refusals import (
     EMPTY,
     check_free,
@@ -70,6 +72,7 @@ from sharedarray._segment.segment import Segment, persist_mapping
 
 __all__ = [
     "EMPTY",
+    "BlockOptions",
     "Copy",
     "Follower",
     "Mapping",

@@ -20,25 +20,22 @@ from sharedarray._segment.attaching import attach
 from sharedarray._segment.content import Content, Write
 from sharedarray._segment.mapping import Mapping, finish, guard, guarded, handles
 from sharedarray._segment.names import CHANCE, chance_name, check_name
+from sharedarray._segment.options import BlockOptions
 from sharedarray._segment.refusals import check_free, translated
 from sharedarray._segment.removing import remove
 from sharedarray._thresholds import BAR_FROM, REUSED_FROM
 
 _NAME_TRIES = 100  # names of chance until we give up
+_DEFAULT = BlockOptions()
 
 
 def create(
     size: int,
+    options: BlockOptions = _DEFAULT,
     *,
     buffers: Sequence[memoryview] = (),
     fill: Callable[[Write], None] | None = None,
-    name: str | None = None,
-    persist: bool = False,
     keeper: registry.Process | None = None,
-    file: str | os.PathLike[str] | None = None,
-    kind: str = "bytes",
-    replace: bool = False,
-    progress: Progress = None,
     prepare: Callable[[Mapping], None] | None = None,
     parts: Sequence[tuple[int, int]] | None = None,
 ) -> Mapping:
@@ -48,24 +45,14 @@ def create(
     ----------
     size
         Bytes of the block.
+    options
+        Its name, how long it lives, and so on.
     buffers
         Its first bytes, written one behind the other; what they leave free is zero.
     fill
         Called with what writes bytes into the block, to write all the rest before another process can see it.
-    name
-        The block's name, a random name if None.
-    persist
-        Whether the block outlives its holders.
     keeper
         A process that keeps the block without holding it, as this process then does too.
-    file
-        A path, for a file instead of a block.
-    kind
-        What the bytes are, for the record.
-    replace
-        Whether a block that has the name already loses it to this one, once this one is whole.
-    progress
-        Whether to show how far it is, for what takes long; see `sharedarray._progress.bar`.
     prepare
         Called with the attachment when all bytes are there, before the block has its name.
     parts
@@ -77,7 +64,8 @@ def create(
     BlockExistsError, InvalidNameError, OutOfSharedMemoryError, NotOursError
         Nothing is left behind.
     """
-    if file is not None and (name is not None or persist):
+    name, file = options.name, options.file
+    if file is not None and (name is not None or options.persist):
         raise TypeError("file= goes with neither name= nor persist=: a file has its path, and stays")
     directory = registry.directory()
     if file is None:
@@ -87,19 +75,19 @@ def create(
             raise hints.not_a_name(name)
         path = registry.path_of(directory, check_name(name))
         # Before the pages are filled, not after; publishing decides again.
-        if not replace and platform.inode_of(path) is not None and not freed(directory, name):
-            raise _taken(name, directory, kind)
-    shown = _bar(progress, size, file or name or "a block")
+        if not options.replace and platform.inode_of(path) is not None and not freed(directory, name):
+            raise _taken(name, directory, options.kind)
+    shown = _bar(options.progress, size, file or name or "a block")
     content = Content(size, buffers, fill, shown, parts)
     where = None if file is None else registry.absolute(os.fspath(file))
     try:
         with sigint.deferred:
             try:
-                return _make(directory, content, name, where, kind, persist, keeper, replace, prepare)
+                return _make(directory, content, where, options, keeper, prepare)
             except (errors.OutOfSharedMemoryError, errors.LimitError):
                 if not freelist.clear():
                     raise
-            return _make(directory, content, name, where, kind, persist, keeper, replace, prepare)
+            return _make(directory, content, where, options, keeper, prepare)
     except OSError as error:
         if file is not None or isinstance(error, errors.SharedArrayError):
             raise
@@ -117,25 +105,23 @@ def _bar(progress: Progress, size: int, what: str | os.PathLike[str]) -> Bar:
 def _make(
     directory: str,
     content: Content,
-    name: str | None,
     file: str | None,
-    kind: str,
-    persist: bool,
+    options: BlockOptions,
     keeper: registry.Process | None,
-    replace: bool,
     prepare: Callable[[Mapping], None] | None,
 ) -> Mapping:
+    name = options.name
     if file is not None:
         return _create_file(file, content)
     # What persists is a file also where memory is none.
-    memory = platform.RECORDS_DECIDE or not persist
+    memory = platform.RECORDS_DECIDE or not options.persist
     generation = -1
     made = None
     reusable = REUSED_FROM <= content.size <= freelist.MOST_BYTES and content.parts is None
-    if reusable and not persist and keeper is None:
+    if reusable and not options.persist and keeper is None:
         generation = freelist.generation()
         made = _reuse(directory, content, name)
-    draft, mapping = made or _make_afresh(directory, content, name, kind=kind, memory=memory, replace=replace)
+    draft, mapping = made or _make_afresh(directory, content, options, memory=memory)
     if generation >= 0:
         mapping.generation = generation
         if name is not None:
@@ -143,9 +129,7 @@ def _make(
     try:
         if prepare is not None:
             prepare(mapping)
-        _publish(
-            draft, mapping, kind=kind, persist=persist, keeper=keeper, choose=name is None, replace=replace
-        )
+        _publish(draft, mapping, options, keeper)
     except BaseException:
         mapping.release()
         if draft.scratch:
@@ -155,9 +139,9 @@ def _make(
 
 
 def _make_afresh(
-    directory: str, content: Content, name: str | None, *, kind: str, memory: bool, replace: bool
+    directory: str, content: Content, options: BlockOptions, *, memory: bool
 ) -> tuple[Draft, Mapping]:
-    draft, called = _draft_named(directory, content, name, kind=kind, memory=memory, replace=replace)
+    draft, called = _draft_named(directory, content, options, memory=memory)
     try:
         platform.hold(draft.handle)
         status = platform.status(draft.handle)
@@ -202,51 +186,42 @@ def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, M
 
 
 def _draft_named(
-    directory: str, content: Content, name: str | None, *, kind: str, memory: bool, replace: bool
+    directory: str, content: Content, options: BlockOptions, *, memory: bool
 ) -> tuple[Draft, str]:
     """Return a draft and the name that it is to get, which memory may need, and so take, from now on."""
-    called = name or chance_name()
+    called = options.name or chance_name()
     for _ in range(_NAME_TRIES):
         try:
             path = registry.path_of(directory, called) if memory else None
-            return _draft(directory, content, path=path, replace=replace), called
+            return _draft(directory, content, path=path, replace=options.replace), called
         except FileExistsError:
-            if name is not None:
+            if options.name is not None:
                 break
             called = chance_name()
-    raise _taken(called, directory, kind)
+    raise _taken(called, directory, options.kind)
 
 
-def _publish(
-    draft: Draft,
-    mapping: Mapping,
-    *,
-    kind: str,
-    persist: bool,
-    keeper: registry.Process | None,
-    choose: bool,
-    replace: bool,
-) -> None:
-    directory, inode = str(mapping.directory), mapping.inode
+def _publish(draft: Draft, mapping: Mapping, options: BlockOptions, keeper: registry.Process | None) -> None:
+    directory, inode, kind = str(mapping.directory), mapping.inode, options.kind
     pin_name = None
     try:
         janitor.appear(directory)
         for _ in range(_NAME_TRIES):
             try:
                 registry.write_record(
-                    directory, mapping.name, inode, kind=kind, persist=persist, keeper=keeper
+                    directory, mapping.name, inode, kind=kind, persist=options.persist, keeper=keeper
                 )
                 janitor.ensure(directory)
                 platform.publish(draft, mapping.path)
             except FileExistsError:
-                if replace:
+                if options.replace:
                     if pin_name is None:
                         pin_name = registry.pin(directory, draft.handle, inode, once=True)
                     if _make_way(directory, mapping.name, pin_name):
                         return
                     continue
                 registry.drop_record(directory, mapping.name, inode)
-                if choose:
+                if options.name is None:
                     mapping.name = chance_name()
                 elif not freed(directory, mapping.name):
                     raise _taken(mapping.name, directory, kind) from None

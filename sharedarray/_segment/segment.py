@@ -13,14 +13,11 @@ from sharedarray._segment.mapping import (
     Mapping,
     with_handle,
 )
+from sharedarray._segment.options import BlockOptions
 from sharedarray._segment.refusals import not_found
 from sharedarray._segment.removing import unlink_mapping
 
 __all__ = ["Segment", "persist_mapping"]
-"""Changes when this process sets about removing a block's name, and when it has done so."""
-
-
-# -- the public face ------------------------------------------------------------------------------------
 
 
 class Segment:
@@ -84,7 +81,7 @@ class Segment:
         size = index(size)
         if size < 1:
             raise ValueError(f"a segment has at least 1 byte, not {size}")
-        return cls(create(size, name=name, persist=persist))
+        return cls(create(size, BlockOptions(name, persist)))
 
     @classmethod
     def attach(cls, name: str, mode: Mode = "r+") -> Self:

@@ -181,11 +181,8 @@ class Block:
 
         segment.create(
             start + Tables.of(slots).nbytes,
+            segment.BlockOptions(name, persist, replace=replace, kind=KIND),
             buffers=[memoryview(page)],
-            name=name,
-            persist=persist,
-            kind=KIND,
-            replace=replace,
             prepare=begin,
         )
         return made[-1]

@@ -162,9 +162,8 @@ class Primitive:
         self._initialise(words, setting)
         mapping = segment.create(
             len(page) + words.nbytes,
+            segment.BlockOptions(name, kind=self._KIND),
             buffers=[memoryview(page), memoryview(words.tobytes())],
-            name=name,
-            kind=self._KIND,
         )
         return _array.over(mapping, header.decode(page, len(mapping), name=mapping.name))
 

@@ -1,0 +1,53 @@
+"""How a block is made: the keywords that all creation functions have."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from sharedarray._progress import Progress
+
+__all__ = ["BlockOptions"]
+
+
+class BlockOptions(NamedTuple):
+    """How a block is made.
+
+    Attributes
+    ----------
+    name : str or None
+        The block's name; a random one if None.
+    persist : bool
+        Whether the block outlives its holders.
+    file : path_like or None
+        A path, for a file instead of a block.
+    exist_ok : bool
+        Whether what has the name already is used if it fits; whoever calls `create` looks for it first.
+    replace : bool
+        Whether a block that has the name already loses it to this one, once this one is whole.
+    progress : bool, mapping or None
+        Whether to show how far it is, for what takes long; see `sharedarray._progress.bar`.
+    kind : str
+        What the bytes are, for the record.
+    """
+
+    name: str | None = None
+    persist: bool = False
+    file: str | os.PathLike[str] | None = None
+    exist_ok: bool = False
+    replace: bool = False
+    progress: Progress = None
+    kind: str = "bytes"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether other processes can find what is made, by its name or its path."""
+        return self.name is not None or self.file is not None
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these options go together."""
+        if self.replace and (self.exist_ok or self.file is not None):
+            raise ValueError(
+                "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file "
+                "is never removed"
+            )

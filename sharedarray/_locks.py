@@ -164,9 +164,14 @@ class Lock:
     # -- using it -------------------------------------------------------------------------------------
 
     def acquire(self, *arguments: Never, **options: Never) -> bool:
-        """Wait for the lock and take it, for any thread to `release`. Returns True.
+        """Wait for the lock and take it, for any thread to `release`.
 
         It takes no arguments: the timeout is an argument of what makes the lock.
+
+        Returns
+        -------
+        bool
+            True.
 
         Raises
         ------
@@ -175,6 +180,14 @@ class Lock:
         DeadlockError
             There is no timeout, and this thread is in a ``with`` statement that locks some of the bytes
             already (a `RuntimeError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> lock = sa.zeros(3).lock(timeout=5.0)
+        >>> lock.acquire()
+        True
+        >>> lock.release()
         """
         if arguments or options:
             raise TypeError(
@@ -191,13 +204,39 @@ class Lock:
         ------
         RuntimeError
             It is not held, or it was a parent process that took it.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> lock = sa.zeros(3).lock()
+        >>> lock.acquire()
+        True
+        >>> lock.release()
+        >>> lock.locked()
+        False
         """
         if not self.locked():
             raise RuntimeError("release of a lock that this process does not hold")
         self._give(True)
 
     def locked(self) -> bool:
-        """Return whether this object holds the lock, in this process."""
+        """Return whether this object holds the lock, in this process.
+
+        Returns
+        -------
+        bool
+            False also while another object, or another process, holds a lock on the same bytes.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> lock = sa.zeros(3).lock()
+        >>> with lock:
+        ...     lock.locked()
+        True
+        >>> lock.locked()
+        False
+        """
         holds = [self._hold] if self._more is None else list(self._more)
         return any(hold is not None and hold.handle >= 0 for hold in holds)
 

@@ -257,14 +257,45 @@ class Stream:
             No slot became free in time; also a `TimeoutError`.
         ShutDown
             This stream was closed.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_put", 3, int) as camera, sa.Stream("stream_of_put") as viewer:
+        ...     camera.put([1, 2, 3])  # copied
+        ...     with camera.put() as frame:  # written into the slot itself
+        ...         frame[:] = 4
+        ...     [item.tolist() for item in (viewer.get(), viewer.get())]
+        [[1, 2, 3], [4, 4, 4]]
         """
         raise self._wrong_side("put", "written to")
 
     def put_many(self, arrays: Any, timeout: float | None = None) -> None:
         """Publish several items: an array whose first axis counts them, or an iterable of items.
 
-        As many as fit are written and published in one go. The timeout is that of each wait for a slot. If
-        it is over, `queue.Full` is raised, and the items before are published.
+        As many as fit are written and published in one go.
+
+        Parameters
+        ----------
+        arrays : array_like or iterable
+            The items, each as for `put`.
+        timeout : float, optional
+            Seconds of each wait for a slot; no limit when None.
+
+        Raises
+        ------
+        queue.Full
+            No slot became free in time; also a `TimeoutError`. The items before are published.
+        ShutDown
+            This stream was closed.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_put_many", 2, int) as writer, sa.Stream("stream_of_put_many") as reader:
+        ...     writer.put_many([[1, 2], [3, 4], [5, 6]])
+        ...     reader.get(max=2).tolist()
+        [[1, 2], [3, 4]]
         """
         raise self._wrong_side("put_many", "written to")
 
@@ -281,6 +312,11 @@ class Stream:
             Return as many items as there are, at least one and at most so many: an array whose first axis
             counts them. Only items in adjacent slots come together.
 
+        Returns
+        -------
+        ndarray
+            Not copied; its slot is not used again before it and all views of it are gone.
+
         Raises
         ------
         queue.Empty
@@ -292,11 +328,38 @@ class Stream:
             for a producer that takes over; others raise this again.
         DeadlockError
             This consumer keeps every slot, so that no item can come: copy what is to stay.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_get", 2, int) as writer, sa.Stream("stream_of_get") as reader:
+        ...     writer.put([1, 2])
+        ...     reader.get(timeout=5.0).tolist()
+        [1, 2]
         """
         raise self._wrong_side("get", "read")
 
     def latest(self, timeout: float | None = None) -> np.ndarray[Any, Any]:
-        """Return the newest item that this consumer has not got, and skip those before; else as `get`."""
+        """Return the newest item that this consumer has not got, and skip those before; else as `get`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; no limit when None.
+
+        Returns
+        -------
+        ndarray
+            As `get` returns it. `lost` counts the skipped items.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_latest", 1, int) as writer, sa.Stream("stream_of_latest") as reader:
+        ...     writer.put_many([[1], [2], [3]])
+        ...     reader.latest().tolist(), reader.lost
+        ([3], 2)
+        """
         raise self._wrong_side("latest", "read")
 
     def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
@@ -309,7 +372,31 @@ class Stream:
         *,
         max: int | None = None,
     ) -> np.ndarray[Any, Any]:
-        """Return the next item, as `get` does, without blocking the event loop of asyncio meanwhile."""
+        """Return the next item, as `get` does, without blocking the event loop of asyncio meanwhile.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; no limit when None.
+        max : int, optional
+            Return as many items as there are, at least one and at most so many, as `get` does.
+
+        Returns
+        -------
+        ndarray
+            As `get` returns it.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> import sharedarray as sa
+        >>> async def read():
+        ...     with sa.Stream("stream_of_aget", 2, int) as writer, sa.Stream("stream_of_aget") as reader:
+        ...         writer.put([1, 2])
+        ...         return (await reader.aget(timeout=5.0)).tolist()
+        >>> asyncio.run(read())
+        [1, 2]
+        """
         raise self._wrong_side("aget", "read")
 
     def __aiter__(self) -> AsyncIterator[np.ndarray[Any, Any]]:
@@ -320,11 +407,42 @@ class Stream:
         """Return a descriptor that can be read when a call of `get` would not wait.
 
         For `selectors`, and for event loops. It is the same until the stream is closed. Windows has none.
+
+        Returns
+        -------
+        int
+            The descriptor, which the stream keeps and closes.
+
+        Raises
+        ------
+        UnsupportedError
+            The system has no such descriptors.
+
+        Examples
+        --------
+        >>> import select, selectors
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_fileno", 1) as writer, sa.Stream("stream_of_fileno") as reader:
+        ...     writer.put([1.0])
+        ...     if hasattr(select, "poll"):  # not on Windows
+        ...         with selectors.DefaultSelector() as selector:
+        ...             key = selector.register(reader, selectors.EVENT_READ)
+        ...             assert selector.select(timeout=5.0)
         """
         raise self._wrong_side("fileno", "read")
 
     def ready(self) -> bool:
-        """Return whether a call of `get` would not wait: it would return an item, or raise."""
+        """Return whether a call of `get` would not wait: it would return an item, or raise.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_ready", 1) as writer, sa.Stream("stream_of_ready") as reader:
+        ...     before = reader.ready()
+        ...     writer.put([1.0])
+        ...     before, reader.ready()
+        (False, True)
+        """
         raise self._wrong_side("ready", "read")
 
     @property
@@ -344,6 +462,16 @@ class Stream:
 
         Consumers get the items that are left, and then `ShutDown`; an iteration ends. Arrays that a consumer
         got stay as they are.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> writer, reader = sa.Stream("closed_stream", 1), sa.Stream("closed_stream")
+        >>> writer.put([1.0])
+        >>> writer.close()
+        >>> [item.tolist() for item in reader]  # and then it ends
+        [[1.0]]
+        >>> reader.close()
         """
         raise NotImplementedError
 
@@ -359,6 +487,15 @@ class Stream:
         ------
         BlockNotFoundError
             The name is gone, or leads to another block.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> writer = sa.Stream("unlinked_stream", 1)
+        >>> writer.unlink()
+        >>> sa.exists("unlinked_stream")
+        False
+        >>> writer.close()
         """
         from sharedarray import _segment as segment
 

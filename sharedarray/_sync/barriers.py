@@ -124,6 +124,15 @@ class Barrier(Primitive):
         threading.BrokenBarrierError
             The barrier is broken: the time was over, `abort` or `reset` was called, or a process that takes
             part has died (a `RuntimeError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> start = sa.Barrier("start", 2)
+        >>> with ThreadPoolExecutor(2) as threads:  # two processes would use Barrier("start")
+        ...     sorted(threads.map(start.wait, [30.0, 30.0]))
+        [0, 1]
         """
         if timeout is None:
             timeout = self._timeout
@@ -228,13 +237,32 @@ class Barrier(Primitive):
             words[_STATE] = state | 1
 
     def abort(self) -> None:
-        """Break the barrier: all that wait or will wait get `threading.BrokenBarrierError`, until `reset`."""
+        """Break the barrier: all that wait or will wait get `threading.BrokenBarrierError`, until `reset`.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> barrier = sa.Barrier("aborted_barrier", 2)
+        >>> barrier.abort()
+        >>> barrier.broken
+        True
+        """
         with self._change() as words:
             words[_STATE] |= 1
             self._wake_sleepers()
 
     def reset(self) -> None:
-        """Reset the barrier. Waiting threads get `threading.BrokenBarrierError`."""
+        """Reset the barrier. Waiting threads get `threading.BrokenBarrierError`.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> barrier = sa.Barrier("reset_barrier", 1)
+        >>> barrier.abort()
+        >>> barrier.reset()
+        >>> barrier.wait(timeout=5.0)
+        0
+        """
         with self._change() as words:
             self._go_on(words[_STATE], passed=False)
 

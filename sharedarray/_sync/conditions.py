@@ -93,10 +93,23 @@ class Condition(Primitive):
         timeout : float, default -1
             Seconds to wait; no limit when -1.
 
+        Returns
+        -------
+        bool
+            True if this thread has the lock now.
+
         Raises
         ------
         DeadlockError
             This thread has it already (a `RuntimeError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> changed = sa.Condition("acquired_condition")
+        >>> changed.acquire(timeout=5.0)
+        True
+        >>> changed.release()
         """
         self._check_blocking(blocking)
         if not blocking and timeout != -1:
@@ -144,6 +157,17 @@ class Condition(Primitive):
         ------
         RuntimeError
             This thread does not hold it.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> changed = sa.Condition("released_condition")
+        >>> changed.acquire()
+        True
+        >>> changed.release()
+        >>> changed.acquire(blocking=False)  # it was free
+        True
+        >>> changed.release()
         """
         self.__exit__(None, None, None)
 
@@ -178,6 +202,14 @@ class Condition(Primitive):
         ------
         RuntimeError
             This thread does not hold the lock.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> changed = sa.Condition("awaited_condition")
+        >>> with changed:  # no process notifies of a change
+        ...     changed.wait(timeout=0.001)
+        False
         """
         self._check_held("wait on")
         words, own = self._words, self._own
@@ -206,6 +238,24 @@ class Condition(Primitive):
             Called with the lock held.
         timeout : float, optional
             Seconds to wait in all; no limit when None.
+
+        Returns
+        -------
+        object
+            The last result of `predicate`, which is false if the time was over before.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold the lock.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> jobs, changed = sa.share([3]), sa.Condition("condition_of_jobs")
+        >>> with changed:
+        ...     changed.wait_for(lambda: int(jobs[0]), timeout=5.0)
+        3
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not (found := predicate()):
@@ -218,10 +268,22 @@ class Condition(Primitive):
     def notify(self, n: int = 1) -> None:
         """Wake `n` of those that wait, as far as there are so many; more may wake.
 
+        Parameters
+        ----------
+        n : int, default 1
+            How many to wake.
+
         Raises
         ------
         RuntimeError
             This thread does not hold the lock.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> changed = sa.Condition("notified_condition")
+        >>> with changed:
+        ...     changed.notify(2)
         """
         self._check_held("notify on")
         with self._change() as words:
@@ -236,7 +298,20 @@ class Condition(Primitive):
             self._wake_sleepers()
 
     def notify_all(self) -> None:
-        """Wake all that wait."""
+        """Wake all that wait.
+
+        Raises
+        ------
+        RuntimeError
+            This thread does not hold the lock.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> changed = sa.Condition("notified_of_all")
+        >>> with changed:
+        ...     changed.notify_all()
+        """
         self.notify(1 << 32)
 
     def __repr__(self) -> str:

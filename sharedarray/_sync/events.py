@@ -84,7 +84,23 @@ class Event(Primitive):
         return bool(self._words[_STATE] & 1)
 
     def ready(self) -> bool:
-        """Return whether a call of `wait` would not wait: the flag is set, or this object is closed."""
+        """Return whether a call of `wait` would not wait: the flag is set, or this object is closed.
+
+        Returns
+        -------
+        bool
+            As the selectors of `sharedarray.wait` and of event loops need it; it does not wait.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("ready_event")
+        >>> event.ready()
+        False
+        >>> event.set()
+        >>> event.ready()
+        True
+        """
         return self._closed or self.is_set()
 
     def fileno(self) -> int:
@@ -92,6 +108,30 @@ class Event(Primitive):
 
         For `selectors`, and for event loops: after it could be read, ask `is_set`, after which it can be read
         only if the flag is set, or may be. It is the same until the event is closed. Windows has none.
+
+        Returns
+        -------
+        int
+            The descriptor, which the event keeps and closes.
+
+        Raises
+        ------
+        BlockClosedError
+            The event is closed (a `ValueError`).
+        UnsupportedError
+            The system has no such descriptors.
+
+        Examples
+        --------
+        >>> import select, selectors
+        >>> import sharedarray as sa
+        >>> event = sa.Event("selected_event")
+        >>> event.set()
+        >>> if hasattr(select, "poll"):  # not on Windows
+        ...     with selectors.DefaultSelector() as selector:
+        ...         key = selector.register(event, selectors.EVENT_READ)
+        ...         assert selector.select(timeout=5.0)
+        >>> event.close()
         """
         with sigint.deferred, self._local:
             if self._closed:
@@ -151,6 +191,16 @@ class Event(Primitive):
         -------
         bool
             False if the time was over before.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("awaited_event")
+        >>> event.wait(timeout=0.001)
+        False
+        >>> event.set()
+        >>> event.wait(timeout=5.0)
+        True
         """
         words = self._words
         before = words[_STATE] >> 1

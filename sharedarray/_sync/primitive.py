@@ -445,6 +445,14 @@ class Primitive:
         """Give up this object's part in it. Others keep theirs; idempotent.
 
         The block is freed when the last object that uses it is closed or collected, or its process ends.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("closed_event")  # the same for a semaphore, a condition and a barrier
+        >>> event.close()
+        >>> event.closed
+        True
         """
         if not self._closed:
             with sigint.deferred:
@@ -511,7 +519,24 @@ class Primitive:
         return self._closed
 
     def unlink(self) -> None:
-        """Remove the name now. Objects that use it keep it."""
+        """Remove the name now. Objects that use it keep it.
+
+        Raises
+        ------
+        BlockClosedError
+            This object is closed (a `ValueError`).
+        BlockNotFoundError
+            The name is gone, or leads to another block (a `FileNotFoundError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> event = sa.Event("unlinked_event")  # the same for a semaphore, a condition and a barrier
+        >>> event.unlink()
+        >>> event.set()  # still works
+        >>> sa.exists("unlinked_event")
+        False
+        """
         segment.unlink_mapping(self._mapping)
 
     @sigint.finalizer

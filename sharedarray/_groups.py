@@ -287,11 +287,42 @@ class Group(Mapping[str, SharedArray]):
         segment.persist_mapping(self._mapping("persist"), flag)
 
     def flush(self) -> None:
-        """Bring what was written to a file onto its disk; nothing to do for a block in memory."""
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import sharedarray as sa
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with sa.group(None, {"x": (3, "f8")}, file=os.path.join(folder, "kept.npy")) as g:
+        ...         g["x"] = 1
+        ...         g.flush()
+        """
         self._data().flush()
 
     def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
-        """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked."""
+        """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked.
+
+        Parameters
+        ----------
+        shared : bool, default False
+            Whether others may hold the lock at the same time, for reading.
+        timeout : float, optional
+            Seconds to wait, None to wait as long as it takes.
+
+        Returns
+        -------
+        Lock
+            A context manager, which takes the lock on entering.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("locked_group", {"x": (3, "f8"), "y": (3, "f8")})
+        >>> with g.lock(timeout=5.0):
+        ...     g["x"] += 1
+        ...     g["y"] -= 1
+        """
         return self._data().lock(shared, timeout)
 
     # -- versions -------------------------------------------------------------------------------------
@@ -306,6 +337,26 @@ class Group(Mapping[str, SharedArray]):
         """Write a whole new version of all members, while readers keep the old one.
 
         As `SharedArray.update`; it gives a group, of which all members are published at once.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            Whether the members begin as copies of the current version; otherwise they hold an old one, or
+            zeros, and you write all of them.
+        timeout : float, optional
+            Seconds to wait for another writer, and for readers that hold all old versions; None to wait as
+            long as it takes.
+
+        Returns
+        -------
+        context manager
+            It gives the group to write to, and publishes it at the end of the ``with`` statement.
+
+        Raises
+        ------
+        LockTimeout
+            On entering, when another process wrote, or readers held all old versions, all the time (a
+            `TimeoutError`).
 
         Examples
         --------
@@ -329,6 +380,21 @@ class Group(Mapping[str, SharedArray]):
         """Return a group over the current version of all members, which is whole and never changes.
 
         As `SharedArray.snapshot`: its members are read-only arrays, and nothing is copied.
+
+        Returns
+        -------
+        Group
+            Its version is kept for as long as one of its members lives.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> net = sa.group("net_of_snapshot", {"w": (2, "f4")})
+        >>> before = net.snapshot()
+        >>> with net.update() as new:
+        ...     new["w"] = 1
+        >>> before["w"].tolist(), net.snapshot()["w"].tolist()
+        ([0.0, 0.0], [1.0, 1.0])
         """
         mapping = self._mapping("take a snapshot")
         return Group(made_versions_of(mapping).hold(mapping), self._index)
@@ -337,6 +403,19 @@ class Group(Mapping[str, SharedArray]):
         """Tell all that `wait` for this group, or for a member, that there are new data.
 
         As `SharedArray.notify`.
+
+        Returns
+        -------
+        int
+            How many notices there have been, with this one.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("notified_group", {"x": (3, "f8")})
+        >>> g["x"] = 1
+        >>> g.notify()
+        1
         """
         self._mapping("notify those that wait")
         return self._data().notify()
@@ -368,6 +447,15 @@ class Group(Mapping[str, SharedArray]):
         ------
         TimeoutError
             It did not come in that time.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("awaited_group", {"x": (3, "f8")})
+        >>> with g.update() as new:
+        ...     new["x"] = 1
+        >>> g.wait(1, timeout=5.0)  # in any process
+        1
         """
         mapping = self._mapping("wait")
         if version is None or isinstance(version, float) or since is not None:
@@ -378,12 +466,38 @@ class Group(Mapping[str, SharedArray]):
         return versions.version
 
     def current(self) -> Any:
-        """Return what has this group's name now: another one if it was replaced, else this one."""
+        """Return what has this group's name now: another one if it was replaced, else this one.
+
+        Returns
+        -------
+        Group or SharedArray
+            What `attach` gives for the name now; this group itself if it is still that.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("replaced_group", {"x": (3, "f8")})
+        >>> g.current() is g
+        True
+        >>> other = sa.group("replaced_group", {"y": (2, "f8")}, replace=True)
+        >>> list(g.current())
+        ['y']
+        """
         mapping = self._mapping("look for the successor")
         return attached_again(mapping) if is_replaced(mapping) else self
 
     def freeze(self) -> None:
-        """Make the members that were asked for read-only, here alone."""
+        """Make the members that were asked for read-only, here alone.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("frozen_group", {"x": (3, "f8")})
+        >>> x = g["x"]
+        >>> g.freeze()
+        >>> x.flags.writeable
+        False
+        """
         for array in self._arrays.values():
             array.flags.writeable = False
 
@@ -408,7 +522,20 @@ class Group(Mapping[str, SharedArray]):
     # -- copies, and other libraries ------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, SharedArray]:
-        """Return a dict of the members, which are not copied."""
+        """Return a dict of the members, which are not copied.
+
+        Returns
+        -------
+        dict of str to SharedArray
+            In the order in which the members were made.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("group_of_dict", {"x": (3, "f8"), "n": ((), "i8")})
+        >>> {name: array.shape for name, array in g.to_dict().items()}
+        {'x': (3,), 'n': ()}
+        """
         return dict(self.items())
 
     def to_npz(self, file: Any, *, compressed: bool = False) -> None:
@@ -420,6 +547,16 @@ class Group(Mapping[str, SharedArray]):
             As for `numpy.savez`.
         compressed : bool, default False
             Whether to compress them, as `numpy.savez_compressed` does.
+
+        Examples
+        --------
+        >>> import io
+        >>> import numpy as np, sharedarray as sa
+        >>> g = sa.share_group("group_of_npz", {"x": [1, 2], "y": [0.5]})
+        >>> file = io.BytesIO()
+        >>> g.to_npz(file)
+        >>> sorted(np.load(io.BytesIO(file.getvalue())))
+        ['x', 'y']
         """
         _datasets.write_npz(file, self, compressed=compressed)
 
@@ -428,6 +565,25 @@ class Group(Mapping[str, SharedArray]):
 
         Of a group that was made of a frame, it is that frame, with its index and the order and names of its
         columns. All members must have one axis, of one length.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Over the members' memory.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+
+        Examples
+        --------
+        >>> import pandas
+        >>> import sharedarray as sa
+        >>> frame = pandas.DataFrame({"x": [1, 2], "y": [0.5, 1.5]})
+        >>> shared = sa.share_group("group_of_pandas", frame)
+        >>> sa.attach("group_of_pandas").to_pandas().equals(frame)  # in any process
+        True
         """
         return _datasets.to_pandas(self, self._index, self.name)
 
@@ -435,6 +591,25 @@ class Group(Mapping[str, SharedArray]):
         """Return a dataset with a variable for each member; the variables are the members' memory.
 
         Axes without a name in `dims` are named after their member and number: ``rgb_0``.
+
+        Returns
+        -------
+        xarray.Dataset
+            Over the members' memory.
+
+        Raises
+        ------
+        ImportError
+            xarray is not installed.
+
+        Examples
+        --------
+        >>> import xarray
+        >>> import sharedarray as sa
+        >>> g = sa.group("group_of_xarray", {"rgb": ((4, 6, 3), "u1")}, dims={"rgb": ("y", "x", "c")})
+        >>> dataset = g.to_xarray()
+        >>> isinstance(dataset, xarray.Dataset), dataset["rgb"].dims
+        (True, ('y', 'x', 'c'))
         """
         return _datasets.to_xarray(self, self._index)
 

@@ -445,10 +445,24 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         Rows of an iterator, which may take long to come, appear to others in pieces of up to 1 MiB.
 
+        Parameters
+        ----------
+        rows : iterable of array_like
+            The rows. An array or a list of them appears to others at once.
+        timeout : float, optional
+            Seconds of each wait while another thread or process appends; None to wait as long as it takes.
+
         Returns
         -------
         int
             The new length.
+
+        Raises
+        ------
+        CapacityError
+            There would be more rows than the array can have (a `ValueError`). Pieces before are appended.
+        LockTimeout
+            Another process appended all the time (a `TimeoutError`).
 
         Examples
         --------
@@ -486,10 +500,25 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
         Views of this array keep their length.
 
+        Returns
+        -------
+        SharedArray
+            This array.
+
         Raises
         ------
         ValueError
             This array does not grow, or is a part of one that does.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> log = sa.zeros(0, name="log_of_refresh", capacity=1000)
+        >>> reader = sa.attach("log_of_refresh")  # in any process
+        >>> log.append([1, 2])
+        2
+        >>> reader.refresh().tolist()
+        [1.0, 2.0]
         """
         _, growth = self._growth("refresh")
         growth.lengthen(self, growth.length())
@@ -559,6 +588,16 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             The process that appended has died, and no other one appends. What it published is there.
         EOFError
             All processes that appended have closed the array, so that there will be no more rows.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.zeros(3, name="awaited_array")
+        >>> seen = a.wait(since=-1)  # before the other process is asked for data
+        >>> sa.attach("awaited_array").notify()  # in any process
+        1
+        >>> a.wait(since=seen, timeout=5.0)
+        1
         """
         if isinstance(version, float):
             if timeout is not None:
@@ -770,6 +809,16 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         -----
         A snapshot that is sent to another process travels as a copy. A forked child does not hold the
         snapshots that it inherits.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> weights = sa.zeros(3, name="weights_of_snapshot")
+        >>> before = weights.snapshot()
+        >>> with weights.update() as new:
+        ...     new += 1
+        >>> before.tolist(), weights.snapshot().tolist()
+        ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         """
         shape, strides, dtype, mapping, versions, at = self._planned("take a snapshot of")
         return _new_array(np.ndarray, shape, dtype, versions.hold(mapping), at, strides)
@@ -1009,7 +1058,47 @@ def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]
     return [("name", mapping.name), ("size", size), ("mode", writes), ("holders", holders)]
 
 
-def _plain(name: str) -> Any:
+# Methods whose result may have memory of its own; of each, an example of that: the data, and the call.
+_MAY_COPY = {
+    "argpartition": ("[3, 1, 2]", "argpartition(1)"),
+    "argsort": ("[3, 1, 2]", "argsort()"),
+    "astype": ("[3, 1, 2]", "astype(float)"),
+    "byteswap": ("[3, 1, 2]", "byteswap()"),
+    "choose": ("[0, 1, 0]", "choose([[1, 2, 3], [4, 5, 6]])"),
+    "compress": ("[3, 1, 2]", "compress([True, False, True])"),
+    "conj": ("[3j, 1, 2]", "conj()"),
+    "conjugate": ("[3j, 1, 2]", "conjugate()"),
+    "copy": ("[3, 1, 2]", "copy()"),
+    "dot": ("[3, 1, 2]", "dot(2)"),
+    "flatten": ("[[3, 1], [2, 4]]", "flatten()"),
+    "ravel": ("[[3, 1], [2, 4]]", "T.ravel()"),
+    "repeat": ("[3, 1, 2]", "repeat(2)"),
+    "reshape": ("[[3, 1], [2, 4]]", "T.reshape(4)"),
+    "searchsorted": ("[1, 2, 3]", "searchsorted([2, 3])"),
+    "take": ("[3, 1, 2]", "take([0, 2])"),
+}
+
+_PLAIN_DOC = """As `numpy.ndarray.{name}`; a plain array if the result has memory of its own.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `numpy.ndarray.{name}`.
+
+    Returns
+    -------
+    ndarray
+        A `SharedArray` only if it is a view of this array's block.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> type(sa.share({data}).{call}).__name__
+    'ndarray'
+    """
+
+
+def _plain(name: str, data: str, call: str) -> Any:
     """Override a method whose result has memory of its own, such that it is a plain array."""
     method = getattr(np.ndarray, name)
 
@@ -1021,31 +1110,13 @@ def _plain(name: str) -> Any:
 
     plain.__name__ = name
     plain.__qualname__ = f"SharedArray.{name}"
-    plain.__doc__ = f"As `numpy.ndarray.{name}`; a plain array where the result has memory of its own."
+    plain.__doc__ = _PLAIN_DOC.format(name=name, data=data, call=call)
     return plain
 
 
-_MAY_COPY = (
-    "argpartition",
-    "argsort",
-    "astype",
-    "byteswap",
-    "choose",
-    "compress",
-    "conj",
-    "conjugate",
-    "copy",
-    "dot",
-    "flatten",
-    "ravel",
-    "repeat",
-    "reshape",
-    "searchsorted",
-    "take",
-)
-for _name in _MAY_COPY:
-    setattr(SharedArray, _name, _plain(_name))
-del _name
+for _name, (_data, _call) in _MAY_COPY.items():
+    setattr(SharedArray, _name, _plain(_name, _data, _call))
+del _name, _data, _call
 
 
 # -- making and attaching -------------------------------------------------------------------------------

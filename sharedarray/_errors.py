@@ -81,6 +81,15 @@ class SharedArrayError(Exception):
     ----------
     message, name, found, expected, cause, next_step
         The parameters; None if unknown.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> try:
+    ...     sa.attach("block_of_no_process")
+    ... except sa.SharedArrayError as error:
+    ...     error.name
+    'block_of_no_process'
     """
 
     _errno: int | None = None  # of those that are an OSError too
@@ -130,52 +139,167 @@ def _rebuild(kind: type[SharedArrayError], message: str, details: dict[str, Any]
 
 
 class InvalidNameError(SharedArrayError, ValueError):
-    """A name that cannot be a block's: it must be one plain path component."""
+    """A name that cannot be a block's: it must be one plain path component.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> try:
+    ...     sa.zeros(3, name="folder/frames")
+    ... except ValueError as error:
+    ...     type(error).__name__
+    'InvalidNameError'
+    """
 
 
 class BlockNotFoundError(SharedArrayError, FileNotFoundError):
-    """No block of that name, or the name leads to another block than the one meant."""
+    """No block of that name, or the name leads to another block than the one meant.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> try:
+    ...     sa.attach("block_of_no_process")
+    ... except FileNotFoundError as error:
+    ...     type(error).__name__
+    'BlockNotFoundError'
+    """
 
     _errno = errno.ENOENT
 
 
 class BlockExistsError(SharedArrayError, FileExistsError):
-    """The name, or the file, is taken; what is there was left as it is."""
+    """The name, or the file, is taken; what is there was left as it is.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.zeros(3, name="frames_there_already")
+    >>> try:
+    ...     sa.zeros(3, name="frames_there_already")
+    ... except FileExistsError as error:
+    ...     type(error).__name__
+    'BlockExistsError'
+    """
 
     _errno = errno.EEXIST
 
 
 class NotOursError(SharedArrayError, PermissionError):
-    """A file that this library did not make, or that is not safe to trust."""
+    """A file that this library did not make, or that is not safe to trust.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import sharedarray as sa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with sa.zeros(3, file=os.path.join(folder, "kept.npy")) as kept:
+    ...         try:
+    ...             kept.unlink()  # files are removed by other means
+    ...         except PermissionError as error:
+    ...             type(error).__name__
+    'NotOursError'
+    """
 
     _errno = errno.EPERM
 
 
 class UnsupportedError(SharedArrayError, NotImplementedError):
-    """The system does not support the request; the page on platforms says why."""
+    """The system does not support the request; the page on platforms says why.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import sharedarray as sa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with sa.zeros(3, file=os.path.join(folder, "kept.npy")) as kept:
+    ...         try:
+    ...             kept.notify()  # which arrays in memory have
+    ...         except NotImplementedError as error:
+    ...             type(error).__name__
+    'UnsupportedError'
+    """
 
 
 class HeaderError(SharedArrayError, ValueError):
-    """The bytes are not a header page that fits its block, or not the list that they should be."""
+    """The bytes are not a header page that fits its block, or not the list that they should be.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import sharedarray as sa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "damaged.npy")
+    ...     with open(path, "wb") as file:
+    ...         size = file.write(b"no NPY page")
+    ...     try:
+    ...         sa.open(path)
+    ...     except ValueError as error:
+    ...         type(error).__name__
+    'HeaderError'
+    """
 
 
 class CapacityError(SharedArrayError, ValueError):
-    """An array that grows cannot have so many rows; none of them was appended."""
+    """An array that grows cannot have so many rows; none of them was appended.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> log = sa.zeros(0, capacity=2)
+    >>> try:
+    ...     log.append([1, 2, 3])
+    ... except ValueError as error:
+    ...     type(error).__name__, len(log)
+    ('CapacityError', 0)
+    """
 
 
 class UnsupportedDTypeError(SharedArrayError, TypeError, ValueError):
     """A dtype whose elements are not plain bytes, such as ``object``.
 
     Also a `ValueError`, because `numpy.save` and `numpy.frombuffer` refuse such dtypes with one.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> try:
+    ...     sa.zeros(3, object)
+    ... except TypeError as error:
+    ...     type(error).__name__
+    'UnsupportedDTypeError'
     """
 
 
 class MaskedArrayError(SharedArrayError, TypeError, ValueError):
-    """A masked array was given for plain elements, which would lose its mask."""
+    """A masked array was given for plain elements, which would lose its mask.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import sharedarray as sa
+    >>> try:
+    ...     sa.share(np.ma.array([1, 2], mask=[False, True]))
+    ... except TypeError as error:
+    ...     type(error).__name__
+    'MaskedArrayError'
+    """
 
 
 class BlockClosedError(SharedArrayError, ValueError):
-    """Something that needs the block was asked of it after ``close()``."""
+    """Something that needs the block was asked of it after ``close()``.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> a = sa.zeros(3)
+    >>> a.close()
+    >>> try:
+    ...     a.reference()
+    ... except ValueError as error:
+    ...     type(error).__name__
+    'BlockClosedError'
+    """
 
 
 class OutOfSharedMemoryError(SharedArrayError, OSError):
@@ -185,6 +309,14 @@ class OutOfSharedMemoryError(SharedArrayError, OSError):
     ----------
     needed, available : int or None
         Bytes asked for, and bytes that were free at that moment.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> try:
+    ...     a = sa.zeros(1_000)
+    ... except sa.OutOfSharedMemoryError as error:  # not here, for so few bytes
+    ...     print(f"{error.needed} bytes are needed, {error.available} are free")
     """
 
     _errno = errno.ENOSPC
@@ -204,6 +336,15 @@ class LimitError(SharedArrayError, OSError):
 
     A limit of the size of files is another, since a block is a file in memory. The ``errno`` is the system's:
     ``EMFILE``, ``ENFILE``, ``ENOMEM`` or ``EFBIG``.
+
+    Examples
+    --------
+    >>> import errno
+    >>> import sharedarray as sa
+    >>> try:
+    ...     a = sa.zeros(3)
+    ... except sa.LimitError as error:  # not here, unless very many are open
+    ...     print("raise ulimit -n" if error.errno == errno.EMFILE else error)
     """
 
     _errno = errno.EMFILE
@@ -218,25 +359,72 @@ class LimitError(SharedArrayError, OSError):
 
 
 class LockTimeout(SharedArrayError, TimeoutError):
-    """A lock was not free within its timeout."""
+    """A lock was not free within its timeout.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> a = sa.zeros(3)
+    >>> with a.lock():
+    ...     try:
+    ...         a[:2].lock(timeout=0).acquire()
+    ...     except TimeoutError as error:
+    ...         type(error).__name__
+    'LockTimeout'
+    """
 
     _errno = errno.ETIMEDOUT
 
 
 class DeadlockError(SharedArrayError, RuntimeError):
-    """A wait would never end: for bytes that the thread has locked itself, or for slots that it keeps."""
+    """A wait would never end: for bytes that the thread has locked itself, or for slots that it keeps.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> a = sa.zeros(3)
+    >>> with a.lock():
+    ...     try:
+    ...         a[:2].lock().acquire()  # has no timeout
+    ...     except RuntimeError as error:
+    ...         type(error).__name__
+    'DeadlockError'
+    """
 
 
 class ProducerDied(SharedArrayError, ConnectionResetError):
-    """The process that writes to a stream ended without closing it; all that it published was read."""
+    """The process that writes to a stream ended without closing it; all that it published was read.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.Stream("stream_that_lives", 2) as writer, sa.Stream("stream_that_lives") as reader:
+    ...     writer.put([1.0, 2.0])
+    ...     try:
+    ...         reader.get(timeout=5.0).tolist()
+    ...     except sa.ProducerDied:  # not here: the producer is this process
+    ...         print("start the producer again")
+    [1.0, 2.0]
+    """
 
     _errno = errno.ECONNRESET
 
 
+_WORKER_DIED = """A worker process ended while a task of the pool was its own.
+
+    Examples
+    --------
+    >>> import os
+    >>> import sharedarray as sa
+    >>> with sa.Pool(1) as pool:
+    ...     type(pool.submit(os._exit, 1).exception()).__name__
+    'WorkerDied'
+    """
+
 if TYPE_CHECKING:
 
     class WorkerDied(SharedArrayError, BrokenProcessPool):
-        """A worker process ended while a task of the pool was its own."""
+        __doc__ = _WORKER_DIED
 
 else:
 
@@ -246,20 +434,34 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from concurrent.futures.process import BrokenProcessPool
 
-        about = "A worker process ended while a task of the pool was its own."
-        made = type(name, (SharedArrayError, BrokenProcessPool), {"__doc__": about, "__module__": __name__})
-        return globals().setdefault(name, made)
+        members = {"__doc__": _WORKER_DIED, "__module__": __name__}
+        return globals().setdefault(name, type(name, (SharedArrayError, BrokenProcessPool), members))
 
 
 class NotPicklableError(SharedArrayError, pickle.PicklingError):
     """Something cannot travel between a pool and a worker; only the call that it belongs to fails.
 
     The reason that pickle gave is the ``__cause__``.
+
+    Examples
+    --------
+    >>> import threading
+    >>> import sharedarray as sa
+    >>> with sa.Pool(1) as pool:
+    ...     type(pool.submit(id, threading.Lock()).exception()).__name__
+    'NotPicklableError'
     """
 
 
 class MissingExtraError(SharedArrayError, ImportError):
-    """A feature needs a package that is not installed; the message names the extra that brings it."""
+    """A feature needs a package that is not installed; the message names the extra that brings it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> issubclass(sa.MissingExtraError, ImportError)
+    True
+    """
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message, **details)
@@ -271,4 +473,11 @@ class UnconsumedResultsWarning(ResourceWarning):
 
     Python hides a `ResourceWarning` unless it is told otherwise; this one is shown unless the program hides
     resource warnings itself.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import sharedarray as sa
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", sa.UnconsumedResultsWarning)  # results that may be lost
     """

@@ -68,6 +68,14 @@ class BlockInfo:
         pid of its `producer` and whether that `waits`; and for each of its `consumers` the `pid`, the
         `position` of its next item, its `lag`, how many items it has `lost`, whether it is `lossless`, and
         whether it `waits`.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.zeros((2, 3), name="listed_frames")
+    >>> (found,) = [each for each in sa.blocks() if each.name == "listed_frames"]
+    >>> found.kind, found.shape, found.held
+    ('array', (2, 3), True)
     """
 
     name: str

@@ -212,6 +212,15 @@ class SharedMemoryManager(managers.BaseManager):
             It was started or shut down before (of `multiprocessing`).
         UnsupportedError
             gevent or eventlet has replaced sockets.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> manager = sa.SharedMemoryManager()
+        >>> manager.start()
+        >>> manager.share([1, 2]).tolist()
+        [1, 2]
+        >>> manager.shutdown()
         """
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -230,6 +239,20 @@ class SharedMemoryManager(managers.BaseManager):
         ------
         UnsupportedError
             gevent or eventlet has replaced sockets.
+
+        ConnectionRefusedError, FileNotFoundError
+            No server listens there (an `OSError`).
+        AuthenticationError
+            The key is another one (of `multiprocessing`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.SharedMemoryManager(authkey=b"known to both") as manager:
+        ...     other = sa.SharedMemoryManager(manager.address, b"known to both")  # in another process
+        ...     other.connect()
+        ...     other.share([1, 2]).tolist()
+        [1, 2]
         """
         greenlets.check_sockets()
         super().connect()
@@ -237,10 +260,23 @@ class SharedMemoryManager(managers.BaseManager):
     def get_server(self) -> Server:
         """Return the server, for this process to run: ``manager.get_server().serve_forever()``.
 
+        Returns
+        -------
+        Server
+            It listens at its ``address`` from now on.
+
         Raises
         ------
         ProcessError
             It was started or shut down before (of `multiprocessing`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> server = sa.SharedMemoryManager(authkey=b"known to both").get_server()
+        >>> server.address is None
+        False
+        >>> server.listener.close()  # or serve_forever(), which does not return
         """
         if self._state.value != managers.State.INITIAL:  # type: ignore[attr-defined]
             raise ProcessError("this manager was started, connected or shut down before")
@@ -258,6 +294,14 @@ class SharedMemoryManager(managers.BaseManager):
         -------
         SharedMemory
             Open in this process; others attach by its name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.SharedMemoryManager() as manager:
+        ...     frame = manager.SharedMemory(size=1024)
+        ...     len(frame.buf)
+        1024
         """
         return self._own(lambda: shared_memory.SharedMemory(create=True, size=size), _of_memory)
 
@@ -273,6 +317,13 @@ class SharedMemoryManager(managers.BaseManager):
         -------
         ShareableList
             Open in this process; others attach by the name of its ``shm``.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.SharedMemoryManager() as manager:
+        ...     list(manager.ShareableList(["ready", 0]))
+        ['ready', 0]
         """
         return self._own(lambda: shared_memory.ShareableList(sequence), lambda made: _of_memory(made.shm))
 
@@ -284,12 +335,30 @@ class SharedMemoryManager(managers.BaseManager):
         *,
         name: str | None = None,
     ) -> array.SharedArray:
-        """Make an array of zeros that the manager owns; see `sharedarray.SharedArray` for the parameters.
+        """Make an array of zeros that the manager owns.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Lengths of the axes.
+        dtype : dtype_like, default float
+            Type of the elements.
+        order : {'C', 'F'}
+            Whether the last or the first axis varies fastest.
+        name : str, optional
+            Name to attach by; a random name if None.
 
         Returns
         -------
         SharedArray
             Open in this process; others attach by its name, or get it as an argument.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.SharedMemoryManager() as manager:
+        ...     manager.SharedArray((2, 3), "f4").shape
+        (2, 3)
         """
         return self._own(lambda: array.SharedArray(shape, dtype, order, name=name), segment.mapping_of)
 
@@ -301,12 +370,33 @@ class SharedMemoryManager(managers.BaseManager):
         *,
         name: str | None = None,
     ) -> array.SharedArray:
-        """Copy data into an array that the manager owns; see `sharedarray.share` for the parameters.
+        """Copy data into an array that the manager owns.
+
+        Parameters
+        ----------
+        array_like : array_like
+            The data, as for `sharedarray.share`.
+        dtype : dtype_like, optional
+            Type of the elements; that of the data when None.
+        order : {'K', 'A', 'C', 'F'}
+            'C' or 'F' for that order; 'K' and 'A' keep Fortran order if the data has it.
+        name : str, optional
+            Name to attach by; a random name if None.
 
         Returns
         -------
         SharedArray
             Open in this process; others attach by its name, or get it as an argument.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.SharedMemoryManager() as manager:
+        ...     image = manager.share([[1, 2], [3, 4]], name="image_of_manager")
+        ...     sa.exists("image_of_manager")
+        True
+        >>> sa.exists("image_of_manager")
+        False
         """
         return self._own(lambda: creation.share(array_like, dtype, order, name=name), segment.mapping_of)
 

@@ -130,12 +130,30 @@ class Reference:
     def of(cls, view: np.ndarray[Any, Any]) -> Reference:
         """Return the reference to a view of a block.
 
+        Parameters
+        ----------
+        view : ndarray
+            Any array whose memory is that of a block, or of a file that `sharedarray.open` maps.
+
+        Returns
+        -------
+        Reference
+            What a `SharedArray` returns from its method `reference`.
+
         Raises
         ------
         BlockClosedError
             The array is closed (a `ValueError`).
         ValueError
             Its memory is not shared.
+
+        Examples
+        --------
+        >>> import numpy as np, sharedarray as sa
+        >>> a = sa.share([[1, 2], [3, 4]])
+        >>> plain = np.asarray(a)[1]  # no SharedArray, and still its memory
+        >>> sa.Reference.of(plain).attach().tolist()
+        [3, 4]
         """
         mapping = mapping_of(view)
         if mapping is None:
@@ -165,6 +183,14 @@ class Reference:
         ------
         BlockNotFoundError
             The block is gone, or its name leads to another one (a `FileNotFoundError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> a = sa.share([[1, 2], [3, 4]])
+        >>> again = a[:, 1].reference().attach("r")  # as another process would, that got the reference
+        >>> again.tolist(), again.flags.writeable
+        ([2, 4], False)
         """
         return self._attach(mode or self.mode, None)
 

@@ -25,7 +25,32 @@ class OwnedArrays:
         *,
         progress: Progress = None,
     ) -> SharedArray:
-        """Make a shared array as `sharedarray.empty` does. It is closed when the pool ends."""
+        """Make a shared array as `sharedarray.empty` does. It is closed when the pool ends.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Lengths of the axes.
+        dtype : dtype_like, default float
+            Type of the elements.
+        order : {'C', 'F'}
+            Whether the last or the first axis varies fastest.
+        progress : bool or mapping, optional
+            True shows a progress bar; a mapping holds arguments of tqdm. None shows one after a second in
+            notebooks and terminals.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     pool.empty((2, 3), "f4").shape
+        (2, 3)
+        """
         return self._arrays.add(creation.empty(shape, dtype, order, progress=progress))
 
     def zeros(
@@ -36,7 +61,32 @@ class OwnedArrays:
         *,
         progress: Progress = None,
     ) -> SharedArray:
-        """Make a shared array as `sharedarray.zeros` does. It is closed when the pool ends."""
+        """Make a shared array as `sharedarray.zeros` does. It is closed when the pool ends.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Lengths of the axes.
+        dtype : dtype_like, default float
+            Type of the elements.
+        order : {'C', 'F'}
+            Whether the last or the first axis varies fastest.
+        progress : bool or mapping, optional
+            True shows a progress bar; a mapping holds arguments of tqdm. None shows one after a second in
+            notebooks and terminals.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     pool.zeros(3).tolist()
+        [0.0, 0.0, 0.0]
+        """
         return self._arrays.add(creation.zeros(shape, dtype, order, progress=progress))
 
     def ones(
@@ -47,7 +97,32 @@ class OwnedArrays:
         *,
         progress: Progress = None,
     ) -> SharedArray:
-        """Make a shared array as `sharedarray.ones` does. It is closed when the pool ends."""
+        """Make a shared array as `sharedarray.ones` does. It is closed when the pool ends.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Lengths of the axes.
+        dtype : dtype_like, default float
+            Type of the elements.
+        order : {'C', 'F'}
+            Whether the last or the first axis varies fastest.
+        progress : bool or mapping, optional
+            True shows a progress bar; a mapping holds arguments of tqdm. None shows one after a second in
+            notebooks and terminals.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     pool.ones(3, int).tolist()
+        [1, 1, 1]
+        """
         return self._arrays.add(creation.ones(shape, dtype, order, progress=progress))
 
     def full(
@@ -59,7 +134,34 @@ class OwnedArrays:
         *,
         progress: Progress = None,
     ) -> SharedArray:
-        """Make a shared array as `sharedarray.full` does. It is closed when the pool ends."""
+        """Make a shared array as `sharedarray.full` does. It is closed when the pool ends.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Lengths of the axes.
+        fill_value : scalar or array_like
+            Value of the elements.
+        dtype : dtype_like, optional
+            Type of the elements; that of the fill value when None.
+        order : {'C', 'F'}
+            Whether the last or the first axis varies fastest.
+        progress : bool or mapping, optional
+            True shows a progress bar; a mapping holds arguments of tqdm. None shows one after a second in
+            notebooks and terminals.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     pool.full(3, 7).tolist()
+        [7, 7, 7]
+        """
         return self._arrays.add(creation.full(shape, fill_value, dtype, order, progress=progress))
 
     def share(
@@ -70,5 +172,30 @@ class OwnedArrays:
         *,
         progress: Progress = None,
     ) -> SharedArray:
-        """Copy data into shared memory as `sharedarray.share` does. It is closed when the pool ends."""
+        """Copy data into shared memory as `sharedarray.share` does. It is closed when the pool ends.
+
+        Parameters
+        ----------
+        array_like : array_like
+            The data.
+        dtype : dtype_like, optional
+            Type of the elements; that of the data when None.
+        order : {'K', 'A', 'C', 'F'}
+            'C' or 'F' for that order; 'K' and 'A' keep Fortran order if the data has it.
+        progress : bool or mapping, optional
+            True shows a progress bar; a mapping holds arguments of tqdm. None shows one after a second in
+            notebooks and terminals.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     list(pool.map(len, pool.share([[1, 2], [3, 4]])))
+        [2, 2]
+        """
         return self._arrays.add(creation.share(array_like, dtype, order, progress=progress))

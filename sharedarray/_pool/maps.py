@@ -103,6 +103,13 @@ class Maps:
 
         Calls begin nearly in the order of the iterables. Results arrive many at a time, at the latest some
         25 ms after they are computed; the first result of each batch arrives at once.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     list(pool.map(pow, [1, 2, 3], [2, 2, 2]))
+        [1, 4, 9]
         """
         if unknown:
             refuse_keywords(self.map, fn, unknown)
@@ -137,7 +144,34 @@ class Maps:
         return_exceptions: bool = False,
         **unknown: Never,
     ) -> Iterator[T]:
-        """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`."""
+        """Call ``fn`` on each tuple of arguments, as `itertools.starmap` does; otherwise as `map`.
+
+        Parameters
+        ----------
+        fn : callable
+            Takes as many arguments as the tuples have. It is sent to each worker once.
+        iterable : iterable of tuple
+            The arguments of each call. Consumed at once.
+        timeout, chunksize, progress, return_exceptions
+            As for `map`.
+
+        Returns
+        -------
+        iterator
+            The results in order, as `map` yields them.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator, when the timeout expires.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     list(pool.starmap(pow, [(2, 3), (3, 2)]))
+        [8, 9]
+        """
         if unknown:
             refuse_keywords(self.starmap, fn, unknown)
         check_function("starmap", fn)
@@ -158,13 +192,38 @@ class Maps:
     ) -> Iterator[T]:
         """Call ``fn`` on the items of the iterables and yield each result as soon as it is there.
 
-        The iterables are consumed as the calls end, a few ahead, so they may be endless, and yield the
-        same array again with other data in it. An exception of theirs comes behind the results of all calls
-        before it. If you take no result, those calls are run that were submitted; all of them if the
-        iterables have a length.
+        Parameters
+        ----------
+        fn : callable
+            Takes as many arguments as there are iterables. It is sent to each worker once.
+        *iterables : iterable
+            Consumed as the calls end, a few ahead, so they may be endless, and yield the same array again
+            with other data in it. An exception of theirs comes behind the results of all calls before it.
+        timeout, chunksize, progress, return_exceptions
+            As for `map`.
 
+        Returns
+        -------
+        iterator
+            The results in the order in which the calls end. If you take none, those calls are run that were
+            submitted; all of them if the iterables have a length.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator, when the timeout expires.
+
+        Notes
+        -----
         The exception of a call does not end the iterator: the next `next` gives the next result. (A ``for``
-        loop ends with the first exception; ``return_exceptions=True`` keeps it going.) Otherwise as `map`.
+        loop ends with the first exception; ``return_exceptions=True`` keeps it going.)
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     sorted(pool.imap_unordered(abs, [-3, -1, -2]))
+        [1, 2, 3]
         """
         if unknown:
             refuse_keywords(self.imap_unordered, fn, unknown)

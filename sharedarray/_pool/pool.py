@@ -297,13 +297,34 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         return chosen
 
     def terminate_workers(self) -> None:
-        """End all workers and the pool at once; the same as `kill_workers`."""
+        """End all workers and the pool at once; the same as `kill_workers`.
+
+        Examples
+        --------
+        >>> import time
+        >>> import sharedarray as sa
+        >>> pool = sa.Pool(1)
+        >>> future = pool.submit(time.sleep, 3600)
+        >>> pool.terminate_workers()
+        >>> future.done()
+        True
+        """
         self.kill_workers()
 
     def kill_workers(self) -> None:
         """End all workers and the pool at once.
 
         Calls that have not begun are cancelled; running calls fail with `WorkerDied`.
+
+        Examples
+        --------
+        >>> import time
+        >>> import sharedarray as sa
+        >>> pool = sa.Pool(1)
+        >>> future = pool.submit(time.sleep, 3600)
+        >>> pool.kill_workers()
+        >>> future.done()
+        True
         """
         self._core.check_owner()
         self._core.abort()
@@ -323,6 +344,15 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         Notes
         -----
         You may call it again, to wait or to cancel after all.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> pool = sa.Pool(1)  # without a with statement, which would call it
+        >>> future = pool.submit(pow, 2, 10)
+        >>> pool.shutdown()
+        >>> future.result()
+        1024
         """
         try:
             self._core.shutdown(wait=wait, cancel=cancel_futures)

@@ -30,6 +30,14 @@ class Reporting:
         PoolStats
             Counts of workers and tasks, bytes of recycled memory in use and free, with its limits, and bytes
             shared, copied and pickled so far.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     results = list(pool.map(abs, [-1, -2]))
+        ...     pool.stats().done
+        2
         """
         from sharedarray._display.pool_stats import PoolStats  # few programs ask for it
 
@@ -79,6 +87,20 @@ class Reporting:
         -------
         CopyReport or None
             None if there was no such call, or too many calls after it.
+
+        Raises
+        ------
+        TypeError
+            `future` is another pool's.
+
+        Examples
+        --------
+        >>> import numpy as np, sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     future = pool.submit(np.sum, sa.zeros(1_000_000))
+        ...     total = future.result()
+        ...     pool.copy_report(future).shared_bytes
+        8000000
         """
         if future is not None and not isinstance(future, PoolFuture):
             raise TypeError(f"future must be one that a pool's submit returned, not {future!r}")
@@ -92,6 +114,14 @@ class Reporting:
         -------
         Timeline
             ``save("run.json")`` writes a trace for ``chrome://tracing`` and Perfetto.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     results = list(pool.map(abs, [-1, -2]))
+        ...     [span.label for span in pool.timeline()]
+        ['abs', 'abs']
         """
         self._core.receiver.catch_up()
         return self._core.statistics.timeline()

@@ -62,12 +62,17 @@ class Segment:
 
         Parameters
         ----------
-        size
+        size : int
             Bytes, at least 1.
-        name
+        name : str, optional
             One path component; a random name if None.
-        persist
+        persist : bool, default False
             Whether the block outlives its holders until `unlink`.
+
+        Returns
+        -------
+        Segment
+            Holds the block until it is closed or dropped.
 
         Raises
         ------
@@ -77,6 +82,13 @@ class Segment:
             There are not so many bytes (an `OSError` with ``ENOSPC``).
         InvalidNameError
             The name is no plain path component (a `ValueError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> block = sa.Segment.create(16, "created_segment")
+        >>> len(block.buf), sum(block.buf)
+        (16, 0)
         """
         size = index(size)
         if size < 1:
@@ -89,15 +101,28 @@ class Segment:
 
         Parameters
         ----------
-        name
+        name : str
             The block's name.
-        mode
+        mode : {'r+', 'r', 'c'}
             'r' read-only, 'r+' read and write, 'c' copy-on-write.
+
+        Returns
+        -------
+        Segment
+            Holds the block until it is closed or dropped.
 
         Raises
         ------
         BlockNotFoundError
             There is none (a `FileNotFoundError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> block = sa.Segment.create(16, "attached_segment")
+        >>> block.buf[:5] = b"hello"
+        >>> bytes(sa.Segment.attach("attached_segment", "r").buf[:5])  # in any process
+        b'hello'
         """
         return cls(attach(name, mode))
 

@@ -30,7 +30,20 @@ _PAUSES = 50e-6, 0.01  # seconds between two tries of a thread for the turn of a
 if TYPE_CHECKING or not hasattr(queue, "ShutDown"):  # before Python 3.13
 
     class ShutDown(Exception):
-        """The stream was closed by its producer, and all its items were taken."""
+        """The stream was closed by its producer, and all its items were taken.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_that_ends", 2) as writer:
+        ...     reader = sa.Stream("stream_that_ends")
+        >>> try:
+        ...     reader.get()
+        ... except sa.ShutDown:
+        ...     print("no more items")
+        no more items
+        >>> reader.close()
+        """
 
 else:
     ShutDown = queue.ShutDown

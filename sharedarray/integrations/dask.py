@@ -942,7 +942,29 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
         return {**super()._call_options(timeout, chunksize, total), "chunksize": chunksize or 1}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call ``fn(*args, **kwargs)`` in a worker of the cluster; see `Pool.submit`."""
+        """Call ``fn(*args, **kwargs)`` in a worker of the cluster; see `Pool.submit`.
+
+        Parameters
+        ----------
+        fn : callable
+            The function.
+        *args, **kwargs
+            Its arguments.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of the result.
+
+        Examples
+        --------
+        >>> import distributed
+        >>> from sharedarray.integrations.dask import DaskPool
+        >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+        ...     with DaskPool(client) as pool:
+        ...         pool.submit(pow, 2, 10).result()
+        1024
+        """
         check_function("submit", fn)
         future: Future[T] = self._core.submit(fn, args, kwargs)
         return future
@@ -958,6 +980,31 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
         """Copy data into shared memory, here and once on each host of the cluster; see `Pool.share`.
 
         What is written to it later is seen on this host only.
+
+        Parameters
+        ----------
+        array_like : array_like
+            The data.
+        dtype : dtype_like, optional
+            Type of the elements; that of the data when None.
+        order : {'K', 'A', 'C', 'F'}
+            'C' or 'F' for that order; 'K' and 'A' keep Fortran order if the data has it.
+        progress : bool or mapping, optional
+            As for `sharedarray.share`.
+
+        Returns
+        -------
+        SharedArray
+            Of a random name. It is closed when the pool ends.
+
+        Examples
+        --------
+        >>> import distributed
+        >>> from sharedarray.integrations.dask import DaskPool
+        >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+        ...     with DaskPool(client) as pool:
+        ...         list(pool.map(len, pool.share([[1, 2], [3, 4]])))
+        [2, 2]
         """
         self._core.check_open()
         array = super().share(array_like, dtype, order, progress=progress)
@@ -977,6 +1024,17 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
             Return when all tasks are done.
         cancel_futures : bool, default False
             Cancel those that are not.
+
+        Examples
+        --------
+        >>> import distributed
+        >>> from sharedarray.integrations.dask import DaskPool
+        >>> with distributed.Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+        ...     pool = DaskPool(client)
+        ...     future = pool.submit(pow, 2, 10)
+        ...     pool.shutdown()
+        ...     future.result()
+        1024
         """
         core = self._core
         if core.is_open and not cancel_futures:

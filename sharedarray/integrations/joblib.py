@@ -312,7 +312,17 @@ forks.around(__name__, in_child=_idle.forget)
 
 
 def end_idle_workers() -> None:
-    """End the workers that wait for another call, now and not after some minutes, and wait for it."""
+    """End the workers that wait for another call, now and not after some minutes, and wait for it.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> from sharedarray.integrations.joblib import end_idle_workers
+    >>> with joblib.parallel_config(backend="sharedarray", n_jobs=2):
+    ...     joblib.Parallel()(joblib.delayed(abs)(i) for i in (-1, -2))
+    [1, 2]
+    >>> end_idle_workers()
+    """
     _idle.end(wait=True)
 
 
@@ -356,7 +366,29 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         self._keep_for = IDLE
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many processes there will be for ``n_jobs``."""
+        """Return how many processes there will be for ``n_jobs``. joblib calls it.
+
+        Parameters
+        ----------
+        n_jobs : int or None
+            How many are asked for; -1 for as many as there are processors, -2 for one less. One when None.
+
+        Returns
+        -------
+        int
+            At least 1; 1 also in a worker that may start no processes.
+
+        Raises
+        ------
+        ValueError
+            `n_jobs` is 0.
+
+        Examples
+        --------
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend
+        >>> SharedArrayBackend(nesting_level=0).effective_n_jobs(3)
+        3
+        """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None or current_process().daemon or (self.nesting_level or 0) >= _NESTED:
@@ -373,7 +405,42 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         idle_worker_timeout: float | None = None,
         **options: Any,
     ) -> int:
-        """Start workers for a call."""
+        """Start workers for a call. joblib calls it.
+
+        Parameters
+        ----------
+        n_jobs : int, default 1
+            As for `effective_n_jobs`.
+        parallel : joblib.Parallel, optional
+            Whose call it is.
+        max_nbytes : int or None
+            Bytes from which on arrays are shared; None to share none.
+        mmap_mode : {'r', 'r+', 'c', None}
+            How workers map the arrays that are shared.
+        idle_worker_timeout : float, optional
+            Seconds that the workers wait for another call; as the backend was made when None.
+        **options
+            Those of the backend that are for the pool.
+
+        Returns
+        -------
+        int
+            How many workers there are.
+
+        Raises
+        ------
+        TypeError
+            There is no such option.
+
+        Examples
+        --------
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend, end_idle_workers
+        >>> backend = SharedArrayBackend(nesting_level=0)
+        >>> backend.configure(2)
+        2
+        >>> backend.terminate()
+        >>> end_idle_workers()
+        """
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -405,15 +472,56 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         return {name: int(text) if text.isdigit() and int(text) else share for name, text in given.items()}
 
     def start_call(self) -> None:
-        """Share arrays afresh: the caller may have changed them since the last call."""
+        """Share arrays afresh: the caller may have changed them since the last call.
+
+        joblib calls it.
+
+        Examples
+        --------
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend
+        >>> SharedArrayBackend().start_call()
+        """
         self._shared = _Shared(*self._sharing)
 
     def stop_call(self) -> None:
-        """Free the memory of what was shared for this call."""
+        """Free the memory of what was shared for this call.
+
+        joblib calls it.
+
+        Examples
+        --------
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend
+        >>> SharedArrayBackend().stop_call()
+        """
         self._shared = _Shared(*self._sharing)
 
     def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
-        """Submit a batch to a worker."""
+        """Submit a batch to a worker. joblib calls it.
+
+        Parameters
+        ----------
+        func : callable
+            The batch: it is called without arguments.
+        callback : callable, optional
+            Called with the future when the batch is done.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of what the batch returns.
+
+        Examples
+        --------
+        >>> from functools import partial
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend, end_idle_workers
+        >>> backend = SharedArrayBackend(nesting_level=0)
+        >>> backend.configure(2)
+        2
+        >>> backend.submit(partial(pow, 2, 10)).result()
+        1024
+        >>> backend.terminate()
+        >>> end_idle_workers()
+        """
         assert self._pool is not None
         try:
             stream, found = pack(func, self._shared.stand_in, CALL)
@@ -431,11 +539,50 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
     apply_async = submit  # what joblib called it before 1.5
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """Return the results of a batch, or what it raised."""
+        """Return the results of a batch, or raise what it raised. joblib calls it.
+
+        Parameters
+        ----------
+        out : concurrent.futures.Future
+            What `submit` returned.
+
+        Returns
+        -------
+        list
+            The results of the calls of the batch.
+
+        Examples
+        --------
+        >>> from concurrent.futures import Future
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend
+        >>> out = Future()
+        >>> out.set_result([1, 4])
+        >>> SharedArrayBackend().retrieve_result_callback(out)
+        [1, 4]
+        """
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """End what runs, with its workers."""
+        """End what runs, with its workers. joblib calls it when a batch has raised an exception.
+
+        Parameters
+        ----------
+        ensure_ready : bool, default True
+            Whether to start other workers at once.
+
+        Examples
+        --------
+        >>> import time
+        >>> from functools import partial
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend
+        >>> backend = SharedArrayBackend(nesting_level=0)
+        >>> backend.configure(2)
+        2
+        >>> future = backend.submit(partial(time.sleep, 3600))
+        >>> backend.abort_everything(ensure_ready=False)
+        >>> future.done()
+        True
+        """
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.kill_workers()
@@ -443,7 +590,19 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
             self.configure(self.parallel.n_jobs, self.parallel, **self.parallel._backend_kwargs)
 
     def terminate(self) -> None:
-        """Keep the workers for the next call, and nothing else."""
+        """Keep the workers for the next call, and nothing else.
+
+        joblib calls it at the end of a call, or of a ``with`` statement of several.
+
+        Examples
+        --------
+        >>> from sharedarray.integrations.joblib import SharedArrayBackend, end_idle_workers
+        >>> backend = SharedArrayBackend(nesting_level=0)
+        >>> backend.configure(2)
+        2
+        >>> backend.terminate()
+        >>> end_idle_workers()
+        """
         pool, self._pool = self._pool, None
         if pool is not None:
             _idle.give(self._key, pool, self._keep_for)

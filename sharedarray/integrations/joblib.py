@@ -341,6 +341,8 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         Seconds that the workers wait for another call.
     initializer, initargs, max_tasks_per_child, mp_context, preload, retries
         As for `Pool`.
+    **options
+        Those that joblib gives to every backend, such as ``nesting_level``.
 
     Examples
     --------

@@ -239,7 +239,6 @@ class SharedMemoryManager(managers.BaseManager):
         ------
         UnsupportedError
             gevent or eventlet has replaced sockets.
-
         ConnectionRefusedError, FileNotFoundError
             No server listens there (an `OSError`).
         AuthenticationError

@@ -383,6 +383,17 @@ def test_the_readme_shows_the_stored_figures(stored):
     assert "benchmarks/report/pickling.png" in readme
 
 
+@needs_pictures
+def test_the_readme_tells_in_six_lines_where_sharing_loses(stored):
+    from sharedarray._bench import report
+
+    assert set(report.SHORT) <= {race.group for race in stored.races}
+    text = report.readme(stored)
+    told = text[text.index("Where it loses: ") :].splitlines()
+    assert len(told) <= 6
+    assert max(map(len, told)) <= 118
+
+
 @pytest.mark.slow
 @fonts_stay
 def test_the_stored_report_is_that_of_the_stored_results(stored, tmp_path):

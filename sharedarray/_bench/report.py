@@ -225,8 +225,29 @@ ROWS: tuple[tuple[str, str, int | None, str, tuple[str, ...]], ...] = (
 """Lines of the README's table: what it is, the group and size of the race, who of ours, and which others."""
 
 
+SHORT = {
+    "map": "a `map` of {tasks} tasks that do nothing",
+    "uncontended lock": "a free lock, taken and given up",
+    "test_contended": "a lock that 8 processes want",
+    "argument": "a plain argument of {size}",
+    "share, first": "`share` {size} in a new block",
+    "throughput, in one map": "a `map` of 2,000 tasks in a new program",
+    "test_make_write_and_unlink": "`SharedMemory` of 4 KiB, made, written and unlinked",
+    "attach": "attach {size}, read, let go",
+    "test_a_whole_list": "a `ShareableList` of 10 items",
+    "throughput, submitted one by one": "2,000 tasks, one by one",
+    "start": "the start of 2 workers",
+    "test_ranges_of_their_own_with_all_processors_busy": "2 processes that lock ranges of their own",
+    "share, again": "new data into {size}",
+    "test_attach_by_name": "`SharedMemory` by name",
+}
+"""How the README names the races that are lost, by group; the most important ones first."""
+
+_LINES, _WIDTH = 6, 118  # of that part of the README
+
+
 def readme(results: Results) -> str:
-    """Return the figures that the README shows: a table of some of the races, and where sharing loses."""
+    """Return the figures that the README shows: a table of some races, and where sharing loses most."""
     lines = [
         f"{sentence(results.machine)}; medians of interleaved rounds.",
         "",
@@ -242,9 +263,19 @@ def readme(results: Results) -> str:
                 median = race.shown(race.median(ours)).replace(" us", " µs")
                 lines.append(f"| {text} | {median} | {_short_ratio(race.ratio(ours))} | {', '.join(told)} |")
                 break
-    loses = "Where it loses: " + "; ".join(_short(results)) + "."
-    lines += ["", *textwrap.wrap(loses, 118, break_long_words=False, break_on_hyphens=False)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_losing(results)]) + "\n"
+
+
+def _losing(results: Results) -> list[str]:
+    """Return the lines on where sharing loses: as many of the losses as they hold, the first in `SHORT`."""
+    found = _short(results)
+    for count in range(len(found), -1, -1):
+        more = f" {len(found) - count} more stand in the report." if count < len(found) else ""
+        text = "Where it loses: " + ("; ".join(found[:count]) or "nowhere") + "." + more
+        lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        if len(lines) <= _LINES:
+            break
+    return lines
 
 
 def _short_ratio(ratio: float) -> str:
@@ -253,14 +284,17 @@ def _short_ratio(ratio: float) -> str:
 
 
 def _short(results: Results) -> list[str]:
-    """Return the losses, one for each group."""
+    """Return the worst loss of each group, in the order of `SHORT`."""
     worst: dict[str, tuple[Race, str, float]] = {}
     for race, fastest, factor in losses(results):
         if race.group not in worst or factor > worst[race.group][2]:
             worst[race.group] = (race, fastest, factor)
-    return [
-        f"{race.title}, {_short_ratio(factor)} times {fastest}" for race, fastest, factor in worst.values()
-    ]
+    told = []
+    for group in [*(each for each in SHORT if each in worst), *(each for each in worst if each not in SHORT)]:
+        race, fastest, factor = worst[group]
+        what = SHORT.get(group, race.title).format(size=human(race.size or 0), tasks=f"{race.size or 0:,}")
+        told.append(f"{what}, {_short_ratio(factor)} times {fastest}")
+    return told
 
 
 def update(results: Results, path: Path) -> None:

@@ -110,7 +110,18 @@ class BlockInfo:
 
 
 class BlockList(list[BlockInfo]):
-    """The list that `blocks` returns: at the prompt and in a notebook it shows itself as a table."""
+    """The list that `blocks` returns: at the prompt and in a notebook it shows itself as a table.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> frames = sa.zeros(3, name="frames_of_list")
+    >>> found = sa.blocks()
+    >>> "frames_of_list" in [each.name for each in found]
+    True
+    >>> type(found[:2]).__name__  # a slice is shown as a table as well
+    'BlockList'
+    """
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> BlockInfo: ...

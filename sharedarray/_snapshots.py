@@ -332,7 +332,17 @@ class Versions(ControlPage):
 
 
 class Update(Generic[_T]):
-    """A context manager that gives what a new version is written into, and publishes it."""
+    """A context manager that gives what a new version is written into, and publishes it.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> weights = sa.zeros(3)
+    >>> with weights.update() as new:  # published at the end
+    ...     new += 1
+    >>> weights.snapshot().tolist()
+    [1.0, 1.0, 1.0]
+    """
 
     _given: tuple[Any, int] | None = None
     _pid = 0  # of the process that writes

@@ -517,6 +517,20 @@ def test_public_functions_describe_their_own_parameters(name: str) -> None:
     assert faults(name, inspect.getdoc(PUBLIC[name]), parameters_of(PUBLIC[name])) == []
 
 
+# What methods and functions return.
+RETURNED = (
+    *("_display.copies.ArgumentCopies", "_display.copies.CopyReport", "_display.pool_stats.PoolStats"),
+    *("_display.spans.Span", "_display.timeline.Timeline", "_listing.BlockList", "_snapshots.Update"),
+    *("_streams.status.ConsumerStatus", "_streams.status.StreamStatus"),
+)
+
+
+@pytest.mark.parametrize("path", RETURNED)
+def test_what_is_returned_is_described(path: str) -> None:
+    module, name = path.rsplit(".", 1)
+    assert faults_of_class(name, getattr(importlib.import_module(f"sharedarray.{module}"), name)) == []
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_public_classes_and_methods_describe_their_own_parameters(name: str) -> None:
     """And the methods that a class has from others of this library."""

@@ -34,6 +34,14 @@ class ArgumentCopies(NamedTuple):
         Bytes that needed no further copy, because another task of the call had sent the same array.
     count : int
         How often it was sent.
+
+    Examples
+    --------
+    >>> import numpy as np, sharedarray as sa
+    >>> with sa.Pool(1) as pool:
+    ...     total = pool.submit(np.sum, sa.zeros(1_000_000)).result()
+    ...     [(row.argument, row.shared) for row in pool.copy_report().rows if row.shared]
+    [('0', 8000000)]
     """
 
     argument: str

@@ -34,6 +34,15 @@ class PoolStats:
         Largest number of free bytes that are kept, while the pool has work and while it is idle.
     shared_bytes, copied_bytes, pickled_bytes : int
         Bytes of arguments and results that were sent by reference, copied, and pickled.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.Pool(2) as pool:
+    ...     result = pool.submit(pow, 2, 10).result()
+    ...     found = pool.stats()
+    >>> found.max_workers, found.done, found.failed
+    (2, 1, 0)
     """
 
     workers: int

@@ -124,6 +124,15 @@ class Timeline(Sequence[Span]):
             An SVG document, of less than a megabyte however many tasks there are: neighbours that are too
             narrow to be told apart are drawn as one, the paler the longer the worker was idle between them.
             Each function has a colour. A task that did not return has a border and a letter.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     result = pool.submit(pow, 2, 10).result()
+        ...     svg = pool.timeline().to_svg()
+        >>> svg.startswith("<svg"), "pow" in svg
+        (True, True)
         """
         return timeline_svg.draw(self._spans, self._headline())
 
@@ -167,6 +176,18 @@ class Timeline(Sequence[Span]):
             Another suffix.
         OSError
             The file cannot be written. A file that was there is unchanged.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import sharedarray as sa
+        >>> with sa.Pool(1) as pool:
+        ...     result = pool.submit(pow, 2, 10).result()
+        ...     timeline = pool.timeline()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     timeline.save(os.path.join(folder, "run.json"))
+        ...     os.listdir(folder)
+        ['run.json']
         """
         name = os.fspath(path)
         lowered = os.path.basename(name).lower()

@@ -32,6 +32,15 @@ class ConsumerStatus:
         Whether the producer waits for it.
     waits : bool
         Whether it waits for an item.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.Stream("stream_of_readers", 2) as writer, sa.Stream("stream_of_readers") as reader:
+    ...     writer.put([1.0, 2.0])
+    ...     (found,) = [each for each in sa.blocks() if each.name == "stream_of_readers"]
+    ...     [(consumer.lag, consumer.lost) for consumer in found.stream.consumers]
+    [(1, 0)]
     """
 
     pid: int
@@ -62,6 +71,15 @@ class StreamStatus:
         Whether the producer waits for a slot.
     consumers : tuple of ConsumerStatus
         The living consumers.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> with sa.Stream("stream_of_status", 2, slots=4) as writer:
+    ...     writer.put([1.0, 2.0])
+    ...     (found,) = [each for each in sa.blocks() if each.name == "stream_of_status"]
+    ...     found.stream.slots, found.stream.published, found.stream.closed
+    (4, 1, False)
     """
 
     slots: int
@@ -73,7 +91,21 @@ class StreamStatus:
     consumers: tuple[ConsumerStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return this as JSON's types."""
+        """Return this as JSON's types.
+
+        Returns
+        -------
+        dict
+            The attributes by name; `consumers` are a list of dicts.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> with sa.Stream("stream_of_json", 2, slots=4) as writer:
+        ...     (found,) = [each for each in sa.blocks() if each.name == "stream_of_json"]
+        ...     found.stream.as_json()["consumers"]
+        []
+        """
         return {
             "slots": self.slots,
             "full": self.full,

@@ -241,7 +241,7 @@ SHORT = {
     "share, again": "new data into {size}",
     "test_attach_by_name": "`SharedMemory` by name",
 }
-"""How the README names the races that are lost, by group; the most important ones first."""
+"""The README's names of the races that are lost, by group; the most important ones first."""
 
 _LINES, _WIDTH = 6, 118  # of that part of the README
 

@@ -152,6 +152,14 @@ def test_ls_info_and_top_have_the_same_fields_and_name_the_programs(capsys):
         other.end()
 
 
+def test_a_command_in_a_program(capsys, own_directory):
+    from sharedarray import cli
+
+    assert cli.main(["ls"]) == 0
+    assert capsys.readouterr().out == "no blocks\n"
+    assert "cli" not in dir(sa)
+
+
 def test_ls_without_blocks(capsys, own_directory):
     assert main(["ls"]) == 0
     assert capsys.readouterr().out == "no blocks\n"

@@ -76,9 +76,12 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _file_locks    locks on the bytes of any file
 #   _array         `SharedArray`; attaching by name, opening a file
 #   _subclasses    how instances of ndarray subclasses travel
-#   _creation      NumPy's creation functions, and `share`
+#   _filling       data of any kind, written into a block before it is mapped
+#   _sharing       shared copies of data: `share`, `array`, `asarray`
+#   _creation      NumPy's creation functions
 #   _datasets      npz files, frames, datasets and safetensors files, for groups
-#   _groups        `Group`: many arrays in one block
+#   _group         `Group`: many arrays in one block
+#   _groups        making groups
 #   _grips         what keeps the bytes of arrays that arrived as references
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
@@ -97,6 +100,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _bench         sharing against pickling and against others, measured
 #   _recording     streams in files: public API only
 #   _top           the blocks, live in a terminal: public API only
+#   _cli_messages  what the command line says
 #   _cli           the command line: public API only
 
 from __future__ import annotations

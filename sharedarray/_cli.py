@@ -23,16 +23,13 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shlex
 import shutil
-import stat
 import sys
 import tempfile
 import time
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -40,6 +37,16 @@ import numpy as np
 
 import sharedarray as sa
 from sharedarray import _sigint as sigint
+from sharedarray._cli_messages import (
+    advise,
+    counted,
+    drop_broken_output,
+    fail,
+    is_broken_pipe,
+    replace_advice,
+    say,
+    warnings_in_lines,
+)
 from sharedarray._display import age, block_table, grouped, human, plain
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
@@ -70,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; see the top of this module.
     """
     try:
-        with _warnings_in_lines():
+        with warnings_in_lines():
             code = _dispatch(sys.argv[1:] if argv is None else argv)
         if sys.stdout is not None:
             sys.stdout.flush()  # now, while the exit code can tell that it takes no more
@@ -78,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nsharedarray: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except (sa.SharedArrayError, OSError) as error:
-        broken = _is_broken_pipe(error)
-        _drop_broken_output()
-        return _READER_GONE if broken else _fail(error)
+        broken = is_broken_pipe(error)
+        drop_broken_output()
+        return _READER_GONE if broken else fail(error)
     return code
 
 
@@ -95,55 +102,12 @@ def _dispatch(argv: Sequence[str]) -> int:
     try:
         return handler(args)
     except sa.SharedArrayError as error:
-        _advise(error, args.command)
+        advise(error, args.command)
         raise
 
 
 def _see_also(args: argparse.Namespace) -> str:
     return ". 'sharedarray info NAME' shows one block" if args.command == "ls" else ""
-
-
-_CHOOSE = "give the name of a block, as 'sharedarray ls' shows it"
-_LOOK = "'sharedarray ls' lists the blocks; 'sharedarray load FILE.npy --name NAME' makes one"
-# By command and kind of error: what a person at a shell can do.
-_NEXT_STEPS: dict[str, dict[type[sa.SharedArrayError], str]] = {
-    "info": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
-    "rm": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
-    "record": {
-        sa.InvalidNameError: _CHOOSE,
-        sa.BlockNotFoundError: "start its producer first; 'sharedarray ls' lists the blocks",
-        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies an array",
-    },
-    "replay": {
-        sa.InvalidNameError: "choose another name, one word such as 'camera'",
-        sa.BlockExistsError: "choose another name, or end the producer of that stream",
-        sa.HeaderError: "give an .npy file of items",
-    },
-    "cp": {
-        sa.InvalidNameError: _CHOOSE,
-        sa.BlockNotFoundError: _LOOK,
-        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies arrays and objects",
-    },
-    "load": {
-        sa.InvalidNameError: "choose another --name, one word such as 'frames'",
-        sa.BlockExistsError: "choose another --name, or give --replace to put the new block in its place",
-    },
-}
-# Advice for Python programs: keywords and calls.
-_PYTHON = re.compile(r"\w=|\w\(|sharedarray\.\w")
-_MEANT = re.compile(r"did you mean '.*?'\? ")
-
-
-def _advise(error: sa.SharedArrayError, command: str) -> None:
-    """Give advice in terms of the command line if the error has none, or has advice for Python programs."""
-    if error.next_step is None or _PYTHON.search(error.next_step):
-        _replace_advice(error, _NEXT_STEPS.get(command, {}).get(type(error)))
-
-
-def _replace_advice(error: sa.SharedArrayError, advice: str | None) -> None:
-    """Give other advice, but keep the name that was probably meant."""
-    meant = _MEANT.match(error.next_step or "")
-    error.next_step = f"{meant[0]}{advice or ''}".strip() if meant else advice
 
 
 # -- arguments ------------------------------------------------------------------------------------------
@@ -336,7 +300,7 @@ def _info(args: argparse.Namespace) -> int:
 def _rm(args: argparse.Namespace) -> int:
     ask = not (args.yes or args.dry_run)
     if ask and not (sys.stdin is not None and sys.stdin.isatty()):
-        _say("rm: stdin is no terminal to confirm at: give --yes, or --dry-run to look first")
+        say("rm: stdin is no terminal to confirm at: give --yes, or --dry-run to look first")
         return 2
     found, status = _chosen(args.names)
     for block in found:
@@ -346,7 +310,7 @@ def _rm(args: argparse.Namespace) -> int:
             print(f"would remove {_described(block)}")
         return status
     if ask and found and not _confirmed(found):
-        _say("nothing was removed")
+        say("nothing was removed")
         return 1
     # What was confirmed is removed, not what has taken its name while the question stood.
     now = _by_name() if ask else {block.name: block for block in found}
@@ -356,7 +320,7 @@ def _rm(args: argparse.Namespace) -> int:
                 raise sa.BlockNotFoundError(f"{block.name!r} is another block by now: not removed")
             sa.unlink(block.name)
         except (sa.SharedArrayError, OSError) as error:
-            status = _fail(error)
+            status = fail(error)
         else:
             print(f"removed {_described(block)}")
     return status
@@ -371,7 +335,7 @@ def _prune(args: argparse.Namespace) -> int:
     for name in names:
         print(f"{verb} {_described(blocks[name]) if name in blocks else plain(name)}")
     freed = sum(blocks[name].size for name in names if name in blocks)
-    print(f"{verb} {_count(len(names), 'block')}, {human(freed)}" if names else "nothing to remove")
+    print(f"{verb} {counted(len(names), 'block')}, {human(freed)}" if names else "nothing to remove")
     return 0
 
 
@@ -380,7 +344,7 @@ def _cp(args: argparse.Namespace) -> int:
     target = os.path.realpath(args.file)
     refused = _refused_copy(args.name, args.file)
     if refused is not None:
-        _say(f"cp: {refused}")
+        say(f"cp: {refused}")
         return 2
     with sa.attach(args.name, "r") as array:
         assert array.segment is not None
@@ -428,11 +392,11 @@ def _load(args: argparse.Namespace) -> int:
     try:
         found: Any = sa.open(args.file, "r")  # an array or a group
     except sa.BlockNotFoundError as error:
-        _replace_advice(error, "check the path of the file")
+        replace_advice(error, "check the path of the file")
         raise
     except sa.HeaderError as error:
         error.next_step = _conversion(args.file, args.name)
-        return _fail(error)
+        return fail(error)
     with found as source:
         options: dict[str, Any] = {
             "persist": not args.hold,
@@ -442,7 +406,7 @@ def _load(args: argparse.Namespace) -> int:
         array: Any
         if isinstance(source, sa.Group):
             array = sa.share_group(args.name, source, **options)
-            kind = f"group of {_count(len(array), 'member')}"
+            kind = f"group of {counted(len(array), 'member')}"
         else:
             array = sa.share(source, name=args.name, **options)
             kind = f"{block_table.shape_text(array.shape)} {plain(block_table.dtype_text(array.dtype))}"
@@ -510,14 +474,14 @@ def _replay(args: argparse.Namespace) -> int:
         found: Any = sa.open(args.file, "r")
         with found:
             if isinstance(found, sa.Group):
-                _say(f"replay: {plain(args.file)} is a group: save one of its members by numpy.save")
+                say(f"replay: {plain(args.file)} is a group: save one of its members by numpy.save")
                 return 2
     except sa.BlockNotFoundError as error:
-        _replace_advice(error, "check the path of the file")
+        replace_advice(error, "check the path of the file")
         raise
     except sa.HeaderError as error:
         error.next_step = _conversion(args.file, args.name)
-        return _fail(error)
+        return fail(error)
     return recording.run_replay(args)
 
 
@@ -568,8 +532,8 @@ def _chosen(names: Iterable[str]) -> tuple[list[sa.BlockInfo], int]:
             found.append(_find(name, blocks))
         except (sa.SharedArrayError, OSError) as error:
             if isinstance(error, sa.SharedArrayError):
-                _advise(error, "rm")
-            status = _fail(error)
+                advise(error, "rm")
+            status = fail(error)
     return found, status
 
 
@@ -580,7 +544,7 @@ def _identity(block: sa.BlockInfo) -> tuple[datetime, int]:
 def _confirmed(blocks: Sequence[sa.BlockInfo]) -> bool:
     for block in blocks:
         print(f"  {_described(block)}", file=sys.stderr)
-    print(f"Remove {_count(len(blocks), 'block')}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"Remove {counted(len(blocks), 'block')}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -588,12 +552,12 @@ def _warn_of_users(block: sa.BlockInfo) -> None:
     name = plain(block.name)
     if block.held:
         holders = block_table.holders_text(block, programs_of(block.holders))
-        _say(
+        say(
             f"warning: {name} is in use; holders: {plain(holders)}. They keep its memory until they let go, "
             "but no other process can attach to it any more"
         )
     if block.references:
-        _say(f"warning: {_count(block.references, 'reference')} to {name} on the way will not arrive")
+        say(f"warning: {counted(block.references, 'reference')} to {name} on the way will not arrive")
 
 
 # -- copying --------------------------------------------------------------------------------------------
@@ -676,7 +640,7 @@ def _publish(temporary: str, target: str, shown: str, *, force: bool) -> None:
 def _described(block: sa.BlockInfo) -> str:
     kind = block.kind
     if block.members is not None:
-        kind += f" of {_count(len(block.members), 'member')}"
+        kind += f" of {counted(len(block.members), 'member')}"
     elif block.shape is not None and kind != "object":
         kind += f" {block_table.shape_text(block.shape)} {plain(block_table.dtype_text(block.dtype))}"
     return f"{plain(block.name)} ({kind}, {human(block.size)}, made {age(block.created)} ago)"
@@ -684,58 +648,3 @@ def _described(block: sa.BlockInfo) -> str:
 
 def _rm_command(name: str) -> str:
     return f"sharedarray rm {shlex.quote(plain(name))}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-# -- stdout and stderr ----------------------------------------------------------------------------------
-
-
-def _say(text: str) -> None:
-    print(f"sharedarray: {text}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _warnings_in_lines() -> Iterator[None]:
-    """Show warnings as this command's own lines, without a place in the program."""
-
-    def show(message: Warning | str, *place: object, **options: object) -> None:
-        _say(f"warning: {plain(str(message))}")
-
-    usual, warnings.showwarning = warnings.showwarning, show
-    try:
-        yield
-    finally:
-        warnings.showwarning = usual
-
-
-def _fail(error: sa.SharedArrayError | OSError) -> int:
-    """Tell an error in one paragraph; returns the exit code."""
-    if isinstance(error, sa.SharedArrayError) or not error.strerror:
-        text = str(error)
-    else:  # the system's errors read better without their number
-        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    _say(f"error: {plain(text)}")
-    return 1
-
-
-def _is_broken_pipe(error: Exception) -> bool:
-    """Return whether an error says that the reader of stdout has gone, as far as the system tells."""
-    if not isinstance(error, OSError) or error.errno != errno.EINVAL or sys.stdout is None:
-        return isinstance(error, BrokenPipeError)
-    with contextlib.suppress(OSError, ValueError):
-        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    return False
-
-
-def _drop_broken_output() -> None:
-    """Drop what waits for a stdout that takes no more, or the interpreter's end would stumble over it."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        nowhere = platform.opened(os.open, os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

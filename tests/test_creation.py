@@ -9,7 +9,7 @@ import pytest
 from helpers import blocks_are_files
 
 import sharedarray as sa
-from sharedarray import _creation as creation, _header as header, _segment as segment
+from sharedarray import _filling as filling, _header as header, _segment as segment
 
 DTYPES = [
     "?",
@@ -164,7 +164,7 @@ def test_full_broadcasts() -> None:
 
 
 def test_full_of_many_pieces() -> None:
-    count = creation._PIECE // 8 * 3 + 17
+    count = filling._PIECE // 8 * 3 + 17
     with sa.full(count, 1.5) as made:
         assert made.shape == (count,)
         assert (made == 1.5).all()
@@ -223,7 +223,7 @@ def test_share_equals_numpy_array(order: Any, dtype: Any) -> None:
 
 
 def test_share_converts_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "_PIECE", 64)
+    monkeypatch.setattr(filling, "_PIECE", 64)
     base = np.random.default_rng(0).normal(size=(7, 11, 5))
     for source in (base, base.T, base[::-1, ::2], base[:, :, 0]):
         for order in ("C", "F"):

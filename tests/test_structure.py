@@ -41,6 +41,9 @@ EXTRAS = {
     "sharedarray._bench.picture": "matplotlib",
     "sharedarray._bench.report": "matplotlib",
     "sharedarray._demo.picture": "matplotlib",
+    "sharedarray.integrations._dask_parts": "distributed",
+    "sharedarray.integrations._dask_sharing": "distributed",
+    "sharedarray.integrations._distributed": "distributed",
     "sharedarray.integrations.dask": "distributed",
     "sharedarray.integrations.joblib": "joblib",
 }
@@ -138,7 +141,7 @@ def test_imports_go_downwards_in_a_package(package: str) -> None:
 
 
 # What uses the public API only.
-WHOLE = ("_bench", "_cli", "_demo", "_recording", "_top")
+WHOLE = ("_bench", "_cli", "_cli_messages", "_demo", "_recording", "_top")
 
 
 def test_imports_go_downwards() -> None:

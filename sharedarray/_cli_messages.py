@@ -1,0 +1,110 @@
+"""What the command line says: advice in the words of its options, warnings, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import sys
+import warnings
+from collections.abc import Iterator
+
+import sharedarray as sa
+from sharedarray._display import plain
+from sharedarray._platform import platform
+
+_CHOOSE = "give the name of a block, as 'sharedarray ls' shows it"
+_LOOK = "'sharedarray ls' lists the blocks; 'sharedarray load FILE.npy --name NAME' makes one"
+# By command and kind of error: what a person at a shell can do.
+_NEXT_STEPS: dict[str, dict[type[sa.SharedArrayError], str]] = {
+    "info": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
+    "rm": {sa.InvalidNameError: _CHOOSE, sa.BlockNotFoundError: _LOOK},
+    "record": {
+        sa.InvalidNameError: _CHOOSE,
+        sa.BlockNotFoundError: "start its producer first; 'sharedarray ls' lists the blocks",
+        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies an array",
+    },
+    "replay": {
+        sa.InvalidNameError: "choose another name, one word such as 'camera'",
+        sa.BlockExistsError: "choose another name, or end the producer of that stream",
+        sa.HeaderError: "give an .npy file of items",
+    },
+    "cp": {
+        sa.InvalidNameError: _CHOOSE,
+        sa.BlockNotFoundError: _LOOK,
+        sa.HeaderError: "'sharedarray info NAME' tells the kind of the block; cp copies arrays and objects",
+    },
+    "load": {
+        sa.InvalidNameError: "choose another --name, one word such as 'frames'",
+        sa.BlockExistsError: "choose another --name, or give --replace to put the new block in its place",
+    },
+}
+# Advice for Python programs: keywords and calls.
+_PYTHON = re.compile(r"\w=|\w\(|sharedarray\.\w")
+_MEANT = re.compile(r"did you mean '.*?'\? ")
+
+
+def advise(error: sa.SharedArrayError, command: str) -> None:
+    """Give advice in terms of the command line if the error has none, or has advice for Python programs."""
+    if error.next_step is None or _PYTHON.search(error.next_step):
+        replace_advice(error, _NEXT_STEPS.get(command, {}).get(type(error)))
+
+
+def replace_advice(error: sa.SharedArrayError, advice: str | None) -> None:
+    """Give other advice, but keep the name that was probably meant."""
+    meant = _MEANT.match(error.next_step or "")
+    error.next_step = f"{meant[0]}{advice or ''}".strip() if meant else advice
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def say(text: str) -> None:
+    print(f"sharedarray: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_in_lines() -> Iterator[None]:
+    """Show warnings as this command's own lines, without a place in the program."""
+
+    def show(message: Warning | str, *place: object, **options: object) -> None:
+        say(f"warning: {plain(str(message))}")
+
+    usual, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
+
+
+def fail(error: sa.SharedArrayError | OSError) -> int:
+    """Tell an error in one paragraph; returns the exit code."""
+    if isinstance(error, sa.SharedArrayError) or not error.strerror:
+        text = str(error)
+    else:  # the system's errors read better without their number
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    say(f"error: {plain(text)}")
+    return 1
+
+
+def is_broken_pipe(error: Exception) -> bool:
+    """Return whether an error says that the reader of stdout has gone, as far as the system tells."""
+    if not isinstance(error, OSError) or error.errno != errno.EINVAL or sys.stdout is None:
+        return isinstance(error, BrokenPipeError)
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    return False
+
+
+def drop_broken_output() -> None:
+    """Drop what waits for a stdout that takes no more, or the interpreter's end would stumble over it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        nowhere = platform.opened(os.open, os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

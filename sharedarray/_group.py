@@ -1,0 +1,669 @@
+"""`Group`: many arrays in one block, as a mapping of names to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from operator import index
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from sharedarray import _datasets, _errors as errors, _group_index, _header as header, _segment as segment
+from sharedarray._array import (
+    SharedArray,
+    attached_again,
+    bytes_behind,
+    facts_of_block,
+    is_replaced,
+    opened_as,
+)
+from sharedarray._group_index import Index
+from sharedarray._header import Layout
+from sharedarray._locks import Lock
+from sharedarray._masked import refuse_masked
+from sharedarray._platform import Mode
+from sharedarray._segment import Mapping as Attachment, Segment, mapping_of
+from sharedarray._snapshots import Update, made_versions_of, versions_of
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+Array: TypeAlias = np.ndarray[Any, Any]
+_new_array = np.ndarray.__new__
+
+
+class Group(Mapping[str, SharedArray]):
+    """Arrays in one block of shared memory, by name.
+
+    Made by `group` and `share_group`, found by `attach` and `open`. A mapping, as a dict of arrays is one:
+    ``group["rgb"]`` is a `SharedArray`, and what you write into it every process sees. The set of members,
+    their shapes and their dtypes stay as they were made. The block lives as a shared array's does: the last
+    process that closes the group, drops its last view or ends removes it, unless it persists.
+
+    Attributes
+    ----------
+    name : str or None
+        The block's name, or the path of a file; None if the memory is not shared (what plain `pickle`
+        has loaded).
+    mode : {'r', 'r+', 'c'} or None
+        How the block is mapped, as for a `SharedArray`.
+    attrs : mapping
+        The attributes that the group was made with; read-only.
+    dims : mapping
+        The names of the axes, by name of the member, of those members that have some; read-only.
+    nbytes : int
+        Bytes of all members.
+    segment : Segment or None
+        The block below.
+    closed : bool
+        Whether the lease is given up.
+
+    See Also
+    --------
+    group : Make one of zeros.
+    share_group : Copy a mapping of arrays, a file, a frame or a dataset into one.
+
+    Notes
+    -----
+    A group that is an argument or a result of a task travels as one small reference, with all its members.
+    Plain pickling stores its data.
+
+    Examples
+    --------
+    >>> import sharedarray as sa
+    >>> camera = sa.group("camera_of_group", {"rgb": ((4, 48, 64, 3), "u1"), "t": (4, "f8")})
+    >>> same = sa.attach("camera_of_group")  # in any process
+    >>> same["t"][2] = 0.5
+    >>> camera["t"].tolist()
+    [0.0, 0.0, 0.5, 0.0]
+    >>> list(camera), camera["rgb"].shape
+    (['rgb', 't'], (4, 48, 64, 3))
+    """
+
+    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index")
+
+    def __init__(self, memory: Array | None = None, contents: Index | None = None) -> None:
+        if memory is None or contents is None:
+            raise TypeError(
+                "a group is made by sharedarray.group(name, members) or share_group(name, mapping), and is "
+                "found by attach(name)"
+            )
+        self._bytes = memory  # all of the block, from its first byte on
+        self._index = contents
+        self._arrays: dict[str, SharedArray] = {}
+
+    # -- the mapping ----------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> SharedArray:
+        try:
+            found = self._arrays.get(name)
+        except TypeError:
+            raise self._no_member(name) from None
+        if found is None:
+            try:
+                member = self._index.members[name]
+            except KeyError:
+                raise self._no_member(name) from None
+            layout = member.layout
+            # What plain `pickle` has loaded is not shared.
+            kind: Any = np.ndarray if mapping_of(self._bytes) is None else SharedArray
+            made = _new_array(kind, layout.shape, layout.dtype, self._bytes, member.start, None, layout.order)
+            found = self._arrays.setdefault(name, made)  # another thread may have been faster
+        return found
+
+    def __setitem__(self, name: str, values: ArrayLike) -> None:
+        """Write into a member, as ``group[name][...] = values`` does."""
+        array = self[name]
+        if values is not array:  # as in `group[name] += 1`, which has written already
+            refuse_masked(values, "write into a group")
+            array[...] = values
+
+    def _no_member(self, name: object) -> Exception:
+        if isinstance(name, str):
+            return KeyError(f"{name!r} is no member of the group {self.name!r}; its members are {list(self)}")
+        first = repr(next(iter(self), "name"))
+        return TypeError(
+            f"a group is indexed by the name of a member, not by {name!r}; its members are {list(self)}. For "
+            f"a part of one: group[{first}][2:5]"
+        )
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(
+            f"the members of a group stay as they were made: {name!r} cannot be removed from {self.name!r}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        hint = ""
+        if not name.startswith("_") and name in self._index.members:
+            hint = f"; the member of this name is group[{name!r}]"
+        raise AttributeError(f"a group has no attribute {name!r}{hint}", name=name, obj=self)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        raise TypeError(
+            f"the group {self.name!r} is no array, but a mapping of arrays: {list(self)}. Take one of them, "
+            f"as group[{next(iter(self), 'name')!r}], or all by dict(group)"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index.members)
+
+    def __len__(self) -> int:
+        return len(self._index.members)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._index.members
+
+    __eq__ = object.__eq__  # comparing arrays gives arrays
+    __hash__ = object.__hash__
+
+    # -- the block ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """The block's name, or the file's path; None if the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else mapping.name
+
+    @property
+    def mode(self) -> Mode | None:
+        """'r', 'r+' or 'c'; None if the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else mapping.mode
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The attributes that the group was made with."""
+        return MappingProxyType(self._index.attrs)
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the axes of members, as far as they have some."""
+        return MappingProxyType(self._index.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all members."""
+        return sum(member.layout.size for member in self._index.members.values())
+
+    @property
+    def segment(self) -> Segment | None:
+        """The block below, None if the memory is not shared."""
+        mapping = mapping_of(self._bytes)
+        return None if mapping is None else Segment(mapping, self._bytes)
+
+    @property
+    def closed(self) -> bool:
+        """True if the lease is given up."""
+        mapping = mapping_of(self._bytes)
+        return mapping is not None and mapping.released
+
+    def close(self) -> None:
+        """Give up this process's lease on the block; the last holder removes it. Idempotent.
+
+        All members are closed with it. Their memory stays mapped until the last view of them goes.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("closed_group", {"x": (3, "f8")})
+        >>> g.close()
+        >>> g.closed
+        True
+        """
+        mapping = mapping_of(self._bytes)
+        if mapping is not None:
+            mapping.release()
+
+    def unlink(self) -> None:
+        """Remove the block's name now, persistent or not; processes that hold it keep their memory.
+
+        Raises
+        ------
+        BlockNotFoundError
+            The name is gone, or another block has it by now (a `FileNotFoundError`).
+        NotOursError
+            It is a file (a `PermissionError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("unlinked_group", {"x": (3, "f8")})
+        >>> g.unlink()
+        >>> sa.exists("unlinked_group")
+        False
+        """
+        segment.unlink_mapping(self._mapping("unlink"))
+
+    def persist(self, flag: bool = True) -> None:
+        """Let the block outlive its holders until `unlink`, or not any more.
+
+        Parameters
+        ----------
+        flag : bool
+            Whether the block stays; False makes it end with its last holder again.
+
+        Raises
+        ------
+        BlockClosedError
+            The group is closed (a `ValueError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("kept_group", {"x": (3, "f8")})
+        >>> g.persist()
+        >>> g.persist(False)
+        """
+        segment.persist_mapping(self._mapping("persist"), flag)
+
+    def flush(self) -> None:
+        """Bring what was written to a file onto its disk; nothing to do for a block in memory.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import sharedarray as sa
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with sa.group(None, {"x": (3, "f8")}, file=os.path.join(folder, "kept.npy")) as g:
+        ...         g["x"] = 1
+        ...         g.flush()
+        """
+        self._data().flush()
+
+    def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
+        """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked.
+
+        Parameters
+        ----------
+        shared : bool, default False
+            Whether others may hold the lock at the same time, for reading.
+        timeout : float, optional
+            Seconds to wait, None to wait as long as it takes.
+
+        Returns
+        -------
+        Lock
+            A context manager, which takes the lock on entering.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("locked_group", {"x": (3, "f8"), "y": (3, "f8")})
+        >>> with g.lock(timeout=5.0):
+        ...     g["x"] += 1
+        ...     g["y"] -= 1
+        """
+        return self._data().lock(shared, timeout)
+
+    # -- versions -------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Number of versions that `update` has published since the group was made."""
+        versions = versions_of(self._mapping("ask for the version"))
+        return 0 if versions is None else versions.version
+
+    def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[Group]:
+        """Write a whole new version of all members, while readers keep the old one.
+
+        As `SharedArray.update`; it gives a group, of which all members are published at once.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            Whether the members begin as copies of the current version; otherwise they hold an old one, or
+            zeros, and you write all of them.
+        timeout : float, optional
+            Seconds to wait for another writer, and for readers that hold all old versions; None to wait as
+            long as it takes.
+
+        Returns
+        -------
+        context manager
+            It gives the group to write to, and publishes it at the end of the ``with`` statement.
+
+        Raises
+        ------
+        LockTimeout
+            On entering, when another process wrote, or readers held all old versions, all the time (a
+            `TimeoutError`).
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> net = sa.group("net_of_update", {"w": ((2, 2), "f4"), "b": (2, "f4")})
+        >>> with net.update() as new:
+        ...     new["w"][:] = 1
+        ...     new["b"][:] = 2
+        >>> whole = sa.attach("net_of_update").snapshot()
+        >>> whole["w"].sum().item(), whole["b"].sum().item()
+        (4.0, 4.0)
+        """
+        mapping = self._mapping("update")
+        if mapping.mode != "r+":
+            raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
+        return Update(
+            made_versions_of(mapping), mapping, copy, timeout, lambda memory: Group(memory, self._index)
+        )
+
+    def snapshot(self) -> Group:
+        """Return a group over the current version of all members, which is whole and never changes.
+
+        As `SharedArray.snapshot`: its members are read-only arrays, and nothing is copied.
+
+        Returns
+        -------
+        Group
+            Its version is kept for as long as one of its members lives.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> net = sa.group("net_of_snapshot", {"w": (2, "f4")})
+        >>> before = net.snapshot()
+        >>> with net.update() as new:
+        ...     new["w"] = 1
+        >>> before["w"].tolist(), net.snapshot()["w"].tolist()
+        ([0.0, 0.0], [1.0, 1.0])
+        """
+        mapping = self._mapping("take a snapshot")
+        return Group(made_versions_of(mapping).hold(mapping), self._index)
+
+    def notify(self) -> int:
+        """Tell all that `wait` for this group, or for a member, that there are new data.
+
+        As `SharedArray.notify`.
+
+        Returns
+        -------
+        int
+            How many notices there have been, with this one.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("notified_group", {"x": (3, "f8")})
+        >>> g["x"] = 1
+        >>> g.notify()
+        1
+        """
+        self._mapping("notify those that wait")
+        return self._data().notify()
+
+    def wait(
+        self,
+        version: SupportsIndex | float | None = None,
+        timeout: float | None = None,
+        *,
+        since: int | None = None,
+    ) -> int:
+        """Wait until a process calls `notify`, or until the group has a version; see `SharedArray.wait`.
+
+        Parameters
+        ----------
+        version : int, optional
+            Wait until `version` is this one, or a later one. A number of type float is the timeout.
+        timeout : float, optional
+            Seconds to wait at most; no limit when None.
+        since : int, optional
+            The number that an earlier `wait` or `notify` returned: wait for a notice after that one.
+
+        Returns
+        -------
+        int
+            The version; or how many notices there have been, for the next `since`.
+
+        Raises
+        ------
+        TimeoutError
+            It did not come in that time.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("awaited_group", {"x": (3, "f8")})
+        >>> with g.update() as new:
+        ...     new["x"] = 1
+        >>> g.wait(1, timeout=5.0)  # in any process
+        1
+        """
+        mapping = self._mapping("wait")
+        if version is None or isinstance(version, float) or since is not None:
+            return self._data().wait(version, timeout, since=since)
+        versions = made_versions_of(mapping)
+        if not versions.wait_for(index(version), timeout):
+            raise TimeoutError(f"{mapping.name!r} has no version {version} after {timeout} s")
+        return versions.version
+
+    def current(self) -> Any:
+        """Return what has this group's name now: another one if it was replaced, else this one.
+
+        Returns
+        -------
+        Group or SharedArray
+            What `attach` gives for the name now; this group itself if it is still that.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("replaced_group", {"x": (3, "f8")})
+        >>> g.current() is g
+        True
+        >>> other = sa.group("replaced_group", {"y": (2, "f8")}, replace=True)
+        >>> list(g.current())
+        ['y']
+        """
+        mapping = self._mapping("look for the successor")
+        return attached_again(mapping) if is_replaced(mapping) else self
+
+    def freeze(self) -> None:
+        """Make the members that were asked for read-only, here alone.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("frozen_group", {"x": (3, "f8")})
+        >>> x = g["x"]
+        >>> g.freeze()
+        >>> x.flags.writeable
+        False
+        """
+        for array in self._arrays.values():
+            array.flags.writeable = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _mapping(self, doing: str) -> Attachment:
+        mapping = mapping_of(self._bytes)
+        if mapping is None:
+            raise ValueError(
+                f"cannot {doing}: this group's memory is not shared; see sharedarray.share_group(name, group)"
+            )
+        return mapping
+
+    def _data(self) -> SharedArray:
+        """Return all bytes of the block behind its NPY page, which is what `attach` would find in them."""
+        return _new_array(SharedArray, len(self._bytes) - header.PAGE, np.uint8, self._bytes, header.PAGE)
+
+    # -- copies, and other libraries ------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, SharedArray]:
+        """Return a dict of the members, which are not copied.
+
+        Returns
+        -------
+        dict of str to SharedArray
+            In the order in which the members were made.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> g = sa.group("group_of_dict", {"x": (3, "f8"), "n": ((), "i8")})
+        >>> {name: array.shape for name, array in g.to_dict().items()}
+        {'x': (3,), 'n': ()}
+        """
+        return dict(self.items())
+
+    def to_npz(self, file: Any, *, compressed: bool = False) -> None:
+        """Write the members into an ``.npz`` file, from which `numpy.load` reads them.
+
+        Parameters
+        ----------
+        file : path_like or file
+            As for `numpy.savez`.
+        compressed : bool, default False
+            Whether to compress them, as `numpy.savez_compressed` does.
+
+        Examples
+        --------
+        >>> import io
+        >>> import numpy as np, sharedarray as sa
+        >>> g = sa.share_group("group_of_npz", {"x": [1, 2], "y": [0.5]})
+        >>> file = io.BytesIO()
+        >>> g.to_npz(file)
+        >>> sorted(np.load(io.BytesIO(file.getvalue())))
+        ['x', 'y']
+        """
+        _datasets.write_npz(file, self, compressed=compressed)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a frame with a column for each member; the columns are the members' memory.
+
+        Of a group that was made of a frame, it is that frame, with its index and the order and names of its
+        columns. All members must have one axis, of one length.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Over the members' memory.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+
+        Examples
+        --------
+        >>> import pandas
+        >>> import sharedarray as sa
+        >>> frame = pandas.DataFrame({"x": [1, 2], "y": [0.5, 1.5]})
+        >>> shared = sa.share_group("group_of_pandas", frame)
+        >>> sa.attach("group_of_pandas").to_pandas().equals(frame)  # in any process
+        True
+        """
+        return _datasets.to_pandas(self, self._index, self.name)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return a dataset with a variable for each member; the variables are the members' memory.
+
+        Axes without a name in `dims` are named after their member and number: ``rgb_0``.
+
+        Returns
+        -------
+        xarray.Dataset
+            Over the members' memory.
+
+        Raises
+        ------
+        ImportError
+            xarray is not installed.
+
+        Examples
+        --------
+        >>> import xarray
+        >>> import sharedarray as sa
+        >>> g = sa.group("group_of_xarray", {"rgb": ((4, 6, 3), "u1")}, dims={"rgb": ("y", "x", "c")})
+        >>> dataset = g.to_xarray()
+        >>> isinstance(dataset, xarray.Dataset), dataset["rgb"].dims
+        (True, ('y', 'x', 'c'))
+        """
+        return _datasets.to_xarray(self, self._index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (_new_array(SharedArray, len(self._bytes), np.uint8, self._bytes),)
+
+    def __copy__(self) -> dict[str, Any]:
+        return {name: array.copy() for name, array in self.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> dict[str, Any]:
+        return self.__copy__()
+
+    # -- how it looks ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        from sharedarray._display import human
+
+        state = ", closed" if self.closed else ""
+        count = "1 member" if len(self) == 1 else f"{len(self)} members"
+        rows = [
+            (repr(name), str(member.layout.shape), str(member.layout.dtype))
+            for name, member in self._index.members.items()
+        ]
+        shown, more = rows[:_SHOWN], len(rows) - _SHOWN
+        widths = [max((len(row[column]) for row in shown), default=0) for column in range(2)]
+        lines = [f"    {name:<{widths[0]}}  {shape:<{widths[1]}}  {dtype}" for name, shape, dtype in shown]
+        lines += [f"    ... {more} more"] if more > 0 else []
+        head = f"<{type(self).__name__} {self.name!r}: {count}, {human(self.nbytes)}{state}>"
+        return "\n".join([head, *lines])
+
+    def _repr_html_(self) -> str:
+        """Return HTML for a notebook: the facts, and each member, folded away, as xarray shows a dataset."""
+        from sharedarray._display import dataset
+
+        mapping = mapping_of(self._bytes)
+        facts = [("members", f"{len(self):,}"), *facts_of_block(mapping, self.nbytes)]
+        found = self._index
+        return dataset(
+            type(self).__name__,
+            facts,
+            {name: array.view(np.ndarray) for name, array in self.items()},
+            dims=found.dims,
+            coords=found.coords,
+            attrs=found.attrs,
+            member_attrs=found.member_attrs,
+        )
+
+
+_SHOWN = 60  # members that are printed
+
+
+def _restored(memory: Array) -> Group:
+    """Return the group whose block, from its first byte on, is in an array: what a pickle of one calls."""
+    mapping = mapping_of(memory)
+    name = "a pickled group" if mapping is None else mapping.name
+    block = memory.data
+    layout = header.decode(bytes(block[: header.PAGE]), len(memory), name=name)
+    if not _group_index.is_group(layout, block):
+        raise errors.HeaderError(f"{name} is no group", name=name, found="other bytes")
+    return Group(memory.view(np.ndarray), _group_index.decode(block, layout.size, name=name))
+
+
+def open_group(mapping: Attachment, layout: Layout) -> Group | None:
+    """Return the group in a block; None if the block is an array of bytes."""
+    if not _group_index.is_group(layout, mapping):
+        return None
+    return Group(
+        np.frombuffer(mapping, np.uint8), _group_index.decode(mapping, layout.size, name=mapping.name)
+    )
+
+
+opened_as.append(open_group)
+
+
+def bytes_of(group: Group) -> tuple[Array, Attachment | None]:
+    """Return all bytes of a group's block, and its attachment."""
+    mapping = mapping_of(group._bytes)
+    return (group._bytes if mapping is None else bytes_behind(group._bytes, mapping)), mapping
+
+
+def index_of(group: Group) -> Index:
+    """Return what the index of a group says."""
+    return group._index

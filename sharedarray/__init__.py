@@ -101,6 +101,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _recording     streams in files: public API only
 #   _top           the blocks, live in a terminal: public API only
 #   _cli_messages  what the command line says
+#   _cli_files     blocks are copied into files
 #   _cli           the command line: public API only
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The owner of the bytes of an array that arrived as a reference, as long as views of it live."""
+"""The owner of the bytes of an array that arrived as a reference, as long as views of it live.
+
+A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
+array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
+grip tells whether it lives. (The number of references to an attachment would not: free-threaded builds,
+specialised bytecode, tracers and debuggers count in ways of their own.)
+"""
 
 from __future__ import annotations
 

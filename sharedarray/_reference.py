@@ -16,9 +16,6 @@ an error) and the view in it (offset, shape, strides, dtype, mode). It travels i
   token whose reference never arrives ends a grace period after its sender (`registry.grace`), or, where a
   pickler may pickle without sending, a grace period after the pickling.
 
-An instance of an ndarray subclass travels as `subclasses` says: its memory as a reference, its class and
-attributes beside it.
-
 Plain ``pickle`` is for files and stores the data, and so does a view that no reference can stand for: one
 whose array is closed or unlinked, or whose mode is 'c', so that its pages may be private. An array that a
 program has laid over the bytes of a `SharedMemory` is an array like any other here, as it is with CPython's.
@@ -26,11 +23,6 @@ program has laid over the bytes of a `SharedMemory` is an array like any other h
 References that arrive share one attachment per block and mode in the receiving process, so that a
 thousand slices cost one mapping. It ends with the last of them, or when one of them is closed. A process that
 gets references to the same blocks again and again may keep their attachments (`AttachmentCache`).
-
-A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
-array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
-grip tells whether it lives. (The number of references to an attachment would not: free-threaded builds,
-specialised bytecode, tracers and debuggers count in ways of their own.)
 """
 
 from __future__ import annotations
@@ -57,8 +49,8 @@ from sharedarray import (
 from sharedarray._array import Grip, SharedArray, start_of
 from sharedarray._dtypes import short
 from sharedarray._grips import Attached, Key, gripped
-from sharedarray._platform import Mode, platform
-from sharedarray._segment import Mapping, mapping_of
+from sharedarray._platform import Mode
+from sharedarray._segment import Mapping, has_name, mapping_of
 from sharedarray._sizes import exact
 from sharedarray._subclasses import reduce_subclass
 
@@ -66,7 +58,6 @@ __all__ = [
     "FORMAT",
     "AttachmentCache",
     "Reference",
-    "has_name",
     "pack_held",
     "packed_before",
     "reduce_for_transport",
@@ -245,8 +236,6 @@ def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
         mode if mode == "c" or view.flags.writeable else "r",
     )
 
-
-# -- attachments that references share ------------------------------------------------------------------
 
 _arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
 _arrived: weakref.WeakValueDictionary[Key, Mapping] = weakref.WeakValueDictionary()
@@ -519,9 +508,6 @@ def _attach_block(name: str, directory: str, mode: Mode, pin_name: str | None, i
     return segment.attach(name, mode, directory=directory)
 
 
-# -- pickling -------------------------------------------------------------------------------------------
-
-
 def reduce_for_transport(array: np.ndarray[Any, Any], *, once: bool = True) -> tuple[Any, ...]:
     """Reduce an array for a pickler that carries tasks: a pinned reference, or its data.
 
@@ -604,11 +590,6 @@ def _fingerprint(array: SharedArray) -> tuple[Any, ...]:
 def _can_be_sent(mapping: Mapping) -> bool:
     """Return whether others can attach to what this process has attached, and see the same."""
     return not (mapping.released or mapping.mode == "c" or mapping.plain) and has_name(mapping)
-
-
-def has_name(mapping: Mapping) -> bool:
-    """Return whether a block's name leads to it; of one that is unlinked, the data still can travel."""
-    return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
 
 
 def _packed(

@@ -31,7 +31,7 @@ from helpers import (
 from needs import link, needs_signals, needs_terminals
 
 import sharedarray as sa
-from sharedarray import _cli as cli
+from sharedarray import _cli as cli, _cli_files as cli_files
 from sharedarray._cli import main
 from sharedarray._display import block_table
 from sharedarray._programs import programs_of
@@ -372,13 +372,13 @@ def forbid_links(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("link_fails", [False, True])
 def test_cp_refuses_a_file_that_appears_while_it_copies(tmp_path, capsys, monkeypatch, link_fails):
     file = tmp_path / "x.npy"
-    write = cli._write
+    write = cli_files.write
 
     def slow(handle: int, data: memoryview, *shown: object) -> None:
         write(handle, data, *shown)
         file.write_bytes(b"mine")
 
-    monkeypatch.setattr(cli, "_write", slow)
+    monkeypatch.setattr(cli, "write", slow)
     if link_fails:
         forbid_links(monkeypatch)
     with sa.ones(3, name="x"):
@@ -401,7 +401,7 @@ def test_cp_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
         os.write(handle, b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "_write", full)
+    monkeypatch.setattr(cli, "write", full)
     with sa.ones(3, name="x"):
         assert main(["cp", "x", str(tmp_path / "x.npy")]) == 1
     assert capsys.readouterr().err == "sharedarray: error: No space left on device\n"

@@ -227,7 +227,9 @@ def command(*words: str) -> dict[str, object]:
 def test_cp_that_is_interrupted_leaves_no_file(tmp_path: Path) -> None:
     array = sa.ones(200_000, name="large")
     # 16 bytes at a time
-    slowly = "import sys; from sharedarray import _cli; _cli._PIECE = 16; sys.exit(_cli.main(sys.argv[1:]))"
+    slowly = (
+        "import sys; from sharedarray import cli, _cli_files; _cli_files._PIECE = 16; cli.main(sys.argv[1:])"
+    )
     target = tmp_path / "copy.npy"
     with Console(**command("-c", slowly, "cp", "large", str(target))) as console:  # type: ignore[arg-type]
         wait_until(lambda: os.listdir(tmp_path), "it copies", ANSWER)

@@ -110,15 +110,34 @@ def test_each_module_of_the_pool_is_in_a_map() -> None:
         assert len(names) == len(inside)
 
 
-def test_modules_and_classes_of_the_pool_are_small() -> None:
+# Modules of more than 600 lines, and classes of more than 400, each with the reason.
+_METHODS = "half of it are docstrings of public methods, which belong to one class"
+_ONE_STATE = "one thread of control over one set of words, in which each step must be seen beside the others"
+LARGE = {
+    "sharedarray._array": _METHODS,
+    "sharedarray._array.SharedArray": _METHODS,
+    "sharedarray._control_page.ControlPage": _ONE_STATE,
+    "sharedarray._group.Group": _METHODS,
+    "sharedarray._platform.contract.Platform": "the contract: a line or two for each function",
+    "sharedarray._streams.consumer": _ONE_STATE,
+    "sharedarray._streams.consumer.Consumer": _ONE_STATE,
+    "sharedarray._streams.producer": _ONE_STATE,
+    "sharedarray._streams.producer.Producer": _ONE_STATE,
+    "sharedarray._sync.primitive.Primitive": _ONE_STATE,
+}
+
+
+def test_modules_and_classes_are_small() -> None:
     """A module answers one question: at most 600 lines; a class has at most 400."""
+    large = set()
     for module in MODULES:
-        if module.startswith(("sharedarray._pool", "sharedarray._display")):
-            text = source(module)
-            assert text.count("\n") <= 600, module
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.ClassDef):
-                    assert (node.end_lineno or 0) - node.lineno < 400, f"{module}.{node.name}"
+        text = source(module)
+        if text.count("\n") > 600:
+            large.add(module)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 400:
+                large.add(f"{module}.{node.name}")
+    assert large == set(LARGE)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -141,7 +160,7 @@ def test_imports_go_downwards_in_a_package(package: str) -> None:
 
 
 # What uses the public API only.
-WHOLE = ("_bench", "_cli", "_cli_messages", "_demo", "_recording", "_top")
+WHOLE = ("_bench", "_cli", "_cli_files", "_cli_messages", "_demo", "_recording", "_top")
 
 
 def test_imports_go_downwards() -> None:

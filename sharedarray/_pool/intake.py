@@ -30,8 +30,8 @@ from sharedarray._pool.outcomes import unsendable
 from sharedarray._pool.sinks import Results
 from sharedarray._pool.transport.messages import PLAIN
 from sharedarray._pool.transport.slots import BUSY_LIMIT
-from sharedarray._reference import FORMAT, has_name
-from sharedarray._segment import follow
+from sharedarray._reference import FORMAT
+from sharedarray._segment import follow, has_name
 from sharedarray._thresholds import LONG_TEXT
 
 if TYPE_CHECKING:

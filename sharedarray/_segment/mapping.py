@@ -434,6 +434,11 @@ def mapping_of(view: object) -> Mapping | None:
     return None
 
 
+def has_name(mapping: Mapping) -> bool:
+    """Return whether a block's name leads to it; of one that is unlinked, the data still can travel."""
+    return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
+
+
 def finish(
     handle: int,
     size: int,

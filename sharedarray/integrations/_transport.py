@@ -80,9 +80,6 @@ _REPLICA = "sa_replica_"  # what the names of replicas start with
 _KEY = "sharedarray"  # in what processes tell each other when they shake hands
 
 
-# -- on which wire --------------------------------------------------------------------------------------
-
-
 class _Wire(threading.local):
     """The purpose of the current pickling in this thread: Dask's context of a message; or to be stored."""
 

@@ -1,4 +1,4 @@
-"""What the command line says: advice in the words of its options, warnings, and errors in one line."""
+"""Messages of the command line: advice in the words of its options, warnings, and errors in one line."""
 
 from __future__ import annotations
 

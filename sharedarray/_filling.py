@@ -1,4 +1,4 @@
-"""What arrays are made of: data of any kind, written into a block before it is mapped."""
+"""Data of any kind, written into a block before it is mapped."""
 
 from __future__ import annotations
 

@@ -1292,7 +1292,7 @@ KILLS_AT_ANY_MOMENT = """
 def _kill_at_any_moment(kills: int, seed: int) -> None:
     taken, told_of, in_vain, slots = answer(KILLS_AT_ANY_MOMENT, kills, seed)
     assert taken > 10 * kills
-    assert told_of > 0
+    assert told_of > 0 or kills < 500  # of a few, all may come while no lock is held
     assert in_vain <= told_of
     assert slots < 300
 

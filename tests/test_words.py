@@ -46,6 +46,7 @@ TERMS = {
 # By place: the ordinary use of a word, and the reason.
 EXCEPTIONS = {
     "tests/test_words.py": (".*", "this list"),
+    "benchmarks/bench_streams.py": ("loan_slice_uninit", "a method of iceoryx2"),
     "tests/test_dask.py": ("silence_logs", "an option of Dask"),
     "tests/test_reference.py": ("silence_logs", "an option of Dask"),
     "tests/test_pools.py": ("silence_logs", "an option of Dask"),

@@ -77,6 +77,9 @@ class Platform(Protocol):
     NEEDS_JANITOR: bool
     """True if a block outlives its last holder's sudden death, so that a janitor has to look."""
 
+    SEMAPHORES: str | None
+    """The directory in which semaphores with names are files; None if there is none."""
+
     RECORDS_DECIDE: bool
     """True if a block's record decides how long it lives, so that it can change, or name a keeper.
 

@@ -100,6 +100,7 @@ from sharedarray._platform.posix_wakers import (
 )
 
 NEEDS_JANITOR = True
+SEMAPHORES: str | None = "/dev/shm"  # where glibc and musl keep those that have names
 LENGTHENS = True
 DEFAULT_DIRECTORY = "/dev/shm"
 

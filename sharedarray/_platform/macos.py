@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     import socket
 
 NEEDS_JANITOR = True
+SEMAPHORES: str | None = None  # the kernel lists none
 LENGTHENS = True
 DEFAULT_DIRECTORY = os.path.realpath(tempfile.gettempdir())
 

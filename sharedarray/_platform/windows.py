@@ -189,6 +189,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 NEEDS_JANITOR = False
+SEMAPHORES: str | None = None
 LENGTHENS = False  # a section keeps its size
 RECORDS_DECIDE = False
 _SHIFT = 1 << 62  # bytes behind the data at which they are locked

@@ -1,16 +1,17 @@
 """The records beside the blocks: what is known of a block beyond its bytes, and which process may remove it.
 
-=========  =========================================================================
-moments    moments, which are told from others by a clock that cannot be set
-places     where blocks and the registry are
-processes  which processes live, in this pid namespace and in others
-metadata   reading and removing the small files of the registry
-notices    the files by which waiting processes of a block are woken
-record     the record of a block: facts beyond its bytes, and how long it lives
-in_flight  the pins of references on their way, which keep a block until it has arrived
-removal    names that no user has unlinked are removed, by processes that release a block
-sweeping   sweeps over a whole directory
-=========  =========================================================================
+==========  =========================================================================
+moments     moments, which are told from others by a clock that cannot be set
+places      where blocks and the registry are
+processes   which processes live, in this pid namespace and in others
+metadata    reading and removing the small files of the registry
+notices     the files by which waiting processes of a block are woken
+record      the record of a block: facts beyond its bytes, and how long it lives
+in_flight   the pins of references on their way, which keep a block until it has arrived
+semaphores  names of semaphores that processes open while they start
+removal     names that no user has unlinked are removed, by processes that release a block
+sweeping    sweeps over a whole directory
+==========  =========================================================================
 
 Beside the blocks, in the same directory, each user has a directory that no other user can enter::
 
@@ -97,6 +98,7 @@ from sharedarray._registry.record import (
     write_record,
 )
 from sharedarray._registry.removal import disown, remove_if_unheld
+from sharedarray._registry.semaphores import semaphore_name
 from sharedarray._registry.sweeping import ORPHAN_RECORD, Swept, sweep, sweep_kept
 
 __all__ = [
@@ -136,6 +138,7 @@ __all__ = [
     "remove_notices_without_block",
     "remove_unused_notices",
     "retire",
+    "semaphore_name",
     "set_owner",
     "set_persist",
     "sweep",

@@ -25,6 +25,7 @@ from sharedarray._registry.record import (
     records,
 )
 from sharedarray._registry.removal import remove_held, remove_if_unheld
+from sharedarray._registry.semaphores import sweep_semaphores
 
 ORPHAN_RECORD = 600.0  # seconds; a maker publishes microseconds after writing its record
 
@@ -54,6 +55,7 @@ def sweep(directory: str) -> Swept:
     folder = registry_of(directory)
     sweep_wakers(folder)
     sweep_notices(directory)
+    sweep_semaphores()
     try:
         intents.sweep(folder)
     except errors.LimitError:

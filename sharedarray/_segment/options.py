@@ -1,4 +1,4 @@
-"""`BlockOptions`: the keywords of all creation functions, as one object that they pass down."""
+"""The keywords that all creation functions have, as one object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BlockOptions"]
 
 
 class BlockOptions(NamedTuple):
-    """The options with which a block is made.
+    """The way in which a block is made.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class BlockOptions(NamedTuple):
     file : path_like or None
         A path, for a file instead of a block.
     exist_ok : bool
-        Whether to use the block that has the name, if it fits; callers of `create` look for it first.
+        Whether what has the name already is used if it fits; the caller of `create` looks for it first.
     replace : bool
         Whether a block that has the name already loses it to this one, once this one is whole.
     progress : bool, mapping or None
@@ -41,7 +41,7 @@ class BlockOptions(NamedTuple):
 
     @property
     def is_named(self) -> bool:
-        """True if other processes can find the block, by its name or its path."""
+        """Return whether other processes can find what is made, by its name or its path."""
         return self.name is not None or self.file is not None
 
     def check(self) -> None:

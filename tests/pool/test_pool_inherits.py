@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import ANSWER, METHODS, ROOT, environment, janitor_needed, janitors, wait_until
-from needs import few, needs_fork, needs_proc, needs_root
+from helpers import ANSWER, KILLED, METHODS, ROOT, environment, janitor_needed, janitors, run, wait_until
+from needs import few, needs_fork, needs_janitor, needs_proc, needs_root
 
 import sharedarray as sa
 from sharedarray import _reloads as reloads
+from sharedarray._platform import platform
 from sharedarray._pool import processes
 from sharedarray._pool.processes import (
     credits,  # noqa: A004
@@ -675,6 +676,7 @@ def test_credits_need_no_semaphores(monkeypatch, method, tmp_path):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(synchronize.Semaphore, "__init__", refuse)
+    monkeypatch.setattr(credits._Named, "make", refuse)
     counter = credits.new_counter(method)
     assert not counter.acquire(False)
     for _ in range(4000):  # as many items as a worker has at most
@@ -713,3 +715,28 @@ def test_where_dev_shm_is_read_only(tmp_path, method):
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("there are no mount namespaces here")
     assert done.stdout == "3.0 36\n", done.stderr
+
+
+@needs_janitor
+@pytest.mark.skipif(platform.SEMAPHORES is None, reason="semaphores are no files here")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_death_while_a_worker_starts_leaves_no_semaphore(own_directory, method):
+    """Also if it ends the whole group, and multiprocessing's tracker with it."""
+    done = run(
+        f"""
+        import os, signal
+        import sharedarray as sa
+        from sharedarray._pool.processes import credits
+
+        held = sa.zeros(3)
+        counter = credits.new_counter({method!r})
+        os.write(1, counter._semlock.name.encode())
+        os.setpgid(0, 0)
+        os.killpg(0, signal.SIGKILL)
+        """,
+        status=KILLED,
+    )
+    name = done.stdout.lstrip("/")
+    assert name.startswith("sharedarray-")
+    files = {f"{platform.SEMAPHORES}/sem.{name}", f"{platform.SEMAPHORES}/{name}"}
+    wait_until(lambda: not any(map(os.path.exists, files)), "the janitor removes the semaphore")

@@ -3,9 +3,13 @@
 The pool adds a credit for each item that it sends, and a worker takes a credit before it begins an item. So
 the pool can revoke items by taking credits: the worker begins no item without a credit.
 
-The counter is a semaphore of multiprocessing, which takes 0.03 us a credit. It needs a writable ``/dev/shm``,
-and an interpreter that runs its tracker. A machine may have no ``/dev/shm`` (AWS Lambda), or a read-only one;
-a program may embed Python. Then each credit is a byte in a pipe, which takes 0.5 us.
+The counter is a semaphore as multiprocessing's are, which takes 0.03 us a credit. A worker that is no fork of
+this process opens it by its name, which is removed when the worker has started. A sudden death may end
+multiprocessing's tracker too, which would have to remove it. So on Linux the name is one of ours, which a
+sweep of the registry finds.
+
+A semaphore needs a writable ``/dev/shm``. A machine may have none (AWS Lambda), or a read-only one; a program
+may embed Python, which cannot run the tracker. Then each credit is a byte in a pipe, which takes 0.5 us.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing import util
 from typing import Any, Protocol
 
-from sharedarray import _errors as errors, _interpreter as interpreter
+from sharedarray import _errors as errors, _interpreter as interpreter, _registry as registry
 from sharedarray._platform import platform
 from sharedarray._pool.transport import pipes
 
@@ -28,6 +33,9 @@ __all__ = ["Credits", "counter_of", "new_counter"]
 # Here, so that a fork server loads it once, and not each worker.
 with contextlib.suppress(ImportError):  # this Python was built without semaphores
     importlib.import_module("multiprocessing.synchronize")
+
+
+_SEMAPHORE = 1  # not 0, a lock that a thread may take again
 
 
 class Credits(Protocol):
@@ -46,6 +54,9 @@ class Credits(Protocol):
 def new_counter(method: str) -> Credits:
     """Return a new counter at 0, for a worker that is started by this method."""
     try:
+        name = None if method == "fork" else registry.semaphore_name()
+        if name is not None:
+            return platform.opened(_Named.make, name)
         interpreter.python()  # which multiprocessing starts as the tracker of semaphores
         with platform.standard_streams():
             return platform.opened(multiprocessing.get_context(method).Semaphore, 0)
@@ -67,6 +78,42 @@ def counter_of(credits: Credits) -> tuple[Callable[[bool], bool], Callable[[], N
     if take is None or add is None or count is None:
         return credits.acquire, credits.release, credits.get_value
     return take, add, count
+
+
+class _Named:
+    """Credits as a semaphore that the worker opens by its name."""
+
+    def __init__(self, semaphore: Any) -> None:
+        self._semlock = semaphore
+        self.acquire = semaphore.acquire
+        self.release = semaphore.release
+        self.get_value = semaphore._get_value
+
+    @classmethod
+    def make(cls, name: str) -> _Named:
+        """Make a semaphore of this name, which is removed as the counter is dropped."""
+        semlock = _c_module().SemLock
+        made = cls(semlock(_SEMAPHORE, 0, semlock.SEM_VALUE_MAX, name, False))
+        util.Finalize(made, _unlink, (name,), exitpriority=0)  # in this process, and in none of its forks
+        return made
+
+    @classmethod
+    def open(cls, name: str, most: int) -> _Named:
+        """Open a semaphore that another process has made."""
+        return cls(_c_module().SemLock._rebuild(0, _SEMAPHORE, most, name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Named.open, (self._semlock.name, self._semlock.maxvalue)
+
+
+def _unlink(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        _c_module().sem_unlink(name)
+
+
+def _c_module() -> Any:
+    """Return the C module of semaphores; ImportError if Python was built without it."""
+    return importlib.import_module("_multiprocessing")
 
 
 class _Tokens:

@@ -28,9 +28,13 @@ def trace(event: str, action: Callable[[], None], traced: tuple[str, ...] = TRAC
     def begin(frame: FrameType, what: str, argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(traced):
             return None
+        frame.f_trace = local  # from Python 3.13 on, opcodes are told of a frame that has one
         frame.f_trace_opcodes = event == "opcode"
         return local
 
+    here = sys._getframe()  # from 3.12 on, of frames that begin after the first that asked for opcodes
+    here.f_trace = lambda *_: None
+    here.f_trace_opcodes = event == "opcode"
     sys.settrace(begin)
 
 

@@ -801,7 +801,7 @@ def dying(module, name):
             suicide()
         return found
     setattr(module, name, call)
-dying(registry if name == "drop_record" else platform, name)
+dying(registry.removal if name == "drop_record" else platform, name)
 first, second = sa.ones(1 << 18), sa.ones(1 << 18)
 del first
 armed = True

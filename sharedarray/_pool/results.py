@@ -147,7 +147,6 @@ class AsTheyCome(Iterator[Any]):
         shown: Bar,
     ) -> None:
         self._taking: _Taking | None = None
-        self._waiting = False
         self._shown = shown
         self._returns = returns
         self._taken = 0
@@ -166,16 +165,12 @@ class AsTheyCome(Iterator[Any]):
         """
         feed = self._feed
         try:
+            if feed.lock._is_owned():
+                raise ValueError("a result is being waited for: it cannot be asked for another one")
             with feed.lock:
-                if self._waiting:
-                    raise ValueError("a result is being waited for: it cannot be asked for another one")
                 if self._taking is None:
                     raise StopIteration
-                try:
-                    self._waiting = True
-                    return self._next(feed, self._taking)
-                finally:
-                    self._waiting = False
+                return self._next(feed, self._taking)
         except BaseException:
             del self, feed  # the program may keep an exception, which has this frame
             raise
@@ -219,14 +214,12 @@ class AsTheyCome(Iterator[Any]):
             A result is being waited for, as with generators.
         """
         lock = self._feed.lock
-        mine = lock.acquire(blocking=False)
+        if lock._is_owned() or not lock.acquire(blocking=False):
+            raise ValueError("a result is being waited for: the iterator cannot be closed now")
         try:
-            if self._waiting or not mine:
-                raise ValueError("a result is being waited for: the iterator cannot be closed now")
             self._end()
         finally:
-            if mine:
-                lock.release()
+            lock.release()
 
     def _end(self, raised: BaseException | None = None) -> None:
         with sigint.deferred:
@@ -384,7 +377,7 @@ class _Feed:
         call = new_number()
         core.statistics.called_many(call, sent.label, sent.pickled, 0)
         self.results = Results(core, ordered=ordered, call=call, origin=("item", f"{way}({sent.label})"))
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()  # Any: of which the type checker does not know `_is_owned`
 
     def start(self, count: int) -> None:
         """Submit ``count`` calls, or fewer if there are no more."""

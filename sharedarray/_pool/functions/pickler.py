@@ -296,7 +296,7 @@ def _digest(value: Any, snapshot: Snapshot | None = None) -> tuple[Any, bool]:
     pickler = _VersionPickler(file, None if snapshot is None else value)
     pickler.snapshot = snapshot
     pickler.dump(value)
-    made: Any = hashlib.blake2b(file.getbuffer(), digest_size=16).digest(), pickler.reloads
+    made: Any = hashlib.blake2b(file.getvalue(), digest_size=16).digest(), pickler.reloads
     shares = pickler.shares
     if pickler.attributes is not None:
         versions = {}

@@ -56,7 +56,7 @@ def orders(popen: Any, child: process.BaseProcess, preset: Preset) -> memoryview
         ForkingPickler(file).dump(child)
     finally:
         context.set_spawning_popen(None)
-    return file.getbuffer()
+    return memoryview(file.getvalue())  # not the buffer, which complains when both are garbage
 
 
 def _preparation(name: str) -> dict[str, Any]:

@@ -105,12 +105,14 @@ class SharedMemory:
     InvalidNameError
         The name cannot be a block's (a `ValueError`).
 
-    Notes ----- The block stays until `unlink`, or until its process tree is gone; see
-    `sharedarray._shared_memory`, where a table compares that with CPython's.
+    Notes
+    -----
+    The block stays until `unlink`, or until its process tree is gone; a table in `sharedarray._shared_memory`
+    compares that with CPython's.
 
     CPython's class attaches to these blocks, and this one to CPython's. A CPython process that does so
-    destroys the block when it ends, even if others use it (gh-82300), unless it says ``SharedMemory(name,
-    track=False)``, which it can from Python 3.13 on.
+    destroys the block when it ends, even if others use it (gh-82300), unless it says
+    ``SharedMemory(name, track=False)``, which it can from Python 3.13 on.
 
     Examples
     --------

@@ -42,8 +42,13 @@ ADOPTS = """
     import sharedarray as sa
 
     def children():
-        files = glob.glob("/proc/self/task/*/children")
-        return [pid for file in files for pid in Path(file).read_text().split()]
+        found = []
+        for file in glob.glob("/proc/self/task/*/children"):
+            try:
+                found += Path(file).read_text().split()
+            except FileNotFoundError:  # the thread has ended
+                pass
+        return found
 
     sa.zeros(10).close()
     if sys.argv[2] == "child":  # the janitor of a child is ours as well once it is an orphan
@@ -94,8 +99,13 @@ NESTED = """
     import sharedarray as sa
 
     def children():
-        files = glob.glob("/proc/self/task/*/children")
-        return [pid for file in files for pid in Path(file).read_text().split()]
+        found = []
+        for file in glob.glob("/proc/self/task/*/children"):
+            try:
+                found += Path(file).read_text().split()
+            except FileNotFoundError:  # the thread has ended
+                pass
+        return found
 
     def inner():
         with sa.Pool(1, "forkserver") as pool:

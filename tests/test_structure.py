@@ -112,18 +112,23 @@ def test_each_module_of_the_pool_is_in_a_map() -> None:
 
 # Modules of more than 600 lines, and classes of more than 400, each with the reason.
 _METHODS = "half of it are docstrings of public methods, which belong to one class"
+_EXAMPLES = "a third of it are examples and parameters of what users call"
 _ONE_STATE = "one thread of control over one set of words, in which each step must be seen beside the others"
 LARGE = {
     "sharedarray._array": _METHODS,
     "sharedarray._array.SharedArray": _METHODS,
     "sharedarray._control_page.ControlPage": _ONE_STATE,
+    "sharedarray._group": _METHODS,
     "sharedarray._group.Group": _METHODS,
     "sharedarray._platform.contract.Platform": "the contract: a line or two for each function",
+    "sharedarray._reference": _EXAMPLES,
+    "sharedarray._streams.base.Stream": _METHODS,
     "sharedarray._streams.consumer": _ONE_STATE,
     "sharedarray._streams.consumer.Consumer": _ONE_STATE,
     "sharedarray._streams.producer": _ONE_STATE,
     "sharedarray._streams.producer.Producer": _ONE_STATE,
     "sharedarray._sync.primitive.Primitive": _ONE_STATE,
+    "sharedarray.integrations.joblib": _EXAMPLES,
 }
 
 
@@ -337,19 +342,22 @@ def test_a_pool_needs_no_asyncio() -> None:
 
 
 # Dask keeps threads for as long as its process lives.
-APART = "sharedarray.integrations.dask"
+APART = {
+    f"sharedarray.integrations.{name}" for name in ("_dask_parts", "_dask_sharing", "_distributed", "dask")
+}
 
 
 @pytest.mark.slow
-def test_docstrings_run_in_a_program_of_their_own() -> None:
-    need_extra(APART)
-    code = f"import doctest, sys, {APART} as module; sys.exit(doctest.testmod(module).failed)"
+@pytest.mark.parametrize("module", sorted(name for name in APART if ">>>" in source(name)))
+def test_docstrings_run_in_a_program_of_their_own(module: str) -> None:
+    need_extra(module)
+    code = f"import doctest, sys, {module} as module; sys.exit(doctest.testmod(module).failed)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_every_module_can_be_imported() -> None:
-    for module in sorted({*MODULES} - {*NOT_IMPORTED, APART}):
+    for module in sorted({*MODULES} - {*NOT_IMPORTED, *APART}):
         if importlib.util.find_spec(EXTRAS.get(module, "sys")):
             importlib.import_module(module)
 
@@ -357,7 +365,7 @@ def test_every_module_can_be_imported() -> None:
 @pytest.mark.lingers("descriptor")  # the pipe to the pool's fork server, which the next pool uses again
 @pytest.mark.parametrize(
     "module",
-    [name for name in MODULES if name not in {*NOT_IMPORTED, APART} and ">>>" in source(name)],
+    [name for name in MODULES if name not in {*NOT_IMPORTED, *APART} and ">>>" in source(name)],
 )
 def test_docstrings_run(module: str) -> None:
     need_extra(module)
@@ -568,8 +576,12 @@ def test_the_backend_of_joblib_describes_its_parameters() -> None:
 
 def test_what_dask_users_call_describes_its_parameters() -> None:
     """Read from the source, because importing it takes a second, and needs Dask."""
-    body = ast.parse(source(APART)).body
-    public = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    modules = "_dask_sharing", "dask"
+    body = [node for name in modules for node in ast.parse(source(f"sharedarray.integrations.{name}")).body]
+    public = [
+        node for node in body if isinstance(node, ast.FunctionDef) and node.name in ("from_array", "share")
+    ]
+    assert len(public) == 2
     (pool,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "DaskPool"]
     found = []
     for node in [*public, *pool.body]:

@@ -88,8 +88,8 @@ def put(
     >>> import numpy as np
     >>> import sharedarray as sa
     >>> held = sa.put({"weights": np.arange(3.0), "labels": ["a", "b"]}, name="model_of_put")
-    >>> held
-    <object 'model_of_put', 4.3 KiB: sa.get('model_of_put') returns it>
+    >>> held.name
+    'model_of_put'
     >>> model = sa.get("model_of_put")  # in any process
     >>> model["labels"], model["weights"].tolist()
     (['a', 'b'], [0.0, 1.0, 2.0])

@@ -53,7 +53,6 @@ EXCEPTIONS = {
     "tests/test_lock_file.py": ("(?i)nobody", "the name of a user"),
     "tests/test_places.py": ("the user nobody", "the name of a user"),
     "tests/pool/test_pool_inherits.py": ("su nobody", "the name of a user"),
-    "benchmarks/bench_streams.py": ("loan_slice_uninit", "a method of iceoryx2"),
     "sharedarray/_display/tables.py": ("font-family", "CSS"),
     "sharedarray/_display/timeline_svg.py": ("font-family", "SVG"),
 }

@@ -276,10 +276,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         with _sigint.deferred:  # Ctrl-C would be ignored in some of what Python does at an import
             value = getattr(_platform.opened(import_module, _LAZY[name]), name)
-    elif name == "cli":
-        value = _platform.opened(
-            import_module, "sharedarray._cli"
-        )  # for programs that run a command themselves
+    elif name == "cli":  # for programs that run a command themselves; no public name of the package
+        return _platform.opened(import_module, "sharedarray._cli")
     elif name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 

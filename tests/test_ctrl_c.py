@@ -228,7 +228,8 @@ def test_cp_that_is_interrupted_leaves_no_file(tmp_path: Path) -> None:
     array = sa.ones(200_000, name="large")
     # 16 bytes at a time
     slowly = (
-        "import sys; from sharedarray import cli, _cli_files; _cli_files._PIECE = 16; cli.main(sys.argv[1:])"
+        "import sys; from sharedarray import cli, _cli_files; _cli_files._PIECE = 16; "
+        "sys.exit(cli.main(sys.argv[1:]))"
     )
     target = tmp_path / "copy.npy"
     with Console(**command("-c", slowly, "cp", "large", str(target))) as console:  # type: ignore[arg-type]

@@ -305,13 +305,21 @@ def test_imap_unordered_goes_on_after_an_exception(pool):
     assert next(results, None) is None
 
 
+def is_held(lock):
+    """Return whether another thread has a lock."""
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
+
+
 def test_an_iterator_that_waits_cannot_be_closed(pool, tmp_path):
     """By another thread: the waiting one would wait for ever."""
     results = pool.imap_unordered(pool_tasks.wait_if_path, [str(tmp_path / "gate")])
     found = []
     waiting = threading.Thread(target=lambda: found.extend(results))
     waiting.start()
-    wait_until(lambda: results._waiting, "the thread waits", ANSWER)
+    wait_until(lambda: is_held(results._feed.lock), "the thread waits", ANSWER)
     with pytest.raises(ValueError, match="is being waited for"):
         results.close()
     (tmp_path / "gate").touch()

@@ -236,8 +236,10 @@ class Storm:
 
     def run(self) -> None:
         """Kill, and check that all others go on with whole items in order."""
-        children = [start(*job) for job in self._jobs]
+        children = [start(*self._jobs[0])]
         try:
+            self._wait_for_all(self._parties[:1], "the producer goes on where the first one has closed")
+            children += [start(*job) for job in self._jobs[1:]]
             self._wait_for_all(self._parties, "all get items")
             for kill in range(1, 2 * self.kills + 1, 2):
                 if self.compare:

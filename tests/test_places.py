@@ -110,7 +110,8 @@ NESTED = """
     def inner():
         with sa.Pool(1, "forkserver") as pool:
             pool.submit(abs, -1).result(60)
-        return children()
+        # The kernel may miss those of a thread that has just ended.
+        return wait_until(children, "the fork server is listed")
 
     if __name__ == "__main__":
         with sa.Pool(1, sys.argv[1]) as pool:

@@ -128,9 +128,8 @@ class ControlPage:
         self._sleepers = memoryview(self.memory)[start + _ASLEEP * 8 : start + (_ASLEEP + PARTIES) * 8]
         self.turn: Any = threading.RLock()
         self._woken: dict[int, int] = {}  # the token of the last sleep of each party that was ended from here
-        self._changing = (
-            threading.RLock()
-        )  # held while the uses are counted; a finalizer may call `on_release`
+        # Held while the uses are counted. A finalizer may call `on_release`.
+        self._changing = threading.RLock()
         self._uses = 0  # how many calls need the handle
         self._stopped = False
         self._idle: list[Party] = []

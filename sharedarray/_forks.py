@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 __all__ = ["ORDER", "around"]
@@ -29,9 +27,9 @@ ORDER = (
     "_pool.processes.worker_process",
     "_pool.lifecycle",
     "_pool.futures",
-    "_pool.processes.group_signals",  # signals that come meanwhile wait from here, and until all else is done
     "_pool.worker.replies",
     "_pool.worker.main",
+    "_pool.processes.group_signals",  # signals wait from before all else until after it
 )
 
 
@@ -58,45 +56,35 @@ def around(
     module
         The ``__name__`` of the module that asks, which stands in `ORDER`.
     before, in_parent, in_child
-        Called in the parent before the fork, and after it in the parent and in the child. What one raises is
-        reported by `sys.unraisablehook`, and keeps no other from being called.
+        Called in the parent before the fork, and after it in the parent and in the child. What one raises
+        keeps no other from being called, nor the fork; Python reports the first exception of each moment.
     """
     _hooks[module.partition(".")[2]].append(_Hook(before, in_parent, in_child))
 
 
-def _call(function: Callable[[], object] | None) -> None:
-    if function is None:
-        return
-    try:
-        function()
-    except BaseException as error:
-        sys.unraisablehook(
-            SimpleNamespace(
-                exc_type=type(error),
-                exc_value=error,
-                exc_traceback=error.__traceback__,
-                err_msg="Exception ignored around a fork in",
-                object=function,
-            )
-        )
+def _call_all(functions: Iterable[Callable[[], object] | None]) -> None:
+    """Call each function; raise the first exception at the end, which Python reports before it goes on."""
+    raised = None
+    for function in functions:
+        try:
+            if function is not None:
+                function()
+        except BaseException as error:
+            raised = raised or error
+    if raised is not None:
+        raise raised
 
 
 def _before() -> None:
-    for module in reversed(ORDER):
-        for hook in reversed(_hooks[module]):
-            _call(hook.before)
+    _call_all(hook.before for module in reversed(ORDER) for hook in reversed(_hooks[module]))
 
 
 def _in_parent() -> None:
-    for module in ORDER:
-        for hook in _hooks[module]:
-            _call(hook.in_parent)
+    _call_all(hook.in_parent for module in ORDER for hook in _hooks[module])
 
 
 def _in_child() -> None:
-    for module in ORDER:
-        for hook in _hooks[module]:
-            _call(hook.in_child)
+    _call_all(hook.in_child for module in ORDER for hook in _hooks[module])
 
 
 if hasattr(os, "register_at_fork"):

@@ -49,12 +49,8 @@ from sharedarray import _damage as damage, _errors as errors, _greenlets as gree
 from sharedarray._clock import time
 from sharedarray._janitor_process import (
     ALIVE,
-    LINGER as LINGER,
-    LOOK_AGAIN as LOOK_AGAIN,
-    SLOW_LOOK as SLOW_LOOK,
     STARTING,
     WELCOME,
-    main as main,
 )
 from sharedarray._platform import platform
 

@@ -170,7 +170,7 @@ def events_in_the_code() -> Iterator[tuple[str, str, str]]:
             for event in texts(node.args[1]):
                 yield where, table, event
         elif isinstance(node.func, ast.Attribute) and node.func.attr in ("advance", "advance_pool", "_end"):
-            # Of a `WorkerHandle`; of an `PoolCore`.
+            # Of a `WorkerHandle`; of a `PoolCore`.
             table = "worker" if node.func.attr == "advance" else "pool"
             for event in texts(node.args[0]):
                 yield where, table, event

@@ -8,8 +8,9 @@ this process opens it by its name, which is removed when the worker has started.
 multiprocessing's tracker too, which would have to remove it. So on Linux the name is one of ours, which a
 sweep of the registry finds.
 
-A semaphore needs a writable ``/dev/shm``. A machine may have none (AWS Lambda), or a read-only one; a program
-may embed Python, which cannot run the tracker. Then each credit is a byte in a pipe, which takes 0.5 us.
+A semaphore needs a writable ``/dev/shm``. A machine may have none (AWS Lambda), or a read-only one. Or the
+name is one of multiprocessing's, and the program embeds Python, which cannot run the tracker. Then each
+credit is a byte in a pipe, which takes 0.5 us.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class ForkServed(_Exits, popen_fork.Popen):
         tracker = resource_tracker.getfd()
         assert tracker is not None
         status, to_child = server.fork([tracker, *self._fds])
-        # AttachmentCache open for as long as this object lives: the child sees by it that we do.
+        # Kept open for as long as this object lives: by it, the child sees that this process lives.
         alive = platform.opened(os.dup, to_child)
         self.finalizer = util.Finalize(self, _close_all, (status, alive))
         self.sentinel = status

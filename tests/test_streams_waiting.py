@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from typing import Any
 
 import pytest
-from helpers import ANSWER, FORKS, Puppet
+from helpers import ANSWER, FORKS, Puppet, wait_until
 
 import sharedarray as sa
 
@@ -222,3 +222,30 @@ def test_to_wait_for_several_streams_and_futures() -> None:
         sa.wait([], return_when="SOON")
     for stream in producers + consumers:
         stream.close()
+
+
+@pytest.mark.parametrize("kind", ["consumer", "event"])
+def test_a_wait_ends_when_another_thread_closes_what_it_waits_for(kind: str) -> None:
+    producer = sa.Stream("camera", (), "i8")
+    never: Future[int] = Future()
+    for k in range(200):  # at as many moments of the wait
+        thing: Any = sa.Stream("camera") if kind == "consumer" else sa.Event("event")
+        if k % 2:
+            thing.fileno()
+        outcome: Future[Any] = Future()
+        threading.Thread(target=wait_for_first, args=([thing, never], outcome), daemon=True).start()
+        if k % 4 < 2:
+            wait_until(lambda thing=thing: thing._when_closed, "it is waited for", ANSWER)
+        for _ in range(k):
+            thing.ready()
+        thing.close()
+        assert outcome.result(ANSWER).done == {thing}
+        assert not thing._when_closed
+    producer.close()
+
+
+def wait_for_first(things: list[Any], outcome: Future[Any]) -> None:
+    try:
+        outcome.set_result(sa.wait(things, return_when=FIRST_COMPLETED))
+    except BaseException as error:
+        outcome.set_exception(error)

@@ -87,6 +87,7 @@ class Consumer(Stream):
         self._told = 0  # the number of the producer whose death was told
         self._watched: Watched | None = None  # once an event loop waits for this
         self._readers: Readers | None = None
+        self._when_closed: set[Callable[[], object]] = set()
         try:
             self._join(block, history, start)
         except BaseException:
@@ -190,6 +191,7 @@ class Consumer(Stream):
         if self._watched is not None:
             self._watched.close()  # which the parent has as well
             self._watched = self._readers = None
+        self._when_closed.clear()
         super()._in_child()
 
     def _repair_in_child(self) -> None:
@@ -445,16 +447,29 @@ class Consumer(Stream):
     def fileno(self) -> int:
         if self._closed:
             raise self._is_closed()
-        if self._watched is None:
-            self._watched = Watched(self._waker)
+        if (watched := self._watched) is None:
             token = (get_ident(),)
             if self._turn.setdefault(0, token) is not token:
                 self._take_turn(token, None)
-            self._arm(self._next)
-            self._turn.pop(0, None)
-        return self._watched.fileno()
+            try:
+                if self._closed:  # in the meantime, by another thread
+                    raise self._is_closed()
+                if (watched := self._watched) is None:
+                    watched = self._watched = Watched(self._waker)
+                    self._arm(self._next)
+            finally:
+                self._turn.pop(0, None)
+        return watched.fileno()
 
     def ready(self) -> bool:
+        try:
+            return self._ready()
+        except (OSError, ValueError):
+            if self._closed:  # in the meantime, by another thread
+                return True
+            raise
+
+    def _ready(self) -> bool:
         words, following = self._words, self._next
         if self._closed or words[w.HEAD] > following:
             return True
@@ -676,6 +691,8 @@ class Consumer(Stream):
                 self._watched.close()
                 self._watched = None
             self._release_block()
+            for wake in tuple(self._when_closed):
+                wake()
         self._turn.pop(0, None)
 
     def _release_block(self) -> None:

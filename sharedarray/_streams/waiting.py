@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from sharedarray import _errors as errors
 from sharedarray._platform import platform
 from sharedarray._streams.block import PRODUCER
 from sharedarray._wakers import deadline_after, seconds_until
@@ -167,20 +168,19 @@ def wait(
         if not isinstance(thing, Future | Waitable):
             raise TypeError(f"wait() takes streams, events and futures, not {type(thing).__name__}")
     end = deadline_after(timeout)
-    finished = _FuturesDone()
+    change = _Change()
     try:
         for thing in everything:
-            if isinstance(thing, Future):
-                finished.follow(thing)
+            change.follow(thing)
         while True:
-            finished.drain()
+            change.drain()
             done = {thing for thing in everything if _is_done(thing)}
             left = seconds_until(end)
             if _enough(done, everything, return_when) or (left is not None and left <= 0):
                 return DoneAndNotDone(done, everything - done)
-            finished.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
+            change.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
     finally:
-        finished.close()
+        change.close(everything)
 
 
 def _is_done(thing: Any) -> bool:
@@ -196,8 +196,12 @@ def _enough(done: set[Any], everything: set[Any], return_when: str) -> bool:
     )
 
 
-class _FuturesDone:
-    """Wakes a thread that waits for descriptors when a future is done."""
+class _Change:
+    """Wakes a thread that waits for descriptors: a future is done, or another thread closes a descriptor.
+
+    What is closed has no descriptor any more. So a stream or event, once it is closed, calls the functions in
+    its ``_when_closed``.
+    """
 
     def __init__(self) -> None:
         self._reader, self._writer = platform.opened(socket.socketpair)
@@ -205,11 +209,14 @@ class _FuturesDone:
         self._writer.setblocking(False)
         self._closed = False
 
-    def follow(self, future: Future[Any]) -> None:
-        """Wake when this future is done."""
-        future.add_done_callback(self._wake)
+    def follow(self, thing: Future[Any] | Waitable) -> None:
+        """Wake when this future is done, or this object is closed."""
+        if isinstance(thing, Future):
+            thing.add_done_callback(self._wake)
+        elif (functions := getattr(thing, "_when_closed", None)) is not None:
+            functions.add(self._wake)
 
-    def _wake(self, future: Future[Any]) -> None:
+    def _wake(self, _: object = None) -> None:
         try:
             if not self._closed:
                 self._writer.send(b"w")
@@ -231,12 +238,19 @@ class _FuturesDone:
             select.select([self._reader], [], [], seconds)
             return
         poll = select.poll()
-        for descriptor in (self._reader.fileno(), *(thing.fileno() for thing in things)):
-            poll.register(descriptor, select.POLLIN)
+        poll.register(self._reader, select.POLLIN)
+        for thing in things:
+            try:
+                poll.register(thing.fileno(), select.POLLIN)
+            except errors.BlockClosedError:
+                return  # which makes it ready
         poll.poll(None if seconds is None else min(int(seconds * 1000) + 1, _LONGEST))
 
-    def close(self) -> None:
-        """Close what wakes it."""
+    def close(self, things: Iterable[Future[Any] | Waitable]) -> None:
+        """Follow these no more, and close what wakes the thread."""
         self._closed = True
+        for thing in things:
+            if (functions := getattr(thing, "_when_closed", None)) is not None:
+                functions.discard(self._wake)
         self._reader.close()
         self._writer.close()

@@ -10,9 +10,10 @@ the time: its waker can be read once another party has changed the state.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import ClassVar
 
-from sharedarray import _sigint as sigint
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._platform import platform
 from sharedarray._sync.primitive import FIRST, Primitive
 
@@ -66,6 +67,7 @@ class Event(Primitive):
     def _begin(self) -> None:
         super()._begin()
         self._watcher: _Watcher | None = None
+        self._when_closed: set[Callable[[], object]] = set()
 
     def is_set(self) -> bool:
         """Return True if the flag is set.
@@ -101,7 +103,10 @@ class Event(Primitive):
         >>> event.ready()
         True
         """
-        return self._closed or self.is_set()
+        try:
+            return self._closed or self.is_set()
+        except errors.BlockClosedError:  # by another thread
+            return True
 
     def fileno(self) -> int:
         """Return a descriptor that can be read when the flag may be set.
@@ -144,10 +149,16 @@ class Event(Primitive):
             return self._watcher.watch.fileno()
 
     def _end(self, *, wait: bool) -> None:
-        if self._watcher is not None and self._process == os.getpid():
-            watcher, self._watcher = self._watcher, None
-            watcher.close()
+        own = self._process == os.getpid()
         super()._end(wait=wait)
+        if not own:
+            return
+        with self._local:  # as while it is made
+            watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close(wait=wait)
+        for wake in tuple(self._when_closed):
+            wake()
 
     def set(self) -> None:
         """Set the flag, and wake all that wait for it.
@@ -222,14 +233,12 @@ class _Watcher:
 
         The descriptor can be read at once if the flag is set.
         """
-        alive = self._party._watch(self.watch)
-        if not alive:
+        words = self._party._words
+        if not self._party._watch(self.watch, lambda: words[_STATE] & 1):
             self._party._clear_dead()  # which wakes this party
-        if self._party._words[_STATE] & 1:
-            self._party._sleeper.wake_self()
 
-    def close(self) -> None:
-        """Wake those that wait for the descriptor, and close it."""
+    def close(self, *, wait: bool) -> None:
+        """Wake those that wait for the descriptor, and close it; with `wait`, after a call of `arm`."""
         self._party._sleeper.wake_self()
+        self._party._end(wait=wait)
         self.watch.close()
-        self._party._end(wait=False)

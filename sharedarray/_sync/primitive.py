@@ -92,16 +92,21 @@ class _Mutex:
         self._threads: Any = threading.RLock()  # which tells whether this thread has it
         self._file = segment.guarded_open(mapping)
 
-    def take(self) -> None:
-        """Wait for the lock and take it."""
+    def take(self) -> bool:
+        """Wait for the lock and take it; return False if it is closed."""
         try:
             with sigint.allowed:
                 self._threads.acquire()
-                platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
+                if self._file >= 0:
+                    platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
         except BaseException:
             if self._threads._is_owned():
                 self.release()
             raise
+        if self._file < 0:  # closed by another thread
+            self._threads.release()
+            return False
+        return True
 
     def take_at_once(self) -> bool:
         """Take the lock if it is free; return whether it was."""
@@ -114,12 +119,16 @@ class _Mutex:
 
     def release(self) -> None:
         """Release the lock."""
-        platform.unlock(self._file, _MUTEX, 1)
+        if self._file >= 0:
+            platform.unlock(self._file, _MUTEX, 1)
         self._threads.release()
 
     def close(self) -> None:
-        """Close the file by which it is locked."""
-        segment.guarded_close(self._file)
+        """Close the file by which it is locked, once no thread has the lock."""
+        with self._threads:
+            file, self._file = self._file, -1
+            if file >= 0:
+                segment.guarded_close(file)
 
 
 class Primitive:
@@ -273,7 +282,8 @@ class Primitive:
         if self._closed:
             raise self._is_closed()
         with sigint.deferred:
-            self._changing.take()
+            if not self._changing.take():
+                raise self._is_closed()
             try:
                 if self._closed:  # by another thread, in the meantime
                     raise self._is_closed()
@@ -423,8 +433,11 @@ class Primitive:
             words[asleep] = 0
         return False
 
-    def _watch(self, watch: Watch) -> bool:
-        """Sleep until `watch` can be read; return False if a party has died that is to be cleared."""
+    def _watch(self, watch: Watch, ready: Callable[[], object]) -> bool:
+        """Sleep until `watch` can be read; return False if a party has died that is to be cleared.
+
+        It can be read at once if `ready` returns true.
+        """
         with self._change() as words:
             waker = self._sleeper
             platform.drain(waker.handle)
@@ -437,6 +450,8 @@ class Primitive:
                 waker.forget(party)  # it may be that of a former party
             for end in waker.ends(others):
                 watch.add(end)
+            if ready():
+                waker.wake_self()
             return all(map(waker.alive, others))
 
     # -- the end
@@ -462,9 +477,7 @@ class Primitive:
         """Close this object; if it cannot clear its entry without waiting, others do so as for the dead."""
         own = self._process == os.getpid()
         if own:
-            if wait:
-                self._changing.take()
-            if wait or self._changing.take_at_once():
+            if self._changing.take() if wait else self._changing.take_at_once():
                 try:
                     if self._closed:
                         return

@@ -54,8 +54,8 @@ QUICK_MEGACELLS = 4.0
 SMALLEST_MEGACELLS = 0.25
 """Below this the demo does not try a smaller landscape when shared memory is short."""
 
-BLOCKS_PER_WORKER = 14
-"""So many that the temporary arrays of two workers fit into 32 MB of cache; larger halos would forbid it."""
+BLOCKS_PER_WORKER = 20
+"""So many that the temporary arrays of two workers take half of 32 MB of cache, which others use as well."""
 
 START_PATIENCE = 60.0
 """Seconds that the workers of a pool may take to start."""

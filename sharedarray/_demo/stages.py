@@ -37,7 +37,7 @@ class Stage:
 def pipeline(zoom: float, cell: tuple[float, float]) -> list[Stage]:
     """Return the stages for a landscape of `zoom` cells per measured one, each of the size in metres."""
     sigma = max(0.6 * zoom, 0.8)
-    radius = max(round(3 * zoom), 3)
+    radius = max(round(1.5 * zoom), 3)
     return [
         Stage("smoothed", partial(smooth, sigma=sigma), ("elevation",), smooth_reach(sigma)),
         Stage("slope", partial(slope, cell=cell), ("smoothed",), 1),

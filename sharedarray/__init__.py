@@ -69,6 +69,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _programs      the names of the programs that processes run
 #   _group_index   the index of a group: pure encode and decode
 #   _snapshots     versions of what is in a block
+#   _version_buffers  the buffers of versions: finding those of a block, and making them
 #   _growth        arrays whose first axis grows
 #   _display       how arrays, blocks and pools look at a terminal and in a notebook
 #   _lock_holds    what this process holds of locks

@@ -44,7 +44,8 @@ from sharedarray._object_layout import is_object
 from sharedarray._platform import Mode, platform
 from sharedarray._segment import BlockOptions, Mapping, Segment, mapping_of
 from sharedarray._sizes import grouped, human
-from sharedarray._snapshots import Update, Versions, made_versions_of, show_again, versions_of
+from sharedarray._snapshots import Update, Versions
+from sharedarray._version_buffers import made_versions_of, show_again, versions_of
 
 if TYPE_CHECKING:
     from sharedarray._reference import Reference
@@ -728,7 +729,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             and versions_of(self._whole("ask for the version of")) is None
         ):
             return 0
-        versions: Versions = self._planned("ask for the version of")[4]
+        versions: Versions = self._planned("ask for the version of")[3]
         return versions.version
 
     def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[np.ndarray[Any, Any]]:
@@ -820,8 +821,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         >>> before.tolist(), weights.snapshot().tolist()
         ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         """
-        shape, strides, dtype, mapping, versions, at = self._planned("take a snapshot of")
-        return _new_array(np.ndarray, shape, dtype, versions.hold(mapping), at, strides)
+        shape, strides, dtype, _, reader, at = self._planned("take a snapshot of")
+        return _new_array(np.ndarray, shape, dtype, reader.hold(), at, strides)
 
     def current(self) -> SharedArray:
         """Return the array that has this one's name now: another one if it was replaced, else this one.
@@ -840,12 +841,19 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return self if not is_replaced(mapping) else attached_again(mapping)
 
     def _planned(self, doing: str) -> tuple[Any, ...]:
-        """Return shape, strides, dtype, the attachment, its versions, and the byte at which this begins."""
+        """Return shape, strides, dtype, versions, what takes snapshots, and the byte at which this begins."""
         plan: tuple[Any, ...] | None = getattr(self, "_plan", None)
-        if plan is None or plan[:3] != (self.shape, self.strides, self.dtype) or not plan[4].usable:
+        if (
+            plan is None
+            or plan[0] != self.shape
+            or plan[1] != self.strides
+            or plan[2] is not self.dtype
+            or not plan[3].usable
+        ):
             mapping = self._whole(doing)
-            at = offset_of(self, mapping)
-            plan = self._plan = self.shape, self.strides, self.dtype, mapping, made_versions_of(mapping), at
+            versions, at = made_versions_of(mapping), offset_of(self, mapping)
+            plan = self.shape, self.strides, self.dtype, versions, versions.reader(mapping), at
+            self._plan = plan
         return plan
 
     def _check_writable(self, mapping: Mapping, doing: str, writable: bool = True) -> None:

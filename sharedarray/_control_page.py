@@ -302,6 +302,7 @@ class ControlPage:
         there: Callable[[], Any],
         timeout: float | None,
         watched: Callable[[], Iterable[int]] = tuple,
+        looks: tuple[float, float] = (_UNWOKEN, _UNWOKEN),
     ) -> Any:
         """Sleep until a function returns something true; return that, or what it returns when time is over.
 
@@ -313,6 +314,8 @@ class ControlPage:
             Seconds, None for no limit.
         watched
             Returns parties, by index, whose end wakes the caller.
+        looks
+            Seconds after which it is looked again without a wake-up: at first, and at most.
 
         Raises
         ------
@@ -330,14 +333,18 @@ class ControlPage:
                     begun = time.perf_counter()
                     if self._spin.worthwhile() and (found := self._spin.poll(there)):
                         return found
-                return self._await(there, end, watched)
+                return self._await(there, end, watched, looks)
             finally:
                 if begun >= 0:
                     self._spin.last = time.perf_counter() - begun
                 self.end_use()
 
     def _await(
-        self, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]
+        self,
+        there: Callable[[], Any],
+        end: float | None,
+        watched: Callable[[], Iterable[int]],
+        looks: tuple[float, float],
     ) -> Any:
         party = self.take_party()
         if party is None:
@@ -345,15 +352,21 @@ class ControlPage:
                 return self._poll(there, end)
         try:
             with sigint.allowed:
-                return self._sleep(party, there, end, watched)
+                return self._sleep(party, there, end, watched, looks)
         finally:
             self.words[_ASLEEP + party.index] = 0
             self.give_back_party(party)
 
     def _sleep(
-        self, party: Party, there: Callable[[], Any], end: float | None, watched: Callable[[], Iterable[int]]
+        self,
+        party: Party,
+        there: Callable[[], Any],
+        end: float | None,
+        watched: Callable[[], Iterable[int]],
+        looks: tuple[float, float],
     ) -> Any:
         waker, words, own = party.waker, self.words, _ASLEEP + party.index
+        pause, longest = looks
         while True:
             waker.drain()
             # A token that no former party of this index has used, in this process or in another one.
@@ -367,7 +380,8 @@ class ControlPage:
             if found or remaining == 0:
                 return found
             others = [_FIRST + index for index in watched() if index != party.index][:62]
-            waker.wait(others, _UNWOKEN if remaining is None else min(remaining, _UNWOKEN))
+            waker.wait(others, pause if remaining is None else min(remaining, pause))
+            pause = min(2 * pause, longest)
             if found := there():
                 return found
 

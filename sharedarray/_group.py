@@ -25,7 +25,8 @@ from sharedarray._locks import Lock
 from sharedarray._masked import refuse_masked
 from sharedarray._platform import Mode
 from sharedarray._segment import Mapping as Attachment, Segment, mapping_of
-from sharedarray._snapshots import Update, made_versions_of, versions_of
+from sharedarray._snapshots import Reader, Update
+from sharedarray._version_buffers import made_versions_of, versions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -84,7 +85,7 @@ class Group(Mapping[str, SharedArray]):
     (['rgb', 't'], (4, 48, 64, 3))
     """
 
-    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index")
+    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index", "_reader")
 
     def __init__(self, memory: Array | None = None, contents: Index | None = None) -> None:
         if memory is None or contents is None:
@@ -94,6 +95,7 @@ class Group(Mapping[str, SharedArray]):
             )
         self._bytes = memory  # all of the block, from its first byte on
         self._index = contents
+        self._reader: Reader | None = None
         self._arrays: dict[str, SharedArray] = {}
 
     # -- the mapping ----------------------------------------------------------------------------------
@@ -370,8 +372,12 @@ class Group(Mapping[str, SharedArray]):
         >>> before["w"].tolist(), net.snapshot()["w"].tolist()
         ([0.0, 0.0], [1.0, 1.0])
         """
-        mapping = self._mapping("take a snapshot")
-        return Group(made_versions_of(mapping).hold(mapping), self._index)
+        reader = self._reader
+        if reader is None or not reader.versions.usable:
+            mapping = self._mapping("take a snapshot")
+            reader = self._reader = made_versions_of(mapping).reader(mapping)
+        memory: Any = reader.hold()
+        return Group(_new_array(np.ndarray, reader.versions.bytes, np.uint8, memory), self._index)
 
     def notify(self) -> int:
         """Tell all that `wait` for this group, or for a member, that there are new data.

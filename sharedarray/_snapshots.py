@@ -12,10 +12,14 @@ An array or a group gets its versions with its first update or snapshot. The blo
 **A version is published by one store** into word 4. Until then no reader looks at its buffer, so that the
 death of a writer changes nothing for them. One process writes at a time: it holds a lock.
 
-**A buffer that a reader holds is not written.** The state of a party is the set of the buffers that it holds.
-A reader adds the current buffer to its set, and looks again whether that is still the current one. A writer
-chooses a buffer that is not the current one, and looks whether a party holds it. With a full fence between
-the two steps of each, one of them always sees the other. What a dead party held is free.
+**A buffer that a reader holds is not written.** The state of a party is eight bytes, each of which is 0, or 1
+plus the number of a buffer that it holds. A reader writes that of the current buffer into a free byte, and
+looks again whether it is still the current one. A writer chooses a buffer that is not the current one, and
+looks whether a party holds it. With a full fence between the two steps of each, one of them always sees the
+other. What a dead party held is free.
+
+The byte becomes 0 as the last view of the buffer dies. That wakes no process, so that it costs next to
+nothing: a writer that finds no free buffer, which is rare, looks again and again.
 
 **The array itself** gets each version after it was published, for those who read it without a snapshot, for
 `numpy.load`, and for those who attach. While it does, they may see a part of it; a snapshot is always whole.
@@ -25,101 +29,177 @@ versions for the first time, or writes one. By word 5, this process brings the a
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from pickle import PickleBuffer
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from sharedarray import (
     _errors as errors,
-    _group_index as group_index,
-    _header as header,
-    _segment as segment,
     _sigint as sigint,
 )
-from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import PAGE
-from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import Fence
 
-__all__ = ["Held", "Update", "Versions", "made_versions_of", "show_again", "versions_of"]
+__all__ = ["BUFFERS", "BYTES", "CURRENT", "NUMBER", "SHOWN", "STRIDE", "Reader", "Update", "Versions"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _T = TypeVar("_T")
 _new_array = np.ndarray.__new__
 
-_MAGIC = int.from_bytes(b"\x93SAVERS\n", "little")
-_BYTES, _BUFFERS, _STRIDE, _CURRENT, _SHOWN = 1, 2, 3, 4, 5
-_COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to write
-_GRANULARITY = 1 << 16
-_MAKING, _WRITING = 1 << 58, (1 << 58) + 1  # bytes that are locked: behind all data, below all leases
-_NUMBER = 0xFF  # of a buffer, in word 4
+BYTES, BUFFERS, STRIDE, CURRENT, SHOWN = 1, 2, 3, 4, 5
+_WRITING = (1 << 58) + 1  # the byte that a writer locks: behind all data, below all leases
+NUMBER = 0xFF  # of a buffer, in word 4
+_LOOKS = 0.0005, 0.01  # seconds between two looks for a free buffer: first and longest
 _PATIENCE = 10.0  # seconds for other threads of this process to drop the snapshots that a writer waits for
 
 
-class Held(np.ndarray[Any, Any]):
-    """All bytes of a buffer that this process holds: the views of a snapshot refer to it."""
+class Reader:
+    """Takes snapshots for the arrays of one attachment, which keep it: nothing that it keeps refers to it.
+
+    Attributes
+    ----------
+    versions : Versions
+        Those that it reads.
+    sources : list of memoryview
+        All bytes of each buffer. They keep the attachment, and the party that holds buffers.
+    """
+
+    __slots__ = ("__weakref__", "_mapping", "sources", "versions")
+
+    def __init__(self, versions: Versions, mapping: Mapping, sources: list[memoryview]) -> None:
+        self.versions = versions
+        self.sources = sources
+        self._mapping = mapping
+
+    def hold(self) -> PickleBuffer:
+        """Return all bytes of the current version, held until the last view of them dies."""
+        versions = self.versions
+        known = versions.held[versions.words[CURRENT] & NUMBER]
+        # What is held is not written, so that it is still the current version.
+        if known is not None and (buffer := known()) is not None:
+            return buffer
+        return versions.hold(self.sources, self._mapping)
 
 
-# Attachments of which a snapshot is in use, by the id of their versions: nothing else keeps them for it.
-_in_use: dict[int, tuple[Versions, Mapping]] = {}
+class _Source(np.ndarray[Any, Any]):
+    end: _End
+
+
+class _End:
+    """Kept by the sources, and so by all that is held."""
+
+    __slots__ = ("_mapping", "_versions")
+
+    def __init__(self, versions: Versions, mapping: Mapping) -> None:
+        self._versions = versions
+        self._mapping = mapping
+
+    @sigint.finalizer
+    def __del__(self) -> None:
+        sigint.finalize(self._versions.all_dropped)
 
 
 class Versions(ControlPage):
     """The versions of one block, in this process."""
 
-    def __init__(self, mapping: Mapping, start: int, size: int) -> None:
+    def __init__(self, mapping: Mapping, start: int, size: int, head: int) -> None:
         super().__init__(mapping, start, size)
         words = self.words
-        self.bytes, stride = int(words[_BYTES]), int(words[_STRIDE])
+        self.bytes, stride = int(words[BYTES]), int(words[STRIDE])
         first = -(-(start + WORDS * 8) // PAGE) * PAGE
         whole = memoryview(self.memory)
         self._buffers = [
             whole[first + number * stride : first + number * stride + self.bytes]
-            for number in range(int(words[_BUFFERS]))
+            for number in range(int(words[BUFFERS]))
         ]
         self._readable = [buffer.toreadonly() for buffer in self._buffers]
         self._whole = whole[: self.bytes]
-        self.head = _head_of(mapping)
+        self._head = head
+        self._bytes = self.words.cast("B")
         self._holder: Party | None = None
+        self._drops: list[Callable[[object], Any]] = []  # for each byte of the holder's state
         self._guard = threading.Lock()
         guarded = Fence()  # with the guard held
         self._release_fence, self._acquire_fence = guarded.release, guarded.acquire
-        # For each buffer that this process holds, what its snapshots refer to.
-        self._held: list[weakref.ref[Held] | None] = [None] * len(self._buffers)
-        self._ended = _ended_of(weakref.ref(self))
-        self._unsettled = False
-        self._word = -1  # word 4 when a snapshot was taken last
+        # For each buffer, what snapshots refer to while this process holds it.
+        self.held: list[weakref.ref[PickleBuffer] | None] = [None] * len(self._buffers)
+        self._reader: Callable[[], Reader | None] = lambda: None
         self._closing = False
 
     @property
     def version(self) -> int:
         """The number of the current version."""
-        return int(self.words[_CURRENT]) >> 8
+        return int(self.words[CURRENT]) >> 8
 
     # -- reading --------------------------------------------------------------------------------------
 
-    def hold(self, mapping: Mapping) -> Held:
-        """Return all bytes of the current version, held until the last view of them goes."""
-        word = self.words[_CURRENT]
-        if word == self._word:
-            known = self._held[word & _NUMBER]
-            held = None if known is None else known()
-            if held is not None:
-                return held
-        with sigint.deferred:
-            with self._guard:
+    def reader(self, mapping: Mapping) -> Reader:
+        """Return what takes snapshots, for arrays of this attachment to keep."""
+        found = self._reader()
+        if found is None:
+            found = Reader(self, mapping, self._sources(mapping))
+            self._reader = weakref.ref(found)
+        return found
+
+    def _sources(self, mapping: Mapping) -> list[memoryview]:
+        end, sources = _End(self, mapping), []
+        for buffer in self._readable:
+            source = _new_array(_Source, self.bytes, np.uint8, buffer)
+            source.end = end
+            sources.append(source.data)
+        return sources
+
+    def hold(self, sources: list[memoryview], mapping: Mapping) -> PickleBuffer:
+        """Hold the current buffer. Ctrl-C may break this off at any step."""
+        self.check_usable()
+        if self._holder is None:
+            with sigint.deferred, self._guard:
                 if self._holder is None:
                     self._become_holder(mapping)
-                held = self._hold(mapping)
-            if self._unsettled:
-                self.settle()
-        return held
+        words, held = self.words, self.held
+        with self._guard:
+            while True:
+                word = words[CURRENT]
+                number = word & NUMBER
+                known = held[number]
+                if known is not None and (buffer := known()) is not None:
+                    return buffer  # another thread was faster
+                if (taken := self._take(number, word, sources)) is not None:
+                    return taken
+
+    def _take(self, number: int, word: int, sources: list[memoryview]) -> PickleBuffer | None:
+        """Hold a buffer if it is still the current one, with the guard held."""
+        assert self._holder is not None
+        states, held = self._bytes, self.held
+        first = (STATE + self._holder.index) * 8
+        at = 0
+        while states[first + at]:  # held, or dropped at this moment, so that it is about to become 0
+            at += 1
+            if at == 8:
+                raise errors.LimitError(f"too many snapshots of {self.name!r} at once", name=self.name)
+        known = held[number]
+        try:
+            states[first + at] = number + 1
+            self._release_fence()
+            self._acquire_fence()
+            if self.words[CURRENT] != word:
+                states[first + at] = 0
+                return None
+            buffer = PickleBuffer(sources[number])
+            held[number] = weakref.ref(buffer, self._drops[at])
+        except BaseException:
+            if held[number] is known:  # else it becomes 0 with the buffer
+                states[first + at] = 0
+            raise
+        return buffer
 
     def _become_holder(self, mapping: Mapping) -> None:
         """Become a party that holds buffers, in a deferred block and with the guard held."""
@@ -133,66 +213,27 @@ class Versions(ControlPage):
             )
         self.begin_use()
         try:
-            self._holder = self.claim()
+            holder = self.claim()
         finally:
             self.end_use()
-        if self._holder is None:
+        if holder is None:
             raise errors.LimitError(
                 f"too many processes have snapshots of {mapping.name!r}", name=mapping.name
             )
+        first = (STATE + holder.index) * 8
+        self._drops = [holder.waker.clearing(self._bytes, first + at) for at in range(8)]
+        self._holder = holder
 
-    def _hold(self, mapping: Mapping) -> Held:
-        """Hold the current buffer, in a deferred block and with the guard held."""
-        assert self._holder is not None
-        state, words = STATE + self._holder.index, self.words
-        while True:
-            word = words[_CURRENT]
-            number = word & _NUMBER
-            known = self._held[number]
-            if known is None:
-                words[state] |= 1 << number
-                self._release_fence()
-                self._acquire_fence()
-                if words[_CURRENT] != word:
-                    words[state] &= ~(1 << number)
-                    continue
-            elif (held := known()) is not None:  # another thread was faster
-                self._word = word
-                return held
-            break  # a buffer that is held already, though its last snapshot has gone, is still whole
-        # Its base is no array: NumPy would take that for the base of views, in the place of this one.
-        held = _new_array(Held, self.bytes, np.uint8, self._readable[number])
-        self._held[number] = weakref.ref(held, self._ended)
-        _in_use[id(self)] = self, mapping
-        self._word = word
-        return held
+    def all_dropped(self) -> None:
+        """End what waited for the last snapshot; to be called in a deferred block."""
+        if self._closing and not self._holds():
+            self.on_release()
 
-    def settle(self) -> None:
-        """Hold no buffer of which the last snapshot has gone; to be called in a deferred block."""
-        guard, held = self._guard, self._held
-        self._unsettled = True
-        while self._unsettled and guard.acquire(False):
-            try:
-                self._unsettled = False
-                kept = 0
-                for number, known in enumerate(held):
-                    if known is not None:
-                        if known() is None:
-                            held[number] = None
-                        else:
-                            kept |= 1 << number
-                if self._holder is not None:
-                    self.words[STATE + self._holder.index] = kept
-                    self._release_fence()
-                    self._acquire_fence()
-                    if not self.all_awake():
-                        self.wake_by(self._holder)
-            finally:
-                guard.release()
-            if not kept:
-                _in_use.pop(id(self), None)
-                if self._closing:
-                    self.on_release()
+    def _holds(self) -> set[int]:
+        """Return the numbers of the buffers that this process holds."""
+        if self._holder is None:
+            return set()
+        return _held_by(self.words[STATE + self._holder.index])
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -215,9 +256,9 @@ class Versions(ControlPage):
                 number = self._free(mapping, timeout)
                 buffer = self._buffers[number]
                 if copy:
-                    buffer[:] = self._buffers[self.words[_CURRENT] & _NUMBER]
+                    buffer[:] = self._buffers[self.words[CURRENT] & NUMBER]
                 else:  # all but the data, which the writer writes
-                    head = min(self.head, self.bytes)
+                    head = min(self._head, self.bytes)
                     buffer[:head] = self._whole[:head]
         except BaseException:
             self.end_turn(_WRITING)
@@ -229,7 +270,7 @@ class Versions(ControlPage):
         try:
             if publish:
                 self.fence()
-                self.words[_CURRENT] = ((self.words[_CURRENT] >> 8) + 1) << 8 | number
+                self.words[CURRENT] = ((self.words[CURRENT] >> 8) + 1) << 8 | number
                 self.wake()
                 self._show()
         finally:
@@ -237,14 +278,14 @@ class Versions(ControlPage):
 
     def _is_behind(self) -> bool:
         """Return whether the array itself does not show the current version."""
-        return int(self.words[_SHOWN]) != self.version
+        return int(self.words[SHOWN]) != self.version
 
     def _show(self) -> None:
         """Bring the array itself up to date, with the lock held."""
-        current = int(self.words[_CURRENT])
-        self._whole[:] = self._buffers[current & _NUMBER]
+        current = int(self.words[CURRENT])
+        self._whole[:] = self._buffers[current & NUMBER]
         self.fence()
-        self.words[_SHOWN] = current >> 8
+        self.words[SHOWN] = current >> 8
 
     def show_again(self) -> None:
         """Bring the array itself up to date if the process that did so has died; in a deferred block."""
@@ -257,7 +298,7 @@ class Versions(ControlPage):
 
     def _free(self, mapping: Mapping, timeout: float | None) -> int:
         """Return a buffer that is neither the current one nor held, with the lock held."""
-        current = int(self.words[_CURRENT]) & _NUMBER
+        current = int(self.words[CURRENT]) & NUMBER
         others = [number for number in range(len(self._buffers)) if number != current]
         # Half-written buffers of dead writers are as free as all others.
         first = others[0]
@@ -268,25 +309,25 @@ class Versions(ControlPage):
         def free() -> int:
             """Return the number of a free buffer, and one more, so that it is true."""
             self.fence()
-            taken = 0
-            for index, mask in self.states():
-                if mask & ~(1 << current) and not self.alive(index):
+            taken: set[int] = set()
+            for index, state in self.states():
+                held = _held_by(state)
+                if held - {current} and not self.alive(index):
                     self._clear(index)
-                    mask = 0
-                taken |= mask
-            return next((number + 1 for number in others if not taken >> number & 1), 0)
+                    held = set()
+                taken |= held
+            return next((number + 1 for number in others if number not in taken), 0)
 
         def kept_here() -> bool:
-            return all(self._held[number] for number in others)
+            return self._holds().issuperset(others)
 
         found = free()
         if not found and kept_here():
-            with sigint.deferred:
-                self.settle()
+            gc.collect()
             found = free()
             if not found and threading.active_count() > 1:  # another thread may drop its snapshots
                 seconds = _PATIENCE if timeout is None else min(timeout, _PATIENCE)
-                found = self.wait(free, seconds, holders)
+                found = self.wait(free, seconds, holders, _LOOKS)
             if not found and kept_here():
                 raise errors.DeadlockError(
                     f"this process keeps snapshots of {len(others)} old versions of {mapping.name!r}, so "
@@ -294,7 +335,7 @@ class Versions(ControlPage):
                     name=mapping.name,
                     next_step="drop them, or keep copies: snapshot().copy()",
                 )
-        found = found or self.wait(free, timeout, holders)
+        found = found or self.wait(free, timeout, holders, _LOOKS)
         if not found:
             raise _busy(mapping, timeout, f"readers keep snapshots of all versions, such as buffer {first}")
         return int(found) - 1
@@ -318,9 +359,11 @@ class Versions(ControlPage):
 
     def on_release(self, mapping: Mapping | None = None) -> None:
         """Give up all, once no snapshot is in use any more."""
-        if mapping is not None and self.usable and any(self._held):
+        if mapping is not None and self.usable and self._holds():
             self._closing = True
             self.stop_waits()
+            if (reader := self._reader()) is not None:
+                reader.sources = []
             return
         super().on_release(mapping)
 
@@ -400,186 +443,12 @@ class Update(Generic[_T]):
             self._end(publish=False)
 
 
-def _ended_of(versions: weakref.ref[Versions]) -> Any:
-    """Return what is called when the last view of a buffer has gone."""
-
-    @sigint.finalizer
-    def ended(reference: object) -> None:
-        found = versions()
-        if found is not None:
-            sigint.finalize(found.settle)
-
-    return ended
+def _held_by(state: int) -> set[int]:
+    """Return the numbers of the buffers that a state says are held."""
+    return {byte - 1 for byte in state.to_bytes(8, "little") if byte}
 
 
 def _busy(mapping: Mapping, timeout: float | None, found: str) -> errors.LockTimeout:
     return errors.LockTimeout(
         f"no version of {mapping.name!r} could be written within {timeout} s", name=mapping.name, found=found
     )
-
-
-# -- making ---------------------------------------------------------------------------------------------
-
-
-def versions_of(mapping: Mapping) -> Versions | None:
-    """Return the versions of a block, None if it has none yet."""
-    found: Versions | None = mapping.__dict__.get("versions")
-    if found is not None and found.usable:
-        return found
-    if mapping.released:
-        raise errors.BlockClosedError(
-            f"{mapping.name!r} is closed", name=mapping.name, next_step="attach to it again"
-        )
-    start = _start_of(mapping)
-    size = _size_of(mapping)
-    if size < start + WORDS * 8:
-        return None
-    # Read, and not mapped: a process that fails to make them cuts off the pages again, and a store or load
-    # in a page that is cut off, or cannot be allocated, is a SIGBUS. The magic is written last.
-    if _words_of(mapping, start, 1) != [_MAGIC]:
-        return None
-    _, length, count, stride, current = _words_of(mapping, start, _CURRENT + 1)
-    layout = _layout_of(mapping)
-    first = -(-(start + WORDS * 8) // PAGE) * PAGE
-    if (
-        length != layout.size
-        or not 2 <= count <= _NUMBER
-        or stride % PAGE
-        or not length <= stride <= size
-        or first + count * stride > size
-        or current & _NUMBER >= count
-    ):
-        raise errors.HeaderError(
-            f"the versions of {mapping.name!r} are damaged",
-            name=mapping.name,
-            found=f"{count} buffers of {length} bytes, {stride} bytes apart, in a block of {size}",
-            expected=f"buffers of {layout.size} bytes within the block",
-        )
-    return _kept(mapping, start, size)
-
-
-def _kept(mapping: Mapping, start: int, size: int) -> Versions:
-    def make() -> Versions:
-        made = Versions(mapping, start, size)
-        with contextlib.suppress(errors.DeadlockError):  # this thread writes by another attachment
-            made.show_again()
-        return made
-
-    return made_once(mapping, "versions", make)
-
-
-def show_again(mapping: Mapping, layout: header.Layout) -> None:
-    """Bring an array that is attached to up to date, if a process died as it did so."""
-    start = -(-layout.size // _GRANULARITY) * _GRANULARITY
-    if len(mapping) >= start + WORDS * 8:
-        words = _words_of(mapping, start, _SHOWN + 1)
-        if words[0] == _MAGIC and words[_SHOWN] != words[_CURRENT] >> 8:
-            with contextlib.suppress(errors.SharedArrayError):  # damage is told of later
-                versions_of(mapping)
-
-
-def made_versions_of(mapping: Mapping) -> Versions:
-    """Return the versions of a block, which are made if it has none yet: version 0 is what it holds now."""
-    found = versions_of(mapping)
-    if found is not None:
-        return found
-    if mapping.directory is not None and not platform.LENGTHENS:
-        raise errors.UnsupportedError(
-            f"{mapping.name!r} can have no versions on this system",
-            name=mapping.name,
-            found="a block that keeps the size that it was made with",
-            next_step="make the array with file=, or replace it by a new one with replace=True",
-        )
-    with sigint.deferred:
-        handle = segment.guarded_open(mapping)
-        try:
-            return _make(mapping, handle)
-        finally:
-            segment.guarded_close(handle)
-
-
-def _make(mapping: Mapping, handle: int) -> Versions:
-    """Make the versions, by a handle of this call alone; to be called in a deferred block."""
-    layout, start = _layout_of(mapping), _start_of(mapping)
-    stride = -(-layout.size // PAGE) * PAGE
-    size = start + WORDS * 8 + _COUNT * stride
-    try:
-        try:
-            with sigint.allowed:
-                platform.lock(handle, _MAKING, 1, shared=False, wait=True)
-        except OSError as error:
-            raise errors.NotOursError(
-                f"{mapping.name!r} can have no versions",
-                name=mapping.name,
-                found=error.strerror,
-                cause="it may only be read",
-            ) from None
-        found = versions_of(mapping)  # another process may have been faster
-        if found is not None:
-            return found
-        before = platform.status(handle).size
-        if before not in (layout.size, size) and mapping.directory is None:
-            raise ValueError(f"{mapping.name!r} can have no versions: there are bytes behind the array")
-        _extend(mapping, handle, layout.size, start, size, stride)
-        return _kept(mapping, start, size)
-    finally:
-        platform.unlock(handle, _MAKING, 1)
-
-
-def _extend(mapping: Mapping, handle: int, length: int, start: int, size: int, stride: int) -> None:
-    memory = mapping.directory is not None
-    directory = mapping.directory or os.path.dirname(mapping.name)
-    try:
-        segment.check_free(directory, size - start, memory=memory)
-        with sigint.allowed:
-            platform.reserve_parts(handle, size, [(start, size)])
-    except OSError as error:
-        with contextlib.suppress(OSError, NotImplementedError):
-            platform.resize(handle, length)
-        raise segment.translated(error, directory, size - start, memory=memory) from None
-    first = start + WORDS * 8
-    data = memoryview(mapping)[:length]
-    with sigint.allowed:
-        platform.write(handle, first, [data])
-    words = np.zeros(_SHOWN + 1, "<u8")
-    words[1:] = length, _COUNT, stride, 0, 0
-    platform.write(handle, start, [memoryview(words.tobytes())])
-    platform.write(handle, start, [memoryview(_MAGIC.to_bytes(8, "little"))])  # last, in one step
-
-
-def _layout_of(mapping: Mapping) -> header.Layout:
-    return header.decode(mapping[:PAGE], len(mapping), name=mapping.name, more=mapping)
-
-
-def _head_of(mapping: Mapping) -> int:
-    """Return the bytes of a block that no version changes: its header, and the index of a group."""
-    layout = _layout_of(mapping)
-    if not group_index.is_group(layout, mapping):
-        return layout.offset
-    members = group_index.decode(mapping, layout.size, name=mapping.name).members.values()
-    return min((member.start for member in members), default=layout.size)
-
-
-def _start_of(mapping: Mapping) -> int:
-    return -(-_layout_of(mapping).size // _GRANULARITY) * _GRANULARITY
-
-
-def _size_of(mapping: Mapping) -> int:
-    return _by_handle(mapping, lambda handle: platform.status(handle).size)
-
-
-def _words_of(mapping: Mapping, start: int, count: int) -> list[int]:
-    """Return the first control words. A hole, and what is behind the end, is zeros."""
-    found = _by_handle(mapping, lambda handle: platform.read(handle, count * 8, start))
-    return [int(word) for word in np.frombuffer(found.ljust(count * 8, b"\0"), "<u8")]
-
-
-def _by_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
-    with sigint.deferred:
-        if mapping.directory is not None:
-            return segment.with_handle(mapping, use)
-        handle = segment.guarded_open(mapping)
-        try:
-            return use(handle)
-        finally:
-            segment.guarded_close(handle)

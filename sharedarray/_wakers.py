@@ -29,7 +29,8 @@ is released and then acquired has this effect: both are atomic instructions, whi
 ARM the release keeps what is before it from moving behind, and the acquisition keeps what is behind it from
 moving before.
 
-A forked child is another party: it closes the wakers of its parent, and claims an index of its own.
+A forked child is another party: it closes the wakers of its parent, and claims an index of its own. What it
+inherits of its parent's objects may die in it, and must not change the parent's words; see `Waker.clearing`.
 
 A process that ends in order leaves first, so that its end is no death: see `at_process_end`.
 """
@@ -42,7 +43,9 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from itertools import repeat
+from operator import call, itemgetter, setitem
+from typing import Any, TypeVar
 
 from sharedarray import (
     _damage as damage,
@@ -60,6 +63,7 @@ __all__ = ["ENDING", "FIRST_LEASE", "Fence", "Waker", "at_process_end", "deadlin
 _End = TypeVar("_End", bound=Callable[[], object])
 
 FIRST_LEASE = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
+_first = itemgetter(0)
 ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
 
 
@@ -114,7 +118,7 @@ class Waker:
         Whether this party was woken since `drain`.
     """
 
-    __slots__ = ("__weakref__", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
+    __slots__ = ("__weakref__", "_clear", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
 
     def __init__(
         self, block: Mapping | int, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
@@ -126,6 +130,7 @@ class Waker:
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}
+        self._clear: list[Callable[..., object]] = [setitem]
         self.woken = False
         self.index = self.handle = self._file = -1
         if isinstance(block, int):
@@ -245,8 +250,19 @@ class Waker:
         """Return the wakers of these parties, as far as they have some, for a `platform.watch`."""
         return [end for index in parties if (end := self._end(index)) is not None]
 
+    def clearing(self, memory: Any, place: int | slice) -> Callable[[object], Any]:
+        """Return the callback of a weak reference that sets ``memory[place]``, of this party, to 0.
+
+        No step of it is Python's, so that neither Ctrl-C nor another thread comes in between. It does nothing
+        any more once this party is released, nor in a forked child: the place is another party's then.
+        """
+        return partial(
+            next, map(call, map(_first, repeat(self._clear)), repeat(memory), repeat(place), repeat(0))
+        )
+
     def release(self) -> None:
         """Give up the waker, then the lease. Idempotent."""
+        self._clear[0] = slice  # which takes the same arguments
         for index in tuple(self._ends):
             self.forget(index)
         if self.handle >= 0:
@@ -262,6 +278,7 @@ class Waker:
 
     def _in_child(self) -> None:
         """Forget what `segment` closes in a forked child."""
+        self._clear[0] = slice
         self._ends.clear()
         self.index = self.handle = self._file = -1
         self.woken = False

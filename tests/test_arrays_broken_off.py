@@ -12,7 +12,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -23,17 +22,18 @@ from stream_steps import LIBRARY, killed_at
 import sharedarray as sa
 from sharedarray import _sigint as sigint, _snapshots as snapshots
 from sharedarray._header import PAGE
+from sharedarray._platform import platform
 from sharedarray._snapshots import Update
 
-pytestmark = pytest.mark.skipif(not snapshots.platform.LENGTHENS, reason="blocks keep their size here")
+pytestmark = pytest.mark.skipif(not platform.LENGTHENS, reason="blocks keep their size here")
 
-PARTS = ("_growth.py", "_snapshots.py", "_control_page.py", "_array.py")
+PARTS = ("_growth.py", "_snapshots.py", "_version_buffers.py", "_control_page.py", "_array.py")
 WIDTH = 3
 # Ctrl-C as they begin is lost, or left to the finalizer of an update; see the tests of these.
 NEVER = (
     Update.__exit__.__code__,
     Update.__del__.__code__,
-    *(code for code in snapshots._ended_of.__code__.co_consts if isinstance(code, CodeType)),
+    snapshots._End.__del__.__code__,
 )
 SOME = 8  # steps of a quick test
 
@@ -164,7 +164,9 @@ def test_ctrl_c_at_any_step_leaves_the_array_usable(
     first.close()
 
 
-KILLED = tuple(f"{LIBRARY}/{part}" for part in ("_growth", "_snapshots", "_control_page", "_wakers"))
+KILLED = tuple(
+    f"{LIBRARY}/{part}" for part in ("_growth", "_snapshots", "_version_buffers", "_control_page", "_wakers")
+)
 
 
 @pytest.mark.skipif(not FORKS, reason="no forks here")

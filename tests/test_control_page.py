@@ -20,7 +20,7 @@ from sharedarray._growth import growth_of
 from sharedarray._notices import notices_of
 from sharedarray._platform import platform
 from sharedarray._segment import mapping_of
-from sharedarray._snapshots import made_versions_of
+from sharedarray._version_buffers import made_versions_of
 from sharedarray._wakers import Waker
 
 

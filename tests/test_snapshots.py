@@ -8,18 +8,21 @@ import pickle
 import random
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, Puppet, answer, blocks_are_files, directory, wait_until
+from helpers import ANSWER, FORKS, Puppet, answer, blocks_are_files, directory, wait_until
 
 import sharedarray as sa
 from sharedarray import _snapshots as snapshots
+from sharedarray._platform import platform
 from sharedarray._segment import mapping_of
+from sharedarray._version_buffers import made_versions_of
 
-pytestmark = pytest.mark.skipif(not snapshots.platform.LENGTHENS, reason="blocks keep their size here")
+pytestmark = pytest.mark.skipif(not platform.LENGTHENS, reason="blocks keep their size here")
 
 # -- versions -------------------------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ def test_a_writer_waits_until_a_snapshot_is_dropped() -> None:
         thread.start()
         mapping = mapping_of(array)
         assert mapping is not None
-        versions = snapshots.made_versions_of(mapping)
+        versions = made_versions_of(mapping)
         wait_until(lambda: not versions.all_awake(), "the writer sleeps", ANSWER)
         other.ask("drop")
         thread.join(ANSWER)
@@ -221,6 +224,45 @@ def test_a_closed_array_leaves_its_snapshots_whole() -> None:
         for _ in range(4):
             bump(other)
         assert not held.any()
+
+
+@pytest.mark.skipif(not FORKS, reason="needs fork")
+def test_a_snapshot_that_a_forked_child_drops_stays_as_it_is_in_the_parent() -> None:
+    weights = sa.zeros(10)
+    kept = weights.snapshot()
+    child = os.fork()
+    if not child:
+        own = weights.snapshot()
+        del kept, own
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    for k in range(1, 8):
+        with weights.update() as new:
+            new[:] = k
+    assert not kept.any()
+
+
+def test_a_snapshot_taken_while_the_last_one_dies_is_held() -> None:
+    """In a collection of cycles, other callbacks come between the death of an object and its own callback."""
+    weights = sa.zeros(10)
+
+    class Cycle:
+        pass
+
+    taken: list[Any] = []
+    for _ in range(3):
+        dying, first = Cycle(), Cycle()
+        dying.itself, dying.snapshot = dying, weights.snapshot()
+        first.itself = first
+        follow = [weakref.ref(each, lambda _: taken.append(weights.snapshot())) for each in (first, dying)]
+        del dying, first
+        gc.collect()
+        assert len(follow) == 2
+        del taken[:-1]
+    for k in range(1, 8):
+        with weights.update() as new:
+            new[:] = k
+    assert not taken[0].any()
 
 
 def test_snapshots_travel_as_copies() -> None:
@@ -288,7 +330,7 @@ def test_full_memory_leaves_the_array_as_it_was(monkeypatch: pytest.MonkeyPatch)
         raise OSError(28, "no space")
 
     with sa.ones(1000, name="full") as array:
-        monkeypatch.setattr(snapshots.platform, "reserve_parts", full)
+        monkeypatch.setattr(platform, "reserve_parts", full)
         with pytest.raises(sa.OutOfSharedMemoryError):
             array.snapshot()
         monkeypatch.undo()

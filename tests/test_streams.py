@@ -887,3 +887,25 @@ def test_a_forked_child_is_a_consumer_of_its_own() -> None:
     assert int(consumer.get(ANSWER)) == 3
     producer.close()
     consumer.close()
+
+
+@pytest.mark.skipif(not FORKS, reason="needs fork")
+@pytest.mark.parametrize("several", [False, True], ids=["get", "get(max=2)"])
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_a_frame_that_a_forked_child_drops_stays_as_it_is_in_the_parent(several: bool, closed: bool) -> None:
+    producer, consumer = pair((4,), "i8", slots=4, full="drop_oldest")
+    producer.put_many([[1] * 4, [1] * 4])
+    frames = consumer.get(max=2) if several else consumer.get()
+    if closed:
+        consumer.close()
+    child = os.fork()
+    if not child:
+        del frames
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    for k in range(2, 20):
+        producer.put([k] * 4)
+    assert (frames == 1).all()
+    del frames
+    producer.close()
+    consumer.close()

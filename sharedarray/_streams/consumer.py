@@ -23,8 +23,6 @@ import os
 import time as clock
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
-from itertools import repeat
 from threading import RLock, get_ident
 from typing import Any
 
@@ -153,9 +151,8 @@ class Consumer(Stream):
             waker.wake(PRODUCER)
 
     def _dropping(self, slot: int) -> Callable[[Any], object]:
-        """Return what clears the hold of a slot, without a step of Python."""
-        place = self._first_hold + slot * w.ENTRIES
-        return partial(next, map(self._bytes.__setitem__, repeat(place), repeat(0)))
+        """Return what clears the hold of a slot."""
+        return self._waker.clearing(self._bytes, self._first_hold + slot * w.ENTRIES)
 
     def _fence(self) -> None:
         self._release()
@@ -426,7 +423,7 @@ class Consumer(Stream):
         return n
 
     def _drop_of_several(self, slot: int, n: int) -> Callable[[Any], object]:
-        clear = partial(next, map(self._column.__setitem__, repeat(slice(slot, slot + n)), repeat(0)))
+        clear = self._waker.clearing(self._column, slice(slot, slot + n))
         return _Waking(clear, self._waker) if self._words[self._wanted] else clear
 
     def __iter__(self) -> Iterator[_Array]:

@@ -46,7 +46,7 @@ from sharedarray._segment import Mapping
 from sharedarray._sizes import exact
 from sharedarray._thresholds import APPENDED_BY_KERNEL
 
-__all__ = ["Growth", "growth_of", "is_growing", "lay_out", "set_length"]
+__all__ = ["Growth", "grows", "growth_of", "is_growing", "lay_out", "set_length"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -360,3 +360,15 @@ class Growth(ControlPage):
 def growth_of(mapping: Mapping) -> Growth:
     """Return how an attachment grows, for a block of which `is_growing` is true."""
     return made_once(mapping, "growth", lambda: Growth(mapping))
+
+
+def grows(mapping: Mapping) -> bool:
+    """Return whether an attachment is one of an array that grows."""
+    found: bool | None = mapping.__dict__.get("grows")
+    if found is None:  # it was attached to by a reference
+        try:
+            layout = header.decode(mapping[:PAGE], len(mapping), name=mapping.name, more=mapping)
+        except errors.HeaderError:  # it is no block of an array
+            return False
+        found = mapping.__dict__["grows"] = layout.size < len(mapping) and is_growing(mapping, layout)
+    return found

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from sharedarray import _errors as errors, _header as header, _segment as segment
-from sharedarray._array import SharedArray, over
+from sharedarray._array import SharedArray, from_mapping
 from sharedarray._header import PAGE
 from sharedarray._object_layout import decode, encode
 from sharedarray._platform import Mode, platform
@@ -113,7 +113,7 @@ def put(
             write(start, [buffer])
 
     mapping = segment.create(size, BlockOptions(name, persist, progress=progress, kind="object"), fill=fill)
-    stored = over(mapping, header.decode(page, size, name=mapping.name))
+    stored = from_mapping(mapping, header.decode(page, size, name=mapping.name))
     stored.flags.writeable = False
     return stored
 

@@ -237,6 +237,8 @@ def _fields(view: np.ndarray[Any, Any], mapping: Mapping) -> tuple[Any, ...]:
     )
 
 
+SharedArray._reference_of = staticmethod(Reference.of)
+
 _arriving = threading.RLock()  # a child forked while it is held inherits it from a thread that is gone
 _arrived: weakref.WeakValueDictionary[Key, Mapping] = weakref.WeakValueDictionary()
 

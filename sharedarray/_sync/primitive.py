@@ -174,7 +174,7 @@ class Primitive:
             segment.BlockOptions(name, kind=self._KIND),
             buffers=[memoryview(page), memoryview(words.tobytes())],
         )
-        return _array.over(mapping, header.decode(page, len(mapping), name=mapping.name))
+        return _array.from_mapping(mapping, header.decode(page, len(mapping), name=mapping.name))
 
     def _initialise(self, words: np.ndarray[Any, Any], setting: int) -> None:
         """Write the first state."""

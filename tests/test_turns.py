@@ -219,16 +219,15 @@ def both_beyond(counts: sa.SharedArray, before: np.ndarray) -> bool:
 @many_starts
 def test_readings_without_a_gap_end_when_a_writer_waits(lock: Make) -> None:
     """Two processes hand the reading over to each other; the writer gets in all the same, again and again."""
-    with sa.zeros(3, "i8", name="readings") as counts:
+    with sa.zeros(4, "i8", name="readings") as counts:  # of each, whether they end, and which must stay
 
         def read(me: int) -> None:
-            other = 1 - me
             while not counts[2]:
                 with lock(shared=True):
                     counts[me] += 1
-                    seen = counts[other].item()
-                    # Go on until the other one reads too, or has been kept from it.
-                    while counts[other] == seen and not writers() and not counts[2]:
+                    # The other one leaves. One word says which stays, so they never wait for each other.
+                    counts[3] = me
+                    while counts[3] == me and not writers() and not counts[2]:
                         time.sleep(0.0005)
 
         pids = [start(partial(read, me)) for me in (0, 1)]

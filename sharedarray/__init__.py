@@ -83,7 +83,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _datasets      npz files, frames, datasets and safetensors files, for groups
 #   _group         `Group`: many arrays in one block
 #   _groups        making groups
-#   _grips         what keeps the bytes of arrays that arrived as references
+#   _grips         whether arrays that arrived as references still use an attachment
+#   _arrivals      views that arrive as references, and the attachments that they share
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
 #   _picklers      registration with the picklers of other packages

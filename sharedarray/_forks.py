@@ -18,7 +18,7 @@ ORDER = (
     "_wakers",  # and is another party
     "_control_page",
     "_lock_holds",
-    "_reference",
+    "_arrivals",
     "_streams.base",
     "integrations.joblib",
     "_pool.transport.slots",

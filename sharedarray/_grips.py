@@ -1,9 +1,9 @@
-"""The owner of the bytes of an array that arrived as a reference, as long as views of it live.
+"""Grips: by them a process knows whether arrays that arrived as references still use an attachment.
 
-A kept attachment is in use for as long as its *grip* lives: an array of all its bytes, through which every
-array that arrives gets its memory, so that they and all views of them refer to it. A weak reference to the
-grip tells whether it lives. (The number of references to an attachment would not: free-threaded builds,
-specialised bytecode, tracers and debuggers count in ways of their own.)
+A *grip* is an array of all bytes of an attachment. Every array that arrives gets its memory from a grip, so
+that the array and all views of it refer to the grip. As long as the grip lives, the attachment is in use; a
+weak reference shows whether it lives. (The number of references to an attachment would not show it:
+free-threaded builds, specialised bytecode, tracers and debuggers count in ways of their own.)
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from sharedarray._segment import Mapping
 Key: TypeAlias = tuple[int, int, Mode]
 
 
-class Attached:
-    """One attachment that is kept.
+class CachedAttachment:
+    """One attachment in an `AttachmentCache`.
 
     Attributes
     ----------
     mapping
         The attachment.
     key
-        Of what.
+        The block's device and inode, and the mode.
     whole
         An array of all bytes.
     grip
-        A weak reference to the grip of the array that `AttachmentCache.view` made last; other arrays have the
+        A weak reference to the grip of the array that `AttachmentCache.view` made last; other arrays use the
         mapping's.
     kept
-        Whether it still is.
+        Whether it is still in the cache.
     used
-        Whether an array may look at it since `AttachmentCache.settle`, or for longer.
-    turn
-        The greater, the later it was wanted.
+        Whether an array may have been using it since before the last `AttachmentCache.settle`, or was made
+        since.
+    last_use
+        A number that grows with each use of the cache.
     """
 
-    __slots__ = ("grip", "kept", "key", "mapping", "turn", "used", "whole")
+    __slots__ = ("grip", "kept", "key", "last_use", "mapping", "used", "whole")
 
     def __init__(self, key: Key, mapping: Mapping) -> None:
         self.key = key
@@ -51,24 +52,25 @@ class Attached:
         self.grip: weakref.ref[Grip] | None = None
         self.kept = True
         self.used = False
-        self.turn = 0
+        self.last_use = 0
 
     def in_use(self) -> bool:
         """Return whether an array of this process has its memory from the attachment."""
         own = self.grip
-        return (own is not None and own() is not None) or grip_of(self.mapping) is not None
+        return (own is not None and own() is not None) or _live_grip(self.mapping) is not None
 
 
-def gripped(mapping: Mapping) -> Any:
-    """Return the grip of an attachment, with `_arriving` held."""
-    grip = grip_of(mapping)
+def grip_of(mapping: Mapping) -> Any:
+    """Return the grip of an attachment; make one if none lives. The caller holds a lock."""
+    grip = _live_grip(mapping)
     if grip is None:
         grip = np.frombuffer(mapping, np.uint8).view(Grip)
         mapping.grips = (weakref.ref(grip),)
     return grip
 
 
-def grip_of(mapping: Mapping) -> Any:
+def _live_grip(mapping: Mapping) -> Any:
+    """Return the attachment's grip if one lives, else None."""
     for known in mapping.grips:
         grip = known()
         if grip is not None:

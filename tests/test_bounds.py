@@ -17,6 +17,7 @@ from needs import needs_janitor
 
 import sharedarray as sa
 from sharedarray import (
+    _arrivals as arrivals,
     _group_index as group_index,
     _header as header,
     _intents as intents,
@@ -42,8 +43,8 @@ BOUNDS = {
     "_platform.windows_files._trusted": "the registries that are there",
     "_platform.windows_wakers._events": "the wakers that are open",
     "_platform.windows_wakers._owners": "the wakers of other processes that are open",
-    "_array._of_subclasses": "the modules that ask for it: one",
-    "_array.opened_as": "the modules that ask for it: one",
+    "_array.array._of_subclasses": "the modules that ask for it: one",
+    "_array.array.opened_as": "the modules that ask for it: one",
     "_control_page._pages": "weak references, removed with what they refer to",
     "_control_page._turns": "the turns that threads have now: each is removed as it ends",
     "_damage._reported": "test_reports_are_bounded",
@@ -57,8 +58,8 @@ BOUNDS = {
     "_lock_holds.idle_holds": "test_locks_that_were_used",
     "_intents._tables": "test_directories_that_were_used",
     "_picklers._tables": "the picklers that there are: three",
-    "_reference._arrived": "weak values",
-    "_reference._woken": "the attachments of a `AttachmentCache`, at most once each until it is settled",
+    "_arrivals._attachments": "weak values",
+    "_arrivals._leased_again": "the attachments of an `AttachmentCache`, each once until it is settled",
     "_registry.in_flight._seen": "the damaged metadata links that a janitor has met",
     "_registry.record.written": "test_records_that_were_written",
     "_reloads._numbers": "the modules that there are",
@@ -157,7 +158,7 @@ def test_locks_that_were_used() -> None:
 
 def test_references_that_arrived() -> None:
     arrays = [sa.zeros(3 + number) for number in range(20)]
-    kept = reference.AttachmentCache(8)
+    kept = arrivals.AttachmentCache(8)
     for _ in range(3):
         for array in arrays:
             packed = reference.pack_held(array, mapping_of(array))
@@ -165,12 +166,12 @@ def test_references_that_arrived() -> None:
             kept.settle()
     assert len(kept.attached) == 8
     assert len(kept._used) <= 8
-    assert len(reference._woken) <= 8
-    large = sa.zeros(3 * reference._MEANINGS, "u1")
-    for number in range(2 * reference._MEANINGS):
+    assert len(arrivals._leased_again) <= 8
+    large = sa.zeros(3 * arrivals._MAX_PARSED, "u1")
+    for number in range(2 * arrivals._MAX_PARSED):
         kept.view(reference.pack_held(large[number : number + 1], mapping_of(large)))
         kept.settle()
-    assert len(kept._meanings) <= reference._MEANINGS
+    assert len(kept._parsed) <= arrivals._MAX_PARSED
     in_use = kept.view(reference.pack_held(large, mapping_of(large)))
     for _ in range(30):
         kept.settle()

@@ -27,7 +27,7 @@ from needs import many_starts, needs_files, needs_fork, needs_free_files
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import sharedarray as sa
-from sharedarray import _reference as reference, _registry as registry
+from sharedarray import _arrivals as arrivals, _reference as reference, _registry as registry
 from sharedarray._segment import Mapping, mapping_of
 
 DATA = np.arange(24.0).reshape(4, 6)
@@ -304,7 +304,7 @@ def lease_is_dropped(mapping: weakref.ref[Mapping]) -> bool:
 
 
 def test_what_is_kept_has_a_lease_only_while_it_is_used() -> None:
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
@@ -326,7 +326,7 @@ def test_what_is_kept_has_a_lease_only_while_it_is_used() -> None:
 
 
 def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() -> None:
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
@@ -345,7 +345,7 @@ def test_what_comes_in_another_way_holds_what_is_kept_for_as_long_as_it_lives() 
 
 def test_a_cached_attachment_has_a_lease_only_while_it_is_used_elsewhere() -> None:
     """By a second way to the same block, while the first array, which needs none, is used."""
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         mapping = weakref.ref(attachment(kept.view(sent)))
@@ -367,7 +367,7 @@ def test_a_cached_attachment_has_a_lease_only_while_it_is_used_elsewhere() -> No
 @needs_fork
 def test_a_forked_child_has_a_lease_of_its_own_on_a_cached_attachment() -> None:
     """It gives that up as any process does; each child, for the first fork changes how leases are held."""
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         for _ in range(2):  # until one is cached
@@ -390,7 +390,7 @@ def test_a_forked_child_has_a_lease_of_its_own_on_a_cached_attachment() -> None:
 
 def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
     """Its owner is gone, and `forget` is not called, for instance because its caller is gone too."""
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     array = sa.share(DATA)
     name, sent = array.name, packed(array)
     kept.view(sent)
@@ -406,7 +406,7 @@ def test_the_last_lease_of_what_is_kept_frees_the_block() -> None:
 
 
 def test_what_is_dropped_while_it_is_used_ends_with_the_last_array() -> None:
-    kept = reference.AttachmentCache(2)
+    kept = arrivals.AttachmentCache(2)
     with sa.share(DATA) as array:
         sent = packed(array)
         for _ in range(2):
@@ -711,7 +711,8 @@ if {when!r} in ("import", "always"):
     sys.settrace(trace)
 import numpy as np
 import sharedarray as sa
-from sharedarray._reference import AttachmentCache, pack_held
+from sharedarray._arrivals import AttachmentCache
+from sharedarray._reference import pack_held
 from sharedarray._segment import mapping_of
 sys.settrace(trace if {when!r} in ("calls", "always") else None)
 

@@ -119,7 +119,6 @@ LARGE = {
     "sharedarray._group": _METHODS,
     "sharedarray._group.Group": _METHODS,
     "sharedarray._platform.contract.Platform": "the contract: a line or two for each function",
-    "sharedarray._reference": _EXAMPLES,
     "sharedarray._streams.base.Stream": _METHODS,
     "sharedarray._streams.consumer": _ONE_STATE,
     "sharedarray._streams.consumer.Consumer": _ONE_STATE,
@@ -472,7 +471,7 @@ def test_no_weak_set_is_iterated() -> None:
     """A thread that adds to one meanwhile makes the iteration fail: lists of weak references are used."""
     users = [name for name in MODULES if "WeakSet" in source(name)]
     assert users == ["sharedarray._sigint"]  # which looks at the code of its callback only
-    tables = "_arrived|_by_token|_cores|_made|_origins|_token_of|_versions"
+    tables = "_attachments|_by_token|_cores|_made|_origins|_token_of|_versions"
     iterated = re.compile(rf"for .* in (list\()?[\w.]*({tables})(\)|:|\.(values|items|keys)\()")
     assert [name for name in MODULES if iterated.search(source(name))] == []
 

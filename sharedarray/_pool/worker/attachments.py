@@ -19,8 +19,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from sharedarray._arrivals import AttachmentCache
 from sharedarray._clock import time
-from sharedarray._reference import AttachmentCache
 
 __all__ = ["Attachments"]
 

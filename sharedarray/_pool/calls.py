@@ -231,26 +231,25 @@ class Task:
         self.count = keep
         return rest
 
-    def deal(self, count: int, hands: int) -> list[Task]:
-        """Deal the items that are not answered like cards; return a task for each hand, and for the rest.
+    def split_in_turns(self, count: int, workers: int) -> list[Task]:
+        """Return a task for each worker, of the items that it gets in turns with the others; then the rest.
 
         Parameters
         ----------
         count
-            How many items each hand gets, if there are enough.
-        hands
+            How many items each worker gets, if there are enough that are not answered.
+        workers
             How many workers.
         """
-        rest = self.unanswered()
-        total = rest.count
+        items = self.unanswered()
+        total = items.count
         found = []
-        for hand in range(min(hands, total)):
-            part = rest._part(hand, min(count, -(-(total - hand) // hands)))
-            part.step = rest.step * hands
+        for worker in range(min(workers, total)):
+            part = items._part(worker, min(count, -(-(total - worker) // workers)))
+            part.step = items.step * workers
             found.append(part)
-        dealt = count * hands
-        if dealt < total:
-            found.append(rest._part(dealt, total - dealt))
+        if count * workers < total:
+            found.append(items._part(count * workers, total - count * workers))
         return found
 
     def only(self, place: int) -> Task:

@@ -40,10 +40,7 @@ class Dispatcher:
         self._writable: dict[int, WorkerHandle] = {}  # by the descriptor that is polled for writability
 
     def dispatch(self, first: WorkerHandle | None = None) -> None:
-        """Give queued tasks to the workers that can take more; write these, and ``first``.
-
-        With the pool's lock held.
-        """
+        """Give queued tasks to the workers that can take more; write these, and ``first``."""
         core, queue = self._core, self.queue
         handles, max_tasks = core.handles, core.supervisor.max_tasks
         given: list[WorkerHandle] = [] if first is None else [first]
@@ -53,32 +50,31 @@ class Dispatcher:
                 self.requeue(stuck.revoke(stuck.load))
         while queue:
             task = queue[0]
-            pickled, function = task.pickled, task.function
-            ready = (pickled is None or pickled.sendable) and (function is None or function.pickled.sendable)
+            ready = task.is_copied
             if not ready and core.copier.tasks and task.sink.wanted():
                 # One thread copies, one task after the other: others may overtake what waits for that.
                 at = core.copier.next_ready()
-                if not at or scheduler.place(handles, queue[at], max_tasks)[0] is None:
+                if not at or not scheduler.place(handles, queue[at], max_tasks)[0]:
                     break
                 queue.appendleft(queue[at])
                 del queue[at + 1]
                 continue
-            worker, count = scheduler.place(handles, task, max_tasks, len(queue))
-            if worker is None or task.items is not None or not ready:
+            chosen, count = scheduler.place(handles, task, max_tasks, len(queue))
+            if not chosen or task.items is not None or not ready:
                 if not task.sink.wanted():
                     self._skip(queue.popleft())
                     continue
-                if worker is None:
+                if not chosen:
                     break
+            worker = chosen[0]
             if task.slot is not None and task.slot != worker.slot:
                 task = self._part_for(worker, task, count)
+            elif ready and len(chosen) > 1:
+                queue.popleft()
+                self._give_in_turns(chosen, task, count)
+                given += [each for each in chosen if each not in given]
+                continue
             elif task.count - task.done > count:
-                players = scheduler.hands(handles, worker, max_tasks)
-                if ready and scheduler.take_hands(players, task):
-                    queue.popleft()
-                    self._deal(task, count, players)
-                    given += [each for each in players if each not in given]
-                    continue
                 queue[0] = task.split(task.done + count)
             else:
                 queue.popleft()
@@ -102,12 +98,12 @@ class Dispatcher:
         elif len(handles) > 1:
             self._even_out()
 
-    def _deal(self, task: Task, count: int, players: Sequence[WorkerHandle]) -> None:
-        """Deal items of a task to workers like cards, so many to each; put the others back into the queue."""
-        hands = task.deal(count, len(players))
-        self.queue.extendleft(reversed(hands[len(players) :]))
-        for worker, hand in zip(players, hands, strict=False):
-            self.give(worker, hand)
+    def _give_in_turns(self, workers: Sequence[WorkerHandle], task: Task, count: int) -> None:
+        """Give items of a task to workers in turns, so many to each; put the others back into the queue."""
+        parts = task.split_in_turns(count, len(workers))
+        self.queue.extendleft(parts[len(workers) :])
+        for worker, part in zip(workers, parts, strict=False):
+            self.give(worker, part)
 
     def _part_for(self, worker: WorkerHandle, other: Task, capacity: int) -> Task:
         """Remove from the queue what a worker rather gets than the first task: its own part of the call.

@@ -17,13 +17,10 @@ __all__ = [
     "Load",
     "can_wait",
     "depth",
-    "hands",
-    "is_dealt",
     "is_like",
     "overloaded",
     "place",
     "stuck",
-    "take_hands",
 ]
 
 # Seconds of work that a worker is given ahead: several times what handing out more takes.
@@ -115,12 +112,17 @@ def depth(task: Item) -> int:
 
 def place(
     workers: Sequence[_W], task: Item, max_tasks: int | None = None, queued: int = 1
-) -> tuple[_W | None, int]:
-    """Return the worker that gets the next items of a task, and how many; None if all have enough.
+) -> tuple[Sequence[_W], int]:
+    """Return the workers that get the next items of a task, and how many each gets; none if all have enough.
 
     The worker with the fewest calls gets them. Of workers without calls that is the first one, which polls;
     of others, the one that was given calls the longest ago: so calls that are sent ahead alternate between
     the workers, and a call does not wait behind the one that it belongs to.
+
+    Several workers get items in turns, so that they begin them nearly in their order: an item may wait for
+    the next one, which must not wait behind it. All that accept calls then get as many as the first one. A
+    worker that confirms revoked calls accepts none, and may be at a slow one for long: the others go on
+    without it.
 
     Parameters
     ----------
@@ -143,81 +145,49 @@ def place(
             if best is None or load < best.load or (load and load == best.load and worker.turn < best.turn):
                 best = worker
     if best is None:
-        return None, 0
+        return (), 0
     load = best.load
     single = task.count == 1
     if not load and single and queued == 1 and max_tasks is None:
-        return best, 1  # the usual case
+        return (best,), 1  # the usual case
     most = depth(task)
     if most > 2 and 2 * load > most:
-        return None, 0  # not one by one: each message costs more than a short call
-    if load and task.step == 1 and task.slot is None and _is_slow(task):
+        return (), 0  # not one by one: each message costs more than a short call
+    is_slow = _is_slow(task)
+    if load and task.step == 1 and task.slot is None and is_slow:
         for worker in workers:
             if worker.turn < best.turn and not worker.is_ending:
-                return None, 0  # it is the turn of another one, which accepts none now
+                return (), 0  # it is the turn of another one, which accepts none now
     capacity = most - load
     if max_tasks is not None:
         capacity = min(capacity, max_tasks - best.given)
     if capacity <= 0:
-        return None, 0
+        return (), 0
     remaining = queued if single and task.is_small else task.count - task.done
     if task.step > 1:
-        return best, min(capacity, remaining)  # dealt already
+        return (best,), min(capacity, remaining)  # workers get these in turns already
     sharers = accepting if task.slot is None else 1
     count = max(1, min(capacity, -(-remaining // (2 * sharers))))
-    if is_dealt(task):
-        players = hands(workers, best, max_tasks)
-        if len(players) > 1:
-            if not take_hands(players, task):
-                # A worker that has some gets more together with the others, a moment later.
-                return (None, 0) if load and not _is_slow(task) else (best, 1)
-            count = min(count, most - max([worker.load for worker in players]))
-            if max_tasks is not None:
-                count = min(count, max_tasks - max([worker.given for worker in players]))
-    return best, count
-
-
-def hands(workers: Sequence[_W], first: _W, max_tasks: int | None = None) -> list[_W]:
-    """Return the workers that items are dealt to: all that accept calls now, and get more in their life.
-
-    A worker that confirms revoked calls accepts none, and may be at a slow one for long. The others go on
-    without it.
-    """
-    found = [first]
-    for each in workers:
-        is_full = max_tasks is not None and each.given >= max_tasks
-        if each is not first and each.accepts and not is_full:
-            found.append(each)
-    return found
-
-
-def take_hands(players: Sequence[Load], task: Item) -> bool:
-    """Return whether items of a task are dealt now: there are several workers, and each takes its hand.
-
-    Otherwise a hand would stay in the queue, and its items would begin long after later ones.
-    """
-    if len(players) == 1 or not is_dealt(task) or (task.stats.seconds or 0.0) >= SINGLY:
-        return False
-    most = depth(task)
-    return all(2 * worker.load <= most for worker in players)
+    if sharers == 1 or task.count - task.done == 1:
+        return (best,), count
+    takers = [each for each in workers if each.accepts and (max_tasks is None or each.given < max_tasks)]
+    chosen = [best, *(each for each in takers if each is not best)]
+    if len(chosen) > 1:
+        fullest = max([worker.load for worker in chosen])
+        if 2 * fullest > most or (task.stats.seconds or 0.0) >= SINGLY:
+            # A part that stays in the queue would begin long after later items. So a worker that has some
+            # gets more together with the others, a moment later.
+            return ((), 0) if load and not is_slow else ((best,), 1)
+        count = min(count, most - fullest)
+        if max_tasks is not None:
+            count = min(count, max_tasks - max([worker.given for worker in chosen]))
+    return chosen, count
 
 
 def _is_slow(task: Item) -> bool:
-    """Return whether items are so slow that workers get them ahead in turn only.
-
-    An item may wait for the next one, as in `is_dealt`.
-    """
+    """Return whether items are so slow that workers get them ahead in turn only."""
     seconds = task.stats.seconds
     return task.independent and seconds is not None and seconds >= SLOW
-
-
-def is_dealt(task: Item) -> bool:
-    """Return whether items of a task are dealt to the workers like cards, rather than in runs.
-
-    So workers begin them nearly in their order, as they would one by one: an item may wait for the next one,
-    which must not wait behind it.
-    """
-    return task.count - task.done > 1 and task.slot is None and task.step == 1
 
 
 def is_like(other: Item, task: Item) -> bool:

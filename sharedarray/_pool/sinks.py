@@ -143,20 +143,20 @@ class Results:
             The outcomes of one worker: where they begin, how far each is from the next, and the last one
             first, as it is returned.
         """
-        hands = [run]
+        runs = [run]
         for at in range(index + 1, index + step):
             if self._runs.get(at, (0,))[0] == step:
-                hands.append(self._runs.pop(at)[1])
+                runs.append(self._runs.pop(at)[1])
             else:
                 break
-        width = len(hands)
-        count = min(map(len, hands)) if width == step else 1
+        width = len(runs)
+        count = min(map(len, runs)) if width == step else 1
         found: list[Any] = [None] * (count * width)
-        for at, hand in enumerate(hands):
-            found[width - 1 - at :: width] = hand[-count:]
-            del hand[-count:]
-            if hand:
-                self._runs[index + at + count * step] = step, hand
+        for at, each in enumerate(runs):
+            found[width - 1 - at :: width] = each[-count:]
+            del each[-count:]
+            if each:
+                self._runs[index + at + count * step] = step, each
         return found
 
     def take(self, index: int, deadline: float | None = None) -> Any:

@@ -55,8 +55,8 @@ def test_an_equal_load_goes_to_the_worker_that_got_its_last_item_first(seconds):
     """Whichever of them is the first in the pool: an item must not wait behind the one before it."""
     item = Item(Durations(seconds))
     one, two = Worker("one", load=1, turn=7), Worker("two", load=1, turn=6)
-    assert scheduler.place([one, two], item)[0] is two
-    assert scheduler.place([two, one], item)[0] is two
+    assert placed([one, two], item)[0] is two
+    assert placed([two, one], item)[0] is two
 
 
 @pytest.mark.parametrize("accepts", [False, True])
@@ -64,15 +64,15 @@ def test_a_slow_item_is_sent_ahead_in_turn_only(accepts):
     """The other worker has more, as far as the pool knows; or it accepts nothing for a moment."""
     just_given = Worker("just given", load=1, turn=8)
     other = Worker("other", load=2, turn=7, accepts=accepts)
-    assert scheduler.place([just_given, other], Item(Durations(0.002))) == (None, 0)
-    assert scheduler.place([just_given, other], Item(Durations(0.0003))) == (just_given, 1)
+    assert placed([just_given, other], Item(Durations(0.002))) == (None, 0)
+    assert placed([just_given, other], Item(Durations(0.0003))) == (just_given, 1)
     other.accepts, other.is_ending = False, True
-    assert scheduler.place([just_given, other], Item(Durations(0.002))) == (just_given, 1)
+    assert placed([just_given, other], Item(Durations(0.002))) == (just_given, 1)
 
 
 def test_a_worker_without_calls_gets_an_item_out_of_turn():
     free = Worker("free", load=0, turn=8)
-    assert scheduler.place([free, Worker("other", load=2, turn=7)], Item(Durations(0.002))) == (free, 1)
+    assert placed([free, Worker("other", load=2, turn=7)], Item(Durations(0.002))) == (free, 1)
 
 
 def test_functions_are_told_apart_by_label_and_code():
@@ -103,6 +103,12 @@ def test_what_needs_a_worker_or_a_moment_of_its_own_is_not_given_with_others() -
     assert not scheduler.is_like(Item(stats, is_small=True, limit=1.0), task)
     assert not scheduler.is_like(Item(stats, is_small=True, count=2), task)
     assert not scheduler.is_like(Item(Durations(0.00001), is_small=True), task)
+
+
+def placed(there, item, *more):
+    """Return the worker that gets the next items, the first of several, and how many."""
+    chosen, count = scheduler.place(there, item, *more)
+    return (chosen[0] if chosen else None), count
 
 
 def workers(*loads, **more):
@@ -158,26 +164,26 @@ def test_large_arguments_or_results_wait_two_at_a_time():
 
 def test_the_worker_with_the_fewest_calls_gets_the_next_ones():
     three = workers(5, 2, 9)
-    assert scheduler.place(three, small(1e-5, independent=False))[0] is three[1]
+    assert placed(three, small(1e-5, independent=False))[0] is three[1]
     three[1].accepts = False
-    assert scheduler.place(three, small(1e-5, independent=False))[0] is three[0]
+    assert placed(three, small(1e-5, independent=False))[0] is three[0]
 
 
 def test_no_worker_gets_anything_if_none_accepts():
-    assert scheduler.place([], Item()) == (None, 0)
-    assert scheduler.place(workers(0, 0, accepts=False), Item()) == (None, 0)
+    assert placed([], Item()) == (None, 0)
+    assert placed(workers(0, 0, accepts=False), Item()) == (None, 0)
 
 
 def test_all_have_enough():
-    assert scheduler.place(workers(1, 1), Item(Durations(None))) == (None, 0)
-    assert scheduler.place(workers(2, 2), Item(Durations(5.0))) == (None, 0)
+    assert placed(workers(1, 1), Item(Durations(None))) == (None, 0)
+    assert placed(workers(2, 2), Item(Durations(5.0))) == (None, 0)
 
 
 def test_more_is_sent_when_half_is_done():
     item = small(scheduler.AHEAD / 100, independent=False, count=1000)
     most = scheduler.depth(item)
-    assert scheduler.place(workers(most // 2 + 1), item) == (None, 0)
-    worker, count = scheduler.place(workers(most // 2), item)
+    assert placed(workers(most // 2 + 1), item) == (None, 0)
+    worker, count = placed(workers(most // 2), item)
     assert worker is not None
     assert count == most - most // 2
 
@@ -185,59 +191,59 @@ def test_more_is_sent_when_half_is_done():
 def test_a_worker_gets_at_most_half_of_its_share_of_what_is_left():
     """So that all end at about the same time."""
     item = small(1e-6, count=100)
-    assert scheduler.place(workers(0), item)[1] == 50
-    assert scheduler.place(workers(0, 0), item)[1] == 25
-    assert scheduler.place([*workers(0, 0), Worker("dead", accepts=False, is_ending=True)], item)[1] == 25
-    assert scheduler.place(workers(0, 0), small(1e-6, count=100, done=99))[1] == 1
-    assert scheduler.place(workers(0, 0), small(1e-6, count=100, slot=1))[1] == 50
-    assert scheduler.place(workers(0, 0), small(1e-6, count=100, step=2))[1] == 100  # dealt already
+    assert placed(workers(0), item)[1] == 50
+    assert placed(workers(0, 0), item)[1] == 25
+    assert placed([*workers(0, 0), Worker("dead", accepts=False, is_ending=True)], item)[1] == 25
+    assert placed(workers(0, 0), small(1e-6, count=100, done=99))[1] == 1
+    assert placed(workers(0, 0), small(1e-6, count=100, slot=1))[1] == 50
+    assert placed(workers(0, 0), small(1e-6, count=100, step=2))[1] == 100  # given in turns before
 
 
 def test_a_worker_gets_no_more_calls_than_it_may_have_in_its_life():
     worn = Worker("worn", given=7)
-    assert scheduler.place([worn], small(1e-6, count=100), 10) == (worn, 3)
-    assert scheduler.place([worn], Item(), 8) == (worn, 1)
+    assert placed([worn], small(1e-6, count=100), 10) == (worn, 3)
+    assert placed([worn], Item(), 8) == (worn, 1)
     worn.given = 10
-    assert scheduler.place([worn], Item(), 10) == (None, 0)
-    assert scheduler.place([worn], small(1e-6, count=100), 10) == (None, 0)
+    assert placed([worn], Item(), 10) == (None, 0)
+    assert placed([worn], small(1e-6, count=100), 10) == (None, 0)
 
 
 def test_single_calls_are_placed_together_if_they_are_short():
     one, two = workers(0, 0)
-    assert scheduler.place([one, two], small(1e-5, independent=False), None, 40) == (one, 10)
-    assert scheduler.place([one, two], small(1.0, independent=False), None, 40) == (one, 1)
-    assert scheduler.place([one, two], Item(Durations(1e-5), independent=False), None, 40)[1] == 1
+    assert placed([one, two], small(1e-5, independent=False), None, 40) == (one, 10)
+    assert placed([one, two], small(1.0, independent=False), None, 40) == (one, 1)
+    assert placed([one, two], Item(Durations(1e-5), independent=False), None, 40)[1] == 1
 
 
-def test_items_that_may_wait_for_others_are_dealt_like_cards():
-    for seconds in (1e-6, 1e-3, None):
-        assert scheduler.is_dealt(small(seconds, count=2))
-        assert not scheduler.is_dealt(small(seconds))
-        assert not scheduler.is_dealt(small(seconds, count=5, done=4))
-        assert not scheduler.is_dealt(small(seconds, count=5, slot=0))
-        assert not scheduler.is_dealt(small(seconds, count=5, step=3))
+@pytest.mark.parametrize("seconds", [1e-6, 1e-3, None])
+def test_workers_get_items_that_may_wait_for_others_in_turns(seconds):
+    one, other = workers(0, 0)
+    assert scheduler.place([one, other], small(seconds, count=2)) == ([one, other], 1)
+    for more in ({}, {"count": 5, "done": 4}, {"count": 5, "slot": 0}, {"count": 5, "step": 3}):
+        assert scheduler.place([one, other], small(seconds, **more))[0] == (one,)
 
 
-def test_items_are_dealt_to_the_workers_that_accept_them_and_get_more():
+def test_workers_get_items_in_turns_that_accept_them_and_get_more():
     """A worker that is at a slow call, with calls behind it revoked, holds no other one up."""
     refusing = Worker("refusing", accepts=False)
     one, other = workers(5, 0)
-    assert scheduler.hands([one, refusing, other], other) == [other, one]
-    assert scheduler.hands([one, other], other, max_tasks=1) == [other, one]
-    one.given = 1
-    assert scheduler.hands([one, other], other, max_tasks=1) == [other]
-    item = small(1e-3, count=1000)
-    assert scheduler.place([Worker("one"), refusing], item)[1] == scheduler.depth(item)
-
-
-def test_items_are_dealt_only_if_each_worker_takes_its_hand_now():
-    """A hand that stays in the queue would begin long after later items, which may wait for it."""
     item = small(1e-3, count=1000)
     most = scheduler.depth(item)
-    assert scheduler.place(workers(0, 0), item)[1] == min(most, 250)
-    assert scheduler.place(workers(0, most // 2), item)[1] == most - most // 2
-    assert scheduler.place(workers(0, most // 2 + 1), item)[1] == 1
-    assert scheduler.place(workers(0, 0), small(scheduler.SINGLY, count=1000))[1] == 1
+    assert scheduler.place([one, refusing, other], item) == ([other, one], most - 5)
+    assert scheduler.place([one, other], item, 1) == ([other, one], 1)
+    one.given = 1
+    assert scheduler.place([one, other], item, 1) == ([other], 1)
+    assert scheduler.place([other, refusing], item) == ((other,), most)
+
+
+def test_workers_get_items_in_turns_only_if_each_takes_its_part_now():
+    """A part that stays in the queue would begin long after later items, which may wait for it."""
+    item = small(1e-3, count=1000)
+    most = scheduler.depth(item)
+    assert placed(workers(0, 0), item)[1] == min(most, 250)
+    assert placed(workers(0, most // 2), item)[1] == most - most // 2
+    assert placed(workers(0, most // 2 + 1), item)[1] == 1
+    assert placed(workers(0, 0), small(scheduler.SINGLY, count=1000))[1] == 1
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 1e-4])
@@ -245,14 +251,13 @@ def test_a_worker_that_has_items_gets_others_together_with_the_other_workers(sec
     """If it got them one by one, two neighbours would be in one worker."""
     item = small(seconds, count=100_000)
     one, other = workers(5, scheduler.depth(item))
-    assert scheduler.place([one, other], item) == (None, 0)
+    assert scheduler.place([one, other], item) == ((), 0)
     one.load = 0
-    assert scheduler.place([one, other], item) == (one, 1)
+    assert scheduler.place([one, other], item) == ((one,), 1)
     other.load = 0
-    assert scheduler.take_hands([one, other], item)
+    assert scheduler.place([one, other], item)[0] == [one, other]
     item.count = 2
-    assert scheduler.place([one, other], item) == (one, 1)
-    assert scheduler.take_hands([one, other], item)
+    assert scheduler.place([one, other], item) == ([one, other], 1)
 
 
 # -- waiting and moving ---------------------------------------------------------------------------------
@@ -345,20 +350,22 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @patient
 @given(some_workers, items, st.sampled_from([None, 1, 15]), st.integers(1, 5000))
 def test_whatever_is_placed_may_be_placed(there, item, max_tasks, queued):
-    worker, count = scheduler.place(there, item, max_tasks, queued)
-    if worker is None:
+    chosen, count = scheduler.place(there, item, max_tasks, queued)
+    if not chosen:
         assert count == 0
         unused = [each for each in there if each.accepts and not each.load]
         assert all(max_tasks is not None and each.given >= max_tasks for each in unused)
         return
-    assert worker.accepts
-    assert all(worker.load <= other.load for other in there if other.accepts)
+    assert all(chosen[0].load <= other.load for other in there if other.accepts)
     assert 1 <= count <= max(queued if item.count == 1 else item.count, 1)
-    assert worker.load + count <= scheduler.DEEPEST
-    if not item.is_small:
-        assert worker.load + count <= scheduler.LARGE_DEEPEST
-    if max_tasks is not None:
-        assert worker.given + count <= max_tasks
+    assert len(chosen) == 1 or count < item.count - item.done  # the others get some as well
+    for worker in chosen:
+        assert worker.accepts
+        assert worker.load + count <= scheduler.DEEPEST
+        if not item.is_small:
+            assert worker.load + count <= scheduler.LARGE_DEEPEST
+        if max_tasks is not None:
+            assert worker.given + count <= max_tasks
 
 
 @patient

@@ -320,6 +320,7 @@ def internal_errors_are_noted() -> Iterator[None]:
         patch.setattr(states, "ForbiddenChangeError", Noted)
         patch.setattr(manager.Manager, "fail", noted)
         yield
+    _fail_for_internal_errors()
 
 
 @pytest.fixture
@@ -330,9 +331,15 @@ def internal_errors() -> list[BaseException]:
 
 @pytest.fixture(autouse=True)
 def no_internal_errors() -> Iterator[None]:
-    """Fail a test in which a pool came upon a mistake of its own, though the exception may have got lost."""
-    _internal_errors.clear()
+    """Fail a test in which a pool came upon a mistake of its own, though the exception may have got lost.
+
+    A pool of a module ends after the module's last test: its mistakes fail the next test, or the session.
+    """
     yield
+    _fail_for_internal_errors()
+
+
+def _fail_for_internal_errors() -> None:
     found = [f"{type(error).__name__}: {error}" for error in _internal_errors]
     _internal_errors.clear()
     if found:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
@@ -108,6 +109,13 @@ def test_each_module_of_the_pool_is_in_a_map() -> None:
         }
         assert set(names) == inside, package
         assert len(names) == len(inside)
+
+
+def test_the_places_that_the_map_of_the_pool_names_exist() -> None:
+    named = re.findall(r"`(\w+\.[\w.]+)`", str(sys.modules["sharedarray._pool"].__doc__))
+    assert len(named) > 10
+    for name in named:
+        assert callable(pkgutil.resolve_name(f"sharedarray._pool.{name}"))
 
 
 # Modules of more than 600 lines, and classes of more than 400, each with the reason.

@@ -12,7 +12,7 @@ states         the states of a pool, of a worker and of the reader's role
 scheduler      which worker gets which calls: pure functions
 calls          functions and tasks: what a pool is asked to do
 futures        `PoolFuture`: the outcome of one submitted call
-notices        warnings that any thread issues for a line of the program
+call_site      the line of the program that called this package; warnings for it
 sinks          the outcomes of the items of one map
 unconsumed     the warning of a map whose results no code takes
 outcomes       exceptions that are the outcomes of calls which no worker has finished
@@ -42,6 +42,24 @@ arrays         shared arrays that a pool makes and closes
 reporting      reports of a pool on its work
 pool           `Pool`: the façade
 =============  =====================================================================
+
+Where things happen:
+
+=================================  ===========================================================
+a call becomes a task              `intake.Intake.submit`, `intake.Intake.map`
+large arguments are copied         `intake.Intake._copy_arguments`; later ones, `copier.Copier`
+a task is given to a worker        `dispatcher.Dispatcher.dispatch`
+how many items it gets at once     `scheduler.place`, `scheduler.depth`
+a worker runs a call               `worker.loop.Loop._run_calls`, `worker.loop.Loop._run_task`
+an outcome arrives                 `inbox.Inbox.handle`
+an array of a result is viewed     `incoming.Incoming._borrow`, `codec.arrays.array_from`
+a future gets its result           `futures.PoolFuture.put`
+a call is cancelled                `cancellation.Cancellation.cancel_task`
+a call takes too long              `timers.Timers.check`
+a worker dies                      `supervisor.Supervisor.on_exit`
+its task is retried, or fails      `supervisor.Supervisor._fail_or_retry`
+it is replaced                     `housekeeping.Housekeeping._start_workers`
+=================================  ===========================================================
 """
 
 from sharedarray._pool.codec.failures import RemoteTraceback

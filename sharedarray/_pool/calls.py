@@ -252,9 +252,9 @@ class Task:
             found.append(items._part(count * workers, total - count * workers))
         return found
 
-    def only(self, place: int) -> Task:
+    def only(self, item: int) -> Task:
         """Return a task for one of the items."""
-        return self._part(place, 1)
+        return self._part(item, 1)
 
     def _part(self, start: int, count: int) -> Task:
         part = Task(self.sink, self.label, self.stats, self.call)

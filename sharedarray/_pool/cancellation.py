@@ -20,7 +20,7 @@ __all__ = ["Cancellation"]
 
 
 class Cancellation:
-    """Withdraw tasks from the queue and from workers, and settle what will not be done.
+    """Remove tasks from the queue and from workers, and settle what will not be done.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Cancellation:
         self._core = core
         self.abandoned: deque[tuple[Sink, bool]] = deque()
 
-    def withdraw(self, task: Task, *, running: bool) -> bool:
+    def cancel_task(self, task: Task, *, running: bool) -> bool:
         """Take a task back from a worker that has not begun it, or kill the worker that has.
 
         Parameters
@@ -75,11 +75,11 @@ class Cancellation:
                 killed = not mine and worker is not None and worker.error is outcomes.cancelled
             core.wake()
             if mine:
-                self.give_up([task])
+                self.cancel_or_fail([task])
             return mine or killed
 
-    def forget(self, sink: Sink, *, running: bool = False) -> None:
-        """Drop the tasks of a sink that have not begun; kill the workers of those that have, if so wished."""
+    def cancel_all(self, sink: Sink, *, running: bool = False) -> None:
+        """Cancel the tasks of a sink that have not begun; if ``running``, kill the workers of the others."""
         core = self._core
         if core.is_foreign:
             return
@@ -90,24 +90,20 @@ class Cancellation:
                 core.wake()
                 return
             try:
-                gone = self._forget(sink, running)
+                gone = self._cancel_all(sink, running)
             finally:
                 core.lock.release()
             self._drop_tasks(gone)
             core.wake()
 
-    def _forget(self, sink: Sink, running: bool) -> list[Task]:
+    def _cancel_all(self, sink: Sink, running: bool) -> list[Task]:
         core = self._core
-        gone = [task for task in core.dispatcher.queue if task.sink is sink]
-        if gone:
-            core.dispatcher.queue = deque(task for task in core.dispatcher.queue if task.sink is not sink)
         for worker in core.handles:
             if any(task.sink is sink for task in worker.tasks):
-                back = worker.revoke(worker.load)
-                gone += [task for task in back if task.sink is sink]
-                core.dispatcher.requeue([task for task in back if task.sink is not sink])
+                core.dispatcher.revoke(worker)
                 if running and worker.tasks and worker.tasks[-1].sink is sink:
                     worker.kill(outcomes.cancelled)
+        gone = core.dispatcher.remove(lambda task: task.sink is sink)
         core.dispatcher.dispatch()
         return gone
 
@@ -118,7 +114,7 @@ class Cancellation:
         core.dropped.clear()
 
     def skip(self, task: Task) -> None:
-        """Give up a task whose outcomes are not wanted any more."""
+        """Drop a task whose outcomes are not wanted any more."""
         core = self._core
         with core.lock:
             core.statistics.cancelled += task.remaining
@@ -126,7 +122,7 @@ class Cancellation:
         task.release(core.dropped)
         core.wake_reader()  # it may wait for this
 
-    def give_up(self, tasks: Sequence[Task]) -> None:
+    def cancel_or_fail(self, tasks: Sequence[Task]) -> None:
         """Cancel tasks that are not queued any more, or fail them if the pool is broken."""
         core = self._core
         if core.is_broken:
@@ -161,22 +157,22 @@ class Cancellation:
             return made
 
         with core.lock:
-            lost, core.dispatcher.queue = list(core.dispatcher.queue), deque()
-            core.supervisor.abandon_starts()
+            lost = core.dispatcher.remove()
+            core.supervisor.drop_replacements()
         self.fail(lost, error)
 
     def cancel_queued(self) -> None:
         """Cancel everything that has not begun."""
         core = self._core
         with core.lock:
-            queued, core.dispatcher.queue = list(core.dispatcher.queue), deque()
+            queued = core.dispatcher.remove()
             for worker in core.handles:
                 queued += worker.revoke(worker.load)
             for task in core.copier.tasks:
                 task.cancelled = True
             core.cancels_queued = False
         while queued:
-            self.give_up([queued.pop()])
+            self.cancel_or_fail([queued.pop()])
         core.wake_reader()
 
     def drop_abandoned(self) -> None:
@@ -185,6 +181,6 @@ class Cancellation:
         while self.abandoned:
             sink, running = self.abandoned.popleft()
             with core.lock:
-                gone = self._forget(sink, running)
+                gone = self._cancel_all(sink, running)
             self._drop_tasks(gone)
             del sink

@@ -123,11 +123,11 @@ class Copier:
             if core.is_shut or not accepts:
                 core.wake_manager()
         if slot is not None:
-            core.store.put_back(slot)
+            slot.put_back()
         if raised is not None:
             core.cancellation.fail([task], partial(unsendable, task.label, raised))
         elif unwanted:
-            core.cancellation.give_up([task])
+            core.cancellation.cancel_or_fail([task])
         elif late:
             core.cancellation.fail([task], timed_out(task))
 

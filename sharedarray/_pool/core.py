@@ -37,12 +37,11 @@ from typing import Final, NoReturn
 from sharedarray import _errors as errors, _greenlets as greenlets, _reloads as reloads
 from sharedarray._platform import platform
 from sharedarray._pool import lifecycle, processes, scheduler
-from sharedarray._pool.calls import Sink, Task
+from sharedarray._pool.calls import Task
 from sharedarray._pool.cancellation import Cancellation
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.copier import Copier
 from sharedarray._pool.dispatcher import Dispatcher
-from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.housekeeping import Housekeeping
 from sharedarray._pool.inbox import Inbox
 from sharedarray._pool.intake import Intake
@@ -111,7 +110,7 @@ class PoolCore:
         What finished tasks referred to, to be dropped without the lock.
     is_foreign
         Whether this is a fork of the pool's process.
-    is_forsaken, is_left
+    is_collected, has_left_with
         Whether the pool was collected as garbage, and whether its ``with`` statement has ended.
     cancels_queued
         Whether what has not begun is to be cancelled.
@@ -146,10 +145,13 @@ class PoolCore:
         self.timers = Timers(self)
         self.inbox = Inbox(self)
         self.receiver = Receiver(self)
-        self.read_until = self.receiver.read_until
         self.supervisor = Supervisor(self, method, setup, max_tasks)
         self.manager = Manager(self)
         self.iterators = Iterators()
+        # For futures and results.
+        self.read_until, self.ensure_reader = self.receiver.read_until, self.receiver.ensure_reader
+        self.wake_reader, self.call_later = self.receiver.wake_reader, self.manager.call_later
+        self.cancel_task, self.cancel_all = self.cancellation.cancel_task, self.cancellation.cancel_all
         self.is_foreign = False
         # Whether this thread has the lock: in a finalizer that interrupts it.
         self.holds_lock: Callable[[], bool] = getattr(self.lock, "_is_owned", lambda: False)
@@ -157,7 +159,7 @@ class PoolCore:
         self.at_end = at_end
         self.waker: pipes.Waker | None = None
         self._broken: Callable[[], errors.WorkerDied] | None = None
-        self.is_forsaken = self.is_left = False
+        self.is_collected = self.has_left_with = False
         self.cancels_queued = False
         reloads.watch_autoreload()
         lifecycle.register(self)
@@ -213,19 +215,19 @@ class PoolCore:
 
     def check_open(self) -> None:
         """Raise an exception if no tasks are accepted."""
-        if self.state == RUNNING and not (self.is_forsaken or self.is_foreign or lifecycle.exiting):
+        if self.state == RUNNING and not (self.is_collected or self.is_foreign or lifecycle.exiting):
             return
         self.check_owner()
         if self._broken is not None:
             raise self._broken()
-        if self.state != RUNNING or self.is_forsaken:
+        if self.state != RUNNING or self.is_collected:
             raise RuntimeError(f"cannot schedule new futures after shutdown: {self._why_shut()}")
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def _why_shut(self) -> str:
-        if self.is_left:
+        if self.has_left_with:
             return "the pool's with block has ended. Next step: move the call into the with block"
-        if self.is_forsaken:
+        if self.is_collected:
             return "the pool was garbage collected. Next step: keep a reference to it"
         return "the pool was shut down. Next step: make the call before shutdown(), or make another pool"
 
@@ -247,7 +249,7 @@ class PoolCore:
             self.wake()
             return
         with self.lock:
-            if self.state != RUNNING or self.is_forsaken or self.is_foreign or lifecycle.exiting:
+            if self.state != RUNNING or self.is_collected or self.is_foreign or lifecycle.exiting:
                 for task in tasks:
                     task.release()
                 self.check_open()
@@ -305,30 +307,6 @@ class PoolCore:
 
     # For futures and results
 
-    def attend(self) -> None:
-        """Ensure that replies are read though no thread waits for them by `read_until`."""
-        self.receiver.attend()
-
-    def wake_reader(self) -> None:
-        """Wake the reading thread so that it checks its exit condition again."""
-        self.receiver.wake_reader()
-
-    def may_wait(self) -> bool:
-        """Return whether this thread may wait for the pool: it does not read for it."""
-        return not self.receiver.is_reading
-
-    def withdraw(self, task: Task, *, running: bool) -> bool:
-        """Take a task back from a worker that has not begun it, or kill the worker that has."""
-        return self.cancellation.withdraw(task, running=running)
-
-    def forget(self, sink: Sink, *, running: bool = False) -> None:
-        """Drop the tasks of a sink that have not begun; kill the workers of those that have, if so wished."""
-        self.cancellation.forget(sink, running=running)
-
-    def call_later(self, future: PoolFuture) -> bool:
-        """Queue the callbacks of a future if this thread settles it; return whether it did so."""
-        return self.manager.call_later(future)
-
     def is_running(self, task: Task) -> bool:
         """Return whether a task is the one that its worker is at."""
         with self.lock:
@@ -345,7 +323,7 @@ class PoolCore:
         with self.lock:
             self._broken = self._broken or error
             self.advance_pool("fail")
-            lost, self.dispatcher.queue = list(self.dispatcher.queue), deque()
+            lost = self.dispatcher.remove()
             for worker in self.handles:
                 worker.kill()
                 begun, rest = worker.unfinished()
@@ -355,9 +333,9 @@ class PoolCore:
 
     # For finalizers, at any moment
 
-    def forsake(self) -> None:
+    def on_collected(self) -> None:
         """Shut down without waiting."""
-        self.is_forsaken = True
+        self.is_collected = True
         self.wake()
 
     # The end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sharedarray._clock import time
@@ -47,7 +47,7 @@ class Dispatcher:
         if queue and len(handles) > 1:
             stuck = scheduler.stuck(handles, time.monotonic())
             if stuck is not None:
-                self.requeue(stuck.revoke(stuck.load))
+                self.revoke(stuck)
         while queue:
             task = queue[0]
             ready = task.is_copied
@@ -132,7 +132,7 @@ class Dispatcher:
         if not task.sink.begin():
             core.cancellation.skip(task)
             if slot is not None:
-                core.store.put_back(slot)
+                slot.put_back()
             return
         known = worker.outgoing.known
         size = worker.give(task, slot, core.store.gone(known) if known else ())
@@ -142,7 +142,7 @@ class Dispatcher:
             core.wake_manager()
 
     def _skip(self, task: Task) -> None:
-        """Give up a task whose outcomes are not wanted any more."""
+        """Drop a task whose outcomes are not wanted any more."""
         task.sink.begin()  # this tells the waiters of a cancelled future
         self._core.cancellation.skip(task)
 
@@ -207,3 +207,15 @@ class Dispatcher:
     def requeue(self, tasks: Sequence[Task]) -> None:
         """Put tasks back at the front of the queue."""
         self.queue.extendleft(reversed(tasks))
+
+    def revoke(self, worker: WorkerHandle) -> None:
+        """Put the calls that a worker has not begun back at the front of the queue."""
+        self.requeue(worker.revoke(worker.load))
+
+    def remove(self, condition: Callable[[Task], bool] = lambda task: True) -> list[Task]:
+        """Remove from the queue the tasks for which a condition holds; return them."""
+        queue = self.queue
+        removed = [task for task in queue if condition(task)]
+        if removed:
+            self.queue = deque(task for task in queue if not condition(task))
+        return removed

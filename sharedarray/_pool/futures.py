@@ -1,7 +1,7 @@
 """`PoolFuture`: the outcome of one submitted call.
 
 A thread that waits for it does not sleep until the pool's thread has the outcome: it reads the workers' pipes
-itself (`Helper.read_until`). That saves the wake-up of a thread in each round trip, which is most of what a
+itself (`Receiver.read_until`). That saves the wake-up of a thread in each round trip, which is most of what a
 short call costs.
 """
 
@@ -12,40 +12,18 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sharedarray import _forks as forks, _sigint as sigint
 from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import Raised, Task
 
-__all__ = ["Helper", "PoolFuture"]
+if TYPE_CHECKING:
+    from sharedarray._pool.core import PoolCore
+
+__all__ = ["PoolFuture"]
 
 _logger = logging.getLogger("concurrent.futures")  # which logs what callbacks raise
-
-
-class Helper(Protocol):
-    """The part of the core that futures and results use."""
-
-    def read_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        """Read replies until ``done()``, or time is up, unless another thread reads."""
-
-    def wake_reader(self) -> None:
-        """Wake the reading thread so that it checks its exit condition again."""
-
-    def attend(self) -> None:
-        """Ensure that replies are read though no thread waits for them by `read_until`."""
-
-    def withdraw(self, task: Task, *, running: bool) -> bool:
-        """Take a task back from a worker that has not begun it, or kill the worker that has."""
-
-    def may_wait(self) -> bool:
-        """Return whether this thread may wait for the pool: it has nothing to do for it."""
-
-    def is_running(self, task: Task) -> bool:
-        """Return whether a task is the one that its worker is at."""
-
-    def call_later(self, future: PoolFuture) -> bool:
-        """Queue the callbacks of a future if this thread settles it; return whether it did so."""
 
 
 # Seconds within which a killed worker must be gone.
@@ -132,7 +110,7 @@ class PoolFuture(Future[Any]):
     _result: Any = None
     _exception: BaseException | None = None
 
-    def __init__(self, core: Helper | None = None) -> None:
+    def __init__(self, core: PoolCore | None = None) -> None:
         self._core = core
 
     @property
@@ -153,7 +131,7 @@ class PoolFuture(Future[Any]):
     def _attend(self) -> None:
         """Ensure that the reply is read: not only `result` asks for it."""
         if self._core is not None and self._state not in _SETTLED:
-            self._core.attend()
+            self._core.ensure_reader()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the call returned, or raise what it raised; see `concurrent.futures.Future.result`."""
@@ -202,7 +180,7 @@ class PoolFuture(Future[Any]):
         if not self._cancel(for_call=task is not None):
             if self._state != "RUNNING" or core is None or task is None:
                 return False
-            if core.withdraw(task, running=running) and core.may_wait():
+            if core.cancel_task(task, running=running) and not core.receiver.is_reading:
                 with self._condition:
                     self._condition.wait_for(lambda: self._state in _SETTLED, _PATIENCE)
         if core is not None:

@@ -42,11 +42,11 @@ class Housekeeping:
         self._forgotten_functions: deque[int] = deque()
         self._released_blocks: deque[tuple[int, int]] = deque()
 
-    def tend(self) -> bool:
+    def run_once(self) -> bool:
         """Do what can be done now; return whether there is anything left to wait for."""
         core = self._core
         with core.lock:
-            if core.is_forsaken and core.state == RUNNING:
+            if core.is_collected and core.state == RUNNING:
                 core.advance_pool("shut down")
             aborting, cancels = core.is_aborting, core.cancels_queued
         if cancels:
@@ -65,7 +65,7 @@ class Housekeeping:
         core.copier.run()
         with core.lock:
             for worker in core.handles:
-                core.supervisor.look_after(worker)
+                core.supervisor.stop_if_unused(worker)
             if core.store.retired > MANY_RETIRED:
                 core.store.retain(set().union(*[worker.outgoing.known for worker in core.handles]))
             there = core.handles or core.supervisor.reaping or core.dispatcher.queue or core.copier.tasks
@@ -146,13 +146,13 @@ class Housekeeping:
         core = self._core
         core.supervisor.finish()
         with core.lock:
-            queued, core.dispatcher.queue = list(core.dispatcher.queue), deque()
+            queued = core.dispatcher.remove()
             self._released_blocks.clear()
             self._forgotten_functions.clear()
             if core.state == RUNNING:
                 core.advance_pool("shut down")
             core.advance_pool("empty")
-        core.cancellation.give_up(queued)
+        core.cancellation.cancel_or_fail(queued)
         del queued
         self._take_arrivals()
         core.iterators.warn()

@@ -140,7 +140,7 @@ class Inbox:
                 self._record_frame(worker, frame, outcomes, settled, now)
             core.housekeeping.active = now
             if supervisor.max_tasks is not None:
-                supervisor.look_after(worker)
+                supervisor.stop_if_unused(worker)
             if dispatcher.queue or len(core.handles) > 1:
                 dispatcher.dispatch()
 

@@ -1,4 +1,8 @@
-"""Loading the outcomes that workers send."""
+"""Loading the outcomes that workers send.
+
+A large array of a result stays in its slot: `Incoming._borrow` gives the bytes, and `codec.arrays.array_from`
+makes the array on them, which keeps the slot in use until its last view is gone.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +146,7 @@ class Incoming:
         slot = self._store.find(number)
         assert slot is not None
         slot.fresh = False
-        return self._store.borrow_slot(slot)[offset : offset + length]
+        return slot.borrow()[offset : offset + length]
 
     def _pieces(self, frame: Frame) -> tuple[Any, Sequence[Any]]:
         """Return the stream and the buffers of an outcome; what is in a slot stays there.

@@ -119,7 +119,7 @@ class Intake:
             if not pickled.sendable:
                 core.check_open()
                 try:
-                    self._copy_now(task, pickled)
+                    self._copy_arguments(task, pickled)
                 except Exception as reason:  # a dtype that is not to be copied as bytes, no memory
                     task.release()
                     future.set_exception(unsendable(task.label, reason))
@@ -188,7 +188,7 @@ class Intake:
                     core.enqueue(tasks)
             except BaseException as raised:  # Ctrl-C as well, which came meanwhile
                 results.end()
-                core.forget(results, running=isinstance(raised, KeyboardInterrupt))
+                core.cancel_all(results, running=isinstance(raised, KeyboardInterrupt))
                 raise
         return results
 
@@ -262,7 +262,7 @@ class Intake:
             if not isinstance(made, Raised):
                 task, pickled = made
                 try:
-                    self._copy_now(task, pickled)
+                    self._copy_arguments(task, pickled)
                 except Exception as reason:
                     made = Raised(unsendable(task.label, reason))
             index = results.count
@@ -371,8 +371,12 @@ class Intake:
         for mapping in pickled.blocks:
             follow(mapping, self._core.housekeeping)
 
-    def _copy_now(self, task: Task, pickled: Pickled) -> None:
-        """Copy the arguments, unless they are too large, so that the caller may change its arrays."""
+    def _copy_arguments(self, task: Task, pickled: Pickled) -> None:
+        """Copy large arguments, unless they are too large, so that the caller may change its arrays.
+
+        They go to slots, or to this process's own memory if there are none. `Copier` copies the others, when
+        there is a worker for them. Small arguments were copied by `_packed`.
+        """
         store = self._core.store
         if not pickled.copy_to_slots(store, private=task.retries > 0, within=self.eager):
             pickled.copy_now(store, within=BUSY_LIMIT)

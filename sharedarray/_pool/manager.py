@@ -49,9 +49,9 @@ class Manager:
         self._caller: threading.Thread | None = None
         self._calling = 0.0
         self._deputy: threading.Thread | None = None  # manages the pool if callbacks take long
-        # The thread that managed before and has called all callbacks; set when it manages again.
-        self._back: threading.Thread | None = None
-        self._handed = threading.Event()
+        # The thread that managed before and has called all callbacks; set if it manages again, or at the end.
+        self._former: threading.Thread | None = None
+        self._returned = threading.Event()
         self.is_over = False
         self._over = threading.Event()
         self._blocked: set[Any] = set()  # signals that the program blocks
@@ -107,7 +107,7 @@ class Manager:
 
     def _run(self) -> None:
         self._blocked = group_signals.block()
-        while not self._manage() and self._come_back():
+        while not self._manage() and self._wait_for_return():
             pass
 
     def _manage(self) -> bool:
@@ -116,13 +116,13 @@ class Manager:
         managing = True
         self.ident = threading.get_ident()
         try:
-            while managing and core.housekeeping.tend():
+            while managing and core.housekeeping.run_once():
                 managing = self._call_back()
                 if managing:
                     core.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
                     if core.is_foreign:
                         copies.end_copy()  # what this thread has loaded has forked
-                    managing = self._call_back() and not self._hand_back()
+                    managing = self._call_back() and not self._return_to_former()
         except BaseException as broken:
             if core.is_foreign:
                 copies.end_copy()
@@ -146,29 +146,29 @@ class Manager:
                 with core.lock:
                     self.is_over = True
                     self._over.set()
-                    self._handed.set()
+                    self._returned.set()
                 core.receiver.close()
 
-    def _come_back(self) -> bool:
+    def _wait_for_return(self) -> bool:
         """Manage the pool again, after callbacks that took long; return False at the pool's end."""
         current = threading.current_thread()
         with self._core.lock:
             if self._over.is_set():
                 return False
-            self._back = current
-            self._handed.clear()
+            self._former = current
+            self._returned.clear()
         self._core.wake()
-        self._handed.wait()
+        self._returned.wait()
         return self._thread is current
 
-    def _hand_back(self) -> bool:
+    def _return_to_former(self) -> bool:
         """Let the thread that managed before do so again; return whether there is such a thread."""
-        if self._back is None:
+        if self._former is None:
             return False
         with self._core.lock:
-            self._deputy, self._thread, self._back = self._thread, self._back, None
+            self._deputy, self._thread, self._former = self._thread, self._former, None
             self.ident = 0
-            self._handed.set()
+            self._returned.set()
         return True
 
     def _call_back(self) -> bool:
@@ -188,7 +188,7 @@ class Manager:
             self._calling = time.monotonic()
             watched = self._deputy is not None
         if not watched:
-            self._appoint()
+            self._start_deputy()
         while True:
             with core.lock:
                 if not self._callbacks:
@@ -203,7 +203,7 @@ class Manager:
                 copies.end_copy()  # a callback has forked
             del future
 
-    def _appoint(self) -> None:
+    def _start_deputy(self) -> None:
         """Start the thread that manages the pool if callbacks take long."""
         deputy = threading.Thread(target=self._watch_callbacks, name="sharedarray-pool", daemon=True)
         self._threads = [*filter(threading.Thread.is_alive, self._threads), deputy]

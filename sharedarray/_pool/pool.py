@@ -217,7 +217,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
             retries=self._retries,
             at_end=self._arrays.close,  # no reference to the pool, or its thread would keep it alive
         )
-        weakref.finalize(self, self._core.forsake).atexit = False
+        weakref.finalize(self, self._core.on_collected).atexit = False
 
     if not TYPE_CHECKING:  # for a type checker, every name would be there then
 
@@ -367,7 +367,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self._core.is_left = True
+        self._core.has_left_with = True
         if exc_type is not None and not issubclass(exc_type, Exception):
             self._core.abort()
         self.shutdown(wait=True)

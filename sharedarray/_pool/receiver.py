@@ -244,7 +244,7 @@ class Receiver:
         ):
             core.wake()  # the pool's thread has something to do
 
-    def attend(self) -> None:
+    def ensure_reader(self) -> None:
         """Ensure that what arrives is read, though no thread may wait for it by `read_until`."""
         if not self.is_started or self.reader.state != LEASED or self._core.is_foreign:
             return

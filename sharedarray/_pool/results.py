@@ -309,7 +309,7 @@ class _Taking:
             running = not self.results.failed
         with sigint.deferred:
             self.results.end()
-            self._core.forget(self.results, running=running)
+            self._core.cancel_all(self.results, running=running)
 
     def submit_rest(self) -> None:
         """Submit the calls that are to be run in any case, if no result was asked for."""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from sharedarray._clock import time
 from sharedarray._pool import outcomes, processes
+from sharedarray._pool.call_site import CallSite
 from sharedarray._pool.calls import Raised, Task, name_of
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.culprits import culprit_of_call
 from sharedarray._pool.incoming import load_refusal
-from sharedarray._pool.notices import Place
 from sharedarray._pool.processes import exit_codes
 from sharedarray._pool.processes.credits import new_counter
 from sharedarray._pool.states import DEAD, HUNG_UP, KILLING, REVOKING, STARTING
@@ -71,12 +71,12 @@ class Supervisor:
         self.max_tasks = max_tasks
         self._setup: Setup | None = setup
         # The line of the program that named modules for the fork server, until a worker was started.
-        self._place = Place() if setup.preload else None
+        self._call_site = CallSite() if setup.preload else None
         self._started = 0
         self._early_deaths = 0
         self._last_ready: float | None = None
-        self._vacant = 0  # slots of workers that died, to be filled at once
-        self._gone = 0  # workers that ended and were not replaced
+        self._replacements = 0  # workers to start at once, in place of those that died
+        self._unreplaced = 0  # workers that have ended, and have no replacement
         self.reaping = 0  # workers that have ended, whose calls are not settled or queued again yet
 
     # With the pool's lock held
@@ -84,14 +84,14 @@ class Supervisor:
     def may_start(self) -> bool:
         """Return whether one more worker would have calls to run."""
         core = self._core
-        if not core.dispatcher.queue and not self._vacant:
+        if not core.dispatcher.queue and not self._replacements:
             return False
         if not core.takes_tasks:
             return False
         there = [worker for worker in core.handles if not worker.is_ending]
         if len(there) >= core.workers:
             return False
-        if self._vacant and not core.is_shut:
+        if self._replacements and not core.is_shut:
             return True
         starting = sum(worker.state == STARTING for worker in there)
         waiting = 0
@@ -101,11 +101,11 @@ class Supervisor:
                 return True
         return False
 
-    def abandon_starts(self) -> None:
-        """Fill no vacant slots: no process can be started now."""
-        self._vacant = 0
+    def drop_replacements(self) -> None:
+        """Start no replacements at once: no process can be started now."""
+        self._replacements = 0
 
-    def look_after(self, worker: WorkerHandle) -> None:
+    def stop_if_unused(self, worker: WorkerHandle) -> None:
         """Stop a worker that has nothing to do any more."""
         core = self._core
         if worker.is_unused and not worker.is_ending and worker.state != REVOKING:
@@ -127,18 +127,18 @@ class Supervisor:
         counter = new_counter(self.method)
         # If all processors were polling for calls, none would be left to run them.
         spins = len(core.handles) < core.receiver.processors - 1
-        self._vacant = max(0, self._vacant - 1)
+        self._replacements = max(0, self._replacements - 1)
         taken = {worker.slot for worker in core.handles if not worker.is_ending}
         slot = next(slot for slot in itertools.count() if slot not in taken)
         page_file = page.make()
         ends = Ends(to_worker[0], to_pool[1], counter, os.getpid(), page_file, spins)
         self._started += 1
-        if self._gone:
-            self._gone -= 1
+        if self._unreplaced:
+            self._unreplaced -= 1
             core.statistics.replaced += 1
         process = processes.WorkerProcess(self.method, f"sharedarray-worker-{self._started}", ends, setup)
         channel = Channel(to_pool[0], to_worker[1], blocking=False)
-        worker = WorkerHandle(process, channel, counter, page_file, core.store.put_back, slot)
+        worker = WorkerHandle(process, channel, counter, page_file, slot)
         core.handles.append(worker)  # before the start: a forked worker finds the ends to close here
         try:
             processes.start(process)
@@ -165,7 +165,7 @@ class Supervisor:
 
     def _warn_of_modules(self, process: processes.WorkerProcess) -> None:
         """Warn once of modules that the fork server could not load properly."""
-        place, self._place = self._place, None
+        place, self._call_site = self._call_site, None
         for module in process.preload if place is not None else ():
             if place is not None and module in process.reports:
                 place.warn(
@@ -245,8 +245,8 @@ class Supervisor:
             worker.close()
             begun, rest = worker.unfinished()
             worker.forget_name()
-            self._gone += 1
-            self._vacant += not worker.is_stopped
+            self._unreplaced += 1
+            self._replacements += not worker.is_stopped
             core.statistics.died += not worker.is_stopped
         try:
             self._settle_calls(worker, begun, rest, code, killed=was == KILLING)
@@ -312,7 +312,7 @@ class Supervisor:
             if again:
                 core.dispatcher.requeue(tasks)
         if not again:
-            core.cancellation.give_up(tasks)
+            core.cancellation.cancel_or_fail(tasks)
 
     def _fail_or_retry(self, worker: WorkerHandle, task: Task, code: int | None) -> None:
         """Decide about a call whose worker died."""

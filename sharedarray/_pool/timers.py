@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sharedarray._clock import time
@@ -94,7 +93,7 @@ class Timers:
             worker.since = now  # the machine is busy: the call's time has not begun
             if not _is_due(worker.tasks[0], now, now):
                 return
-        self._core.dispatcher.requeue(worker.revoke(worker.load))
+        self._core.dispatcher.revoke(worker)
         if not worker.tasks:
             return
         last, begun = worker.tasks[-1], worker.load
@@ -112,10 +111,8 @@ class Timers:
         core = self._core
         for worker in core.handles:
             if any(is_late(task) for task in itertools.islice(worker.tasks, 1, None)):
-                core.dispatcher.requeue(worker.revoke(worker.load))
-        late = [task for task in core.dispatcher.queue if is_late(task)]
-        if late:
-            core.dispatcher.queue = deque(task for task in core.dispatcher.queue if not is_late(task))
+                core.dispatcher.revoke(worker)
+        late = core.dispatcher.remove(is_late)
         waiting = itertools.chain(
             core.dispatcher.queue, core.copier.tasks, *[each.tasks for each in core.handles]
         )

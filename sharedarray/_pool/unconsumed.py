@@ -12,8 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from sharedarray import _errors as errors
+from sharedarray._pool.call_site import CallSite
 from sharedarray._pool.codec import failures
-from sharedarray._pool.notices import Place
 
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore
@@ -83,7 +83,7 @@ class Unconsumed:
     def __init__(self, core: PoolCore, results: Results) -> None:
         self._core = core
         self._results = results
-        self._place = Place()
+        self._call_site = CallSite()
 
     def abandon(self) -> None:
         """Drop the results, and those to come; the calls are run all the same."""
@@ -108,4 +108,4 @@ class Unconsumed:
             f"{failures.described(exception)}. Next step: iterate over the results"
         )
         warning.__cause__ = exception
-        self._place.warn(warning)
+        self._call_site.warn(warning)

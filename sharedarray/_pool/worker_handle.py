@@ -51,8 +51,6 @@ class WorkerHandle:
         How many calls it was sent and has not begun.
     page_file
         The file of its page of replies; -1 for none.
-    put_back
-        Called with a slot that it does not need after all.
     slot
         Its slot index among the pool's workers: a worker that replaces another one has its slot.
 
@@ -107,7 +105,6 @@ class WorkerHandle:
         channel: Channel,
         counter: Credits,
         page_file: int,
-        put_back: Callable[[Slot], None],
         slot: int,
     ) -> None:
         self.process = process
@@ -138,7 +135,6 @@ class WorkerHandle:
         self.outgoing = Outgoing(channel)
         self._copying = False  # arguments of a task for it are being copied
         self._page = page_file
-        self._put_back = put_back
         self._result_slots: dict[int, Slot] = {}  # slots for the results of its tasks, by task number
         self._claim, self._credit, self._credits = counter_of(counter)
         self._named: Credits | None = counter  # see `forget_name`
@@ -222,7 +218,7 @@ class WorkerHandle:
                 self.outgoing.known.add(slot.number)
                 entries = [slot.entry(RESULT_SLOT)]
         elif slot is not None:
-            self._put_back(slot)
+            slot.put_back()
         self.outgoing.send(Kind.GRANT, entries)
 
     def confirm(self) -> None:
@@ -256,7 +252,7 @@ class WorkerHandle:
         """Reclaim the slot that was granted for the result of a task."""
         slot = self._result_slots.pop(number, None)
         if slot is not None:
-            self._put_back(slot)
+            slot.put_back()
 
     def dropped(self, count: int) -> None:
         """Note that it has come to calls that were revoked."""

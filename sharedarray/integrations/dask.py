@@ -237,7 +237,7 @@ class _PoolCore:
                     self._map_part(results, function, calls, indexes, shared, label)
         except BaseException:
             results.end()
-            self.forget(results)
+            self.cancel_all(results)
             raise
         return results
 
@@ -328,7 +328,7 @@ class _PoolCore:
                 for index in indexes:
                     results.put(index, [Raised(reason)])
 
-    def forget(self, sink: Results, *, running: bool = False) -> None:
+    def cancel_all(self, sink: Results, *, running: bool = False) -> None:
         """Cancel what is not over, without waiting for the cluster: finalizers call this, in any thread."""
         if self.is_foreign:
             return

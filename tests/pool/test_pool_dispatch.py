@@ -587,7 +587,7 @@ def test_what_ends_one_task_does_not_end_the_next(tmp_path, way):
                 if way == "cancel":
                     assert not one.cancel(running=True)
                 elif way == "forget":
-                    core.forget(member.tasks[0].sink, running=True)
+                    core.cancel_all(member.tasks[0].sink, running=True)
                 else:
                     time.sleep(0.02)  # its limit
                     since = member.since

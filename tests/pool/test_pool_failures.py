@@ -194,8 +194,8 @@ def test_a_pool_does_not_poll_for_the_end_of_a_killed_worker(monkeypatch):
     with sa.Pool(1) as pool:
         pool.submit(os.getpid).result()
         core, rounds, killed = pool._core, [], []
-        plain = core.housekeeping.tend
-        monkeypatch.setattr(core.housekeeping, "tend", lambda: rounds.append(1) or plain())
+        plain = core.housekeeping.run_once
+        monkeypatch.setattr(core.housekeeping, "run_once", lambda: rounds.append(1) or plain())
         # As if the kernel took long to free its memory.
         monkeypatch.setattr(WorkerProcess, "kill", lambda process, *_: killed.append(process))
         future = pool.options(timeout=0.05).submit(pool_tasks.pause, 60)

@@ -134,8 +134,8 @@ def test_the_pipe_of_a_dead_worker_keeps_no_thread_busy(monkeypatch, tmp_path):
         pool.submit(pool_tasks.add, 1).result()  # the other worker is there
         core = pool._core
         worker = next(each for each in core.handles if each.load)
-        tend = core.housekeeping.tend
-        monkeypatch.setattr(core.housekeeping, "tend", lambda: rounds.append(1) or tend())
+        tend = core.housekeeping.run_once
+        monkeypatch.setattr(core.housekeeping, "run_once", lambda: rounds.append(1) or tend())
 
         def hook() -> None:
             kill(worker.pid)
@@ -206,10 +206,10 @@ def test_two_threads_that_cancel_count_both():
     pool = sa.Pool(1)
     core = pool._core
     stats = FunctionStats()
-    first = in_thread(core.cancellation.give_up, [First(PoolFuture(), "first", stats)])
+    first = in_thread(core.cancellation.cancel_or_fail, [First(PoolFuture(), "first", stats)])
 
     def count() -> None:
-        core.cancellation.give_up([Task(PoolFuture(), "second", stats)])
+        core.cancellation.cancel_or_fail([Task(PoolFuture(), "second", stats)])
         second_counts.set()
 
     second = in_thread(count)

@@ -436,7 +436,7 @@ class Simulated(WorkerHandle):
     """The pool's view of a worker that is a list of items, the one that it is at, and what it has sent."""
 
     def __init__(self, number):
-        super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, lambda slot: None, number)
+        super().__init__(SimpleNamespace(name=str(number)), Pipe(), Count(), -1, number)
         self.todo, self.at, self.sent = [], None, []
         self.is_ready = True
         self.advance("ready")
@@ -675,12 +675,11 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     """Though the last item of the task that was answered is not the last one that it had."""
     back = []
     worker = Simulated(0)
-    worker._put_back = back.append
     task = Task(Outcomes(3), "simulated", FunctionStats())
     task.items, task.count, task.is_small = [()] * 3, 3, True
     worker.give(task)
     worker.begin()
-    slot = SimpleNamespace(number=7, entry=lambda flags: None)
+    slot = SimpleNamespace(number=7, entry=lambda flags: None, put_back=lambda: back.append(7))
     worker.grant(slot)
     worker.replied(1, 0.0)
     if revoked == "some":
@@ -689,4 +688,4 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     if revoked == "some":
         assert back == []
         worker.replied(1, 0.0)
-    assert back == [slot]
+    assert back == [7]

@@ -133,10 +133,10 @@ def test_a_result_keeps_its_slot_and_frees_it(store: Store, mappings: SlotMappin
     for source in (DATA, DATA[::-1]):  # the first one to a slot that is new
         (entry,) = mappings.fill(slot.entry(RESULT_SLOT), [source], [SIZE], [0])
         slot.fresh = False
-        view = store.borrow_slot(slot)
+        view = slot.borrow()
         array = np.frombuffer(view, np.uint8)[entry.offset : entry.offset + entry.length]
         del view
-        store.put_back(slot)
+        slot.put_back()
         assert np.array_equal(array, source)
         assert store.take(SIZE, make=False) is None
         del array
@@ -147,8 +147,8 @@ def test_an_idle_store_hears_that_a_result_ended() -> None:
     ended: list[bool] = []
     store = Store(lambda: ended.append(True))
     slot = filled(store)
-    view = store.borrow_slot(slot)
-    store.put_back(slot)
+    view = slot.borrow()
+    slot.put_back()
     assert store.trim(1e9) is None
     assert (ended, store.sizes()[2]) == ([], 1)
     del view

@@ -669,7 +669,7 @@ def test_a_result_slot_that_a_task_did_not_need_is_not_used_by_the_next() -> Non
         others.mapped()[:] = b"\7" * others.size
         assert all(len(found) == 500_000 for found in pool.map(bytearray, [500_000] * 4))
         assert set(others.mapped()[:]) == {7}
-        pool._core.store.put_back(others)
+        others.put_back()
 
 
 def length_and_text(number: int) -> tuple[np.ndarray, str]:

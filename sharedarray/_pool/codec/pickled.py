@@ -145,7 +145,7 @@ class Pickled:
             found[0].send_with(self)
         if within is not None and not (complete and (found is not None or not sources)):
             if found is not None:
-                store.put_back(found[0])
+                found[0].put_back()
             return False
         self._locate(found, PRIVATE if private else 0)
         self._private = None

@@ -318,10 +318,10 @@ class _Done:
         results.end()
         late = self._deadline is not None and time.monotonic() >= self._deadline
         if (issubclass(kind, Exception) or results.failed) and not late:
-            self._core.forget(results)
+            self._core.cancel_all(results)
             results.rest()
         else:  # Ctrl-C as well: running blocks write into memory that the caller may use otherwise
-            self._core.forget(results, running=True)
+            self._core.cancel_all(results, running=True)
             with contextlib.suppress(TimeoutError):
                 results.rest(time.monotonic() + _PATIENCE)
 

@@ -210,10 +210,6 @@ class Store:
         self._total += size
         return slot
 
-    def put_back(self, slot: Slot) -> None:
-        """Note that no message needs a slot any more; views and locks may still keep it in use."""
-        slot.put_back()
-
     def discard(self, slot: Slot) -> None:
         """Give up a slot that could not be written to."""
         with self._lock:
@@ -290,10 +286,6 @@ class Store:
         """Return a slot by its number."""
         with self._lock:
             return next((slot for slot in self._slots if slot.number == number), None)
-
-    def borrow_slot(self, slot: Slot) -> memoryview:
-        """Return the bytes of a slot; the slot is free when the last view of them goes."""
-        return slot.borrow()
 
     def lock_views(self) -> None:
         """Lock the slots whose bytes this process uses."""

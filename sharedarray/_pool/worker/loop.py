@@ -70,9 +70,8 @@ _KNOWN: Final = 256
 # Files whose frames, above those of the function, tell a user nothing.
 _POOL = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
-# Results of these types are replied as they are; text only if it is short.
+# Results of these types are replied as they are.
 _SCALARS = frozenset((type(None), bool, int, float, complex))
-_TEXT = frozenset((str, bytes))
 _marshal = marshal.dumps
 # As plain numbers, which compare in a third of the time of members of an enum.
 _CALLS = int(Kind.CALLS)

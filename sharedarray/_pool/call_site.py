@@ -6,14 +6,14 @@ import sys
 import warnings
 from typing import Any
 
-__all__ = ["Place"]
+__all__ = ["CallSite"]
 
 _PACKAGE = __name__.partition(".")[0]
 # Python's last default filter, which hides each `ResourceWarning`.
 _DEFAULT = ("ignore", None, ResourceWarning, None, 0)
 
 
-class Place:
+class CallSite:
     """The line of the program that this package is called from."""
 
     def __init__(self) -> None:

@@ -81,6 +81,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _sharing       shared copies of data: `share`, `array`, `asarray`
 #   _creation      NumPy's creation functions
 #   _datasets      npz files, frames, datasets and safetensors files, for groups
+#   _group_block   the block of a group: closing, removing, keeping, locking it
+#   _group_exports  the members of a group for other libraries
 #   _group         `Group`: many arrays in one block
 #   _groups        making groups
 #   _grips         whether arrays that arrived as references still use an attachment

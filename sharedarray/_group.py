@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from operator import index
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _datasets, _errors as errors, _group_index, _header as header, _segment as segment
+from sharedarray import _errors as errors, _group_index, _header as header
 from sharedarray._array import (
     SharedArray,
     attached_again,
@@ -19,25 +20,24 @@ from sharedarray._array import (
     is_replaced,
     opened_as,
 )
+from sharedarray._group_block import GroupBlock
+from sharedarray._group_exports import GroupExports
 from sharedarray._group_index import Index
 from sharedarray._header import Layout
-from sharedarray._locks import Lock
 from sharedarray._masked import refuse_masked
-from sharedarray._platform import Mode
-from sharedarray._segment import Mapping as Attachment, Segment, mapping_of
+from sharedarray._segment import Mapping as Attachment, mapping_of
 from sharedarray._snapshots import Reader, Update
 from sharedarray._version_buffers import made_versions_of, versions_of
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
+    pass
 
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _new_array = np.ndarray.__new__
 
 
-class Group(Mapping[str, SharedArray]):
+class Group(GroupBlock, GroupExports):
     """Arrays in one block of shared memory, by name.
 
     Made by `group` and `share_group`, found by `attach` and `open`. A mapping, as a dict of arrays is one:
@@ -162,19 +162,7 @@ class Group(Mapping[str, SharedArray]):
     __eq__ = object.__eq__  # comparing arrays gives arrays
     __hash__ = object.__hash__
 
-    # -- the block ------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str | None:
-        """The block's name, or the file's path; None if the memory is not shared."""
-        mapping = mapping_of(self._bytes)
-        return None if mapping is None else mapping.name
-
-    @property
-    def mode(self) -> Mode | None:
-        """'r', 'r+' or 'c'; None if the memory is not shared."""
-        mapping = mapping_of(self._bytes)
-        return None if mapping is None else mapping.mode
+    # -- its contents ---------------------------------------------------------------------------------
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -190,116 +178,6 @@ class Group(Mapping[str, SharedArray]):
     def nbytes(self) -> int:
         """Bytes of all members."""
         return sum(member.layout.size for member in self._index.members.values())
-
-    @property
-    def segment(self) -> Segment | None:
-        """The block below, None if the memory is not shared."""
-        mapping = mapping_of(self._bytes)
-        return None if mapping is None else Segment(mapping, self._bytes)
-
-    @property
-    def closed(self) -> bool:
-        """True if the lease is given up."""
-        mapping = mapping_of(self._bytes)
-        return mapping is not None and mapping.released
-
-    def close(self) -> None:
-        """Give up this process's lease on the block; the last holder removes it. Idempotent.
-
-        All members are closed with it. Their memory stays mapped until the last view of them goes.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("closed_group", {"x": (3, "f8")})
-        >>> g.close()
-        >>> g.closed
-        True
-        """
-        mapping = mapping_of(self._bytes)
-        if mapping is not None:
-            mapping.release()
-
-    def unlink(self) -> None:
-        """Remove the block's name now, persistent or not; processes that hold it keep their memory.
-
-        Raises
-        ------
-        BlockNotFoundError
-            The name is gone, or another block has it by now (a `FileNotFoundError`).
-        NotOursError
-            It is a file (a `PermissionError`).
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("unlinked_group", {"x": (3, "f8")})
-        >>> g.unlink()
-        >>> sa.exists("unlinked_group")
-        False
-        """
-        segment.unlink_mapping(self._mapping("unlink"))
-
-    def persist(self, flag: bool = True) -> None:
-        """Let the block outlive its holders until `unlink`, or not any more.
-
-        Parameters
-        ----------
-        flag : bool
-            Whether the block stays; False makes it end with its last holder again.
-
-        Raises
-        ------
-        BlockClosedError
-            The group is closed (a `ValueError`).
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("kept_group", {"x": (3, "f8")})
-        >>> g.persist()
-        >>> g.persist(False)
-        """
-        segment.persist_mapping(self._mapping("persist"), flag)
-
-    def flush(self) -> None:
-        """Bring what was written to a file onto its disk; nothing to do for a block in memory.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import sharedarray as sa
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with sa.group(None, {"x": (3, "f8")}, file=os.path.join(folder, "kept.npy")) as g:
-        ...         g["x"] = 1
-        ...         g.flush()
-        """
-        self._data().flush()
-
-    def lock(self, shared: bool = False, timeout: float | None = None) -> Lock:
-        """Lock all members at once; see `SharedArray.lock`, by which each of them, or a part, is locked.
-
-        Parameters
-        ----------
-        shared : bool, default False
-            Whether others may hold the lock at the same time, for reading.
-        timeout : float, optional
-            Seconds to wait, None to wait as long as it takes.
-
-        Returns
-        -------
-        Lock
-            A context manager, which takes the lock on entering.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("locked_group", {"x": (3, "f8"), "y": (3, "f8")})
-        >>> with g.lock(timeout=5.0):
-        ...     g["x"] += 1
-        ...     g["y"] -= 1
-        """
-        return self._data().lock(shared, timeout)
 
     # -- versions -------------------------------------------------------------------------------------
 
@@ -378,27 +256,6 @@ class Group(Mapping[str, SharedArray]):
             reader = self._reader = made_versions_of(mapping).reader(mapping)
         memory: Any = reader.hold()
         return Group(_new_array(np.ndarray, reader.versions.bytes, np.uint8, memory), self._index)
-
-    def notify(self) -> int:
-        """Tell all that `wait` for this group, or for a member, that there are new data.
-
-        As `SharedArray.notify`.
-
-        Returns
-        -------
-        int
-            How many notices there have been, with this one.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("notified_group", {"x": (3, "f8")})
-        >>> g["x"] = 1
-        >>> g.notify()
-        1
-        """
-        self._mapping("notify those that wait")
-        return self._data().notify()
 
     def wait(
         self,
@@ -481,117 +338,7 @@ class Group(Mapping[str, SharedArray]):
         for array in self._arrays.values():
             array.flags.writeable = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _mapping(self, doing: str) -> Attachment:
-        mapping = mapping_of(self._bytes)
-        if mapping is None:
-            raise ValueError(
-                f"cannot {doing}: this group's memory is not shared; see sharedarray.share_group(name, group)"
-            )
-        return mapping
-
-    def _data(self) -> SharedArray:
-        """Return all bytes of the block behind its NPY page, which is what `attach` would find in them."""
-        return _new_array(SharedArray, len(self._bytes) - header.PAGE, np.uint8, self._bytes, header.PAGE)
-
-    # -- copies, and other libraries ------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, SharedArray]:
-        """Return a dict of the members, which are not copied.
-
-        Returns
-        -------
-        dict of str to SharedArray
-            In the order in which the members were made.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> g = sa.group("group_of_dict", {"x": (3, "f8"), "n": ((), "i8")})
-        >>> {name: array.shape for name, array in g.to_dict().items()}
-        {'x': (3,), 'n': ()}
-        """
-        return dict(self.items())
-
-    def to_npz(self, file: Any, *, compressed: bool = False) -> None:
-        """Write the members into an ``.npz`` file, from which `numpy.load` reads them.
-
-        Parameters
-        ----------
-        file : path_like or file
-            As for `numpy.savez`.
-        compressed : bool, default False
-            Whether to compress them, as `numpy.savez_compressed` does.
-
-        Examples
-        --------
-        >>> import io
-        >>> import numpy as np, sharedarray as sa
-        >>> g = sa.share_group("group_of_npz", {"x": [1, 2], "y": [0.5]})
-        >>> file = io.BytesIO()
-        >>> g.to_npz(file)
-        >>> sorted(np.load(io.BytesIO(file.getvalue())))
-        ['x', 'y']
-        """
-        _datasets.write_npz(file, self, compressed=compressed)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return a frame with a column for each member; the columns are the members' memory.
-
-        Of a group that was made of a frame, it is that frame, with its index and the order and names of its
-        columns. All members must have one axis, of one length.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Over the members' memory.
-
-        Raises
-        ------
-        ImportError
-            pandas is not installed.
-
-        Examples
-        --------
-        >>> import pandas
-        >>> import sharedarray as sa
-        >>> frame = pandas.DataFrame({"x": [1, 2], "y": [0.5, 1.5]})
-        >>> shared = sa.share_group("group_of_pandas", frame)
-        >>> sa.attach("group_of_pandas").to_pandas().equals(frame)  # in any process
-        True
-        """
-        return _datasets.to_pandas(self, self._index, self.name)
-
-    def to_xarray(self) -> xarray.Dataset:
-        """Return a dataset with a variable for each member; the variables are the members' memory.
-
-        Axes without a name in `dims` are named after their member and number: ``rgb_0``.
-
-        Returns
-        -------
-        xarray.Dataset
-            Over the members' memory.
-
-        Raises
-        ------
-        ImportError
-            xarray is not installed.
-
-        Examples
-        --------
-        >>> import xarray
-        >>> import sharedarray as sa
-        >>> g = sa.group("group_of_xarray", {"rgb": ((4, 6, 3), "u1")}, dims={"rgb": ("y", "x", "c")})
-        >>> dataset = g.to_xarray()
-        >>> isinstance(dataset, xarray.Dataset), dataset["rgb"].dims
-        (True, ('y', 'x', 'c'))
-        """
-        return _datasets.to_xarray(self, self._index)
+    # -- copies ---------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (_new_array(SharedArray, len(self._bytes), np.uint8, self._bytes),)
@@ -673,3 +420,10 @@ def bytes_of(group: Group) -> tuple[Array, Attachment | None]:
 def index_of(group: Group) -> Index:
     """Return what the index of a group says."""
     return group._index
+
+
+# By these names Python's messages call the methods, as in "Group.unlink() takes 1 positional argument".
+for _part in (GroupBlock, GroupExports):
+    for _name, _method in vars(_part).items():
+        if inspect.isfunction(_method):
+            _method.__qualname__ = f"Group.{_name}"

@@ -120,12 +120,9 @@ def test_the_places_that_the_map_of_the_pool_names_exist() -> None:
 
 # Modules of more than 600 lines, and classes of more than 400, each with the reason.
 _METHODS = "half of it are docstrings of public methods, which belong to one class"
-_EXAMPLES = "a third of it are examples and parameters of what users call"
 _ONE_STATE = "one thread of control over one set of words, in which each step must be seen beside the others"
 LARGE = {
     "sharedarray._control_page.ControlPage": _ONE_STATE,
-    "sharedarray._group": _METHODS,
-    "sharedarray._group.Group": _METHODS,
     "sharedarray._platform.contract.Platform": "the contract: a line or two for each function",
     "sharedarray._streams.base.Stream": _METHODS,
     "sharedarray._streams.consumer": _ONE_STATE,
@@ -133,7 +130,6 @@ LARGE = {
     "sharedarray._streams.producer": _ONE_STATE,
     "sharedarray._streams.producer.Producer": _ONE_STATE,
     "sharedarray._sync.primitive.Primitive": _ONE_STATE,
-    "sharedarray.integrations.joblib": _EXAMPLES,
 }
 
 

@@ -2,16 +2,17 @@
 
 Each is imported by its own module only.
 
-=============  ==============================================================================
-_packing       a pickle with the arrays beside it, for transports that are not ours
-_machines      which addresses and processes are on this machine, and see the same blocks
-_transport     shared arrays on the wires of Dask's distributed scheduler
-joblib         ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
-_distributed   Dask's `distributed`, or an error that says how to install it
-_dask_sharing  one shared copy of an array on each machine of a cluster
-_dask_parts    parts of a map on their way to a Dask worker and back
-dask           `share` and `DaskPool` for clusters; needs the extra ``dask``
-=============  ==============================================================================
+=================  ==============================================================================
+_packing           a pickle with the arrays beside it, for transports that are not ours
+_machines          which addresses and processes are on this machine, and see the same blocks
+_transport         shared arrays on the wires of Dask's distributed scheduler
+_joblib_arguments  the arrays in a batch of joblib's calls, on their way to a worker
+joblib             ``joblib.parallel_config(backend="sharedarray")``; needs the extra ``joblib``
+_distributed       Dask's `distributed`, or an error that says how to install it
+_dask_sharing      one shared copy of an array on each machine of a cluster
+_dask_parts        parts of a map on their way to a Dask worker and back
+dask               `share` and `DaskPool` for clusters; needs the extra ``dask``
+=================  ==============================================================================
 
 `install` registers with each package when that package is imported, before or after this one
 (`sharedarray._picklers`). A program that does not use a package does not import it.

@@ -9,14 +9,12 @@ How the arrays in a batch of calls travel::
     others                         ─▶ with the batch; from 24 KiB on in the pool's recycled memory
     results                        ─▶ as a pool's: large ones in recycled memory, shared ones as references
 
-That is what joblib's own backend, loky, does with arguments, but without files of its own to write, map and
-remove, and with results that are not pickled. What a worker returns of an argument that came read-only is a
-copy of its own, as with loky.
+joblib's own backend, loky, does the same with arguments, but it writes, maps and removes files; and it
+pickles results. If a worker returns an argument that came read-only, the caller gets a copy, as with loky.
 
-Workers are started for a call and kept for the next one that asks for the same, in the same environment and
-working directory and with the same ``sys.path``: after `IDLE` seconds without one, they end. Where a call
-fails or is given up, its workers are killed, so nothing goes on behind its back; calls in several threads
-have workers of their own, which are not touched by this.
+Workers are started for a call. They are kept for the next call that has the same options, environment,
+working directory and ``sys.path``, and end after `IDLE` seconds without such a call. If a call fails or is
+broken off, its workers are killed, so that nothing of it goes on; calls in other threads have other workers.
 
 The modules that scikit-learn's calls need are loaded once, in the fork server, and shared by all workers:
 loky's workers load some 100 MB each.
@@ -27,11 +25,9 @@ backends.
 
 from __future__ import annotations
 
-import mmap
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import current_process, util
@@ -39,14 +35,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sharedarray import _creation as creation, _errors as errors, _forks as forks, _reference as reference
-from sharedarray._array import SharedArray, address_of
+from sharedarray import _errors as errors, _forks as forks
 from sharedarray._pool import Pool
 from sharedarray._pool.functions import CALL
 from sharedarray._pool.processes.threads import VARIABLES
-from sharedarray._segment import mapping_of
-from sharedarray._thresholds import OUT_OF_BAND, SHARED_ONCE_FROM
-from sharedarray.integrations._packing import pack, unpack
+from sharedarray._thresholds import SHARED_ONCE_FROM
+from sharedarray.integrations._joblib_arguments import SharedArguments, run_batch
+from sharedarray.integrations._packing import pack
 
 try:
     from joblib import cpu_count
@@ -66,171 +61,29 @@ __all__ = ["SharedArrayBackend", "end_idle_workers"]
 IDLE = 300.0  # seconds that workers wait for another call; as long as loky's
 _NESTED = 2  # levels of nesting from which on this backend starts no processes
 _OPTIONS = ("initializer", "initargs", "max_tasks_per_child", "mp_context", "preload", "retries")
-_FIRST = 10  # priority, among what multiprocessing does at a process's end, of ending the pool that waits
+_FIRST = 10  # priority, among what multiprocessing does at a process's end, of ending the idle pool
 _HEAVY = "sklearn"  # whose modules the fork server loads, if this process has
-_MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
-
-Array: TypeAlias = np.ndarray[Any, Any]
 _Key: TypeAlias = tuple[Any, ...]
-
-
-# -- arguments on their way -----------------------------------------------------------------------------
-
-
-class _Shared:
-    """The arrays that one call of Parallel has shared so far, each for as long as the caller has it.
-
-    Parameters
-    ----------
-    limit
-        Bytes from which on an array is shared; None for never.
-    mode
-        How workers map it.
-    """
-
-    def __init__(self, limit: int | None, mode: Any) -> None:
-        self._limit = limit if mode in _MODES else None
-        self._mode = _MODES.get(mode)
-        self._known: dict[int, tuple[weakref.ref[Array], SharedArray]] = {}
-        self._lock = threading.Lock()
-
-    def stand_in(self, array: Array, part: bool) -> tuple[Array | _File, Any] | None:
-        """Return what travels in place of an array, and how the worker maps it; see `packing`."""
-        if reference.reduce_held(array) is not None:
-            return array, None
-        if array.dtype.hasobject:
-            return None
-        file = _File.behind(array)
-        if file is not None:
-            return file, None
-        if self._limit is not None and array.nbytes >= self._limit and array.nbytes and not part:
-            shared = self._of(array)
-            if shared is not None:
-                return shared, self._mode
-        return (array, None) if array.nbytes >= OUT_OF_BAND else None
-
-    def _of(self, array: Array) -> SharedArray | None:
-        with self._lock:
-            known = self._known.get(id(array))
-            if known is not None and known[0]() is array:
-                return known[1]
-            try:
-                shared = creation.share(array)
-            except (errors.UnsupportedDTypeError, errors.OutOfSharedMemoryError):
-                return None
-            if self._mode == "r":
-                shared.flags.writeable = False
-            key, us = id(array), weakref.ref(self)  # no cycle: the memory is free when the call is over
-
-            def forget(gone: weakref.ref[Array]) -> None:
-                here = us()
-                found = None if here is None else here._known.get(key)
-                if here is not None and found is not None and found[0] is gone:
-                    here._known.pop(key, None)
-
-            self._known[key] = weakref.ref(array, forget), shared
-            return shared
-
-
-def _is_map(array: Any) -> bool:
-    """Return whether this is what `numpy.memmap` has made, and no view of it."""
-    return type(array) is np.memmap and isinstance(getattr(array, "base", None), mmap.mmap)
-
-
-class _File:
-    """A map of a file, of which other processes make one of their own.
-
-    Parameters
-    ----------
-    path, mode
-        The file, and how it is mapped.
-    offset
-        Byte in the file at which the first element is.
-    shape, strides, dtype
-        Of the array.
-    extent
-        Byte in the file from which on, and bytes for which, it is mapped.
-    """
-
-    def __init__(
-        self, path: str, mode: Any, offset: int, like: tuple[Any, ...], extent: tuple[int, int]
-    ) -> None:
-        self.path = path
-        self.mode = mode
-        self.offset = offset
-        self.like = like
-        self.extent = extent
-
-    @classmethod
-    def behind(cls, array: Array) -> _File | None:
-        """Find the map that an array looks at; None for other arrays, and where writing is private."""
-        base: Any = array
-        while base is not None and not _is_map(base):
-            base = getattr(base, "base", None)
-        if base is None or base.filename is None or base.mode == "c" or not array.size:
-            return None
-        start = address_of(base)
-        low = high = address_of(array)
-        for length, stride in zip(array.shape, array.strides, strict=True):
-            low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
-        if low < start or high + array.itemsize > start + base.nbytes:
-            return None
-        mode = "r+" if base.mode in ("r+", "w+") and array.flags.writeable else "r"
-        offset = base.offset + address_of(array) - start
-        like = array.shape, array.strides, array.dtype
-        return cls(os.path.abspath(base.filename), mode, offset, like, (base.offset, base.nbytes))
-
-    def open(self) -> Array:
-        """Return the same array, in this process."""
-        start, length = self.extent
-        mapped = np.memmap(self.path, np.uint8, self.mode, start, (length,))
-        shape, strides, dtype = self.like
-        view = np.ndarray(shape, dtype, mapped, self.offset - start, strides)
-        # A memmap as it was; what it is made of keeps the file mapped.
-        made: Array = view.view(np.memmap)
-        return made
-
-
-def _run(stream: Any, found: list[Any], modes: list[Any]) -> Any:
-    """Run a batch, in a worker."""
-    received = [_received(array, mode) for array, mode in zip(found, modes, strict=True)]
-    del found
-    batch = unpack(stream, received)
-    del received
-    return batch()
-
-
-def _received(array: Any, mode: Any) -> Any:
-    if isinstance(array, _File):
-        return array.open()
-    if mode is None:
-        return array
-    if mode == "c":
-        array = array.reference().attach("c")
-    mapping = mapping_of(array)
-    if mapping is not None:
-        mapping.plain = True  # to be sent back as the data that the caller knows
-    return np.asarray(array)
 
 
 # -- workers between calls ------------------------------------------------------------------------------
 
 
-class _Idle:
-    """The pool that waits for the next call, if there is one."""
+class _IdlePool:
+    """The pool that is kept for the next call, if there is one."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, in a fork of the process that the pool belongs to."""
+        """Forget the pool, in a forked child of the process that it belongs to."""
         self._lock = threading.Lock()
         self._pool: tuple[_Key, Pool] | None = None
         self._timer: threading.Timer | None = None
         self._ends = False
 
     def take(self, key: _Key, make: Callable[[], Pool]) -> Pool:
-        """Return a pool made like this."""
+        """Return the pool that is kept if it was kept with this key, else a new one."""
         with self._lock:
             kept, self._pool = self._pool, None
             self._stop_timer()
@@ -240,15 +93,15 @@ class _Idle:
             kept[1].shutdown(wait=False)
         return make()
 
-    def give(self, key: _Key, pool: Pool, seconds: float) -> None:
-        """Keep a pool for some time."""
+    def keep(self, key: _Key, pool: Pool, seconds: float) -> None:
+        """Keep a pool for the next call, and end it after this many seconds without one."""
         timer = threading.Timer(seconds, self.end, (pool,))
         timer.daemon = True
         timer.name = "sharedarray-joblib-idle"
         with self._lock:
             if not self._ends:
-                # A process of multiprocessing's waits for its children before it ends its threads, and so a
-                # worker would wait for workers of its own for ever.
+                # A child of multiprocessing waits for its children before it ends its threads: a worker would
+                # wait for its own workers for ever.
                 util.Finalize(None, self.end, kwargs={"wait": True}, exitpriority=_FIRST)
                 self._ends = True
             before, self._pool = self._pool, (key, pool)
@@ -259,7 +112,7 @@ class _Idle:
             before[1].shutdown(wait=False)
 
     def end(self, pool: Pool | None = None, *, wait: bool = False) -> None:
-        """End the pool that is kept, if it is this one."""
+        """End the pool that is kept: any, or only if it is this one."""
         with self._lock:
             kept = self._pool
             if kept is None or (pool is not None and kept[1] is not pool):
@@ -280,7 +133,7 @@ _preload: dict[bool, tuple[str, ...]] = {}
 def _to_preload() -> tuple[str, ...]:
     """Return the modules that workers will need, as far as this process has them.
 
-    Decided once with scikit-learn and once without, for each other answer would take another fork server.
+    It is decided once with scikit-learn and once without: each other answer would start another fork server.
     """
     heavy = _HEAVY in sys.modules
     if heavy not in _preload:
@@ -296,8 +149,8 @@ def _is_preloaded(name: str) -> bool:
     return is_importable and name.startswith(f"{_HEAVY}.") and ".tests" not in name
 
 
-def _surroundings() -> _Key:
-    """Return what workers have inherited: workers that started with something else are not used again."""
+def _inherited() -> _Key:
+    """Return what workers inherit. Workers that have inherited something else are not used again."""
     # pytest changes this one before and after each test.
     environment = sorted((name, text) for name, text in os.environ.items() if name != "PYTEST_CURRENT_TEST")
     try:
@@ -307,7 +160,7 @@ def _surroundings() -> _Key:
     return tuple(environment), directory, tuple(sys.path)
 
 
-_idle = _Idle()
+_idle = _IdlePool()
 forks.around(__name__, in_child=_idle.forget)
 
 
@@ -363,7 +216,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         super().__init__(**options)
         self._pool: Pool | None = None
         self._key: _Key = ()
-        self._shared = _Shared(SHARED_ONCE_FROM, "r")
+        self._shared = SharedArguments(SHARED_ONCE_FROM, "r")
         self._sharing: tuple[int | None, Any] = SHARED_ONCE_FROM, "r"
         self._keep_for = IDLE
 
@@ -453,11 +306,11 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         if unknown:
             raise TypeError(f"the sharedarray backend has no option {', '.join(sorted(unknown))}")
         self._sharing = max_nbytes, mmap_mode
-        self._shared = _Shared(*self._sharing)
+        self._shared = SharedArguments(*self._sharing)
         chosen = (idle for idle in (idle_worker_timeout, self._idle_for, IDLE) if idle is not None)
         self._keep_for = next(chosen)
         threads = self._threads(n_jobs)
-        key = n_jobs, *threads.items(), *given.items(), _surroundings()
+        key = n_jobs, *threads.items(), *given.items(), _inherited()
         if self._pool is not None and self._key != key:
             self.terminate()
         if self._pool is None:
@@ -483,7 +336,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         >>> from sharedarray.integrations.joblib import SharedArrayBackend
         >>> SharedArrayBackend().start_call()
         """
-        self._shared = _Shared(*self._sharing)
+        self._shared = SharedArguments(*self._sharing)
 
     def stop_call(self) -> None:
         """Free the memory of what was shared for this call.
@@ -495,7 +348,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         >>> from sharedarray.integrations.joblib import SharedArrayBackend
         >>> SharedArrayBackend().stop_call()
         """
-        self._shared = _Shared(*self._sharing)
+        self._shared = SharedArguments(*self._sharing)
 
     def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
         """Submit a batch to a worker. joblib calls it.
@@ -533,7 +386,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
             future.set_exception(error)
         else:
             arrays, modes = [each[0] for each in found], [each[1] for each in found]
-            future = self._pool.submit(_run, np.frombuffer(stream, np.uint8), arrays, modes)
+            future = self._pool.submit(run_batch, np.frombuffer(stream, np.uint8), arrays, modes)
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -607,6 +460,6 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         """
         pool, self._pool = self._pool, None
         if pool is not None:
-            _idle.give(self._key, pool, self._keep_for)
-        self._shared = _Shared(*self._sharing)
+            _idle.keep(self._key, pool, self._keep_for)
+        self._shared = SharedArguments(*self._sharing)
         self.reset_batch_stats()

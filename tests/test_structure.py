@@ -129,7 +129,6 @@ LARGE = {
     "sharedarray._streams.consumer.Consumer": _ONE_STATE,
     "sharedarray._streams.producer": _ONE_STATE,
     "sharedarray._streams.producer.Producer": _ONE_STATE,
-    "sharedarray._sync.primitive.Primitive": _ONE_STATE,
 }
 
 

@@ -19,7 +19,7 @@ import pytest
 from helpers import ANSWER, FORKS, Puppet, first_steps, interrupted_at, wait_until
 
 import sharedarray as sa
-from sharedarray._sync import primitive as base
+from sharedarray._sync import block as layout, primitive as base
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="these systems have no wakers")
 
@@ -84,7 +84,7 @@ class Other:
 def sleeping(primitive: base.Primitive) -> int:
     """Return how many parties sleep."""
     words = primitive._words
-    return sum(bool(words[own - base.OWN + base.ASLEEP]) for own in primitive._own_words())
+    return sum(bool(words[own - layout.OWN + layout.ASLEEP]) for own in primitive._own_words())
 
 
 def asleep(primitive: base.Primitive, count: int = 1) -> None:
@@ -708,7 +708,7 @@ def test_a_process_that_is_killed_at_any_step_of_set_wakes_a_selector(every: int
             while selector.select(0):
                 if event.is_set():
                     event.clear()
-            assert not event._words[base.FIRST] & 1  # or the selector would have told
+            assert not event._words[layout.FIRST] & 1  # or the selector would have told
     assert steps > 30
     event.close()
 

@@ -1,7 +1,9 @@
 """Events, semaphores, conditions and barriers by name.
 
 ==========  ========================================================================
-primitive   the block, the processes that use it, and how one waits for the others
+block       the words of a block; making it, and finding it by name
+mutex       the lock under which the words are changed
+primitive   the processes that use a block, and how they wait for each other
 events      `Event`
 semaphores  `Semaphore`
 conditions  `Condition`

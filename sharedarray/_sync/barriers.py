@@ -12,7 +12,8 @@ from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
 
-from sharedarray._sync.primitive import FIRST, SETTING, Primitive
+from sharedarray._sync.block import FIRST, SETTING
+from sharedarray._sync.primitive import Primitive
 
 __all__ = ["Barrier"]
 

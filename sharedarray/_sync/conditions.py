@@ -17,7 +17,8 @@ from typing import ClassVar, TypeVar
 from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._locks import Lock
-from sharedarray._sync.primitive import DEATHS, FIRST, Primitive
+from sharedarray._sync.block import DEATHS, FIRST
+from sharedarray._sync.primitive import Primitive
 
 __all__ = ["Condition"]
 

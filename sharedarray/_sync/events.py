@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._platform import platform
-from sharedarray._sync.primitive import FIRST, Primitive
+from sharedarray._sync.block import FIRST
+from sharedarray._sync.primitive import Primitive
 
 __all__ = ["Event"]
 

@@ -1,13 +1,4 @@
-"""The block of an event, a semaphore, a condition or a barrier, and the processes that use it.
-
-The block is an ``.npy`` array of words of 8 bytes::
-
-    0 MAGIC    the kind, and the version of its format
-    1 SETTING  the initial value of a semaphore, the number of parties of a barrier
-    2 CHANGES  how many times a party has joined or left so far
-    3 DEATHS   how many parties have been found dead so far
-    4 …        the words of each kind
-    16 …       `ENTRIES` entries of 8 words: PID, ASLEEP, and those of each kind
+"""The processes that use an event, a semaphore, a condition or a barrier, and how they wait for each other.
 
 Each object that changes or awaits the state is a *party* of the block (see `sharedarray._wakers`), with an
 entry. A word is changed by one store, under a lock on the first word that the kernel frees if its holder
@@ -18,9 +9,8 @@ leave them asleep. So a sleeper waits for the end of all other parties too: each
 again. A process that joins wakes the sleepers, so that they wait for its end as well. The first to find a
 party dead clears its entry (`_settle`), under the lock and with the dead party's lease.
 
-Here a party holds units, arrives, and is notified, as one, and is watched by all others. So an object is one
-party, and one of its threads sleeps for all. On a `sharedarray._control_page`, each thread that sleeps is a
-party, and what the page refers to must not keep the block.
+An object is one party, because a party as a whole holds units, arrives and is notified. One of its threads,
+the leader, sleeps for all. (On a `sharedarray._control_page`, each thread that sleeps is a party.)
 """
 
 from __future__ import annotations
@@ -30,24 +20,29 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sharedarray import (
-    _array,
-    _errors as errors,
-    _header as header,
-    _segment as segment,
-    _sigint as sigint,
-)
+from sharedarray import _errors as errors, _segment as segment, _sigint as sigint
 from sharedarray._array import SharedArray
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._spin import spin_wait
+from sharedarray._sync.block import (
+    ASLEEP,
+    CHANGES,
+    DEATHS,
+    ENTRIES,
+    ENTRY,
+    ENTRY_WORDS,
+    OWN,
+    PID,
+    NamedBlock,
+)
+from sharedarray._sync.mutex import Mutex
 from sharedarray._wakers import (
     ENDING,
-    FIRST_LEASE,
     Fence,
     Waker,
     at_process_end,
@@ -58,21 +53,14 @@ from sharedarray._wakers import (
 if TYPE_CHECKING:
     from sharedarray._platform.contract import Watch
 
-__all__ = ["DEATHS", "ENTRIES", "FIRST", "OWN", "SETTING", "Primitive"]
+__all__ = ["Primitive"]
 
-ENTRIES = 64  # parties at once; each sleeper watches all others, with one descriptor each
-MAGIC, SETTING, CHANGES, DEATHS, FIRST = range(5)
-_ENTRY, _ENTRY_WORDS = 16, 8
-PID, ASLEEP, OWN = range(3)  # words of an entry; those from OWN on are each kind's
-_WORDS = _ENTRY + ENTRIES * _ENTRY_WORDS
-_FORMAT = 1
-_MUTEX = FIRST_LEASE - 1  # the byte that is locked while the state is changed
-_LOOK = 0.05  # seconds after which a thread checks whether the leader's call was broken off by Ctrl-C
+_CHECK = 0.05  # seconds after which a thread checks whether the leader's call was broken off by Ctrl-C
 _PAUSE = 0.005  # seconds between two wake-ups of a thread that sleeps for an object which is closed
 
 
 class _Leadership:
-    """Marks the thread that sleeps for all; the mark goes when that thread's call ends, however it ends."""
+    """A mark of the leader, the thread that sleeps for all. It is freed when the thread's call ends."""
 
     __slots__ = ("__weakref__", "thread")
 
@@ -80,138 +68,14 @@ class _Leadership:
         self.thread = threading.get_ident()
 
 
-class _Mutex:
-    """The lock under which the state is changed: of the threads of an object, and of all processes.
-
-    It is taken and released in a deferred block. Ctrl-C breaks off the wait alone.
-    """
-
-    __slots__ = ("_file", "_threads")
-
-    def __init__(self, mapping: segment.Mapping) -> None:
-        self._threads: Any = threading.RLock()  # which tells whether this thread has it
-        self._file = segment.guarded_open(mapping)
-
-    def take(self) -> bool:
-        """Wait for the lock and take it; return False if it is closed."""
-        try:
-            with sigint.allowed:
-                self._threads.acquire()
-                if self._file >= 0:
-                    platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
-        except BaseException:
-            if self._threads._is_owned():
-                self.release()
-            raise
-        if self._file < 0:  # closed by another thread
-            self._threads.release()
-            return False
-        return True
-
-    def take_at_once(self) -> bool:
-        """Take the lock if it is free; return whether it was."""
-        if not self._threads.acquire(blocking=False):
-            return False
-        if platform.lock(self._file, _MUTEX, 1, shared=False, wait=False):
-            return True
-        self._threads.release()
-        return False
-
-    def release(self) -> None:
-        """Release the lock."""
-        if self._file >= 0:
-            platform.unlock(self._file, _MUTEX, 1)
-        self._threads.release()
-
-    def close(self) -> None:
-        """Close the file by which it is locked, once no thread has the lock."""
-        with self._threads:
-            file, self._file = self._file, -1
-            if file >= 0:
-                segment.guarded_close(file)
-
-
-class Primitive:
+class Primitive(NamedBlock):
     """The base of the four kinds: the block, its parties, and waiting."""
-
-    _KIND: ClassVar[str]  # of the block's record
-    _MAGIC: ClassVar[int]
 
     _array: SharedArray
 
     def __init__(self, name: str | None, setting: int | None, default: int) -> None:
         self._array = self._made(name, setting, default)
         self._begin()
-
-    def _made(self, name: str | None, setting: int | None, default: int) -> SharedArray:
-        """Make the block, or attach to the one that has the name."""
-        given: object = name
-        if isinstance(given, int):  # as those of threading and multiprocessing, which have no name
-            kind = type(self).__name__
-            raise TypeError(
-                f"{kind}() takes its name first, or None for a random one: write {kind}(None, {name}) or "
-                f"{kind}('name', {name})"
-            )
-        while True:
-            if name is not None:
-                try:
-                    return self._attached(name, setting)
-                except errors.BlockNotFoundError:
-                    pass
-            try:
-                return self._create(name, default if setting is None else setting)
-            except errors.BlockExistsError:
-                continue  # made since, by another process
-
-    def _create(self, name: str | None, setting: int) -> SharedArray:
-        page = header.encode(np.dtype(np.uint64), (_WORDS,), fortran=False)
-        words = np.zeros(_WORDS, np.uint64)
-        words[MAGIC] = self._magic()
-        words[SETTING] = setting
-        self._initialise(words, setting)
-        mapping = segment.create(
-            len(page) + words.nbytes,
-            segment.BlockOptions(name, kind=self._KIND),
-            buffers=[memoryview(page), memoryview(words.tobytes())],
-        )
-        return _array.from_mapping(mapping, header.decode(page, len(mapping), name=mapping.name))
-
-    def _initialise(self, words: np.ndarray[Any, Any], setting: int) -> None:
-        """Write the first state."""
-
-    @classmethod
-    def _magic(cls) -> int:
-        return int.from_bytes(b"sasync", "little") | _FORMAT << 48 | cls._MAGIC << 56
-
-    def _attached(self, name: str, setting: int | None) -> SharedArray:
-        try:
-            array = _array.attach(name)
-        except errors.HeaderError as error:
-            raise self._other_kind(name) from error
-        if not self._fits(array):
-            raise self._other_kind(name)
-        if setting is not None and int(array[SETTING]) != setting:
-            raise errors.BlockExistsError(
-                f"the {self._KIND} {name!r} exists with another value",
-                name=name,
-                found=str(int(array[SETTING])),
-                expected=str(setting),
-                next_step=f"sharedarray.{type(self).__name__}({name!r}) uses the one that is there",
-            )
-        return array
-
-    @classmethod
-    def _fits(cls, array: np.ndarray[Any, Any]) -> bool:
-        return array.dtype == np.uint64 and array.shape == (_WORDS,) and int(array[MAGIC]) == cls._magic()
-
-    def _other_kind(self, name: str) -> errors.BlockExistsError:
-        return errors.BlockExistsError(
-            f"the name {name!r} is taken",
-            name=name,
-            found=f"a block that is no {self._KIND}",
-            expected=f"{'an' if self._KIND == 'event' else 'a'} {self._KIND}, or a free name",
-            next_step="choose another name, or sharedarray.unlink(name)",
-        )
 
     def _begin(self) -> None:
         """Set up what belongs to this process alone: at first, and in a forked child."""
@@ -226,15 +90,15 @@ class Primitive:
         self._epoch = 0  # changes when they shall check again
         self._leader: Callable[[], _Leadership | None] = lambda: None  # the one that sleeps for all
         words = self._words
-        pid_of = lambda party: int(words[_ENTRY + party * _ENTRY_WORDS + PID])  # noqa: E731  (it knows no `self`)
+        pid_of = lambda party: int(words[ENTRY + party * ENTRY_WORDS + PID])  # noqa: E731  (it knows no `self`)
         opened: list[Any] = []
         try:
-            opened.append(_Mutex(mapping))
+            opened.append(Mutex(mapping))
             opened.append(Waker(mapping, pid_of))
             opened.append(Waker(mapping, pid_of))
         except BaseException:
             for each in opened:
-                each.close() if isinstance(each, _Mutex) else each.release()
+                each.close() if isinstance(each, Mutex) else each.release()
             raise
         # The last one wakes the others, under `_changing`.
         self._changing, self._sleeper, self._waker = opened
@@ -253,7 +117,7 @@ class Primitive:
     @property
     def _own(self) -> int:
         """The first word of this party's own words."""
-        return int(_ENTRY + self._sleeper.index * _ENTRY_WORDS + OWN)
+        return int(ENTRY + self._sleeper.index * ENTRY_WORDS + OWN)
 
     def _parties(self) -> list[int]:
         """Return the parties with an entry."""
@@ -261,18 +125,18 @@ class Primitive:
         changes, found = self._known
         if changes != words[CHANGES]:
             changes = words[CHANGES]
-            found = [party for party in range(ENTRIES) if words[_ENTRY + party * _ENTRY_WORDS + PID]]
+            found = [party for party in range(ENTRIES) if words[ENTRY + party * ENTRY_WORDS + PID]]
             self._known = changes, found
         return found
 
     def _changed(self) -> None:
-        """Note that a party has joined or left."""
+        """Count that a party has joined or left."""
         self._words[CHANGES] = (self._words[CHANGES] + 1) % (1 << 64)
 
     def _own_words(self) -> Iterator[int]:
         """Return the first own word of each party that has an entry."""
         for party in self._parties():
-            yield _ENTRY + party * _ENTRY_WORDS + OWN
+            yield ENTRY + party * ENTRY_WORDS + OWN
 
     @contextmanager
     def _change(self) -> Iterator[memoryview]:
@@ -306,7 +170,7 @@ class Primitive:
                 expected="one entry that is free",
                 next_step="close it where it is not used any more",
             )
-        entry = _ENTRY + party * _ENTRY_WORDS
+        entry = ENTRY + party * ENTRY_WORDS
         if words[entry + PID]:
             self._died(party)
         words[entry + ASLEEP] = 0
@@ -316,9 +180,9 @@ class Primitive:
 
     def _died(self, party: int) -> None:
         """Clear the entry of a dead party. The caller holds `_changing`, and the party's lease."""
-        words, entry = self._words, _ENTRY + party * _ENTRY_WORDS
+        words, entry = self._words, ENTRY + party * ENTRY_WORDS
         self._settle(entry + OWN)
-        for k in range(OWN, _ENTRY_WORDS):
+        for k in range(OWN, ENTRY_WORDS):
             words[entry + k] = 0
         words[DEATHS] = (words[DEATHS] + 1) % (1 << 64)
         words[entry + ASLEEP] = 0
@@ -348,13 +212,13 @@ class Primitive:
         words, own = self._words, self._sleeper.index
         self._waking()
         for party in self._parties():
-            token = words[_ENTRY + party * _ENTRY_WORDS + ASLEEP]
+            token = words[ENTRY + party * ENTRY_WORDS + ASLEEP]
             if token and party != own and self._woken.get(party) != token:
                 self._woken[party] = token
                 self._waker.wake(party)
-        if own >= 0 and words[_ENTRY + own * _ENTRY_WORDS + ASLEEP]:
+        if own >= 0 and words[ENTRY + own * ENTRY_WORDS + ASLEEP]:
             self._sleeper.wake_self()
-        self._tell_threads()
+        self._wake_threads()
 
     # -- waiting
 
@@ -368,7 +232,7 @@ class Primitive:
     def _wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `ready` returns True; return False if the time is over before.
 
-        Of several threads of this process, one sleeps for all, the leader; the others wait for it to wake.
+        Of several threads of this process, one sleeps for all, the leader; the others wait until it wakes.
         """
         end = deadline_after(timeout)
         if ready():
@@ -394,7 +258,7 @@ class Primitive:
                     self._leader = weakref.ref(leadership)
                 else:
                     if self._epoch == epoch:
-                        self._local.wait(_LOOK if remaining is None else min(remaining, _LOOK))
+                        self._local.wait(_CHECK if remaining is None else min(remaining, _CHECK))
                     continue
             try:
                 if (self._spin.worthwhile() and self._spin.poll(ready)) or self._sleep(ready, end):
@@ -402,10 +266,10 @@ class Primitive:
                     return True
             finally:
                 del leadership
-                self._tell_threads()
+                self._wake_threads()
 
-    def _tell_threads(self) -> None:
-        """Let the threads of this process that wait look again."""
+    def _wake_threads(self) -> None:
+        """Wake the waiting threads of this process, so that they check again."""
         with self._local:
             self._epoch += 1
             self._local.notify_all()
@@ -413,7 +277,7 @@ class Primitive:
     def _sleep(self, ready: Callable[[], bool], end: float | None) -> bool:
         """Sleep until another party changes the state, or dies, or time is over; return what was ready."""
         words, waker = self._words, self._sleeper
-        asleep = _ENTRY + waker.index * _ENTRY_WORDS + ASLEEP
+        asleep = ENTRY + waker.index * ENTRY_WORDS + ASLEEP
         waker.drain()
         self._token += 2
         words[asleep] = self._token
@@ -443,7 +307,7 @@ class Primitive:
             platform.drain(waker.handle)
             watch.add(waker.handle, own=True)
             self._token += 2
-            words[_ENTRY + waker.index * _ENTRY_WORDS + ASLEEP] = self._token
+            words[ENTRY + waker.index * ENTRY_WORDS + ASLEEP] = self._token
             self._sleeping()
             others = [party for party in self._parties() if party != waker.index]
             for party in range(ENTRIES):
@@ -457,7 +321,7 @@ class Primitive:
     # -- the end
 
     def close(self) -> None:
-        """Give up this object's part in it. Others keep theirs; idempotent.
+        """Close this object; other objects of the name stay open. Idempotent.
 
         The block is freed when the last object that uses it is closed or collected, or its process ends.
 
@@ -474,7 +338,7 @@ class Primitive:
                 self._end(wait=True)
 
     def _end(self, *, wait: bool) -> None:
-        """Close this object; if it cannot clear its entry without waiting, others do so as for the dead."""
+        """Close this object. Another party clears its entry if that would take a wait, as if it were dead."""
         own = self._process == os.getpid()
         if own:
             if self._changing.take() if wait else self._changing.take_at_once():
@@ -496,9 +360,9 @@ class Primitive:
         del self._words, self._array, self._mapping  # and so the block, if no other object uses it
 
     def _clear_own(self) -> None:
-        entry = _ENTRY + self._sleeper.index * _ENTRY_WORDS
+        entry = ENTRY + self._sleeper.index * ENTRY_WORDS
         self._release_party(entry + OWN)
-        for k in range(OWN, _ENTRY_WORDS):
+        for k in range(OWN, ENTRY_WORDS):
             self._words[entry + k] = 0
         self._words[entry + PID] = 0
         self._changed()
@@ -509,7 +373,7 @@ class Primitive:
         while (leader := self._leader()) is not None and leader.thread != threading.get_ident():
             del leader
             self._sleeper.wake_self()
-            self._tell_threads()
+            self._wake_threads()
             with self._local:
                 self._local.wait(_PAUSE)
 
@@ -524,7 +388,7 @@ class Primitive:
         )
 
     def _release_party(self, own: int) -> None:
-        """Give back what this party has; `own` is the first of its own words."""
+        """Give back the units or the turn that this party has; `own` is the first of its own words."""
 
     @property
     def closed(self) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharedarray._sync.primitive import FIRST, Primitive
+from sharedarray._sync.block import FIRST
+from sharedarray._sync.primitive import Primitive
 
 __all__ = ["Semaphore"]
 

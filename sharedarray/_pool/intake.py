@@ -14,7 +14,6 @@ from sharedarray._pool.calls import Arguments, Function, Raised, Task, name_of, 
 from sharedarray._pool.codec.account import Account, names_of
 from sharedarray._pool.codec.arrays import KnownBuffers
 from sharedarray._pool.codec.call import (
-    SCALARS,
     are_scalars,
     dump_call,
     importable_name,
@@ -24,7 +23,7 @@ from sharedarray._pool.codec.call import (
 from sharedarray._pool.codec.culprits import culprit_of_call
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps
-from sharedarray._pool.functions import SENT_ONCE, FunctionCache, Snapshot
+from sharedarray._pool.functions import SCALARS, SENT_ONCE, FunctionCache, Snapshot
 from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.outcomes import unsendable
 from sharedarray._pool.sinks import Results
@@ -41,7 +40,6 @@ __all__ = ["Intake"]
 
 # Functions that can be imported, of which workers keep the names.
 IMPORTED: Final = 512
-_NO_HOME = (None, "")
 _TEXT = frozenset((str, bytes))
 # Names of the function and one argument, and the bytes of a function that workers have.
 _ONE, _NOTHING = names_of(1, ()), (0, 0, 0, 0)
@@ -403,22 +401,18 @@ def _packed(
 ) -> Pickled:
     """Return the arguments of a call, and the function if workers do not keep it."""
     if shipped is not None and not kwargs:
-        try:
-            scalars = SCALARS.issuperset(map(type, args))
-        except Exception:  # the hash of a class is its metaclass's
-            scalars = False
-        if not scalars:
-            call = short_call(_NO_HOME, args)
-            if call is not None and (call.block is None or has_name(call.block)):
+        if SCALARS.issuperset(map(type, args)):
+            stream = marshal.dumps(args, FORMAT)
+            if len(stream) < LONG_TEXT:
+                return Arguments(stream)
+        else:
+            call = short_call(args)
+            if call is not None and has_name(call.blocks[0]):
                 return call
             if len(args) == 1 and is_flat(args[0]):
                 stream = marshal.dumps(args, FORMAT)
                 if len(stream) < LONG_TEXT:
                     return Arguments(stream, Account(_ONE, (_NOTHING, (0, 0, len(stream), 0))))
-        else:
-            stream = marshal.dumps(args, FORMAT)
-            if len(stream) < LONG_TEXT:
-                return Arguments(stream)
     return dump_call(function if shipped is None else None, args, kwargs, known)
 
 

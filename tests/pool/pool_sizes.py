@@ -39,8 +39,3 @@ def sizes_here():
     """Return the sizes in this worker."""
     gc.collect()
     return sizes(*[each for each in gc.get_objects() if type(each) is loop.Loop])
-
-
-def remember_few():
-    """Lower the bounds in this worker."""
-    loop._KNOWN = 4

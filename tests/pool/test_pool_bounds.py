@@ -17,7 +17,6 @@ from sharedarray._pool import intake, stats
 from sharedarray._pool.calls import Task
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.transport import page
-from sharedarray._pool.worker import loop
 from sharedarray._pool.worker.replies import Replies
 
 LIMIT = ANSWER
@@ -92,7 +91,7 @@ def test_nothing_grows(few_are_remembered, rounds):
     def there():
         return pool.submit(pool_sizes.sizes_here).result(LIMIT)
 
-    with sa.Pool(1, initializer=pool_sizes.remember_few) as pool:
+    with sa.Pool(1) as pool:
         for number in range(8):  # until all bounds are reached
             everything(pool, number)
         before, worker_before = here(), there()
@@ -124,17 +123,6 @@ def test_calls_and_functions_that_are_counted(few_are_remembered):
         found.finished(task, 1, "a worker", 1, "done")
     assert len(found._functions) == len(found._spans) == 20
     assert len(found._calls) <= 20
-
-
-def test_arrays_by_which_a_worker_knows_calls(monkeypatch):
-    monkeypatch.setattr(loop, "_KNOWN", 5)
-    monkeypatch.setattr(loop, "single_array", lambda stream: (None, None, stream))
-    worker = SimpleNamespace(_single={})
-    for number in range(50):
-        stream = b"%d" % number
-        for _ in range(2):
-            assert loop.Loop._single_array(worker, stream) == stream
-        assert len(worker._single) <= 5
 
 
 class Noted:

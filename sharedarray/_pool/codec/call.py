@@ -26,13 +26,13 @@ from sharedarray._pool.codec.account import Account, Copied, PlainAccount, names
 from sharedarray._pool.codec.arrays import Borrow, KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray._pool.codec.pickled import Pickled, Short, marshalled
 from sharedarray._pool.codec.pickler import PickleState, TaskPickler, loads
+from sharedarray._pool.functions import SCALARS
 from sharedarray._pool.transport.messages import PARTS, PLAIN, Buffer
 from sharedarray._reference import FORMAT, packed_before
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._thresholds import OUT_OF_BAND
 
 __all__ = [
-    "SCALARS",
     "Call",
     "are_scalars",
     "dump_call",
@@ -41,14 +41,10 @@ __all__ = [
     "is_flat",
     "load_call",
     "short_call",
-    "single_array",
 ]
 
 # Items of a list, tuple or dict that are looked at one by one: a pickle of more is nearly as fast.
 FLAT_ITEMS = 1000
-
-SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
-"""The types of numbers, text and the like, which need no care and can be shared by tasks."""
 
 
 def are_scalars(kinds: Iterable[type]) -> bool:
@@ -143,69 +139,53 @@ def dump_call(
 
 
 class Call(Short):
-    """A small call, of which at most one argument is an array, a shared one. It is never changed.
+    """A small call without its function, of which one argument is a shared array. It is never changed."""
 
-    Attributes
-    ----------
-    label
-        The function's name.
-    block, size
-        The array's block, which may have lost its name since, and its bytes; None and 0 if there is no array.
-    """
+    __slots__ = ("account", "blocks")
 
-    __slots__ = ("account", "block", "blocks", "label", "size")
-
-    def __init__(self, label: str, stream: bytes, block: Mapping | None, size: int) -> None:
-        self.label = label
+    def __init__(self, stream: bytes, block: Mapping, size: int) -> None:
         self._stream = stream
-        self.block = block
-        self.size = size
-        if block is None:
-            self.blocks, self.account = (), None
-        else:
-            self.blocks, self.account = (block,), PlainAccount(((size, 0, 0),), stream)
+        self.blocks: tuple[Mapping] = (block,)
+        self.account = PlainAccount(((size, 0, 0),), stream)
 
 
-def short_call(home: tuple[str | None, str], args: tuple[Any, ...]) -> Call | None:
-    """Do what `dump_call` does, in a third of the time, for the calls that come by the thousand.
+def short_call(args: tuple[Any, ...]) -> Call | None:
+    """Do what `dump_call` does, in a third of the time, for arguments that come by the thousand.
 
-    These are calls of importable functions, by what `importable_name` returns, with numbers and text, and one
-    `SharedArray` perhaps; None is returned for others, and for long texts.
+    These are one `SharedArray`, and numbers and text; None is returned for others, and for long texts.
     """
-    if len(args) == 1 and type(args[0]) is SharedArray:
-        return _call_of(home, args[0])
-    items: Any = args
+    if len(args) == 1:
+        return _call_of(args[0]) if type(args[0]) is SharedArray else None
+    values: list[Any] = list(args)
     block: Mapping | None = None
     size = 0
-    if not SCALARS.issuperset(map(type, args)):
-        items = values = list(args)
-        for place, value in enumerate(args):
-            kind = type(value)
-            if kind in SCALARS:
-                continue
-            if kind is not SharedArray or block is not None:
-                return None
-            known = packed_before(value) or _pack_shared(value)
-            if known is None:
-                return None
-            packed, block = known
-            values[place] = (packed,)
-            size = value.nbytes
-    stream = marshal.dumps((*home, (), items), FORMAT)
-    return Call(home[1], stream, block, size) if len(stream) < OUT_OF_BAND else None
+    for place, value in enumerate(args):
+        kind = type(value)
+        if kind in SCALARS:
+            continue
+        if kind is not SharedArray or block is not None:
+            return None
+        known = packed_before(value) or _pack_shared(value)
+        if known is None:
+            return None
+        packed, block = known
+        values[place] = (packed,)
+        size = value.nbytes
+    stream = marshal.dumps((None, "", (), values), FORMAT)
+    return Call(stream, block, size) if block is not None and len(stream) < OUT_OF_BAND else None
 
 
-def _call_of(home: tuple[str | None, str], array: SharedArray) -> Call | None:
-    """Return the call of a function with this array alone, the one of the last time if it is the same."""
+def _call_of(array: SharedArray) -> Call | None:
+    """Return the call with this array alone, that of the last time if it is the same."""
     known = packed_before(array) or _pack_shared(array)
     if known is None:
         return None
     packed, block = known
-    last: tuple[bytes, tuple[str | None, str], Call] | None = getattr(array, "_call", None)
-    if last is not None and last[0] is packed and last[1] == home:
-        return last[2]
-    call = Call(home[1], marshal.dumps((*home, (), [(packed,)]), FORMAT), block, array.nbytes)
-    array._call = packed, home, call
+    last: tuple[bytes, Call] | None = getattr(array, "_call", None)
+    if last is not None and last[0] is packed:
+        return last[1]
+    call = Call(marshal.dumps((None, "", (), [(packed,)]), FORMAT), block, array.nbytes)
+    array._call = packed, call
     return call
 
 
@@ -320,14 +300,3 @@ def load_call(
         return loads(stream, buffers)  # type: ignore[no-any-return]
     count = len(values) - len(names)
     return function, values[:count], dict(zip(names, values[count:], strict=True))
-
-
-def single_array(stream: Buffer) -> tuple[str | None, str, bytes] | None:
-    """Return the home and the name of a PLAIN call's function, and what stands for a shared array.
-
-    None is returned if that is not its only argument.
-    """
-    home, name, names, values = marshal.loads(stream)
-    if names or len(values) != 1 or type(values[0]) is not tuple:
-        return None
-    return home, name, values[0][0]

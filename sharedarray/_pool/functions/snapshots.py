@@ -19,10 +19,11 @@ from cloudpickle import cloudpickle
 from sharedarray import _reloads as reloads
 from sharedarray._pool.functions.modules import MAIN_NAMES, MISSING, is_by_value
 
-__all__ = ["SENT_ONCE", "FunctionCache", "Snapshot"]
+__all__ = ["SCALARS", "SENT_ONCE", "FunctionCache", "Snapshot"]
 
 # The type of the functions that `functools.lru_cache` and `functools.cache` return.
 LRU_CACHE: type[Any] = type(functools.lru_cache(len))
+# The types of numbers, text and the like, which need no care and can be shared by tasks.
 SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes))
 # Other immutable types, and those of class members whose functions the pickler visits by itself.
 _IMMUTABLE = frozenset(

@@ -27,7 +27,7 @@ from sharedarray._clock import time
 from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import contiguous
-from sharedarray._pool.codec.call import function_named, load_call, single_array
+from sharedarray._pool.codec.call import function_named, load_call
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import dump_result
@@ -64,8 +64,6 @@ monotonic_ns = time.monotonic_ns
 IDLE: Final = 0.1
 # Seconds for which a worker polls for the next message before it sleeps.
 SPIN: Final = 200e-6
-# Calls with one shared array that are recognized.
-_KNOWN: Final = 256
 
 # Files whose frames, above those of the function, tell a user nothing.
 _POOL = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -142,7 +140,6 @@ class Loop:
         self._held: deque[object] = deque()  # values that the pool has not confirmed
         self._attachments = Attachments()
         self._view = self._attachments.cache.view
-        self._single: dict[bytes, bytes | None] = {}
         self._granted: Entry | None = None
         self._asking = False
         self._replies = Replies(channel, page)
@@ -353,31 +350,15 @@ class Loop:
     def _load(self, frame: Frame) -> tuple[Any, Sequence[Any], dict[str, Any]]:
         """Return the function and the arguments of a TASK. Arguments are loaded first: they set globals."""
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline)
-        function: Any = None
-        args: Sequence[Any]
-        kwargs: dict[str, Any] = {}
         layout = frame.flags & (PARTS | PLAIN)
-        if not frame.flags & SHARES:
-            function, args, kwargs = load_call(stream, buffers, layout, borrow=self._borrow)
-        elif (
-            single := None if buffers or layout != PLAIN else self._single_array(bytes(stream))
-        ) is not None:
-            args = (self._view(single),)
+        if layout == PLAIN or not frame.flags & SHARES:
+            function, args, kwargs = load_call(stream, buffers, layout, self._view, self._borrow)
         else:
-            with self._attachments.cache:
-                function, args, kwargs = load_call(stream, buffers, layout, self._view, self._borrow)
+            with self._attachments.cache:  # for the references in pickles
+                function, args, kwargs = load_call(stream, buffers, layout)
         if frame.task:
             function = self._function(frame.task)
         return function, args, kwargs
-
-    def _single_array(self, stream: bytes) -> bytes | None:
-        """Return what stands for a shared array that is the only argument; such calls are repeated often."""
-        if stream not in self._single:
-            if len(self._single) >= _KNOWN:
-                self._single.clear()
-            found = single_array(stream)
-            self._single[stream] = None if found is None else found[2]
-        return self._single[stream]
 
     def _buffers(
         self, stream: Buffer, entries: Sequence[Entry], inline: Sequence[Buffer], *, copy: bool = False

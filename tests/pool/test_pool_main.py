@@ -629,7 +629,9 @@ DECORATED = """
 import dataclasses
 import enum
 import functools
+import sys
 import threading
+import types
 import typing
 
 import aliased
@@ -787,6 +789,66 @@ Made = dataclasses.make_dataclass("Made", ["x"])  # of the module `types` before
 Local = library.local()
 
 
+# Objects that pickle by the name of a global alone.
+NAMED = '''
+import typing
+
+
+class Sentinel:
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        return self.name
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __eq__(self, other):
+        return isinstance(other, Slotted)
+
+    def __reduce__(self):
+        return "SLOTTED"
+
+
+Number = typing.NewType("Number", int)
+MISSING, SLOTTED = Sentinel("MISSING"), Slotted()
+Sentinel.inner = Sentinel("Sentinel.inner")
+T, P, Ts = typing.TypeVar("T", int, str), typing.ParamSpec("P"), typing.TypeVarTuple("Ts")
+
+
+class Holds(typing.Generic[T]):
+    def value(self, x: T, *_: typing.Unpack[Ts]) -> T:
+        return x
+
+
+def same(x, y=MISSING):
+    return x is MISSING, y is MISSING, x is SLOTTED, x is Sentinel.inner
+
+
+def typed(x: Number, f: typing.Callable[P, int] = abs) -> Number:
+    return Number(f(x)), typed.__annotations__["x"] is Number, T.__constraints__ == (int, str)
+
+
+def objects():
+    return [Number, MISSING, SLOTTED, Sentinel.inner, T, P, Ts]
+'''
+exec(NAMED)
+unfound = sys.modules["unfound"] = types.ModuleType("unfound")
+exec(NAMED, unfound.__dict__)
+nowhere = types.ModuleType("nowhere")
+exec(NAMED, nowhere.__dict__)
+
+
+def by_name(of):
+    objects, came = of.objects(), ask(of.objects)
+    yield [one is other for one, other in zip(objects, came)]
+    yield [one is other for one, other in zip(objects, ask(lambda x: x, objects))]
+    yield [ask(of.same, x) for x in objects[1:4]] + list(pool.map(of.same, objects[1:4]))
+    yield ask(of.typed, -2), ask(of.Number, 3), ask(of.Holds().value, 4), ask(lambda x: x.name, of.MISSING)
+
+
 ufunc = np.frompyfunc(lambda x: x + 1, 1, 1)
 lock = threading.Lock()
 factor = 1
@@ -870,10 +932,19 @@ with sa.Pool(1, initializer=functools.partial(library.begin, 7)) as pool:
     tell("many of them", sums == list(range(3, 41)), called == list(range(2, 40)))
     tell("without names", ask(eval("lambda x: x * y", {"y": 3}), 2), ask(first["get"]))
     tell("they are few", ask(library.kept) <= 32)
+    tell("by name", *by_name(sys.modules["__main__"]))
+    tell("by name in a module that is not found", *by_name(unfound))
+    tell("by name in a namespace", *by_name(nowhere))
     tell("no ufunc", ask(uses_ufunc))
     tell("no lock", ask(uses_lock))
 """
 
+BY_NAME = [
+    [True] * 7,
+    [True] * 7,
+    [(True, True, False, False), (False, True, True, False), (False, True, False, True)] * 2,
+    ((2, True, True), 3, 4, "MISSING"),
+]
 RIGHT_DECORATED: dict[str, list[Any]] = {
     "cached": [9, 4, 9, 4.0],
     "its cache stays": [True, 8],
@@ -903,6 +974,9 @@ RIGHT_DECORATED: dict[str, list[Any]] = {
     "many of them": [True, True],
     "without names": [6, 5],
     "they are few": [True],
+    "by name": BY_NAME,
+    "by name in a module that is not found": BY_NAME,
+    "by name in a namespace": BY_NAME,
 }
 
 # As `collections` does from Python 3.13 on.

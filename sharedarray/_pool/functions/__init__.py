@@ -39,6 +39,7 @@ tokens     what identifies a function or class in all processes
 snapshots  whether a function is as it was: `Snapshot`, `FunctionCache`
 received   what has arrived from the caller: globals, functions and classes
 decorated  reducers of what decorators make: caches, dispatchers, descriptors
+named      objects that pickle by a name alone: those of `typing.NewType`, sentinels
 pickler    `CodePickler`, and the versions of values
 start      the ``__main__`` of a worker that starts
 =========  =====================================================================

@@ -21,6 +21,7 @@ from sharedarray import _reference as reference, _reloads as reloads
 from sharedarray._picklers import reducers
 from sharedarray._pool.functions import modules, received, tokens
 from sharedarray._pool.functions.decorated import REDUCERS, reduce_dispatcher
+from sharedarray._pool.functions.named import reduce_named
 from sharedarray._pool.functions.snapshots import SCALARS, Snapshot, cell_content, global_names
 from sharedarray._subclasses import PLAIN, reduce_subclass
 from sharedarray._thresholds import HASHED_FROM
@@ -60,6 +61,16 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """True if functions and classes bring their globals along, one by one and with versions."""
         return self.purpose == CALL
 
+    @property
+    def is_result(self) -> bool:
+        """True if the pickle goes to the caller, which may have sent what it is made of."""
+        return self.purpose == RESULT
+
+    @property
+    def is_version(self) -> bool:
+        """True if a version is derived from the pickle, which is not loaded."""
+        return self.purpose == VERSION
+
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is pickled; NotImplemented for the usual way."""
         kind = type(obj)
@@ -69,8 +80,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._class(obj)
         if kind is types.CodeType:
             return self._code(obj)
-        reducer = REDUCERS.get(kind)
-        return NotImplemented if reducer is None else reducer(self, obj)
+        return REDUCERS.get(kind, reduce_named)(self, obj)
 
     def _function(self, function: types.FunctionType) -> Any:
         home = function.__module__

@@ -17,10 +17,10 @@ __all__ = ["NOT_A_FILE", "quarantine", "report", "unheard"]
 unheard = False
 """True if the warnings of this process reach no user: the janitor's.
 
-Such a process leaves a damaged file to the processes whose warnings do, as long as there are some.
+It leaves a damaged file to the processes whose warnings reach a user, as long as there are such processes.
 """
 
-# What `os.open` and its like raise where something else than a readable regular file has the name.
+# The errors of `os.open` and its like if something else than a readable regular file has the name.
 NOT_A_FILE = (IsADirectoryError, NotADirectoryError, PermissionError)
 
 _MOST_REPORTED = 100  # files; after that many, a process reports no more

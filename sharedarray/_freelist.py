@@ -1,14 +1,14 @@
-"""The free list: blocks that this process has just freed, whose pages its next blocks use.
+"""The free list: blocks that this process has just freed. Its next blocks use their pages.
 
 To make a block in fresh memory takes some ten times as long as to copy the data, because the kernel finds and
 clears every page. So a block of at least `thresholds.REUSED_FROM` bytes that this process made keeps
 its file and its mapping for a moment when its last view goes. The next block of about that size gets both::
 
-    last view goes ─▶ leave ─▶ rename ─▶ alone? ─▶ FREE ─▶ alone? ─▶ move pages ─▶ fill ─▶ publish
-                                           ▲                        to a new mapping
-                               last view goes
-                                           │
-    close() ─▶ leave ─▶ rename ─▶ alone? ─▶ CLOSED
+    last view goes ─▶ release ─▶ rename ─▶ alone? ─▶ FREE ─▶ alone? ─▶ move pages ─▶ fill ─▶ publish
+                                             ▲                        to a new mapping
+                                 last view goes
+                                             │
+    close() ─▶ release ─▶ rename ─▶ alone? ─▶ CLOSED
 
 **A free block has no name by which it can be attached.** The kernel refuses to link a file that has lost its
 last name. So a free block is renamed, not removed. Its name is a pin in the registry: that of a reference
@@ -18,14 +18,14 @@ older versions of this library. No record and no listing tells of a free block.
 **No process can see new data in an old block.** `platform.exclusive` asks the kernel whether any other open
 file description leads to the file. Descriptions that only a mapping holds count. So it tells of attachments,
 of closed attachments with views, of attachments that workers keep, and of programs without this library. It
-is asked when a block becomes free, and again when the block is taken. A reference on its way is a second name
-of the file, which keeps the block from leaving at all. A forked child shares the descriptions of its parent.
-So each fork begins a new *generation*, and no block of an older generation is reused. A fork by native code
-runs no hooks. A *witness* tells of it: a pipe whose writing end every child inherits.
+is asked when a block becomes free, and again when the block is taken. A reference in flight is a second name
+of the file, with which the block does not become free at all. A forked child shares the descriptions of its
+parent. So each fork begins a new *generation*, and no block of an older generation is reused. A fork by
+native code runs no hooks. A *witness* shows it: a pipe whose writing end every child inherits.
 
-**An attachment by an old name fails.** A process may have looked up the old name just before it went, and may
-open the file when it is free, or is another block. `platform.set_reused` flags a file for good before its
-first name goes, and a process that opens such a file checks that the name still leads to it
+**An attachment by an old name fails.** A process may have looked up the old name just before it was removed,
+and may open the file when it is free, or is another block. `platform.set_reused` flags a file for good before
+its first name goes, and a process that opens such a file checks that the name still leads to it
 (`segment.attach`). A file never gets a name again that a user has given to it: a `Reference` would take one
 block for the other. The intents of interrupted writes (see `sharedarray._intents`) belong to a file, so a
 file with an intent is not reused.
@@ -33,8 +33,8 @@ file with an intent is not reused.
 **Every byte that the maker of a block does not write is zero**, also for `empty`. To clear mapped pages takes
 a third of the time of a copy, and other processes can read a new block.
 
-**Memory goes back.** The list has at most `MOST_BYTES`, and at most a quarter of the memory that is free. A
-block that was not used for `IDLE` seconds is given back by a thread, which ends when nothing was added for
+**Memory is given back.** The list has at most `MOST_BYTES`, and at most a quarter of the memory that is free.
+A block that was not used for `IDLE` seconds is given back by a thread, which ends when nothing was added for
 `IDLE` seconds. All blocks are given back at once if a new block, or a slot of a pool, does not fit otherwise.
 The same happens before each fork, together with the end of the thread, and when the interpreter ends.
 
@@ -81,14 +81,14 @@ MOST_BYTES = 256 << 20
 """Bytes of all blocks in the list."""
 
 IDLE = 0.5
-"""Seconds without use after which a block goes back; as much again is left for a thread that has to wait."""
+"""Seconds without use after which a block is given back; up to twice as long if the thread has to wait."""
 
 _SHARE = 4  # the part of the free memory that the list may have: a quarter
 _MOST_BLOCKS = 8  # blocks in the list: each has a descriptor, two before Python 3.13, and a map
-_MOST_NAMES = 64  # that users gave to a file: of blocks with ever new names, every 64th has fresh pages
-_SMALLER, _LARGER = 0.75, 2.0  # a block's size over that of the next; what it lacks has to be fresh pages
-_REFRESH = 0.25  # seconds for which the memory that this process may still take is believed
-_SOON = 0.001  # seconds between two looks at least
+_MOST_NAMES = 64  # names of one file; a file that has had so many is not reused
+_SMALLER, _LARGER = 0.75, 2.0  # the size of a free block over that of the new one: from, to
+_REFRESH = 0.25  # seconds after which the memory that this process may take is measured again
+_SOON = 0.001  # seconds between two checks of the thread, at least
 _STOPPING = 1.0  # seconds that the thread may take to end; some 0.1 ms if the interpreter is free
 
 
@@ -112,7 +112,7 @@ class FreeBlock:
     close
         Closes the handle.
     generation
-        Of the block, see `generation`.
+        The generation in which the block was made, see `generation`.
     mapping
         Its mapping, which has no views; None while it may have some.
     target
@@ -159,10 +159,10 @@ class FreeBlock:
         self.since = 0.0
 
     def free(self) -> None:
-        """Give the memory back, of a block that is in the list no more."""
+        """Give back the memory of a block that is not in the list any more."""
         self.done()
         mapping, self.mapping = self.mapping, None
-        if _state.pid == os.getpid():  # or the name is that of a parent, which has forked by native code
+        if _state.pid == os.getpid():  # else the block is that of a parent which has forked by native code
             with contextlib.suppress(OSError):  # then the janitor removes it
                 platform.remove(self.pin_file)
         if mapping is not None:
@@ -171,7 +171,7 @@ class FreeBlock:
         self.close(self.handle)
 
     def done(self) -> None:
-        """Note that a block that was taken is filled."""
+        """End the use of a block that was taken: the new block is filled."""
         self.target = None
         _state.taken.pop(id(self), None)
 
@@ -182,15 +182,15 @@ class _State:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.blocks: dict[int, FreeBlock] = {}  # by `id`
-        self.taken: dict[int, FreeBlock] = {}  # by `id`: what other threads may be just filling
+        self.taken: dict[int, FreeBlock] = {}  # by `id`: blocks that threads are filling
         self.forks = next(_numbers)
         self.witness: tuple[int, int] | None = None
-        self.asking = _thread.allocate_lock()  # held while the witness is asked; no thread waits for it
+        self.witness_lock = _thread.allocate_lock()  # of `witness`; no thread waits for it
         self.watcher: _Watcher | None = None
         self.ended = False
-        self.used = 0.0  # when a block was added last
+        self.last_added = 0.0  # when a block was added last
         self.added = 0  # blocks since a block was made that could have used their pages
-        self.looked = float("-inf")
+        self.checked = float("-inf")
         self.free_memory: int | None = None
 
 
@@ -219,7 +219,7 @@ class _Watcher:
                 self.wake.acquire(timeout=max(due, _SOON))
 
     def stop(self) -> None:
-        """End, and wait for that, so that a fork copies no thread."""
+        """End the thread, and wait for its end, so that a fork copies no thread."""
         self.stopping = True
         with contextlib.suppress(RuntimeError):  # it was woken already
             self.wake.release()
@@ -242,14 +242,15 @@ def generation() -> int:
     state = _state
     if not platform.REUSES_PAGES or state.ended or state.pid != os.getpid() or not greenlets.real_threads():
         return -1
-    if state.witness is None and not _call_witness(state):
+    if state.witness is None and not _make_witness(state):
         return -1
     state.added = 0
     return state.forks
 
 
-def _call_witness(state: _State) -> bool:
-    if not state.asking.acquire(blocking=False):
+def _make_witness(state: _State) -> bool:
+    """Make the witness; return False if there can be none now."""
+    if not state.witness_lock.acquire(blocking=False):
         return False
     try:
         if state.witness is None:
@@ -257,7 +258,7 @@ def _call_witness(state: _State) -> bool:
     except OSError:
         return False
     finally:
-        state.asking.release()
+        state.witness_lock.release()
     return True
 
 
@@ -268,7 +269,7 @@ def is_current(generation: int) -> bool:
 
 
 def has_use(generation: int) -> bool:
-    """Return whether to keep a block of this generation: not as one of many that are dropped at once."""
+    """Return whether to keep a block of this generation: it is not one of many that are dropped at once."""
     return is_current(generation) and _state.added < _MOST_BLOCKS
 
 
@@ -277,7 +278,7 @@ def _is_unshared(block: FreeBlock) -> bool:
     state = _state
     if not is_current(block.generation):
         return False
-    if not state.asking.acquire(blocking=False):
+    if not state.witness_lock.acquire(blocking=False):
         return False
     try:
         # The next witness is made before this one is closed, so that no fork in between goes unnoticed.
@@ -286,7 +287,7 @@ def _is_unshared(block: FreeBlock) -> bool:
     except OSError:
         return False
     finally:
-        state.asking.release()
+        state.witness_lock.release()
     if not alone:
         begin_generation()
     return alone
@@ -301,7 +302,7 @@ def before_fork() -> None:
 
 
 def begin_generation() -> None:
-    """Note that a child may share all blocks of this moment: right before a fork, or when it was noticed."""
+    """Reuse no block of this moment: a child may share them. Called before a fork, or when one is noticed."""
     _state.forks = next(_numbers)
 
 
@@ -317,7 +318,9 @@ def after_fork_in_child() -> None:
     for block in (*before.blocks.values(), *before.taken.values()):
         if block.mapping is not None:
             mmap.mmap.close(block.mapping)
-        if block.target is not None:  # the frame of the thread that fills it stays, and so do views of it
+        if (
+            block.target is not None
+        ):  # the child has a copy of the frame of the thread that fills it, with views
             platform.detach(block.target, block.handle)
     for handle in before.witness or ():
         platform.close(handle)
@@ -339,7 +342,7 @@ def add(block: FreeBlock, mapping: mmap.mmap | None = None) -> bool:
     if block.since and _state.blocks.pop(id(block), None) is None:
         return False  # it was closed for too long
     block.mapping = mapping
-    block.since = _state.used = time.monotonic()
+    block.since = _state.last_added = time.monotonic()
     _state.added += 1
     try:
         kept = _is_exclusive(block) and _is_unshared(block) and not _has_intents(block) and _fits(block)
@@ -388,7 +391,7 @@ def _has_intents(block: FreeBlock) -> bool:
     try:
         return intents.has_intents(registry.registry_of(block.directory), block.handle)
     except OSError:
-        return True  # it may have
+        return True  # not known: it may have some
 
 
 def take(directory: str, size: int, name: str | None) -> FreeBlock | None:
@@ -441,16 +444,16 @@ def _suits(block: FreeBlock, directory: str, size: int, name: str | None) -> boo
 
 
 def _fits(block: FreeBlock) -> bool:
-    """Make way for a block; return False if it cannot be in the list."""
+    """Give other blocks back until this one fits into the list; return False if it cannot."""
     if len(block.names) > _MOST_NAMES:
         return False
     size, most = 0, MOST_BYTES
     if block.mapping is not None:
         size = block.size
         most = min(most, platform.free_bytes(block.directory, memory=True) // _SHARE)
-        left = _free_memory()
-        if left is not None:
-            most = min(most, left // _SHARE)
+        free = _free_memory()
+        if free is not None:
+            most = min(most, free // _SHARE)
     if size > most:
         return False
     while True:
@@ -463,9 +466,9 @@ def _fits(block: FreeBlock) -> bool:
 
 def _free_memory() -> int | None:
     now = time.monotonic()
-    if now - _state.looked > _REFRESH:
+    if now - _state.checked > _REFRESH:
         _state.free_memory = platform.free_memory()
-        _state.looked = now
+        _state.checked = now
     return _state.free_memory
 
 
@@ -482,9 +485,10 @@ def _start() -> bool:
 
 
 def _give_back_idle() -> float | None:
-    """Give back what is idle; return the seconds until the next look, None if nothing was added for long."""
+    """Give idle blocks back; return the seconds until the next check, None if nothing was added for long."""
     now = time.monotonic()
-    oldest = _state.used  # a loop takes each block as soon as it is free, and needs no thread each time
+    # The time of the last addition counts too: the thread stays for a loop that takes each block at once.
+    oldest = _state.last_added
     for block in list(_state.blocks.values()):
         if now - block.since >= IDLE:
             discard(block)
@@ -500,7 +504,7 @@ def _give_back_idle() -> float | None:
 class Pages:
     """The bytes of a block that is made from a free block.
 
-    `clear_to` clears what was not written.
+    `write` fills them; `clear_to` clears the bytes that were not written.
 
     Parameters
     ----------
@@ -533,7 +537,7 @@ class Pages:
                 offset = end
 
     def clear_to(self, end: int) -> None:
-        """Clear what is not written before this byte."""
+        """Clear all bytes before this one that were not written."""
         if end > self._end:
             self._bytes[self._end : end] = 0
             self._end = end

@@ -1,36 +1,37 @@
-"""The janitor: one small process per user and memory file system that removes what sudden death left.
+"""The janitor: one small process per user and directory of blocks. It removes the blocks of killed processes.
 
 Every process that holds blocks keeps one connection to it::
 
     holder                         registry directory                     janitor
     ------                         ------------------                     -------
     connect ────────────────────▶  janitor.sock  ◀──────────────────────  listen
-            ◀──────────────────────────────────────────────────  one byte: covered
-    (dies)  x─────────────────────────────────────────────────▶  end of file: look at the records
+            ◀──────────────────────────────────────────────────  welcome
+    (dies)  x─────────────────────────────────────────────────▶  end of file: sweep
 
-A holder says nothing; that its connection breaks is the message. The kernel may break it before it has
-dropped the dead process's leases, so the janitor looks again for `LOOK_AGAIN` seconds, and slowly from
-time to time (`SLOW_LOOK`) while anything is left, because a forked child may keep a connection open.
-When nothing is left it ends.
+A holder sends nothing; its broken connection is the message. The kernel may break the connection before it
+has dropped the dead process's leases, so the janitor sweeps again for `SWEEP_AGAIN` seconds. A forked child
+may keep a connection open, so it also sweeps from time to time (`SLOW_SWEEP`) while blocks are left. When no
+block is left, it ends.
 
-Two bytes of ``janitor.lock`` decide between two: `ALIVE` is locked through an open file that the janitor
-inherits, from before it starts until it ends; `STARTING` by a process that starts one. The holders lock its
-other bytes (see `registry.appear`). The starter also binds and listens, so that it can connect at once and
-needs no wait: if it dies before the janitor runs, its broken connection is the first thing that the janitor
-sees.
+Locks on two bytes of ``janitor.lock`` ensure that there is one janitor. `ALIVE` is locked by an open file
+that the janitor inherits, from before its start until its end. `STARTING` is locked by a process that starts
+a janitor. (The holders lock other bytes; see `registry.appear`.) The starter also binds the socket and
+listens, so that it connects without waiting. If it dies before the janitor runs, the janitor finds its
+connection broken.
 
-To end, the janitor closes its connections first and then looks once more. A holder writes a block's
-record first and looks at its connection then (`ensure`), so one of the two always sees the other.
+To end, the janitor closes its connections first and then sweeps once more. A holder writes a block's record
+first and checks its connection then (`ensure`), so that either the janitor finds the record or the holder
+finds the broken connection.
 
-The janitor must not hurt its starter. It runs a fresh interpreter (``-I -S``), detached twice in a session
-of its own, with no descriptor but its own two, default signals and ``/`` as its directory, and it
-imports neither NumPy nor the package's ``__init__``. If no interpreter is known (`sharedarray._interpreter`),
-or none starts within `_START_PATIENCE` seconds, there is no janitor; a warning says so once.
+The janitor must not disturb its starter. It runs in a fresh interpreter (``-I -S``), forked twice, in a
+session of its own, with two descriptors, default signals and ``/`` as its directory. It imports neither NumPy
+nor the package's ``__init__``. If no interpreter is known (`sharedarray._interpreter`), or none starts within
+`_START_PATIENCE` seconds, there is no janitor; a warning says so once.
 
-Detached twice, the janitor is a child of the process that adopts orphans. If that is a holder (process 1 of a
-container, or a subreaper), the first message to this holder carries the janitor's pid. The holder then reaps
-the janitor in a thread that ends with it: the janitor never stays a zombie, and ``os.wait()`` does not see it
-later.
+Because it is forked twice, the janitor is a child of the process that adopts orphans. If that is a holder
+(process 1 of a container, or a subreaper), the first message to this holder carries the janitor's pid. The
+holder then reaps the janitor in a thread that ends with it: the janitor never stays a zombie, and
+``os.wait()`` does not see it later.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ from sharedarray._platform import platform
 if TYPE_CHECKING:
     import subprocess
 
-_FRESH = 0.05  # seconds for which a connection that stood is believed to stand
-_UNANSWERED = 3  # connections in a row that ended without an answer, after which we stop starting janitors
+_FRESH = 0.05  # seconds after a check in which a connection counts as open
+_UNANSWERED = 3  # connections in a row that ended without an answer, after which no janitor is started
 _RETRY = 5.0  # seconds until a start that failed is tried again
 _PATIENCE = 5.0  # seconds to wait for an answer
 _ENDING_PATIENCE = (
@@ -66,9 +67,9 @@ _ENDING_PATIENCE = (
 )
 _START_PATIENCE = 8.0  # seconds that an interpreter may take to start; about 0.03 on a machine that is free
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))  # known before the program changes its directory
-_TIDY = 30.0  # seconds between two sweeps by a maker of blocks, where the kernel frees them and leaves a note
-_MANY = 16  # directories of blocks from which on those that are not in use are forgotten
-_BACKLOG = 512  # connections that wait while the janitor looks
+_TIDY = 30.0  # seconds between two sweeps by a maker, where the kernel frees blocks but leaves their records
+_MANY = 16  # directories of blocks, from which number on those not in use are forgotten
+_BACKLOG = 512  # connections that wait while the janitor sweeps
 
 _BOOT = (
     "import sys, types\n"
@@ -87,9 +88,9 @@ _user: Callable[[], int] = getattr(os, "geteuid", int)
 
 
 class _Connection:
-    """One connection to a janitor: whether it was answered, when it last stood, and of which user it is."""
+    """One connection to a janitor, with its last check and the user that this process acted as."""
 
-    __slots__ = ("_socket", "answered", "looked", "user")
+    __slots__ = ("_socket", "answered", "checked", "user")
 
     def __init__(self, folder: str) -> None:
         import socket
@@ -105,32 +106,32 @@ class _Connection:
         except BaseException:
             self._socket.close()
             raise
-        self.looked = time.monotonic()
+        self.checked = time.monotonic()
 
-    def stands(self) -> bool:
-        """Return whether the janitor at the other end is, or is about to be, there."""
-        self.looked = time.monotonic()
+    def is_open(self) -> bool:
+        """Return whether the connection is open: the janitor runs, or is being started."""
+        self.checked = time.monotonic()
         try:
-            while said := self._socket.recv(WELCOME):
+            while message := self._socket.recv(WELCOME):
                 self.answered = True
-                _hear_welcome(said)
+                _handle_welcome(message)
         except BlockingIOError:
             return True
         except OSError:
             pass
         return False
 
-    def covered(self) -> bool:
-        """Wait for the janitor's first byte; False when it ended instead."""
+    def welcomed(self) -> bool:
+        """Wait for the janitor's welcome; return False if it ended instead."""
         self._socket.settimeout(_PATIENCE)
         try:
-            said = self._socket.recv(WELCOME)
+            message = self._socket.recv(WELCOME)
         except OSError:
-            said = b""
+            message = b""
         finally:
             self._socket.setblocking(False)
-        self.answered = bool(said)
-        _hear_welcome(said)
+        self.answered = bool(message)
+        _handle_welcome(message)
         return self.answered
 
     def close(self) -> None:
@@ -159,16 +160,16 @@ _state = _State()
 def ensure(directory: str, *, strict: bool = True) -> None:
     """Make sure that a janitor watches this process's blocks in `directory`.
 
-    Called after a record is written, and, not `strict`, when a block is attached. A maker must look at its
-    connection every time, or a janitor that ends could miss the record. An attacher may believe one that
-    stood `_FRESH` seconds ago: the janitor of that block's maker comes by anyway. Where none can be
-    started, the sweep happens here instead, and a warning says so.
+    Called after a record is written, and, not `strict`, when a block is attached. A maker checks its
+    connection every time: otherwise a janitor that ends could miss the record. An attacher may rely on a
+    check within the last `_FRESH` seconds, because the janitor of the block's maker watches the block too. If
+    no janitor can be started, this process sweeps, and warns.
     """
     connection = _state.connections.get(directory)
     if connection is not None and connection.user == _user():
-        if not strict and time.monotonic() - connection.looked < _FRESH:
+        if not strict and time.monotonic() - connection.checked < _FRESH:
             return
-        if connection.stands():
+        if connection.is_open():
             return
     if not platform.NEEDS_JANITOR:
         if strict:
@@ -181,7 +182,7 @@ def ensure(directory: str, *, strict: bool = True) -> None:
             _state.former[directory, connection.user] = connection
             connection = _state.former.pop((directory, _user()), None)
         if connection is not None:
-            if connection.stands():  # another thread was faster
+            if connection.is_open():  # another thread was faster
                 _state.connections[directory] = connection
                 return
             connection.close()
@@ -204,10 +205,10 @@ def ensure(directory: str, *, strict: bool = True) -> None:
 
 
 def appear(directory: str) -> None:
-    """Show processes of other pid namespaces that this process lives, unless it has done so.
+    """Show processes of other pid namespaces that this process lives, if it has not yet.
 
-    Called before its first record is written: a janitor of another pid namespace would take the maker of that
-    for dead.
+    Called before the first record is written: otherwise a janitor of another pid namespace would take the
+    maker for dead.
     """
     if registry.registry_of(directory) not in _state.present:
         with _state.lock:
@@ -216,9 +217,9 @@ def appear(directory: str) -> None:
 
 
 def _forget_ended() -> None:
-    """Forget directories in which this process has no block any more, so that their janitors have ended."""
+    """Forget directories whose janitor has ended, because no block is left there."""
     for directory, connection in list(_state.connections.items()):
-        if not connection.stands():
+        if not connection.is_open():
             del _state.connections[directory]
             connection.close()
             handle = _state.present.pop(registry.registry_of(directory), None)
@@ -239,11 +240,11 @@ def _appear(directory: str) -> None:
     try:
         _state.present[folder] = registry.appear(directory)
     except OSError:
-        pass  # then a reference that this process sends there has its grace period from now on
+        pass  # for other pid namespaces, the grace periods of this process's references begin now
 
 
 def _tidy(directory: str) -> None:
-    """Drop the records of blocks that the kernel has freed, the first time and then from time to time."""
+    """Drop the records of blocks that the kernel has freed, at most every `_TIDY` seconds."""
     now = time.monotonic()
     if now - _state.tidied.get(directory, float("-inf")) < _TIDY:
         return
@@ -251,7 +252,7 @@ def _tidy(directory: str) -> None:
     try:
         registry.sweep(directory)
     except OSError:
-        pass  # the registry is not ours, which making a block tells
+        pass  # the registry is not this user's: making a block raises the error
 
 
 def _connect(directory: str) -> _Connection:
@@ -260,7 +261,7 @@ def _connect(directory: str) -> _Connection:
         connection = _Connection(folder)
     except OSError:
         return _start(directory)
-    if connection.covered():
+    if connection.welcomed():
         return connection
     connection.close()
     return _start(directory)
@@ -301,7 +302,7 @@ def _start(directory: str) -> _Connection:
             except OSError:
                 pass
             else:
-                if connection.covered():
+                if connection.welcomed():
                     return connection
                 connection.close()
             if platform.lock(alive, ALIVE, 1, shared=False, wait=False):
@@ -311,7 +312,7 @@ def _start(directory: str) -> _Connection:
             os.close(starting)
         if time.monotonic() > deadline:
             raise TimeoutError(f"the janitor of {folder} holds its lock but does not answer")
-        time.sleep(0.01)  # a janitor is just ending, and has nothing that we could wait on
+        time.sleep(0.01)  # a janitor is just ending: there is nothing to wait on
 
 
 def _is_file(path: str) -> bool:
@@ -323,7 +324,7 @@ def _is_file(path: str) -> bool:
 
 
 def _free_path(path: str) -> None:
-    """Remove the socket of a janitor that was killed, or what is there in its place."""
+    """Remove the socket of a janitor that was killed, or another file at that path."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             damage.report(path, "no socket", "it is moved away")
@@ -346,7 +347,7 @@ def _launch(folder: str, alive: int) -> _Connection:
     import socket
 
     from sharedarray import (
-        _interpreter as interpreter,  # here: only what starts a _janitor as janitor needs it
+        _interpreter as interpreter,  # here: only the start of a janitor needs it
     )
 
     program = os.path.abspath(interpreter.python())  # the janitor starts in another directory
@@ -364,7 +365,7 @@ def _launch(folder: str, alive: int) -> _Connection:
             if code:
                 raise ChildProcessError(f"{program} ended with {code}")
             if platform.adopts_orphans():
-                connection.covered()  # its first message says whether it is a child of this process
+                connection.welcomed()  # its first message says whether it is a child of this process
         except BaseException:
             connection.close()
             raise
@@ -372,7 +373,7 @@ def _launch(folder: str, alive: int) -> _Connection:
 
 
 def _run(command: list[str], files: tuple[int, ...]) -> int:
-    """Return the status of a program in a session of its own; kill it if it does not end in time."""
+    """Run a program in a session of its own, and return its status; kill it if it does not end in time."""
     import subprocess
 
     from sharedarray import _interpreter as interpreter
@@ -405,7 +406,7 @@ def _run(command: list[str], files: tuple[int, ...]) -> int:
 
 
 def _status(program: subprocess.Popen[bytes], seconds: float) -> int:
-    """Wait for the end of a child without looking from time to time, which would take up to twice as long."""
+    """Wait for the end of a child. `Popen.wait` polls, and would take up to twice as long."""
     try:
         handle = platform.opened(os.pidfd_open, program.pid)
     except (AttributeError, OSError):  # a kernel before 5.3, or another system
@@ -433,10 +434,10 @@ def _fall_back(directory: str, error: OSError | ImportError | errors.Unsupported
     _sweep_quietly(directory)
 
 
-# Whether another process says that there is no janitor: the pool, of its workers.
+# Whether this process does not warn if there is no janitor: the pool warns for its workers.
 silent = False
 
-# Directories whose missing janitor a warning has named; in a forked child, its parent has said so.
+# Directories without a janitor that a warning has named; a forked child inherits them.
 _warned: set[str] = set()
 _MOST_WARNED = 100
 
@@ -459,15 +460,15 @@ def _sweep_quietly(directory: str) -> None:
     try:
         registry.sweep(directory)
     except OSError:
-        pass  # the registry is not ours, which making a block tells
+        pass  # the registry is not this user's: making a block raises the error
 
 
 # -- a janitor that is a child of a holder --------------------------------------------------------------
 
 
-def _hear_welcome(said: bytes) -> None:
+def _handle_welcome(message: bytes) -> None:
     """Reap the janitor when it ends, if its first message says that it is a child of this process."""
-    pid = said[1:].strip()
+    pid = message[1:].strip()
     if pid.isdigit() and int(pid) not in _state.adopted:
         _state.adopted.add(int(pid))
         try:
@@ -510,7 +511,7 @@ def _short_path(folder: str) -> Iterator[str]:
 
 
 def before_fork() -> None:
-    """Open the child's connections. Ours stand, so the janitor is there and takes them up when it can."""
+    """Open the child's connections, as this process has some: the janitor accepts them when it can."""
     _state.lock.acquire()
     for directory in _state.connections:
         try:
@@ -520,7 +521,7 @@ def before_fork() -> None:
 
 
 def after_fork_in_parent() -> None:
-    """Leave the child's connections to the child."""
+    """Close this process's copies of the child's connections."""
     for connection in _state.for_child.values():
         connection.close()
     _state.for_child.clear()
@@ -528,7 +529,7 @@ def after_fork_in_parent() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Take up the child's own connections, and close the parent's, or its death would go unnoticed."""
+    """Use the child's connections, and close the parent's: the parent's death must break them."""
     global _state
     inherited, _state = _state, _State()
     for connection in (*inherited.connections.values(), *inherited.former.values()):

@@ -1,6 +1,6 @@
-"""The janitor's side: the process that looks at the records when a holder's connection breaks.
+"""The process of the janitor: it sweeps the registry when the connection of a holder breaks.
 
-See `sharedarray._janitor`, which starts it.
+`sharedarray._janitor` describes it, and starts it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import socket
 
 
-LOOK_AGAIN = 2.0  # seconds after a broken connection during which leases may still be on their way out
-SLOW_LOOK = 1.5  # seconds between looks while anything is left, or more if the looks themselves take long
-_FIRST_GAP = 0.2  # seconds between the first two looks; each gap is twice the one before, up to SLOW_LOOK
-LINGER = 1.0  # seconds for which a janitor with nothing left waits for the next block
-_LOOK_GAP = 0.02  # seconds between two looks at least, however many connections break
-_IDLE_SHARE = 50  # times as long as a look takes, until the next slow one
-_ADOPTION = 5.0  # seconds in which the kernel gives an orphan its new parent; microseconds in practice
+SWEEP_AGAIN = 2.0  # seconds after a broken connection in which the kernel may not have dropped all leases
+SLOW_SWEEP = 1.5  # seconds between sweeps while blocks are left; more if a sweep takes long
+_FIRST_GAP = 0.2  # seconds between the first two sweeps; each gap is twice the one before, up to SLOW_SWEEP
+LINGER = 1.0  # seconds for which a janitor without blocks waits for the next one
+_SWEEP_GAP = 0.02  # seconds between two sweeps at least, however many connections break
+_IDLE_SHARE = 50  # the next slow sweep comes after this many times the duration of one
+_ADOPTION = 5.0  # seconds at most until the kernel has given an orphan its new parent; in practice 1 us
 ALIVE, STARTING = 0, 1  # bytes of janitor.lock
 
-WELCOME = 16  # bytes that the janitor's first message has at most
+WELCOME = 16  # bytes of the janitor's first message, at most
 
 
 def main(folder: str, alive: int, listening: int) -> None:
@@ -38,23 +38,23 @@ def main(folder: str, alive: int, listening: int) -> None:
     damage.unheard = True
     starter = os.getpid()
     if os.fork():
-        os._exit(0)  # the starter waits for this process and never hears of the janitor
+        os._exit(0)  # the starter waits for this process, and is not the janitor's parent
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_IGN)  # what has come so far was meant for our starter
+        signal.signal(number, signal.SIG_IGN)  # drops the pending signals, which were meant for the starter
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client that died before its welcome must not end us
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a client may die before its welcome is sent
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each process that holds blocks
     deadline = time.monotonic() + _ADOPTION
     while os.getppid() == starter and time.monotonic() < deadline:
-        time.sleep(0.001)  # until it has ended, the process that will reap this one is not known
+        time.sleep(0.001)  # until the starter's child has ended, this process does not have its final parent
     _Janitor(folder, alive, socket.socket(fileno=listening)).run()
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:
-    """Return what tells a file from the next at its path, which often has its inode; None without one."""
+    """Return numbers that distinguish a file from the next file at its path; None if there is no file."""
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -74,9 +74,9 @@ class _Janitor:
         self.poll = select.poll()
         self.poll.register(listener, select.POLLIN)
         self.last_break = float("-inf")  # when a connection last broke
-        self.last_look = float("-inf")
+        self.last_sweep = float("-inf")
         self.gap = _FIRST_GAP  # seconds until the next slow look
-        self.next_look: float | None = time.monotonic()
+        self.next_sweep: float | None = time.monotonic()
         self.idle_since: float | None = None  # since when nothing is left
 
     def run(self) -> None:
@@ -85,21 +85,21 @@ class _Janitor:
                 if handle == self.listener.fileno():
                     self._welcome()
                 else:
-                    self._hear(handle)
+                    self._receive(handle)
             now = time.monotonic()
-            if self.next_look is not None and self.next_look <= now:
-                self._look(now)
+            if self.next_sweep is not None and self.next_sweep <= now:
+                self._sweep(now)
             if self._may_end(now) and self._end():
                 return
 
     def _pause(self) -> float:
         """Return the milliseconds until there is something to do."""
         now = time.monotonic()
-        times = [] if self.next_look is None else [self.next_look]
+        times = [] if self.next_sweep is None else [self.next_sweep]
         if self.idle_since is not None:
             times.append(self.idle_since + LINGER)
-        # However long until then: another program may have removed the socket, see `_may_end`.
-        return min(max(0.0, min(times, default=now + SLOW_LOOK) - now), SLOW_LOOK) * 1000 + 1
+        # At most SLOW_SWEEP seconds: another program may have removed the socket, see `_may_end`.
+        return min(max(0.0, min(times, default=now + SLOW_SWEEP) - now), SLOW_SWEEP) * 1000 + 1
 
     def _welcome(self) -> None:
         while True:
@@ -108,18 +108,18 @@ class _Janitor:
             except BlockingIOError:
                 return  # no other connection waits
             except OSError:
-                time.sleep(_LOOK_GAP)  # no descriptor is free: the rest waits in the backlog
+                time.sleep(_SWEEP_GAP)  # no descriptor is free: the rest waits in the backlog
                 return
             client.setblocking(False)
             try:
                 client.send(b"+%d" % os.getpid() if platform.peer(client) == os.getppid() else b"+")
             except OSError:
-                pass  # it died already, which the poll tells next
+                pass  # it has died, which the next poll finds
             self.clients[client.fileno()] = client
             self.poll.register(client, select.POLLIN)
             self.idle_since = None if self.idle_since is None else time.monotonic()
 
-    def _hear(self, handle: int) -> None:
+    def _receive(self, handle: int) -> None:
         client = self.clients[handle]
         try:
             if client.recv(16):
@@ -132,24 +132,24 @@ class _Janitor:
         del self.clients[handle]
         client.close()
         self.last_break = time.monotonic()
-        soon = max(self.last_break, self.last_look + _LOOK_GAP)
-        self.next_look = soon if self.next_look is None else min(soon, self.next_look)
+        soon = max(self.last_break, self.last_sweep + _SWEEP_GAP)
+        self.next_sweep = soon if self.next_sweep is None else min(soon, self.next_sweep)
 
-    def _look(self, now: float) -> bool:
-        """Sweep, say whether there is work left, and plan the next look."""
+    def _sweep(self, now: float) -> bool:
+        """Sweep, set the time of the next sweep, and return whether blocks are left."""
         try:
             swept = registry.sweep(self.directory)
-        except Exception:  # not readable just now, not ours any more, or damaged in an unknown way
+        except Exception:  # unreadable for now, not this user's any more, or damaged in an unknown way
             work = platform.inode_of(self.folder) is not None
         else:
             work = swept.work > 0
-        self.last_look = now
+        self.last_sweep = now
         since, took = now - self.last_break, time.monotonic() - now
-        if since < LOOK_AGAIN:
-            self.next_look = now + took + max(_LOOK_GAP, since / 2)
+        if since < SWEEP_AGAIN:
+            self.next_sweep = now + took + max(_SWEEP_GAP, since / 2)
         else:
-            self.next_look = now + max(self.gap, _IDLE_SHARE * took) if work else None
-            self.gap = min(2 * self.gap, SLOW_LOOK)
+            self.next_sweep = now + max(self.gap, _IDLE_SHARE * took) if work else None
+            self.gap = min(2 * self.gap, SLOW_SWEEP)
         if work:
             self.idle_since = None
         elif self.idle_since is None:
@@ -158,19 +158,21 @@ class _Janitor:
 
     def _may_end(self, now: float) -> bool:
         if not self._reachable():
-            return True  # no process can reach us any more; the next holder starts another
+            return True  # no process can connect any more; the next holder starts another janitor
         return self.idle_since is not None and now - self.idle_since >= LINGER
 
     def _end(self) -> bool:
-        """Close every connection, look once more, and tidy up; False when there is work again."""
+        """Close every connection, sweep once more and remove our files; return False if a block came."""
         for client in self.clients.values():
             self.poll.unregister(client)
             client.close()
         self.clients.clear()
         self.idle_since = None
-        damage.unheard = False  # no process is left that would tell of a damaged file, and make it anew
+        damage.unheard = (
+            False  # no other process is left that would warn of a damaged file, and write it anew
+        )
         try:
-            work = self._look(time.monotonic())
+            work = self._sweep(time.monotonic())
         finally:
             damage.unheard = True
         if work and self._reachable():

@@ -324,7 +324,7 @@ def with_ours_instead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(multiprocessing.managers, "SharedMemoryManager", sa.SharedMemoryManager)
     monkeypatch.setattr(sa.ShareableList, "_get_packing_format", format_of, raising=False)
     monkeypatch.setattr(
-        segment.making, "chance_name", lambda: multiprocessing.shared_memory._make_filename().lstrip("/")
+        segment.making, "random_name", lambda: multiprocessing.shared_memory._make_filename().lstrip("/")
     )
     monkeypatch.setattr(script_helper, "assert_python_ok", in_second_interpreter)
     monkeypatch.setattr(support, "environment_altered", False)

@@ -262,14 +262,14 @@ def test_a_name_of_chance_that_is_taken_is_drawn_again(
     monkeypatch: pytest.MonkeyPatch, persist: bool
 ) -> None:
     drawn = iter(["first", "first", "second"])
-    monkeypatch.setattr(segment.making, "chance_name", lambda: next(drawn))
+    monkeypatch.setattr(segment.making, "random_name", lambda: next(drawn))
     with sa.full(3, 1, persist=persist) as one, sa.full(3, 2, persist=persist) as two:
         assert (one.name, two.name) == ("first", "second")
         assert (sa.attach("first")[0], sa.attach("second")[0]) == (1, 2)
         if persist:
             one.unlink()
             two.unlink()
-    monkeypatch.setattr(segment.making, "chance_name", lambda: "first")
+    monkeypatch.setattr(segment.making, "random_name", lambda: "first")
     with sa.full(3, 1), pytest.raises(sa.BlockExistsError, match="'first' is taken"):
         sa.full(3, 2)
 

@@ -275,7 +275,7 @@ def test_the_janitor_writes_bytecode_where_its_starter_does(own_directory, tmp_p
             (
                 "import sharedarray as sa\na = sa.zeros(3)\n"
                 "(connection,) = sa._janitor._state.connections.values()\n"
-                "print(sa.__file__, connection.covered())"
+                "print(sa.__file__, connection.welcomed())"
             ),
         ],
         cwd=tmp_path,

@@ -1,19 +1,19 @@
-"""The records beside the blocks: what is known of a block beyond its bytes, and which process may remove it.
+"""The records of blocks: the facts about a block beyond its bytes, and which process may remove it.
 
 ==========  =========================================================================
-moments     moments, which are told from others by a clock that cannot be set
-places      where blocks and the registry are
+moments     moments, and their ages by a clock that no user can set
+places      the directories of blocks and of the registry
 processes   which processes live, in this pid namespace and in others
 metadata    reading and removing the small files of the registry
 notices     the files by which waiting processes of a block are woken
 record      the record of a block: facts beyond its bytes, and how long it lives
 in_flight   the pins of references on their way, which keep a block until it has arrived
 semaphores  names of semaphores that processes open while they start
-removal     names that no user has unlinked are removed, by processes that release a block
+removal     removing the name of a block that no process holds
 sweeping    sweeps over a whole directory
 ==========  =========================================================================
 
-Beside the blocks, in the same directory, each user has a directory that no other user can enter::
+In the directory of the blocks, each user has a directory that no other user can enter::
 
     /dev/shm/frames                            a block
     /dev/shm/.sharedarray-1000/                the registry (mode 0700)
@@ -24,14 +24,14 @@ Beside the blocks, in the same directory, each user has a directory that no othe
                                                (with 0 milliseconds also a free block, see `freelist`)
         d.t.8123.4711.90210.77.60000.6f1c9a2e  when that sender was first seen dead
         s.8123.4711.90210.77.60000.any         the same for a pickle that may be loaded never or often (Dask
-                                               also pickles to look at the length): one for each sender,
-                                               taken away by the first load, counted from when first seen
-        w.8123.3                               what wakes party 3 of the block with this inode, see `_wakers`
+                                               also pickles to find the length): one for each sender. The
+                                               first load removes it, or a sweep later
+        w.8123.3                               the waker of party 3 of that block, see `_wakers`
         v.8123                                 notices of new data in that block, see `_notices`
         n.4711.5e0b17aa                        a metadata link that is about to replace another
         locks.1                                which bytes are being written, see `sharedarray._intents`
         janitor.lock, janitor.sock             see `sharedarray._janitor`
-        damaged.5e0b17aa90cd                   a directory that had one of these names, see `damage`
+        damaged.5e0b17aa90cd                   a directory that had one of these names, see `_damage`
 
 Records and the ``d.`` files are metadata links. A record's text is
 ``1 KIND PID STARTED CREATED LIFE SPACE CLOCK UPTIME``: the version, what the bytes are (``array``, ``bytes``,
@@ -45,21 +45,20 @@ seconds since 1970, and how long the block lives:
 ``oPID.START.SPACE``  exactly as long as the process PID (its *owner*) lives, held or not
 ====================  ==============================================================================
 
-SPACE tells whose pids these are, for containers may share the directory and not their pids. A keeper in
-another pid namespace counts as alive. Any other process of another pid namespace is alive while it has its
-byte of ``janitor.lock`` locked (`appear`), as the kernel tells.
+SPACE is the pid namespace of these pids: containers may share the directory and have their own pids. A keeper
+in another pid namespace counts as alive. Any other process of another pid namespace is alive while it has its
+byte of ``janitor.lock`` locked (`appear`).
 
-CLOCK is the number of a clock that no change of the time of day moves, and UPTIME the seconds on it. Ages are
-differences on that clock. The text of a ``d.`` file is ``CREATED CLOCK UPTIME``. A record of an older version
-ends with LIFE.
+CLOCK is the number of a clock that does not change with the time of day, and UPTIME the seconds on it. Ages
+are differences on that clock. The text of a ``d.`` file is ``CREATED CLOCK UPTIME``. A record of an older
+version ends with LIFE.
 
-A block without a record, or with another inode than the recorded one, is not ours to remove: it is
-a user's copy. A record is written before its block has a name, so a name without a record is never one
-of ours in the making; a record without its name is dropped once its maker is dead, or after
-`ORPHAN_RECORD` seconds.
+A file without a record, or with another inode than the recorded one, is never removed: it is a user's copy. A
+record is written before its block has a name, so that a new block never has a name without a record. A record
+without a block is dropped once its maker is dead, or after `ORPHAN_RECORD` seconds.
 
-`remove_if_unheld` removes a name that no user has unlinked: for processes that release a block, for the
-janitor, and for each sweep. It first locks the lease alone, so that no process attaches meanwhile. Then it
+`remove_if_unheld` removes the name of a block that no process holds. Processes that release a block call it,
+and so does each sweep. Its caller has first locked the lease alone, so that no process attaches meanwhile. It
 checks the record, takes the removal lock (which `unlink` takes too, so that no other process removes the name
 meanwhile), checks the inode that the name leads to, and removes the name. The name of a block whose owner is
 dead goes even if processes hold it.

@@ -1,4 +1,4 @@
-"""References on their way: files that keep a block until it has arrived."""
+"""Pins: files that keep a block while a reference to it is in flight, until it has arrived."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pin(NamedTuple):
 
     @classmethod
     def parse(cls, file: str) -> Pin | None:
-        """Return the pin that a file's name stands for, None when it stands for none."""
+        """Return the pin that a file's name describes; None if it is no pin."""
         try:
             kind, inode, pid, started, *space, grace, _ = file.split(".")
             if kind not in ("t", "s") or len(space) > 1:
@@ -43,7 +43,7 @@ class Pin(NamedTuple):
 
 
 def grace() -> float:
-    """Return seconds that a reference which this process sends may outlive it."""
+    """Return the seconds for which the pins of this process stay after its end."""
     try:
         seconds = float(os.environ["SHAREDARRAY_GRACE"])
     except (KeyError, ValueError):
@@ -89,14 +89,14 @@ def pins(directory: str) -> list[Pin]:
 
 
 def expire_pins(directory: str) -> dict[int, int]:
-    """End the references whose grace period is over; count the others by inode."""
+    """Remove the pins whose grace period is over; return the number of the others by inode."""
     folder = registry_of(directory)
     waiting: dict[int, int] = {}
     files = set(platform.names(folder))
     for file in files:
         pin_name = Pin.parse(file)
         if pin_name is None:
-            if _is_litter(file, files):
+            if _is_leftover(file, files):
                 discard(f"{folder}/{file}")
             continue
         if not _leads_to_its_block(f"{folder}/{file}", pin_name):
@@ -123,12 +123,12 @@ def _leads_to_its_block(path: str, pin: Pin) -> bool:
     return inode == pin.inode
 
 
-# When a process whose warnings reach no user first saw a sender dead whose ``d.`` file is damaged, by path.
+# When this process first saw a sender dead, by path of a damaged ``d.`` file; for a process without warnings.
 _seen: dict[str, Moment] = {}
 
 
 def _first_seen(seen_file: str) -> Moment:
-    """Return the time in a ``d.`` file, which is written if there is none, or none that can be read."""
+    """Return the time in a ``d.`` file; write the file if there is none, or none that can be read."""
     text = read_metadata(seen_file)
     if text is not None:
         try:
@@ -148,7 +148,7 @@ def _first_seen(seen_file: str) -> Moment:
     return now
 
 
-def _is_litter(file: str, files: set[str]) -> bool:
+def _is_leftover(file: str, files: set[str]) -> bool:
     """Return whether a metadata link has lost its pin, or was cut off while it was being replaced."""
     if file.startswith("n."):
         pid = file.split(".")[1]  # another pid namespace's writer notices the loss, and writes once more

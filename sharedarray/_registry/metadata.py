@@ -1,4 +1,4 @@
-"""Small files of the registry are read and removed."""
+"""Reading and removing the small files of the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments, which are told from others by a clock that cannot be set."""
+"""Moments in time, whose ages are measured by a clock that no user can set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 from sharedarray._clock import time
 from sharedarray._platform import platform
 
-_SET = 1.0  # seconds by which the time of day must differ to count as set; NTP corrects less bit by bit
-_LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000, which no calendar here reaches
+_SET = 1.0  # seconds of difference from which on the time of day counts as set; NTP corrects it by less
+_LAST_TIME = 253_402_300_800.0  # seconds since 1970 of the year 10000: Python's calendar ends before
 
 
 class Moment(NamedTuple):
@@ -38,14 +38,14 @@ class Moment(NamedTuple):
         return f"{self.created:.3f} {self.clock} {self.uptime:.3f}"
 
     def age(self) -> float:
-        """Return the seconds since then, by the steady clock if this process has the same one."""
+        """Return the seconds since this moment, by the steady clock if this process has the same one."""
         now = Moment.now()
         return max(0.0, now.created - self._created_as_set(now))
 
     def created_as_set(self, now: Moment | None = None) -> float:
-        """Return when this was in seconds since 1970, by the time of day as it is set ``now``.
+        """Return this moment in seconds since 1970, by the time of day as it is set at the moment `now`.
 
-        Unless that was set meanwhile, the answer is always the same.
+        The result is always the same unless the time of day was set meanwhile.
         """
         found = self._created_as_set(now or Moment.now())
         return found if abs(found - self.created) > _SET else self.created
@@ -57,4 +57,5 @@ class Moment(NamedTuple):
 
 
 def is_moment(created: float, clock: int, uptime: float) -> bool:
+    """Return whether these numbers can be a moment."""
     return 0 <= created < _LAST_TIME and 0 <= uptime < _LAST_TIME and clock >= 0

@@ -6,7 +6,7 @@ from sharedarray import _damage as damage, _errors as errors
 from sharedarray._platform import platform
 from sharedarray._registry.places import registry_of
 
-_WAKER = "w."  # what the names of wakers start with
+_WAKER = "w."  # how the names of wakers begin
 
 
 def waker_path(directory: str, inode: int, party: int) -> str:
@@ -14,7 +14,7 @@ def waker_path(directory: str, inode: int, party: int) -> str:
     return f"{registry_of(directory)}/{_WAKER}{inode}.{party}"
 
 
-_NOTICES = "v."  # what the names of files with notices start with
+_NOTICES = "v."  # how the names of files with notices begin
 _NOTICED = 1 << 57  # the byte of such a file that each process locks, shared, while it uses the file
 
 
@@ -30,7 +30,7 @@ def hold_notices(handle: int, path: str) -> bool:
 
 
 def remove_unused_notices(path: str) -> None:
-    """Remove a file of notices, unless a process uses it, which does so later if the block is gone."""
+    """Remove a file of notices unless a process uses it; that process removes it later."""
     try:
         handle = platform.open_to_lock(path)
     except FileNotFoundError:

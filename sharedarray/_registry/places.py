@@ -11,7 +11,7 @@ from types import FrameType
 from sharedarray import _errors as errors
 from sharedarray._platform import platform
 
-_MOST_WARNED = 16  # directories that are known not to need a warning, or to have had it
+_MOST_WARNED = 16  # directories for which it is remembered that they need no (other) warning
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -56,8 +56,8 @@ def level_of_caller() -> int:
 
 
 def no_directory(directory: str) -> errors.BlockNotFoundError:
-    """Return the error for a directory of blocks that is not there, or takes no files."""
-    if os.path.isdir(directory):  # of a file system of the kernel's, such as /proc
+    """Return the error for a directory of blocks that does not exist, or in which no file can be made."""
+    if os.path.isdir(directory):  # such as /proc
         return errors.BlockNotFoundError(
             f"no block can be made in the directory {directory}",
             name=directory,
@@ -75,7 +75,7 @@ def no_directory(directory: str) -> errors.BlockNotFoundError:
 
 
 def absolute(path: str) -> str:
-    """Return a path that the working directory decides nothing of.
+    """Return a path as an absolute one.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def absolute(path: str) -> str:
 
 
 def registry_of(directory: str) -> str:
-    """Return path of this user's registry for the blocks in `directory`."""
+    """Return the path of this user's registry for the blocks in `directory`."""
     return f"{directory}/.sharedarray-{platform.user()}"
 
 
@@ -126,7 +126,7 @@ else:
 
 
 def open_registry(directory: str) -> str:
-    """Return path of the registry, made where it is missing, and known to be this user's alone.
+    """Make the registry if there is none, check that it is this user's alone, and return its path.
 
     Raises
     ------

@@ -20,27 +20,27 @@ Process: TypeAlias = tuple[int, int]  # the pid, and the tick at which the proce
 
 _me: Process = (0, 0)
 _here = 0
-_retired = 0  # the pid of this process, once it keeps nothing any more
+_retired = 0  # the pid of this process, once it has called `retire`
 
 
 def me() -> Process:
-    """Return pid and start of this process."""
+    """Return the pid of this process, and the tick at which it started."""
     global _me, _here
     pid = os.getpid()
     if _me[0] != pid:
-        _here = platform.process_space()  # first: other threads believe it once they see who we are
+        _here = platform.process_space()  # set before `_me`, which tells other threads that both are right
         _me = (pid, platform.process_started(pid) or 0)
     return _me
 
 
 def here() -> int:
-    """Return the number that distinguishes this process's pids from those of another container."""
+    """Return the number of this process's pid namespace."""
     me()
     return _here
 
 
 def alive(pid: int, started: int, space: int = 0, directory: str | None = None) -> bool:
-    """Return whether the process with this pid still is the one that started then.
+    """Return whether the process with this pid that started at this tick still lives.
 
     Parameters
     ----------
@@ -93,11 +93,11 @@ def _byte_of(pid: int, space: int) -> int:
 
 
 def keeps(process: Process) -> bool:
-    """Return whether blocks that this process keeps stay."""
+    """Return whether a process still keeps its blocks: it lives, and has not retired."""
     return _retired != process[0] if process == me() else alive(*process)
 
 
 def retire() -> None:
-    """Keep nothing any more, because this process is about to end."""
+    """Keep no block any more, because this process is about to end."""
     global _retired
     _retired = os.getpid()

@@ -1,4 +1,4 @@
-"""Records: what is known of a block beyond its bytes, and how long it lives."""
+"""Records: the facts about a block beyond its bytes, and how long it lives."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _KINDS = frozenset(("array", "bytes", "group", "list", "memory", "object"))
 class Record(NamedTuple):
     """One block's record. `created` is in seconds since 1970, `started` in the kernel's ticks.
 
-    `keeper` is a process besides the maker that keeps the block without holding it; where the block is
-    `owned`, it alone decides, and the block goes with it. `space` is where these two processes are. `clock`
-    and `uptime` are those of a `Moment`.
+    `keeper` is a process besides the maker that keeps the block without holding it. If `owned`, the block
+    lives exactly as long as the keeper. `space` is the pid namespace of maker and keeper. `clock` and
+    `uptime` are those of a `Moment`.
     """
 
     kind: str
@@ -78,7 +78,7 @@ class Record(NamedTuple):
         return alive(self.pid, self.started, self.space, directory)
 
     def kept_by(self) -> Process | None:
-        """Return the process that keeps a block without holders; None if no such process lives."""
+        """Return a living process that keeps the block without holding it; None if there is none."""
         if self.keeper is None:
             return None
         if self.space != here():
@@ -107,13 +107,13 @@ def write_record(
         except FileNotFoundError:
             continue  # the janitor removed the empty registry in between
         except FileExistsError:
-            discard(path)  # of a block long gone, whose inode has come round again
+            discard(path)  # of a former block with the same inode
         else:
             break
     _remember(path, made)
 
 
-# The records that this process has written, by path: a damaged one is made anew from it.
+# The records that this process has written, by path. A record that was damaged is written again from here.
 written: dict[str, Record] = {}
 _MOST_WRITTEN = 1000
 
@@ -124,11 +124,11 @@ def _remember(path: str, record: Record) -> None:
         try:
             del written[next(iter(written))]
         except (KeyError, StopIteration, RuntimeError):
-            pass  # another thread is at it
+            pass  # another thread changes the table just now
 
 
 def read_record(directory: str, name: str, inode: int) -> Record | None:
-    """Return the record of this very block, None when it is not one of ours."""
+    """Return the record of the block with this name and inode; None if there is none."""
     path = record_path(directory, name, inode)
     try:
         text = _read_record(path)
@@ -137,7 +137,7 @@ def read_record(directory: str, name: str, inode: int) -> Record | None:
     try:
         open_registry(directory)
     except OSError:
-        return None  # records of another user decide nothing over our files
+        return None  # the registry is not this user's: its records are not trusted
     return _checked(directory, name, inode, path, text)
 
 
@@ -160,11 +160,11 @@ def _read_record(path: str) -> str | None:
 
 
 def _checked(directory: str, name: str, inode: int, path: str, text: str | None) -> Record | None:
-    """Return the record in a metadata link, with which a damaged one is replaced if the block is there.
+    """Return the record that a text is; if it is damaged and the block exists, write a new one.
 
-    The process that wrote the record knows what stood there. Another one does not know how long the block is
-    to live, and has it stay until it is unlinked: such a record has no maker, and the process that does know
-    corrects it later. A record of a newer version is left alone.
+    The process that wrote the record remembers it. Other processes do not know how long the block shall live.
+    Such a process writes a record without a maker, with which the block stays until it is unlinked; the
+    process that remembers the true record replaces that later. A record of a newer version is left alone.
     """
     record = None if text is None else Record.parse(text)
     if record is not None and record.pid:
@@ -192,14 +192,14 @@ def _is_newer(text: str) -> bool:
 
 
 def unknown_record(text: str) -> Record:
-    """Return a record for a block of which only a damaged one is there."""
+    """Return the record for a block whose record is damaged, and that this process does not remember."""
     kind = next((word for word in text.split(" ")[1:2] if word in _KINDS), "array")
     moment = Moment.now()
     return Record(kind, 0, 0, moment.created, True, None, False, here(), moment.clock, moment.uptime)
 
 
 def drop_record(directory: str, name: str, inode: int) -> None:
-    """Forget a block, and the notices of new data in it."""
+    """Remove the record of a block, and the file with the notices of new data in it."""
     path = record_path(directory, name, inode)
     written.pop(path, None)
     discard(path)
@@ -210,7 +210,7 @@ def drop_record(directory: str, name: str, inode: int) -> None:
 
 
 def set_persist(directory: str, name: str, inode: int, flag: bool) -> bool:
-    """Change whether a block outlives its holders; False when it has no record."""
+    """Set whether a block outlives its holders; return False if it has no record."""
     record = read_record(directory, name, inode)
     if record is None:
         return False
@@ -240,7 +240,7 @@ def replace_record(directory: str, name: str, inode: int, record: Record) -> Non
 
 
 def records(directory: str) -> list[tuple[str, int, Record | None]]:
-    """Return every record: name, inode, and what it says (None when it cannot be read)."""
+    """Return name, inode and record of every block; the record is None if it cannot be read."""
     found = []
     folder = registry_of(directory)
     for file, name, inode in record_files(folder):
@@ -254,7 +254,7 @@ def records(directory: str) -> list[tuple[str, int, Record | None]]:
 
 
 def names(directory: str) -> list[str]:
-    """Return the names of which there is a record; the blocks themselves may be gone."""
+    """Return the names that have a record; their blocks may be gone."""
     return sorted({name for _, name, _ in record_files(registry_of(directory))})
 
 

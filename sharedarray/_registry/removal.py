@@ -1,4 +1,4 @@
-"""Names that no user has unlinked are removed, by processes that let go."""
+"""Removing the name of a block that no process holds, or whose owner has ended."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def remove_if_unheld(
     handle: int,
     inode: int,
     *,
-    on_their_way: int | None = None,
+    in_flight: int | None = None,
     pin_name: str | None = None,
 ) -> bool:
     """Remove the name of a block without holders; the caller has locked its lease alone, and releases it.
 
     Parameters
     ----------
-    on_their_way
-        How many pins keep the block, for callers that counted them. Without it, any name beside the
-        block's own counts as one.
+    in_flight
+        How many pins keep the block, if the caller has counted them. When None, each name of the file
+        besides the block's counts as a pin.
     pin_name
-        The path of a pin that the file gets in the place of its name, to be used again; see `freelist`.
+        The path of a pin to which the name is changed, so that the file can be used again; see `_freelist`.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def remove_if_unheld(
     if platform.inode_of(path) != inode:
         drop_record(directory, name, inode)
         return False
-    if on_their_way is None:
-        on_their_way = platform.status(handle).links - 1
-    if on_their_way > 0:
+    if in_flight is None:
+        in_flight = platform.status(handle).links - 1
+    if in_flight > 0:
         return False
     if pin_name is None or not _renamed(path, pin_name, handle):
         platform.remove(path, inode)
@@ -63,7 +63,7 @@ def _renamed(path: str, pin_name: str, handle: int) -> bool:
 
 
 def disown(directory: str, name: str, inode: int) -> bool:
-    """Remove the name of a block that this process owns, held or not; False if it owns none such."""
+    """Remove the name of a block that this process owns, held or not; return False if it does not own it."""
     record = read_record(directory, name, inode)
     if record is None or not record.owned or (record.keeper, record.space) != (me(), here()):
         return False
@@ -81,7 +81,7 @@ def disown(directory: str, name: str, inode: int) -> bool:
 
 
 def remove_held(directory: str, name: str, handle: int, inode: int) -> bool:
-    """Remove the name of a block, held or not; its record goes in any case."""
+    """Remove the name of a block, held or not, and its record."""
     platform.lock_removal(handle)
     try:
         path = path_of(directory, name)

@@ -1,7 +1,7 @@
-"""Names of semaphores that processes open while they start, and what is left of them by sudden death.
+"""Names of semaphores that processes open while they start, and removing those of processes that have ended.
 
-The kernel frees no semaphore that has a name. So a name tells which process made it, as the name of a pin
-does, and a sweep removes those of the dead.
+The kernel frees no semaphore that has a name. So the name says which process made the semaphore, as the name
+of a pin does, and a sweep removes the semaphores of processes that have ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from sharedarray._platform import platform
 from sharedarray._registry.processes import alive, here, me
 
-_FILE = "sem."  # what glibc's files of semaphores start with; musl's start with the name
+_FILE = "sem."  # how glibc's files of semaphores begin; musl's begin with the name
 
 
 def _start() -> str:

@@ -1,4 +1,4 @@
-"""Sweeps: blocks that no process holds are removed, and what is left beside them."""
+"""Sweeps: they remove the blocks that no process holds, and the files that dead processes have left."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def sweep(directory: str) -> Swept:
 
 
 def sweep_kept(directory: str) -> Swept:
-    """Do the same with the blocks that this process has kept so far, and with no others."""
+    """Sweep only the blocks that this process has kept without holding them."""
     swept = Swept()
     if _trusted(directory):
         pinned = {pin.inode for pin in pins(directory)}
@@ -81,7 +81,7 @@ def sweep_kept(directory: str) -> Swept:
 
 
 def _trusted(directory: str) -> bool:
-    """Return whether the registry is ours alone: records of other users decide nothing over our files."""
+    """Return whether there is a registry; raise `NotOursError` if another user could write to it."""
     folder = registry_of(directory)
     if platform.inode_of(folder) is None:
         return False
@@ -90,10 +90,10 @@ def _trusted(directory: str) -> bool:
 
 
 def _sweep_block(
-    directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
+    directory: str, name: str, inode: int, record: Record | None, in_flight: int, swept: Swept
 ) -> None:
     try:
-        _sweep_one(directory, name, inode, record, on_their_way, swept)
+        _sweep_one(directory, name, inode, record, in_flight, swept)
     except errors.LimitError:
         raise
     except OSError as error:  # the others are swept all the same
@@ -101,7 +101,7 @@ def _sweep_block(
 
 
 def _sweep_one(
-    directory: str, name: str, inode: int, record: Record | None, on_their_way: int, swept: Swept
+    directory: str, name: str, inode: int, record: Record | None, in_flight: int, swept: Swept
 ) -> None:
     path = path_of(directory, name)
     if record is not None and record.kept_by() is not None and platform.inode_of(path) == inode:
@@ -129,7 +129,7 @@ def _sweep_one(
                 swept.removed.append(name)
         elif not platform.alone(handle):
             swept.work += 1
-        elif remove_if_unheld(directory, name, handle, inode, on_their_way=on_their_way):
+        elif remove_if_unheld(directory, name, handle, inode, in_flight=in_flight):
             swept.removed.append(name)
         platform.release(handle)
     finally:
@@ -137,10 +137,10 @@ def _sweep_one(
 
 
 def _drop_orphan_record(directory: str, name: str, inode: int, record: Record | None, swept: Swept) -> None:
-    """Forget a block whose name leads elsewhere, unless its maker is just about to publish it.
+    """Remove the record of a block that does not have its name, unless its maker is about to publish it.
 
-    Whether it does is asked once more at the end: a maker may publish and die since its name was tried, and
-    the block would stay for ever, as something that is not ours.
+    The name is looked up once more at the end: a maker may have published the block and died since the first
+    time, and without a record the block would stay for ever.
     """
     if (
         record is None

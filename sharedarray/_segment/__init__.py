@@ -24,14 +24,14 @@ What this process holds is in `handles`. A fork gives the child a lease of its o
 (`hold_again`, before the fork, so that there is no gap), and the child closes what it inherited.
 
 ===========  =======================================================================
-names        which names blocks may have, and names of chance
+names        which names blocks may have, and random names
 mapping      attachments: mapped bytes, their leases, and what a fork does with them
 options      how a block is made: the keywords that all creation functions have
-refusals     errors of making and attaching, and the space that is looked for first
+refusals     errors of making and attaching, and the check for free space
 content      what is written into a block in the making
-attaching    blocks that exist are attached to by name, files by path
-removing     names are looked up and taken away
-making       how a block comes to be: draft, content, lease, record, name
+attaching    attaching to a block by its name, to a file by its path
+removing     looking a name up, and removing it
+making       making a block: draft, content, lease, record, name
 segment      `Segment`, the public face of an attachment
 ===========  =======================================================================
 """

@@ -1,4 +1,4 @@
-"""Blocks that exist are attached to by name, files by path."""
+"""Attaching to a block by its name, and to a file by its path."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def attach(
     timeout
         Seconds to wait for a block of this name; None not to wait.
     directory
-        Where the block is. Without it, the name was given by a user, who is told of the name that was meant.
+        Where the block is. When None, a user has given the name, and an error suggests a similar one.
     path
-        A path to open in place of the block's own, for a pin, which leads to the same block.
+        The path of a pin of the block, which is opened instead of the block's own path.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def attach(
 def _awaited(name: str, mode: Mode, directory: str, timeout: float) -> Mapping:
     """Attach to a block as soon as there is one of that name.
 
-    It sleeps between attempts, since not every system tells of new names; Ctrl-C is not deferred meanwhile.
+    It tries again and again, because not every system can wait for a new name. Ctrl-C ends the pauses.
     """
     path = registry.path_of(directory, name)
     deadline = time.monotonic() + timeout
@@ -111,7 +111,7 @@ def _attached(name: str, mode: Mode, directory: str, path: str) -> Mapping:
 
 
 def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
-    """Attach to what a path leads to; None where another block has come in its place meanwhile."""
+    """Attach to the block at a path; return None, to try again, if another block has got the path."""
     writable = True
     try:
         with guard:
@@ -120,13 +120,13 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
             except PermissionError:
                 if mode == "r+":
                     raise
-                # Another user's block: its owner's processes count us, but we cannot ask if we are the last.
+                # Another user's block: its processes see our lease, but we cannot ask if it is the last one.
                 writable = False
                 entered = platform.enter(path, False)
                 handle, held, device, inode, size, links, regular, reused = entered
             handles[handle] = None
     except BlockingIOError:
-        return None  # a process has just asked whether it is alone on a free block, see `platform.exclusive`
+        return None  # it is a free block that its process is just checking, see `platform.exclusive`
     except FileNotFoundError as error:
         raise not_found(name, directory, made=error.strerror == platform.STILL_MADE) from None
     except OSError as error:
@@ -137,7 +137,7 @@ def _attach(name: str, mode: Mode, directory: str, path: str) -> Mapping | None:
             device, inode, size, links, regular, reused = platform.status(handle)
         if not regular or size == 0:
             raise no_block(name, path, EMPTY if regular else "a directory, pipe or device")
-        # Removed between our opening it and our lease, and perhaps used again as another block.
+        # It was removed between our opening it and our lease; its file may be another block by now.
         if links == 0 or (reused and platform.inode_of(path) != inode):
             if platform.inode_of(path) not in (None, inode):
                 guarded_close(handle)

@@ -1,4 +1,4 @@
-"""The content of a block in the making: zeros, copies, or the output of a function."""
+"""The first content of a new block: zeros, copies of buffers, or the output of a function."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from sharedarray import _freelist as freelist
 from sharedarray._platform import platform
 from sharedarray._progress import Bar, silent
 
-_STEP = 1 << 26  # bytes between two looks at a bar
+_STEP = 1 << 26  # bytes between two updates of a progress bar
 
 
-Write: TypeAlias = Callable[[int, Sequence[memoryview]], None]  # bytes, from an offset on
-Copy: TypeAlias = Callable[[int, int, Sequence[memoryview]], None]  # the same, to a handle
+Write: TypeAlias = Callable[
+    [int, Sequence[memoryview]], None
+]  # called with an offset, and buffers to write there
+Copy: TypeAlias = Callable[[int, int, Sequence[memoryview]], None]  # the same, with a handle first
 
 
 class Content:
@@ -44,7 +46,7 @@ class Content:
         self._shown = shown
 
     def put(self, handle: int, pages: freelist.Pages | None = None) -> None:
-        """Fill a draft: all of its pages are there then, and its first bytes are in place.
+        """Fill a draft. After it, all pages of the draft are reserved and its bytes are written.
 
         Parameters
         ----------

@@ -19,13 +19,13 @@ from sharedarray._progress import IN_BYTES, NO_BAR, Bar, Progress, bar
 from sharedarray._segment.attaching import attach
 from sharedarray._segment.content import Content, Write
 from sharedarray._segment.mapping import Mapping, finish, guard, guarded, handles
-from sharedarray._segment.names import CHANCE, chance_name, check_name
+from sharedarray._segment.names import RANDOM_PREFIX, check_name, random_name
 from sharedarray._segment.options import BlockOptions
 from sharedarray._segment.refusals import check_free, translated
 from sharedarray._segment.removing import remove
 from sharedarray._thresholds import BAR_FROM, REUSED_FROM
 
-_NAME_TRIES = 100  # names of chance until we give up
+_NAME_TRIES = 100  # random names that are tried
 _DEFAULT = BlockOptions()
 
 
@@ -48,11 +48,12 @@ def create(
     options
         Its name, how long it lives, and so on.
     buffers
-        Its first bytes, written one behind the other; what they leave free is zero.
+        Its first bytes, written one behind the other; the bytes behind them are zero.
     fill
-        Called with what writes bytes into the block, to write all the rest before another process can see it.
+        Called with a function that writes into the block, to write all other bytes. No other process sees
+        the block before.
     keeper
-        A process that keeps the block without holding it, as this process then does too.
+        A process that keeps the block without holding it; so does this process then.
     prepare
         Called with the attachment when all bytes are there, before the block has its name.
     parts
@@ -113,7 +114,7 @@ def _make(
     name = options.name
     if file is not None:
         return _create_file(file, content)
-    # What persists is a file also where memory is none.
+    # A block that persists is a file, also on systems where other blocks are not.
     memory = platform.RECORDS_DECIDE or not options.persist
     generation = -1
     made = None
@@ -154,8 +155,8 @@ def _make_afresh(
 
 def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, Mapping] | None:
     """Make a block from a free block; return None if none suits."""
-    if name is not None and name.startswith(CHANCE):
-        return None  # the list does not remember the names of chance that a file has had
+    if name is not None and name.startswith(RANDOM_PREFIX):
+        return None  # the list does not remember the random names that a file has had
     block = freelist.take(directory, content.size, name)
     if block is None:
         return None
@@ -170,11 +171,11 @@ def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, M
         raise
     try:
         pages = freelist.Pages(block, mapping)
-        with sigint.allowed:  # what may take long
+        with sigint.allowed:  # it may take long
             content.put(handle, pages)
         platform.hold(handle)
         status = platform.status(handle)
-        called = name or chance_name()
+        called = name or random_name()
         finish(handle, size, "r+", called, directory, status.device, status.inode, mapping)
     except BaseException:
         block.free()
@@ -188,8 +189,8 @@ def _reuse(directory: str, content: Content, name: str | None) -> tuple[Draft, M
 def _draft_named(
     directory: str, content: Content, options: BlockOptions, *, memory: bool
 ) -> tuple[Draft, str]:
-    """Return a draft and the name that it is to get, which memory may need, and so take, from now on."""
-    called = options.name or chance_name()
+    """Return a draft and its future name, which a draft in memory takes now on some systems."""
+    called = options.name or random_name()
     for _ in range(_NAME_TRIES):
         try:
             path = registry.path_of(directory, called) if memory else None
@@ -197,7 +198,7 @@ def _draft_named(
         except FileExistsError:
             if options.name is not None:
                 break
-            called = chance_name()
+            called = random_name()
     raise _taken(called, directory, options.kind)
 
 
@@ -217,12 +218,12 @@ def _publish(draft: Draft, mapping: Mapping, options: BlockOptions, keeper: regi
                 if options.replace:
                     if pin_name is None:
                         pin_name = registry.pin(directory, draft.handle, inode, once=True)
-                    if _make_way(directory, mapping.name, pin_name):
+                    if _replace(directory, mapping.name, pin_name):
                         return
                     continue
                 registry.drop_record(directory, mapping.name, inode)
                 if options.name is None:
-                    mapping.name = chance_name()
+                    mapping.name = random_name()
                 elif not freed(directory, mapping.name):
                     raise _taken(mapping.name, directory, kind) from None
             else:
@@ -238,21 +239,24 @@ def _publish(draft: Draft, mapping: Mapping, options: BlockOptions, keeper: regi
                 platform.remove(draft.scratch)
 
 
-def _make_way(directory: str, name: str, successor: str) -> bool:
-    """Take a name from the block that has it; whether the successor has it now.
+def _replace(directory: str, name: str, successor: str) -> bool:
+    """Give a name to the new block; return False if the block that had it was removed meanwhile.
 
-    The successor is a pin, as of a reference on its way: a name that the new block has until then, and that
-    the janitor finds, should we die in between.
+    The successor is a pin, which is the only name of the new block until then. If this process dies in
+    between, the janitor finds the pin.
     """
     try:
         remove(directory, name, None, successor=successor)
     except errors.BlockNotFoundError:
-        return False  # it has gone, or been replaced, by itself
+        return False  # another process has removed or replaced it
     return True
 
 
 def freed(directory: str, name: str) -> bool:
-    """True if a name is free after this process attached and let go: the last holder removes a block."""
+    """Return whether a name is free, after removing its block if no process holds that.
+
+    This process attaches and releases: the last holder removes a block.
+    """
     try:
         attach(name, "r", directory=directory).release()
     except errors.BlockNotFoundError:
@@ -331,7 +335,7 @@ def _finish_file(draft: Draft, content: Content, path: str) -> Mapping:
 
 
 def _draft(directory: str, content: Content, *, path: str | None = None, replace: bool = False) -> Draft:
-    """Return a draft with its content; of a file where `path` is None."""
+    """Return a draft with its content; it will be a file on disk if `path` is None."""
     memory = path is not None
     size = content.size
     check_free(directory, content.pages, memory=memory)
@@ -352,7 +356,7 @@ def _draft(directory: str, content: Content, *, path: str | None = None, replace
     except OSError as error:
         raise translated(error, directory, size, memory=memory) from None
     try:
-        with sigint.allowed:  # what may take long
+        with sigint.allowed:  # it may take long
             content.put(handle)
     except OSError as error:
         _discard(drafts[0])

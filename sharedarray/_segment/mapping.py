@@ -28,12 +28,13 @@ _T = TypeVar("_T")
 
 
 guard = threading.RLock()  # held while a handle comes or goes, and across every fork
-handles: dict[int, weakref.ref[Mapping] | None] = {}  # None: in the making, or on its way out
-_child_leases: dict[int, int] = {}
+# All open handles of blocks. The value is None while the attachment is being made or released.
+handles: dict[int, weakref.ref[Mapping] | None] = {}
+_child_leases: dict[int, int] = {}  # during a fork: by handle, the handle with the child's own lease
 
 
 def guarded_open(mapping: Mapping) -> int:
-    """Return one more handle on what is attached, without a lease, to lock it by; a forked child closes it.
+    """Return one more handle on a block, without a lease, to lock its bytes; a forked child closes it.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def guarded_open(mapping: Mapping) -> int:
 
 
 def guarded_open_file(file: str | int) -> int:
-    """Return a handle to lock a file by, of what has this path or descriptor; a forked child closes it."""
+    """Return a handle for locks on the file with this path or descriptor; a forked child closes it."""
     return guarded(lambda: platform.open_to_lock(file))
 
 
@@ -91,7 +92,7 @@ def with_handle(mapping: Mapping, use: Callable[[int], _T]) -> _T:
 
 
 def guarded(opener: Callable[[], int]) -> int:
-    """Call what opens a handle. A forked child closes it, also if another thread forks meanwhile."""
+    """Call a function that opens a handle. A forked child closes it, even if a thread forks meanwhile."""
     with guard:
         handle = opener()
         handles[handle] = None
@@ -99,7 +100,7 @@ def guarded(opener: Callable[[], int]) -> int:
 
 
 def guarded_close(handle: int, close: Callable[[int], None] = platform.close) -> None:
-    """Close such a handle, in the process that opened it."""
+    """Close a handle that `guarded` has opened, in the process that opened it."""
     with guard:
         handles.pop(handle, None)
         close(handle)
@@ -107,12 +108,12 @@ def guarded_close(handle: int, close: Callable[[int], None] = platform.close) ->
 
 def _before_fork() -> None:
     with sigint.deferred:
-        freelist.before_fork()  # whose thread may want all locks, to give memory back
-    janitor.before_fork()  # these locks first: their holder may still want ours, to drop a mapping
+        freelist.before_fork()  # first, because its thread takes all of these locks to free memory
+    janitor.before_fork()  # before `guard`, which a holder of these locks may take
     intents.before_fork()
     guard.acquire()
     freelist.begin_generation()
-    for handle, reference in handles.copy().items():  # a collection may drop one meanwhile
+    for handle, reference in handles.copy().items():  # the garbage collector may drop one meanwhile
         mapping = None if reference is None else reference()
         if mapping is not None and (not mapping.lease_dropped or mapping.without_lease):
             try:
@@ -157,7 +158,7 @@ def _after_fork_in_child() -> None:
 
 
 def release_all() -> None:
-    """Give up every lease: at the interpreter's end, so that blocks go now and not when we are missed."""
+    """Give up every lease at the interpreter's end, so that the janitor need not remove the blocks later."""
     for reference in handles.copy().values():
         mapping = None if reference is None else reference()
         if mapping is not None:
@@ -175,7 +176,7 @@ atexit.register(release_all)
 atexit.register(freelist.close)
 
 
-# Called with every attachment whose lease is given up, at any moment and in any thread.
+# Functions that are called with each attachment whose lease is given up, at any moment and in any thread.
 on_release: list[Callable[[Mapping], None]] = []
 
 
@@ -183,7 +184,7 @@ class Follower(Protocol):
     """An object that acts when the lease of an attachment is given up."""
 
     def on_release(self, mapping: Mapping) -> None:
-        """Act on it, in the thread that gives the lease up."""
+        """Act on the release, in the thread that releases."""
 
 
 class Mapping(mmap.mmap):
@@ -206,17 +207,17 @@ class Mapping(mmap.mmap):
     writable_handle : bool
         Whether the handle allows to find out if this is the last lease.
     address : int
-        Where the bytes are in this process, 0 until it was asked for.
+        Address of the first byte in this process; 0 until `sharedarray._array.memory` has asked for it.
     lease_apart : bool
-        Whether the handle is another than the one that was mapped, which a forked child's mapping keeps
-        alive, and with it the lease of a parent that is killed.
+        Whether the lease is on another handle than the mapped one. After a fork it must be: the child's
+        mapping keeps the mapped handle open, and with it a lease there, also when the parent is killed.
     lease_dropped, without_lease : bool
-        Whether there is no lease for the time being; and whether the bytes are used all the same, while
-        another process has one. See `drop_lease` and `use_without_lease`.
+        Whether there is no lease for the time being; and whether the bytes are used nevertheless, because
+        another process is sure to have one. See `drop_lease` and `use_without_lease`.
     grips : tuple of weak references
-        To what the arrays that arrived as references have their bytes from; see `sharedarray._reference`.
+        To the arrays of all bytes that arrived references are views of; see `sharedarray._grips`.
     generation : int
-        That of the free list in which the block was made, if its pages can be used again; else -1.
+        The free list's generation in which the block was made, if its pages can be used again; else -1.
     given_names : frozenset of str
         The names that users have given to the file.
     populated : bool
@@ -224,7 +225,7 @@ class Mapping(mmap.mmap):
     free : freelist.FreeBlock or None
         The block, once this process has given it up, if its pages can be used again.
     plain : bool
-        Whether arrays over the bytes travel as data, as those over any other memory do.
+        Whether arrays on the bytes are sent as data, as arrays on any other memory are.
     followers : dict or None
         Weak references to objects, by id, whose method ``on_release`` is called with the mapping when the
         lease is given up, at any moment and in any thread; see `follow`.
@@ -313,11 +314,11 @@ class Mapping(mmap.mmap):
             self.free = block
 
     def close(self) -> None:
-        """Refuse: the bytes go with their last view."""
+        """Raise `BufferError`: the bytes are unmapped with their last view."""
         raise BufferError("the mapping of a shared block is freed with the last view of it")
 
     def resize(self, newsize: int) -> None:
-        """Refuse: other processes have the block mapped at its size."""
+        """Raise `BufferError`: other processes have the block mapped at its size."""
         raise BufferError(f"a shared block keeps its size of {exact(len(self))}")
 
     @sigint.finalizer
@@ -333,14 +334,14 @@ class Mapping(mmap.mmap):
         if block is not None:
             if getrefcount(self) <= _ALONE:
                 if freelist.add(block, self):
-                    return  # which has it now: it lives on
+                    return  # the list has a reference to this mapping now
             elif block.since:
                 freelist.discard(block)
             else:
                 block.free()
-        # The pages are best freed here, which may take long, not right after the finalizer, as they are
-        # otherwise. The number of references saves no more than that: every view exports the bytes, so
-        # `close` refuses while the rest of a reference cycle, or a thread that was just faster, has one.
+        # Unmapping may take long. It is done here, where Ctrl-C is deferred, rather than after the finalizer.
+        # If a reference cycle or another thread still has a view, the view exports the bytes, so `close`
+        # refuses.
         if getrefcount(self) <= _ALONE:
             try:
                 mmap.mmap.close(self)
@@ -349,7 +350,7 @@ class Mapping(mmap.mmap):
 
 
 def _count_alone() -> int:
-    """Return the references to an object that its finalizer counts, as that of `Mapping`, without others."""
+    """Return how many references a finalizer such as that of `Mapping` counts if there is no other one."""
     found = []
 
     class Ending:
@@ -367,7 +368,7 @@ _ALONE = _count_alone()
 
 
 def follow(mapping: Mapping, follower: Follower) -> None:
-    """Call a method of an object, while that lives, when the lease of an attachment is given up."""
+    """Call `follower.on_release` when the lease of an attachment is given up, if the follower still lives."""
     followers = mapping.followers
     if followers is None:
         followers = mapping.__dict__.setdefault("followers", {})  # in one step, beside other threads
@@ -383,9 +384,9 @@ def follow(mapping: Mapping, follower: Follower) -> None:
 
 
 def drop_lease(mapping: Mapping) -> bool:
-    """Give up the lease of an attachment, whose bytes and handle stay: other holders may free the block.
+    """Give up the lease of an attachment, and keep its bytes and handle. The last holder removes the block.
 
-    Return False if nothing else holds the block; the caller then releases the attachment.
+    Return False if no other process holds the block; the caller then releases the attachment.
     """
     mapping.without_lease = False
     if mapping.lease_dropped:
@@ -408,7 +409,7 @@ def use_without_lease(mapping: Mapping) -> bool:
 
 
 def retake_lease(mapping: Mapping) -> bool:
-    """Take a lease again; return False if the block is gone, and the attachment of no use."""
+    """Take a lease again; return False if the block was removed meanwhile."""
     with guard:
         if mapping.released:
             return False
@@ -435,7 +436,7 @@ def mapping_of(view: object) -> Mapping | None:
 
 
 def has_name(mapping: Mapping) -> bool:
-    """Return whether a block's name leads to it; of one that is unlinked, the data still can travel."""
+    """Return whether a block's name leads to it. If it was unlinked, only its data can be sent."""
     return mapping.directory is None or platform.inode_of(mapping.path) == mapping.inode
 
 
@@ -449,6 +450,7 @@ def finish(
     inode: int,
     mapping: Mapping | None = None,
 ) -> Mapping:
+    """Map an open block or file, unless it is mapped already, and set the mapping's attributes."""
     if mapping is None:
         mapping = platform.map(Mapping, handle, size, mode)  # type: ignore[assignment]
         assert mapping is not None

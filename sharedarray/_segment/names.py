@@ -1,4 +1,4 @@
-"""Which names blocks may have, and names of chance."""
+"""The names that blocks may have, and random names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sharedarray import _errors as errors, _hints as hints, _registry as registr
 from sharedarray._platform import platform
 
 _FORBIDDEN = frozenset("/\\\0")
-CHANCE = "sa_"  # what names of chance begin with
+RANDOM_PREFIX = "sa_"  # how random names begin
 
 
 def check_name(name: str) -> str:
@@ -63,5 +63,6 @@ def _for_a_path(name: str) -> str:
     return "for an .npy file at a path use sharedarray.open(path) or file=path"
 
 
-def chance_name() -> str:
-    return f"{CHANCE}{os.urandom(6).hex()}"
+def random_name() -> str:
+    """Return a name for a block whose maker gave none."""
+    return f"{RANDOM_PREFIX}{os.urandom(6).hex()}"

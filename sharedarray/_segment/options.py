@@ -22,11 +22,11 @@ class BlockOptions(NamedTuple):
     file : path_like or None
         A path, for a file instead of a block.
     exist_ok : bool
-        Whether what has the name already is used if it fits; the caller of `create` looks for it first.
+        Whether a block that has the name is used if it fits; the caller of `create` looks for it first.
     replace : bool
-        Whether a block that has the name already loses it to this one, once this one is whole.
+        Whether this block takes the name, once it is whole, from a block that has it already.
     progress : bool, mapping or None
-        Whether to show how far it is, for what takes long; see `sharedarray._progress.bar`.
+        Whether a bar shows how much is filled; see `sharedarray._progress.bar`.
     kind : str
         What the bytes are, for the record.
     """
@@ -41,11 +41,11 @@ class BlockOptions(NamedTuple):
 
     @property
     def is_named(self) -> bool:
-        """Return whether other processes can find what is made, by its name or its path."""
+        """Return whether the caller has chosen the name, or the path."""
         return self.name is not None or self.file is not None
 
     def check(self) -> None:
-        """Raise `ValueError` unless these options go together."""
+        """Raise `ValueError` if these options exclude each other."""
         if self.replace and (self.exist_ok or self.file is not None):
             raise ValueError(
                 "replace=True goes with neither exist_ok=True, which keeps what is there, nor file=: a file "

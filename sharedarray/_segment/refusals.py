@@ -1,4 +1,4 @@
-"""Errors of making and attaching, and the space that is looked for first."""
+"""Errors of making and attaching, and the check for free space before a block is made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sharedarray._sizes import exact
 from sharedarray._thresholds import FREE_CHECKED_FROM
 
 MODES = ("r+", "r", "c")
-_OTHER_KINDS = frozenset(  # how opening something that is no regular file can fail
+_OTHER_KINDS = frozenset(  # errors of opening something that is no regular file
     (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTDIR, errno.ENXIO)
 )
-EMPTY = "an empty file"  # what an error says to have found where a block has no bytes
+EMPTY = "an empty file"  # in an error's `found`, for a block without bytes
 
 
 def check_free(directory: str, size: int, *, memory: bool) -> None:
-    """Refuse what is large and cannot fit before a page is taken; the kernel refuses what is small."""
+    """Raise `OutOfSharedMemoryError` if a large block cannot fit; small ones are left to the kernel."""
     if size < FREE_CHECKED_FROM:
         return
     try:
@@ -33,7 +33,7 @@ def _check_free(directory: str, size: int, *, memory: bool) -> None:
     try:
         free = platform.free_bytes(directory, memory=memory)
     except OSError:
-        return  # the draft says what is wrong with the directory
+        return  # making the draft raises the error of the directory
     if size > free:
         raise out_of_memory(directory, size, free)
     if memory:
@@ -43,7 +43,7 @@ def _check_free(directory: str, size: int, *, memory: bool) -> None:
 
 
 def translated(error: OSError, directory: str, size: int, *, memory: bool) -> OSError:
-    """Return the error to raise where so many bytes could not be had."""
+    """Return the error to raise for an `OSError` of making a block, or a file, of that size."""
     if isinstance(error, errors.SharedArrayError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG):
@@ -86,14 +86,14 @@ def out_of_memory(
 
 
 def suggest(error: errors.BlockNotFoundError, name: str, directory: str) -> None:
-    """Add to an error the name of the block that was probably meant."""
+    """Add to an error the name of an existing block that is similar."""
     meant = hints.likely(name, registry.names(directory))
     if meant is not None:
         error.next_step = f"did you mean {meant!r}? {error.next_step}"
 
 
 def no_file(where: str, given: str) -> errors.BlockNotFoundError:
-    """Return the error for a path that leads to no file; what was meant may be another file, or a block."""
+    """Return the error for a path without a file. It suggests a similar file, or the block of this name."""
     next_step = "make it with file=path"
     directory, name = os.path.split(where)
     meant = hints.likely(name, platform.names(directory))
@@ -116,7 +116,7 @@ def check_mode(mode: object) -> None:
 def not_found(
     name: str, directory: str, *, found: str | None = None, made: bool = False
 ) -> errors.BlockNotFoundError:
-    """Return the error for a name of no block, of another one, or of one that is still being `made`."""
+    """Return the error for a name without a block; `made` if one with it is being made."""
     if made:
         return errors.BlockNotFoundError(
             f"no block is named {name!r} yet",
@@ -137,6 +137,7 @@ def not_found(
 
 
 def no_block(name: str, path: str, found: str | None) -> errors.HeaderError:
+    """Return the error for a path at which something else than a block is."""
     empty = found == EMPTY
     return errors.HeaderError(
         f"{path} is no block",

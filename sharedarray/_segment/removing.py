@@ -1,4 +1,4 @@
-"""Names are looked up and taken away."""
+"""Looking up the names of blocks, and removing them."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _check_flag(missing_ok: object) -> None:
 def remove(
     directory: str, name: str, inode: int | None, *, foreign: bool = False, successor: str | None = None
 ) -> None:
-    """Remove a block's name now, if it leads to this inode, where one is given.
+    """Remove a block's name now; if `inode` is given, only if the name leads to that inode.
 
-    A file without a record is refused, unless `foreign` allows to remove what others have made. Where there
-    is a `successor`, a pin, its block gets the name in the same moment.
+    A file without a record is refused, unless `foreign` allows to remove files that others have made. If a
+    `successor` is given, which is a pin, its block gets the name in the same moment.
     """
     path = registry.path_of(directory, name)
     try:

@@ -166,7 +166,7 @@ class ControlPage:
         """End a use. The last one of a page that is released gives up the parties and the handle."""
         with self._changing:
             self._uses -= 1
-            if self._uses or self.usable or self.handle < 0:
+            if self._uses or self.usable or self.handle < 0 or self.in_use():
                 return
             parties, self._all = self._all, []
             self._idle.clear()
@@ -224,6 +224,15 @@ class ControlPage:
     def states(self) -> list[tuple[int, int]]:
         """Return the index and the state of each party that has one."""
         return [(index, state) for index, state in enumerate(self.words[STATE : STATE + PARTIES]) if state]
+
+    def pid_of(self, index: int) -> int:
+        """Return the process that a party was, or is."""
+        return int(self.words[_PID + index])
+
+    def parties_here(self) -> set[int]:
+        """Return the indexes of all parties that this process is, by any attachment to the block."""
+        pages = [page for reference in _pages[:] if (page := reference()) is not None]
+        return {party.index for page in pages if page._place == self._place for party in page._all[:]}
 
     def clear_dead(self, index: int, party: Party) -> bool:
         """Clear the words of a party that has died; return False if it lives."""
@@ -489,6 +498,10 @@ class ControlPage:
             found, self.usable = self.usable, False
             self._uses += found
         return found  # or another thread was faster
+
+    def in_use(self) -> bool:
+        """Return whether something needs the parties and the handle though the page is released."""
+        return False
 
     def before_release(self) -> None:
         """Do what is to be done before the parties are given up."""

@@ -43,10 +43,11 @@ from sharedarray import (
     _errors as errors,
     _sigint as sigint,
 )
+from sharedarray._clock import time
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import PAGE
 from sharedarray._segment import Mapping
-from sharedarray._wakers import Fence
+from sharedarray._wakers import lock_of_threads
 
 __all__ = ["BUFFERS", "BYTES", "CURRENT", "NUMBER", "SHOWN", "STRIDE", "Reader", "Update", "Versions"]
 
@@ -96,8 +97,6 @@ class _Source(np.ndarray[Any, Any]):
 class _End:
     """Kept by the sources, and so by all that is held."""
 
-    __slots__ = ("_mapping", "_versions")
-
     def __init__(self, versions: Versions, mapping: Mapping) -> None:
         self._versions = versions
         self._mapping = mapping
@@ -109,6 +108,10 @@ class _End:
 
 class Versions(ControlPage):
     """The versions of one block, in this process."""
+
+    _holder: Party | None = None
+    _at_end = False  # of the process
+    _reader: Callable[[], Reader | None] = staticmethod(lambda: None)
 
     def __init__(self, mapping: Mapping, start: int, size: int, head: int) -> None:
         super().__init__(mapping, start, size)
@@ -124,15 +127,14 @@ class Versions(ControlPage):
         self._whole = whole[: self.bytes]
         self._head = head
         self._bytes = self.words.cast("B")
-        self._holder: Party | None = None
         self._drops: list[Callable[[object], Any]] = []  # for each byte of the holder's state
-        self._guard = threading.Lock()
-        guarded = Fence()  # with the guard held
-        self._release_fence, self._acquire_fence = guarded.release, guarded.acquire
+        self._drop_at: list[Any] = [None] * 8  # what calls each of these
+        self._guard = (
+            threading.RLock()
+        )  # a handler of a signal, or a finalizer, may take a snapshot meanwhile
+        self._new_lock = lock_of_threads()
         # For each buffer, what snapshots refer to while this process holds it.
         self.held: list[weakref.ref[PickleBuffer] | None] = [None] * len(self._buffers)
-        self._reader: Callable[[], Reader | None] = lambda: None
-        self._closing = False
 
     @property
     def version(self) -> int:
@@ -145,8 +147,11 @@ class Versions(ControlPage):
         """Return what takes snapshots, for arrays of this attachment to keep."""
         found = self._reader()
         if found is None:
-            found = Reader(self, mapping, self._sources(mapping))
-            self._reader = weakref.ref(found)
+            with sigint.deferred, self._guard:
+                found = self._reader()
+                if found is None:
+                    found = Reader(self, mapping, self._sources(mapping))
+                    self._reader = weakref.ref(found)
         return found
 
     def _sources(self, mapping: Mapping) -> list[memoryview]:
@@ -165,41 +170,61 @@ class Versions(ControlPage):
                 if self._holder is None:
                     self._become_holder(mapping)
         words, held = self.words, self.held
-        with self._guard:
-            while True:
-                word = words[CURRENT]
-                number = word & NUMBER
-                known = held[number]
-                if known is not None and (buffer := known()) is not None:
-                    return buffer  # another thread was faster
-                if (taken := self._take(number, word, sources)) is not None:
-                    return taken
+        while True:
+            word = words[CURRENT]
+            number = word & NUMBER
+            known = held[number]
+            if known is not None and (buffer := known()) is not None:
+                return buffer
+            if (taken := self._take(number, word, sources)) is not None:
+                return taken
 
     def _take(self, number: int, word: int, sources: list[memoryview]) -> PickleBuffer | None:
-        """Hold a buffer if it is still the current one, with the guard held."""
+        """Hold a buffer if it is still the current one.
+
+        There is no lock: Ctrl-C could leave it taken, and a signal's handler may take a snapshot meanwhile.
+        Threads that do so at once may hold one buffer by several bytes.
+        """
         assert self._holder is not None
-        states, held = self._bytes, self.held
-        first = (STATE + self._holder.index) * 8
-        at = 0
-        while states[first + at]:  # held, or dropped at this moment, so that it is about to become 0
-            at += 1
-            if at == 8:
-                raise errors.LimitError(f"too many snapshots of {self.name!r} at once", name=self.name)
-        known = held[number]
-        try:
-            states[first + at] = number + 1
-            self._release_fence()
-            self._acquire_fence()
-            if self.words[CURRENT] != word:
-                states[first + at] = 0
+        states, held, lock = self._bytes, self.held, self._new_lock()
+        place = first = (STATE + self._holder.index) * 8
+        if not self.usable:
+            self.check_usable()
+        while states[place]:  # held, or dropped at this moment, so that it is about to become 0
+            place += 1
+            if place == first + 8:
+                self._await_byte(first)
                 return None
+        at, value = place - first, number + 1
+        before = self._drop_at[at]
+        try:
+            # No call is in between, and so no thread and no signal, from where the byte was found to be 0 on.
+            states[place] = value
+            lock.acquire()  # a fence; see `sharedarray._wakers`
+            lock.release()
+            lock.acquire()
+            if self.words[CURRENT] != word:
+                states[place] = 0
+                return None
+            known = held[number]
+            if known is not None and (faster := known()) is not None:  # another thread's
+                states[place] = 0
+                return faster
             buffer = PickleBuffer(sources[number])
-            held[number] = weakref.ref(buffer, self._drops[at])
+            held[number] = self._drop_at[at] = weakref.ref(buffer, self._drops[at])
         except BaseException:
-            if held[number] is known:  # else it becomes 0 with the buffer
-                states[first + at] = 0
+            if self._drop_at[at] is before:  # else it becomes 0 with the buffer
+                states[place] = 0
             raise
         return buffer
+
+    def _await_byte(self, first: int) -> None:
+        """Wait until other threads of this process hold a buffer less."""
+        end = time.monotonic() + _PATIENCE
+        while all(self._bytes[first : first + 8]):
+            if time.monotonic() > end:
+                raise errors.LimitError(f"too many snapshots of {self.name!r} at once", name=self.name)
+            time.sleep(_LOOKS[0])
 
     def _become_holder(self, mapping: Mapping) -> None:
         """Become a party that holds buffers, in a deferred block and with the guard held."""
@@ -225,9 +250,15 @@ class Versions(ControlPage):
         self._holder = holder
 
     def all_dropped(self) -> None:
-        """End what waited for the last snapshot; to be called in a deferred block."""
-        if self._closing and not self._holds():
-            self.on_release()
+        """Give up all, if the last snapshot was what kept it; to be called in a deferred block."""
+        if self.handle >= 0 and not self.usable:
+            with self._changing:
+                self._uses += 1
+            self.end_use()
+
+    def in_use(self) -> bool:
+        """Return whether there are snapshots, which outlive the attachment."""
+        return not self._at_end and bool(self._holds())
 
     def _holds(self) -> set[int]:
         """Return the numbers of the buffers that this process holds."""
@@ -301,7 +332,6 @@ class Versions(ControlPage):
         current = int(self.words[CURRENT]) & NUMBER
         others = [number for number in range(len(self._buffers)) if number != current]
         # Half-written buffers of dead writers are as free as all others.
-        first = others[0]
 
         def holders() -> list[int]:
             return [index for index, _ in self.states()]
@@ -319,7 +349,10 @@ class Versions(ControlPage):
             return next((number + 1 for number in others if number not in taken), 0)
 
         def kept_here() -> bool:
-            return self._holds().issuperset(others)
+            here, held = self.parties_here(), set[int]()
+            for index, state in self.states():
+                held |= _held_by(state) if index in here else set()
+            return held.issuperset(others)
 
         found = free()
         if not found and kept_here():
@@ -337,7 +370,10 @@ class Versions(ControlPage):
                 )
         found = found or self.wait(free, timeout, holders, _LOOKS)
         if not found:
-            raise _busy(mapping, timeout, f"readers keep snapshots of all versions, such as buffer {first}")
+            pids = sorted(
+                {self.pid_of(index) for index, state in self.states() if _held_by(state) - {current}}
+            )
+            raise _busy(mapping, timeout, f"readers keep snapshots of all old versions: processes {pids}")
         return int(found) - 1
 
     def _clear(self, index: int) -> None:
@@ -358,20 +394,13 @@ class Versions(ControlPage):
     # -- the end --------------------------------------------------------------------------------------
 
     def on_release(self, mapping: Mapping | None = None) -> None:
-        """Give up all, once no snapshot is in use any more."""
-        if mapping is not None and self.usable and self._holds():
-            self._closing = True
-            self.stop_waits()
-            if (reader := self._reader()) is not None:
-                reader.sources = []
-            return
+        """Give up all, once no snapshot is in use any more, or the process ends."""
+        self._at_end = mapping is None
         super().on_release(mapping)
-
-    def before_release(self) -> None:
-        """Hold nothing any more."""
-        if self._holder is not None:
-            self.words[STATE + self._holder.index] = 0
-            self.wake_by(self._holder)
+        if self._at_end:
+            self.all_dropped()
+        elif (reader := self._reader()) is not None:
+            reader.sources = []
 
 
 class Update(Generic[_T]):

@@ -67,6 +67,11 @@ _first = itemgetter(0)
 ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
 
 
+def lock_of_threads() -> Callable[[], Any]:
+    """Return what makes a lock: Python's own, as the lock of a greenlet would be no fence."""
+    return greenlets.original("_thread", "allocate_lock") or _thread.allocate_lock
+
+
 class Fence:
     """A full memory fence, in the thread that calls it; two threads must not do so at once.
 
@@ -79,9 +84,7 @@ class Fence:
     __slots__ = ("acquire", "release")
 
     def __init__(self) -> None:
-        # The lock of a greenlet would be no fence.
-        allocate = greenlets.original("_thread", "allocate_lock") or _thread.allocate_lock
-        lock = allocate()
+        lock = lock_of_threads()()
         lock.acquire()
         self.release: Callable[[], object] = lock.release
         self.acquire: Callable[[], object] = lock.acquire

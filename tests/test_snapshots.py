@@ -6,6 +6,8 @@ import gc
 import os
 import pickle
 import random
+import signal
+import sys
 import threading
 import time
 import weakref
@@ -14,7 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, FORKS, Puppet, answer, blocks_are_files, directory, wait_until
+from helpers import (
+    ANSWER,
+    FORKS,
+    SIGNALS,
+    Puppet,
+    answer,
+    blocks_are_files,
+    directory,
+    interrupted_at,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray import _snapshots as snapshots
@@ -263,6 +275,148 @@ def test_a_snapshot_taken_while_the_last_one_dies_is_held() -> None:
         with weights.update() as new:
             new[:] = k
     assert not taken[0].any()
+
+
+def versions_of(array: sa.SharedArray) -> Any:
+    mapping = mapping_of(array)
+    assert mapping is not None
+    return made_versions_of(mapping)
+
+
+@pytest.mark.skipif(not SIGNALS, reason="needs SIGINT")
+def test_ctrl_c_at_any_step_of_a_snapshot_leaves_no_buffer_held() -> None:
+    with sa.zeros(10) as array:
+        array.snapshot()
+        step = 0
+        while interrupted_at(step, array.snapshot):
+            assert not versions_of(array).states(), f"step {step}"
+            assert (array.snapshot() == 0).all()
+            step += 1
+        assert step > 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_a_signal_handler_takes_snapshots_while_the_main_thread_does() -> None:
+    with sa.zeros(100, "i8") as array:
+        taken: list[Any] = []
+
+        def take(*_: Any) -> None:
+            taken.append(array.snapshot())
+            del taken[:-1]
+            signal.setitimer(signal.ITIMER_REAL, 0.0001)
+
+        before = signal.signal(signal.SIGALRM, take)
+        try:
+            take()
+            for number in range(1, 300):
+                found = array.snapshot()
+                for _ in range(10):
+                    array.snapshot()
+                assert (found == found[0]).all()
+                assert (taken[0] == taken[0][0]).all()
+                del found
+                with array.update(timeout=ANSWER) as new:
+                    new[:] = number
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        taken.clear()
+        assert not versions_of(array).states()
+
+
+def test_a_snapshot_of_a_closed_array_is_refused_even_if_an_earlier_one_lives() -> None:
+    with sa.zeros(10, name="closed") as other, sa.group("g", {"x": (3, "f8")}) as group:
+        array = sa.attach("closed")
+        held, whole = array.snapshot(), group.snapshot()
+        array.close()
+        group.close()
+        for closed in (array, group):
+            with pytest.raises(sa.BlockClosedError):
+                closed.snapshot()
+            with pytest.raises(sa.BlockClosedError):
+                closed.version  # noqa: B018
+        assert len(versions_of(other).states()) == 1
+        assert not held.any()
+        assert not whole["x"].any()
+        del held
+        assert not versions_of(other).states()
+
+
+def test_threads_that_close_the_array_tear_no_snapshot() -> None:
+    """A party that is given up while another thread takes a snapshot would hold nothing for it."""
+    with sa.zeros(10, name="closed") as other:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(20):
+                array = sa.attach("closed")
+                array.snapshot()
+                version = other.version
+                closing = threading.Thread(target=array.close)
+                closing.start()
+                held = None
+                try:
+                    while True:
+                        held = array.snapshot()
+                except sa.BlockClosedError:
+                    pass
+                for number in range(3):
+                    with other.update(timeout=ANSWER) as new:
+                        new[:] = version + number + 1
+                assert held is None or (held == version).all()
+                closing.join()
+                del held
+                assert len(versions_of(other).states()) == 0
+        finally:
+            sys.setswitchinterval(interval)
+
+
+def test_one_process_that_keeps_all_buffers_by_two_attachments_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "_PATIENCE", 0.01)
+    with sa.zeros(3, name="kept") as array, sa.attach("kept") as other:
+        kept = []
+        for reader in (array, other, other):
+            bump(array)
+            kept.append(reader.snapshot())
+        with pytest.raises(sa.DeadlockError, match="this process keeps snapshots of 2 old versions"):
+            array.update(timeout=ANSWER).__enter__()
+        del kept[0]
+        bump(array)
+
+
+def test_many_threads_keep_snapshots() -> None:
+    with sa.zeros(100, "i8") as array:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        stop, failed = threading.Event(), []
+
+        def read() -> None:
+            kept: list[Any] = []
+            try:
+                while not stop.is_set():
+                    kept = [*kept[-1:], array.snapshot()]
+                    assert all((each == each[0]).all() for each in kept)
+                    kept = kept if len(kept) < 2 else []
+            except BaseException as error:
+                failed.append(error)
+                stop.set()
+
+        threads = [threading.Thread(target=read) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(8):
+                with array.update(timeout=ANSWER) as new:
+                    new[:] = number
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(ANSWER)
+            sys.setswitchinterval(interval)
+        assert not failed
+        assert not versions_of(array).states()
 
 
 def test_snapshots_travel_as_copies() -> None:

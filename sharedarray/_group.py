@@ -17,6 +17,7 @@ from sharedarray._array import (
     attached_again,
     bytes_behind,
     facts_of_block,
+    facts_of_contents,
     is_replaced,
     opened_as,
 )
@@ -354,7 +355,9 @@ class Group(GroupBlock, GroupExports):
     def __repr__(self) -> str:
         from sharedarray._display import human
 
-        state = ", closed" if self.closed else ""
+        mapping = mapping_of(self._bytes)
+        facts = [] if mapping is None else facts_of_contents(mapping)
+        state = ", closed" if self.closed else "".join(f", {title} {text}" for title, text in facts)
         count = "1 member" if len(self) == 1 else f"{len(self)} members"
         rows = [
             (repr(name), str(member.layout.shape), str(member.layout.dtype))
@@ -373,6 +376,7 @@ class Group(GroupBlock, GroupExports):
 
         mapping = mapping_of(self._bytes)
         facts = [("members", f"{len(self):,}"), *facts_of_block(mapping, self.nbytes)]
+        facts[2:2] = [] if mapping is None else facts_of_contents(mapping)
         found = self._index
         return dataset(
             type(self).__name__,

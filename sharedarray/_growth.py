@@ -46,7 +46,7 @@ from sharedarray._segment import Mapping
 from sharedarray._sizes import exact
 from sharedarray._thresholds import APPENDED_BY_KERNEL
 
-__all__ = ["Growth", "grows", "growth_of", "is_growing", "lay_out", "set_length"]
+__all__ = ["Growth", "capacity_in", "grows", "growth_of", "is_growing", "lay_out", "set_length"]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -90,7 +90,7 @@ def lay_out(
     return head, words.tobytes(), size, [(0, reserved), (start, size)]
 
 
-def is_growing(mapping: Mapping, layout: Layout) -> bool:
+def is_growing(mapping: Any, layout: Layout) -> bool:
     """Return whether a block, of which `layout` is the header's, is one of an array that grows.
 
     Raises
@@ -125,6 +125,14 @@ def is_growing(mapping: Mapping, layout: Layout) -> bool:
             cause="the block was damaged, or made by a newer version",
         )
     return True
+
+
+def capacity_in(block: Any, layout: Layout) -> int | None:
+    """Return how many rows an array can have; None if it does not grow. See `is_growing`."""
+    if not is_growing(block, layout):
+        return None
+    start = len(block) - WORDS * 8 + _CAPACITY * 8
+    return int.from_bytes(block[start : start + 8], "little")
 
 
 # -- the length of an array -----------------------------------------------------------------------------
@@ -185,6 +193,8 @@ class Growth(ControlPage):
         The byte of the block at which the rows begin.
     """
 
+    _appender: Party | None = None
+
     def __init__(self, mapping: Mapping) -> None:
         super().__init__(mapping, len(mapping) - WORDS * 8, len(mapping))
         words = self.words
@@ -193,7 +203,6 @@ class Growth(ControlPage):
         self._text = memoryview(self.memory)[self._digits : self._digits + DIGITS]
         self._halves = self._text.cast("Q")
         self._last = 0
-        self._appender: Party | None = None
         self._step = _STEP[0]
         self._lengthening = threading.Lock()
 

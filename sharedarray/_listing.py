@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from sharedarray import _errors as errors, _group_index, _header as header, _registry as registry
+from sharedarray import (
+    _errors as errors,
+    _group_index,
+    _growth as growth,
+    _header as header,
+    _registry as registry,
+    _version_buffers as version_buffers,
+)
 from sharedarray._platform import platform
 from sharedarray._programs import programs_of
 
@@ -63,6 +70,12 @@ class BlockInfo:
         tree, or the `SharedMemoryManager` that owns it.
     members : dict or None
         Of a group, the shape and the dtype of each member by name, as `sharedarray.group` takes them.
+    capacity : int or None
+        Of an array that grows, how many rows it can have; its length is that of `shape`.
+    version : int or None
+        Of an array or a group with versions, the number of the current one.
+    buffers : int or None
+        In how many buffers these versions are.
     stream : StreamStatus or None
         Of a stream, its state: `slots`, `full`, how many items were `published`, whether it is `closed`, the
         pid of its `producer` and whether that `waits`; and for each of its `consumers` the `pid`, the
@@ -95,6 +108,9 @@ class BlockInfo:
     keeper: int | None = None
     members: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] | None = field(default=None, hash=False)
     stream: StreamStatus | None = None
+    capacity: int | None = None
+    version: int | None = None
+    buffers: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -224,10 +240,9 @@ def blocks() -> BlockList:
                     holders=holders.get(status[:2], ()),
                     references=waiting.get(status.inode, 0),
                     keeper=(record.kept_by() or (None,))[0],
-                    members=members,
-                    stream=stream,
+                    **contents,
                 )
-                for name, record, (status, layout, members, stream, held) in found
+                for name, record, (status, layout, contents, held) in found
             ),
             key=lambda block: block.name,
         )
@@ -235,7 +250,7 @@ def blocks() -> BlockList:
 
 
 def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] | None:
-    """Return status, layout, members, stream and whether it has a holder; None if it is another block."""
+    """Return status, layout, contents and whether it has a holder; None if it is another block."""
     try:
         handle = platform.open(registry.path_of(directory, name), writable=True)
     except errors.LimitError:
@@ -247,13 +262,33 @@ def _look(directory: str, name: str, inode: int, kind: str) -> tuple[Any, ...] |
         if status.inode != inode or not status.regular:
             return None
         layout = _layout(handle, status.size, name)
-        members = _members(handle, layout, name) if kind == "group" and layout is not None else None
-        stream = _stream(handle, layout, status.size) if kind == "stream" and layout is not None else None
+        contents = {} if layout is None else _contents(handle, layout, status.size, name, kind)
         if kind == "array" and layout is not None and layout.size < status.size:  # one that grows has a hole
             status = status._replace(size=min(status.size, platform.allocated(handle)))
-        return status, layout, members, stream, platform.held(handle)
+        return status, layout, contents, platform.held(handle)
     finally:
         platform.close(handle)
+
+
+def _contents(handle: int, layout: header.Layout, size: int, name: str, kind: str) -> dict[str, Any]:
+    """Return what is to be said of a block of this kind alone, by the names of `BlockInfo`."""
+    if kind == "stream":
+        return {"stream": _stream(handle, layout, size)}
+    found: dict[str, Any] = {}
+    if kind == "group":
+        found["members"] = _members(handle, layout, size, name)
+    elif kind != "array":
+        return found
+    if layout.size < size:
+        versions = version_buffers.found_in(handle, layout, size)
+        if versions is not None:
+            found["version"], found["buffers"] = versions
+        else:
+            try:
+                found["capacity"] = growth.capacity_in(_Bytes(handle, size, name), layout)
+            except errors.HeaderError:
+                pass
+    return found
 
 
 def _stream(handle: int, layout: header.Layout, size: int) -> StreamStatus | None:
@@ -262,8 +297,8 @@ def _stream(handle: int, layout: header.Layout, size: int) -> StreamStatus | Non
     return status_of(handle, layout, size)
 
 
-def _members(handle: int, layout: header.Layout, name: str) -> dict[str, Any] | None:
-    block = _Bytes(handle)
+def _members(handle: int, layout: header.Layout, size: int, name: str) -> dict[str, Any] | None:
+    block = _Bytes(handle, size, name)
     try:
         if not _group_index.is_group(layout, block):
             return None
@@ -276,19 +311,25 @@ def _members(handle: int, layout: header.Layout, name: str) -> dict[str, Any] | 
 def _layout(handle: int, size: int, name: str) -> header.Layout | None:
     try:
         page = platform.read(handle, header.PAGE)
-        return header.decode(page, size, name=name, more=_Bytes(handle))
+        return header.decode(page, size, name=name, more=_Bytes(handle, size, name))
     except errors.HeaderError:
         return None
 
 
 class _Bytes:
-    """The start of an open block, read when it is sliced."""
+    """The bytes of an open block, read when they are sliced."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, size: int, name: str) -> None:
+        self.name = name
         self._handle = handle
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
 
     def __getitem__(self, part: slice) -> bytes:
-        return platform.read(self._handle, part.stop)[part]
+        start = part.start or 0
+        return platform.read(self._handle, part.stop - start, start)
 
 
 def prune() -> list[str]:

@@ -23,9 +23,9 @@ from sharedarray._control_page import WORDS, made_once
 from sharedarray._header import PAGE
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
-from sharedarray._snapshots import CURRENT, NUMBER, SHOWN, Versions
+from sharedarray._snapshots import BUFFERS, CURRENT, NUMBER, SHOWN, Versions
 
-__all__ = ["made_versions_of", "show_again", "versions_of"]
+__all__ = ["found_in", "made_versions_of", "show_again", "versions_of"]
 
 _T = TypeVar("_T")
 
@@ -70,6 +70,27 @@ def versions_of(mapping: Mapping) -> Versions | None:
             expected=f"buffers of {layout.size} bytes within the block",
         )
     return _kept(mapping, start, size)
+
+
+def found_in(handle: int, layout: header.Layout, size: int) -> tuple[int, int] | None:
+    """Return the version of an open block and the number of its buffers; None if it has no versions.
+
+    Parameters
+    ----------
+    handle
+        Of the block.
+    layout
+        Of the array, or of the bytes of a group.
+    size
+        Bytes of the block.
+    """
+    start = -(-layout.size // _GRANULARITY) * _GRANULARITY
+    if size < start + WORDS * 8:
+        return None
+    words = np.frombuffer(platform.read(handle, (CURRENT + 1) * 8, start), "<u8").tolist()
+    if words[0] != _MAGIC or not 2 <= words[BUFFERS] <= NUMBER:
+        return None
+    return words[CURRENT] >> 8, words[BUFFERS]
 
 
 def _kept(mapping: Mapping, start: int, size: int) -> Versions:

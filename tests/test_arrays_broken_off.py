@@ -24,6 +24,7 @@ from sharedarray import _sigint as sigint, _snapshots as snapshots
 from sharedarray._header import PAGE
 from sharedarray._platform import platform
 from sharedarray._snapshots import Update
+from sharedarray._thresholds import APPENDED_BY_KERNEL
 
 pytestmark = pytest.mark.skipif(not platform.LENGTHENS, reason="blocks keep their size here")
 
@@ -36,6 +37,8 @@ NEVER = (
     snapshots._End.__del__.__code__,
 )
 SOME = 8  # steps of a quick test
+# Between two steps of a slow test, from a random one on. 1 tries each step, which takes 10 minutes.
+STRIDE = int(os.environ.get("SHAREDARRAY_TEST_STRIDE", "61"))
 
 
 def new_log() -> sa.SharedArray:
@@ -50,6 +53,18 @@ def append(log: sa.SharedArray) -> None:
     """Append rows that tell their numbers: one, or two at once."""
     number = len(log.refresh())
     rows = np.arange(number, number + 1 + number % 2)
+    log.append(np.repeat(rows, WIDTH).reshape(-1, WIDTH), timeout=ANSWER)
+
+
+def extend(log: sa.SharedArray) -> None:
+    """Append two rows of an iterator that tell their numbers."""
+    number = len(log.refresh())
+    log.extend(([each] * WIDTH for each in range(number, number + 2)), timeout=ANSWER)
+
+
+def append_many(log: sa.SharedArray) -> None:
+    """Append rows that tell their numbers, so many that the kernel writes them."""
+    rows = np.arange(len(log.refresh()), len(log) + APPENDED_BY_KERNEL // (8 * WIDTH) + 1)
     log.append(np.repeat(rows, WIDTH).reshape(-1, WIDTH), timeout=ANSWER)
 
 
@@ -87,6 +102,7 @@ def check_weights(weights: Any) -> int:
 # What makes an array, what changes it, and what checks it and returns a number that never falls.
 USES: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[Any], int]]] = {
     "append": (new_log, append, check_log),
+    "extend": (new_log, extend, check_log),
     "update": (new_weights, update, check_weights),
     "snapshot": (new_weights, snapshot, check_weights),
 }
@@ -177,17 +193,40 @@ def test_sigkill_at_any_step_leaves_the_array_usable(use: str, which: str) -> No
     make, change, check = USES[use]
     with make() as made, sa.attach("data") as other:
         change(made)
-        least, step = check(other), 0
+        least, step = check(other), random.randrange(STRIDE)
         count = 0
         while killed_at(step + 1, lambda: change(made), KILLED):
             found: Any = sa.attach("data")
-            assert np.array_equal(found, other.refresh() if use == "append" else found.snapshot()), "torn"
+            assert np.array_equal(found, other.refresh() if check is check_log else found.snapshot()), "torn"
             found.close()
             least = _usable(other, change, check, least)
             count += 1
-            step += random.randrange(1, 400) if which == "many" else random.randrange(200, 3000)
+            step += STRIDE if which == "many" else random.randrange(200, 3000)
         assert check(other) >= least
-        assert count >= (10 if which == "many" else 1)
+        assert count >= (1000 // STRIDE if which == "many" else 1)
+
+
+FIRST_USES = {
+    "append": (new_log, append_many, check_log),
+    "update": USES["update"],
+    "snapshot": USES["snapshot"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FORKS, reason="no forks here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("use", FIRST_USES)
+def test_sigkill_at_any_step_of_a_first_use_leaves_the_array_usable(use: str) -> None:
+    make, change, check = FIRST_USES[use]
+    step, killed = random.randrange(STRIDE) - STRIDE, True
+    while killed:
+        step += STRIDE
+        with make() as made, sa.attach("data") as other:
+            killed = killed_at(step + 1, lambda: change(made), KILLED)
+            _usable(other, change, check, 0)
+            check(made)
+    assert step > 1000
 
 
 def test_an_update_that_is_dropped_publishes_nothing_and_lets_others_write() -> None:

@@ -34,6 +34,7 @@ import sharedarray as sa
 from sharedarray import _cli as cli, _cli_files as cli_files
 from sharedarray._cli import main
 from sharedarray._display import block_table
+from sharedarray._platform import platform
 from sharedarray._programs import programs_of
 
 COMMAND = (sys.executable, "-m", "sharedarray")
@@ -450,6 +451,44 @@ def test_cp_says_what_to_do_with_what_is_no_array(tmp_path, capsys):
     assert re.match(r"e +event +- +- ", line)  # not the shape of its control page
     stream.close()
     event.close()
+
+
+@pytest.mark.skipif(not platform.LENGTHENS, reason="blocks keep their size here")
+def test_capacity_and_versions_are_shown(capsys):
+    with (
+        sa.zeros((0, 4), "i8", name="log", capacity=12_000) as log,
+        sa.zeros(3, name="weights") as weights,
+        sa.group("net", {"w": (3, "f4")}) as net,
+    ):
+        log.append([1, 2, 3, 4])
+        for array in (weights, net, net):
+            with array.update():
+                pass
+        shown = {
+            "log": "capacity 12,000 rows",
+            "weights": "version 1 in 3 buffers",
+            "net": "version 2 in 3 buffers",
+        }
+        for command in (["ls"], ["top", "--once"]):
+            assert main(command) == 0
+            lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+            assert all(lines[name].endswith(text) for name, text in shown.items())
+        assert repr(sa.blocks()).count("in 3 buffers") == 2
+        for name, text in shown.items():
+            assert main(["info", name]) == 0
+            title, _, rest = text.partition(" ")
+            assert f"\n{title:<11} {rest}\n" in capsys.readouterr().out
+            assert f">{rest}<" in sa.attach(name)._repr_html_()
+        found = {}
+        for name in shown:
+            assert main(["info", name, "--json"]) == 0
+            block = json.loads(capsys.readouterr().out)
+            found[name] = block["capacity"], block["version"], block["buffers"]
+        assert found == {"log": (12_000, None, None), "weights": (None, 1, 3), "net": (None, 2, 3)}
+        assert repr(log) == "SharedArray([[1, 2, 3, 4]], name='log', capacity=12000)"
+        assert repr(weights) == "SharedArray([0., 0., 0.], name='weights', version=1)"
+        assert repr(net).startswith("<Group 'net': 1 member, 12 B, version 2 in 3 buffers>")
+        assert "version" not in repr(weights[1:])
 
 
 def test_ls_info_and_top_have_the_same_fields(capsys):

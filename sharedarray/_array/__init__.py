@@ -42,7 +42,7 @@ from sharedarray._array.array import (
     opened_as,
 )
 from sharedarray._array.exist_ok import if_taken, persisted
-from sharedarray._array.facts import facts_of_block
+from sharedarray._array.facts import facts_of_block, facts_of_contents
 from sharedarray._array.memory import Grip, address_of, bytes_behind, offset_of, start_of
 from sharedarray._array.shapes import ShapeLike, as_dtype, as_shape
 from sharedarray._array.weak_arrays import WeakArrays
@@ -59,6 +59,7 @@ __all__ = [
     "attached_again",
     "bytes_behind",
     "facts_of_block",
+    "facts_of_contents",
     "from_mapping",
     "if_taken",
     "is_all",

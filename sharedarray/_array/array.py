@@ -35,7 +35,7 @@ from sharedarray._array.wait_methods import WaitMethods
 from sharedarray._growth import grows, growth_of, is_growing, lay_out, set_length
 from sharedarray._platform import Mode, platform
 from sharedarray._segment import BlockOptions, Mapping, mapping_of
-from sharedarray._version_buffers import show_again
+from sharedarray._version_buffers import show_again, versions_of
 
 # NumPy 1 made scalars of all 0-d results, and had no way to say which.
 _BEFORE_RETURN_SCALAR = np.lib.NumpyVersion(np.__version__) < "2.0.0"
@@ -209,8 +209,18 @@ class SharedArray(WaitMethods):
         text = super().__repr__()
         if mapping is None or not text.endswith(")"):
             return text
-        state = ", closed" if mapping.released else ""
+        state = ", closed" if mapping.released else self._contents_text(mapping)
         return f"{text[:-1]}, name={mapping.name!r}{state})"
+
+    def _contents_text(self, mapping: Mapping) -> str:
+        """Return the capacity or the version, if this is all of the array in its block."""
+        try:
+            if grows(mapping):
+                return f", capacity={self._growth('show')[1].capacity}"
+            versions = versions_of(self._whole("show"))
+        except (ValueError, OSError):
+            return ""  # a part, or damaged
+        return "" if versions is None else f", version={versions.version}"
 
     def __str__(self) -> str:
         mapping = mapping_of(self)

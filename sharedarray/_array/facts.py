@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sharedarray import _header as header, _registry as registry
+from sharedarray import _errors as errors, _header as header, _registry as registry
 from sharedarray._growth import grows, growth_of
 from sharedarray._object_layout import is_object
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._sizes import grouped, human
+from sharedarray._version_buffers import versions_of
 
 if TYPE_CHECKING:
     from sharedarray._array.array import SharedArray
@@ -38,9 +39,25 @@ def facts_of_array(array: SharedArray) -> list[tuple[str, str]]:
     mapping = mapping_of(array)
     name, *others = facts_of_block(mapping, array.nbytes)
     facts = [name, ("shape", str(array.shape)), ("dtype", str(array.dtype)), *others]
-    if mapping is not None and not mapping.released and grows(mapping):
-        facts.insert(2, ("capacity", f"{growth_of(mapping).capacity:,} rows"))
+    facts[2:2] = [] if mapping is None else facts_of_contents(mapping)
     return facts
+
+
+def facts_of_contents(mapping: Mapping) -> list[tuple[str, str]]:
+    """Return the capacity or the version of the array or group of an attachment, if there is one."""
+    from sharedarray._display import block_table
+
+    if mapping.released:
+        return []
+    try:
+        if grows(mapping):
+            return block_table.facts_of_contents(growth_of(mapping).capacity)
+        versions = versions_of(mapping)
+    except errors.SharedArrayError:  # damage is told of when they are used
+        return []
+    return (
+        [] if versions is None else block_table.facts_of_contents(None, versions.version, len(versions.held))
+    )
 
 
 def facts_of_block(mapping: Mapping | None, nbytes: int) -> list[tuple[str, str]]:

@@ -23,7 +23,9 @@ __all__ = [
     "as_json",
     "cells",
     "columns",
+    "contents",
     "dtype_text",
+    "facts_of_contents",
     "fitted",
     "holders_text",
     "legend",
@@ -131,6 +133,27 @@ def states(block: BlockInfo) -> list[str]:
     return [*found, quantity(block.references, _REF[0])] if block.references else found
 
 
+def contents(block: BlockInfo) -> list[tuple[str, str]]:
+    """Return what there is to say of an array that grows, and of versions."""
+    return facts_of_contents(block.capacity, block.version, block.buffers)
+
+
+def facts_of_contents(
+    capacity: int | None, version: int | None = None, buffers: int | None = None
+) -> list[tuple[str, str]]:
+    """Return the names and the texts of a capacity and a version, as far as there are some.
+
+    Examples
+    --------
+    >>> facts_of_contents(1000), facts_of_contents(None, 7, 3)
+    ([('capacity', '1,000 rows')], [('version', '7 in 3 buffers')])
+    """
+    found = [] if capacity is None else [("capacity", quantity(capacity, "row"))]
+    if version is not None and buffers is not None:
+        found.append(("version", f"{version:,} in {quantity(buffers, 'buffer')}"))
+    return found
+
+
 def legend(blocks: Sequence[BlockInfo]) -> list[tuple[str, str]]:
     """Return the words for states that a table of these blocks shows, with their meanings."""
     occurs = (
@@ -179,7 +202,7 @@ def cells(
         age(block.created),
         process(block.creator, programs) if block.creator_alive else f"{block.creator} {_DEAD[0]}",
         holders_text(block, programs, most),
-        ", ".join(states(block)) or "-",
+        ", ".join([*states(block), *[f"{title} {text}" for title, text in contents(block)]]) or "-",
     )
 
 
@@ -291,6 +314,9 @@ def as_json(block: BlockInfo, programs: Mapping[int, str]) -> dict[str, Any]:
             name: {"shape": list(shape), "dtype": str(dtype)}
             for name, (shape, dtype) in block.members.items()
         },
+        "capacity": block.capacity,
+        "version": block.version,
+        "buffers": block.buffers,
         "stream": None if block.stream is None else block.stream.as_json(),
         **openers(block),
     }

@@ -136,7 +136,7 @@ class Copier:
         core, pickled = self._core, task.pickled
         if pickled is None:  # it is over
             return
-        within = min(COPIED_AHEAD, core.intake.eager)
+        within = min(COPIED_AHEAD, core.store.limits[0])
         try:
             if pickled.copy_to_slots(core.store, private=task.retries > 0, within=within):
                 with core.lock:

@@ -54,6 +54,7 @@ from sharedarray._pool.states import (
     DRAINING,
     POOL,
     RUNNING,
+    advance,
 )
 from sharedarray._pool.stats import Statistics
 from sharedarray._pool.supervisor import Supervisor
@@ -195,7 +196,7 @@ class PoolCore:
 
     def advance_pool(self, event: str) -> None:
         """Change the state."""
-        self.state = POOL[event][self.state]
+        self.state = advance(POOL, event, self.state)
 
     def broken_error(self) -> errors.WorkerDied:
         """Return the outcome of every call of a pool that has failed for good."""

@@ -28,7 +28,6 @@ from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.outcomes import unsendable
 from sharedarray._pool.sinks import Results
 from sharedarray._pool.transport.messages import PLAIN
-from sharedarray._pool.transport.slots import BUSY_LIMIT
 from sharedarray._reference import FORMAT
 from sharedarray._segment import follow, has_name
 from sharedarray._thresholds import LONG_TEXT
@@ -376,13 +375,8 @@ class Intake:
         there is a worker for them. Small arguments were copied by `_packed`.
         """
         store = self._core.store
-        if not pickled.copy_to_slots(store, private=task.retries > 0, within=self.eager):
-            pickled.copy_now(store, within=BUSY_LIMIT)
-
-    @property
-    def eager(self) -> int:
-        """Bytes of arguments that are copied before there is a worker for them."""
-        return min(BUSY_LIMIT, self._core.store.limits[0])
+        if not pickled.copy_to_slots(store, private=task.retries > 0, within=store.limits[0]):
+            pickled.copy_now(store)
 
 
 def _forget(core: weakref.ref[PoolCore], number: int) -> None:

@@ -192,4 +192,4 @@ class Outgoing:
         """Send a message now, behind what was added. If the process has ended, nothing is sent."""
         self._close_message()
         with contextlib.suppress(OSError):  # its exit is reported separately
-            self._channel.send(kind, entries=entries)
+            self._channel.send(encode(kind, entries=entries))

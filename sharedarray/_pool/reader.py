@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sharedarray._clock import time
-from sharedarray._pool.states import CLOSED, HELD, LEASED, READER, WATCHED
+from sharedarray._pool.states import CLOSED, HELD, LEASED, READER, WATCHED, advance
 from sharedarray._pool.transport.poller import Poller
 
 __all__ = ["LEASE", "Reader"]
@@ -52,7 +52,7 @@ class Reader:
             return False
         if self.state == WATCHED:
             self._outer.modify(self._pipes.fileno(), read=False, write=False)
-        self.state = READER["take"][self.state]
+        self.state = advance(READER, "take", self.state)
         self.owner = thread
         self._came = True
         return True
@@ -62,7 +62,7 @@ class Reader:
         self.owner = 0
         if self.state == CLOSED:
             return False
-        self.state = READER["release"][self.state]
+        self.state = advance(READER, "release", self.state)
         if self._checking:
             return False
         self._checking = True
@@ -73,7 +73,7 @@ class Reader:
         """Wake the pool's thread for each message from now on, unless a thread reads."""
         if self.state == LEASED:
             self._outer.modify(self._pipes.fileno(), read=True, write=False)
-        self.state = READER["watch"][self.state]
+        self.state = advance(READER, "watch", self.state)
 
     def check(self) -> float | None:
         """End a lease that is not used; return the seconds until the next check, None for none."""
@@ -92,4 +92,4 @@ class Reader:
     def close(self) -> None:
         """Let no thread read any more."""
         if self.state != CLOSED:
-            self.state = READER["close"][self.state]
+            self.state = advance(READER, "close", self.state)

@@ -1,7 +1,8 @@
 """The states of a pool, of a worker and of the reader's role: one table for each.
 
 A table tells for each event and each state which state follows. What a table lacks must not happen: `advance`
-raises an exception instead. Nothing else changes a state.
+raises an exception instead. Nothing else changes a state, except that `WorkerHandle` looks the two events of
+each call up in the table itself, which raises the same exception.
 """
 
 from __future__ import annotations

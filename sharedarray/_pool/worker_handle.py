@@ -23,7 +23,7 @@ from sharedarray._pool import processes
 from sharedarray._pool.calls import Task
 from sharedarray._pool.outgoing import Outgoing
 from sharedarray._pool.processes.credits import Credits, counter_of
-from sharedarray._pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER
+from sharedarray._pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER, advance
 from sharedarray._pool.transport import page, pipes
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import (
@@ -141,8 +141,8 @@ class WorkerHandle:
 
     def advance(self, event: str) -> None:
         """Change the state."""
-        self.state = state = WORKER[event][self.state]
-        self.accepts = state in ACCEPTING and not self._copying
+        self.state = advance(WORKER, event, self.state)
+        self.accepts = self.state in ACCEPTING and not self._copying
 
     @property
     def is_ending(self) -> bool:

@@ -119,8 +119,8 @@ def test_any_size_arrives_whole(ends, stream, sizes):
     reader = threading.Thread(target=read)
     reader.start()
     ours.queue(encode(Kind.READY))
-    ours.send(Kind.TASK, SHARES, 3, 5, stream=body, entries=inline(*sizes), inline=pieces)
-    ours.send(Kind.STOP)
+    ours.send(encode(Kind.TASK, SHARES, 3, 5, stream=body, entries=inline(*sizes), inline=pieces))
+    ours.send(encode(Kind.STOP))
     while ours.unsent:
         select.select([], [ours._out], [], 60)  # asking without a pause would keep the reader from reading
         ours.flush()
@@ -140,14 +140,14 @@ def test_both_write_more_than_the_pipe_takes(ends):
     def worker():
         # As a worker does: it answers before it reads again, and blocks in both.
         for number in range(3):
-            theirs.send(Kind.RESULT, task=number, stream=bytes(size))
+            theirs.send(encode(Kind.RESULT, task=number, stream=bytes(size)))
             while len(got) <= number:
                 got.extend(theirs.receive())
 
     thread = threading.Thread(target=worker)
     thread.start()
     for number in range(3):
-        ours.send(Kind.TASK, task=number, stream=bytes(size))
+        ours.send(encode(Kind.TASK, task=number, stream=bytes(size)))
     results: list[Frame] = []
     while len(results) < 3 or ours.unsent:
         ours.flush()
@@ -186,14 +186,14 @@ def test_many_frames_in_pieces_of_any_size(ends, cut):
 def test_nothing_there_is_none_and_a_closed_end_is_the_end(ends):
     ours, theirs = ends
     assert ours.receive() == []
-    theirs.send(Kind.READY)
+    theirs.send(encode(Kind.READY))
     theirs.close()
     assert [frame.kind for frame in ours.receive()] == [Kind.READY]
     with pytest.raises(EOFError):
         ours.receive()
     with pytest.raises(ConnectionError):  # noqa: PT012  (a socket takes a first one)
         for _ in range(1000):
-            ours.send(Kind.STOP)
+            ours.send(encode(Kind.STOP))
 
 
 def test_the_end_in_the_middle_of_a_frame(ends):

@@ -426,10 +426,7 @@ class Pipe:
     def add(self, frame):
         return True
 
-    write = queue = add
-
-    def send(self, kind, *, entries=()):
-        return True
+    write = queue = send = add
 
 
 class Simulated(WorkerHandle):
@@ -679,7 +676,9 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     task.items, task.count, task.is_small = [()] * 3, 3, True
     worker.give(task)
     worker.begin()
-    slot = SimpleNamespace(number=7, entry=lambda flags: None, put_back=lambda: back.append(7))
+    slot = SimpleNamespace(
+        number=7, entry=lambda flags: (7, 0, flags, 0, 0, 0), put_back=lambda: back.append(7)
+    )
     worker.grant(slot)
     worker.replied(1, 0.0)
     if revoked == "some":

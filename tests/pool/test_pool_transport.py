@@ -21,7 +21,6 @@ from helpers import unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_limits, needs_proc
 
 import sharedarray as sa
-from sharedarray._pool import intake
 from sharedarray._pool.codec.call import dump_call, importable_name, load_call
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.result import dump_result, load_result
@@ -341,7 +340,7 @@ def test_however_many_wait_they_were_copied_when_they_were_given(tmp_path, retri
 
 def test_what_waits_in_this_process_is_bounded_too(tmp_path, monkeypatch):
     """Arguments beyond the bound are read when a worker is free, as `submit` says."""
-    monkeypatch.setattr(intake, "BUSY_LIMIT", 3 * LARGE * 8)
+    monkeypatch.setattr(slots, "BUSY_LIMIT", 3 * LARGE * 8)
     monkeypatch.setattr(slots, "_MOST", 1)
     array = np.zeros(LARGE)
     with sa.Pool(1) as pool:

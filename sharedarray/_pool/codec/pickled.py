@@ -191,13 +191,13 @@ class Pickled:
         stream: Buffer = marshal.dumps(self._content, FORMAT)
         return stream
 
-    def copy_now(self, store: Store, *, within: int) -> None:
-        """Copy what found no slot into this process's own memory, unless that is more than ``within`` bytes.
+    def copy_now(self, store: Store) -> None:
+        """Copy what found no slot into this process's own memory, unless that is too much.
 
         So what is sent later is what it was when it was given.
         """
         ours = [(buffer, buffer.source) for buffer in self.buffers if buffer.source is not None]
-        self._private = store.count_private(sum(buffer.length for buffer, _ in ours), within=within)
+        self._private = store.count_private(sum(buffer.length for buffer, _ in ours))
         if self._private is not None:
             for buffer, source in ours:
                 buffer.source = source.copy() if isinstance(source, np.ndarray) else bytes(source)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from sharedarray._pool.transport.messages import ENTRY, HEADER, Buffer, Entry, Frame, encode, entries_of
+from sharedarray._pool.transport.messages import ENTRY, HEADER, Buffer, Entry, Frame, entries_of
 from sharedarray._pool.transport.pipes import PipeEnd
 from sharedarray._spin import SpinWait
 
@@ -104,20 +104,9 @@ class Channel:
 
     # Sending
 
-    def send(
-        self,
-        kind: int,
-        flags: int = 0,
-        item: int = 0,
-        task: int = 0,
-        began: int = 0,
-        ended: int = 0,
-        stream: Buffer = b"",
-        entries: Sequence[Entry] = (),
-        inline: Sequence[Buffer] = (),
-    ) -> bool:
-        """Send one frame, or as much as the kernel takes of it; see `flush`."""
-        self.queue(encode(kind, flags, item, task, began, ended, stream, entries, inline))
+    def send(self, pieces: Sequence[Buffer]) -> bool:
+        """Send the pieces of a frame (`encode`), or as much as the kernel takes of them; see `flush`."""
+        self.queue(pieces)
         return self.flush()
 
     def write(self, frames: bytes) -> bool:
@@ -298,20 +287,14 @@ class Channel:
         return self._view[self._end :]
 
     def _next(self) -> Frame | None:
-        """Return a frame if all of it is here; otherwise leave in ``_filling`` what has to be read for it."""
+        """Return a large frame if all of it is here; else leave in ``_filling`` what is to be read for it."""
         if self._header is None:
             begin = self._start + HEADER.size
             if self._end < begin:
                 return None
-            kind, flags, count, item, task, length, began, ended = HEADER.unpack_from(
-                self._chunk, self._start
-            )
-            stop = begin + length
-            if not count and stop <= self._end:
-                self._start = stop
-                return Frame(kind, flags, item, task, began, ended, bytes(self._view[begin:stop]))
+            self._header = HEADER.unpack_from(self._chunk, self._start)
+            _, _, count, _, _, length, _, _ = self._header
             self._start = begin
-            self._header = (kind, flags, count, item, task, length, began, ended)
             self._entries = []
             self._expect([ENTRY.size * count] if count else [length])
         if self._filling:

@@ -87,15 +87,13 @@ class Store:
         """True if there is any memory."""
         return bool(self._slots)
 
-    def take(self, size: int, *, within: int | None = None, make: bool = True) -> Slot | None:
+    def take(self, size: int, *, make: bool = True) -> Slot | None:
         """Return a slot of at least ``size`` bytes that is free, marked as busy.
 
         Parameters
         ----------
         size
             Bytes.
-        within
-            Bytes that all slots in use may have together, with this one; None for no limit.
         make
             Whether to make a slot if there is none, which takes much longer.
 
@@ -105,7 +103,7 @@ class Store:
             None if there is no memory.
         """
         with self._lock:
-            return self._take(size, within, make)
+            return self._take(size, None, make)
 
     def _take(self, size: int, within: int | None, make: bool) -> Slot | None:
         if self._closed:
@@ -164,26 +162,19 @@ class Store:
                     slot.close()
         return slot, starts
 
-    def count_private(self, size: int, *, within: int) -> PrivateCopy | None:
+    def count_private(self, size: int) -> PrivateCopy | None:
         """Count bytes that are copied though there is no slot for them.
-
-        Parameters
-        ----------
-        size
-            Bytes.
-        within
-            Bytes that these and all slots in use may have together.
 
         Returns
         -------
         PrivateCopy or None
-            To be kept with the copy; None if it would be too much.
+            To be kept with the copy; None if these and all slots in use would exceed `BUSY_LIMIT`.
         """
         with self._lock:
             while self._private_ended:
                 self._private -= self._private_ended.popleft()
             used = sum(slot.size for slot in self._slots if slot.in_use)
-            if self._closed or size + self._private + used > within:
+            if self._closed or size + self._private + used > BUSY_LIMIT:
                 return None
             self._private += size
             return PrivateCopy(self._private_ended, size)

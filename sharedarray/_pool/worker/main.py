@@ -31,7 +31,7 @@ from sharedarray._pool.processes import copies, seeds, threads
 from sharedarray._pool.processes.credits import Credits
 from sharedarray._pool.transport import page
 from sharedarray._pool.transport.channel import Channel
-from sharedarray._pool.transport.messages import Entry, Kind
+from sharedarray._pool.transport.messages import Entry, Kind, encode
 from sharedarray._pool.transport.pipes import PIPES, PipeEnd
 from sharedarray._pool.worker.loop import Loop
 
@@ -214,9 +214,9 @@ def _prepare(channel: Channel, setup: Setup | PackedSetup) -> bool:
         refusal = failures.pack(raised, raised.__traceback__)
         pieces = refusal.pieces()
         entries = [Entry(0, 0, 0, 0, 0, len(piece)) for piece in pieces]
-        channel.send(Kind.REFUSED, stream=refusal.stream, entries=entries, inline=pieces)
+        channel.send(encode(Kind.REFUSED, stream=refusal.stream, entries=entries, inline=pieces))
         return False
-    channel.send(Kind.READY)
+    channel.send(encode(Kind.READY))
     return True
 
 

@@ -19,7 +19,7 @@ from sharedarray._clock import time
 from sharedarray._pool.processes import copies
 from sharedarray._pool.transport import page as pages
 from sharedarray._pool.transport.channel import Channel
-from sharedarray._pool.transport.messages import HEADER, PLAIN, Buffer, Entry, Kind
+from sharedarray._pool.transport.messages import HEADER, PLAIN, Buffer, Entry, Kind, encode
 
 __all__ = ["WINDOW", "Replies"]
 
@@ -222,7 +222,7 @@ class Replies:
     ) -> None:
         self._flush()
         if entries:
-            self._channel.send(kind, flags, item, 0, began, ended, stream, entries, inline)
+            self._channel.send(encode(kind, flags, item, 0, began, ended, stream, entries, inline))
         else:
             self._channel.write(_pack(kind, flags, 0, item, size, len(stream), began, ended) + stream)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharedarray import _errors as errors, _registry as registry
 from sharedarray._lock_holds import Hold as Hold, hold_of_file
-from sharedarray._locks import END, EmptyLock, Lock
+from sharedarray._locks import END, EmptyLock, Lock, Pauses
 from sharedarray._platform import platform
 
 __all__ = ["lock_file"]
@@ -136,9 +136,10 @@ class FileLock(Lock):
                 next_step="have its permissions changed",
             ) from None
 
-    def _take(self, thread: int) -> Hold:
+    def _take(self, thread: int, pauses: Pauses | None = None) -> Hold:
+        pauses = pauses or Pauses(self)  # one timeout, however often the file is replaced meanwhile
         while True:
-            hold = Lock._take(self, thread)
+            hold = Lock._take(self, thread, pauses)
             assert hold is not None
             try:
                 if self._current(hold):

@@ -84,8 +84,17 @@ class DamagedTableError(Exception):
         self.inode = inode
 
 
+class TableBusyError(Exception):
+    """Another process has locked the table, as a rule for microseconds. The caller tries again.
+
+    That process may be stopped meanwhile. So the caller waits outside of every lock, for as long as it can.
+    """
+
+
 class Table:
     """One table of intents, as a process has it open.
+
+    A method that edits, or looks while another process edits, raises `TableBusyError` in place of waiting.
 
     Attributes
     ----------
@@ -148,7 +157,8 @@ class Table:
                 problem = _problem(handle)
                 if problem is not None:
                     raise DamagedTableError(problem, platform.status(handle).inode)
-                platform.hold(handle)  # a process that removes the table is alone on it
+                if not platform.hold(handle, wait=False):  # a process that removes the table is alone on it
+                    raise TableBusyError
                 if platform.status(handle).links:
                     return cls(path, handle)
             except BaseException:
@@ -198,8 +208,9 @@ class Table:
 
     @contextmanager
     def _editing(self) -> Iterator[None]:
-        with sigint.deferred, self._lock:  # the wait as well: it lasts a moment only
-            platform.lock(self._handle, _EDITING, 1, shared=False, wait=True)
+        with sigint.deferred, self._lock:
+            if not platform.lock(self._handle, _EDITING, 1, shared=False, wait=False):
+                raise TableBusyError
             try:
                 self._correct()
                 yield
@@ -303,8 +314,9 @@ class Table:
         return bool(found)
 
     def take_over(self, key: int, start: int, end: int, own: int) -> None:
-        """Remove the intents of others on these bytes; the caller's own intent is in slot `own`."""
+        """Write the caller's own intent, prepared in slot `own`; remove those of others on these bytes."""
         with self._editing(), self._odd():
+            self.words[own] = key
             for at in self._over(key, start, end):
                 if at != own:
                     _, low, high = _read(self.words, at)

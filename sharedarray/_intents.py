@@ -15,7 +15,7 @@ does this::
     lock bytes start to end           the kernel grants them to no other writer
     look for intents over them          found: their writer did not finish
     write its own intent                start, end and check first, then the key
-    take over what was found          see below
+    take over what was found            in one edit with its own intent, see below
     ... write the bytes ...
     take the intent away                key = 0
     unlock the bytes                  the kernel grants them to the next one
@@ -30,7 +30,9 @@ Taking over: the writer that found an intent holds those bytes now, and has to f
 says so already. The rest of the old intent is written to other slots, and then the old one is emptied. A
 crash in between may duplicate an intent, but cannot lose one. Two may do this at once, and a third may look
 meanwhile and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd
-until it is done; a reader that finds it odd, or changed after looking, looks again under that lock.
+until it is done; a reader that finds it odd, or changed after looking, looks again under that lock. A process
+that is stopped as it edits keeps that lock. So no thread waits for it within another lock, nor beyond its
+timeout: what needs the table is tried again and again (`TableBusyError`).
 
 A slot is written by the process that has *claimed* it, by a kernel lock on the byte of the table that has the
 slot's number. The claim ends with the process too: an empty slot without a claim is free, and a filled one
@@ -59,12 +61,14 @@ import atexit
 import threading
 
 from sharedarray import _damage as damage, _sigint as sigint
+from sharedarray._clock import time
 from sharedarray._intent_table import (
     COUNT as COUNT,
     NAME as NAME,
     SLOT,
     DamagedTableError,
     Table as Table,
+    TableBusyError as TableBusyError,
     Waiting as Waiting,
     each_slot,
     hint_of as hint_of,
@@ -78,6 +82,7 @@ __all__ = [
     "COUNT",
     "NAME",
     "Table",
+    "TableBusyError",
     "Waiting",
     "claim",
     "has_intents",
@@ -88,24 +93,40 @@ __all__ = [
     "table",
 ]
 _MOST_READ = 1 << 18  # bytes of a table that `has_intents` reads
+_PATIENCE = (
+    1.0  # seconds for which a sweep waits for a process that edits the table, which takes microseconds
+)
+_PAUSE = 0.001  # seconds between two tries
 _MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
 
 
 def sweep(folder: str) -> None:
-    """Tidy up the table of a registry, if it has one."""
+    """Tidy up the table of a registry, if it has one; leave it as it is if a stopped process edits it."""
+    end = time.monotonic() + _PATIENCE
+    while not _swept(folder) and time.monotonic() < end:
+        time.sleep(_PAUSE)
+
+
+def _swept(folder: str) -> bool:
+    """Tidy up the table of a registry, if it has one; return False if another process edits it."""
     with sigint.deferred, _guard:
         try:
             found = Table.find(folder)
         except FileNotFoundError:
-            return
+            return True
+        except TableBusyError:
+            return False
         except DamagedTableError as error:
             if not damage.unheard:
                 quarantine(f"{folder}/{NAME}", error)
-            return
+            return True
         try:
             found.tidy()
+        except TableBusyError:
+            return False
         finally:
             found.close()
+        return True
 
 
 def has_intents(folder: str, handle: int) -> bool:
@@ -140,7 +161,10 @@ _tables: dict[str, Table] = {}  # by registry
 
 
 def table(folder: str) -> Table:
-    """Return the table of a registry, open until the process ends; `FileNotFoundError` without a registry."""
+    """Return the table of a registry, open until the process ends; `FileNotFoundError` without a registry.
+
+    `TableBusyError` if another process removes the one that was there.
+    """
     found = _tables.get(folder)
     if found is not None and found.sound():
         return found
@@ -154,7 +178,10 @@ def table(folder: str) -> Table:
 
 
 def claim(folder: str, path: str) -> tuple[Table, int]:
-    """Claim a slot for intents on the file at `path`; return the table of the registry, and the slot."""
+    """Claim a slot for intents on the file at `path`; return the table of the registry, and the slot.
+
+    `TableBusyError` if another process edits the table.
+    """
     with sigint.deferred, _guard:  # or it might be closed as unused in between
         if folder not in _tables and len(_tables) >= _MOST_TABLES:
             _close_unused()

@@ -31,9 +31,9 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from threading import get_ident
-from typing import Any, Never, NoReturn, Self
+from typing import Any, Never, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -64,14 +64,50 @@ __all__ = ["Lock"]
 _FIRST_PAUSE = 0.0001  # seconds between tries with a timeout: the kernel has no timed wait for these locks
 _LAST_PAUSE = 0.005
 _PAUSES = 8  # a pause takes this part of the time waited so far, which it lengthens by no more
+# Seconds for which every lock waits for a process that edits the table of write intents. That takes
+# microseconds, unless the process is stopped; a timeout of 0 does not fail for one that goes on.
+_PATIENCE = 2.0
 END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
 # Causes and next steps of a `LockTimeout`.
 _OTHERS = "another process or thread holds a lock on some of them", "wait longer, or lock less"
 _WRITERS = "a writer waits for some of them, and goes first", "wait longer"
 _ITSELF = "this thread itself holds a lock on some of them", "leave that one first"
+_EDITING = (
+    "another process was stopped as it changed the table of write intents",
+    "find a stopped process that uses locks, and continue or end it",
+)
 
+_T = TypeVar("_T")
 _lock, _unlock, _locked = platform.lock, platform.unlock, platform.locked
 _COUNT, _prepare, _now = intents.COUNT, intents.prepare, time.monotonic
+
+
+class Pauses:
+    """The pauses of a thread that waits for a lock, from now until the lock's timeout is over."""
+
+    __slots__ = ("_begun", "_lock")
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._begun = time.monotonic()
+
+    def pause(self, cause: str, next_step: str, at_least: float = 0.0) -> None:
+        """Sleep for a moment; raise a `LockTimeout` if the timeout is over, and so many seconds."""
+        timeout = self._lock.timeout
+        limit = math.inf if timeout is None else max(timeout, at_least)
+        waited = time.monotonic() - self._begun
+        if waited >= limit:
+            raise self._lock._timed_out(cause, next_step)
+        time.sleep(min(max(waited / _PAUSES, _FIRST_PAUSE), _LAST_PAUSE, limit - waited))
+
+    def while_edited(self, step: Callable[..., _T], *arguments: Any) -> _T:
+        """Return what a step gives that needs the table of write intents; wait while another edits that."""
+        while True:
+            try:
+                return step(*arguments)
+            except intents.TableBusyError:
+                pass
+            self.pause(*_EDITING, _PATIENCE)
 
 
 # -- locks ------------------------------------------------------------------------------------------------
@@ -104,6 +140,9 @@ class Lock:
     locked shared, a shared lock on some of them waits until that writer has had its turn, for 2 s at most. A
     thread that already holds a lock on them does not wait for the writer, and processes of other users and
     other libraries do not know of it.
+
+    If another process is stopped as it notes that it locks, which takes microseconds, a lock waits for that
+    process too: until its timeout, but for 2 s at least.
 
     `acquire` belongs to no thread, and any may call `release`; in asyncio, await ``asyncio.to_thread`` of it,
     with a timeout where that may be cancelled: the thread goes on waiting, and takes the lock in the end.
@@ -253,25 +292,31 @@ class Lock:
         """Return a hold on the file as it is now."""
         raise NotImplementedError
 
-    def _take(self, thread: int) -> Hold | None:
+    def _take(self, thread: int, pauses: Pauses | None = None) -> Hold | None:
         """Lock the bytes, look for intents of other writers, and write one."""
         hold = idle_holds.pop(self._idle, None)
-        if hold is None:
-            hold = self._open()
-        elif _now() > hold.table.check_at and not hold.table.sound():
+        if hold is not None and _now() > hold.table.check_at and not hold.table.sound():
             hold.table.close()
             hold.close()
-            hold = self._open()
+            hold = None
+        if hold is None:
+            pauses = pauses or Pauses(self)
+            hold = pauses.while_edited(self._open)
         try:
             start, end, shared = self._start, self._end, self.shared
-            pauses = None
             if shared and hold.words[hold.hint]:
-                pauses = self._let_writers_go_first(hold, thread)
+                pauses = pauses or Pauses(self)
+                self._let_writers_go_first(hold, thread, pauses)
             if not _lock(hold.handle, start, self._length, shared, False):
-                self._wait(hold, thread, pauses or self._pauses())
+                pauses = pauses or Pauses(self)
+                self._wait(hold, thread, pauses)
             table, words, key = hold.table, hold.words, hold.key
-            # Where all slots are this process's own, there is no intent.
-            told = words[_COUNT] != len(table.claimed) and table.has_intent(key, start, end)
+            try:
+                # Where all slots are this process's own, there is no intent.
+                told = words[_COUNT] != len(table.claimed) and table.has_intent(key, start, end)
+            except intents.TableBusyError:
+                pauses = pauses or Pauses(self)
+                told = pauses.while_edited(table.has_intent, key, start, end)
             if hold.end != end or hold.start != start:
                 hold.start, hold.end = start, end
                 _prepare(words, hold.at, key, start, end)
@@ -281,9 +326,10 @@ class Lock:
             if shared:
                 self._more += [hold]  # type: ignore[operator]  # without a call, after which Ctrl-C could come
                 return hold
-            words[hold.at] = key
             if told:
-                table.take_over(key, start, end, hold.at)
+                pauses = pauses or Pauses(self)
+                pauses.while_edited(table.take_over, key, start, end, hold.at)
+            words[hold.at] = key
             self._hold = hold
             return hold
         except BaseException as error:
@@ -317,7 +363,7 @@ class Lock:
             hold.close()
             raise
 
-    def _let_writers_go_first(self, hold: Hold, thread: int) -> Iterator[float]:
+    def _let_writers_go_first(self, hold: Hold, thread: int, pauses: Pauses) -> None:
         """Wait until one of the writers that wait for these bytes has got them, if readers hold them.
 
         One, and not all, and none while a writer holds them: readers and writers take turns if there are many
@@ -330,14 +376,12 @@ class Lock:
             for writer in table.ahead(hold.key, self._start, self._end)
             if not any(other.start < writer.end and writer.start < other.end for other in own)
         ]
-        pauses = self._pauses()
         if writers and _locked(hold.handle, self._start, self._length, exclusively=True):
-            return pauses
+            return
         while writers and all(map(table.waits, writers)):
-            self._pause(pauses, _WRITERS)
-        return pauses
+            pauses.pause(*_WRITERS)
 
-    def _wait(self, hold: Hold, thread: int, pauses: Iterator[float]) -> None:
+    def _wait(self, hold: Hold, thread: int, pauses: Pauses) -> None:
         """Wait until the kernel grants the bytes to this hold."""
         if close_all_lost() and self._try(hold):
             return
@@ -352,26 +396,13 @@ class Lock:
                 _lock(hold.handle, self._start, self._length, self.shared, True)
                 return
             while not self._try(hold):
-                self._pause(pauses, _ITSELF if by_itself else _OTHERS)
+                pauses.pause(*(_ITSELF if by_itself else _OTHERS))
         finally:
             if not self.shared:
                 hold.table.go(hold.at)
 
     def _try(self, hold: Hold) -> bool:
         return _lock(hold.handle, self._start, self._length, self.shared, False)
-
-    def _pauses(self) -> Iterator[float]:
-        """Give the seconds that each pause of a wait takes, until the time is over."""
-        begun = time.monotonic()
-        limit = math.inf if self.timeout is None else self.timeout
-        while (waited := time.monotonic() - begun) < limit:
-            yield min(max(waited / _PAUSES, _FIRST_PAUSE), _LAST_PAUSE, limit - waited)
-
-    def _pause(self, pauses: Iterator[float], reason: tuple[str, str]) -> None:
-        pause = next(pauses, None)
-        if pause is None:
-            raise self._timed_out(*reason)
-        time.sleep(pause)
 
     def _held_by(self, thread: int, key: int) -> bool:
         """Return whether this very thread stands in the way."""
@@ -496,7 +527,7 @@ class EmptyLock(Lock):
     def locked(self) -> bool:
         return self._entered > 0
 
-    def _take(self, thread: int) -> None:
+    def _take(self, thread: int, pauses: Pauses | None = None) -> None:
         if isinstance(self._file, Mapping):
             _check_open(self._file)
         self._entered += 1

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -20,9 +20,11 @@ from helpers import ANSWER, FORKS, KILLED, PROC, environment, suicide, wait_unti
 
 import sharedarray as sa
 from sharedarray import _lock_holds as lock_holds, _segment as segment
+from sharedarray._intents import TableBusyError
 from sharedarray._platform import platform
 from sharedarray._reference import reduce_held
 
+T = TypeVar("T")
 _started: dict[int, subprocess.Popen[bytes]] = {}  # on systems without fork
 
 
@@ -164,6 +166,15 @@ def _holding(make: Callable[[], sa.Lock]) -> Iterator[int]:
     finally:
         streams[0].close()
         assert end(pid) in (0, KILLED)
+
+
+def not_busy(step: Callable[[], T]) -> T:
+    """Return what a step gives, once no other process has the table of write intents locked."""
+    while True:
+        try:
+            return step()
+        except TableBusyError:
+            time.sleep(0.001)
 
 
 def told(lock: sa.Lock) -> bool:

@@ -35,7 +35,7 @@ from helpers import (
     run,
     wait_until,
 )
-from lock_helpers import end, start
+from lock_helpers import end, not_busy, start
 from needs import few, needs_fork, needs_proc
 
 import sharedarray as sa
@@ -441,7 +441,8 @@ def test_intents_of_an_interrupted_write_stay_with_their_block() -> None:
     array = sa.full(COUNT, OLD)
     before, mapping = file_of(array), segment.mapping_of(array)
     assert mapping is not None
-    table, at = intents.claim(registry(), mapping.path)
+    path = mapping.path
+    table, at = not_busy(lambda: intents.claim(registry(), path))
     key = intents.identity(mapping.device, mapping.inode, platform.born(mapping.handle))
     intents.prepare(table.words, at, key, 4096, 4100)
     table.words[at] = key

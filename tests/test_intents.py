@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from helpers import PROC, TABLE, registry, suicide, wait_until
-from lock_helpers import child, descriptors, end, killed, start, waiters
+from lock_helpers import child, descriptors, end, killed, not_busy, start
 from needs import needs_fork
 
 import sharedarray as sa
 from sharedarray import _intent_table as intent_table, _intents as intents
-from sharedarray._intents import COUNT, Table, identity
+from sharedarray._intents import COUNT, Table, TableBusyError, identity
 from sharedarray._platform import platform
 
 KEY, OTHER = 4711, 4712
@@ -35,7 +35,7 @@ def table(folder: str) -> Iterator[Table]:
 
 def write_intent(table: Table, start: int, end: int, key: int = KEY, path: str = "") -> int:
     """Write an intent for some bytes; return the slot."""
-    at = table.claim(path)
+    at = not_busy(lambda: table.claim(path))
     intents.prepare(table.words, at, key, start, end)
     table.words[at] = key
     return at
@@ -156,20 +156,57 @@ def test_an_intent_that_cannot_be_divided_stays_whole(
     assert has_intent(table) == "." * 20
 
 
-def test_a_reader_tries_again_while_intents_move(folder: str, table: Table) -> None:
+def test_a_look_while_intents_move_gives_no_answer(folder: str, table: Table) -> None:
     """The rest is in another slot before the old one is emptied; a look may have passed that slot already."""
     mover = Table.open(folder)
     at = write_intent(mover, 0, 20)
-    looks: list[bool] = []
     with mover._editing(), mover._odd():
         mover.words[at] = 0  # what moves is nowhere for a look that comes now
-        looker = threading.Thread(target=lambda: looks.append(table.has_intent(KEY, 5, 6)))
-        looker.start()
-        wait_until(lambda: waiters(os.stat(table.path).st_ino), "the look waits")
+        with pytest.raises(TableBusyError):
+            table.has_intent(KEY, 5, 6)
         mover.words[at] = KEY
-    looker.join()
-    assert looks == [True]
+    assert table.has_intent(KEY, 5, 6)
     mover.close()
+
+
+def test_no_method_waits_for_a_process_that_edits(folder: str, table: Table) -> None:
+    editor = Table.open(folder)
+    own = write_intent(table, 0, 20)
+    with editor._editing():
+        for step in (
+            lambda: table.claim(""),
+            lambda: table.take_over(KEY, 0, 20, own),
+            table.tidy,
+        ):
+            with pytest.raises(TableBusyError):
+                step()
+        assert table.has_intent(KEY, 0, 1)  # while no intent moves, a look needs no lock
+    assert table.claim("") != own
+    editor.close()
+
+
+def test_no_process_waits_for_one_that_removes_the_table(folder: str, table: Table) -> None:
+    remover = platform.open(table.path, writable=True)
+    table.close()
+    assert platform.alone(remover)
+    with pytest.raises(TableBusyError):
+        Table.open(folder)
+    platform.release(remover)
+    Table.open(folder).close()
+    platform.close(remover)
+
+
+def test_a_sweep_leaves_a_table_that_a_stopped_process_edits(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intents, "_PATIENCE", 0.01)
+    editor = Table.open(folder)
+    with editor._editing():
+        intents.sweep(folder)
+        assert os.path.exists(editor.path)
+    editor.close()
+    intents.sweep(folder)
+    assert not os.path.exists(editor.path)
 
 
 def test_who_looked_before_the_move_ended_looks_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,9 +464,9 @@ def test_many_that_come_and_go_find_one_table(folder: str) -> None:
 
     def work() -> None:
         for _ in range(60):
-            table = Table.open(folder)
+            table = not_busy(lambda: Table.open(folder))
             at = write_intent(table, 0, 5, os.getpid())
-            again = Table.open(folder)
+            again = not_busy(lambda: Table.open(folder))
             assert again.has_intent(os.getpid(), 0, 5)
             again.close()
             table.words[at] = 0

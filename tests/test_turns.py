@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import ANSWER, KILLED, kill, wait_until
-from lock_helpers import end, start
-from needs import many_starts
+from lock_helpers import die_holding, end, not_busy, start, told
+from needs import many_starts, needs_fork, needs_signals
 
 import sharedarray as sa
-from sharedarray import _intent_table as intent_table, _intents as intents, _registry as registry
+from sharedarray import (
+    _intent_table as intent_table,
+    _intents as intents,
+    _lock_holds as lock_holds,
+    _locks as locks,
+    _registry as registry,
+)
 from sharedarray._intents import Table
 
 LONG = 10**12  # nanoseconds for which a writer is let go first, so that no stall of the machine ends that
@@ -46,7 +56,7 @@ def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 
 def table() -> Table:
-    return intents.table(registry.open_registry(registry.directory()))
+    return not_busy(lambda: intents.table(registry.open_registry(registry.directory())))
 
 
 def writers() -> int:
@@ -240,6 +250,134 @@ def test_readings_without_a_gap_end_when_a_writer_waits(lock: Make) -> None:
         finally:
             counts[2] = 1
         assert [end(pid) for pid in pids] == [0, 0]
+
+
+# -- a process that is stopped as it edits the table -------------------------------------------------------
+
+
+@contextmanager
+def edited(monkeypatch: pytest.MonkeyPatch, patience: float = 0.01) -> Iterator[Table]:
+    """Edit the table as another process does that is stopped meanwhile."""
+    monkeypatch.setattr(locks, "_PATIENCE", patience)
+    other = not_busy(lambda: Table.open(registry.open_registry(registry.directory())))
+    begun, ends = threading.Event(), threading.Event()
+
+    def until_it_ends() -> None:
+        with other._editing():
+            begun.set()
+            ends.wait(2 * ANSWER)
+
+    def edit() -> None:
+        not_busy(until_it_ends)  # a janitor may edit it just now
+
+    thread = threading.Thread(target=edit)  # not this one, in which an edit would defer Ctrl-C
+    thread.start()
+    try:
+        assert begun.wait(ANSWER)
+        yield other
+    finally:
+        ends.set()
+        thread.join()
+        other.close()
+
+
+def test_a_lock_keeps_its_timeout_while_a_stopped_process_edits(
+    lock: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edited(monkeypatch):
+        for shared in (False, True):
+            with pytest.raises(sa.LockTimeout, match="changed the table of write intents"):
+                lock(shared=shared, timeout=0).acquire()
+        waits = Holder(lock())
+        forked = start(lambda: None)  # whatever the thread waits for, this process can fork
+        assert end(forked) == 0
+        assert not waits.has.is_set()
+    waits.release()
+    with lock(timeout=0) as after:
+        assert not after.abandoned
+
+
+def test_a_lock_waits_for_a_process_that_edits_for_a_while_whatever_its_timeout(
+    lock: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with edited(monkeypatch, ANSWER):
+        waits = Holder(lock(timeout=0))
+        assert not waits.has.is_set()
+    waits.release()
+
+
+def test_ctrl_c_ends_the_wait_for_a_process_that_edits(lock: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with edited(monkeypatch), monkeypatch.context() as patch:
+        patch.setattr(locks.Pauses, "pause", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            lock().acquire()
+    assert [hold for hold in lock_holds.open_holds() if hold.thread != lock_holds.IDLE] == []
+    assert why_not(lock(timeout=0)) == ""
+
+
+@many_starts
+def test_a_lock_that_is_not_taken_for_an_editor_changes_no_intent(
+    lock: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock of all that fails leaves abandoned what was abandoned, and nothing else."""
+    with lock(8, 16):
+        pass  # the file exists, and this process has a slot
+    die_holding(partial(lock, 2, 4))
+    with edited(monkeypatch) as other:
+        with pytest.raises(sa.LockTimeout, match="changed the table of write intents"):
+            lock(0, 16, timeout=0).acquire()  # the bytes are free, and the intent cannot be taken over
+        with other._odd(), pytest.raises(sa.LockTimeout, match="changed the table of write intents"):
+            lock(0, 1, shared=True, timeout=0).acquire()  # nor can any reader look for it
+    assert [told(lock(at, at + 1, shared=True)) for at in range(6)] == [at in (2, 3) for at in range(6)]
+    assert told(lock(0, 16, timeout=ANSWER))
+    assert not told(lock(0, 16, timeout=ANSWER))
+
+
+@needs_signals
+@needs_fork
+def test_a_process_that_is_stopped_as_it_edits_stops_no_other_for_longer_than_its_timeout(
+    lock: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE", 0.01)
+
+    def work() -> None:
+        monkeypatch.setattr(Table, "_correct", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+        lock().acquire()
+
+    pid = start(work)
+    os.waitpid(pid, os.WUNTRACED)
+    try:
+        assert "stopped" in why_not(lock(timeout=0))
+    finally:
+        kill(pid)
+    assert end(pid) == KILLED
+    assert why_not(lock(timeout=ANSWER)) == ""
+
+
+def test_a_file_that_is_replaced_while_a_thread_waits_for_it_does_not_lengthen_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "file", tmp_path / "new"
+    held = [sa.lock_file(path)]
+    held[0].acquire()
+    clock = itertools.count()  # each look at it takes a second
+    pauses = []
+
+    def pause(_: float) -> None:
+        pauses.append(1)
+        held.append(sa.lock_file(new))
+        held[-1].acquire()
+        os.replace(new, path)
+        held[-2].release()
+
+    stopped = SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=pause)
+    lock = sa.lock_file(path, timeout=9.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "time", stopped)
+        with pytest.raises(sa.LockTimeout):
+            lock.acquire()
+    assert len(pauses) <= 10
+    held[-1].release()
 
 
 # -- nothing in the table is trusted -------------------------------------------------------------------

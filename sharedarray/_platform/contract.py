@@ -227,8 +227,11 @@ class Platform(Protocol):
         these, `reused` may be False if the file became another block before the call.
         """
 
-    def hold(self, handle: int) -> None:
-        """Take a lease; wait while a process that released its own checks whether it was the last."""
+    def hold(self, handle: int, wait: bool = True) -> bool:
+        """Take a lease; wait while a process that released its own checks whether it was the last.
+
+        Return False if `wait` is False and there is such a process.
+        """
 
     def open_again(self, handle: int) -> int:
         """Return a new handle on the same block, whatever its name leads to by now."""

@@ -334,8 +334,14 @@ class Locks:
             os.close(handle)
             raise
 
-    def hold(self, handle: int) -> None:
-        fcntl.fcntl(handle, self._wait, self._take_lease)
+    def hold(self, handle: int, wait: bool = True) -> bool:
+        try:
+            fcntl.fcntl(handle, self._wait if wait else self._try, self._take_lease)
+        except OSError as error:
+            if error.errno in _BUSY:
+                return False
+            raise
+        return True
 
     def hold_again(self, handle: int) -> int:
         again = self._reopen(handle)

@@ -331,13 +331,16 @@ def enter(path: str, writable: bool) -> tuple[int, bool, int, int, int, int, boo
         raise
 
 
-def hold(handle: int) -> None:
+def hold(handle: int, wait: bool = True) -> bool:
     if handle >= FIRST:
         section = sections[handle]
         if section.lease is None:
             take_lease(section)  # or the block is gone, which `status` tells
-        return
+        return True
+    if not wait:
+        return lock_at(handle, _LEASE, 1, shared=True)
     wait_until_done(lambda: lock_at(handle, _LEASE, 1, shared=True))
+    return True
 
 
 def hold_again(handle: int) -> int:

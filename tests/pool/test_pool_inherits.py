@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -214,6 +216,24 @@ def test_fork_servers_are_few(monkeypatch):
         wait_until(closed.reaped, "a server that was closed ends")
         assert closed._code == 0
     fork_server._closed.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("forkserver" not in METHODS, reason="there is no fork server here")
+def test_a_fork_server_learns_of_ends_though_its_starter_blocks_all_signals(monkeypatch):
+    monkeypatch.setattr(fork_server, "_servers", {})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        with sa.Pool(1, "forkserver") as pool:
+            assert pool.submit(abs, -1).result(ANSWER) == 1
+            blocked = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result(ANSWER)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert signal.SIGCHLD in blocked  # a worker has the mask of the thread that started its server
+    wait_until(lambda: not multiprocessing.active_children(), "the exit code of the worker is known")
+    (server,) = fork_server._servers.values()
+    server.close()
+    wait_until(server.reaped, "a server that was closed ends")
 
 
 def test_warning_filters_of_the_command_line(tmp_path, first_method):

@@ -141,6 +141,8 @@ class _Server:
         os.set_blocking(self._wake, False)
         os.set_blocking(self._waker, False)
         self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        # The thread of the caller that started this server may have blocked it, and workers get its mask.
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
 
     def run(self) -> None:
@@ -224,6 +226,7 @@ class _Server:
             signal.set_wakeup_fd(-1)
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             self._control.close()
             for descriptor in (self._wake, self._waker, status, *self._status.values()):
                 os.close(descriptor)

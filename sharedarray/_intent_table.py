@@ -1,4 +1,4 @@
-"""The table of write intents in a file of the registry: what lies where in it, and its damage."""
+"""The table of write intents, a file of the registry: its layout, its slots, and how damage is found."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._sizes import exact
 
-NAME = "locks.1"  # of the table; another layout would have another number
-_EDITING = 0  # byte of the table that is locked while a process edits intents
+NAME = "locks.1"  # of the file; another layout would have another number
+_EDITING = 0  # byte of the file that is locked while a process edits intents
 COUNT, _EDITS = 0, 1  # words of slot 0
 SLOT = 256  # bytes of a slot
 _STRIDE = SLOT // 8  # words of a slot
@@ -27,20 +27,20 @@ _SINCE = _STRIDE - 1  # word of a slot
 _FIRST_HINT, _HINTS = (
     2,
     _STRIDE - 3,
-)  # words of slot 0: what the hints of two keys share costs a look at the slots
-_PRIORITY = 2_000_000_000  # nanoseconds: readings that take less than that do not keep a writer waiting
+)  # words of slot 0; if two keys share a hint, a reader may read the slots in vain
+_PRIORITY = 2_000_000_000  # nanoseconds for which readers let a writer go first
 each_slot = struct.Struct(f"4Q{SLOT - 4 * 8}x").iter_unpack
 _PAGE = 4096  # bytes by which the table grows
-_MANY = 1024  # slots from which on intents are not divided; their bytes are reported again
-_MOST = 1 << 20  # slots
+_MANY = 1024  # slots, from which number on an intent is not divided, but stays whole
+_MOST = 1 << 20  # slots at most
 _MOST_BYTES = (_MOST + 1) * SLOT // _PAGE * _PAGE + _PAGE  # of a table with that many
 _WORD = (1 << 64) - 1  # the greatest number in a word
-_CHECK = 0.05  # seconds for which a process believes that no other program has cut off the table
-_PATIENCE = 1000  # looks at an intent that is just being written
+_CHECK = 0.05  # seconds between two checks that no other program has cut off the table
+_PATIENCE = 1000  # times that an intent is read which is just being written
 
 
 def identity(device: int, inode: int, born: int) -> int:
-    """Return the key of a file: 64 bits that the next file with its inode does not have."""
+    """Return the key of a file: 64 bits that differ from those of the next file with the same inode."""
     mixed = (device * 0x9E3779B97F4A7C15 + inode) * 0xD6E8FEB86659FD93 + born
     return (mixed & 0xFFFFFFFFFFFFFFFF) or 1
 
@@ -51,7 +51,7 @@ def hint_of(key: int) -> int:
 
 
 class Waiting(NamedTuple):
-    """A writer that waits: the first word of its slot, since when, and for which bytes."""
+    """A waiting writer: the first word of its slot, when it began to wait, and for which bytes."""
 
     at: int
     since: int
@@ -60,7 +60,7 @@ class Waiting(NamedTuple):
 
 
 def prepare(words: memoryview, at: int, key: int, start: int, end: int) -> None:
-    """Write the range of an intent into an empty slot. It is valid as soon as the key stands there too."""
+    """Write the range of an intent into an empty slot. The intent is valid once the key is written too."""
     words[at + 1] = start
     words[at + 2] = end
     words[at + 3] = key ^ start ^ end
@@ -72,7 +72,7 @@ def _read(words: memoryview, at: int) -> tuple[int, int, int]:
         key, start, end, check = words[at : at + 4]
         if key == 0 or check == key ^ start ^ end:
             break
-    return key, start, end  # or damaged words, as they are
+    return key, start, end  # if they never fit, the words are damaged
 
 
 class DamagedTableError(Exception):
@@ -92,20 +92,20 @@ class TableBusyError(Exception):
 
 
 class Table:
-    """One table of intents, as a process has it open.
+    """An open table of write intents.
 
-    A method that edits, or looks while another process edits, raises `TableBusyError` in place of waiting.
+    A method that edits, or searches while another process edits, raises `TableBusyError` instead of waiting.
 
     Attributes
     ----------
     words : memoryview
-        All of it, in words of 8 bytes.
+        The whole table, in words of 8 bytes.
     claimed : set of int
-        The slots of this process, by first word. While there are no others, there is no intent to look for.
+        The slots of this process, by first word. If the table has no others, no other writer has an intent.
     closed : bool
-        Whether it is of no use any more: closed, or the parent's of a forked child.
+        Whether it is closed; a forked child closes its parent's.
     check_at : float
-        When to look next whether the file is as it should be, on the monotonic clock.
+        When to call `sound` next, on the monotonic clock.
     """
 
     __slots__ = (
@@ -135,7 +135,7 @@ class Table:
 
     @classmethod
     def open(cls, folder: str) -> Table:
-        """Open the table of a registry, making it where it is missing."""
+        """Open the table of a registry; make it if there is none."""
         path = f"{folder}/{NAME}"
         while True:
             try:
@@ -149,7 +149,7 @@ class Table:
 
     @classmethod
     def find(cls, folder: str) -> Table:
-        """Open the table of a registry; `FileNotFoundError` where there is none."""
+        """Open the table of a registry; raise `FileNotFoundError` if there is none."""
         path = f"{folder}/{NAME}"
         while True:
             handle = _open(path)
@@ -167,7 +167,7 @@ class Table:
             platform.close(handle)
 
     def close(self) -> None:
-        """Give up the claims; a slot that is filled stays as an intent."""
+        """Close the table, which ends the claims; a filled slot stays as an intent."""
         self.closed = True
         self.check_at = 0.0
         handle, self._handle = self._handle, -1
@@ -180,7 +180,7 @@ class Table:
         self.close()
 
     def sound(self) -> bool:
-        """Return whether the file still is the table of its registry, and as long as what is mapped of it."""
+        """Return whether the file still is in its registry, and has not been cut off behind the mapping."""
         if self.closed:
             return False
         status = platform.status(self._handle)
@@ -194,8 +194,10 @@ class Table:
         return len(self._free) == len(self.claimed)
 
     def _map(self) -> None:
-        """Map it as long as it is by now."""
-        handle = platform.open_again(self._handle)  # or the mapping would share what carries the claims
+        """Map the file at its current size."""
+        handle = platform.open_again(
+            self._handle
+        )  # the description that has the claims must not be mapped: children share mappings
         try:
             size = min(-(-platform.status(handle).size // _PAGE) * _PAGE, _MOST_BYTES)
             if not size:
@@ -235,7 +237,7 @@ class Table:
     # -- slots ----------------------------------------------------------------------------------------
 
     def claim(self, path: str) -> int:
-        """Return the first word of a slot for intents on the file at `path`, for this process alone."""
+        """Claim a slot for intents on the file at `path`; return its first word."""
         try:
             at = self._free.pop()
         except IndexError:
@@ -260,7 +262,7 @@ class Table:
         platform.unlock(self._handle, at // _STRIDE, 1)
 
     def _spare(self, most: int) -> int | None:
-        """Claim a slot that is free, while editing."""
+        """Claim a free slot; the caller is editing. Return None if there is none below this number."""
         for number in range(1, most):
             if number > self._slots or number > self.words[COUNT]:
                 self._reach(number)
@@ -268,7 +270,7 @@ class Table:
             if self.words[at] or at in self.claimed:
                 continue
             if platform.lock(self._handle, number, 1, shared=False, wait=False):
-                if not self.words[at]:  # or its owner has just died
+                if not self.words[at]:  # else its owner has just died
                     return at
                 platform.unlock(self._handle, number, 1)
         return None
@@ -285,10 +287,10 @@ class Table:
     def _name(self, at: int, path: str) -> None:
         name = os.fsencode(path)
         if len(name) > _PATH_BYTES:
-            name = b""  # then its intents stay until they are taken over
+            name = b""  # a sweep cannot drop intents without a path: they stay until they are taken over
         start = at * 8 + _PATH
         self._bytes[start : start + _PATH_BYTES] = name.ljust(_PATH_BYTES, b"\0")
-        self.words[at + _SINCE] = 0  # of a writer that was killed as it waited
+        self.words[at + _SINCE] = 0  # left by a writer that was killed while it waited
 
     def _named(self, at: int) -> str:
         start = at * 8 + _PATH
@@ -303,7 +305,7 @@ class Table:
         count = self.words[COUNT]
         if (
             edits & 1
-            or self.words[_EDITS] != edits  # another process edits it, or died there
+            or self.words[_EDITS] != edits  # another process edits, or has died while it did
             or count > self._slots
             or count < len(self.claimed)  # the count is damaged
         ):
@@ -344,7 +346,9 @@ class Table:
         for there, low, high, _ in each_slot(self._bytes[SLOT : (count + 1) * SLOT]):
             at += _STRIDE
             if there == key and low < end and start < high:
-                there, low, high = _read(self.words, at)  # these may be the halves of two
+                there, low, high = _read(
+                    self.words, at
+                )  # the first reading may have been halves of two intents
                 if there == key and low < end and start < high:
                     found.append(at)
         return found
@@ -362,14 +366,14 @@ class Table:
 
     # -- writers that wait ----------------------------------------------------------------------------
 
-    def wait(self, at: int, key: int, start: int, end: int) -> None:
-        """Make readers wait for this process on these bytes until `go`. The process has claimed the slot."""
+    def begin_wait(self, at: int, key: int, start: int, end: int) -> None:
+        """Make readers of these bytes let this process go first until `end_wait`; it has claimed the slot."""
         prepare(self.words, at, key, start, end)
         self.words[at + _SINCE] = time.monotonic_ns()
         self.words[hint_of(key)] = 1
 
-    def go(self, at: int) -> None:
-        """Let readers go on that wait for this process."""
+    def end_wait(self, at: int) -> None:
+        """End the wait of this process: readers go on."""
         self.words[at + _SINCE] = 0
 
     def ahead(self, key: int, start: int, end: int) -> list[Waiting]:
@@ -378,12 +382,12 @@ class Table:
         found = self._waiting(hint)
         if not found:
             self.words[hint] = 0
-            if self._waiting(hint):  # one that began to wait just now
+            if self._waiting(hint):  # a writer began to wait just now
                 self.words[hint] = 1
         return [each for there, each in found if there == key and each.start < end and start < each.end]
 
     def waits(self, writer: Waiting) -> bool:
-        """Return whether a writer still waits, lives, and is to be let go first."""
+        """Return whether a writer lives, still waits, and has waited for less than `_PRIORITY`."""
         return (
             self.words[writer.at + _SINCE] == writer.since
             and 0 <= time.monotonic_ns() - writer.since < _PRIORITY
@@ -391,7 +395,7 @@ class Table:
         )
 
     def _waiting(self, hint: int) -> list[tuple[int, Waiting]]:
-        """Return the writers with this hint that are to be let go first, with the keys of their files."""
+        """Return the writers with this hint that still wait (`waits`), with the keys of their files."""
         if self.words[COUNT] > self._slots:
             self._map()
         count = min(self.words[COUNT], self._slots)
@@ -412,7 +416,7 @@ class Table:
         """Drop the intents of files that are gone, and the table itself if no process uses it."""
         with self._editing():
             if self.words[COUNT] > self._slots:
-                return  # damaged, and left to a process whose warnings reach a user
+                return  # damaged: a process whose warnings reach a user corrects it
             top = 0
             for number in range(1, self.words[COUNT] + 1):
                 at = number * _STRIDE
@@ -427,7 +431,7 @@ class Table:
                 if self.words[at]:
                     top = number
                 platform.unlock(self._handle, number, 1)
-            self.words[COUNT] = top  # so that no search goes through free slots
+            self.words[COUNT] = top  # so that searches skip the free slots behind
         if top == 0 and platform.alone(self._handle):
             if platform.inode_of(self.path) == platform.status(self._handle).inode and not self.words[COUNT]:
                 platform.remove(self.path)
@@ -457,7 +461,7 @@ def _open(path: str) -> int:
 
 
 def _problem(handle: int) -> str | None:
-    """Return what keeps an open file from being a table, None if nothing does."""
+    """Return why an open file cannot be a table; None if it can."""
     status = platform.status(handle)
     if not status.regular:
         return "no regular file"
@@ -467,14 +471,14 @@ def _problem(handle: int) -> str | None:
 
 
 def quarantine(path: str, error: DamagedTableError) -> None:
-    """Free the table's name for the next one, or raise what keeps this process from it."""
+    """Move a damaged table away, for the next one; raise `PermissionError` if that fails."""
     damage.report(path, error.found, "it is moved away; a lock may not tell that its last holder was killed")
     if platform.inode_of(path) == error.inode and not damage.quarantine(path):
         raise PermissionError(errno.EPERM, f"the table of write intents is {error.found}", path)
 
 
 def _leads(path: str, key: int) -> bool | None:
-    """Return whether a path leads to the file of this key, None if that cannot be known."""
+    """Return whether a path leads to the file with this key; None if that cannot be known."""
     if not path:
         return None
     if "\0" in path or not os.path.isabs(path):

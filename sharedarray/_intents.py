@@ -1,53 +1,53 @@
-"""Which bytes are being written, and which were left half-written.
+"""Write intents: which bytes are being written, and which were left half-written.
 
-A lock ends with its holder, and the kernel does not tell the next one how. So a writer records a *write
-intent* for the bytes that it has locked, and removes the intent when it has finished. The intents stand in a
-table beside the records. Every process that locks has mapped that table::
+A lock ends with its holder, and the kernel does not tell the next holder whether that finished. So a writer
+records a *write intent* for the bytes that it has locked, and removes the intent when it has finished. The
+intents are in a table beside the records. Every process that locks has mapped that table::
 
     /dev/shm/.sharedarray-1000/locks.1
         slot 0        number of slots, number of edits, 29 hints
         slot 1, 2, …  key  start  end  check  path  since    words of 8 bytes, and 216 bytes for the path
 
-The key stands for one file, by device, inode and time of birth; 0 says that the slot is empty. The check is
-the three others' exclusive or, so that no reader takes the halves of two intents for one intent. A writer
-does this::
+The key identifies one file, by device, inode and time of birth; it is 0 if the slot is empty. The check is
+the exclusive or of the three others, so that no reader takes the halves of two intents for one intent. A
+writer does this::
 
     lock bytes start to end           the kernel grants them to no other writer
     look for intents over them          found: their writer did not finish
     write its own intent                start, end and check first, then the key
-    take over what was found            in one edit with its own intent, see below
+    take over the intents it found      in one edit with its own intent, see below
     ... write the bytes ...
-    take the intent away                key = 0
+    remove the intent                   key = 0
     unlock the bytes                  the kernel grants them to the next one
 
-The writer may be killed between any two steps. Before its intent stands, it has written nothing; when the
-intent is gone, it has finished. A living writer has its intent over bytes that it alone holds. So **a holder
-of bytes that finds a foreign intent over them knows that a writer did not finish.** Which processes are alive
-need not be asked, and could not be: the kernel drops the locks of a dead process one by one. A reader leaves
-no intent.
+The writer may be killed between any two steps. Before it has written the intent, it has written no data; when
+the intent is removed, it has finished. A living writer has its intent over bytes that it alone holds. So **a
+holder of bytes that finds another writer's intent over them knows that this writer did not finish.** It need
+not know which processes live, and could not: the kernel drops the locks of a dead process one by one. A
+reader writes no intent.
 
-Taking over: the writer that found an intent holds those bytes now, and has to finish them; its own intent
-says so already. The rest of the old intent is written to other slots, and then the old one is emptied. A
-crash in between may duplicate an intent, but cannot lose one. Two may do this at once, and a third may look
-meanwhile and miss what moves. So it is done with byte 0 of the table locked, and the number of edits is odd
-until it is done; a reader that finds it odd, or changed after looking, looks again under that lock. A process
-that is stopped as it edits keeps that lock. So no thread waits for it within another lock, nor beyond its
-timeout: what needs the table is tried again and again (`TableBusyError`).
+Taking over: a writer that found an intent holds those bytes now, and its own intent covers them already. It
+writes the rest of the old intent to other slots, and then empties the old slot. A crash in between may
+duplicate an intent, but cannot lose one. Another process that searches meanwhile could miss an intent that
+moves. So a process takes over with byte 0 of the table locked, and the number of edits is odd until it has
+finished. A process that finds this number odd, or changed by the end of its search, searches again under that
+lock. A process that is stopped as it edits keeps that lock. So no thread waits for it within another lock,
+nor beyond its timeout: what needs the table is tried again and again (`TableBusyError`).
 
 A slot is written by the process that has *claimed* it, by a kernel lock on the byte of the table that has the
 slot's number. The claim ends with the process too: an empty slot without a claim is free, and a filled one
 is an intent that stays. Claims have an open file of their own: the mapping's is kept by forked children.
 
-A writer that has to wait says so in its slot, so that readers let it go first (`Table.ahead`). ``since`` is
-the nanosecond on the monotonic clock at which it began to wait, and 0 in every other slot. The key of such a
-slot is not there yet: it is the exclusive or of start, end and check. Then the writer sets the hint of its
-key. A reader looks at that one word, and looks at the slots only if it is set. If there is no writer, the
-reader takes the hint away. Only the claim of a slot, which the kernel keeps, tells that its writer lives. A
-writer is let go first for `_PRIORITY` at most. So neither a dead writer nor a damaged table stops a reader.
+A writer that has to wait marks its slot, so that readers let it go first (`Table.ahead`). ``since`` is the
+nanosecond on the monotonic clock at which it began to wait, and 0 in every other slot. The key of such a slot
+is not there yet: it is the exclusive or of start, end and check. Then the writer sets the hint of its key. A
+reader reads that one word, and reads the slots only if it is set. If no writer waits, the reader clears the
+hint. A writer lives if its slot is claimed, which is a lock in the kernel. Readers let a writer go first for
+`_PRIORITY` at most. So neither a dead writer nor a damaged table stops a reader.
 
-No process has to tidy up. The last process to leave removes the table when there is no intent; the janitor
-does it for those that were killed, and drops the intents of files that are gone from their path (`sweep`).
-Intents are one user's, as the registry is, and outlive no reboot.
+The last process that closes the table removes it if there is no intent. If that process is killed, the
+janitor does so, and it drops the intents of files that are gone from their path (`sweep`). Each user has a
+table, as each has a registry. No table survives a reboot.
 
 Another program can damage the table. Nothing in it is used as an index or a length unchecked: the file's size
 bounds the number of slots, and the next process that edits intents corrects that number. A table whose size
@@ -97,18 +97,21 @@ _PATIENCE = (
     1.0  # seconds for which a sweep waits for a process that edits the table, which takes microseconds
 )
 _PAUSE = 0.001  # seconds between two tries
-_MOST_TABLES = 16  # that a process has open, besides those of which it uses a slot
+_MOST_TABLES = 16  # open tables of a process, from which number on unused ones are closed
 
 
 def sweep(folder: str) -> None:
-    """Tidy up the table of a registry, if it has one; leave it as it is if a stopped process edits it."""
+    """Drop needless intents from the table of a registry; remove the table if it is not used.
+
+    The table stays as it is if a stopped process edits it.
+    """
     end = time.monotonic() + _PATIENCE
     while not _swept(folder) and time.monotonic() < end:
         time.sleep(_PAUSE)
 
 
 def _swept(folder: str) -> bool:
-    """Tidy up the table of a registry, if it has one; return False if another process edits it."""
+    """Sweep the table of a registry, if it has one; return False if another process edits it."""
     with sigint.deferred, _guard:
         try:
             found = Table.find(folder)
@@ -130,7 +133,7 @@ def _swept(folder: str) -> bool:
 
 
 def has_intents(folder: str, handle: int) -> bool:
-    """Return whether a file has an intent, for a process that has the file for itself. Takes no lock.
+    """Return whether a file has an intent. No other process may have the file open. Takes no lock.
 
     Parameters
     ----------
@@ -150,7 +153,7 @@ def has_intents(folder: str, handle: int) -> bool:
     finally:
         platform.close(table)
     if len(content) % SLOT or len(content) == _MOST_READ:
-        return True  # it may be
+        return True  # not known: it may have one
     return any(slot[0] == key for slot in each_slot(content[SLOT:]))
 
 
@@ -182,7 +185,7 @@ def claim(folder: str, path: str) -> tuple[Table, int]:
 
     `TableBusyError` if another process edits the table.
     """
-    with sigint.deferred, _guard:  # or it might be closed as unused in between
+    with sigint.deferred, _guard:  # or another thread might close the table as unused in between
         if folder not in _tables and len(_tables) >= _MOST_TABLES:
             _close_unused()
         found = table(folder)
@@ -198,12 +201,12 @@ def _close_unused() -> None:
 
 
 def before_fork() -> None:
-    """Lock the tables, so that a child has none half open. The segments' lock may be taken inside."""
+    """Lock the tables, so that a child has none half open. `_segment.mapping.guard` may be taken after it."""
     _guard.acquire()
 
 
 def after_fork_in_parent() -> None:
-    """Go on."""
+    """Unlock the tables."""
     _guard.release()
 
 
@@ -228,7 +231,7 @@ def _release(folder: str, found: Table) -> None:
         sweep(folder)
         platform.remove_directory(folder)
     except OSError:
-        pass  # another process will
+        pass  # another process, or the janitor, will do it
 
 
 atexit.register(_release_all)

@@ -1,4 +1,4 @@
-"""The lock holds of a process: a handle for each file and thread, kept for the next lock for a while."""
+"""The lock holds of a process: file descriptions by which bytes are locked, kept open for the next lock."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from sharedarray import (
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping, guarded_close, guarded_open_file, on_release, out_of_memory
 
-MOST_IDLE = 8  # descriptions of arrays that are kept open for their next lock
-IDLE = 0  # in place of a thread's number
-NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # how kernels refuse such locks
-_TRIES = 100  # to open the table of write intents
+MOST_IDLE = 8  # holds of arrays that are kept open for the next lock
+IDLE = 0  # `Hold.thread` if nothing is locked
+NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of kernels without such locks
+_TRIES = 100  # attempts to open the table of write intents
 _TABLE_STEP = 4096  # bytes by which the table of write intents grows
 
 
 class Hold:
-    """An open description of a file to lock it by, and a slot for an intent.
+    """An open file description, by which bytes are locked, and a slot for a write intent.
 
     Attributes
     ----------
     handle : int
-        The description; -1 when it is closed.
+        The handle of the description; -1 when it is closed.
     key, table, at, words
         The file's key, and the slot in the table of write intents.
     start, end : int
-        The bytes that it locks, or locked last, which stand in the slot too.
+        The bytes that it locks, or locked last; the slot has them too.
     shared : bool
-        How.
+        Whether it locks them shared.
     hint : int
-        The word of the table that tells that a writer may wait for the file.
+        The word of the table that is not 0 if a writer may wait for the file.
     thread : int
-        The thread in whose ``with`` statement that is; its negative if any thread may unlock it, `IDLE` if
-        nothing is locked.
+        The thread in whose ``with`` statement the bytes are locked; the negative of the thread that called
+        `acquire`, after which any thread may unlock them; `IDLE` if nothing is locked.
     """
 
     __slots__ = (
@@ -67,11 +67,11 @@ class Hold:
         all_holds[handle] = (weakref.ref(self, partial(_close_lost, handle, self._pid)), table, at)
 
     def close(self) -> None:
-        """Free what is locked; an intent that was not taken away stays."""
+        """Unlock the bytes and close the description; an intent that was not removed stays."""
         with sigint.deferred:
             handle, self.handle = self.handle, -1
             found = all_holds.get(handle)
-            if found is not None and found[0]() is self:  # and not closed as lost, in a collection
+            if found is not None and found[0]() is self:  # else `_close_lost` has closed it
                 if self.thread != IDLE:
                     # A child of another thread's fork may not have closed its copy yet.
                     platform.unlock(handle, self.start, self.end - self.start)
@@ -92,7 +92,7 @@ class Hold:
                 )
 
 
-# All that are open, by their handles, with their slots; and those that are kept, by the id of their mapping.
+# All open holds, by handle, with their slots; and those kept for the next lock, by the id of their mapping.
 all_holds: dict[int, tuple[weakref.ref[Hold], intents.Table, int]] = {}
 idle_holds: dict[int, Hold] = {}
 
@@ -107,13 +107,13 @@ def _close(handle: int) -> None:
 
 @sigint.finalizer
 def _close_lost(handle: int, pid: int, reference: object) -> None:
-    """Close what is still open though its hold is gone: Ctrl-C came as the hold's finalizer began."""
+    """Close a description whose hold is gone: Ctrl-C has broken off the hold's finalizer."""
     if handle in all_holds and all_holds[handle][0] is reference and pid == os.getpid():
         sigint.finalize(_close, handle)
 
 
 def close_all_lost() -> bool:
-    """Close what even so is still open; whether there was any."""
+    """Close the descriptions of holds that are gone; return whether there were any."""
     lost = [handle for handle, (reference, _, _) in all_holds.copy().items() if reference() is None]
     with sigint.deferred:
         for handle in lost:
@@ -122,19 +122,21 @@ def close_all_lost() -> bool:
 
 
 def open_holds() -> list[Hold]:
+    """Return the holds of this process."""
+    """Return the holds of this process."""
     return [hold for reference, _, _ in all_holds.copy().values() if (hold := reference()) is not None]
 
 
 def hold_of(handle: int, directory: str, path: str) -> Hold:
     """Make a hold of a handle on the file at `path`."""
-    close_all_lost()  # or a process that is interrupted again and again would gather them
+    close_all_lost()  # or they would pile up in a process that gets Ctrl-C again and again
     status = platform.status(handle)
     key = intents.identity(status.device, status.inode, platform.born(handle))
     for _ in range(_TRIES):
         try:
             return Hold(handle, key, *intents.claim(registry.open_registry(directory), path))
         except FileNotFoundError:
-            continue  # the janitor has removed the empty registry in between; or else it is said below
+            continue  # the janitor has removed the empty registry; if not, the error is raised below
         except errors.SharedArrayError:
             raise
         except OSError as error:
@@ -148,7 +150,7 @@ def hold_of(handle: int, directory: str, path: str) -> Hold:
 
 
 def _close_idle(mapping: Mapping) -> None:
-    """Close what is kept for the next lock of an array, which is closed."""
+    """Close the idle hold of an array that is closed."""
     hold = idle_holds.pop(id(mapping), None)
     if hold is not None:
         hold.close()
@@ -165,7 +167,7 @@ def tidy(mapping: Mapping) -> None:
         try:
             hold = idle_holds.pop(next(iter(idle_holds)))
         except (KeyError, StopIteration, RuntimeError):
-            continue  # another thread is at it
+            continue  # another thread changes the table just now
         hold.close()
 
 
@@ -190,13 +192,15 @@ def hold_of_file(file: Any) -> Hold:
 
 
 def _descriptor(file: Any) -> int:
+    """Return the descriptor of an open file."""
+    """Return the descriptor of an open file."""
     number: int = file if isinstance(file, int) else file.fileno()
     os.fstat(number)  # raises the usual error if it is not open
     return number
 
 
 def _disown() -> None:
-    """Forget all holds: those of a forked child are its parent's, and the end of a process ends its own."""
+    """Forget all holds: of a forked child, which has none, and at the end, when the kernel ends them."""
     idle_holds.clear()
     for hold in open_holds():
         hold.handle = -1

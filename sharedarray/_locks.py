@@ -1,25 +1,26 @@
 """Locks on bytes: of shared arrays, and of any file.
 
 A lock is a kernel lock on a byte range (``fcntl(2)``, "Open file description locks"). It belongs to one open
-description of the file, which nothing else uses meanwhile. So threads exclude each other as processes do,
+file description, which no other lock uses meanwhile. So threads exclude each other as processes do,
 closing another descriptor of the file does not end it, and the kernel frees it when its holder dies. The
-kernel does not tell that the holder died while it wrote; the next holder learns that from
+kernel does not report that the holder died while it wrote; the next holder finds that out by
 `sharedarray._intents`.
 
 ::
 
-    a[2:4].lock() ─▶ Lock ── acquire ─▶ Hold: a description, and a slot for an intent
+    a[2:4].lock() ─▶ Lock ── acquire ─▶ Hold: a file description, and a slot for a write intent
                        ▲                  │ lock the bytes; look for intents; write one
     lock_file(f) ──────┘                  │ ... the caller writes ...
-                                          │ take the intent away; unlock
+                                          │ remove the intent; unlock
                             idle_holds ◀──┘ or closed
 
 An array's hold is kept for its next lock, which saves opening one: a lock then costs two calls to the kernel.
 At most `MOST_IDLE` are kept, and none of an array that is closed.
 
-A hold that gets lost, because Ctrl-C came in between or its lock was dropped, closes its description as it is
-freed: the bytes are free then, and keep their write intent. Ctrl-C may break that off too, when Python has
-just entered a finalizer; so it is tried once more, by each thread that would have to wait.
+A hold is lost if Ctrl-C comes in between, or if its lock is dropped while it is held. Its finalizer closes
+the description: the bytes are unlocked then, and keep their write intent. Ctrl-C may break off a finalizer
+that Python has just entered. So each thread that would have to wait first closes the descriptions of lost
+holds.
 
 A forked child holds no lock. It closes the descriptions that it inherited (`sharedarray._segment`), or it
 would keep its parent's locks alive, and knows that its copies of held locks are the parent's
@@ -63,11 +64,11 @@ __all__ = ["Lock"]
 
 _FIRST_PAUSE = 0.0001  # seconds between tries with a timeout: the kernel has no timed wait for these locks
 _LAST_PAUSE = 0.005
-_PAUSES = 8  # a pause takes this part of the time waited so far, which it lengthens by no more
+_PAUSES = 8  # a pause lasts an eighth of the time waited so far
 # Seconds for which every lock waits for a process that edits the table of write intents. That takes
 # microseconds, unless the process is stopped; a timeout of 0 does not fail for one that goes on.
 _PATIENCE = 2.0
-END = 1 << 62  # byte behind every lock: what is further on are leases, and the kernel's limit
+END = 1 << 62  # byte behind every lock; the bytes of leases follow, up to the kernel's limit
 # Causes and next steps of a `LockTimeout`.
 _OTHERS = "another process or thread holds a lock on some of them", "wait longer, or lock less"
 _WRITERS = "a writer waits for some of them, and goes first", "wait longer"
@@ -122,8 +123,8 @@ class Lock:
     ----------
     abandoned : bool
         Whether these bytes, or some of them, may be half-written: their last exclusive holder did not
-        finish, because its process died or an exception ended its ``with`` statement. Every holder is told,
-        until one that holds the bytes exclusively has finished. Set on entering.
+        finish, because its process died or an exception ended its ``with`` statement. It is True for every
+        holder until one that holds the bytes exclusively has finished. Set on entering.
     shared : bool
         Whether others may hold it too, for reading.
     timeout : float or None
@@ -192,10 +193,10 @@ class Lock:
         self._start = start
         self._length = length
         self._end = start + length
-        self._idle = idle  # where in `idle_holds` there may be a hold for it, 0 for nowhere
-        self._memory = memory  # of the array, which is in use for as long as the lock is there
+        self._idle = idle  # key in `idle_holds`, where there may be a hold for it; 0 for none
+        self._memory = memory  # of the array: the lock keeps it in use
         self._hold: Hold | None = None
-        self._more: list[Hold] | None = [] if shared else None  # in place of it, since there may be several
+        self._more: list[Hold] | None = [] if shared else None  # several threads may share a lock object
         self.shared = shared
         self.timeout = timeout
         self.abandoned = False
@@ -205,7 +206,7 @@ class Lock:
     def acquire(self, *arguments: Never, **options: Never) -> bool:
         """Wait for the lock and take it, for any thread to `release`.
 
-        It takes no arguments: the timeout is an argument of what makes the lock.
+        It takes no arguments: the timeout is an argument of `SharedArray.lock` and `lock_file`.
 
         Returns
         -------
@@ -312,21 +313,21 @@ class Lock:
                 self._wait(hold, thread, pauses)
             table, words, key = hold.table, hold.words, hold.key
             try:
-                # Where all slots are this process's own, there is no intent.
-                told = words[_COUNT] != len(table.claimed) and table.has_intent(key, start, end)
+                # If all slots are this process's own, no other writer has left an intent.
+                interrupted = words[_COUNT] != len(table.claimed) and table.has_intent(key, start, end)
             except intents.TableBusyError:
                 pauses = pauses or Pauses(self)
-                told = pauses.while_edited(table.has_intent, key, start, end)
+                interrupted = pauses.while_edited(table.has_intent, key, start, end)
             if hold.end != end or hold.start != start:
                 hold.start, hold.end = start, end
                 _prepare(words, hold.at, key, start, end)
-            self.abandoned = told
+            self.abandoned = interrupted
             hold.shared = shared
             hold.thread = thread
             if shared:
-                self._more += [hold]  # type: ignore[operator]  # without a call, after which Ctrl-C could come
+                self._more += [hold]  # type: ignore[operator]  # no call: Ctrl-C cannot come after it
                 return hold
-            if told:
+            if interrupted:
                 pauses = pauses or Pauses(self)
                 pauses.while_edited(table.take_over, key, start, end, hold.at)
             words[hold.at] = key
@@ -343,7 +344,7 @@ class Lock:
             hold = self._more.pop() if self._more else None
         else:
             hold, self._hold = self._hold, None
-        if hold is None or hold.handle < 0:  # it is the parent's
+        if hold is None or hold.handle < 0:  # in a forked child the hold is the parent's
             return
         try:
             if not self.shared:
@@ -366,8 +367,8 @@ class Lock:
     def _let_writers_go_first(self, hold: Hold, thread: int, pauses: Pauses) -> None:
         """Wait until one of the writers that wait for these bytes has got them, if readers hold them.
 
-        One, and not all, and none while a writer holds them: readers and writers take turns if there are many
-        of both. A writer that waits for a lock of this very thread is not waited for.
+        It is one writer and not all, and none while a writer holds the bytes: so readers and writers take
+        turns. A writer that waits for a lock of this thread itself is left out.
         """
         table = hold.table
         own = [other for other in open_holds() if abs(other.thread) == abs(thread) and other.key == hold.key]
@@ -390,7 +391,7 @@ class Lock:
             raise self._deadlock()
         if not self.shared:
             hold.start, hold.end = self._start, self._end
-            hold.table.wait(hold.at, hold.key, hold.start, hold.end)
+            hold.table.begin_wait(hold.at, hold.key, hold.start, hold.end)
         try:
             if self.timeout is None:
                 _lock(hold.handle, self._start, self._length, self.shared, True)
@@ -399,13 +400,13 @@ class Lock:
                 pauses.pause(*(_ITSELF if by_itself else _OTHERS))
         finally:
             if not self.shared:
-                hold.table.go(hold.at)
+                hold.table.end_wait(hold.at)
 
     def _try(self, hold: Hold) -> bool:
         return _lock(hold.handle, self._start, self._length, self.shared, False)
 
     def _held_by(self, thread: int, key: int) -> bool:
-        """Return whether this very thread stands in the way."""
+        """Return whether this thread itself holds a lock that excludes this one."""
         return any(
             other.thread == abs(thread)
             and other.key == key
@@ -444,7 +445,7 @@ class Lock:
         )
 
     def _explain(self, error: BaseException) -> None:
-        """Raise what says more than the kernel does about a file's permissions or its file system."""
+        """Raise a clearer error for an `OSError` that a file's permissions or its file system caused."""
         if not isinstance(error, OSError):
             return
         if error.errno in NO_LOCKS:

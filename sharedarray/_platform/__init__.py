@@ -1,6 +1,6 @@
-"""The one place that looks at which operating system this is.
+"""The operating system: `platform` is the module of this one, which keeps `sharedarray._platform.contract`.
 
-`platform` keeps the contract of `sharedarray._platform.contract`.
+No other module asks which system this is. The names of the modules here begin with that of their system.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The functions that the library needs from an operating system.
 
-One module keeps this contract for each platform; `sharedarray._platform` chooses it, and nothing else
-looks at which platform it is. The words are those of the design, not of one kernel:
+For each platform, one module keeps this contract. `sharedarray._platform` chooses it, and no other module
+asks which platform it is. The terms are the same for all kernels:
 
 block
-    Named memory: a file on a memory file system, or what the kernel has in its place. Or a file on disk.
+    Named memory: a file on a memory file system, or named memory of the kernel. Or a file on disk.
 draft
-    A block in the making: no process can attach to it half done, and it is gone with its last handle.
+    A block that is being made: no process can attach to it yet. It is freed with its last handle.
 handle
-    An open block, as an int; closing it gives up everything that was held through it. Of a file it is the
-    descriptor.
+    An int that stands for an open block; for a file, its descriptor. Closing the handle ends its lease and
+    locks.
 lease
     A holder's mark on a block, counted by the kernel. It ends when it is released, or when the handle
     and everything made from it is closed, however the process ends.
@@ -18,7 +18,8 @@ removal lock
 metadata link
     A short text under a name, written whole or not at all.
 waker
-    What a process is woken by while it waits, under a path. It is its owner's until that closes it or ends.
+    An object of the kernel with a path, by which a process that waits is woken. That process owns the waker
+    until it closes the waker or ends.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Mode: TypeAlias = Literal["r", "r+", "c"]
 class Status(NamedTuple):
     """The status of an open block: its identity, its size in bytes, and the number of its names.
 
-    `reused` says that the file was another block before, so that a name may have led to it that does not now.
+    `reused` is True if the file was another block before, so that another name may have led to it.
     """
 
     device: int
@@ -52,20 +53,20 @@ class Status(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A block in the making; `scratch` is its temporary path where the file system needs one."""
+    """A block that is being made; `scratch` is its temporary path if the file system needs one."""
 
     handle: int
     scratch: str | None = None
 
 
 class Watch(Protocol):
-    """A descriptor that can be read while one of several wakers has something to report."""
+    """A descriptor that is readable while one of its wakers is woken or has lost its owner."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
 
     def add(self, waker: int, *, own: bool = False) -> None:
-        """Watch this process's own waker, or whether the process behind another one has gone."""
+        """Watch this process's own waker, or the end of the process that owns another waker."""
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -75,25 +76,25 @@ class Platform(Protocol):
     """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
 
     NEEDS_JANITOR: bool
-    """True if a block outlives its last holder's sudden death, so that a janitor has to look."""
+    """True if a block outlives its last holder's sudden death, so that a janitor must remove it."""
 
     SEMAPHORES: str | None
     """The directory in which semaphores with names are files; None if there is none."""
 
     RECORDS_DECIDE: bool
-    """True if a block's record decides how long it lives, so that it can change, or name a keeper.
+    """True if a block's record decides how long the block lives; the record can change, or name a keeper.
 
-    Where it does not, a block that persists is of another kind from the start: a file. What is not made to
-    persist goes with its last holder, and no process can keep it without holding it.
+    If False, a block that persists is a file from the start. Any other block is freed with its last holder,
+    and no process can keep it without holding it.
     """
 
     LENGTHENS: bool
-    """True if a block can become longer after it was made, as one does that gets versions."""
+    """True if a block can become longer after it was made, as it does for versions."""
 
     REUSES_PAGES: bool
     """True if a block's file and pages can be used for the next block; see `sharedarray._freelist`.
 
-    Where they cannot, the functions from `is_memory` to `thread_runs` are never called.
+    If False, the functions from `is_memory` to `thread_runs` are never called.
     """
 
     NAME_LIMIT: int
@@ -109,20 +110,20 @@ class Platform(Protocol):
         """Return an environment variable, as it is now; None if it is not set."""
 
     def user(self) -> str:
-        """Return the user's own word in the name of the registry."""
+        """Return the part of the registry's name that differs between users."""
 
     def name_problem(self, name: str) -> str | None:
         """Return the reason why this system cannot have a block of this name; None if it can."""
 
     def opened(self, opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
-        """Call what opens a descriptor, a socket, a poller, or a tuple of these; return what it opened.
+        """Call a function that opens a descriptor, a socket, a poller, or several; return its result.
 
-        Nothing that it returns has the descriptor of a standard stream. A program may run with these closed;
-        the kernel then gives their numbers to the next files, and whatever any library prints goes there.
+        No descriptor in the result is that of a standard stream. A program may run with these closed. The
+        kernel then gives their numbers to the next files, and the output of any library would go there.
         """
 
     def opener(self, path: str, flags: int) -> int:
-        """Open a file likewise, as the ``opener`` of Python's `open`."""
+        """Open a file as `opened` does; for the argument ``opener`` of Python's `open`."""
 
     def need_descriptors(self, count: int) -> None:
         """Raise `LimitError` if this process cannot open so many descriptors now."""
@@ -134,18 +135,18 @@ class Platform(Protocol):
         """
 
     def keep_standard_streams(self) -> None:
-        """Open the null device as each standard stream that is closed, for good: in a process of our own."""
+        """Open the null device as each standard stream that is closed, for good: in our own processes."""
 
     def draft(self, directory: str) -> Draft:
         """Start an empty file that no other process can see, or one with a scratch name."""
 
     def draft_memory(self, directory: str, size: int, path: str | None, *, replace: bool = False) -> Draft:
-        """Start a block of memory, to be published as `path`, or never, where that is None.
+        """Start a block of memory that will be published as `path`; if that is None, it never is.
 
-        Where memory has its name from its making on, it is made with its size, the name is taken from now on
-        (`FileExistsError`), and a process that opens it before it is published is told (`FileNotFoundError`);
-        unless it is to `replace` what has the name, and keeps it until then. It may also be empty, as
-        `draft`'s.
+        On some systems, memory has its name and its size from the start. The draft then takes the name now
+        (`FileExistsError` if it is taken), and a process that opens it before it is published gets a
+        `FileNotFoundError`. If it is to `replace` another block, that one keeps the name until then. On other
+        systems, the draft is an empty file, as `draft` makes it.
         """
 
     def reserve(self, handle: int, size: int, start: int = 0) -> None:
@@ -172,7 +173,7 @@ class Platform(Protocol):
     def publish_file(self, draft: Draft, path: str) -> Draft:
         """Give a file its path as `publish` does, also where the file system has no links.
 
-        Returned is the draft that has the path: another one where the content had to be copied.
+        Return the draft that has the path: it is another one if the content had to be copied.
         """
 
     def missing(self, directory: str) -> str | None:
@@ -182,7 +183,7 @@ class Platform(Protocol):
         """Give up a draft, published or not; its handle is closed."""
 
     def open(self, path: str, *, writable: bool) -> int:
-        """Open what is named `path`, never through a link; the caller checks what it is."""
+        """Open the file, or the block, at `path`, but no link; the caller checks what it is."""
 
     def close(self, handle: int) -> None:
         """Close a handle."""
@@ -194,10 +195,10 @@ class Platform(Protocol):
         """
 
     def shares_handles(self) -> bool:
-        """Return whether other processes of this user can open what this process has open, by `path_of`."""
+        """Return whether other processes of this user can open memory of this process by its `path_of`."""
 
     def open_path_of(self, path: str) -> int:
-        """Open memory by what `path_of` said, for reading and writing."""
+        """Open memory by a path that `path_of` returned, for reading and writing."""
 
     def status(self, handle: int) -> Status:
         """Return identity and size of an open block."""
@@ -213,18 +214,18 @@ class Platform(Protocol):
     ) -> mmap.mmap:
         """Map the first `size` bytes as the mode says; `handle` may be closed afterwards.
 
-        `ready` says that the pages are there already, and are to be found without a fault for each.
+        `ready` says that all pages exist, so that they are mapped now, without a page fault for each.
         """
 
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
-        """Open a block, take a lease if that needs no waiting, and look at it.
+        """Open a block, take a lease if that needs no waiting, and ask for its status.
 
-        Returns the handle, whether it has the lease, and the fields of its status. What is three steps is
-        one function here, and its answer a plain tuple, because attaching is measured in microseconds. Of
-        these, `reused` may be False if the file became another block before the call.
+        Return the handle, whether it has the lease, and the fields of the status. It is one function instead
+        of three, and returns a plain tuple, because attaching is measured in microseconds. `reused` may be
+        False if the file became another block before the call.
         """
 
     def hold(self, handle: int, wait: bool = True) -> bool:
@@ -234,12 +235,12 @@ class Platform(Protocol):
         """
 
     def open_again(self, handle: int) -> int:
-        """Return a new handle on the same block, whatever its name leads to by now."""
+        """Return a new handle on the same block, also if its name leads to another one by now."""
 
     def open_to_lock(self, file: str | int) -> int:
-        """Return a new handle to lock a file by, of what has this path or handle; links are followed.
+        """Open the file with this path or handle once more, for locks; links are followed.
 
-        For reading and writing, or for what is permitted of these: a shared lock needs a handle that may
+        The handle may read and write, as far as this is permitted: a shared lock needs a handle that may
         read, an exclusive one a handle that may write (``EBADF``).
         """
 
@@ -247,22 +248,22 @@ class Platform(Protocol):
         """Return whether a path leads to this open file, links followed."""
 
     def path_behind(self, handle: int) -> str:
-        """Return the path by which the kernel knows an open file, empty if it knows none."""
+        """Return the path that the kernel has for an open file; an empty one if it has none."""
 
     def born(self, handle: int) -> int:
-        """Return a file's birth time in nanoseconds, which the next file of its inode lacks; 0 if unknown."""
+        """Return a file's time of birth in nanoseconds; 0 if unknown. It tells files with one inode apart."""
 
     def hold_again(self, handle: int) -> int:
         """Return a new handle on the same block with a lease of its own."""
 
     def can_persist(self, handle: int) -> bool:
-        """Return whether this very block can outlive its holders, if its record says so."""
+        """Return whether this block, as it is, can outlive its holders, if its record says so."""
 
     def drop_lease(self, handle: int) -> bool:
         """Give up the lease, and return whether no process has one any more."""
 
     def hold_apart(self, handle: int) -> None:
-        """Move the lease to where no mapping shares it: a child that inherits one must not keep it."""
+        """Move the lease to an open file that no mapping shares: a forked child must not keep it."""
 
     def release(self, handle: int) -> None:
         """Give up the lease, and the removal lock if this handle has it."""
@@ -271,10 +272,10 @@ class Platform(Protocol):
         """Take the lock that allows removing this block's name; waits for the process that has it."""
 
     def alone(self, handle: int) -> bool:
-        """True if no other process holds a lease; then each that wants one waits until the release."""
+        """Return whether no other process holds a lease; if so, others wait for one until `release`."""
 
     def held(self, handle: int) -> bool:
-        """True if another process holds a lease. Takes no lock, for processes that only look."""
+        """Return whether another process holds a lease. Takes no lock: for processes that list blocks."""
 
     def use(self, handle: int) -> None:
         """Mark memory without a name as used through this handle, until that is closed."""
@@ -283,10 +284,10 @@ class Platform(Protocol):
         """Return whether memory without a name is used through any handle but this one."""
 
     def shrink(self, handle: int) -> None:
-        """Free the pages of memory without a name that no process looks at, as far as the system can."""
+        """Free the pages of memory without a name, which no process uses, as far as the system can."""
 
     def is_memory(self, handle: int) -> bool:
-        """Return whether a file is in the memory of this machine alone, so that `exclusive` knows all."""
+        """Return whether a file is in the memory of this machine, so that `exclusive` knows all its users."""
 
     def exclusive(self, handle: int) -> bool:
         """Return whether no other open file of any process leads to this file, mapped ones included.
@@ -295,10 +296,10 @@ class Platform(Protocol):
         """
 
     def set_reused(self, handle: int) -> None:
-        """Mark a file for good: it becomes other blocks later. `status` and `enter` tell."""
+        """Mark a file for good as `Status.reused`: it becomes other blocks later."""
 
     def resize(self, handle: int, size: int) -> None:
-        """Give a file another size; pages beyond it are freed, and none is made."""
+        """Set the size of a file. Pages behind the end are freed; no page is allocated."""
 
     def move_pages(self, source: mmap.mmap, target: mmap.mmap, handle: int, size: int) -> bool:
         """Move the page table of the first `size` bytes from one mapping of a file to another.
@@ -313,10 +314,10 @@ class Platform(Protocol):
         """
 
     def populate(self, mapping: mmap.mmap) -> None:
-        """Map all pages of a file, which exist, if the system can do so without a fault for each."""
+        """Map all pages of a file, which exist, if the system can do so without a page fault for each."""
 
     def fork_witness(self) -> tuple[int, int]:
-        """Return two descriptors, which every process inherits that is forked from now on."""
+        """Return two descriptors that every process inherits which is forked from now on."""
 
     def unwitnessed(self, witness: tuple[int, int]) -> bool:
         """Close a witness; return whether no other process has it open."""
@@ -328,44 +329,44 @@ class Platform(Protocol):
         """Lock bytes `start` to `start + length` of the file; False if taken and `wait` is False.
 
         The bytes may lie behind the end of the file. The lock is the handle's, so two handles exclude each
-        other in one process too, and the kernel frees it with the handle. It is advisory: who does not ask
-        is not kept from reading and writing. An unlock names the range that was locked. The handle is one of
+        other in one process too, and the kernel frees it with the handle. It is advisory: a process that does
+        not lock can read and write. An unlock names the range that was locked. The handle is one of
         `open_to_lock`, or of a file.
         """
 
     def locked(self, handle: int, start: int, length: int, *, exclusively: bool = False) -> bool:
-        """Return whether another handle has a lock on these bytes, or with `exclusively` such a one.
+        """Return whether another handle has a lock on these bytes; if `exclusively`, an exclusive one.
 
-        No lock is taken for longer than the call.
+        A lock that is taken for the question ends with the call.
         """
 
     def unlock(self, handle: int, start: int, length: int) -> None:
         """Unlock these bytes, as they were locked."""
 
     def make_waker(self, path: str) -> int:
-        """Make this process's waker of this path, or go on with that of an owner that has ended.
+        """Make the waker at this path for this process, or take over that of an owner that has ended.
 
-        The caller has made sure that no other process does so: it holds a lock. If something else has the
-        path, that is a `FileExistsError`.
+        The caller holds a lock, so that no other process does so. `FileExistsError` is raised if another kind
+        of file has the path.
         """
 
     def open_waker(self, path: str, pid: int) -> int | None:
-        """Open the waker of another process, of this pid, to wake it; None if it has no owner any more."""
+        """Open the waker of the process with this pid, to wake it; None if it has no owner any more."""
 
     def wake(self, waker: int) -> bool:
-        """Wake the owner, now or when it next waits; return False if it has gone."""
+        """Wake the owner, now or when it next waits; return False if it has ended or closed the waker."""
 
     def drain(self, waker: int) -> None:
         """Forget that this process was woken by its own waker."""
 
     def close_waker(self, waker: int, path: str | None = None) -> None:
-        """Close a waker. Its owner gives the path, which goes with it."""
+        """Close a waker. Its owner gives the path, which is removed."""
 
     def wait_for_wakers(self, own: int, others: Sequence[int], seconds: float | None) -> tuple[bool, bool]:
         """Wait until this process is woken, the owner of another waker has gone, or the time is over.
 
-        Return whether it was woken, and whether an owner has gone. Ctrl-C breaks the wait off. There are at
-        most 62 others.
+        Return whether it was woken, and whether an owner has gone. Ctrl-C ends the wait. There may be at most
+        62 others.
         """
 
     def watch(self) -> Watch:
@@ -374,16 +375,16 @@ class Platform(Protocol):
     def remove_unused_waker(self, path: str) -> bool:
         """Remove a waker whose owner was killed; return whether it was removed.
 
-        If something else has the path, that is a `FileExistsError`.
+        `FileExistsError` is raised if another kind of file has the path.
         """
 
     def inode_of(self, path: str) -> int | None:
         """Return the inode that the name leads to, None if there is no such name."""
 
     def ended(self, inode: int) -> bool:
-        """True if certainly no process has the memory of this inode any more, or brings a reference to it.
+        """Return whether the memory of this inode is certainly freed: no process holds it, or a pin of it.
 
-        False if the kernel tells it by names alone; then it may be about to get one.
+        False if the system cannot know, because a file is found by its names only, and may be getting one.
         """
 
     def pin(self, handle: int, path: str) -> None:
@@ -392,19 +393,19 @@ class Platform(Protocol):
     def remove(self, path: str, inode: int | None = None) -> bool:
         """Remove a name; False if it was not there.
 
-        If a block may lose its name although a process has locked its removal, as the kernel takes names
-        away with the last holder, a name that does not lead to `inode`, if given, stays as well.
+        On some systems the kernel removes the name of a block with its last holder, even while its removal is
+        locked. So if `inode` is given, a name that leads to another inode is not removed.
         """
 
     def move(self, source: str, target: str) -> None:
-        """Give a block that is pinned, and perhaps not published, its name in the place of what has that.
+        """Give the block with the pin `source` the name `target`, which another block may have.
 
-        In one step: a process that opens `target` meanwhile finds the one or the other. `source`, as `pin`
-        made it, is gone then.
+        It is one step: a process that opens `target` meanwhile finds the one block or the other. The pin is
+        gone after it.
         """
 
     def make_private_directory(self, path: str) -> None:
-        """Create a directory that only this user can enter; `PermissionError` if it is something else."""
+        """Create a directory that only this user can enter; `PermissionError` if another file is there."""
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is empty."""
@@ -415,7 +416,7 @@ class Platform(Protocol):
     def write_metadata(self, path: str, text: str, *, replace: bool = False) -> None:
         """Write a metadata link, whole or not at all; without `replace` it must not exist.
 
-        A replacement that is cut off may leave a file ``n.PID.CHANCE`` beside it.
+        A replacement that is broken off may leave a file ``n.PID.RANDOM`` beside it.
         """
 
     def read_metadata(self, path: str) -> str | None:
@@ -431,7 +432,7 @@ class Platform(Protocol):
         """
 
     def process_space(self) -> int:
-        """Return a number for the space in which pids are counted; other containers have others."""
+        """Return the number of this process's pid namespace; other containers have others."""
 
     def runs(self, program: str) -> bool:
         """Return whether this process runs the program at this path."""
@@ -443,13 +444,13 @@ class Platform(Protocol):
         """Return the pid of the process that connected a local socket; 0 if it cannot be seen."""
 
     def uptime(self) -> tuple[int, float]:
-        """Return a clock's number, and the seconds on it: no change of the time of day moves this clock.
+        """Return the number of a clock that no user can set, and the seconds on it.
 
-        All processes that tell the same number have the same clock; 0 stands for no clock.
+        Processes for which the number is the same have the same clock; 0 stands for no clock.
         """
 
     def await_end(self, pid: int, started: int) -> None:
-        """Wait until the process of this pid that started then has ended."""
+        """Wait until the process with this pid, which started at this tick, has ended."""
 
     def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
         """Return the visible pids of the processes with a lease on each block (device, inode)."""
@@ -458,10 +459,10 @@ class Platform(Protocol):
         """Return bytes free for blocks in `directory`, or for files there."""
 
     def on_disk(self, directory: str) -> bool:
-        """Return whether a directory is known to be on a disk, and blocks in it are not memory alone."""
+        """Return whether a directory is known to be on a disk, so that blocks there are written to it."""
 
     def capacity(self, directory: str) -> int:
-        """Return bytes that all blocks in `directory` may have, taken or not."""
+        """Return the bytes that all blocks in `directory` together may have."""
 
     def processors(self) -> int:
         """Return how many processors this process may use: by its affinity and by quotas; at least 1."""
@@ -470,13 +471,13 @@ class Platform(Protocol):
         """Return bytes of memory that the machine has."""
 
     def free_memory(self) -> int | None:
-        """Return bytes that this process may still take before the kernel kills for it; None if unknown."""
+        """Return the bytes that this process may take before the kernel kills processes; None if unknown."""
 
     def terminal(self) -> AbstractContextManager[Callable[[float], str | None]]:
         """Put the terminal into raw mode, without echo, until the block ends.
 
-        It obeys escape sequences meanwhile, if it can. Given is a function that waits so many seconds for
-        keys. It returns what was typed, as terminals send it: keys that are no characters as escape
-        sequences. That is empty if the time is over or the terminal has a new size, and None if the
-        terminal has gone.
+        Escape sequences work meanwhile, if the terminal can. The ``with`` statement gives a function that
+        waits for keys, for a number of seconds. It returns the typed text; keys that are no characters are
+        escape sequences. The text is empty if the time is over or the terminal has a new size. The function
+        returns None if the terminal is closed.
         """

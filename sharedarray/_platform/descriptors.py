@@ -35,15 +35,15 @@ _T = TypeVar("_T")
 
 _STANDARD = range(3)  # the descriptors of the standard streams
 _FIRST_OWN = 3
-# Modes of the file that takes the place of a closed standard stream. No program opens /dev/null like this, so
-# a program that has meanwhile put a file of its own there keeps it.
+# Modes of the file that replaces a closed standard stream. No program opens /dev/null like this. So if the
+# program has put a file there meanwhile, this library finds that out, and leaves it open.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
-EXHAUSTED = (errno.EMFILE, errno.ENFILE)  # how opening fails where no descriptor is free
+EXHAUSTED = (errno.EMFILE, errno.ENFILE)  # errors of opening if no descriptor is free
 
 streams_closed = False  # whether a standard stream of this process was closed when it opened something
 _lock = threading.Lock()
-_users = 0  # blocks of `standard_streams` that run
-_in_place: list[int] = []  # the standard streams that these have opened
+_users = 0  # threads in a ``with`` statement of `standard_streams`
+_in_place: list[int] = []  # the standard streams that they have opened
 
 
 def opened(opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:

@@ -1,4 +1,4 @@
-"""The part of the contract that `sharedarray._freelist` needs, where each block has fresh pages."""
+"""The part of the contract that `sharedarray._freelist` needs, for systems without a free list."""
 
 from __future__ import annotations
 

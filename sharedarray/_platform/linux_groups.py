@@ -38,7 +38,7 @@ def _quota(version: int, folder: str) -> float | None:
 # -- free_bytes
 # -----------------------------------------------------------------------------------------------
 
-_CGROUP_REFRESH = 5.0  # seconds for which the list of limited control groups is believed
+_CGROUP_REFRESH = 5.0  # seconds after which the list of limited control groups is read again
 _NO_LIMIT = 1 << 60  # bytes; cgroup v1 says "unlimited" with a number near 2**63
 _limited: tuple[float, list[tuple[str, str, str]]] = (float("-inf"), [])
 

@@ -100,7 +100,7 @@ def uptime() -> tuple[int, float]:
     return _clock(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-_POLL_PERIOD = 0.5  # seconds between looks at a process that a kernel before 5.3 cannot wait for
+_POLL_PERIOD = 0.5  # seconds between checks of a process, which kernels before 5.3 cannot wait for
 
 
 def await_end(pid: int, started: int) -> None:
@@ -113,7 +113,9 @@ def await_end(pid: int, started: int) -> None:
             time.sleep(_POLL_PERIOD)
         return
     try:
-        if process_started(pid) == started:  # looked at once it cannot be confused with another any more
+        if (
+            process_started(pid) == started
+        ):  # the descriptor leads to this process, not to a later one with its pid
             ends = select.poll()
             ends.register(handle, select.POLLIN)
             ends.poll()

@@ -29,7 +29,7 @@ from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.descriptors import opened, opened_file, standard_streams
 
 RECORDS_DECIDE = True
-STILL_MADE = "a block that is still being made"  # which no process meets here: it has no name before
+STILL_MADE = "a block that is still being made"  # never used here: a block has no name before
 NAME_LIMIT = 200  # bytes; the file systems hold 255, and a record's name adds an inode to it
 
 WRITABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -40,13 +40,19 @@ _FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
 REUSED = stat.S_ISVTX  # of a file's mode, and without meaning for files: it was another block before
 _TICK = 0.05  # seconds by which the times of files may be behind the clock: some ticks of the kernel's
 _BUSY = (errno.EAGAIN, errno.EACCES)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)  # not in this way, at least
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ETXTBSY,
+)  # then another access is tried
 LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
 _REMOVAL_LOCK = LEASE + 1
 
 
-# What os.environ looks into. It makes an exception for what is not set, which takes as long as two system
-# calls, and every attachment asks.
+# The dict behind os.environ, which raises an exception for a variable that is not set. That takes as long as
+# two system calls, and every attachment asks.
 _environment: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
 if not isinstance(_environment, dict) or not all(isinstance(name, bytes) for name in _environment):
     _environment = None
@@ -167,7 +173,7 @@ def lacks(
     try:
         handle = opened_file(f"{scratch}.part", os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
     except OSError:
-        return None  # the directory is not there, is full or read-only, which the error at hand says
+        return None  # the directory is missing, full or read-only, which the caller's error says
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("locks of open file descriptions (F_OFD_SETLK)", lambda: lock(handle, LEASE, 1, True, False)),
         ("hard links", lambda: pin(handle, f"{scratch}.link")),
@@ -477,7 +483,7 @@ def write_metadata(path: str, text: str, *, replace: bool = False) -> None:
         _link(text, fresh)
         try:
             os.rename(fresh, path)
-        except FileNotFoundError:  # a sweep in another pid namespace has taken it for litter
+        except FileNotFoundError:  # a sweep in another pid namespace has removed it as a leftover
             if last:
                 raise
         else:

@@ -48,7 +48,7 @@ _CANNOT_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 @contextlib.contextmanager
 def _locked(directory: str, how: int) -> Iterator[bool]:
-    """Hold a lock on a directory; give whether it could be had without waiting, if `how` says so."""
+    """Hold a lock on a directory in the ``with`` statement, which gets whether it was granted."""
     handle = opened_file(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -73,7 +73,7 @@ def make_waker(path: str) -> int:
                 raise
         handle = opened_file(path, _OWN)
     try:
-        drain(handle)  # what was meant for an owner that has ended
+        drain(handle)  # wake-ups for an owner that has ended
     except BaseException:
         os.close(handle)
         raise
@@ -136,7 +136,7 @@ def wait_for_wakers(own: int, others: Sequence[int], seconds: float | None) -> t
 
 
 class Watch:
-    """A descriptor that can be read while one of several wakers has something to report."""
+    """A descriptor that is readable while one of its wakers is woken or has lost its owner."""
 
     def __init__(self) -> None:
         self._queue: Any = opened(_select.epoll if _EPOLL else _select.kqueue)
@@ -146,7 +146,7 @@ class Watch:
         return int(self._queue.fileno())
 
     def add(self, waker: int, *, own: bool = False) -> None:
-        """Watch this process's own waker, or whether the process behind another one has gone."""
+        """Watch this process's own waker, or the end of the process that owns another waker."""
         if _EPOLL:
             try:
                 self._queue.register(waker, select.POLLIN if own else 0)

@@ -1,45 +1,50 @@
-r"""Windows: blocks are named memory of the kernel's, as CPython's; what persists is a file.
+r"""Windows: blocks are named memory of the kernel, as CPython's are; a block that persists is a file.
 
-How a block lives ----------------- A block is a *section*, a named file mapping over the page file
+How a block lives
+-----------------
+A block is a *section*, a named file mapping over the page file
 (``CreateFileMapping``). The kernel counts the handles to it, so a release and ``TerminateProcess`` free it
-alike, and no process has to look: there is no janitor. All of its pages are charged when it is made
+alike, and no janitor is needed. All of its pages are charged when it is made
 (``SEC_COMMIT``), so no later write can fail. The kernel knows a section's size in whole pages only, so one
-page of ours stands behind the data::
+page of this library follows the data::
 
     section "frames"       the data, in whole pages
                            magic  state  id  size       one page: 8 bytes each; state is 0 in the making,
                                                         1 ready, 2 unlinked; the size is exact
     event "sharedarray.held.ID"         open in every process that has a lease
-    event "sharedarray.held.ID.PID"     the same by process, to tell who holds it
-    event "sharedarray.pinned.ID"       open for a reference on its way
+    event "sharedarray.held.ID.PID"     the same by process, to list its holders
+    event "sharedarray.pinned.ID"       open while a reference is in flight
 
-A section is made under its name, for the kernel can neither name nor rename it later; the state says when it
-is whole, and a process that comes before is told so. A lease is a handle of its own and not the mapping's:
-what is closed while views of it live is gone for others. Nor can the kernel take a name away; so an unlinked
-section says that it is one, and the next block of that name gets another of `_GENERATIONS` names, which an
-attaching process tries one after the other. Names are given and taken under one mutex.
+A section is made under its name, because the kernel can neither name nor rename it later. The state says when
+it is ready; a process that opens it before gets an error. A lease is a handle of its own, not the mapping's:
+a block that is closed while views of it live must be gone for other processes. The kernel cannot remove a
+name either. So the state of an unlinked section says so, and the next block of that name gets another of
+`_GENERATIONS` names, which an attaching process tries one after the other. Names are given and removed under
+one mutex.
 
 In the default directory a section has the plain name of its block, so that CPython's `SharedMemory` finds
-it, and it is found when CPython made it; the names for another ``SHAREDARRAY_DIR`` start with a word for
-it. All belong to one logon session (``Local\``), as CPython's do.
+it, and a section that CPython made is found too. The names for another ``SHAREDARRAY_DIR`` begin with a word
+that stands for it. All belong to one logon session (``Local\``), as CPython's do.
 
-What persists is a file in the directory, published by renaming. Files are opened such that other processes
-may read, write, rename and remove them meanwhile. The directory also has the registry, as elsewhere: metadata
-links are small files.
+A block that persists is a file in the directory, published by renaming. Files are opened such that other
+processes may read, write, rename and remove them meanwhile. The directory also has the registry, as
+elsewhere: metadata links are small files.
 
 Locks
 -----
 ``LockFileEx`` keeps processes that did not lock from reading and writing. So bytes are locked 2**62 further
-on, where no process reads or writes, and a lock is advisory, as elsewhere. What is locked of a section is a
-file of no bytes beside its record. The kernel has no timed or interruptible wait for such a lock that all
-systems keep to, so a wait is a try from time to time.
+on, where no process reads or writes, and a lock is advisory, as elsewhere. For a section, an empty
+file beside its record is locked. The kernel has no timed or interruptible wait for such a lock that works on
+all systems, so a process that waits tries from time to time.
 
-References on their way ----------------------- A token is a metadata link that tells of two handles, of the
-section and of an event, in a living process: the sender's parent, if multiprocessing started it, or else
-itself. The process that removes the metadata link closes them there (``DUPLICATE_CLOSE_SOURCE``). So a
-reference outlives a worker that sends it and ends, but not the last of these processes.
+References in flight
+--------------------
+A pin is a metadata link with the numbers of two handles, of the section and of an event, in a living process:
+the sender's parent, if multiprocessing started the sender, or else the sender. The process that removes the
+metadata link closes these handles there (``DUPLICATE_CLOSE_SOURCE``). So a reference outlives a worker that
+sends it and ends, but not the process that has the handles.
 
-Tried under Wine 8; what it lacks is said where it matters.
+This was tested under Wine 8; comments say what Wine lacks.
 """
 
 from __future__ import annotations
@@ -161,8 +166,8 @@ from sharedarray._platform.windows_sections import (
     take_lease,
 )
 from sharedarray._platform.windows_security import (
+    OWNER_AND_LIST,
     READ_CONTROL,
-    WHO_MAY,
     outsiders,
     private_attributes,
     user as user,
@@ -250,7 +255,7 @@ def open(path: str, *, writable: bool) -> int:
     try:
         handle = open_file(path, READ_WRITE if writable else win32con.GENERIC_READ)
     except FileNotFoundError:
-        section = find_section(path)  # which may have taken the name of a file just now
+        section = find_section(path)  # a section may have got the name of a file just now
         if section is None:
             raise
         return number_of(section)
@@ -335,7 +340,7 @@ def hold(handle: int, wait: bool = True) -> bool:
     if handle >= FIRST:
         section = sections[handle]
         if section.lease is None:
-            take_lease(section)  # or the block is gone, which `status` tells
+            take_lease(section)  # else the block is gone, which `status` shows
         return True
     if not wait:
         return lock_at(handle, _LEASE, 1, shared=True)
@@ -469,7 +474,7 @@ def alone(handle: int) -> bool:
     if handle >= FIRST:
         section = sections[handle]
         return section.lease is None and not section.foreign and not section_exists(section.id)
-    # A lock does not change its kind: for a moment there is none, and who comes then is not alone either.
+    # A lock cannot change its kind: for a moment there is none, and a process that locks then is not alone.
     held = unlock_at(handle, _LEASE, 1)
     if lock_at(handle, _LEASE, 1, shared=False):
         return True
@@ -557,7 +562,7 @@ def others(handle: int) -> str | None:
     if handle < FIRST:
         raw = msvcrt.get_osfhandle(handle)
         with translating():
-            return outsiders(win32security.GetSecurityInfo(raw, win32security.SE_FILE_OBJECT, WHO_MAY))
+            return outsiders(win32security.GetSecurityInfo(raw, win32security.SE_FILE_OBJECT, OWNER_AND_LIST))
     section = sections[handle]
     # The right to ask is not among those for mapping. The name stays with what is open.
     asking = kernel32.OpenFileMappingW(MAP_READ | READ_CONTROL, False, section.name)
@@ -566,7 +571,7 @@ def others(handle: int) -> str | None:
     try:
         with translating(section.path):
             kind = win32security.SE_KERNEL_OBJECT
-            return outsiders(win32security.GetSecurityInfo(asking, kind, WHO_MAY))
+            return outsiders(win32security.GetSecurityInfo(asking, kind, OWNER_AND_LIST))
     finally:
         close_handle(asking)
 

@@ -1,4 +1,4 @@
-"""Windows: blocks in the making, and what is written to and read from open ones."""
+"""Windows: making blocks, and writing to and reading from open ones."""
 
 from __future__ import annotations
 

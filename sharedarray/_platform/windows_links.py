@@ -1,4 +1,4 @@
-"""Windows: names and what they lead to; metadata links, and pins for references on their way."""
+"""Windows: the names of blocks, metadata links, and the pins of references in flight."""
 
 from __future__ import annotations
 

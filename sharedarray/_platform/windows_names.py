@@ -1,4 +1,4 @@
-"""Windows: which names blocks may have, and what the kernel's objects for a block are called."""
+"""Windows: the names that blocks may have, and the names of the kernel's objects for a block."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-OURS = "sharedarray."  # starts the names of kernel objects that are no blocks
+OURS = "sharedarray."  # how the names of kernel objects begin that are no blocks
 _GENERATIONS = 16  # blocks of one name at once: one that has it, and unlinked ones that are held
-NOTE_KINDS = ("t.", "s.")  # what the names of pins start with
+PIN_KINDS = ("t.", "s.")  # how the names of pins begin
 
 
 def in_registry(path: str) -> bool:
@@ -76,4 +76,4 @@ def path_of(handle: int, pid: int | None = None) -> str:
 
 
 def is_pin(path: str) -> bool:
-    return in_registry(path) and os.path.basename(path)[:2] in NOTE_KINDS
+    return in_registry(path) and os.path.basename(path)[:2] in PIN_KINDS

@@ -50,12 +50,12 @@ def close_in(pid: int, started: int | None, handle: int) -> None:
             moved.Close()
 
 
-_LOOK = 0x1000  # PROCESS_QUERY_LIMITED_INFORMATION
+_QUERY = 0x1000  # PROCESS_QUERY_LIMITED_INFORMATION
 
 
 def process_started(pid: int) -> int | None:
     try:
-        process = win32api.OpenProcess(_LOOK | win32con.SYNCHRONIZE, False, pid)
+        process = win32api.OpenProcess(_QUERY | win32con.SYNCHRONIZE, False, pid)
         if win32event.WaitForSingleObject(process, 0) == win32event.WAIT_OBJECT_0:
             return None
         created = win32process.GetProcessTimes(process)["CreationTime"]
@@ -70,7 +70,7 @@ _LONGEST_PATH = 32768
 
 def command_line(pid: int) -> list[str]:
     try:
-        process = win32api.OpenProcess(_LOOK, False, pid)
+        process = win32api.OpenProcess(_QUERY, False, pid)
     except pywintypes.error:
         return []
     path, length = ctypes.create_unicode_buffer(_LONGEST_PATH), DWord(_LONGEST_PATH)
@@ -107,7 +107,7 @@ def process_space() -> int:
 
 def await_end(pid: int, started: int) -> None:
     try:
-        process = win32api.OpenProcess(_LOOK | win32con.SYNCHRONIZE, False, pid)
+        process = win32api.OpenProcess(_QUERY | win32con.SYNCHRONIZE, False, pid)
     except pywintypes.error:
         return
     if process_started(pid) == started:

@@ -59,12 +59,12 @@ def check_owner(path: str) -> None:
     ):
         raise PermissionError(errno.EPERM, "not a directory", path)
     with translating(path):
-        problem = outsiders(win32security.GetFileSecurity(os.path.normpath(path), WHO_MAY))
+        problem = outsiders(win32security.GetFileSecurity(os.path.normpath(path), OWNER_AND_LIST))
     if problem is not None:
         raise PermissionError(errno.EPERM, problem, path)
 
 
-WHO_MAY = 1 | 4  # OWNER_SECURITY_INFORMATION, DACL_SECURITY_INFORMATION
+OWNER_AND_LIST = 1 | 4  # OWNER_SECURITY_INFORMATION, DACL_SECURITY_INFORMATION
 
 
 def outsiders(descriptor: Any) -> str | None:

@@ -400,7 +400,7 @@ def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, i
     one, other, at = slots
     for table in (one, other):
         assert table.ahead(KEY, 0, 100) == []
-    one.wait(at, KEY, 10, 20)
+    one.begin_wait(at, KEY, 10, 20)
     for table in (one, other):
         (found,) = table.ahead(KEY, 0, 11)
         assert (found.at, found.start, found.end) == (at, 10, 20)
@@ -409,7 +409,7 @@ def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, i
         assert table.ahead(KEY + intent_table._HINTS, 0, 100) == []  # another file with the same hint
         assert table.words[intents.hint_of(KEY)] == 1
     assert not other.has_intent(KEY, 0, 100)
-    one.go(at)
+    one.end_wait(at)
     for table in (one, other):
         assert not table.waits(found)
         assert table.ahead(KEY, 0, 100) == []
@@ -418,7 +418,7 @@ def test_a_writer_that_waits_is_seen_and_told_apart(slots: tuple[Table, Table, i
 
 def test_a_dead_writer_is_not_let_go_first(slots: tuple[Table, Table, int]) -> None:
     one, other, at = slots
-    one.wait(at, KEY, 10, 20)
+    one.begin_wait(at, KEY, 10, 20)
     (found,) = other.ahead(KEY, 0, 100)
     one.close()
     assert not other.waits(found)
@@ -438,7 +438,7 @@ def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
     def begins_to_wait(self: Table, hint: int) -> object:
         found = look(self, hint)
         if next(looks) == 0:
-            one.wait(at, KEY, 10, 20)
+            one.begin_wait(at, KEY, 10, 20)
         return found
 
     monkeypatch.setattr(Table, "_waiting", begins_to_wait)
@@ -450,10 +450,10 @@ def test_a_writer_that_begins_to_wait_as_the_hint_is_taken_away_is_seen(
 @pytest.mark.parametrize("since", [1, 1 << 62, (1 << 64) - 1])
 def test_a_damaged_time_or_range_is_no_writer(slots: tuple[Table, Table, int], since: int) -> None:
     one, other, at = slots
-    one.wait(at, KEY, 10, 20)
+    one.begin_wait(at, KEY, 10, 20)
     one.words[at + intent_table._SINCE] = since
     assert other.ahead(KEY, 0, 100) == []
-    one.wait(at, KEY, 10, 20)
+    one.begin_wait(at, KEY, 10, 20)
     one.words[at + 1] ^= 1 << 40
     assert other.ahead(KEY, 0, 100) == []
     one.words[intents.hint_of(KEY)] = (1 << 64) - 1

@@ -4,7 +4,7 @@ A `ControlPage` is 512 words of 8 bytes in a page of a block, behind its data::
 
     word 0          what the page is: its magic
          1 ... 127  what the module that uses the page keeps there
-       128 + i      ASLEEP of party i: the token of its sleep, 0 while it is awake
+       128 + i      ASLEEP of party i: a random number for its sleep (a token), 0 while it is awake
        256 + i      PID of party i
        384 + i      STATE of party i: what the module that uses the page keeps for it
 
@@ -12,12 +12,13 @@ A process becomes a party when it first needs to sleep, or to have a state of it
 its waker (`sharedarray._wakers`), whose lease the kernel ends with the process. The words of a party are
 written by that party alone, or by the process that holds the lease of a party that has gone.
 
-The words are looked at through a mapping of their own, which refers to nothing: what a block's attachment
-refers to must not refer back to it, or the block would not be freed with its last view. For the same reason
-nothing that a page refers to refers to the page.
+The words are read and written through a mapping of their own. A block's attachment refers to its page, so
+that the page must not refer to the attachment: otherwise the block would not be freed with its last view. For
+the same reason, nothing that a page refers to refers to the page.
 
-A page may be released while other threads use it: they wait, or have its turn. The release wakes those that
-wait, which raise `BlockClosedError`. The last thread that ends its use gives up the parties and the handle.
+A page may be released while other threads use it: they wait, or they have its turn, which is a lock on a byte
+(`take_turn`). The release wakes the threads that wait, which raise `BlockClosedError`. The last thread that
+ends its use releases the parties and closes the handle.
 """
 
 from __future__ import annotations
@@ -49,18 +50,22 @@ PARTIES = 124  # of one block at a time
 _ASLEEP, _PID, STATE = 128, 256, 384
 _FIRST = 1 << 16  # index of the first party: those of streams begin with 0
 _LEASES = FIRST_LEASE + _FIRST  # the byte of a block that is the lease of the first party
-_POLL = 0.002, 0.05  # seconds between two looks of a process that cannot become a party: first and longest
-_UNWOKEN = 5.0  # seconds of the longest sleep; a look costs nothing at that rate, should a waker be removed
+_POLL = 0.002, 0.05  # seconds between two checks by a process that cannot become a party: first, longest
+_UNWOKEN = 5.0  # seconds of the longest sleep: a party checks again in case its waker was removed
 _NO_SLEEPER = bytes(PARTIES * 8)
 
 
 class Party:
-    """One party of a block, which this process is.
+    """One party of a block, as which a thread of this process sleeps.
 
     Attributes
     ----------
     index : int
-        Of its words in the page.
+        The index of its words in the page.
+    waker : Waker
+        By it the party is woken, and wakes others.
+    token : int
+        The number of its sleep.
     """
 
     __slots__ = ("index", "token", "waker")
@@ -82,21 +87,21 @@ class ControlPage:
         The byte of the block at which the page is.
     size
         Bytes of the block, which may be more than the attachment maps.
-    place
+    named_by
         The directory and the number by which the wakers are named; those of the block when None.
     name
-        The name that errors tell; that of the attachment when None.
+        The name in errors; that of the attachment when None.
 
     Attributes
     ----------
     memory : mmap
-        All of the block, mapped once more; read-only if the file is.
+        The whole block, mapped once more; read-only if the file is.
     words : memoryview
         The words.
     writable : bool
         Whether this process may write them.
     handle : int
-        A handle on the block, to lock it by; -1 once the page is released and no thread uses it.
+        A handle on the block, for locks; -1 once the page is released and no thread uses it.
     usable : bool
         Whether the attachment is not released, and no fork has come in between: a child makes its own page.
     turn : RLock
@@ -109,7 +114,7 @@ class ControlPage:
         start: int,
         size: int,
         *,
-        place: tuple[str, int] | None = None,
+        named_by: tuple[str, int] | None = None,
         name: str | None = None,
     ) -> None:
         self.name = name or mapping.name
@@ -127,7 +132,8 @@ class ControlPage:
         self.words: memoryview = memoryview(self.memory)[start : start + WORDS * 8].cast("Q")
         self._sleepers = memoryview(self.memory)[start + _ASLEEP * 8 : start + (_ASLEEP + PARTIES) * 8]
         self.turn: Any = threading.RLock()
-        self._woken: dict[int, int] = {}  # the token of the last sleep of each party that was ended from here
+        # For each party that this process has woken, the token of that sleep.
+        self._woken: dict[int, int] = {}
         # Held while the uses are counted. A finalizer may call `on_release`.
         self._changing = threading.RLock()
         self._uses = 0  # how many calls need the handle
@@ -135,12 +141,12 @@ class ControlPage:
         self._idle: list[Party] = []
         self._in_use: list[Party] = []
         self._all: list[Party] = []
-        if place is not None:
-            self._place = place
+        if named_by is not None:
+            self._named_by = named_by
         elif mapping.directory is not None:
-            self._place = mapping.directory, mapping.inode
+            self._named_by = mapping.directory, mapping.inode
         else:
-            self._place = registry.directory(), mapping.device << 64 | mapping.inode
+            self._named_by = registry.directory(), mapping.device << 64 | mapping.inode
         words = self.words
         self._pid_of: Callable[[int], int] = lambda index: int(words[_PID + index - _FIRST])
         self._spin = spin_wait()
@@ -151,7 +157,7 @@ class ControlPage:
     # -- use by several threads -----------------------------------------------------------------------
 
     def begin_use(self) -> None:
-        """Keep the handle open until `end_use`; to be called in a deferred block.
+        """Keep the handle open until `end_use`; to be called while Ctrl-C is deferred.
 
         Raises
         ------
@@ -189,7 +195,7 @@ class ControlPage:
         """End the waits of all threads, which raise `BlockClosedError`."""
         self._stopped = True
         self.fence()
-        for party in self._in_use[:]:  # which other threads give back meanwhile
+        for party in self._in_use[:]:  # a copy: other threads give parties back meanwhile
             party.waker.wake_self()
 
     # -- parties --------------------------------------------------------------------------------------
@@ -200,8 +206,8 @@ class ControlPage:
             return None
         with sigint.deferred:
             try:
-                waker = Waker(self.handle, self._pid_of, self._place)
-            except FileNotFoundError:  # not every system opens a file again that has lost its name
+                waker = Waker(self.handle, self._pid_of, self._named_by)
+            except FileNotFoundError:  # some systems cannot open a file again that has lost its name
                 return None
             try:
                 for index in range(PARTIES):
@@ -218,7 +224,7 @@ class ControlPage:
         return None
 
     def alive(self, index: int) -> bool:
-        """Return whether a party lives."""
+        """Return whether the process of a party lives."""
         return platform.locked(self.handle, _LEASES + index, 1)
 
     def states(self) -> list[tuple[int, int]]:
@@ -232,7 +238,7 @@ class ControlPage:
     def parties_here(self) -> set[int]:
         """Return the indexes of all parties that this process is, by any attachment to the block."""
         pages = [page for reference in _pages[:] if (page := reference()) is not None]
-        return {party.index for page in pages if page._place == self._place for party in page._all[:]}
+        return {party.index for page in pages if page._named_by == self._named_by for party in page._all[:]}
 
     def clear_dead(self, index: int, party: Party) -> bool:
         """Clear the words of a party that has died; return False if it lives."""
@@ -248,7 +254,7 @@ class ControlPage:
 
     def fence(self) -> None:
         """Make all stores before it visible before any load after it."""
-        Fence()()  # a new one: Ctrl-C in a call could leave a lock taken that threads share
+        Fence()()  # a new one: Ctrl-C in the call could leave a shared fence's lock taken
 
     def wake(self) -> None:
         """Wake each party that sleeps, after a store that they may wait for."""
@@ -257,7 +263,7 @@ class ControlPage:
             return
         with sigint.deferred:
             party = self.take_party()
-            if party is not None:  # or those that sleep look again after `_UNWOKEN` seconds
+            if party is not None:  # else the sleepers check again after `_UNWOKEN` seconds
                 try:
                     self.wake_by(party)
                 finally:
@@ -268,7 +274,7 @@ class ControlPage:
         return self._sleepers.tobytes() == _NO_SLEEPER  # memoryviews compare byte by byte
 
     def wake_by(self, party: Party) -> None:
-        """Wake each party that sleeps, by the waker of one of this process."""
+        """Wake each party that sleeps, by the waker of a party of this process."""
         self.fence()
         for index in range(PARTIES):
             token = self.words[_ASLEEP + index]
@@ -279,7 +285,7 @@ class ControlPage:
     def take_party(self) -> Party | None:
         """Return a party that no other thread uses; None if there can be no more, or the page is released.
 
-        To be called in a deferred block. See `give_back_party`.
+        To be called while Ctrl-C is deferred. See `give_back_party`.
         """
         with self._changing:
             if self.handle < 0:
@@ -299,7 +305,7 @@ class ControlPage:
         return party
 
     def give_back_party(self, party: Party) -> None:
-        """Let other threads use a party that this one used."""
+        """Give back a party, which other threads may use now."""
         self._in_use.remove(party)
         self._idle.append(party)
         self.end_use()
@@ -308,23 +314,23 @@ class ControlPage:
 
     def wait(
         self,
-        there: Callable[[], Any],
+        ready: Callable[[], Any],
         timeout: float | None,
         watched: Callable[[], Iterable[int]] = tuple,
-        looks: tuple[float, float] = (_UNWOKEN, _UNWOKEN),
+        pauses: tuple[float, float] = (_UNWOKEN, _UNWOKEN),
     ) -> Any:
-        """Sleep until a function returns something true; return that, or what it returns when time is over.
+        """Sleep until `ready` returns a true value, or the time is over; return its last value.
 
         Parameters
         ----------
-        there
-            Looks whether it is there. It may raise.
+        ready
+            Returns a true value once the caller need not wait any more. It may raise.
         timeout
             Seconds, None for no limit.
         watched
-            Returns parties, by index, whose end wakes the caller.
-        looks
-            Seconds after which it is looked again without a wake-up: at first, and at most.
+            Returns the indexes of parties; the end of each wakes the caller.
+        pauses
+            Seconds after which `ready` is called again without a wake-up: at first, and at most.
 
         Raises
         ------
@@ -337,12 +343,12 @@ class ControlPage:
             self.begin_use()
             try:
                 with sigint.allowed:
-                    if found := there():
+                    if found := ready():
                         return found
                     begun = time.perf_counter()
-                    if self._spin.worthwhile() and (found := self._spin.poll(there)):
+                    if self._spin.worthwhile() and (found := self._spin.poll(ready)):
                         return found
-                return self._await(there, end, watched, looks)
+                return self._await(ready, end, watched, pauses)
             finally:
                 if begun >= 0:
                     self._spin.last = time.perf_counter() - begun
@@ -350,18 +356,18 @@ class ControlPage:
 
     def _await(
         self,
-        there: Callable[[], Any],
+        ready: Callable[[], Any],
         end: float | None,
         watched: Callable[[], Iterable[int]],
-        looks: tuple[float, float],
+        pauses: tuple[float, float],
     ) -> Any:
         party = self.take_party()
         if party is None:
             with sigint.allowed:
-                return self._poll(there, end)
+                return self._poll(ready, end)
         try:
             with sigint.allowed:
-                return self._sleep(party, there, end, watched, looks)
+                return self._sleep(party, ready, end, watched, pauses)
         finally:
             self.words[_ASLEEP + party.index] = 0
             self.give_back_party(party)
@@ -369,34 +375,34 @@ class ControlPage:
     def _sleep(
         self,
         party: Party,
-        there: Callable[[], Any],
+        ready: Callable[[], Any],
         end: float | None,
         watched: Callable[[], Iterable[int]],
-        looks: tuple[float, float],
+        pauses: tuple[float, float],
     ) -> Any:
         waker, words, own = party.waker, self.words, _ASLEEP + party.index
-        pause, longest = looks
+        pause, longest = pauses
         while True:
             waker.drain()
             # A token that no former party of this index has used, in this process or in another one.
             party.token = int.from_bytes(os.urandom(7), "little") + 1
             words[own] = party.token
             self.fence()
-            found = there()
+            found = ready()
             if not found:
-                self.check_usable()  # if it is released from here on, this party is woken
+                self.check_usable()  # a release from here on wakes this party
             remaining = seconds_until(end)
             if found or remaining == 0:
                 return found
             others = [_FIRST + index for index in watched() if index != party.index][:62]
             waker.wait(others, pause if remaining is None else min(remaining, pause))
             pause = min(2 * pause, longest)
-            if found := there():
+            if found := ready():
                 return found
 
-    def _poll(self, there: Callable[[], Any], end: float | None) -> Any:
+    def _poll(self, ready: Callable[[], Any], end: float | None) -> Any:
         pause, longest = _POLL
-        while not (found := there()):
+        while not (found := ready()):
             self.check_usable()
             remaining = seconds_until(end)
             if remaining == 0:
@@ -408,18 +414,18 @@ class ControlPage:
     # -- locks ----------------------------------------------------------------------------------------
 
     def take_turn(self, byte: int, timeout: float | None, what: str) -> bool:
-        """Lock the turn of a byte against all other threads and processes; return False at the deadline.
+        """Lock a byte against all other threads and processes; return False if the time is over.
 
-        To be called in a deferred block: Ctrl-C breaks off the wait alone. See `end_turn`.
+        To be called while Ctrl-C is deferred: Ctrl-C ends the wait only. See `end_turn`.
 
         Parameters
         ----------
         byte
-            Of the block, to lock.
+            The byte of the block to lock.
         timeout
             Seconds, None for no limit.
         what
-            What the caller begins to do, for an error: "append to".
+            The verb of the caller's action, for an error: "append to".
 
         Raises
         ------
@@ -428,7 +434,7 @@ class ControlPage:
         DeadlockError
             This thread has the turn already, by this attachment or another one, and there is no limit.
         """
-        taken = _turns.get((self._place, byte))
+        taken = _turns.get((self._named_by, byte))
         if taken is self.turn and timeout is not None and taken._is_owned():
             return False
         if timeout is None and taken is not None and taken._is_owned():
@@ -445,7 +451,7 @@ class ControlPage:
                 if self.turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
                     if self.lock(byte, end):
                         self.check_usable()
-                        _turns[self._place, byte] = self.turn
+                        _turns[self._named_by, byte] = self.turn
                         return True
                     self.turn.release()
         except BaseException:
@@ -458,18 +464,18 @@ class ControlPage:
         return False
 
     def end_turn(self, byte: int) -> None:
-        """End the turn of a byte."""
-        _turns.pop((self._place, byte), None)
+        """Unlock a byte, which ends the turn."""
+        _turns.pop((self._named_by, byte), None)
         self.unlock(byte)
         self.turn.release()
         self.end_use()
 
     def unlock(self, byte: int) -> None:
-        """Unlock such a byte."""
+        """Unlock a byte that `lock` has locked."""
         platform.unlock(self.handle, byte, 1)
 
     def lock(self, byte: int, end: float | None) -> bool:
-        """Lock a byte, with the turn of this process held; return False if time is over."""
+        """Lock a byte against other processes; this thread holds `turn`. Return False if the time is over."""
         if end is None:
             return platform.lock(self.handle, byte, 1, shared=False, wait=True)
         pause = 0.0002
@@ -482,8 +488,8 @@ class ControlPage:
         return True
 
     def on_release(self, mapping: Mapping | None = None) -> None:
-        """Give up all, since the attachment is released; threads that use the page give up the rest."""
-        if not self.usable:  # as in a forked child, where the locks may be taken for ever
+        """Release the page with its attachment; a thread that still uses it releases the rest."""
+        if not self.usable:  # also in a forked child, in which other threads' locks stay locked
             return
         with sigint.deferred:
             if self._begin_release():
@@ -497,17 +503,17 @@ class ControlPage:
         with self._changing:
             found, self.usable = self.usable, False
             self._uses += found
-        return found  # or another thread was faster
+        return found  # False if another thread was faster
 
     def in_use(self) -> bool:
         """Return whether something needs the parties and the handle though the page is released."""
         return False
 
     def before_release(self) -> None:
-        """Do what is to be done before the parties are given up."""
+        """Called before the parties are released; a subclass may override it."""
 
     def closed(self) -> None:
-        """Do what is to be done when the handle is closed."""
+        """Called when the handle is closed; a subclass may override it."""
 
 
 class Usable(Protocol):
@@ -522,7 +528,7 @@ _Made = TypeVar("_Made", bound=Usable)
 
 
 def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
-    """Return what is kept with an attachment, and make it if it is not usable: the same in all threads."""
+    """Return the object that is kept under a key of an attachment; make one if there is no usable one."""
     found: _Made | None = mapping.__dict__.get(key)
     if found is None or not found.usable:
         with sigint.deferred, _making:
@@ -532,7 +538,7 @@ def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
     return found
 
 
-_making = threading.RLock()  # a finalizer may make another one meanwhile
+_making = threading.RLock()  # reentrant: a finalizer may make another object meanwhile
 
 
 def _after_fork_in_child() -> None:
@@ -542,7 +548,7 @@ def _after_fork_in_child() -> None:
         page = reference()
         if page is not None:
             page.usable = False
-            page.handle = -1  # which `segment` has closed
+            page.handle = -1  # `segment` has closed it
     _pages.clear()
     _turns.clear()
 
@@ -553,7 +559,7 @@ _turns: dict[tuple[tuple[str, int], int], Any] = {}
 
 
 def _forget(reference: weakref.ref[ControlPage]) -> None:
-    if reference in _pages:  # and no fork has come in between
+    if reference in _pages:  # else a fork has cleared the list
         _pages.remove(reference)
 
 
@@ -562,7 +568,7 @@ forks.around(__name__, in_child=_after_fork_in_child)
 
 @at_process_end
 def release_all() -> None:
-    """Give up all parties: at the end of a process, so that its end is none in the midst of something."""
+    """Release all parties at the end of a process, so that its end is not taken for a death."""
     for reference in _pages[:]:
         page = reference()
         if page is not None:

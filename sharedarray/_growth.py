@@ -1,4 +1,4 @@
-r"""Arrays whose first axis grows: a log that one process appends to while others read it.
+r"""Arrays whose first axis grows: logs to which one process appends while others read.
 
 ::
 
@@ -10,16 +10,16 @@ r"""Arrays whose first axis grows: a log that one process appends to while other
                      2  the byte of the 16    6  how many appenders there have been
                      3  the byte of the rows  7  a length that is being published, else 0
 
-**A length is published by one store.** The characters are the only place where the length stands: for this
-library, for `numpy.load`, and for any other reader of the format. An appender reserves pages, writes the
+**A length is published by one store.** The length is in these 16 characters only: for this library, for
+`numpy.load`, and for any other reader of the format. An appender reserves pages, writes the
 rows, and then stores the length. So a process that dies has published its rows or has not, and a reader finds
-the length of its moment. The lower 8 characters are one word. If more of them change, as at each 100 million
+the current length. The lower 8 characters are one word. If more of them change, as at each 100 million
 rows, word 7 has the length meanwhile, for the case that the appender dies; and the lower word is zero for a
 moment, so that other readers find fewer rows than there are, and never more.
 
 **One appender at a time**: it holds a lock on a byte far behind the data. A process that has appended is a
 party with a state until it closes the array or ends in order. If its lease is free and its state is there,
-it has died, which is told to those who wait for more rows.
+it has died, and the processes that wait for more rows raise `ProducerDied`.
 
 **The array that grows keeps its address.** Its memory is mapped up to the capacity, and only its first length
 changes. NumPy has no call for that: `set_length` writes it where NumPy's own macros (``PyArray_DIMS``), which
@@ -228,7 +228,7 @@ class Growth(ControlPage):
     def wait_longer(self, mapping: Mapping, longer_than: int, timeout: float | None) -> int:
         """Wait until there are more rows; return how many there are when that is so, or time is over.
 
-        Returned is -1 if there are no more and there will be none, as all appenders have closed the array.
+        Return -1 if there are no more rows and will be none, because all appenders have closed the array.
 
         Raises
         ------
@@ -255,7 +255,7 @@ class Growth(ControlPage):
         appending = self._appending()
         if any(self.alive(index) for index in appending):
             return 0
-        length = self.length()  # what was published before the end that was just seen
+        length = self.length()  # an appender may have published rows just before its end
         if length > longer_than:
             return length
         if not appending:
@@ -298,8 +298,8 @@ class Growth(ControlPage):
         """Become an appender, with the lock held."""
         party = self.claim()
         if party is None:
-            return  # there are very many parties; the end of this process cannot be told then
-        # The state of one that has died: this process goes on in its place.
+            return  # there are too many parties: readers will not notice the end of this process
+        # Clear the states of appenders that have died: this process appends in their place.
         for index in self._appending():
             self.clear_dead(index, party)
         self.words[STATE + party.index] = _APPENDER
@@ -339,7 +339,7 @@ class Growth(ControlPage):
         try:
             platform.reserve_parts(self.handle, size, [(reserved, end)])
         except OSError:
-            end = min(-(-needed // PAGE) * PAGE, last)  # so much may be there
+            end = min(-(-needed // PAGE) * PAGE, last)  # there may be memory for the rows alone
             platform.reserve_parts(self.handle, size, [(reserved, end)])
         self._step = min(2 * self._step, _STEP[1])
         self.words[_RESERVED] = end
@@ -360,14 +360,14 @@ class Growth(ControlPage):
         self.words[_CARRY] = 0
 
     def before_release(self) -> None:
-        """Tell those who wait that this process appends no more."""
+        """Wake the processes that wait, because this process appends no more."""
         if self._appender is not None:
             self.words[STATE + self._appender.index] = 0
             self.wake_by(self._appender)
 
 
 def growth_of(mapping: Mapping) -> Growth:
-    """Return how an attachment grows, for a block of which `is_growing` is true."""
+    """Return the `Growth` of an attachment, for a block of which `is_growing` is true."""
     return made_once(mapping, "growth", lambda: Growth(mapping))
 
 

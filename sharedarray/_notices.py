@@ -86,8 +86,8 @@ class Notices:
             os.close(handle)
         try:
             file = segment.open_file(path)
-            place = directory, file.device << 64 | file.inode
-            page = _Page(file, 0, len(file), place=place, name=mapping.name)
+            named_by = directory, file.device << 64 | file.inode
+            page = _Page(file, 0, len(file), named_by=named_by, name=mapping.name)
         except errors.BlockNotFoundError:
             return False
         page.block = directory, mapping.inode

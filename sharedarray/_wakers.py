@@ -7,32 +7,32 @@ Processes that wait for each other over a block are its *parties*. Each party ha
   is dead or has released its own, and the words that it wrote may be cleared by the process that takes the
   lease next.
 - a **waker**: a file in the registry (``w.INODE.INDEX``; see the platform's contract) that wakes the party
-  while it waits. A process that waits for another party waits on that one's waker as well, which tells it if
-  the party's process has ended.
+  while it waits. A process that waits for another party waits on that party's waker as well, by which it
+  learns if the party's process has ended.
 
 A party sleeps like this, so that no wake-up is lost::
 
     the party                                       the process that wakes it
     drain()
-    words[ASLEEP] = a token not used before         words[…] = what the party waits for
+    words[ASLEEP] = a token not used before         words[…] = the change that the party waits for
     fence()                                         fence()
-    look again; if it is there, go on               token = words[ASLEEP]
-    wait()                                          if it is a new one: wake(index)
+    check again; if it is there, go on              token = words[ASLEEP]
+    wait()                                          if the token is a new one: wake(index)
     words[ASLEEP] = 0
 
-One of the two sees the other: either the party finds what it waits for when it looks again, or the other
-process finds the token. A token wakes once, so that a process that publishes often makes one system call a
-sleep.
+Either the party finds the change when it checks again, or the other process finds the token. A process wakes
+a party once for each token, so that it makes one system call for each sleep, however often it changes words.
 
 `Fence` makes all stores before it visible before any load after it. Python has no such call, but a lock that
 is released and then acquired has this effect: both are atomic instructions, which are full fences on x86. On
-ARM the release keeps what is before it from moving behind, and the acquisition keeps what is behind it from
-moving before.
+ARM the release keeps accesses before it from moving behind it, and the acquisition keeps those behind it from
+moving before it.
 
-A forked child is another party: it closes the wakers of its parent, and claims an index of its own. What it
-inherits of its parent's objects may die in it, and must not change the parent's words; see `Waker.clearing`.
+A forked child is another party: it closes the wakers of its parent, and claims an index of its own. Copies of
+the parent's objects may die in the child, which must not change the parent's words; see `Waker.clearing`.
 
-A process that ends in order leaves first, so that its end is no death: see `at_process_end`.
+A process that ends in order first releases its parties, so that its end is not taken for a death: see
+`at_process_end`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _End = TypeVar("_End", bound=Callable[[], object])
 
 FIRST_LEASE = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
 _first = itemgetter(0)
-ENDING = 0.0005  # seconds in which a process that has closed its waker gives up its lease, as a rule
+ENDING = 0.0005  # seconds between the moments at which a process closes its waker and gives up its lease
 
 
 def lock_of_threads() -> Callable[[], Any]:
@@ -78,7 +78,7 @@ class Fence:
     Attributes
     ----------
     release, acquire : callable
-        Called one after the other, they are the fence. For code that cannot afford the call of a method.
+        Called one after the other, they are the fence; for code in which a method call takes too long.
     """
 
     __slots__ = ("acquire", "release")
@@ -93,7 +93,7 @@ class Fence:
         try:
             self.release()
         except RuntimeError:
-            pass  # Ctrl-C broke off a call between the two
+            pass  # Ctrl-C has broken off an earlier call between the two
         self.acquire()
 
 
@@ -103,11 +103,11 @@ class Waker:
     Parameters
     ----------
     block
-        The block, which need not have its name yet; or a handle on a block or file, with a `place`.
+        The block, which need not have its name yet; or a handle on a block or file, with `named_by`.
     pid_of
-        Returns the pid of the party with an index. Only systems whose wakers do not tell of the end of their
-        owners ask for it.
-    place
+        Returns the pid of the party with an index. Only systems that cannot watch a waker for the end of its
+        owner call it.
+    named_by
         The directory and the number by which the wakers are named; those of the block when None.
 
     Attributes
@@ -124,12 +124,12 @@ class Waker:
     __slots__ = ("__weakref__", "_clear", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
 
     def __init__(
-        self, block: Mapping | int, pid_of: Callable[[int], int], place: tuple[str, int] | None = None
+        self, block: Mapping | int, pid_of: Callable[[int], int], named_by: tuple[str, int] | None = None
     ) -> None:
-        if place is None:
+        if named_by is None:
             assert not isinstance(block, int)
-            place = str(block.directory), block.inode
-        directory, inode = place
+            named_by = str(block.directory), block.inode
+        directory, inode = named_by
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}
@@ -152,7 +152,7 @@ class Waker:
             self.give_back(index)
             raise
         self.index = index
-        _leave_at_end()
+        _release_at_end()
         return True
 
     def _make(self, index: int) -> int:
@@ -167,11 +167,11 @@ class Waker:
         return platform.make_waker(path)
 
     def take(self, index: int) -> bool:
-        """Take the lease of a party that has gone, to clear its words; return False if it lives."""
+        """Take the lease of a party that has ended, to clear its words; return False if the party lives."""
         return platform.lock(self._file, FIRST_LEASE + index, 1, shared=False, wait=False)
 
     def give_back(self, index: int) -> None:
-        """Give back a lease that was taken."""
+        """Give back a lease that `take` has taken."""
         platform.unlock(self._file, FIRST_LEASE + index, 1)
 
     def alive(self, index: int) -> bool:
@@ -196,7 +196,7 @@ class Waker:
             end = self._end(index)
             if end is None or platform.wake(end):
                 return
-            self.forget(index)  # it was that of a former party
+            self.forget(index)  # it was the waker of a former party
 
     def wake_once(self, index: int) -> None:
         """Wake a party, if it lives. Other threads may use this waker, or close it, meanwhile."""
@@ -238,7 +238,7 @@ class Waker:
             seconds = ENDING if seconds is None else min(seconds, ENDING)
         woken, remaining = platform.wait_for_wakers(self.handle, tuple(ends.values()), seconds)
         if woken:
-            self.woken = True  # and it is drained before the next sleep, not on the way to what came
+            self.woken = True  # drained before the next sleep, so that the caller goes on without delay
         if remaining:
             for index in ends:
                 self.forget(index)
@@ -250,22 +250,22 @@ class Waker:
             platform.wake(self.handle)
 
     def ends(self, parties: Iterable[int]) -> list[int]:
-        """Return the wakers of these parties, as far as they have some, for a `platform.watch`."""
+        """Return the wakers of these parties, for a `platform.watch`; a party may have none."""
         return [end for index in parties if (end := self._end(index)) is not None]
 
-    def clearing(self, memory: Any, place: int | slice) -> Callable[[object], Any]:
-        """Return the callback of a weak reference that sets ``memory[place]``, of this party, to 0.
+    def clearing(self, memory: Any, at: int | slice) -> Callable[[object], Any]:
+        """Return the callback of a weak reference that sets ``memory[at]``, of this party, to 0.
 
-        No step of it is Python's, so that neither Ctrl-C nor another thread comes in between. It does nothing
-        any more once this party is released, nor in a forked child: the place is another party's then.
+        It runs no Python code, so that neither Ctrl-C nor another thread comes in between. It does nothing
+        once this party is released, nor in a forked child: the words are another party's then.
         """
         return partial(
-            next, map(call, map(_first, repeat(self._clear)), repeat(memory), repeat(place), repeat(0))
+            next, map(call, map(_first, repeat(self._clear)), repeat(memory), repeat(at), repeat(0))
         )
 
     def release(self) -> None:
         """Give up the waker, then the lease. Idempotent."""
-        self._clear[0] = slice  # which takes the same arguments
+        self._clear[0] = slice  # does nothing, with the same arguments as `setitem`
         for index in tuple(self._ends):
             self.forget(index)
         if self.handle >= 0:
@@ -280,7 +280,7 @@ class Waker:
             segment.guarded_close(file)
 
     def _in_child(self) -> None:
-        """Forget what `segment` closes in a forked child."""
+        """Forget the handles, which `segment` closes in a forked child."""
         self._clear[0] = slice
         self._ends.clear()
         self.index = self.handle = self._file = -1
@@ -311,21 +311,21 @@ def _after_fork_in_child() -> None:
 forks.around(__name__, in_child=_after_fork_in_child)
 
 _at_end: list[Callable[[], object]] = []
-_ending: list[int] = []  # the process whose `multiprocessing` calls these functions
+_ending: list[int] = []  # the pid of the process in which `multiprocessing` calls these functions
 
 
 def at_process_end(function: _End) -> _End:
-    """Call a function when a process with parties ends in order, for them to leave; as a decorator."""
+    """Call a function when a process ends in order, to release its parties; a decorator."""
     atexit.register(function)
     _at_end.append(function)
     return function
 
 
-def _leave_at_end() -> None:
+def _release_at_end() -> None:
     """Let multiprocessing call the functions too.
 
-    Its child processes skip `atexit`. And a process that ends waits there for its children, which may wait
-    for its parties to leave.
+    Its child processes skip `atexit`. And at its end, a process waits there for its children, which may wait
+    until its parties are released.
     """
     if _ending != [os.getpid()]:
         from multiprocessing import util  # here: it takes 3 ms, and most processes are no parties

@@ -479,6 +479,10 @@ def larger(block: dict[str, Any], factor: float) -> Any:
     return (block["x"] * factor + block["y"][:, 0], block["y"].sum(axis=1))[0]
 
 
+def nothing_of(block: dict[str, Any]) -> None:
+    block["x"][:] = 0
+
+
 @pytest.mark.lingers("descriptor")
 def test_pools_take_groups_as_one_argument() -> None:
     with sa.group("pooled", CAMERA) as group, sa.Pool(1) as pool:
@@ -493,6 +497,9 @@ def test_pools_take_groups_as_one_argument() -> None:
             assert np.array_equal(made, np.arange(1000.0) * 2 + 1)
             total = pool.reduce_blocks(lambda block: float(block["x"].sum()), lambda a, b: a + b, columns)
             assert total == np.arange(1000.0).sum()
+            assert np.array_equal(pool.map_blocks(larger, dict(columns), 2.0), made)
+            with pytest.raises(ValueError, match="nothing_of returned"):
+                pool.map_blocks(nothing_of, columns)
         with pytest.raises(ValueError, match="length"):
             pool.map_blocks(larger, sa.group(None, {"x": (3, int), "y": ((4, 2), int)}), 1.0)
 

@@ -65,8 +65,8 @@ class NumericCalls:
             every block. Numbers and other single values go to ``func`` as they are, so they promote as in
             NumPy: ``float32`` data times ``2.0`` stay ``float32``. Blocks have the class of their array. A
             `SharedArray`, or a view of one, is not copied: what ``func`` writes into its block is in
-            the array. Of other arrays, each block is a copy. For a `Group`, ``func`` gets a dict of blocks,
-            one of each member; members are of one length, as arrays are.
+            the array. Of other arrays, each block is a copy. For a `Group`, or a dict of arrays,
+            ``func`` gets a dict of blocks, one of each member; members are of one length, as arrays are.
         out : ndarray, optional
             Array for the result; may be one of ``arrays``, or overlap them. Workers write into a shared
             array themselves; the calling process fills any other array. None makes a `SharedArray` with

@@ -154,7 +154,14 @@ def _make(mapping: Mapping, handle: int) -> Versions:
             return found
         before = platform.status(handle).size
         if before not in (layout.size, size) and mapping.directory is None:
-            raise ValueError(f"{mapping.name!r} can have no versions: there are bytes behind the array")
+            raise errors.HeaderError(
+                f"{mapping.name!r} can have no versions",
+                name=mapping.name,
+                found=f"{before} bytes",
+                expected=f"{layout.size} bytes, the array",
+                cause="the file was cut off, or another program wrote behind the array",
+                next_step="make a new one of its data: sharedarray.share(array, file=another_path)",
+            )
         _extend(mapping, handle, layout.size, start, size, stride)
         return _kept(mapping, start, size)
     finally:

@@ -1,10 +1,10 @@
 """Streams of arrays by name.
 
 =========  =========================================================================
-words      the control words of a stream's block
+words      the control words of a stream's block: their layout
 status     the state of a stream, read without joining it
-block      the block: making it, attaching it, what lies where in it
-view       what a notebook shows of a stream
+block      the block: making it, attaching to it, its slots and tables
+view       the display of a stream in a notebook
 base       `Stream`, and what both sides have in common
 producer   the side that writes
 waiting    waiting for streams along with other things: descriptors for event loops, `wait`

@@ -61,7 +61,7 @@ class Full(errors.SharedArrayError, queue.Full, TimeoutError):
     _errno = errors.LockTimeout._errno
 
 
-_FORKED = (0,)  # whose turn it is in a forked child
+_FORKED = (0,)  # has the turn in a forked child, until its first call
 
 _live: list[weakref.ref[Stream]] = []  # all that are not closed
 
@@ -149,7 +149,7 @@ class Stream:
     >>> viewer.close()
     """
 
-    _roles: ClassVar[dict[str, type[Stream]]] = {}  # what makes a producer and a consumer
+    _roles: ClassVar[dict[str, type[Stream]]] = {}  # the classes of producers and consumers, by role
 
     name: str
     shape: tuple[int, ...]
@@ -177,14 +177,14 @@ class Stream:
         replace: bool = False,
         persist: bool = False,
     ) -> Self:
-        """Choose by what is given whether this is a producer or a consumer."""
+        """Make a producer or a consumer, which the arguments decide."""
         if cls is not Stream:
             return super().__new__(cls)
         role = "consumer" if shape is None and not takeover else "producer"
         return super().__new__(cls._roles[role])  # type: ignore[return-value]
 
     def _begin(self) -> None:
-        """Set up what both sides have."""
+        """Set up the state that producers and consumers have in common."""
         self._turn: dict[int, tuple[int, ...]] = {}
         self._closing = False
         self.position, self.lost = -1, 0
@@ -202,7 +202,7 @@ class Stream:
         self._words = block.words
 
     def _register(self) -> None:
-        """Note that this is in use, for the end of the process and for forks."""
+        """Register this object for the end of the process and for forks."""
         _live[:] = [reference for reference in _live if reference() is not None]
         _live.append(weakref.ref(self))
 
@@ -230,7 +230,7 @@ class Stream:
         return True
 
     def _repair(self) -> None:
-        """Bring the state in order after a call was broken off, and give back the turn."""
+        """Repair the state after a call was broken off, and give back the turn."""
         raise NotImplementedError
 
     def _repair_in_child(self) -> None:
@@ -560,7 +560,7 @@ class Stream:
 
 
 def _arrive(name: str, directory: str, inode: int, start: int, lossless: bool | None) -> Stream:
-    """Return a consumer, in the process to which a stream has travelled."""
+    """Return a consumer, in the process that loads a pickled stream."""
     block = Block.attach(name, directory)
     made = object.__new__(Stream._roles["consumer"])
     made._closed = True

@@ -1,4 +1,4 @@
-"""The block of a stream: making and attaching it, and what lies where in it."""
+"""The block of a stream: making it, attaching to it, its slots and tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Item: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], bool]
 
 
 def item_of(shape: ShapeLike | Fields[str, Any], dtype: DTypeLike) -> Item:
-    """Return shape and dtype of an item, and whether it has several arrays, which are the fields then.
+    """Return shape and dtype of an item, and whether it has several arrays, as fields of the dtype.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Block:
     mapping : Mapping
         The attachment.
     shape, dtype
-        Those of an item.
+        Shape and dtype of an item.
     slots : int
         How many items the block holds.
     drops, fields : bool
@@ -79,7 +79,7 @@ class Block:
     words, bytes : memoryview
         The control words, and the same as bytes.
     tables : Tables
-        Where the tables are.
+        The offsets of the tables.
     offset, nbytes : int
         The byte of the first item, and bytes of an item.
     items : numpy.ndarray
@@ -94,7 +94,7 @@ class Block:
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
-        mapping.plain = True  # arrays in it travel as data: a slot is kept by views in this process alone
+        mapping.plain = True  # arrays in it are sent as data: only this process's views keep a slot
         self._map(platform.read(mapping.handle, header.PAGE))
 
     def _map(self, page: bytes) -> None:
@@ -188,12 +188,12 @@ class Block:
         return made[-1]
 
     def read_only(self) -> mmap.mmap:
-        """Map the block once more, such that the hardware refuses to write to it."""
+        """Map the block once more, read-only."""
         mapping = self.mapping
         return segment.with_handle(mapping, lambda handle: platform.map(mmap.mmap, handle, len(mapping), "r"))
 
     def waker(self) -> Waker:
-        """Return what wakes the parties of this stream."""
+        """Return a waker for a party of this stream."""
         words = self.words
 
         def pid_of(party: int) -> int:
@@ -215,12 +215,12 @@ class Block:
             words[entry + k] = 0
 
     def replaced(self) -> bool:
-        """Return whether the name leads to another block by now."""
+        """Return whether another block has the name by now."""
         inode = platform.inode_of(self.mapping.path)
         return inode is not None and inode != self.mapping.inode
 
     def random(self) -> int:
-        """Return a number that no party has used before."""
+        """Return a random number, which no party has used before."""
         return int.from_bytes(os.urandom(8), "little") | 1
 
 

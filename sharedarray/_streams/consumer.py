@@ -1,4 +1,4 @@
-"""A consumer of a stream: taking items in their slots, and keeping these for as long as the arrays live.
+"""A consumer of a stream: it takes items as arrays in their slots, and keeps a slot while its array lives.
 
 A lossless consumer needs every item from the position NEXT on, and the producer keeps them. Every consumer
 has the items in use that it has got as arrays; HOLDS says so. It notes a hold first, and then goes on to the
@@ -40,7 +40,7 @@ from sharedarray._wakers import ENDING, Waker, deadline_after, seconds_until
 
 __all__ = ["Consumer"]
 
-_ALL = 1 << 62  # as a history: every item that is still there
+_ALL = 1 << 62  # as `history`: every item that is still there
 _Array = np.ndarray[Any, Any]
 
 
@@ -49,7 +49,7 @@ class _MovedError(Exception):
 
 
 class Consumer(Stream):
-    """The side that reads."""
+    """A stream as one of its consumers, which read."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Consumer(Stream):
         replace: bool = False,
         persist: bool = False,
     ) -> None:
-        self._closed = True  # until it is whole
+        self._closed = True  # until the constructor has finished
         if name is None:
             raise TypeError("a stream is attached to by its name")
         if replace or persist or slots != 8 or full != "wait" or dtype is not float:
@@ -82,8 +82,8 @@ class Consumer(Stream):
         self._wish = lossless
         self._answered = self._collected = 0
         self._token = time.monotonic_ns() | 1
-        self._told = 0  # the number of the producer whose death was told
-        self._watched: Watched | None = None  # once an event loop waits for this
+        self._reported_death = 0  # SESSION of the producer for whose death `ProducerDied` was raised
+        self._watched: Watched | None = None  # once an event loop watches this consumer
         self._readers: Readers | None = None
         self._when_closed: set[Callable[[], object]] = set()
         try:
@@ -151,7 +151,7 @@ class Consumer(Stream):
             waker.wake(PRODUCER)
 
     def _dropping(self, slot: int) -> Callable[[Any], object]:
-        """Return what clears the hold of a slot."""
+        """Return the function that clears this consumer's hold of a slot."""
         return self._waker.clearing(self._bytes, self._first_hold + slot * w.ENTRIES)
 
     def _fence(self) -> None:
@@ -181,18 +181,18 @@ class Consumer(Stream):
         self._turn.pop(0, None)
 
     def _count(self, array: _Array) -> int:
-        """Return in how many slots an array is."""
+        """Return the number of slots that an array spans."""
         return 1 if array.ndim == len(self.shape) else len(array)
 
     def _in_child(self) -> None:
         if self._watched is not None:
-            self._watched.close()  # which the parent has as well
+            self._watched.close()  # the parent keeps its own copy open
             self._watched = self._readers = None
         self._when_closed.clear()
         super()._in_child()
 
     def _repair_in_child(self) -> None:
-        """Join as another party than the parent."""
+        """Join the stream as a party of its own, in a forked child."""
         try:
             self._spin.last = 1.0
             self._join(self._block, 0, self._next)
@@ -202,7 +202,7 @@ class Consumer(Stream):
             raise
 
     def _take_turn(self, token: tuple[int, ...], timeout: float | None) -> None:
-        """Take the turn if it is not free at once."""
+        """Wait for the turn, which another thread has, and take it."""
         while True:
             if not self._enter(token, deadline_after(timeout)):
                 raise Empty(f"another thread is reading the stream {self.name!r}", name=self.name)
@@ -257,7 +257,7 @@ class Consumer(Stream):
         return array
 
     def _drop_of(self, slot: int) -> Callable[[Any], object]:
-        """Return what is called when the array in a slot dies."""
+        """Return the callback for the end of the array in a slot."""
         if self._words[self._wanted]:
             return _Waking(self._dropping(slot), self._waker)
         return self._drops[slot] if slot < len(self._drops) else self._dropping(slot)
@@ -294,7 +294,7 @@ class Consumer(Stream):
             position += 1
 
     def _hold(self, slot: int, position: int) -> bool:
-        """Note that a slot is in use; return False, and do not, if it is overwritten."""
+        """Mark a slot as in use; return False if it was overwritten, and then do not."""
         place = self._first_hold + slot * w.ENTRIES
         self._bytes[place] = 1
         if self._lossless:
@@ -307,7 +307,7 @@ class Consumer(Stream):
         return False
 
     def _skip(self, position: int, lost: int) -> None:
-        """Go on without items that are lost."""
+        """Skip items that are lost."""
         self.lost = self._words[self._entry + w.LOST] = self.lost + lost
         self._words[self._entry + w.NEXT] = position + 1
         self._next = position
@@ -332,7 +332,7 @@ class Consumer(Stream):
             )
             self._arrays[slot] = weakref.ref(array, self._drop_of(slot))
             lost = position - self._next
-            words[self._entry] = position + 2  # which gives up the slots of the items before
+            words[self._entry] = position + 2  # the producer may overwrite the items before
             self._release()
             self._acquire()
             if words[self._wanted]:
@@ -449,7 +449,7 @@ class Consumer(Stream):
             if self._turn.setdefault(0, token) is not token:
                 self._take_turn(token, None)
             try:
-                if self._closed:  # in the meantime, by another thread
+                if self._closed:  # by another thread, in the meantime
                     raise self._is_closed()
                 if (watched := self._watched) is None:
                     watched = self._watched = Watched(self._waker)
@@ -462,7 +462,7 @@ class Consumer(Stream):
         try:
             return self._ready()
         except (OSError, ValueError):
-            if self._closed:  # in the meantime, by another thread
+            if self._closed:  # by another thread, in the meantime
                 return True
             raise
 
@@ -508,7 +508,7 @@ class Consumer(Stream):
         self._fence()
         lives = waker.alive(PRODUCER)
         watched.arm(waker, lives=lives)
-        ended = words[w.END] or (not lives and self._told != words[w.SESSION])
+        ended = words[w.END] or (not lives and self._reported_death != words[w.SESSION])
         if words[w.HEAD] > following or ended:
             waker.wake_self()
 
@@ -518,12 +518,12 @@ class Consumer(Stream):
         end = deadline_after(timeout)
         loop = asyncio.get_running_loop()
         while True:
-            told = self._told
+            told = self._reported_death
             try:
                 return self.get(0, max=max)
             except (Empty, errors.ProducerDied) as error:
                 left = seconds_until(end)
-                new = self._told != told or end is None
+                new = self._reported_death != told or end is None
                 if (left is not None and left <= 0) or (new and not isinstance(error, Empty)):
                     raise
             if not HAS_DESCRIPTORS:
@@ -614,11 +614,11 @@ class Consumer(Stream):
         if self._waker.alive(PRODUCER):
             return True
         if words[w.END] or words[w.HEAD] > self._next or words[w.SESSION] != session:
-            return False  # what it did before it ended; look again
+            return False  # the producer may have published before its end: check again
         if self._block.replaced():
             raise _MovedError
-        if self._told != session or end is None:
-            self._told = session
+        if self._reported_death != session or end is None:
+            self._reported_death = session
             raise self._died()
         return False
 
@@ -660,7 +660,7 @@ class Consumer(Stream):
         except BaseException:
             block.mapping.release()
             raise
-        self._told = self._answered = 0
+        self._reported_death = self._answered = 0
         if self._watched is not None:
             self._watched.follow(self._waker)
         del arrays  # the former block is not overwritten any more
@@ -766,7 +766,7 @@ def _claim_entry(block: Block, waker: Waker) -> int:
             if waker.claim(party_of(entry)):
                 return entry
         if again:
-            gc.collect()  # closed consumers keep their entries until their items are gone
+            gc.collect()  # closed consumers keep their entries until their items are dropped
     raise errors.LimitError(
         f"the stream {block.mapping.name!r} has {w.ENTRIES} consumers",
         name=block.mapping.name,

@@ -1,13 +1,14 @@
 """The producer of a stream: finding slots that no consumer needs, and publishing items.
 
-An item is published in this order: its data, its time, its place in the index, that its slot is whole, and
-HEAD. If the producer dies in between, the item does not exist, and its slot is overwritten by the next one.
+The producer publishes an item in this order: it writes the data, the time, the entry in the index, the word
+``whole`` of the slot, and HEAD. If it dies in between, the item does not exist, and the next item overwrites
+its slot.
 
 A slot may be overwritten if its item lies before the least position that a lossless consumer needs, and if no
-consumer has it in use. The producer first declares the slot not to be whole, and then looks which consumers
-use it; a consumer first notes that it uses the slot, and then looks if it is whole. There is a fence in
-between on both sides, so one of the two sees the other. The word JOINED tells of consumers that have just
-joined.
+consumer has it in use. The producer first clears the slot's word ``whole``, and then reads which consumers
+use the slot. A consumer first marks the slot as in use, and then reads ``whole``. Each has a fence in
+between, so that at least one of the two sees the other. When a consumer joins, it changes the word JOINED, so
+that the producer finds it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from sharedarray._wakers import ENDING, Waker, deadline_after, seconds_until
 
 __all__ = ["Producer"]
 
-_ALL = 1 << 62  # above every position: no consumer needs anything
-_WRITTEN = 1 << 63  # in place of a position: the slot is being written to
-_NO_SLOT = -1  # every slot is in use, and the stream drops items
-_LOOKS = 0.001, 0.05  # seconds between looks for arrays that consumers have dropped: the first, the longest
+_ALL = 1 << 62  # a position above all others: no consumer needs any item
+_WRITTEN = 1 << 63  # instead of a position, while the slot is being written
+_NO_SLOT = -1  # instead of a slot, if every slot is in use and the stream drops items
+_LOOKS = 0.001, 0.05  # seconds between two checks for arrays that consumers have dropped: first and longest
 
 
 class Producer(Stream):
-    """The side that writes."""
+    """A stream as its producer, which writes."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Producer(Stream):
         replace: bool = False,
         persist: bool = False,
     ) -> None:
-        self._closed = True  # until it is whole
+        self._closed = True  # until the constructor has finished
         if lossless is not None or history:
             raise TypeError("lossless and history are for consumers: sharedarray.Stream(name, history=…)")
         if takeover and replace:
@@ -178,7 +179,7 @@ class Producer(Stream):
         item: Item,
         settings: dict[str, Any],
     ) -> None:
-        """Make another stream in the place of the one that has the name, and send its consumers over."""
+        """Make another stream in place of the one that has the name; its consumers go on with the new one."""
         former = None
         if name is not None:
             try:
@@ -186,7 +187,7 @@ class Producer(Stream):
             except errors.BlockNotFoundError:
                 pass
             except errors.HeaderError:
-                pass  # an array gives way as it does to another array
+                pass  # an array is replaced as by another array
         try:
             self._make(name, item, settings, replace=True)
         except BaseException:
@@ -198,7 +199,7 @@ class Producer(Stream):
             self._before = former
 
     def _recover(self) -> None:
-        """Find out from the block what a producer remembers: at first, and after a call was broken off."""
+        """Read a producer's state from the block: at first, and after a call was broken off."""
         block, words = self._block, self._words
         slots, (index, whole, times, holds, _) = block.slots, block.tables
         self._index, self._whole, self._times, self._holds = index, whole, times, holds // w.WORD
@@ -215,7 +216,7 @@ class Producer(Stream):
                     at[slot] = position
         for slot in range(slots):
             if words[whole + slot] > head:
-                words[whole + slot] = 0  # it was written, and not published
+                words[whole + slot] = 0  # the item was written, but not published
         for slot, reference in list(self._writers.items()):
             writer = reference()
             if writer is None or writer.slot != slot:
@@ -243,10 +244,10 @@ class Producer(Stream):
         self._turn[0] = _INHERITED
         raise _has_producer(self._block, alive=True, forked=True)
 
-    # -- who needs what
+    # -- consumers and the items that they need
 
     def _look_around(self) -> None:
-        """Find the consumers, and what they need."""
+        """Read from the block which consumers there are, and which items they need."""
         words = self._words
         self._fence()
         self._joined = words[w.JOINED]
@@ -283,7 +284,7 @@ class Producer(Stream):
         return least
 
     def _clear_if_dead(self, entry: int) -> bool:
-        """Free the entry of a consumer that has died; return whether it has."""
+        """Free the entry of a consumer if it has died; return whether it has."""
         party = party_of(entry)
         if not self._waker.take(party):
             return False
@@ -306,7 +307,7 @@ class Producer(Stream):
         return any(words[at + k] for k in self._hold_words)
 
     def _claim(self, slot: int) -> bool:
-        """Declare a slot not to be whole; return False if a consumer has it in use."""
+        """Clear a slot's word ``whole``; return False if a consumer has the slot in use."""
         words, at = self._words, self._whole + slot
         words[at] = 0
         self._release()
@@ -337,7 +338,7 @@ class Producer(Stream):
         return found
 
     def _search(self) -> int:
-        """Return any slot that may be overwritten, from the one after the last on."""
+        """Return a slot that may be overwritten; the search begins behind the last one."""
         self._look_around()
         start, slots = self._last + 1, self.slots
         slot: int
@@ -396,7 +397,7 @@ class Producer(Stream):
         return any(self._clear_if_dead(entry) for entry in self._in_the_way())
 
     def _any_free(self) -> bool:
-        """Return whether any slot may be overwritten, as it seems."""
+        """Return whether any slot seems to be free to overwrite; no fence is made."""
         least = self._find_least()
         free = [slot for slot, at in enumerate(self._at) if at < least]
         return bool(free) and not self._block.hold_words[free].any(axis=1).all()
@@ -444,7 +445,7 @@ class Producer(Stream):
                 words[entry + w.WANTED] = 0
 
     def _ask_to_collect(self, entries: list[int]) -> None:
-        """Let consumers that sleep, though they have items in use, collect those in cycles of references."""
+        """Let sleeping consumers collect items that they have in use only in cycles of references."""
         words = self._words
         for entry in entries:
             words[entry + w.WANTED] = self._token | w.COLLECT
@@ -470,7 +471,7 @@ class Producer(Stream):
     def _publish(self, slot: int) -> None:
         words, position = self._words, self._head
         if not w.ORDERED:
-            self._fence()  # the data come before the words that tell of them
+            self._fence()  # the data are visible before the words of the item
         place = self._index + position % self.slots
         if slot >= 0:
             words[self._times + slot] = time.time_ns()
@@ -541,7 +542,7 @@ class Producer(Stream):
             self._repair()
 
     def _checked(self, array: Any) -> Any:
-        """Return an item as something that is assigned to a slot.
+        """Return an item in a form that can be assigned to a slot.
 
         Raises
         ------
@@ -630,7 +631,7 @@ class Producer(Stream):
         return self._find(timeout), 1
 
     def _claim_several(self, slot: int, n: int) -> bool:
-        """Declare slots not to be whole; return False if a consumer has one of them in use."""
+        """Clear the words ``whole`` of slots; return False if a consumer has one of them in use."""
         block, joined = self._block, self._joined
         block.whole[slot : slot + n] = 0
         self._release()
@@ -689,7 +690,7 @@ class Producer(Stream):
         return frame
 
     def _end_writing(self, writer: _Writer, *, publish: bool) -> None:
-        """Publish or withdraw what was written to a slot."""
+        """Publish the item that was written to a slot, or give the slot up."""
         token = (get_ident(),)
         if self._turn.setdefault(0, token) is not token:
             self._take_turn(token, None)
@@ -749,7 +750,7 @@ class Producer(Stream):
         self._block.mapping.release()
 
 
-_INHERITED = (-1,)  # whose turn it is for ever in a forked child's copy of a producer
+_INHERITED = (-1,)  # has the turn of a forked child's copy of a producer, for good
 
 
 class _Writer:
@@ -772,7 +773,7 @@ class _Writer:
 
 
 class _Former:
-    """The generation of a stream that another one replaces, until its lossless consumers have come over."""
+    """A replaced generation of a stream, until its lossless consumers have gone on to the next one."""
 
     def __init__(self, block: Block, waker: Waker, stream: Producer | None) -> None:
         self._block = block
@@ -781,7 +782,7 @@ class _Former:
 
     @classmethod
     def of(cls, name: str) -> _Former:
-        """Return the one that has a name, of this process or without a producer.
+        """Return the generation that has a name, if it is this process's or has no producer.
 
         Raises
         ------
@@ -817,7 +818,7 @@ class _Former:
                     self._waker.wake(party_of(entry))
 
     def has_consumers(self) -> bool:
-        """Return whether a lossless consumer has still to come over."""
+        """Return whether a lossless consumer has not gone on yet."""
         words = self._block.words
         return any(
             words[entry + w.LOSSLESS] and self._waker.alive(party_of(entry))
@@ -825,7 +826,7 @@ class _Former:
         )
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the block."""
         self._waker.release()
         self._block.mapping.release()
 

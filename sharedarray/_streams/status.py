@@ -27,7 +27,7 @@ class ConsumerStatus:
     lag : int
         Items that are published, and that it has not taken.
     lost : int
-        Items that it has not got: overwritten before, or skipped by `latest`.
+        Items that it did not get: they were overwritten, or skipped by `latest`.
     lossless : bool
         Whether the producer waits for it.
     waits : bool

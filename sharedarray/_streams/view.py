@@ -13,7 +13,7 @@ from sharedarray._streams.status import StreamStatus, status_of
 
 __all__ = ["html_of"]
 
-_TRIES = 5  # looks at the last item, which the producer may overwrite meanwhile
+_TRIES = 5  # attempts to read the last item, which the producer may overwrite meanwhile
 
 
 def html_of(title: str, name: str, block: Block) -> str:

@@ -1,9 +1,9 @@
 """Waiting for streams along with other things: descriptors for event loops, and `wait`.
 
-A consumer that is watched is asleep for its producer whenever it is not in a call: each call ends with the
-same steps as before a sleep (see `sharedarray._wakers`). So its waker can be read when the next call would
-not wait. The descriptor of a `platform.watch` joins this waker and the producer's, which reports that the
-producer's process has ended.
+While an event loop watches a consumer, the consumer counts as asleep between its calls: each call ends with
+the steps that come before a sleep (see `sharedarray._wakers`). So its waker becomes readable when the next
+call would not wait. The descriptor of a `platform.watch` combines this waker with the producer's, which
+becomes readable when the producer's process has ended.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["HAS_DESCRIPTORS", "SLICE", "DoneAndNotDone", "Readers", "Watched", "wait"]
 
-SLICE = 0.005  # seconds between two looks where streams have no descriptors
-HAS_DESCRIPTORS = hasattr(select, "poll")  # which Windows has not
+SLICE = 0.005  # seconds between two checks on systems on which streams have no descriptors
+HAS_DESCRIPTORS = hasattr(select, "poll")  # False on Windows
 _LONGEST = 1 << 30  # milliseconds that `poll` takes as a timeout
 
 
 class Watched:
-    """The object that an event loop waits for on behalf of a consumer."""
+    """The descriptor by which an event loop watches a consumer."""
 
     def __init__(self, waker: Waker) -> None:
         self._watch: Watch = platform.watch()
@@ -45,14 +45,14 @@ class Watched:
         return self._watch.fileno()
 
     def arm(self, waker: Waker, *, lives: bool) -> None:
-        """Report the end of the producer, if one lives."""
+        """Watch the end of the producer too, if one lives."""
         if not lives:
             waker.forget(PRODUCER)
         for end in waker.ends((PRODUCER,)) if lives else ():
             self._watch.add(end)
 
     def follow(self, waker: Waker) -> None:
-        """Go on with another waker, in the place of one that is closed."""
+        """Watch another waker, in place of one that is closed."""
         self._watch.add(waker.handle, own=True)
 
     def close(self) -> None:
@@ -175,10 +175,10 @@ def wait(
         while True:
             change.drain()
             done = {thing for thing in everything if _is_done(thing)}
-            left = seconds_until(end)
-            if _enough(done, everything, return_when) or (left is not None and left <= 0):
+            remaining = seconds_until(end)
+            if _enough(done, everything, return_when) or (remaining is not None and remaining <= 0):
                 return DoneAndNotDone(done, everything - done)
-            change.wait([thing for thing in everything - done if not isinstance(thing, Future)], left)
+            change.wait([thing for thing in everything - done if not isinstance(thing, Future)], remaining)
     finally:
         change.close(everything)
 
@@ -199,8 +199,8 @@ def _enough(done: set[Any], everything: set[Any], return_when: str) -> bool:
 class _Change:
     """Wakes a thread that waits for descriptors: a future is done, or another thread closes a descriptor.
 
-    What is closed has no descriptor any more. So a stream or event, once it is closed, calls the functions in
-    its ``_when_closed``.
+    A closed stream or event has no descriptor any more. So when it is closed, it calls the functions in its
+    ``_when_closed``.
     """
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class _Change:
             if not self._closed:
                 self._writer.send(b"w")
         except OSError:
-            pass  # it is awake, or does not wait any more
+            pass  # the thread is awake, or does not wait any more
 
     def drain(self) -> None:
         """Forget that it was woken."""
@@ -243,11 +243,11 @@ class _Change:
             try:
                 poll.register(thing.fileno(), select.POLLIN)
             except errors.BlockClosedError:
-                return  # which makes it ready
+                return  # a closed stream or event counts as ready
         poll.poll(None if seconds is None else min(int(seconds * 1000) + 1, _LONGEST))
 
     def close(self, things: Iterable[Future[Any] | Waitable]) -> None:
-        """Follow these no more, and close what wakes the thread."""
+        """Stop following these objects, and close the sockets."""
         self._closed = True
         for thing in things:
             if (functions := getattr(thing, "_when_closed", None)) is not None:

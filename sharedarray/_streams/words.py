@@ -7,9 +7,9 @@ r"""The control words of a stream's block, behind its data.
                      every reader understands
 
 =============  =========  ======================================================================
-word           written by  what it says
+word           written by  meaning
 =============  =========  ======================================================================
-MAGIC          maker      that these are the words of a stream, and of which format
+MAGIC          maker      `STREAM`: the words are those of a stream, in this format
 SLOTS          maker      number of slots
 DROPS          maker      1 if the producer drops the oldest items, 0 if it waits for consumers
 FIELDS         maker      1 if the fields of an item's dtype are its arrays
@@ -18,7 +18,7 @@ END            producer   0, or 1 + the position behind the last item
 SESSION        producer   how many producers there have been; 0 while the block is made
 PRODUCER       producer   its pid
 MOVED          producer   1 if the name leads to the next generation of the stream
-WAITING        producer   a token while it sleeps, or 0
+WAITING        producer   while it sleeps, a number that each sleep has alone (a token); else 0
 JOINED         a joiner   a random number that each consumer writes when it joins
 =============  =========  ======================================================================
 
@@ -30,7 +30,7 @@ NEXT           consumer   1 + the position that it takes next
 LOSSLESS       consumer   1 if the producer has to keep this and all later items for it
 ASLEEP         consumer   a token while it sleeps, or 0
 PID            consumer   its pid, 0 if the entry is free
-LOST           consumer   items that it has not got
+LOST           consumer   items that were overwritten before it took them, or that it skipped
 WANTED         producer   a token while the producer sleeps because of this consumer, or 0; with the bit
                           `COLLECT`, if it has slept for long
 =============  =========  ======================================================================
@@ -38,10 +38,11 @@ WANTED         producer   a token while the producer sleeps because of this cons
 Tables, behind the entries:
 
 - ``index``, a word at ``position % slots``: ``(1 + position) << 16 | slot``, or `NO_SLOT` for a dropped item;
-- ``whole``, a word for each slot: 1 + the position of the item that is whole in this slot, 0 while it is
-  overwritten;
+- ``whole``, a word for each slot: 1 + the position of the item that is complete in this slot, 0 while the
+slot
+  is overwritten;
 - ``times``, a word for each slot: nanoseconds since 1970;
-- ``holds``, `ENTRIES` bytes for each slot: 1 where this consumer has the item in use.
+- ``holds``, `ENTRIES` bytes for each slot: 1 if the consumer with this entry has the item in use.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ RAMP = np.arange(MOST_SLOTS + 1, dtype=np.uint64)
 STEPS = RAMP * np.uint64((1 << SLOT_BITS) + 1)  # between the entries of the index for items in adjacent slots
 
 ORDERED = _machine.machine().lower() in ("x86_64", "amd64", "i386", "i686")
-"""True if the processor keeps stores in order, and loads: x86 does. Others need more fences."""
+"""True if the processor reorders neither stores nor loads, as x86. Others need more fences."""
 
 
 class Tables(NamedTuple):
@@ -135,7 +136,7 @@ class Tables(NamedTuple):
 
     @classmethod
     def of(cls, slots: int) -> Tables:
-        """Return the places for a number of slots."""
+        """Return the offsets for a number of slots."""
         index = _TABLES
         whole = index + slots
         times = whole + slots

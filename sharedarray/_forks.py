@@ -1,12 +1,22 @@
-"""The actions of the library's modules before and after each fork of this process, in one stated order."""
+"""The actions of the library's modules before and after each fork of this process, in one stated order.
+
+A forked child has copies of all objects of its parent, and some of them may die before the child has called
+the functions that tell the modules of the fork: Python drops what belongs to the parent's other threads, such
+as the attributes of `threading.local`, and then calls the functions of modules that were loaded before. What
+such an object gives up is the parent's: a lease, or a byte that says what the parent uses. So in this time:
+
+- what a finalizer does is postponed (`postpone`) until the modules know of the fork;
+- what a finalizer does without a step of Python is called by `caller`, which does not call it in the child.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from operator import call
 from typing import NamedTuple
 
-__all__ = ["ORDER", "around"]
+__all__ = ["ORDER", "around", "caller", "parent", "postpone"]
 
 # Before a fork, the modules come in the reverse order: what takes locks of several modules takes those of the
 # upper ones first, as in the rest of the library. After it they come in this order, in parent and child: a
@@ -41,6 +51,14 @@ class _Hook(NamedTuple):
 
 _hooks: dict[str, list[_Hook]] = {module: [] for module in ORDER}
 
+parent = 0
+"""The process that forks, from right before that until the modules know of it; 0 at all other times."""
+
+caller: list[Callable[..., object]] = [call]
+"""The function that calls another one with arguments, unless this is a child that does not know that yet."""
+
+_postponed: list[Callable[[], object]] = []
+
 
 def around(
     module: str,
@@ -62,6 +80,24 @@ def around(
     _hooks[module.partition(".")[2]].append(_Hook(before, in_parent, in_child))
 
 
+def postpone(function: Callable[[], object]) -> bool:
+    """Call a function once the modules know of a fork; return False if they do now."""
+    if not _is_new_child():
+        return False
+    _postponed.append(function)
+    return True
+
+
+def _is_new_child() -> bool:
+    """Return whether this is a forked child in which the modules do not know that yet."""
+    return parent not in (0, os.getpid())
+
+
+def _call_in_parent(function: Callable[..., object], *args: object) -> None:
+    if not _is_new_child():
+        function(*args)
+
+
 def _call_all(functions: Iterable[Callable[[], object] | None]) -> None:
     """Call each function; raise the first exception at the end, which Python reports before it goes on."""
     raised = None
@@ -76,15 +112,32 @@ def _call_all(functions: Iterable[Callable[[], object] | None]) -> None:
 
 
 def _before() -> None:
+    global parent
     _call_all(hook.before for module in reversed(ORDER) for hook in reversed(_hooks[module]))
+    # With the locks of the modules held, so that no other thread forks at the same time.
+    parent = os.getpid()
+    caller[0] = _call_in_parent
+
+
+def _end_fork() -> None:
+    global parent
+    parent = 0
+    caller[0] = call
 
 
 def _in_parent() -> None:
+    _end_fork()
     _call_all(hook.in_parent for module in ORDER for hook in _hooks[module])
 
 
 def _in_child() -> None:
-    _call_all(hook.in_child for module in ORDER for hook in _hooks[module])
+    try:
+        _call_all(hook.in_child for module in ORDER for hook in _hooks[module])
+    finally:
+        _end_fork()
+        later = _postponed[:]
+        _postponed.clear()
+        _call_all(later)
 
 
 if hasattr(os, "register_at_fork"):

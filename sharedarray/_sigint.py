@@ -27,6 +27,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from signal import SIGINT
 from threading import get_ident
 from types import CodeType
@@ -250,7 +251,12 @@ def finalizer(function: _F) -> _F:
 
 
 def finalize(function: Callable[..., object], *args: Any) -> None:
-    """Do what a `finalizer` has to do, in a deferred block; Ctrl-C comes when that has returned."""
+    """Do what a `finalizer` has to do, in a deferred block; Ctrl-C comes when that has returned.
+
+    In a forked child it is done when the modules know of the fork.
+    """
+    if forks.parent and forks.postpone(partial(finalize, function, *args)):
+        return
     begun = done = False
     try:
         with _finalizing:

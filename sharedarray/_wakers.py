@@ -259,9 +259,8 @@ class Waker:
         It runs no Python code, so that neither Ctrl-C nor another thread comes in between. It does nothing
         once this party is released, nor in a forked child: the words are another party's then.
         """
-        return partial(
-            next, map(call, map(_first, repeat(self._clear)), repeat(memory), repeat(at), repeat(0))
-        )
+        functions = map(_first, repeat(forks.caller)), map(_first, repeat(self._clear))
+        return partial(next, map(call, *functions, repeat(memory), repeat(at), repeat(0)))
 
     def release(self) -> None:
         """Give up the waker, then the lease. Idempotent."""

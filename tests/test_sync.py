@@ -541,6 +541,56 @@ def test_a_fork_is_another_party() -> None:
     semaphore.close()
 
 
+def in_fork(function: Callable[[], object]) -> None:
+    """Call a function in a forked child, which must return."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("uses", [False, True])
+def test_a_forked_child_that_leaves_a_with_statement_gives_no_unit_back(uses: bool) -> None:
+    semaphore = sa.Semaphore("left", 2)
+
+    def leave() -> None:
+        if uses:
+            with semaphore:  # the unit that is free
+                assert semaphore.value == 0
+        semaphore.__exit__(None, None, None)
+
+    with semaphore:
+        in_fork(leave)
+        assert semaphore.value == 1
+    assert semaphore.value == 2
+    semaphore.close()
+
+
+def test_a_forked_child_does_not_hold_the_lock_of_a_condition() -> None:
+    condition = sa.Condition("held")
+
+    def use() -> None:
+        for call in (condition.wait, condition.notify, condition.release):
+            with pytest.raises(RuntimeError, match="un-acquired"):
+                call()
+        assert not condition.acquire(timeout=0.001)
+
+    def leave() -> None:
+        condition.__exit__(None, None, None)
+
+    with condition:
+        for each in (use, leave, lambda: (use(), leave())):
+            in_fork(each)
+        condition.notify()
+    in_fork(condition.acquire)
+    condition.close()
+
+
 def test_the_number_of_parties_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "ENTRIES", 3)
     events = [sa.Event("crowd") for _ in range(4)]

@@ -152,6 +152,8 @@ def _after_fork_in_child() -> None:
         elif mapping is not None:
             mapping.released = True
             mapping.handle = -1
+        elif own is not None:  # its last view has gone since
+            platform.close(own)
         platform.close(handle)
     _child_leases.clear()
     guard.release()
@@ -271,8 +273,10 @@ class Mapping(mmap.mmap):
                 return
             self.released = True
             handle = self.handle
-            if handle >= 0:
-                self.handle = -1
+            self.handle = -1
+            if handles.get(handle) is None:  # or it is a parent's, and was closed in this child
+                handle = -1
+            else:
                 handles[handle] = None
         if handle >= 0:
             self._give_up(handle)

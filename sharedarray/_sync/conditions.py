@@ -56,7 +56,8 @@ class Condition(Primitive):
     -----
     As with `threading.Condition`, `wait` may return without a reason, here also when a process that uses the
     condition has died: wait in a loop that checks what you wait for, or call `wait_for`. The lock is not
-    reentrant: to acquire it twice in a thread is a `DeadlockError`. It travels to tasks by reference.
+    reentrant: to acquire it twice in a thread is a `DeadlockError`. It travels to tasks by reference. A
+    forked child does not hold what its parent holds, and its leaving the ``with`` statement changes nothing.
 
     Examples
     --------
@@ -73,13 +74,17 @@ class Condition(Primitive):
     _KIND: ClassVar = "condition"
     _MAGIC: ClassVar = 3
 
+    _lock: Lock | None = None
+    _holder = 0  # the thread that has the lock
+
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name, None, 0)
 
     def _begin(self) -> None:
+        self._left_to_parent = self._maker > 0 and self._holds()
         super()._begin()
         self.abandoned = False
-        self._lock: Lock | None = None
+        self._lock = None
         self._holder = 0
 
     # -- the lock
@@ -115,7 +120,8 @@ class Condition(Primitive):
         self._check_blocking(blocking)
         if not blocking and timeout != -1:
             raise ValueError("can't specify a timeout for a non-blocking call")
-        if self._holder == get_ident() and self._lock is not None:
+        self._begin_in_child()
+        if self._holds():
             raise errors.DeadlockError(
                 f"this thread holds the lock of the condition {self.name!r} already",
                 name=self.name,
@@ -128,7 +134,7 @@ class Condition(Primitive):
                     pass  # to be a party, whose death wakes the others
                 return self._take_lock(limit, sigint.allowed)
         except BaseException:
-            if self._lock is not None and self._holder == get_ident():
+            if self._holds():
                 self.release()
             raise
 
@@ -170,18 +176,27 @@ class Condition(Primitive):
         True
         >>> changed.release()
         """
+        self._check_held("release")
         self.__exit__(None, None, None)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         with sigint.deferred:
-            lock = self._lock
-            if lock is None or self._holder != get_ident():
-                raise RuntimeError("cannot release un-acquired lock")
-            self._lock, self._holder = None, 0
+            self._begin_in_child()
+            if self._left_to_parent and self._lock is None:
+                self._left_to_parent = False
+                return
+            self._check_held("release")
+            lock, self._lock, self._holder = self._lock, None, 0
+            assert lock is not None
             lock.__exit__(kind, None, None)
 
+    def _holds(self) -> bool:
+        """Return whether this thread holds the lock, or a parent's that has forked this process."""
+        return self._lock is not None and self._holder == get_ident()
+
     def _check_held(self, what: str) -> None:
-        if self._lock is None or self._holder != get_ident():
+        self._begin_in_child()
+        if not self._holds():
             raise RuntimeError(f"cannot {what} un-acquired lock")
 
     # -- waiting

@@ -142,8 +142,7 @@ class Event(Primitive):
         with sigint.deferred, self._local:
             if self._closed:
                 raise self._is_closed()
-            if self._process != os.getpid():
-                self._begin()
+            self._begin_in_child()
             if self._watcher is None:
                 self._watcher = _Watcher(self._of(self._array))
                 self._watcher.arm()

@@ -72,6 +72,7 @@ class Primitive(NamedBlock):
     """The base of the four kinds: the block, its parties, and waiting."""
 
     _array: SharedArray
+    _maker = 0  # the process that made this object, of which a forked child has a copy
 
     def __init__(self, name: str | None, setting: int | None, default: int) -> None:
         self._array = self._made(name, setting, default)
@@ -85,6 +86,7 @@ class Primitive(NamedBlock):
         self.name: str = mapping.name
         self._words = self._array.data.cast("B").cast("Q")
         self._process = os.getpid()
+        self._maker = self._maker or self._process
         self._closed = True  # until it is whole
         self._local = threading.Condition()  # of the threads of this process that wait
         self._epoch = 0  # changes when they shall check again
@@ -111,6 +113,11 @@ class Primitive(NamedBlock):
         _live[:] = [reference for reference in _live if reference() is not None]
         _live.append(weakref.ref(self))
         self._closed = False
+
+    def _begin_in_child(self) -> None:
+        """Become another object than the parent's, in a forked child that has not used this one yet."""
+        if self._process != os.getpid():
+            self._begin()
 
     # -- parties
 
@@ -141,8 +148,7 @@ class Primitive(NamedBlock):
     @contextmanager
     def _change(self) -> Iterator[memoryview]:
         """Hold the lock under which the state is changed, as a party."""
-        if self._process != os.getpid():
-            self._begin()
+        self._begin_in_child()
         if self._closed:
             raise self._is_closed()
         with sigint.deferred:

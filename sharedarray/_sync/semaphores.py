@@ -8,6 +8,7 @@ entry is cleared.
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +53,8 @@ class Semaphore(Primitive):
     Notes
     -----
     `release` gives back units of this object; if it holds none, it adds one, as `threading.Semaphore` does.
-    Which waiting process gets a free unit is not defined. It travels to tasks by reference.
+    Which waiting process gets a free unit is not defined. It travels to tasks by reference. A forked child
+    has none of the units of its parent, and its leaving the ``with`` statement gives none back.
 
     Examples
     --------
@@ -172,7 +174,14 @@ class Semaphore(Primitive):
         return self.acquire()
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        if self._maker == os.getpid() or self._holds_units():  # else it was a parent that entered
+            self.release()
+
+    def _holds_units(self) -> bool:
+        """Return whether this process holds a unit by this object, in a forked child."""
+        return (
+            self._process == os.getpid() and self._sleeper.index >= 0 and bool(self._words[self._own + _HELD])
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, value={self.value})"

@@ -111,7 +111,7 @@ class Cancellation:
         core = self._core
         while gone:
             self.skip(gone.pop())
-        core.dropped.clear()
+        core.garbage.clear()
 
     def skip(self, task: Task) -> None:
         """Drop a task whose outcomes are not wanted any more."""
@@ -119,7 +119,7 @@ class Cancellation:
         with core.lock:
             core.statistics.cancelled += task.remaining
         task.sink.skip(task.remaining)
-        task.release(core.dropped)
+        task.release(core.garbage)
         core.wake_reader()  # it may wait for this
 
     def cancel_or_fail(self, tasks: Sequence[Task]) -> None:

@@ -78,7 +78,7 @@ class Copier:
 
     def run(self) -> None:
         """Copy what is to be copied, unless another thread does so."""
-        self._core.dropped.clear()
+        self._core.garbage.clear()
         while (self._chosen or self.upcoming is not None) and self._copying.acquire(blocking=False):
             try:
                 while self._chosen:

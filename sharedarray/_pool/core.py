@@ -47,15 +47,7 @@ from sharedarray._pool.inbox import Inbox
 from sharedarray._pool.intake import Intake
 from sharedarray._pool.manager import Manager
 from sharedarray._pool.receiver import Receiver
-from sharedarray._pool.states import (
-    ABORTING,
-    BROKEN,
-    CLOSED,
-    DRAINING,
-    POOL,
-    RUNNING,
-    advance,
-)
+from sharedarray._pool.states import ABORTING, BROKEN, CLOSED, DRAINING, POOL, RUNNING, advance
 from sharedarray._pool.stats import Statistics
 from sharedarray._pool.supervisor import Supervisor
 from sharedarray._pool.timers import Timers
@@ -107,7 +99,7 @@ class PoolCore:
         Guards everything here.
     handles
         The workers.
-    dropped
+    garbage
         What finished tasks referred to, to be dropped without the lock.
     is_foreign
         Whether this is a fork of the pool's process.
@@ -135,7 +127,7 @@ class PoolCore:
         self.state: str = RUNNING
         self.lock = threading.RLock()
         self.handles: list[WorkerHandle] = []
-        self.dropped: deque[object] = deque()
+        self.garbage: deque[object] = deque()
         self.statistics = Statistics()
         self.housekeeping = Housekeeping(self)
         self.store = Store(self.housekeeping.on_slot_returned)
@@ -151,7 +143,7 @@ class PoolCore:
         self.iterators = Iterators()
         # For futures and results.
         self.read_until, self.ensure_reader = self.receiver.read_until, self.receiver.ensure_reader
-        self.wake_reader, self.call_later = self.receiver.wake_reader, self.manager.call_later
+        self.wake_reader, self.queue_callbacks = self.receiver.wake_reader, self.manager.queue_callbacks
         self.cancel_task, self.cancel_all = self.cancellation.cancel_task, self.cancellation.cancel_all
         self.is_foreign = False
         # Whether this thread has the lock: in a finalizer that interrupts it.
@@ -274,7 +266,7 @@ class PoolCore:
                 self.receiver.reader.watch()
             starts = len(handles) < self.workers and self.supervisor.may_start()
         copier = self.copier
-        if copier.tasks or copier.upcoming or self.dropped:
+        if copier.tasks or copier.upcoming or self.garbage:
             copier.run()
         if starts:
             self.wake()
@@ -374,13 +366,13 @@ class PoolCore:
             self.manager.join()
 
     def wake(self) -> None:
-        """Make the pool's thread look at what there is to do."""
+        """Wake the pool's thread, so that it does what there is to do."""
         waker = self.waker
         if waker is not None and not self.is_foreign:
             waker.wake()
 
     def wake_manager(self) -> None:
-        """Do so, unless this is the pool's thread."""
+        """Wake the pool's thread, unless this is that thread."""
         if not self.manager.is_current:
             self.wake()
 
@@ -412,6 +404,6 @@ class PoolCore:
         self.dispatcher.queue.clear()
         for worker in handles:
             worker.disown(self._refuse)
-        self.receiver.clear()
+        self.receiver.close_copy()
         self.close_waker()
         self.store.close_copy()

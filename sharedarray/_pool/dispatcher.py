@@ -195,8 +195,8 @@ class Dispatcher:
         if fullest is None:
             return
         if not count:  # look again, should it turn out to be stuck behind a slow call
-            if self._core.timers.look_at is None:
-                self._core.timers.look_at = at
+            if self._core.timers.check_stuck_at is None:
+                self._core.timers.check_stuck_at = at
                 self._core.wake_manager()
             return
         back = fullest.revoke(count)

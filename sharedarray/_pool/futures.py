@@ -256,7 +256,7 @@ class PoolFuture(Future[Any]):
         """Call the callbacks now if the caller has cancelled, else when all that has arrived is settled."""
         if not self._done_callbacks:
             return
-        if not (self._settling and self._core is not None and self._core.call_later(self)):
+        if not (self._settling and self._core is not None and self._core.queue_callbacks(self)):
             self.call_back()
 
     def put(self, index: int, outcomes: list[Any], step: int = 1) -> None:

@@ -117,8 +117,8 @@ class Inbox:
             raise
         del frames
         interrupt, incoming.interrupt = incoming.interrupt, None
-        if core.dropped:
-            core.dropped.clear()
+        if core.garbage:
+            core.garbage.clear()
         try:
             settle(settled)
         finally:

@@ -44,10 +44,10 @@ class Manager:
         self.ident = 0
         self._thread: threading.Thread | None = None
         self._threads: list[threading.Thread] = []  # all that may not have ended
-        # Settled futures whose callbacks are to be called; the thread that calls them, since when.
+        # Settled futures whose callbacks are to be called, the thread that calls them, and since when.
         self._callbacks: deque[PoolFuture] = deque()
-        self._caller: threading.Thread | None = None
-        self._calling = 0.0
+        self._calling_thread: threading.Thread | None = None
+        self._calling_since = 0.0
         self._deputy: threading.Thread | None = None  # manages the pool if callbacks take long
         # The thread that managed before and has called all callbacks; set if it manages again, or at the end.
         self._former: threading.Thread | None = None
@@ -89,12 +89,12 @@ class Manager:
         for thread in list(self._threads):
             thread.join()
 
-    def call_later(self, future: PoolFuture) -> bool:
+    def queue_callbacks(self, future: PoolFuture) -> bool:
         """Queue the callbacks of a future if this thread settles it for others; return whether it did so."""
         if not self.is_current and not self._core.receiver.is_reading:
             return False
         self._callbacks.append(future)
-        if len(self._callbacks) == 1 and self._caller is None:
+        if len(self._callbacks) == 1 and self._calling_thread is None:
             self._core.wake_manager()
         return True
 
@@ -119,7 +119,7 @@ class Manager:
             while managing and core.housekeeping.run_once():
                 managing = self._call_back()
                 if managing:
-                    core.housekeeping.wait(now=bool(self._callbacks) and self._caller is None)
+                    core.housekeeping.wait(now=bool(self._callbacks) and self._calling_thread is None)
                     if core.is_foreign:
                         copies.end_copy()  # what this thread has loaded has forked
                     managing = self._call_back() and not self._return_to_former()
@@ -150,7 +150,7 @@ class Manager:
                 core.receiver.close()
 
     def _wait_for_return(self) -> bool:
-        """Manage the pool again, after callbacks that took long; return False at the pool's end."""
+        """Wait until this thread manages the pool again; return False at the pool's end."""
         current = threading.current_thread()
         with self._core.lock:
             if self._over.is_set():
@@ -181,18 +181,18 @@ class Manager:
         core = self._core
         current = threading.current_thread()
         with core.lock:
-            if self._caller is not None:
+            if self._calling_thread is not None:
                 return True  # the other thread
-            self._caller = current
+            self._calling_thread = current
             self.ident = 0
-            self._calling = time.monotonic()
+            self._calling_since = time.monotonic()
             watched = self._deputy is not None
         if not watched:
             self._start_deputy()
         while True:
             with core.lock:
                 if not self._callbacks:
-                    self._caller = None
+                    self._calling_thread = None
                     if self._thread is not current:
                         return False
                     self.ident = threading.get_ident()
@@ -220,14 +220,15 @@ class Manager:
         quiet = 0
         while not self._over.wait(LONG_CALLBACK):
             with self._core.lock:
-                if self._caller is None:
+                if self._calling_thread is None:
                     quiet += 1
                     if quiet > QUIET:
                         self._deputy = None
                         return
                     continue
                 quiet = 0
-                if self._caller is not self._thread or time.monotonic() - self._calling < LONG_CALLBACK:
+                took = time.monotonic() - self._calling_since
+                if self._calling_thread is not self._thread or took < LONG_CALLBACK:
                     continue
                 self._thread, self._deputy = threading.current_thread(), None
             if self._manage():

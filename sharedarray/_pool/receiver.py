@@ -102,7 +102,7 @@ class Receiver:
         self.close_all()
         self.is_started = False
 
-    def clear(self) -> None:
+    def close_copy(self) -> None:
         """Close this process's copies, in a fork of the pool's process."""
         if self.is_started:
             self.reader.owner = 0

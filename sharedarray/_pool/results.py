@@ -21,7 +21,7 @@ from sharedarray._pool.sinks import Results
 from sharedarray._pool.unconsumed import Unconsumed
 from sharedarray._progress import Bar
 
-__all__ = ["AsTheyCome", "in_order", "with_buffer"]
+__all__ = ["AsTheyCome", "Taking", "in_order", "with_buffer"]
 
 
 def in_order(
@@ -48,7 +48,7 @@ def in_order(
     try:
         with sigint.deferred:  # Ctrl-C breaks off the packing, or comes when there are results to cancel
             submitted = core.intake.map(function, calls, way=way, **options)
-            taking = _Taking(core, submitted, options["deadline"])
+            taking = Taking(core, submitted, options["deadline"])
         taking.begun = False
         return _ordered(taking, returns)
     except BaseException as raised:
@@ -57,7 +57,7 @@ def in_order(
         raise
 
 
-def _ordered(taking: _Taking, returns: bool) -> Iterator[Any]:
+def _ordered(taking: Taking, returns: bool) -> Iterator[Any]:
     try:
         with taking:
             yield from taking.results.in_order(taking.deadline, returns=returns)
@@ -89,12 +89,12 @@ def with_buffer(
         The pool, which lives as long as the iterator.
     """
     feed = _Feed(core, function, calls, options, way="map", ordered=True)
-    taking = _Taking(core, feed.results, options["deadline"], owner)
+    taking = Taking(core, feed.results, options["deadline"], owner)
     taking.begin_with(feed, size)
     return _buffered(taking, feed, returns)
 
 
-def _buffered(taking: _Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
+def _buffered(taking: Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
     results, index = taking.results, 0
     box: list[Any] = []
     try:
@@ -146,12 +146,12 @@ class AsTheyCome(Iterator[Any]):
         finite: bool,
         shown: Bar,
     ) -> None:
-        self._taking: _Taking | None = None
+        self._taking: Taking | None = None
         self._shown = shown
         self._returns = returns
         self._taken = 0
         self._feed = feed = _Feed(core, function, calls, options, way="imap_unordered", ordered=False)
-        taking = _Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
+        taking = Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
         taking.begin_with(feed, size)
         self._taking = taking
 
@@ -175,7 +175,7 @@ class AsTheyCome(Iterator[Any]):
             del self, feed  # the program may keep an exception, which has this frame
             raise
 
-    def _next(self, feed: _Feed, taking: _Taking) -> Any:
+    def _next(self, feed: _Feed, taking: Taking) -> Any:
         results = feed.results
         box: list[Any] = []
         try:
@@ -237,7 +237,7 @@ class AsTheyCome(Iterator[Any]):
             sigint.finalize(self._end)
 
 
-class _Taking:
+class Taking:
     """Context manager in which results are taken; its exit cancels the calls whose results were not.
 
     After an expired deadline or Ctrl-C it ends running calls as well: the pool goes on, in a notebook with
@@ -288,7 +288,7 @@ class _Taking:
             self.cancel(raised)
             raise
 
-    def __enter__(self) -> _Taking:
+    def __enter__(self) -> Taking:
         self.begun = True
         return self
 

@@ -255,7 +255,7 @@ class Results:
             if before is None or index < before[0]:
                 self._first_raised = index, outcome.exception
 
-    def rest(self, deadline: float | None = None) -> None:
+    def wait_for_all(self, deadline: float | None = None) -> None:
         """Wait until none of the items is being done.
 
         Raises

@@ -35,7 +35,6 @@ class _Calls:
     ended = 0.0
     received = results = 0  # bytes of small results, and of how many tasks
     _account: Account | None = None
-    _entries: list[tuple[str, Copied, int]] | None = None
     _rows: dict[str, list[int]] | None = None
 
     def __init__(self, label: str, tasks: int) -> None:
@@ -49,39 +48,30 @@ class _Calls:
             self._account = account
         else:
             for argument, part in account.rows():
-                self._sum_up(argument, part, 1)
+                self.add(argument, part)
 
     def add(self, argument: str, copied: Copied, count: int = 1) -> None:
         """Count what became of one argument, or of the results, of so many tasks."""
-        if self.tasks == 1:
-            if self._entries is None:
-                self._entries = []
-            self._entries.append((argument, copied, count))  # few, and summed up if it is asked for
-        else:
-            self._sum_up(argument, copied, count)
-
-    def _sum_up(self, argument: str, copied: Copied, count: int) -> None:
         if self._rows is None:
             self._rows = {}
-        row = self._rows.setdefault(argument, [0, 0, 0, 0, 0])
-        for place, amount in enumerate(copied):
-            row[place] += amount
-        row[4] += count
+        _add(self._rows, argument, copied, count)
 
     def rows(self) -> dict[str, list[int]]:
         """Return what was shared, copied, pickled and copied for another task, and of how many tasks."""
-        account, self._account = self._account, None
-        if account is not None:
-            for argument, part in account.rows():
-                self._sum_up(argument, part, 1)
-        while self._entries:
-            self._sum_up(*self._entries.pop(0))
-        rows = {argument: list(row) for argument, row in (self._rows or {}).items()}
+        rows: dict[str, list[int]] = {}
+        for argument, part in () if self._account is None else self._account.rows():
+            _add(rows, argument, part, 1)
+        for argument, (shared, copied, pickled, reused, count) in list((self._rows or {}).items()):
+            _add(rows, argument, (shared, copied, pickled, reused), count)
         if self.results:
-            row = rows.setdefault("result", [0, 0, 0, 0, 0])
-            row[2] += self.received
-            row[4] += self.results
+            _add(rows, "result", (0, 0, self.received, 0), self.results)
         return rows
+
+
+def _add(rows: dict[str, list[int]], argument: str, copied: Copied, count: int) -> None:
+    row = rows.setdefault(argument, [0, 0, 0, 0, 0])
+    for place, amount in enumerate((*copied, count)):
+        row[place] += amount
 
 
 class _Plain:

@@ -26,7 +26,7 @@ class Timers:
 
     Attributes
     ----------
-    look_at
+    check_stuck_at
         When to look for a worker that is stuck behind a slow call; None for never.
     trim_at
         When to look for idle memory; None for never.
@@ -34,7 +34,7 @@ class Timers:
 
     def __init__(self, core: PoolCore) -> None:
         self._core = core
-        self.look_at: float | None = None
+        self.check_stuck_at: float | None = None
         self.trim_at: float | None = None
         self._next_deadline: float | None = None  # not later than that of any task that has not begun
 
@@ -55,7 +55,7 @@ class Timers:
         """
         core, now = self._core, time.monotonic()
         with core.lock:
-            times = [at for at in (self.look_at, self.trim_at, self._next_deadline) if at is not None]
+            times = [at for at in (self.check_stuck_at, self.trim_at, self._next_deadline) if at is not None]
             if check is not None:
                 times.append(now + check)
             for worker in core.handles:
@@ -72,7 +72,7 @@ class Timers:
         core, now = self._core, time.monotonic()
         late: list[Task] = []
         with core.lock:
-            self.look_at = None
+            self.check_stuck_at = None
             for worker in core.handles:
                 if worker.until is not None and worker.until <= now:
                     worker.kill()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sharedarray import _errors as errors
 from sharedarray._pool.call_site import CallSite
@@ -17,19 +17,10 @@ from sharedarray._pool.codec import failures
 
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore
+    from sharedarray._pool.results import Taking
     from sharedarray._pool.sinks import Results
 
 __all__ = ["Iterators", "Unconsumed"]
-
-
-class Taking(Protocol):
-    """The record of an iterator over results."""
-
-    def submit_rest(self) -> None:
-        """Submit the calls that are to be run in any case, if no result was asked for."""
-
-    def abandon(self) -> None:
-        """Let the calls run, and drop their results, if no result was asked for."""
 
 
 class Iterators:

@@ -292,7 +292,7 @@ def test_what_is_known_of_workers_is_bounded(pool):
     inner = pool._core
 
     def remembered():
-        tables = [inner.housekeeping._forgotten_functions, inner.housekeeping._released_blocks, inner.dropped]
+        tables = [inner.housekeeping._forgotten_functions, inner.housekeeping._released_blocks, inner.garbage]
         tables += [
             table for worker in inner.handles for table in (worker.outgoing.functions, worker.outgoing.blocks)
         ]

@@ -482,7 +482,7 @@ class SimulatedPool:
             supervisor=SimpleNamespace(max_tasks=None),
             store=SimpleNamespace(gone=lambda known: ()),
             statistics=SimpleNamespace(sends_plain=lambda *given: None),
-            timers=SimpleNamespace(look_at=None),
+            timers=SimpleNamespace(check_stuck_at=None),
             wake_manager=lambda: None,
         )
         self.dispatcher = Dispatcher(self.core)
@@ -518,7 +518,7 @@ class SimulatedPool:
     def later(self):
         """As the timers do: look for workers that are stuck behind a slow call."""
         self.clock.now += 2 * scheduler.STUCK
-        self.core.timers.look_at = None
+        self.core.timers.check_stuck_at = None
         self.dispatcher.dispatch()
 
     def run_to_the_end(self):

@@ -62,7 +62,7 @@ def test_abandoned_outcomes_of_workers_that_take_turns_are_dropped():
     results.end()
     results.put(2, [2], 2)
     assert not results._runs
-    results.rest(0.0)
+    results.wait_for_all(0.0)
 
 
 def test_items_are_skipped_while_a_signal_handler_interrupts_the_wait():
@@ -89,7 +89,7 @@ def test_items_are_skipped_while_a_signal_handler_interrupts_the_wait():
 @pytest.mark.parametrize("deadline", [None, float("inf")])
 def test_a_thread_that_waits_is_woken(deadline):
     results = Results(Helper(), 2)
-    threads = [threading.Thread(target=results.rest, args=(deadline,), daemon=True) for _ in range(3)]
+    threads = [threading.Thread(target=results.wait_for_all, args=(deadline,), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     results.skip(1)
@@ -103,5 +103,5 @@ def test_a_thread_that_waits_is_woken(deadline):
 def test_the_wait_ends_when_time_is_up():
     results = Results(Helper(), 1)
     with pytest.raises(TimeoutError):
-        results.rest(0.0)
+        results.wait_for_all(0.0)
     assert not results._waiting

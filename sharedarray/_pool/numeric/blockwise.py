@@ -319,11 +319,11 @@ class _Done:
         late = self._deadline is not None and time.monotonic() >= self._deadline
         if (issubclass(kind, Exception) or results.failed) and not late:
             self._core.cancel_all(results)
-            results.rest()
+            results.wait_for_all()
         else:  # Ctrl-C as well: running blocks write into memory that the caller may use otherwise
             self._core.cancel_all(results, running=True)
             with contextlib.suppress(TimeoutError):
-                results.rest(time.monotonic() + _PATIENCE)
+                results.wait_for_all(time.monotonic() + _PATIENCE)
 
 
 def map_blocks(

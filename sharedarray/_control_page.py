@@ -141,6 +141,7 @@ class ControlPage:
         self._idle: list[Party] = []
         self._in_use: list[Party] = []
         self._all: list[Party] = []
+        self._of_file = named_by is None and mapping.directory is None
         if named_by is not None:
             self._named_by = named_by
         elif mapping.directory is not None:
@@ -176,6 +177,8 @@ class ControlPage:
                 return
             parties, self._all = self._all, []
             self._idle.clear()
+            if self._of_file and parties:
+                self._remove_wakers_of_dead()
             handle, self.handle = self.handle, -1
         for party in parties:
             for words in (STATE, _ASLEEP, _PID):
@@ -183,6 +186,15 @@ class ControlPage:
             party.waker.release()
         segment.guarded_close(handle)
         self.closed()
+
+    def _remove_wakers_of_dead(self) -> None:
+        """Remove the wakers of killed processes: no janitor watches a process that has files alone."""
+        for index, pid in enumerate(self.words[_PID : _PID + PARTIES]):
+            if pid and not self.alive(index):
+                try:
+                    platform.remove_unused_waker(registry.waker_path(*self._named_by, _FIRST + index))
+                except OSError:
+                    pass  # the next sweep removes it, or reports it
 
     def check_usable(self) -> None:
         """Raise `BlockClosedError` if the page is released, or is about to be."""

@@ -1,4 +1,4 @@
-r"""The index of a group: which arrays lie where in one block. Pure encode and decode.
+r"""The index of a group: its arrays, and their offsets in the block. Pure encode and decode.
 
 ::
 
@@ -42,7 +42,7 @@ __all__ = ["Index", "Member", "decode", "encode", "is_group"]
 
 MAGIC = b"\x93SAGRP1\n"
 _HEAD = struct.Struct("<8sQQ")
-_ALIGNED = 64  # bytes: a cache line, and what vector instructions want
+_ALIGNED = 64  # bytes: a cache line, which is enough for vector instructions
 _LONGEST = 1 << 26  # bytes of an index; one of 100,000 members has 10 MB
 _KNOWN_BYTES = 1 << 16  # of the longest index that stays parsed
 _KNOWN = 64  # indexes that stay parsed

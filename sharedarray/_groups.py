@@ -179,7 +179,7 @@ def share_group(
 
 
 def _no_contents(function: str, given: object, contents: str) -> TypeError:
-    """Return the error for a call without contents, which mostly stand in the place of the name."""
+    """Return the error for a call without contents: mostly they were given in the place of the name."""
     name = repr(given) if isinstance(given, str) else None
     return TypeError(
         "a group is made of a name, or None for a random one, and of its members: write "
@@ -301,14 +301,14 @@ def make(
 
 
 def _found_or_made(create: Callable[[], Group], layouts: _Layouts, options: BlockOptions) -> Group:
-    """Return the group that is there, if it has these members; a new one where there is none."""
+    """Return the group that has the name, if it has these members; if the name is free, make one."""
     name, file = options.name, options.file
     while True:
         try:
             if file is not None:
                 found: Any = _open_any(segment.open_file(file))
             elif name is None or segment.freed(registry.directory(), name):
-                found = None  # what killed processes have left is not taken over
+                found = None  # a block that killed processes have left is not taken over
             else:
                 found = _open_any(segment.attach(name))
         except errors.BlockNotFoundError:
@@ -342,7 +342,7 @@ def _check_same(found: Any, layouts: _Layouts, *, name: str | None, file: Path |
 
 
 def _open_any(mapping: Attachment) -> Group | str:
-    """Return the group in a block, or a text if it is none, and then leave it."""
+    """Return the group in a block; if it is none, release the block and return a text for the error."""
     try:
         layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
         found = open_group(mapping, layout)

@@ -207,6 +207,11 @@ class Stream:
         _live.append(weakref.ref(self))
 
     # -- turns
+    #
+    # One thread at a time is in a call; it has the *turn*. `_turn` is a dict whose item 0 is the token of the
+    # call that has the turn: a tuple with the number of its thread, made for this call. The tuple's identity
+    # tells calls apart. `dict.setdefault` takes the turn in one step, in which Ctrl-C cannot come. If a
+    # thread finds a token of its own, that call was broken off.
 
     def _enter(self, token: tuple[int, ...], deadline: float | None) -> bool:
         """Take the turn from another thread or a call that was broken off; False if the time is over."""
@@ -234,6 +239,7 @@ class Stream:
         raise NotImplementedError
 
     def _repair_in_child(self) -> None:
+        """Set up the state for the first call in a forked child."""
         raise NotImplementedError
 
     def _in_child(self) -> None:

@@ -518,20 +518,20 @@ class Consumer(Stream):
         end = deadline_after(timeout)
         loop = asyncio.get_running_loop()
         while True:
-            told = self._reported_death
+            reported = self._reported_death
             try:
                 return self.get(0, max=max)
             except (Empty, errors.ProducerDied) as error:
-                left = seconds_until(end)
-                new = self._reported_death != told or end is None
-                if (left is not None and left <= 0) or (new and not isinstance(error, Empty)):
+                remaining = seconds_until(end)
+                new = self._reported_death != reported or end is None
+                if (remaining is not None and remaining <= 0) or (new and not isinstance(error, Empty)):
                     raise
             if not HAS_DESCRIPTORS:
-                await asyncio.sleep(SLICE if left is None else min(left, SLICE))
+                await asyncio.sleep(SLICE if remaining is None else min(remaining, SLICE))
                 continue
             if self._readers is None or self._readers.loop is not loop:
                 self._readers = Readers(self, loop)
-            await self._readers.wait(left)
+            await self._readers.wait(remaining)
 
     def __aiter__(self) -> AsyncIterator[_Array]:
         return self

@@ -160,7 +160,7 @@ class Barrier(Primitive):
         )
 
     def _is_after(self, state: int) -> Callable[[], bool]:
-        """Return what tells whether the state has changed."""
+        """Return a function that returns whether the state has changed."""
         words = self._words
         return lambda: words[_STATE] != state
 

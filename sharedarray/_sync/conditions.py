@@ -1,4 +1,4 @@
-"""`Condition`: waiting for a change that another process notifies of.
+"""`Condition`: waiting for a change until another process notifies.
 
 A notification is a number that the notifying process writes into the entry of a waiting one, while it holds
 the condition's lock. WAITING counts the threads of an entry that wait, NOTIFIED is the number of its last
@@ -131,7 +131,7 @@ class Condition(Primitive):
         try:
             with sigint.deferred:
                 with self._change():
-                    pass  # to be a party, whose death wakes the others
+                    pass  # become a party: its death then wakes the others
                 return self._take_lock(limit, sigint.allowed)
         except BaseException:
             if self._holds():
@@ -142,7 +142,7 @@ class Condition(Primitive):
     __enter__ = acquire
 
     def _take_lock(self, timeout: float | None, breaking: AbstractContextManager[object]) -> bool:
-        """Take the lock, in a deferred block; `breaking` says whether Ctrl-C breaks off the wait."""
+        """Take the lock, while Ctrl-C is deferred; `breaking` says whether Ctrl-C ends the wait."""
         lock = self._array[_LOCKED : _LOCKED + 1].lock(timeout=timeout)
         try:
             with breaking:

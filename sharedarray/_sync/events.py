@@ -235,7 +235,7 @@ class _Watcher:
         """
         words = self._party._words
         if not self._party._watch(self.watch, lambda: words[_STATE] & 1):
-            self._party._clear_dead()  # which wakes this party
+            self._party._clear_dead()  # this wakes this party
 
     def close(self, *, wait: bool) -> None:
         """Wake those that wait for the descriptor, and close it; with `wait`, after a call of `arm`."""

@@ -20,7 +20,7 @@ __all__ = ["Semaphore"]
 
 _VALUE, _LOST = FIRST, FIRST + 1
 _HELD = 0  # after OWN
-_MOST = 1 << 32  # units that are given at once: so the sum of many fits a word
+_MOST = 1 << 32  # units that are released at once, at most: the sum of many fits a word
 
 
 class Semaphore(Primitive):

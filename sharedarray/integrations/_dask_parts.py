@@ -1,4 +1,4 @@
-"""Parts of a map on their way to a Dask worker and back."""
+"""The parts of a map, as they are sent to a Dask worker and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sharedarray.integrations._transport import Lost
 
 
 class _View:
-    """A view of a block, as a place in the array of its bytes that the task gets from elsewhere.
+    """A view of a block: offset, shape and strides in the array of its bytes, which the task gets apart.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class _View:
         self.writable = view.flags.writeable
 
     def of(self, blocks: Sequence[Array]) -> SharedArray:
-        """Return the view, of the block as it is here."""
+        """Return the view, in this process."""
         block = blocks[self.number]
         if isinstance(block, Lost):
             block.raised()
@@ -83,7 +83,7 @@ class Order:
         return unpack(self.stream, [each.of(blocks) if type(each) is _View else each for each in self.found])
 
     def __sizeof__(self) -> int:
-        """Return the bytes of what was packed, by which Dask limits what a worker keeps in memory."""
+        """Return the number of packed bytes, by which Dask limits the memory of a worker."""
         return len(self.stream) + sum([each.nbytes for each in self.found if isinstance(each, np.ndarray)])
 
 
@@ -118,8 +118,8 @@ def perform(
         return Order(*pack([_sendable(result) for result in results], _beside))
 
 
-# What Dask would act on, besides what is no `Exception`: it ends a worker whose task raises `SystemExit`, and
-# its coroutines confuse the others with what they raise themselves.
+# Exceptions on which Dask acts: it ends a worker whose task raises `SystemExit`, and its coroutines confuse
+# the others with exceptions that they raise themselves.
 _ACTED_ON = StopIteration, StopAsyncIteration, CancelledError
 
 
@@ -152,7 +152,7 @@ def _sendable(result: Any) -> Any:
 
 
 class Replicas:
-    """The blocks that a pool's tasks have been given, each a task of Dask's that returns it."""
+    """The blocks that are arguments of a pool's tasks. For each, a task of Dask returns it."""
 
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
@@ -168,7 +168,7 @@ class Replicas:
             return future
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Drop all blocks."""
         with self._lock:
             self._known.clear()
 
@@ -195,7 +195,7 @@ class Packing:
         self._numbers: dict[Mapping, int] = {}
 
     def pack(self, obj: object) -> Order:
-        """Pack one thing."""
+        """Pack a function, an argument or a result."""
         return Order(*pack(obj, self._stand_in))
 
     def _stand_in(self, array: Array, _: bool) -> Any:
@@ -285,7 +285,7 @@ def first_of(outcomes: list[Any]) -> Any:
 
 
 def put_outcomes(indexes: Sequence[int], part: DaskFuture) -> None:
-    """Give the outcomes of a part of a map to its sink."""
+    """Add the outcomes of a part of a map to the results."""
     sink = part.sink
     assert sink is not None
     if part.cancelled():

@@ -17,7 +17,7 @@ from sharedarray.integrations._transport import PREFIX, domain
 
 Theirs: TypeAlias = Any  # a future of Dask's
 Array: TypeAlias = np.ndarray[Any, Any]
-_ROUNDS = 5  # in which workers are asked to get an array, as others may take over what one was asked
+_ROUNDS = 5  # times that workers are asked for an array: Dask may give the task to another worker
 _URGENT = 10  # priority of that
 
 
@@ -108,7 +108,7 @@ def task_of(client: distributed.Client, array: ArrayLike) -> Theirs:
 
 
 class _Whole:
-    """Holds an array, which Dask would otherwise read all of to make a name for it."""
+    """Holds an array: Dask would read a bare array as a whole, to make a name for it."""
 
     def __init__(self, array: Array) -> None:
         self.array = array if type(array) is SharedArray else array.view(SharedArray)
@@ -132,7 +132,7 @@ def _holders(client: distributed.Client, future: Theirs) -> Sequence[str]:
 
 
 class _Source:
-    """An array of which workers take slices; of what has a ``copy``, `dask.array.from_array` makes one."""
+    """An array of which workers take slices, without ``copy``, which `dask.array.from_array` would call."""
 
     def __init__(self, array: Array) -> None:
         self.array = array

@@ -1,4 +1,4 @@
-"""A pickle, and beside it the arrays that are in it: for transports that carry these in their own way.
+"""A pickle, and beside it the arrays in it: for transports that send arrays in their own way.
 
 ::
 
@@ -6,14 +6,14 @@
                       found   [array, array]  ── each on the best way there is ──▶ received
     obj ◀─ unpickle ── stream, [array, array]
 
-The stream names each array by its number (a persistent id), so the arrays may travel in any way: as
-references, in recycled memory, as the future of another system. Of an instance of a subclass, the plain array
-of its memory does so (see `subclasses`). Functions and classes that the receiver
-cannot import are in the stream by value.
+The stream names each array by its number (a persistent id). So the arrays may be sent in any way: as
+references, in recycled memory, as the future of another system. For an instance of a subclass, that is the
+plain array of its memory (see `sharedarray._subclasses`). Functions and classes that the receiver cannot
+import are in the stream by value.
 
-Dask's process scheduler pickles each task and each result to bytes before its pool sees them, so a pool could
-only copy these bytes. `dumps` and `loads` take the place of its pickle: a `Packed` is what a pool's own
-pickler sees, with the arrays still being arrays.
+Dask's process scheduler pickles each task and each result to bytes before its pool gets them, so that a pool
+could only copy these bytes. `dumps` and `loads` replace its pickle: the pool's own pickler gets a `Packed`,
+in which arrays are still arrays.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from sharedarray._thresholds import OUT_OF_BAND
 __all__ = ["Packed", "StandIn", "dumps", "loads", "pack", "travels_apart", "unpack"]
 
 StandIn: TypeAlias = Callable[[np.ndarray[Any, Any], bool], Any]
-"""Returns what is sent in place of an array; None leaves it in the stream.
+"""Called with an array, returns the object that is sent in its place; None leaves the array in the stream.
 
 The second argument tells whether the array is the memory or the mask of a subclass's instance, for which a
-program expects what it gets of a pickle: memory that may be written.
+program expects writable memory, as from a pickle.
 """
 
 
@@ -51,7 +51,8 @@ _REDUCERS = (reference.reduce_subclass_for_transport, reference.reduce_for_trans
 
 
 class _Pickler(CodePickler):
-    # multiprocessing's reducers first: they know of types that have to be handed over, not copied.
+    # multiprocessing's reducers come first: they hand over objects that cannot be copied, such as
+    # connections.
     dispatch_table: ClassVar[Any] = ChainMap(
         reducers(),
         cloudpickle.Pickler.dispatch_table,
@@ -69,7 +70,7 @@ class _Pickler(CodePickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray) and type(obj) not in PLAIN:
             if self.dispatch_table.get(type(obj), _REDUCERS[0]) not in _REDUCERS:
-                return NotImplemented  # the program has said how
+                return NotImplemented  # the program has registered a reducer
             reduced = reduce_subclass(obj)
             if isinstance(reduced, tuple):
                 self._parts.update((id(part), part) for part in parts_of(reduced))
@@ -100,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def pack(obj: object, stand_in: StandIn, purpose: str = COPY) -> tuple[bytes, list[Any]]:
-    """Pickle an object, with something instead of each array that `stand_in` gives something for.
+    """Pickle an object, and put the result of `stand_in` in place of each array, unless that is None.
 
     Returns
     -------
@@ -116,12 +117,12 @@ def pack(obj: object, stand_in: StandIn, purpose: str = COPY) -> tuple[bytes, li
 
 
 def unpack(stream: Any, found: Sequence[Any]) -> Any:
-    """Return what `pack` was given, with the received arrays in their places."""
+    """Return the object that was packed, with the received arrays in their places."""
     return _Unpickler(stream, found).load()
 
 
 def travels_apart(array: np.ndarray[Any, Any]) -> bool:
-    """Return whether an array is better off beside the pickle: if it is large, or its memory is a block's."""
+    """Return whether an array is sent beside the pickle: it is large, or its memory is a block's."""
     if array.dtype.hasobject:
         return False
     return array.nbytes >= OUT_OF_BAND or mapping_of(array) is not None
@@ -129,17 +130,17 @@ def travels_apart(array: np.ndarray[Any, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The result of `pack`, on its way through a pool."""
+    """The result of `pack`, as it is sent through a pool."""
 
     stream: bytes
     found: list[Any]
 
 
 def dumps(value: object) -> Packed:
-    """Pickle a task or result of Dask's, but for its arrays."""
+    """Pickle a task or a result of Dask, without its arrays."""
     return Packed(*pack(value, lambda array, _: array if travels_apart(array) else None))
 
 
 def loads(packed: Packed) -> Any:
-    """Return what `dumps` was given."""
+    """Return the task or the result that `dumps` has pickled."""
     return unpack(packed.stream, packed.found)

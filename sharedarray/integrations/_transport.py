@@ -4,36 +4,37 @@ Processes that see the same memory file system are a *domain*: the same boot of 
 number of the directory of the blocks. Containers with a ``/dev/shm`` of their own are other domains. On each
 hop, from one process to the next, a shared array is sent as::
 
-    ways   [(domain, reference), ...]   the block that it is, and the one that it was at first
-    data   its bytes and their digest, unless the reader is known to be in our domain
+    ways   [(domain, reference), ...]   its block, and the block of the array from which replicas were made
+    data   its bytes and their digest, unless the reader is known to be in the sender's domain
 
     receiver in the domain of a way  ->  attaches: the same memory
     elsewhere                        ->  a *replica*: read-only, named by the digest, so that the first
                                          process of a domain that needs it makes it, and the others attach
-    a client elsewhere               ->  a block of its own, which it may write; so does one that would get a
-                                         replica, and what was a plain array on one comes as an ordinary array
+    a client elsewhere               ->  a block of its own, which it may write; a client never gets a
+                                         replica, and an array that was plain at first is plain again
 
-A replica remembers the first way, so what has gone through a scheduler on another machine is, back in its own
-domain, the array that it was. Being read-only it can be one for all: what a task wrote there, the others
-would see, and those on other machines would not.
+A replica remembers the first way. So an array that comes back to its own domain, by a scheduler on another
+machine, is the same array again. A replica is read-only: if a task could write to it, the tasks of this
+domain would see that, and those of other machines would not.
 
-Who reads is known as follows. Processes tell their domain when they shake hands, if this package was imported
-by then. Of the others, the address tells: one that is not this machine's own is elsewhere. A scheduler
-unpickles graphs, so what a client sends it is a hop; but it passes results on as they are, to any process
-behind it: these go with data, unless it listens on the loopback interface, where all are on this machine.
+The sender finds out where the reader is. Processes exchange their domains in Dask's handshake, if this
+package was imported by then. For other processes, the address decides: one that is not of this machine is
+elsewhere. A scheduler unpickles graphs, so that it is the reader of what a client sends. It passes results on
+unread, to any process: these are sent with data, unless the scheduler listens on the loopback interface, so
+that all processes are on this machine.
 
-A client is often in one process with a scheduler or workers (`LocalCluster`), so it is not the process that
-tells for whom something arrives, but the call of the client's that has asked for it.
+A client is often in one process with a scheduler or workers (`LocalCluster`). So an array arrives for a
+client if a call of the client has asked for it, whatever else is in the process.
 
-What `share` has put on each host, its key says (`PREFIX`). Dask's memory manager would drop all but one of
-the copies after two seconds; it is told to leave these alone.
+The keys of arrays that `share` has put on each host begin with `PREFIX`. Dask's memory manager would drop all
+but one of the copies after two seconds; it is changed so that it leaves these alone.
 
-Dask keeps what it sends until it has arrived; only what a client puts into a graph might be gone by then, so
-there the reference pins its block. A process that cannot attach to what it is sent gets a `Lost` in its
-place, for an error there would tear down the connection, with everything else that goes over it. It raises
-its error when it is used, and is sent on as what it should be: that is all a scheduler needs.
+Dask keeps the data of a message until they have arrived. Only an array in a client's graph might be gone by
+then, so its reference pins the block. A process that cannot attach to an array gets a `Lost` in its place: an
+error would break the connection, with all else that it carries. A `Lost` raises its error when it is used,
+and is sent on as the array that it stands for, which is all that a scheduler does with it.
 
-What is stored, because a worker spills to its disk, is stored with its data.
+If a worker spills an array to its disk, the array is stored with its data.
 """
 
 from __future__ import annotations
@@ -73,11 +74,11 @@ __all__ = ["PREFIX", "Lost", "domain", "register"]
 Array: TypeAlias = np.ndarray[Any, Any]
 _Way: TypeAlias = tuple[str, tuple[Any, ...]]
 
-_TRIES = 10  # to make or to attach to a replica, which others make and give up at the same time
-_SOON = 0.2  # seconds until what a failed task had is collected
-PREFIX = "shared-"  # of the keys of what is to stay on each host
-_REPLICA = "sa_replica_"  # what the names of replicas start with
-_KEY = "sharedarray"  # in what processes tell each other when they shake hands
+_TRIES = 10  # attempts to make a replica or attach to it, while other processes make and release it
+_SOON = 0.2  # seconds after which the arguments of a failed task are collected
+PREFIX = "shared-"  # of the keys of arrays that stay on each host
+_REPLICA = "sa_replica_"  # how the names of replicas begin
+_KEY = "sharedarray"  # of this library's entry in Dask's handshake
 
 
 class _Wire(threading.local):
@@ -107,19 +108,19 @@ def _instances(module: str, kind: str) -> list[Any]:
 
 
 def _stays_here() -> bool:
-    """True if the reader of what is pickled now can attach to what this process can."""
+    """Return whether the reader of the current pickle is in this domain."""
     context = _wire.context
     if context is not None:
         return _is_here(context.get("recipient", {}), context.get("sender", {}).get("address", ""))
-    # A graph, on its way from a client to its scheduler, which unpickles it.
+    # The pickle is a graph, which a client sends to its scheduler, which unpickles it.
     for client in _instances("client", "Client"):
         if client.scheduler is None:
             continue
         address = client.scheduler.address
         comm = getattr(client.scheduler_comm, "comm", None)
-        told = getattr(comm, "remote_info", {}).get(_KEY)
+        entry = getattr(comm, "remote_info", {}).get(_KEY)
         if not (
-            told[0] == domain() if told else on_this_machine(address, getattr(comm, "local_address", ""))
+            entry[0] == domain() if entry else on_this_machine(address, getattr(comm, "local_address", ""))
         ):
             return False
     return True
@@ -127,17 +128,17 @@ def _stays_here() -> bool:
 
 def _is_here(recipient: dict[str, Any], own: str) -> bool:
     address = recipient.get("address", "")
-    told = recipient.get(_KEY)
-    if not told:
-        # A scheduler, perhaps, that passes it on.
+    entry = recipient.get(_KEY)
+    if not entry:
+        # The recipient may be a scheduler, which passes the array on.
         return is_loopback(address)
-    there, passes_on = told
+    there, passes_on = entry
     return there == domain() and (not passes_on or is_loopback(address))
 
 
 # -- sending --------------------------------------------------------------------------------------------
 
-# Where the block of a replica comes from: the way, and which view of the replica is that view.
+# For each replica: the first way, and the view of the replica that it stands for.
 _origins: weakref.WeakKeyDictionary[Mapping, tuple[_Way, tuple[Any, ...]]] = weakref.WeakKeyDictionary()
 
 
@@ -178,7 +179,7 @@ def _keep_nothing() -> None:
 
 
 def _forgetting(scheduler: Any) -> Any:
-    """Return a scheduler's plugin by which a forgotten task lets go of its arguments."""
+    """Return a scheduler's plugin by which a forgotten task drops its arguments."""
     from distributed.diagnostics.plugin import SchedulerPlugin
 
     ours = weakref.ref(scheduler)
@@ -201,19 +202,19 @@ def _spare_copies(scheduler: Any) -> None:
     from distributed.active_memory_manager import ReduceReplicas
 
     class ReduceOthers(ReduceReplicas):
-        """Drops copies of what is not shared."""
+        """Drops copies of keys that are not shared."""
 
         def run(self) -> Any:
-            """Suggest what to drop, and be told from where it is."""
-            suggestions, told = super().run(), None
+            """Yield suggestions of keys to drop; Dask sends back the worker that it has chosen."""
+            suggestions, chosen = super().run(), None
             while True:
                 try:
-                    suggested = suggestions.send(told)
+                    suggested = suggestions.send(chosen)
                 except StopIteration:
                     return
-                told = None
+                chosen = None
                 if not str(getattr(suggested, "ts", suggested[1]).key).startswith(PREFIX):
-                    told = yield suggested
+                    chosen = yield suggested
 
     for policy in list(manager.policies):
         if type(policy) is ReduceReplicas:
@@ -255,7 +256,7 @@ def _view(array: Array, mapping: Mapping) -> tuple[Any, ...]:
 
 
 class _Data:
-    """The bytes of an array, which go beside the pickle."""
+    """The bytes of an array, which are sent beside the pickle."""
 
     def __init__(self, array: Array) -> None:
         self.array = np.asarray(array)
@@ -271,7 +272,7 @@ class _Data:
 
 
 class _Received:
-    """The same, where it arrives."""
+    """The bytes of an array, as they have arrived."""
 
     def __init__(
         self, flat: Array, digest: str, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool
@@ -302,7 +303,7 @@ class Lost:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__array_interface__":
-            raise AttributeError(name)  # what Dask asks of anything that it has
+            raise AttributeError(name)  # Dask looks up special attributes of every object
         raise self._error
 
     __array__ = __getitem__ = __setitem__ = __len__ = __iter__ = __float__ = raised
@@ -342,7 +343,7 @@ _asked_by_client: ContextVar[bool] = ContextVar("_asked_by_client", default=Fals
 
 
 def _for_client() -> bool:
-    """Return whether what arrives is for a client, and not for a scheduler or a worker."""
+    """Return whether an arriving array is for a client, and not for a scheduler or a worker."""
     return _asked_by_client.get() or not _in_cluster()
 
 
@@ -352,7 +353,7 @@ def _in_cluster() -> bool:
 
 
 def _is_of_replica(array: Array) -> bool:
-    """Return whether an array looks at a replica's memory, which must not be written."""
+    """Return whether an array's memory is that of a replica, which must not be written."""
     mapping = None if array.flags.writeable else mapping_of(array)
     return mapping is not None and mapping.name.startswith(_REPLICA)
 
@@ -363,7 +364,7 @@ def _own(array: Array) -> Array:
 
 
 def _remade(data: _Received | _Data, origin: _Way) -> Array:
-    if not isinstance(data, _Received):  # it has not left the process
+    if not isinstance(data, _Received):  # the array has not left the process
         return creation.share(data.array)
     if _for_client():
         return creation.share(data.array)
@@ -371,7 +372,7 @@ def _remade(data: _Received | _Data, origin: _Way) -> Array:
 
 
 def _from(array: Array, origin: _Way) -> Array:
-    """Note where an array was at first."""
+    """Remember the first way of an array."""
     mapping = mapping_of(array)
     if mapping is not None and origin[0] != domain():
         _origins[mapping] = origin, _view(array, mapping)
@@ -404,7 +405,7 @@ def _replica(data: _Received) -> SharedArray:
 
 
 def _is_ours(array: SharedArray) -> bool:
-    """True if only this user can have made what is there: another user can foretell a replica's name."""
+    """Return whether this user has made a replica: another user can compute its name as well."""
     mapping = mapping_of(array)
     return mapping is not None and segment.with_handle(mapping, platform.others) is None
 
@@ -514,11 +515,11 @@ def _in_messages(module: ModuleType) -> None:
 
 
 def _in_handshakes(module: ModuleType) -> None:
-    told = module.Comm.handshake_info
+    original = module.Comm.handshake_info
 
     def handshake_info(self: Any) -> dict[str, Any]:
         # The second: whether this process passes on what it does not read.
-        return {**told(self), _KEY: (domain(), bool(_instances("scheduler", "Scheduler")))}
+        return {**original(self), _KEY: (domain(), bool(_instances("scheduler", "Scheduler")))}
 
     module.Comm.handshake_info = handshake_info
 
@@ -532,7 +533,7 @@ def _in_clients(module: ModuleType) -> None:
 def _asking(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     async def asked(*args: Any, **kwargs: Any) -> Any:
-        before = _asked_by_client.set(True)  # for what is awaited here, threads that unpickle included
+        before = _asked_by_client.set(True)  # also in the threads that unpickle for this call
         try:
             return await call(*args, **kwargs)
         finally:
@@ -560,7 +561,7 @@ def _as_plain_data(module: ModuleType) -> None:
 
 
 def _in_protocol(module: ModuleType) -> None:
-    # What it has from its own modules, and had before we came.
+    # The module has imported this name before this library replaced it.
     module.dumps = sys.modules["distributed.protocol.core"].dumps  # type: ignore[attr-defined]
     _as_stored(module)
 
@@ -575,7 +576,7 @@ def _in_spill(module: ModuleType) -> None:
     weight = module._in_memory_weight
 
     def in_memory_weight(key: Any, value: object) -> int:
-        # On disk it would be one copy for each worker, of what takes none of a worker's own memory.
+        # A shared array takes no memory of the worker; on disk, each worker would write a copy.
         return 0 if str(key).startswith(PREFIX) else int(weight(key, value))
 
     module._in_memory_weight = in_memory_weight  # type: ignore[attr-defined]

@@ -189,11 +189,11 @@ class _PoolCore:
         self._start(part, packing, function, orders, len(indexes), list, label)
 
     def running(self) -> list[DaskFuture]:
-        """Return the futures that are not over."""
+        """Return the futures that are not done."""
         return list(self._running)
 
     def wait(self) -> None:
-        """Wait until all futures are over."""
+        """Wait until all futures are done."""
         with self._over:
             self._over.wait_for(lambda: not self._running)
 
@@ -250,7 +250,7 @@ class _PoolCore:
         shared: dict[int, tuple[Array, SharedArray]],
         label: str,
     ) -> None:
-        """Start some items; calls that cannot be sent have that as their outcome."""
+        """Start some items. If a call cannot be sent, the error is its outcome."""
         packing = Packing(self.replicas, shared)
         packed = _packed_function(packing, function, label)
         try:
@@ -321,7 +321,7 @@ class _PoolCore:
             assert packing is not None
             assert packed is not None
             first = results.count - len(orders)
-            indexes = list(range(first, results.count))  # which are taken one by one
+            indexes = list(range(first, results.count))
             try:
                 self._start_part(results, indexes, packing, packed, orders, sent.label)
             except Exception as reason:  # the client was closed
@@ -329,7 +329,7 @@ class _PoolCore:
                     results.put(index, [Raised(reason)])
 
     def cancel_all(self, sink: Results, *, running: bool = False) -> None:
-        """Cancel what is not over, without waiting for the cluster: finalizers call this, in any thread."""
+        """Cancel the calls that are not done, without waiting: finalizers call this, in any thread."""
         if self.is_foreign:
             return
         theirs = [
@@ -342,7 +342,7 @@ class _PoolCore:
 
 
 def _note_nothing(*_: object) -> None:
-    """Stand for the counting of bytes, of which Dask keeps its own."""
+    """Stand for a pool's statistics of bytes, which Dask keeps itself."""
 
 
 def _packed_function(packing: Packing, function: Callable[..., Any], label: str) -> Order:
@@ -392,7 +392,7 @@ def _given_often(
 # -- the pool -------------------------------------------------------------------------------------------
 
 
-# Methods of `Pool` that this one has not, and what to write in their place.
+# Methods of `Pool` that this pool does not have, and what to write instead.
 _WITHOUT = {
     "copy_report": "look at the dashboard of the cluster, client.dashboard_link",
     "kill_workers": "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
@@ -451,7 +451,7 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
         self._core: Any = _PoolCore(client, at_least(0, "retries", retries))
         self._options: dict[str, Any] = {}
 
-    if not TYPE_CHECKING:  # for a type checker, every name would be there then
+    if not TYPE_CHECKING:  # otherwise a type checker would accept every name
 
         def __getattr__(self, name):
             if name in _WITHOUT:
@@ -470,7 +470,7 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
 
     @property
     def _runs_again(self) -> bool:
-        return True  # Dask does so with what a worker did not finish
+        return True  # Dask runs calls again that a worker did not finish
 
     def _call_options(
         self, timeout: float | None, chunksize: int | None, total: int | None

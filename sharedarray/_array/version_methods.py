@@ -75,6 +75,9 @@ class VersionMethods(BlockMethods):
         another process attaches, or updates the array. Elements that you write directly into this array are
         in no version.
 
+        The array that you write to is read-only from its publication on. Views of it that you made before
+        are not: do not write to them after the ``with`` statement, or you change the published version.
+
         A thread writes one version at a time: an update of the same array within the block is a
         `DeadlockError`, or with a timeout a `LockTimeout`.
 

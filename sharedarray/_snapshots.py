@@ -1,4 +1,4 @@
-r"""Versions of what is in a block: one process writes a new one while others keep the old one.
+r"""Versions of the data in a block: one process writes a new version while others keep an old one.
 
 An array or a group gets its versions with its first update or snapshot. The block grows then::
 
@@ -9,22 +9,23 @@ An array or a group gets its versions with its first update or snapshot. The blo
             2  how many buffers follow       5  the version that the array itself shows
     ...     the buffers, each as long as the block as it was, from multiples of 4096 on
 
-**A version is published by one store** into word 4. Until then no reader looks at its buffer, so that the
-death of a writer changes nothing for them. One process writes at a time: it holds a lock.
+**A version is published by one store** into word 4. Until then no reader uses its buffer, so that the death
+of a writer changes nothing for readers. One process writes at a time: it holds a lock.
 
 **A buffer that a reader holds is not written.** The state of a party is eight bytes, each of which is 0, or 1
-plus the number of a buffer that it holds. A reader writes that of the current buffer into a free byte, and
-looks again whether it is still the current one. A writer chooses a buffer that is not the current one, and
-looks whether a party holds it. With a full fence between the two steps of each, one of them always sees the
-other. What a dead party held is free.
+plus the number of a buffer that it holds. A reader writes the number of the current buffer into a free byte,
+and then checks that this buffer is still the current one. A writer chooses a buffer that is not the current
+one, and then checks that no party holds it. Each has a full fence between its two steps, so that at least one
+of them sees the other. The buffers that a dead party held are free.
 
-The byte becomes 0 as the last view of the buffer dies. That wakes no process, so that it costs next to
-nothing: a writer that finds no free buffer, which is rare, looks again and again.
+The byte becomes 0 when the last view of the buffer is freed. That wakes no process, so that it costs little:
+a writer that finds no free buffer, which is rare, checks again and again.
 
-**The array itself** gets each version after it was published, for those who read it without a snapshot, for
-`numpy.load`, and for those who attach. While it does, they may see a part of it; a snapshot is always whole.
-If the writer dies in this moment, the array shows a part of it until another process attaches, uses the
-versions for the first time, or writes one. By word 5, this process brings the array up to date.
+**The array itself** gets each version after it was published, for processes that read the array without a
+snapshot, with `numpy.load`, or that attach. During the copy, they may see a part of the new version; a
+snapshot is always whole. If the writer dies during the copy, the array shows a part of the version until
+another process attaches, uses the versions for the first time, or writes one. That process finds by word 5
+that the array is behind, and copies the version.
 """
 
 from __future__ import annotations
@@ -58,17 +59,19 @@ _new_array = np.ndarray.__new__
 BYTES, BUFFERS, STRIDE, CURRENT, SHOWN = 1, 2, 3, 4, 5
 _WRITING = (1 << 58) + 1  # the byte that a writer locks: behind all data, below all leases
 NUMBER = 0xFF  # of a buffer, in word 4
-_LOOKS = 0.0005, 0.01  # seconds between two looks for a free buffer: first and longest
+_PAUSES = 0.0005, 0.01  # seconds between two searches for a free buffer: first and longest
 _PATIENCE = 10.0  # seconds for other threads of this process to drop the snapshots that a writer waits for
 
 
 class Reader:
-    """Takes snapshots for the arrays of one attachment, which keep it: nothing that it keeps refers to it.
+    """Takes snapshots for the arrays of one attachment.
+
+    The arrays keep it. Nothing that it keeps refers to it, so that it is freed with the last of them.
 
     Attributes
     ----------
     versions : Versions
-        Those that it reads.
+        The versions of the block.
     sources : list of memoryview
         All bytes of each buffer. They keep the attachment, and the party that holds buffers.
     """
@@ -84,7 +87,7 @@ class Reader:
         """Return all bytes of the current version, held until the last view of them dies."""
         versions = self.versions
         known = versions.held[versions.words[CURRENT] & NUMBER]
-        # What is held is not written, so that it is still the current version.
+        # A held buffer is not written, so that it still has the current version.
         if known is not None and (buffer := known()) is not None:
             return buffer
         return versions.hold(self.sources, self._mapping)
@@ -95,7 +98,7 @@ class _Source(np.ndarray[Any, Any]):
 
 
 class _End:
-    """Kept by the sources, and so by all that is held."""
+    """An object that every source and snapshot keeps; after the last one, it may release the versions."""
 
     def __init__(self, versions: Versions, mapping: Mapping) -> None:
         self._versions = versions
@@ -128,12 +131,12 @@ class Versions(ControlPage):
         self._head = head
         self._bytes = self.words.cast("B")
         self._drops: list[Callable[[object], Any]] = []  # for each byte of the holder's state
-        self._drop_at: list[Any] = [None] * 8  # what calls each of these
+        self._drop_at: list[Any] = [None] * 8  # for each byte, the weak reference that calls its function
         self._guard = (
             threading.RLock()
         )  # a handler of a signal, or a finalizer, may take a snapshot meanwhile
         self._new_lock = lock_of_threads()
-        # For each buffer, what snapshots refer to while this process holds it.
+        # For each buffer that this process holds, the object that its snapshots refer to.
         self.held: list[weakref.ref[PickleBuffer] | None] = [None] * len(self._buffers)
 
     @property
@@ -144,7 +147,7 @@ class Versions(ControlPage):
     # -- reading --------------------------------------------------------------------------------------
 
     def reader(self, mapping: Mapping) -> Reader:
-        """Return what takes snapshots, for arrays of this attachment to keep."""
+        """Return the reader that takes snapshots for the arrays of an attachment."""
         found = self._reader()
         if found is None:
             with sigint.deferred, self._guard:
@@ -163,7 +166,7 @@ class Versions(ControlPage):
         return sources
 
     def hold(self, sources: list[memoryview], mapping: Mapping) -> PickleBuffer:
-        """Hold the current buffer. Ctrl-C may break this off at any step."""
+        """Hold the current buffer, and return its bytes. Ctrl-C may come at any step."""
         self.check_usable()
         if self._holder is None:
             with sigint.deferred, self._guard:
@@ -190,7 +193,7 @@ class Versions(ControlPage):
         place = first = (STATE + self._holder.index) * 8
         if not self.usable:
             self.check_usable()
-        while states[place]:  # held, or dropped at this moment, so that it is about to become 0
+        while states[place]:  # it holds a buffer, or is about to become 0
             place += 1
             if place == first + 8:
                 self._await_byte(first)
@@ -213,18 +216,18 @@ class Versions(ControlPage):
             buffer = PickleBuffer(sources[number])
             held[number] = self._drop_at[at] = weakref.ref(buffer, self._drops[at])
         except BaseException:
-            if self._drop_at[at] is before:  # else it becomes 0 with the buffer
+            if self._drop_at[at] is before:  # else it becomes 0 when the buffer is freed
                 states[place] = 0
             raise
         return buffer
 
     def _await_byte(self, first: int) -> None:
-        """Wait until other threads of this process hold a buffer less."""
+        """Wait until another thread of this process drops a snapshot, so that a byte is free."""
         end = time.monotonic() + _PATIENCE
         while all(self._bytes[first : first + 8]):
             if time.monotonic() > end:
                 raise errors.LimitError(f"too many snapshots of {self.name!r} at once", name=self.name)
-            time.sleep(_LOOKS[0])
+            time.sleep(_PAUSES[0])
 
     def _become_holder(self, mapping: Mapping) -> None:
         """Become a party that holds buffers, in a deferred block and with the guard held."""
@@ -250,7 +253,7 @@ class Versions(ControlPage):
         self._holder = holder
 
     def all_dropped(self) -> None:
-        """Give up all, if the last snapshot was what kept it; to be called in a deferred block."""
+        """Release the page if it is released but for snapshots, of which this was the last one."""
         if self.handle >= 0 and not self.usable:
             with self._changing:
                 self._uses += 1
@@ -288,7 +291,7 @@ class Versions(ControlPage):
                 buffer = self._buffers[number]
                 if copy:
                     buffer[:] = self._buffers[self.words[CURRENT] & NUMBER]
-                else:  # all but the data, which the writer writes
+                else:  # the header alone: the writer writes the data
                     head = min(self._head, self.bytes)
                     buffer[:head] = self._whole[:head]
         except BaseException:
@@ -297,7 +300,7 @@ class Versions(ControlPage):
         return np.frombuffer(buffer, np.uint8), number
 
     def end(self, number: int, publish: bool) -> None:
-        """Publish what is in a buffer as the next version, or do not; to be called in a deferred block."""
+        """End the writing of a version; publish the buffer if `publish`. Called while Ctrl-C is deferred."""
         try:
             if publish:
                 self.fence()
@@ -312,14 +315,14 @@ class Versions(ControlPage):
         return int(self.words[SHOWN]) != self.version
 
     def _show(self) -> None:
-        """Bring the array itself up to date, with the lock held."""
+        """Copy the current version into the array itself, with the lock held."""
         current = int(self.words[CURRENT])
         self._whole[:] = self._buffers[current & NUMBER]
         self.fence()
         self.words[SHOWN] = current >> 8
 
     def show_again(self) -> None:
-        """Bring the array itself up to date if the process that did so has died; in a deferred block."""
+        """Copy the current version into the array itself if a writer has not; Ctrl-C is deferred."""
         if self._is_behind() and self.writable and self.take_turn(_WRITING, 0.0, "update"):
             try:
                 if self._is_behind():
@@ -360,7 +363,7 @@ class Versions(ControlPage):
             found = free()
             if not found and threading.active_count() > 1:  # another thread may drop its snapshots
                 seconds = _PATIENCE if timeout is None else min(timeout, _PATIENCE)
-                found = self.wait(free, seconds, holders, _LOOKS)
+                found = self.wait(free, seconds, holders, _PAUSES)
             if not found and kept_here():
                 raise errors.DeadlockError(
                     f"this process keeps snapshots of {len(others)} old versions of {mapping.name!r}, so "
@@ -368,7 +371,7 @@ class Versions(ControlPage):
                     name=mapping.name,
                     next_step="drop them, or keep copies: snapshot().copy()",
                 )
-        found = found or self.wait(free, timeout, holders, _LOOKS)
+        found = found or self.wait(free, timeout, holders, _PAUSES)
         if not found:
             pids = sorted(
                 {self.pid_of(index) for index, state in self.states() if _held_by(state) - {current}}
@@ -394,7 +397,7 @@ class Versions(ControlPage):
     # -- the end --------------------------------------------------------------------------------------
 
     def on_release(self, mapping: Mapping | None = None) -> None:
-        """Give up all, once no snapshot is in use any more, or the process ends."""
+        """Release the versions once no snapshot is in use any more, or the process ends."""
         self._at_end = mapping is None
         super().on_release(mapping)
         if self._at_end:
@@ -404,7 +407,7 @@ class Versions(ControlPage):
 
 
 class Update(Generic[_T]):
-    """A context manager that gives what a new version is written into, and publishes it.
+    """A context manager that gives the array, or the group, for a new version, and publishes it.
 
     Examples
     --------
@@ -425,13 +428,13 @@ class Update(Generic[_T]):
         mapping: Mapping,
         copy: bool,
         timeout: float | None,
-        over: Callable[[_Array], _T],
+        view: Callable[[_Array], _T],
     ) -> None:
         self._versions = versions
         self._mapping = mapping
         self._copy = copy
         self._timeout = timeout
-        self._over = over
+        self._view = view
 
     def __enter__(self) -> _T:
         if self._given is not None:
@@ -439,7 +442,7 @@ class Update(Generic[_T]):
         try:
             with sigint.deferred:
                 memory, number = self._versions.begin(self._mapping, self._timeout, self._copy)
-                given = self._over(memory)
+                given = self._view(memory)
                 self._pid, self._given = os.getpid(), (given, number)
             return given
         except BaseException as error:  # Ctrl-C, as the block ended
@@ -454,9 +457,9 @@ class Update(Generic[_T]):
         if self._given is None:
             return
         (given, number), self._given = self._given, None
-        if os.getpid() == self._pid:  # or this is a child that was forked in the block: its parent goes on
+        if os.getpid() == self._pid:  # else this is a child that was forked meanwhile: its parent goes on
             self._versions.end(number, publish)
-        # It may be published.
+        # The buffer may be published: it is not written any more.
         if isinstance(given, np.ndarray):
             given.flags.writeable = False
         else:
@@ -473,7 +476,7 @@ class Update(Generic[_T]):
 
 
 def _held_by(state: int) -> set[int]:
-    """Return the numbers of the buffers that a state says are held."""
+    """Return the numbers of the buffers that a party with this state holds."""
     return {byte - 1 for byte in state.to_bytes(8, "little") if byte}
 
 

@@ -1,6 +1,6 @@
 """The buffers of versions: finding those of a block, and making them.
 
-`sharedarray._snapshots` tells where they are.
+`sharedarray._snapshots` describes the layout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _MAGIC = int.from_bytes(b"\x93SAVERS\n", "little")
 _COUNT = 3  # buffers: the current one, one that a slow reader keeps, and one to write
 _GRANULARITY = 1 << 16
-_MAKING = 1 << 58  # the byte that is locked while they are made: behind all data, below all leases
+_MAKING = 1 << 58  # the byte that is locked while buffers are made: behind all data, below all leases
 
 
 def versions_of(mapping: Mapping) -> Versions | None:
@@ -48,8 +48,8 @@ def versions_of(mapping: Mapping) -> Versions | None:
     size = _size_of(mapping)
     if size < start + WORDS * 8:
         return None
-    # Read, and not mapped: a process that fails to make them cuts off the pages again, and a store or load
-    # in a page that is cut off, or cannot be allocated, is a SIGBUS. The magic is written last.
+    # Read by a call, not by a mapping: a process that fails to make the buffers cuts off their pages again,
+    # and an access to such a page of a mapping is a SIGBUS. The magic is written last.
     if _words_of(mapping, start, 1) != [_MAGIC]:
         return None
     _, length, count, stride, current = _words_of(mapping, start, CURRENT + 1)
@@ -104,17 +104,17 @@ def _kept(mapping: Mapping, start: int, size: int) -> Versions:
 
 
 def show_again(mapping: Mapping, layout: header.Layout) -> None:
-    """Bring an array that is attached to up to date, if a process died as it did so."""
+    """Copy the current version into an attached array, if a process has died before it did so."""
     start = -(-layout.size // _GRANULARITY) * _GRANULARITY
     if len(mapping) >= start + WORDS * 8:
         words = _words_of(mapping, start, SHOWN + 1)
         if words[0] == _MAGIC and words[SHOWN] != words[CURRENT] >> 8:
-            with contextlib.suppress(errors.SharedArrayError):  # damage is told of later
+            with contextlib.suppress(errors.SharedArrayError):  # a later call reports damage
                 versions_of(mapping)
 
 
 def made_versions_of(mapping: Mapping) -> Versions:
-    """Return the versions of a block, which are made if it has none yet: version 0 is what it holds now."""
+    """Return the versions of a block; make them if it has none yet. Version 0 is the present data."""
     found = versions_of(mapping)
     if found is not None:
         return found
@@ -134,7 +134,7 @@ def made_versions_of(mapping: Mapping) -> Versions:
 
 
 def _make(mapping: Mapping, handle: int) -> Versions:
-    """Make the versions, by a handle of this call alone; to be called in a deferred block."""
+    """Make the versions. No other call uses the handle; Ctrl-C is deferred."""
     layout, start = _layout_of(mapping), _start_of(mapping)
     stride = -(-layout.size // PAGE) * PAGE
     size = start + WORDS * 8 + _COUNT * stride

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing.forkserver import read_signed
 from pathlib import Path
 
@@ -291,6 +291,13 @@ def test_exit_with_work_pending_finishes_it(method, tmp_path, end):
     code, out, err = run(path)
     assert (code, err) == (0, "")
     assert sorted(out.splitlines()) == [f"done {n}" for n in range(5)]
+
+
+@needs_fork
+def test_a_worker_forked_in_a_thread_of_an_executor_ends_without_a_word(capfd):
+    with ThreadPoolExecutor(1) as threads, sa.Pool(1, "fork") as pool:
+        assert threads.submit(lambda: pool.submit(abs, -1).result(ANSWER)).result() == 1
+    assert capfd.readouterr().err == ""
 
 
 @needs_fork

@@ -234,6 +234,9 @@ def _end() -> None:
             stream.flush()
     with contextlib.suppress(RuntimeError):  # no more threads: the pool kills this process if need be
         threading.Thread(target=_end_late, name="sharedarray-end", daemon=True).start()
+    # If this process is a fork, this thread may have been an executor's, and would be joined by itself.
+    executors = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
+    executors.pop(threading.current_thread(), None)
     getattr(threading, "_shutdown", int)()
 
 

@@ -45,6 +45,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _thresholds    sizes from which on data is handled in another way, each with its reason
 #   _versions      the versions of other packages that this library registers with
 #   _forks         what is done before and after each fork, in one order
+#   _process_end   what leaves when the process ends, and the daemon threads that still run
 #   _sigint        Ctrl-C, deferred until book-keeping is complete
 #   _progress      progress bars
 #   _platform      the contract with the operating system, and one module for each system

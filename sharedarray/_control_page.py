@@ -39,9 +39,10 @@ from sharedarray import (
 )
 from sharedarray._clock import time
 from sharedarray._platform import platform
+from sharedarray._process_end import at_process_end
 from sharedarray._segment import Mapping
 from sharedarray._spin import spin_wait
-from sharedarray._wakers import FIRST_LEASE, Fence, Waker, at_process_end, deadline_after, seconds_until
+from sharedarray._wakers import FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
 
 __all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party", "made_once"]
 
@@ -152,7 +153,6 @@ class ControlPage:
         self._pid_of: Callable[[int], int] = lambda index: int(words[_PID + index - _FIRST])
         self._spin = spin_wait()
         self.usable = True
-        segment.follow(mapping, self)
         _pages.append(weakref.ref(self, _forget))
 
     # -- use by several threads -----------------------------------------------------------------------
@@ -525,7 +525,7 @@ class ControlPage:
         """Called before the parties are released; a subclass may override it."""
 
     def closed(self) -> None:
-        """Called when the handle is closed; a subclass may override it."""
+        """Called when the handle is closed, or the process ends; a subclass may override it. Idempotent."""
 
 
 class Usable(Protocol):
@@ -535,18 +535,25 @@ class Usable(Protocol):
     def usable(self) -> bool:
         """True if the attachment is not released, and no fork has come in between."""
 
+    def on_release(self, mapping: Mapping) -> None:
+        """Give up what it has, since the attachment is released."""
+
 
 _Made = TypeVar("_Made", bound=Usable)
 
 
 def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
-    """Return the object that is kept under a key of an attachment; make one if there is no usable one."""
+    """Return the object that is kept under a key of an attachment; make one if there is no usable one.
+
+    It follows the attachment once it is whole: another thread may release that at any moment.
+    """
     found: _Made | None = mapping.__dict__.get(key)
     if found is None or not found.usable:
         with sigint.deferred, _making:
             found = mapping.__dict__.get(key)
             if found is None or not found.usable:
                 found = mapping.__dict__[key] = make()
+                segment.follow(mapping, found)
     return found
 
 
@@ -585,3 +592,5 @@ def release_all() -> None:
         page = reference()
         if page is not None:
             page.on_release()
+            if page.handle >= 0:  # daemon threads use it, which `halt`
+                page.closed()

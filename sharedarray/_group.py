@@ -26,6 +26,7 @@ from sharedarray._group_exports import GroupExports
 from sharedarray._group_index import Index
 from sharedarray._header import Layout
 from sharedarray._masked import refuse_masked
+from sharedarray._process_end import halting
 from sharedarray._segment import Mapping as Attachment, mapping_of
 from sharedarray._snapshots import Reader, Update
 from sharedarray._version_buffers import made_versions_of, versions_of
@@ -188,6 +189,7 @@ class Group(GroupBlock, GroupExports):
         versions = versions_of(self._mapping("ask for the version"))
         return 0 if versions is None else versions.version
 
+    @halting
     def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[Group]:
         """Write a whole new version of all members, while readers keep the old one.
 
@@ -231,6 +233,7 @@ class Group(GroupBlock, GroupExports):
             made_versions_of(mapping), mapping, copy, timeout, lambda memory: Group(memory, self._index)
         )
 
+    @halting
     def snapshot(self) -> Group:
         """Return a group over the current version of all members, which is whole and never changes.
 
@@ -258,6 +261,7 @@ class Group(GroupBlock, GroupExports):
         memory: Any = reader.hold()
         return Group(_new_array(np.ndarray, reader.versions.bytes, np.uint8, memory), self._index)
 
+    @halting
     def wait(
         self,
         version: SupportsIndex | float | None = None,

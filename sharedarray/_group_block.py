@@ -11,6 +11,7 @@ from sharedarray import _header as header, _segment as segment
 from sharedarray._array import SharedArray
 from sharedarray._locks import Lock
 from sharedarray._platform import Mode
+from sharedarray._process_end import halting
 from sharedarray._segment import Mapping as Attachment, Segment, mapping_of
 
 __all__ = ["GroupBlock"]
@@ -146,6 +147,7 @@ class GroupBlock(Mapping[str, SharedArray]):
         """
         return self._data().lock(shared, timeout)
 
+    @halting
     def notify(self) -> int:
         """Tell all that `wait` for this group, or for a member, that there are new data.
 

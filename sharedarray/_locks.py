@@ -58,6 +58,7 @@ from sharedarray._lock_holds import (
     tidy,
 )
 from sharedarray._platform import platform
+from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping, guarded_close, guarded_open
 
 __all__ = ["Lock"]
@@ -335,6 +336,7 @@ class Lock:
             return hold
         except BaseException as error:
             hold.close()
+            halt()
             self._explain(error)
             raise
 
@@ -362,6 +364,7 @@ class Lock:
                 tidy(self._file)
         except BaseException:
             hold.close()
+            halt()
             raise
 
     def _let_writers_go_first(self, hold: Hold, thread: int, pauses: Pauses) -> None:
@@ -489,6 +492,7 @@ class ArrayLock(Lock):
     def _name(self) -> str:
         return self._file.name
 
+    @halting
     def _open(self) -> Hold:
         mapping = self._file
         _check_open(mapping)
@@ -528,6 +532,7 @@ class EmptyLock(Lock):
     def locked(self) -> bool:
         return self._entered > 0
 
+    @halting
     def _take(self, thread: int, pauses: Pauses | None = None) -> None:
         if isinstance(self._file, Mapping):
             _check_open(self._file)

@@ -72,7 +72,6 @@ class Notices:
         with sigint.deferred:
             while not self._open(mapping.directory, path, mapping):
                 pass  # another process has just removed the file
-            segment.follow(mapping, self)
 
     def _open(self, directory: str, path: str, mapping: Mapping) -> bool:
         """Make the file if it is not there, and map it; return False if it was removed meanwhile."""
@@ -91,6 +90,7 @@ class Notices:
         except errors.BlockNotFoundError:
             return False
         page.block = directory, mapping.inode
+        segment.follow(file, page)
         try:
             page.lease = segment.guarded_open_file(page.handle)
             with sigint.allowed:

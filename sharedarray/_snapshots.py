@@ -47,6 +47,7 @@ from sharedarray import (
 from sharedarray._clock import time
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import PAGE
+from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping
 from sharedarray._wakers import lock_of_threads
 
@@ -447,8 +448,10 @@ class Update(Generic[_T]):
             return given
         except BaseException as error:  # Ctrl-C, as the block ended
             self.__exit__(type(error))
+            halt()
             raise
 
+    @halting
     def __exit__(self, kind: object, *exception: object) -> None:
         with sigint.deferred:
             self._end(publish=kind is None)

@@ -31,21 +31,20 @@ moving before it.
 A forked child is another party: it closes the wakers of its parent, and claims an index of its own. Copies of
 the parent's objects may die in the child, which must not change the parent's words; see `Waker.clearing`.
 
-A process that ends in order first releases its parties, so that its end is not taken for a death: see
-`at_process_end`.
+A process that ends in order leaves first, so that its end is no death: see `sharedarray._process_end`.
 """
 
 from __future__ import annotations
 
 import _thread
-import atexit
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import repeat
 from operator import call, itemgetter, setitem
-from typing import Any, TypeVar
+from typing import Any
 
 from sharedarray import (
     _damage as damage,
@@ -56,11 +55,10 @@ from sharedarray import (
 )
 from sharedarray._clock import deadline_of, time
 from sharedarray._platform import platform
+from sharedarray._process_end import at_process_end, tell_multiprocessing
 from sharedarray._segment import Mapping
 
-__all__ = ["ENDING", "FIRST_LEASE", "Fence", "Waker", "at_process_end", "deadline_after", "seconds_until"]
-
-_End = TypeVar("_End", bound=Callable[[], object])
+__all__ = ["ENDING", "FIRST_LEASE", "Fence", "Waker", "deadline_after", "seconds_until"]
 
 FIRST_LEASE = 1 << 60  # the byte of a block that party 0 locks: far behind its data, and below all leases
 _first = itemgetter(0)
@@ -152,7 +150,7 @@ class Waker:
             self.give_back(index)
             raise
         self.index = index
-        _release_at_end()
+        tell_multiprocessing()
         return True
 
     def _make(self, index: int) -> int:
@@ -245,9 +243,10 @@ class Waker:
         return gone or remaining
 
     def wake_self(self) -> None:
-        """Wake another thread of this process that sleeps as this party."""
-        if self.handle >= 0:
-            platform.wake(self.handle)
+        """Wake another thread of this process that sleeps as this party; a third one may `release` it."""
+        with segment.guard:
+            if self.handle >= 0:
+                platform.wake(self.handle)
 
     def ends(self, parties: Iterable[int]) -> list[int]:
         """Return the wakers of these parties, for a `platform.watch`; a party may have none."""
@@ -277,6 +276,15 @@ class Waker:
                 self.index = -1
             file, self._file = self._file, -1
             segment.guarded_close(file)
+
+    def leave(self) -> None:
+        """Give up the name and the lease, but not the handles, by which a thread may sleep."""
+        with segment.guard:
+            index = self.index
+            if index >= 0 and self._file >= 0:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path_of(index))
+                self.give_back(index)
 
     def _in_child(self) -> None:
         """Forget the handles, which `segment` closes in a forked child."""
@@ -309,29 +317,14 @@ def _after_fork_in_child() -> None:
 
 forks.around(__name__, in_child=_after_fork_in_child)
 
-_at_end: list[Callable[[], object]] = []
-_ending: list[int] = []  # the pid of the process in which `multiprocessing` calls these functions
 
-
-def at_process_end(function: _End) -> _End:
-    """Call a function when a process ends in order, to release its parties; a decorator."""
-    atexit.register(function)
-    _at_end.append(function)
-    return function
-
-
-def _release_at_end() -> None:
-    """Let multiprocessing call the functions too.
-
-    Its child processes skip `atexit`. And at its end, a process waits there for its children, which may wait
-    until its parties are released.
-    """
-    if _ending != [os.getpid()]:
-        from multiprocessing import util  # here: it takes 3 ms, and most processes are no parties
-
-        for function in _at_end:
-            util.Finalize(None, function, exitpriority=0)
-        _ending[:] = [os.getpid()]
+@at_process_end
+def _leave_all() -> None:
+    """Let parties leave that threads of this process still use; these `halt`, and keep the handles."""
+    for reference in _all[:]:
+        waker = reference()
+        if waker is not None:
+            waker.leave()
 
 
 def seconds_until(moment: float | None) -> float | None:

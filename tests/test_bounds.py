@@ -45,6 +45,9 @@ BOUNDS = {
     "_platform.windows_wakers._owners": "the wakers of other processes that are open",
     "_array.array._of_subclasses": "the modules that ask for it: one",
     "_array.array.opened_as": "the modules that ask for it: one",
+    "_process_end._at_end": "the modules that ask for it",
+    "_process_end._ending": "one",
+    "_process_end._told": "one",
     "_control_page._pages": "weak references, removed with what they refer to",
     "_control_page._turns": "the turns that threads have now: each is removed as it ends",
     "_damage._reported": "test_reports_are_bounded",
@@ -74,8 +77,6 @@ BOUNDS = {
     "_versions._left_alone": "the packages of `versions.BOUNDS`",
     "_versions._warned": "the packages of `versions.BOUNDS`",
     "_wakers._all": "weak references, removed with what they refer to",
-    "_wakers._at_end": "the modules that ask for it",
-    "_wakers._ending": "one",
 }
 EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
 

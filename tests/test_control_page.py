@@ -86,7 +86,7 @@ kinds = pytest.mark.parametrize(
 
 def test_threads_that_need_a_page_at_once_get_the_same() -> None:
     array = sa.zeros(3)
-    entered, calls = threading.Event(), []
+    entered, calls, released = threading.Event(), [], []
 
     class Made:
         usable = True
@@ -97,10 +97,14 @@ def test_threads_that_need_a_page_at_once_get_the_same() -> None:
                 entered.set()
             entered.wait(0.05)  # a second call would come meanwhile
 
+        def on_release(self, mapping: Any) -> None:
+            released.append(self)
+
     threads = [Thread(lambda: made_once(mapping_behind(array), "made", Made)) for _ in range(2)]
     assert threads[0].end() is threads[1].end() is calls[0]
     assert len(calls) == 1
     array.close()
+    assert released == calls
 
 
 # -- the end of an attachment --------------------------------------------------------------------------

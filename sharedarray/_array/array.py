@@ -34,6 +34,7 @@ from sharedarray._array.version_methods import VersionMethods
 from sharedarray._array.wait_methods import WaitMethods
 from sharedarray._growth import grows, growth_of, is_growing, lay_out, set_length
 from sharedarray._platform import Mode, platform
+from sharedarray._process_end import halting
 from sharedarray._segment import BlockOptions, Mapping, mapping_of
 from sharedarray._version_buffers import show_again, versions_of
 
@@ -260,6 +261,7 @@ _TOO_BIG = (  # NumPy's words
 )
 
 
+@halting
 def make(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -345,6 +347,7 @@ def _find(options: BlockOptions) -> Callable[[], Any]:
     return lambda: attach(str(name)) if file is None else open(file)
 
 
+@halting
 def make_growing(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -417,6 +420,7 @@ def attached_again(mapping: Mapping) -> Any:
     return _view(now, platform.read(now.handle, header.PAGE))
 
 
+@halting
 def attach(name: str, mode: Mode = "r+", *, timeout: float | None = None) -> SharedArray:
     """Attach to the array of that name, in any process.
 

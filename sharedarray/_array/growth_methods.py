@@ -15,6 +15,7 @@ from sharedarray._array.block_methods import BlockMethods
 from sharedarray._array.memory import bytes_behind, offset_of
 from sharedarray._growth import Growth, grows, growth_of
 from sharedarray._masked import refuse_masked
+from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping, mapping_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class GrowthMethods(BlockMethods):
         mapping = mapping_of(self)
         return None if mapping is None or not grows(mapping) else growth_of(mapping).capacity
 
+    @halting
     def append(self, rows: ArrayLike, timeout: float | None = None) -> int:
         """Append one row, or several, to an array that was made with ``capacity=``.
 
@@ -109,6 +111,7 @@ class GrowthMethods(BlockMethods):
             growth.wake()
         return end
 
+    @halting
     def extend(self, rows: Iterable[ArrayLike], timeout: float | None = None) -> int:
         """Append each row of an iterable; see `append`.
 
@@ -239,8 +242,12 @@ class GrowthMethods(BlockMethods):
 
     def _follow(self, mapping: Mapping, done: int, timeout: float | None) -> Iterator[SharedArray]:
         while not mapping.released:
-            growth = growth_of(mapping)
-            found = growth.wait_longer(mapping, done, timeout)
+            try:
+                growth = growth_of(mapping)
+                found = growth.wait_longer(mapping, done, timeout)
+            except Exception:
+                halt()
+                raise
             self.refresh()
             if found < 0:
                 return
@@ -248,6 +255,7 @@ class GrowthMethods(BlockMethods):
                 raise TimeoutError(f"{mapping.name!r} has not more than {done} rows after {timeout} s")
             yield self._part(mapping, growth, done, found, self._class_of_rows)
             done = found
+        halt()
 
     def _growth(self, doing: str) -> tuple[Mapping, Growth]:
         """Return the attachment and its `Growth`; raise `ValueError` if this array does not grow."""

@@ -11,6 +11,7 @@ from sharedarray._array.block_methods import BlockMethods
 from sharedarray._array.memory import offset_of
 from sharedarray._group_index import is_group
 from sharedarray._growth import grows
+from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping
 from sharedarray._snapshots import Update, Versions
 from sharedarray._version_buffers import made_versions_of, versions_of
@@ -35,6 +36,7 @@ class VersionMethods(BlockMethods):
         versions: Versions = self._planned("ask for the version of")[3]
         return versions.version
 
+    @halting
     def update(self, *, copy: bool = True, timeout: float | None = None) -> Update[np.ndarray[Any, Any]]:
         """Write a whole new version, while readers keep the old one.
 
@@ -131,8 +133,12 @@ class VersionMethods(BlockMethods):
         >>> before.tolist(), weights.snapshot().tolist()
         ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
         """
-        shape, strides, dtype, _, reader, at = self._planned("take a snapshot of")
-        return _new_array(np.ndarray, shape, dtype, reader.hold(), at, strides)
+        try:
+            shape, strides, dtype, _, reader, at = self._planned("take a snapshot of")
+            return _new_array(np.ndarray, shape, dtype, reader.hold(), at, strides)
+        except Exception:
+            halt()
+            raise
 
     def _planned(self, doing: str) -> tuple[Any, ...]:
         """Return this array's shape, strides, dtype, versions, the reader of snapshots, and its offset.

@@ -8,6 +8,7 @@ from typing import SupportsIndex
 from sharedarray._array.growth_methods import GrowthMethods
 from sharedarray._array.version_methods import VersionMethods
 from sharedarray._notices import notices_of
+from sharedarray._process_end import halting
 from sharedarray._version_buffers import made_versions_of
 
 
@@ -16,6 +17,7 @@ class WaitMethods(GrowthMethods, VersionMethods):
 
     __slots__ = ()
 
+    @halting
     def notify(self) -> int:
         """Wake all that `wait` for this array, because there are new data in it.
 
@@ -45,6 +47,7 @@ class WaitMethods(GrowthMethods, VersionMethods):
         """
         return notices_of(self._mapping("notify those that wait for")).notify()
 
+    @halting
     def wait(
         self,
         version: SupportsIndex | float | None = None,

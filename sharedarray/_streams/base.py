@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike, DTypeLike
 from sharedarray import _errors as errors, _forks as forks, _sigint as sigint
 from sharedarray._array import ShapeLike
 from sharedarray._clock import time
+from sharedarray._process_end import at_process_end
 from sharedarray._spin import spin_wait
 from sharedarray._streams.block import Block
-from sharedarray._wakers import Fence, Waker, at_process_end
+from sharedarray._wakers import Fence, Waker
 
 __all__ = ["Empty", "Full", "ShutDown", "Stream"]
 

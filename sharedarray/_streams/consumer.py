@@ -24,7 +24,7 @@ import time as clock
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from threading import RLock, get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,16 +32,21 @@ from numpy.typing import DTypeLike
 from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._platform import platform
+from sharedarray._process_end import halt, halting
 from sharedarray._streams import words as w
 from sharedarray._streams.base import Empty, ShutDown, Stream
 from sharedarray._streams.block import PRODUCER, Block, party_of
 from sharedarray._streams.waiting import HAS_DESCRIPTORS, SLICE, Readers, Watched
 from sharedarray._wakers import ENDING, Waker, deadline_after, seconds_until
 
+if TYPE_CHECKING:
+    import asyncio
+
 __all__ = ["Consumer"]
 
 _ALL = 1 << 62  # as `history`: every item that is still there
 _Array = np.ndarray[Any, Any]
+_T = TypeVar("_T")
 
 
 class _MovedError(Exception):
@@ -51,6 +56,7 @@ class _MovedError(Exception):
 class Consumer(Stream):
     """A stream as one of its consumers, which read."""
 
+    @halting
     def __init__(
         self,
         name: str | None,
@@ -84,7 +90,7 @@ class Consumer(Stream):
         self._token = time.monotonic_ns() | 1
         self._reported_death = 0  # SESSION of the producer for whose death `ProducerDied` was raised
         self._watched: Watched | None = None  # once an event loop watches this consumer
-        self._readers: Readers | None = None
+        self._readers: list[Readers] = []  # one for each event loop whose tasks have waited
         self._when_closed: set[Callable[[], object]] = set()
         try:
             self._join(block, history, start)
@@ -187,7 +193,10 @@ class Consumer(Stream):
     def _in_child(self) -> None:
         if self._watched is not None:
             self._watched.close()  # the parent keeps its own copy open
-            self._watched = self._readers = None
+            self._watched = None
+        for readers in self._readers:
+            readers.close()
+        self._readers = []
         self._when_closed.clear()
         super()._in_child()
 
@@ -270,6 +279,7 @@ class Consumer(Stream):
             self._turn.pop(0, None)
         else:
             self._repair()
+        halt()
 
     def _pin(self, position: int, timeout: float | None) -> tuple[int, int, int]:
         """Use the next item that is still there: its position, its slot, and how many were lost before it."""
@@ -441,22 +451,30 @@ class Consumer(Stream):
 
     # -- event loops
 
+    @halting
     def fileno(self) -> int:
-        if self._closed:
-            raise self._is_closed()
-        if (watched := self._watched) is None:
-            token = (get_ident(),)
-            if self._turn.setdefault(0, token) is not token:
-                self._take_turn(token, None)
-            try:
-                if self._closed:  # by another thread, in the meantime
-                    raise self._is_closed()
-                if (watched := self._watched) is None:
-                    watched = self._watched = Watched(self._waker)
-                    self._arm(self._next)
-            finally:
-                self._turn.pop(0, None)
-        return watched.fileno()
+        watched = self._watched
+        if watched is None or self._closed:
+            return self._use_watched(Watched.fileno)
+        try:
+            return watched.fileno()
+        except ValueError:  # closed by another thread
+            raise self._is_closed() from None
+
+    def _use_watched(self, use: Callable[[Watched], _T]) -> _T:
+        """Call a function with what event loops wait for, which no other thread can close meanwhile."""
+        token = (get_ident(),)
+        if self._turn.setdefault(0, token) is not token:
+            self._take_turn(token, None)
+        try:
+            if self._closed:
+                raise self._is_closed()
+            if (watched := self._watched) is None:
+                watched = self._watched = Watched(self._waker)
+                self._arm(self._next)
+            return use(watched)
+        finally:
+            self._turn.pop(0, None)
 
     def ready(self) -> bool:
         try:
@@ -529,9 +547,24 @@ class Consumer(Stream):
             if not HAS_DESCRIPTORS:
                 await asyncio.sleep(SLICE if remaining is None else min(remaining, SLICE))
                 continue
-            if self._readers is None or self._readers.loop is not loop:
-                self._readers = Readers(self, loop)
-            await self._readers.wait(remaining)
+            await self._readers_of(loop).wait(remaining)
+
+    def _readers_of(self, loop: asyncio.AbstractEventLoop) -> Readers:
+        """Return the tasks of an event loop that wait for this consumer."""
+
+        def added(watched: Watched) -> Readers:
+            for known in self._readers[:]:
+                if known.loop.is_closed():
+                    self._readers.remove(known)
+                    known.close()
+            made = Readers(watched, loop)
+            self._readers.append(made)
+            return made
+
+        for known in self._readers[:]:
+            if known.loop is loop:
+                return known
+        return halting(self._use_watched)(added)
 
     def __aiter__(self) -> AsyncIterator[_Array]:
         return self
@@ -682,8 +715,8 @@ class Consumer(Stream):
             self._enter(token, None)
         if not self._closed:
             self._closed = True
-            if self._readers is not None:
-                self._readers.end()
+            for readers in self._readers:
+                readers.end()
             if self._watched is not None:
                 self._watched.close()
                 self._watched = None

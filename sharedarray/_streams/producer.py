@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike
 
 from sharedarray import _errors as errors
 from sharedarray._clock import time
+from sharedarray._process_end import halt, halting
 from sharedarray._streams import words as w
 from sharedarray._streams.base import Full, ShutDown, Stream, live
 from sharedarray._streams.block import PRODUCER, Block, Item, item_of, party_of
@@ -41,6 +42,7 @@ _LOOKS = 0.001, 0.05  # seconds between two checks for arrays that consumers hav
 class Producer(Stream):
     """A stream as its producer, which writes."""
 
+    @halting
     def __init__(
         self,
         name: str | None,
@@ -540,6 +542,7 @@ class Producer(Stream):
             self._turn.pop(0, None)
         else:
             self._repair()
+        halt()
 
     def _checked(self, array: Any) -> Any:
         """Return an item in a form that can be assigned to a slot.

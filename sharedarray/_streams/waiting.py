@@ -8,8 +8,10 @@ becomes readable when the producer's process has ended.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from sharedarray._platform.contract import Watch
-    from sharedarray._streams.consumer import Consumer
     from sharedarray._wakers import Waker
 
 __all__ = ["HAS_DESCRIPTORS", "SLICE", "DoneAndNotDone", "Readers", "Watched", "wait"]
@@ -61,47 +62,76 @@ class Watched:
 
 
 class Readers:
-    """The tasks of an event loop that wait for one consumer."""
+    """The tasks of an event loop that wait for one consumer.
 
-    def __init__(self, consumer: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+    The loop waits for a descriptor of its own. Any thread may close the consumer; while tasks wait, the
+    loop's thread closes this descriptor, after the loop has forgotten it.
+    """
+
+    def __init__(self, watched: Watched, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._descriptor = consumer.fileno()
+        self._changing = threading.Lock()  # held while the loop begins to wait, or another thread ends that
+        self._descriptor = platform.opened(os.dup, watched.fileno())
         self._waiting: list[asyncio.Future[None]] = []
+        self._ended = False
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait until the descriptor can be read, or the time is over."""
+        """Wait until the descriptor can be read, the consumer is closed, or the time is over."""
         import asyncio
 
         future = self.loop.create_future()
-        if not self._waiting:
-            self.loop.add_reader(self._descriptor, self._wake)
-        self._waiting.append(future)
+        with self._changing:
+            if self._ended:
+                return
+            if not self._waiting:
+                self.loop.add_reader(self._descriptor, self._wake)
+            self._waiting.append(future)
         try:
             await asyncio.wait_for(future, seconds)
         except TimeoutError:
             pass
         finally:
-            if future in self._waiting:
-                self._waiting.remove(future)
-            if not self._waiting:
-                self.loop.remove_reader(self._descriptor)
+            with self._changing:
+                if future in self._waiting:
+                    self._waiting.remove(future)
+                    if not self._waiting:
+                        self.loop.remove_reader(self._descriptor)
 
     def end(self) -> None:
-        """Wake all tasks, because the consumer is being closed, by any thread."""
+        """Wake all tasks, and close the descriptor, because the consumer is being closed, by any thread."""
         import asyncio
 
+        with self._changing:
+            self._ended = True
+            waiting = bool(self._waiting)
         try:
             here = asyncio.get_running_loop() is self.loop
         except RuntimeError:
             here = False
-        if here:
+        if waiting and not here:
+            try:
+                self.loop.call_soon_threadsafe(self._finish)
+                return
+            except RuntimeError:
+                pass  # the loop is closed
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.loop.is_closed():
             self._wake()
-        elif self._waiting:
-            self.loop.call_soon_threadsafe(self._wake)
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor, for which the loop does not wait, or in a forked child."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self.loop.remove_reader(self._descriptor)
+        with self._changing:
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                self.loop.remove_reader(self._descriptor)
         for future in waiting:
             if not future.done():
                 future.set_result(None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
 
+from sharedarray._process_end import halting
 from sharedarray._sync.block import FIRST, SETTING
 from sharedarray._sync.primitive import Primitive
 
@@ -89,16 +90,19 @@ class Barrier(Primitive):
         return made
 
     @property
+    @halting
     def parties(self) -> int:
         """Number of threads that have to wait until all go on."""
         return int(self._words[SETTING])
 
     @property
+    @halting
     def n_waiting(self) -> int:
         """Number of threads that wait now."""
         return self._arrived(self._words[_STATE] >> 1)
 
     @property
+    @halting
     def broken(self) -> bool:
         """True if the barrier is broken, until `reset`."""
         return bool(self._words[_STATE] & 1)
@@ -107,6 +111,7 @@ class Barrier(Primitive):
         words = self._words
         return sum(words[own + _COUNT] for own in self._own_words() if words[own + _AT] == generation + 1)
 
+    @halting
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all parties do.
 
@@ -237,6 +242,7 @@ class Barrier(Primitive):
         if words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
             words[_STATE] = state | 1
 
+    @halting
     def abort(self) -> None:
         """Break the barrier: all that wait or will wait get `threading.BrokenBarrierError`, until `reset`.
 
@@ -252,6 +258,7 @@ class Barrier(Primitive):
             words[_STATE] |= 1
             self._wake_sleepers()
 
+    @halting
     def reset(self) -> None:
         """Reset the barrier. Waiting threads get `threading.BrokenBarrierError`.
 

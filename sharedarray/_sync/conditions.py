@@ -17,6 +17,7 @@ from typing import ClassVar, TypeVar
 from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._locks import Lock
+from sharedarray._process_end import halt, halting
 from sharedarray._sync.block import DEATHS, FIRST
 from sharedarray._sync.primitive import Primitive
 
@@ -136,6 +137,7 @@ class Condition(Primitive):
         except BaseException:
             if self._holds():
                 self.release()
+            halt()
             raise
 
     # A with statement calls it without a step in between, in which Ctrl-C would leave the lock taken.
@@ -185,6 +187,10 @@ class Condition(Primitive):
             if self._left_to_parent and self._lock is None:
                 self._left_to_parent = False
                 return
+            if self._closed and not self._holds():
+                if kind is None:
+                    raise self._is_closed()
+                return  # the error of a wait goes on, which another thread has ended by closing this
             self._check_held("release")
             lock, self._lock, self._holder = self._lock, None, 0
             assert lock is not None
@@ -201,6 +207,7 @@ class Condition(Primitive):
 
     # -- waiting
 
+    @halting
     def wait(self, timeout: float | None = None) -> bool:
         """Release the lock, wait until notified, and take the lock again.
 
@@ -228,11 +235,11 @@ class Condition(Primitive):
         False
         """
         self._check_held("wait on")
-        words, own = self._words, self._own
-        notified, deaths = words[own + _NOTIFIED], words[DEATHS]
         found = False
         with sigint.deferred:
-            words[own + _WAITING] += 1
+            with self._open_party() as (words, own):
+                notified, deaths = words[own + _NOTIFIED], words[DEATHS]
+                words[own + _WAITING] += 1
             self.release()
             try:
                 with sigint.allowed:
@@ -241,9 +248,10 @@ class Condition(Primitive):
                     )
             finally:  # Ctrl-C comes when the lock is taken again, which the caller's with statement releases
                 self._take_lock(None, nullcontext())
-                words[own + _WAITING] -= 1
-                words[own + _SEEN] = words[own + _NOTIFIED]
-        return found or words[own + _NOTIFIED] != notified
+                with self._open_party() as (words, own):
+                    words[own + _WAITING] -= 1
+                    last = words[own + _SEEN] = words[own + _NOTIFIED]
+        return found or last != notified
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
         """Wait until `predicate` returns something true, and return that; else what it returns at last.
@@ -281,6 +289,7 @@ class Condition(Primitive):
             self.wait(remaining)
         return found
 
+    @halting
     def notify(self, n: int = 1) -> None:
         """Wake `n` of those that wait, as far as there are so many; more may wake.
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._platform import platform
+from sharedarray._process_end import halting
 from sharedarray._sync.block import FIRST
 from sharedarray._sync.primitive import Primitive
 
@@ -70,6 +71,7 @@ class Event(Primitive):
         self._watcher: _Watcher | None = None
         self._when_closed: set[Callable[[], object]] = set()
 
+    @halting
     def is_set(self) -> bool:
         """Return True if the flag is set.
 
@@ -109,6 +111,7 @@ class Event(Primitive):
         except errors.BlockClosedError:  # by another thread
             return True
 
+    @halting
     def fileno(self) -> int:
         """Return a descriptor that can be read when the flag may be set.
 
@@ -160,6 +163,7 @@ class Event(Primitive):
         for wake in tuple(self._when_closed):
             wake()
 
+    @halting
     def set(self) -> None:
         """Set the flag, and wake all that wait for it.
 
@@ -175,6 +179,7 @@ class Event(Primitive):
             words[_STATE] = ((words[_STATE] >> 1) + 1) % (1 << 63) << 1 | 1
             self._wake_sleepers()
 
+    @halting
     def clear(self) -> None:
         """Clear the flag.
 
@@ -190,6 +195,7 @@ class Event(Primitive):
         with self._change() as words:
             words[_STATE] = words[_STATE] & ~1
 
+    @halting
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the flag is set.
 

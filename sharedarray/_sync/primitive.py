@@ -28,6 +28,7 @@ from sharedarray import _errors as errors, _segment as segment, _sigint as sigin
 from sharedarray._array import SharedArray
 from sharedarray._clock import time
 from sharedarray._platform import platform
+from sharedarray._process_end import at_process_end, halting
 from sharedarray._spin import spin_wait
 from sharedarray._sync.block import (
     ASLEEP,
@@ -45,7 +46,6 @@ from sharedarray._wakers import (
     ENDING,
     Fence,
     Waker,
-    at_process_end,
     deadline_after,
     seconds_until,
 )
@@ -74,6 +74,7 @@ class Primitive(NamedBlock):
     _array: SharedArray
     _maker = 0  # the process that made this object, of which a forked child has a copy
 
+    @halting
     def __init__(self, name: str | None, setting: int | None, default: int) -> None:
         self._array = self._made(name, setting, default)
         self._begin()
@@ -162,6 +163,17 @@ class Primitive(NamedBlock):
                 yield self._words
             finally:
                 self._changing.release()
+
+    @contextmanager
+    def _open_party(self) -> Iterator[tuple[memoryview, int]]:
+        """Write this party's own words, which no other thread clears meanwhile; the words, and the first own.
+
+        Ctrl-C does not break off the wait, in a deferred block.
+        """
+        with self._changing.threads:
+            if self._closed:
+                raise self._is_closed()
+            yield self._words, self._own
 
     def _join(self) -> None:
         words = self._words
@@ -260,9 +272,7 @@ class Primitive(NamedBlock):
                 return False
             leadership = _Leadership()
             with self._local:
-                if self._leader() is None:
-                    self._leader = weakref.ref(leadership)
-                else:
+                if not self._lead(leadership):
                     if self._epoch == epoch:
                         self._local.wait(_CHECK if remaining is None else min(remaining, _CHECK))
                     continue
@@ -273,6 +283,16 @@ class Primitive(NamedBlock):
             finally:
                 del leadership
                 self._wake_threads()
+
+    def _lead(self, leadership: _Leadership) -> bool:
+        """Become the leader; return False if there is one, or another thread has closed this object.
+
+        The caller holds `_local`.
+        """
+        if self._closed or self._leader() is not None:
+            return False
+        self._leader = weakref.ref(leadership)
+        return True
 
     def _wake_threads(self) -> None:
         """Wake the waiting threads of this process, so that they check again."""
@@ -356,6 +376,8 @@ class Primitive(NamedBlock):
                         self._clear_own()
                 finally:
                     self._changing.release()
+            elif wait:
+                return  # another thread has closed it
             self._closed = True
             self._end_waits()
         self._closed = True
@@ -376,7 +398,11 @@ class Primitive(NamedBlock):
 
     def _end_waits(self) -> None:
         """Wait until no other thread sleeps for this object."""
-        while (leader := self._leader()) is not None and leader.thread != threading.get_ident():
+        while True:
+            with self._local:  # as while a thread becomes the leader
+                leader = self._leader()
+            if leader is None or leader.thread == threading.get_ident():
+                return
             del leader
             self._sleeper.wake_self()
             self._wake_threads()

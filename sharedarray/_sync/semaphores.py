@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sharedarray._process_end import halt, halting
 from sharedarray._sync.block import FIRST
 from sharedarray._sync.primitive import Primitive
 
@@ -84,6 +85,7 @@ class Semaphore(Primitive):
         self._losses = self._words[_LOST]
 
     @property
+    @halting
     def value(self) -> int:
         """Units that are free now."""
         words = self._words
@@ -116,7 +118,11 @@ class Semaphore(Primitive):
         self._check_blocking(blocking)
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        return self._wait(self._take, timeout if blocking else 0)
+        try:
+            return self._wait(self._take, timeout if blocking else 0)
+        except Exception:
+            halt()
+            raise
 
     def _take(self) -> bool:
         taken = False
@@ -134,6 +140,7 @@ class Semaphore(Primitive):
             raise
         return True
 
+    @halting
     def release(self, n: int = 1) -> None:
         """Give back `n` units, and wake those that wait for one.
 

@@ -52,6 +52,7 @@ _ASLEEP, _PID, STATE = 128, 256, 384
 _FIRST = 1 << 16  # index of the first party: those of streams begin with 0
 _LEASES = FIRST_LEASE + _FIRST  # the byte of a block that is the lease of the first party
 _POLL = 0.002, 0.05  # seconds between two checks by a process that cannot become a party: first, longest
+_LONGEST_PAUSE = 0.02  # seconds between two tries for a lock with a timeout; see `sharedarray._locks`
 _UNWOKEN = 5.0  # seconds of the longest sleep: a party checks again in case its waker was removed
 _NO_SLEEPER = bytes(PARTIES * 8)
 
@@ -496,7 +497,7 @@ class ControlPage:
             if not remaining:
                 return False
             time.sleep(min(pause, remaining))
-            pause = min(2 * pause, 0.005)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         return True
 
     def on_release(self, mapping: Mapping | None = None) -> None:

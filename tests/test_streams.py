@@ -852,6 +852,26 @@ def test_a_program_that_forgets_to_close_ends_with_its_children() -> None:
 
 
 @pytest.mark.skipif(not FORKS, reason="needs fork")
+def test_a_forked_child_that_ends_within_put_ends_as_it_says_and_its_parent_publishes() -> None:
+    producer, consumer = pair((), "i8", slots=4)
+    writing = producer.put()
+    with writing as frame:
+        frame[...] = 1
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                writing.__exit__(SystemExit, SystemExit(3))  # as sys.exit does, and raises no other error
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert int(consumer.get(ANSWER)) == 1
+    consumer.close()
+    producer.close()
+
+
+@pytest.mark.skipif(not FORKS, reason="needs fork")
 def test_a_forked_child_is_a_consumer_of_its_own() -> None:
     producer, consumer = pair((), "i8", slots=4)
     producer.put(0)

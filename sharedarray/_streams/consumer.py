@@ -23,7 +23,7 @@ import os
 import time as clock
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -774,13 +774,17 @@ class _KeptItem:
         sigint.finalize(self._drop, reference)
 
     def _drop(self, reference: Any) -> None:
-        with _ending:  # two arrays may end at once, in two threads
-            for key, known in list(self._references.items()):
-                if known is reference:
-                    self._references.pop(key, None)
-            if self._references or self not in _kept:
-                return
-            _kept.discard(self)
+        # Two arrays may end at once, in two threads. There is no lock: a forked child would wait for ever for
+        # one that a thread of its parent had. The thread that removes this object goes on.
+        for key, known in list(self._references.items()):
+            if known is reference:
+                self._references.pop(key, None)
+        if self._references:
+            return
+        try:
+            _kept.remove(self)
+        except KeyError:
+            return
         if self._waker.index >= 0:
             self._block.clear(self._entry)
             self._waker.wake(PRODUCER)
@@ -788,7 +792,6 @@ class _KeptItem:
 
 
 _kept: set[_KeptItem] = set()
-_ending = RLock()  # an array may end as another one does, in the same thread
 
 
 def _claim_entry(block: Block, waker: Waker) -> int:

@@ -694,6 +694,9 @@ class Producer(Stream):
 
     def _end_writing(self, writer: _Writer, *, publish: bool) -> None:
         """Publish the item that was written to a slot, or give the slot up."""
+        if not publish and self._inherited():
+            writer.slot = None  # which its parent goes on to write to
+            return
         token = (get_ident(),)
         if self._turn.setdefault(0, token) is not token:
             self._take_turn(token, None)

@@ -142,10 +142,15 @@ class Event(Primitive):
         ...         assert selector.select(timeout=5.0)
         >>> event.close()
         """
-        with sigint.deferred, self._local:
+        with sigint.deferred:
+            self._begin_in_child()  # where a thread of the parent may have held the lock
+            return self._watched()
+
+    def _watched(self) -> int:
+        """Return the descriptor, in a deferred block."""
+        with self._local:
             if self._closed:
                 raise self._is_closed()
-            self._begin_in_child()
             if self._watcher is None:
                 self._watcher = _Watcher(self._of(self._array))
                 self._watcher.arm()

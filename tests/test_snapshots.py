@@ -295,32 +295,40 @@ def test_ctrl_c_at_any_step_of_a_snapshot_leaves_no_buffer_held() -> None:
         assert step > 20
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to a thread")
 def test_a_signal_handler_takes_snapshots_while_the_main_thread_does() -> None:
     with sa.zeros(100, "i8") as array:
-        taken: list[Any] = []
+        taken: list[int] = []
+        stop = threading.Event()
+        main = threading.get_ident()
 
         def take(*_: Any) -> None:
-            taken.append(array.snapshot())
-            del taken[:-1]
-            signal.setitimer(signal.ITIMER_REAL, 0.0001)
+            found = array.snapshot()
+            taken.append(int(found.max()) - int(found.min()))
 
-        before = signal.signal(signal.SIGALRM, take)
+        def send() -> None:
+            while not stop.is_set():
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+        before, interval = signal.signal(signal.SIGUSR1, take), sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        sender = threading.Thread(target=send)
+        sender.start()
         try:
-            take()
-            for number in range(1, 300):
+            for number in range(1, 50):
                 found = array.snapshot()
-                for _ in range(10):
-                    array.snapshot()
                 assert (found == found[0]).all()
-                assert (taken[0] == taken[0][0]).all()
                 del found
+                for _ in range(50):
+                    array.snapshot()
                 with array.update(timeout=ANSWER) as new:
                     new[:] = number
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        taken.clear()
+            stop.set()
+            sender.join()
+            sys.setswitchinterval(interval)
+            signal.signal(signal.SIGUSR1, before)
+        assert not any(taken)
         assert not versions_of(array).states()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import array_classes
 import numpy as np
 import pytest
-from helpers import KILL, SIGNALS, Puppet, alive, answer, janitors, nothing_left, run, wait_until
+from helpers import FORKS, KILL, SIGNALS, Puppet, alive, answer, janitors, nothing_left, run, wait_until
 
 import sharedarray as sa
 from sharedarray._bench import memory
@@ -493,3 +493,24 @@ def proportional(pid: int) -> int:
     except OSError:  # it has just ended
         return 0
     return int(text.split("Pss:", 1)[1].split()[0]) << 10
+
+
+@pytest.mark.skipif(not FORKS, reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*still being processed")
+def test_results_that_a_forked_child_drops_come_in_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored: list[Any] = []
+    with parallel_config("sharedarray", n_jobs=2):
+        results = Parallel(return_as="generator")(delayed(abs)(-number) for number in range(8))
+        assert next(results) == 0
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+                del results
+                gc.collect()
+                code = 2 if ignored else 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(results) == list(range(1, 8))

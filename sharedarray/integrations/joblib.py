@@ -439,7 +439,7 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         True
         """
         pool, self._pool = self._pool, None
-        if pool is not None:
+        if pool is not None and not pool._core.is_foreign:  # as of a call whose results a forked child drops
             pool.kill_workers()
         if ensure_ready:
             self.configure(self.parallel.n_jobs, self.parallel, **self.parallel._backend_kwargs)

@@ -60,6 +60,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _janitor       starts the process that removes the blocks of processes that died
 #   _freelist      blocks that were just freed, whose pages the next ones use
 #   _segment       named bytes with a lease
+#   _made_once     objects of which an attachment has one
 #   _wakers        waking a process that uses the same block, and learning of its end
 #   _control_page  waiting for what other processes write into a block, by a page of control words
 #   _notices       notices of new data in a block, for which processes wait

@@ -28,7 +28,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from sharedarray import (
     _errors as errors,
@@ -44,7 +44,7 @@ from sharedarray._segment import Mapping
 from sharedarray._spin import spin_wait
 from sharedarray._wakers import FIRST_LEASE, Fence, Waker, deadline_after, seconds_until
 
-__all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party", "made_once"]
+__all__ = ["PARTIES", "STATE", "WORDS", "ControlPage", "Party"]
 
 WORDS = 512  # of 8 bytes, in a page
 PARTIES = 124  # of one block at a time
@@ -78,8 +78,8 @@ class Party:
         self.token = 0
 
 
-class ControlPage:
-    """The control words of one block, in this process.
+class Parties:
+    """The control words of one block, and the parties as which threads of this process sleep and wake others.
 
     Parameters
     ----------
@@ -323,6 +323,43 @@ class ControlPage:
         self._idle.append(party)
         self.end_use()
 
+    # -- release --------------------------------------------------------------------------------------
+
+    def on_release(self, mapping: Mapping | None = None) -> None:
+        """Release the page with its attachment; a thread that still uses it releases the rest."""
+        if not self.usable:  # also in a forked child, in which other threads' locks stay locked
+            return
+        with sigint.deferred:
+            if self._begin_release():
+                try:
+                    self.before_release()
+                    self.stop_waits()
+                finally:
+                    self.end_use()
+
+    def _begin_release(self) -> bool:
+        with self._changing:
+            found, self.usable = self.usable, False
+            self._uses += found
+        return found  # False if another thread was faster
+
+    def in_use(self) -> bool:
+        """Return whether something needs the parties and the handle though the page is released."""
+        return False
+
+    def before_release(self) -> None:
+        """Called before the parties are released; a subclass may override it."""
+
+    def closed(self) -> None:
+        """Called when the handle is closed, or the process ends; a subclass may override it. Idempotent."""
+
+
+class ControlPage(Parties):
+    """The control words of one block, in this process: its parties, their waits, and turns.
+
+    Parameters and attributes are those of `Parties`.
+    """
+
     # -- sleeping -------------------------------------------------------------------------------------
 
     def wait(
@@ -424,7 +461,7 @@ class ControlPage:
             pause = min(2 * pause, longest)
         return found
 
-    # -- locks ----------------------------------------------------------------------------------------
+    # -- turns ----------------------------------------------------------------------------------------
 
     def take_turn(self, byte: int, timeout: float | None, what: str) -> bool:
         """Lock a byte against all other threads and processes; return False if the time is over.
@@ -500,70 +537,8 @@ class ControlPage:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return True
 
-    def on_release(self, mapping: Mapping | None = None) -> None:
-        """Release the page with its attachment; a thread that still uses it releases the rest."""
-        if not self.usable:  # also in a forked child, in which other threads' locks stay locked
-            return
-        with sigint.deferred:
-            if self._begin_release():
-                try:
-                    self.before_release()
-                    self.stop_waits()
-                finally:
-                    self.end_use()
-
-    def _begin_release(self) -> bool:
-        with self._changing:
-            found, self.usable = self.usable, False
-            self._uses += found
-        return found  # False if another thread was faster
-
-    def in_use(self) -> bool:
-        """Return whether something needs the parties and the handle though the page is released."""
-        return False
-
-    def before_release(self) -> None:
-        """Called before the parties are released; a subclass may override it."""
-
-    def closed(self) -> None:
-        """Called when the handle is closed, or the process ends; a subclass may override it. Idempotent."""
-
-
-class Usable(Protocol):
-    """An object that a process makes once for each attachment; see `made_once`."""
-
-    @property
-    def usable(self) -> bool:
-        """True if the attachment is not released, and no fork has come in between."""
-
-    def on_release(self, mapping: Mapping) -> None:
-        """Give up what it has, since the attachment is released."""
-
-
-_Made = TypeVar("_Made", bound=Usable)
-
-
-def made_once(mapping: Mapping, key: str, make: Callable[[], _Made]) -> _Made:
-    """Return the object that is kept under a key of an attachment; make one if there is no usable one.
-
-    It follows the attachment once it is whole: another thread may release that at any moment.
-    """
-    found: _Made | None = mapping.__dict__.get(key)
-    if found is None or not found.usable:
-        with sigint.deferred, _making:
-            found = mapping.__dict__.get(key)
-            if found is None or not found.usable:
-                found = mapping.__dict__[key] = make()
-                segment.follow(mapping, found)
-    return found
-
-
-_making = threading.RLock()  # reentrant: a finalizer may make another object meanwhile
-
 
 def _after_fork_in_child() -> None:
-    global _making
-    _making = threading.RLock()  # a thread of the parent may have held it
     for reference in _pages:
         page = reference()
         if page is not None:
@@ -573,12 +548,12 @@ def _after_fork_in_child() -> None:
     _turns.clear()
 
 
-_pages: list[weakref.ref[ControlPage]] = []
+_pages: list[weakref.ref[Parties]] = []
 # The turns that threads of this process have, by block and byte, each with the lock that its thread holds.
 _turns: dict[tuple[tuple[str, int], int], Any] = {}
 
 
-def _forget(reference: weakref.ref[ControlPage]) -> None:
+def _forget(reference: weakref.ref[Parties]) -> None:
     if reference in _pages:  # else a fork has cleared the list
         _pages.remove(reference)
 

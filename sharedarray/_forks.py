@@ -26,6 +26,7 @@ ORDER = (
     "_platform.descriptors",
     "_segment.mapping",  # the child gets leases of its own
     "_wakers",  # and is another party
+    "_made_once",
     "_control_page",
     "_lock_holds",
     "_arrivals",

@@ -39,8 +39,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors, _header as header, _segment as segment, _sigint as sigint
-from sharedarray._control_page import STATE, WORDS, ControlPage, Party, made_once
+from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import DIGITS, PAGE, Layout
+from sharedarray._made_once import made_once
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._sizes import exact

@@ -17,7 +17,8 @@ from sharedarray import (
     _segment as segment,
     _sigint as sigint,
 )
-from sharedarray._control_page import WORDS, ControlPage, made_once
+from sharedarray._control_page import WORDS, ControlPage
+from sharedarray._made_once import made_once
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._wakers import deadline_after

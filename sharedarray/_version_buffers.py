@@ -19,8 +19,9 @@ from sharedarray import (
     _segment as segment,
     _sigint as sigint,
 )
-from sharedarray._control_page import WORDS, made_once
+from sharedarray._control_page import WORDS
 from sharedarray._header import PAGE
+from sharedarray._made_once import made_once
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._snapshots import BUFFERS, CURRENT, NUMBER, SHOWN, Versions

@@ -15,8 +15,9 @@ from helpers import ANSWER, SIGNALS, Puppet, interrupted_at, registry, wait_unti
 
 import sharedarray as sa
 from sharedarray import _control_page, _registry, _sigint as sigint
-from sharedarray._control_page import ControlPage, made_once
+from sharedarray._control_page import ControlPage
 from sharedarray._growth import growth_of
+from sharedarray._made_once import made_once
 from sharedarray._notices import notices_of
 from sharedarray._platform import platform
 from sharedarray._segment import mapping_of

@@ -40,10 +40,10 @@ def reduce_named(pickler: CodePickler, obj: Any) -> Any:
     kind = type(obj)
     if kind.__reduce_ex__ is _REDUCE_EX and kind.__reduce__ is _REDUCE:
         return NotImplemented
-    if kind in pickler.dispatch_table and kind not in _TYPE_VARIABLES:
-        return NotImplemented
     home = getattr(obj, "__module__", None)
     if type(home) is not str or (home in sys.modules and not is_by_value(home)):
+        return NotImplemented
+    if kind in pickler.dispatch_table and kind not in _TYPE_VARIABLES:
         return NotImplemented
     reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if type(reduced) is not str:

@@ -168,7 +168,6 @@ class Versions(ControlPage):
 
     def hold(self, sources: list[memoryview], mapping: Mapping) -> PickleBuffer:
         """Hold the current buffer, and return its bytes. Ctrl-C may come at any step."""
-        self.check_usable()
         if self._holder is None:
             with sigint.deferred, self._guard:
                 if self._holder is None:

@@ -36,21 +36,14 @@ _new_array = np.ndarray.__new__
 _last_use = attrgetter("last_use")
 _MAX_PARSED = 1024  # references that a cache remembers in parsed form
 
-_lock = threading.RLock()  # of the attachments here and in the caches; a forked child gets a new one
+_lock = threading.RLock()  # of the attachments here and in the caches
+forks.around(__name__, in_child=getattr(_lock, "_at_fork_reinit", None))  # only systems that fork have it
 # The attachments of references that arrived, for as long as any array has its memory from them.
 _attachments: weakref.WeakValueDictionary[Key, Mapping] = weakref.WeakValueDictionary()
 # The thread that is in a ``with`` statement of a cache, and the cache.
 _active: tuple[int, AttachmentCache] | None = None
 # Attachments of caches that got a lease again, because an array arrived outside of the ``with`` statement.
 _leased_again: list[Key] = []
-
-
-def _reset_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-forks.around(__name__, in_child=_reset_in_child)
 
 
 class AttachmentCache:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, FORKS, SIGNALS
+from helpers import ANSWER, FORKS, SIGNALS, interrupted_at as interrupted_by_signal_at
 from stream_steps import interrupted_at, killed_at
 
 import sharedarray as sa
@@ -239,6 +239,23 @@ def test_ctrl_c_at_any_line_of_a_consumer_leaves_both_sides_usable(stride: int, 
     assert step > 100
     consumer.close()
     producer.close()
+
+
+@pytest.mark.parametrize("stride", LINES)
+@pytest.mark.lingers("descriptor")  # Ctrl-C may come between opening a waker and noting it
+def test_ctrl_c_at_any_line_of_a_producer_that_closes_leaves_its_name_usable(stride: int) -> None:
+    step = random.randrange(stride) + 1
+    producer: Any = sa.Stream("steps", SHAPE, "i8", slots=SLOTS)
+    reader = Reader()
+    while interrupted_by_signal_at(step, producer.close):
+        producer.close()
+        producer = sa.Stream("steps", SHAPE, "i8", slots=SLOTS, takeover=True)
+        producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
+        reader.read_all()
+        assert reader.next == producer.position + 1
+        step += stride
+    assert step > 10
+    reader.stream.close()
 
 
 def test_ctrl_c_breaks_off_every_wait() -> None:

@@ -714,15 +714,16 @@ class Consumer(Stream):
             self._waker.wake_self()
             self._enter(token, None)
         if not self._closed:
-            self._closed = True
-            for readers in self._readers:
-                readers.end()
-            if self._watched is not None:
-                self._watched.close()
-                self._watched = None
-            self._release_block()
-            for wake in tuple(self._when_closed):
-                wake()
+            with sigint.deferred:  # a second call would find it closed, and not go on
+                self._closed = True
+                for readers in self._readers:
+                    readers.end()
+                if self._watched is not None:
+                    self._watched.close()
+                    self._watched = None
+                self._release_block()
+                for wake in tuple(self._when_closed):
+                    wake()
         self._turn.pop(0, None)
 
     def _release_block(self) -> None:

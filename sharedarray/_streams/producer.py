@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._process_end import halt, halting
 from sharedarray._streams import words as w
@@ -737,9 +737,10 @@ class Producer(Stream):
             self._waker.wake_self()
             self._enter(token, None)
         if not self._closed:
-            words = self._words
-            words[w.END] = words[w.HEAD] + 1
-            self._end()
+            with sigint.deferred:  # a second call would find it closed, and not go on
+                words = self._words
+                words[w.END] = words[w.HEAD] + 1
+                self._end()
         self._turn.pop(0, None)
 
     def _inherited(self) -> bool:

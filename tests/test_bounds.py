@@ -45,7 +45,6 @@ BOUNDS = {
     "_platform.windows_wakers._owners": "the wakers of other processes that are open",
     "_array.array._of_subclasses": "the modules that ask for it: one",
     "_array.array.opened_as": "the modules that ask for it: one",
-    "_forks._postponed": "what a child has to do as it begins; empty after a fork",
     "_process_end._at_end": "the modules that ask for it",
     "_process_end._ending": "one",
     "_process_end._told": "one",

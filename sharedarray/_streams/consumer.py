@@ -235,7 +235,7 @@ class Consumer(Stream):
                 self._answered = wanted
                 self._waker.wake(PRODUCER)
             position = self._next
-            if words[w.HEAD] <= position or self._closed:
+            if words[w.HEAD] <= position or self._closing:
                 self._await(timeout)
                 words, position = self._words, self._next
             if not w.ORDERED:
@@ -328,7 +328,7 @@ class Consumer(Stream):
             self._take_turn(token, timeout)
         try:
             while True:
-                if self._words[w.HEAD] <= self._next or self._closed:
+                if self._words[w.HEAD] <= self._next or self._closing:
                     self._await(timeout)
                 words, head = self._words, self._words[w.HEAD]
                 if not w.ORDERED:
@@ -386,7 +386,7 @@ class Consumer(Stream):
                 self._answered = wanted
                 self._waker.wake(PRODUCER)
             position = self._next
-            if words[w.HEAD] <= position or self._closed:
+            if words[w.HEAD] <= position or self._closing:
                 self._await(timeout)
                 words, position = self._words, self._next
             position, slot, lost = self._pin(position, timeout)
@@ -582,7 +582,7 @@ class Consumer(Stream):
 
     def _await(self, timeout: float | None) -> None:
         """Wait until there is an item at the next position."""
-        if self._closed:
+        if self._closing:  # a thread that closes it waits for the turn
             raise self._is_closed()
         end = deadline_after(timeout)
         start = time.perf_counter()

@@ -520,7 +520,7 @@ class Producer(Stream):
         if self._turn.setdefault(0, token) is not token:
             self._take_turn(token, timeout)
         try:
-            if self._closed:
+            if self._closing or self._closed:
                 raise self._shut_down()
             slot = self._find(timeout)
             if slot >= 0:
@@ -595,7 +595,7 @@ class Producer(Stream):
         done, count = 0, len(arrays)
         try:
             while done < count:
-                if self._closed:
+                if self._closing or self._closed:
                     raise self._shut_down()
                 slot, n = self._find_several(count - done, timeout)
                 if slot >= 0:
@@ -674,7 +674,7 @@ class Producer(Stream):
         if self._turn.setdefault(0, token) is not token:
             self._take_turn(token, timeout)
         try:
-            if self._closed:
+            if self._closing or self._closed:
                 raise self._shut_down()
             slot = self._find(timeout)
             if slot >= 0:

@@ -51,6 +51,7 @@ BOUNDS = {
     "_control_page._pages": "weak references, removed with what they refer to",
     "_control_page._turns": "the turns that threads have now: each is removed as it ends",
     "_damage._reported": "test_reports_are_bounded",
+    "_forks._postponed": "what a fork postpones in its child, until it is complete",
     "_group_index._known": "test_indexes_that_were_parsed",
     "_header._known": "test_pages_that_were_parsed",
     "integrations.joblib._preload": "two keys",

@@ -99,6 +99,29 @@ def test_the_seed_of_an_initializer_stays(method):
         assert draw_once(pool) == expected
 
 
+LOADED = """
+import sys
+import numpy.random
+import sharedarray as sa
+
+def draw(k):
+    loaded = "numpy.random" in sys.modules
+    return loaded, int(sys.modules["numpy"].random.randint(1 << 62))
+
+if __name__ == "__main__":
+    with sa.Pool(1, "forkserver", max_tasks_per_child=1) as pool:
+        drawn = [pool.submit(draw, k).result() for k in range(3)] + [draw(0)]
+    print(all(loaded for loaded, _ in drawn), len({number for _, number in drawn}))
+"""
+
+
+@needs_server
+def test_a_fork_server_loads_the_random_numbers_of_numpy_if_its_caller_has(tmp_path):
+    assert program(tmp_path, LOADED)[0] == "True 4\n"
+    without = LOADED.replace("import numpy.random", "import numpy").replace("+ [draw(0)]", "")
+    assert program(tmp_path, without)[0].split()[1] == "3"
+
+
 @needs_fork
 def test_another_bit_generator_is_seeded_as_well():
     before = np.random.get_bit_generator()

@@ -4,8 +4,7 @@ This one differs from multiprocessing's fork server in four ways. It listens on 
 that it needs no path, and ``TMPDIR`` may be long, unwritable or missing. It finds modules by the caller's
 path, and reports those that cannot be loaded. A worker gets the environment and the working directory that
 the caller has at the worker's start, not those of the server's start. And it ends after its last worker, so
-that no process
-above inherits a zombie::
+that no process above inherits a zombie::
 
     caller                                socket pair                         server
     ------                                -----------                         ------
@@ -47,6 +46,9 @@ _END, _CLOSE, _CHECK = 1.0, 0.1, 0.005
 _SERVERS = 4
 # Loaded by the fork server before its first fork, in this order.
 _PRELOAD = ("numpy", "sharedarray._pool.worker.main")
+# And these, if the caller has loaded them as the server starts: NumPy leaves them to their first use, which
+# would take each worker 35 ms. Workers seed anew what they inherit of it; see `seeds`.
+_PRELOAD_IF_LOADED = ("numpy.random",)
 # Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
 # server that started with other values is of no use for a new worker.
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)
@@ -222,7 +224,8 @@ def server_for(worker: Any) -> ForkServer:
     server = _servers.pop(key, None)
     _closed[:] = [closed for closed in _closed if not closed.reaped()]
     if server is None:
-        server = ForkServer(modules, extra)
+        also = (name for name in _PRELOAD_IF_LOADED if name in sys.modules)
+        server = ForkServer((*modules, *also), extra)
     if not _servers and process.parent_process() is not None:
         util.Finalize(None, _end_helpers, exitpriority=_LATE)
     _servers[key] = server

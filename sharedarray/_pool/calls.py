@@ -252,6 +252,26 @@ class Task:
             found.append(items._part(count * workers, total - count * workers))
         return found
 
+    def join(self, other: Task) -> bool:
+        """Add the items of a task that come right behind these; return False if this cannot have both."""
+        step = other.first - self.first if self.count == 1 else self.step
+        if (
+            self.items is None
+            or other.items is not self.items
+            or step < 1
+            or other.first != self.first + self.count * step
+            or (other.count > 1 and other.step != step)
+            or self.done
+            or other.done
+        ):
+            return False
+        for name in ("sink", "function", "slot", "limit", "deadline", "retries", "handovers", "cancelled"):
+            if getattr(self, name) != getattr(other, name):
+                return False
+        self.step = step
+        self.count += other.count
+        return True
+
     def only(self, item: int) -> Task:
         """Return a task for one of the items."""
         return self._part(item, 1)

@@ -268,7 +268,10 @@ class WorkerHandle:
     # Revoking
 
     def revoke(self, most: int) -> list[Task]:
-        """Revoke calls from the end, at most so many, that have not begun; return them in order."""
+        """Revoke calls from the end, at most so many, that have not begun; return them in order.
+
+        Tasks that follow on each other are one again: they are given once more, and may be revoked again.
+        """
         count = 0
         while count < most and self._claim(False):
             count += 1
@@ -276,7 +279,11 @@ class WorkerHandle:
             return []
         self.revoked += count
         self.advance("revoke")
-        return self._cut(count)
+        found: list[Task] = []
+        for task in self._cut(count):
+            if not found or not found[-1].join(task):
+                found.append(task)
+        return found
 
     def _cut(self, count: int) -> list[Task]:
         """Remove so many calls from the end of what it was sent."""

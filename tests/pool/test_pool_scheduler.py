@@ -688,3 +688,36 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
         assert back == []
         worker.replied(1, 0.0)
     assert back == [7]
+
+
+def items_of(tasks):
+    """Return the items of each task."""
+    return [list(range(task.first, task.first + task.count * task.step, task.step)) for task in tasks]
+
+
+def joined(tasks):
+    """Return the tasks, of which those that follow on each other are one."""
+    found = []
+    for task in tasks:
+        if not found or not found[-1].join(task):
+            found.append(task)
+    return found
+
+
+def test_tasks_that_follow_on_each_other_are_one_again():
+    whole = Task(SimpleNamespace(), "a label", SimpleNamespace())
+    whole.items, whole.count = [(number,) for number in range(100)], 100
+    assert items_of(joined([whole.only(number) for number in range(10)])) == [list(range(10))]
+    assert items_of(joined([whole.only(number) for number in (0, 2, 4, 5)])) == [[0, 2, 4], [5]]
+    assert items_of(joined([whole.only(number) for number in (3, 2, 2)])) == [[3], [2], [2]]
+    even, odd, rest = whole.split_in_turns(20, 2)
+    later = even.split(5)
+    assert items_of(joined([even, later])) == [list(range(0, 40, 2))]
+    assert joined([even, odd]) == [even, odd]
+    assert joined([odd, rest]) == [odd, rest]
+    begun, other = whole.only(50), whole.only(51)
+    begun.handovers = 1  # another one may be the culprit of the next death
+    assert joined([begun, other]) == [begun, other]
+    single = Task(whole.sink, "a label", whole.stats)
+    single.first = 52
+    assert joined([other, single]) == [other, single]

@@ -93,9 +93,7 @@ __all__ = [
     "table",
 ]
 _MOST_READ = 1 << 18  # bytes of a table that `has_intents` reads
-_PATIENCE = (
-    1.0  # seconds for which a sweep waits for a process that edits the table, which takes microseconds
-)
+_PATIENCE = 1.0  # seconds that a sweep waits for a process that edits the table, which takes microseconds
 _PAUSE = 0.001  # seconds between two tries
 _MOST_TABLES = 16  # open tables of a process, from which number on unused ones are closed
 

@@ -62,9 +62,7 @@ _FRESH = 0.05  # seconds after a check in which a connection counts as open
 _UNANSWERED = 3  # connections in a row that ended without an answer, after which no janitor is started
 _RETRY = 5.0  # seconds until a start that failed is tried again
 _PATIENCE = 5.0  # seconds to wait for an answer
-_ENDING_PATIENCE = (
-    15.0  # seconds to wait for a janitor that is ending, or is to notice that it lost its socket
-)
+_ENDING_PATIENCE = 15.0  # seconds to wait for a janitor that ends, or is to notice that it lost its socket
 _START_PATIENCE = 8.0  # seconds that an interpreter may take to start; about 0.03 on a machine that is free
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))  # known before the program changes its directory
 _TIDY = 30.0  # seconds between two sweeps by a maker, where the kernel frees blocks but leaves their records

@@ -168,9 +168,8 @@ class _Janitor:
             client.close()
         self.clients.clear()
         self.idle_since = None
-        damage.unheard = (
-            False  # no other process is left that would warn of a damaged file, and write it anew
-        )
+        # No other process is left that would warn of a damaged file, and write it anew.
+        damage.unheard = False
         try:
             work = self._sweep(time.monotonic())
         finally:

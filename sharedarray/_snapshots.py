@@ -133,9 +133,7 @@ class Versions(ControlPage):
         self._bytes = self.words.cast("B")
         self._drops: list[Callable[[object], Any]] = []  # for each byte of the holder's state
         self._drop_at: list[Any] = [None] * 8  # for each byte, the weak reference that calls its function
-        self._guard = (
-            threading.RLock()
-        )  # a handler of a signal, or a finalizer, may take a snapshot meanwhile
+        self._guard = threading.RLock()  # reentrant: a signal's handler or a finalizer may take a snapshot
         self._new_lock = lock_of_threads()
         # For each buffer that this process holds, the object that its snapshots refer to.
         self.held: list[weakref.ref[PickleBuffer] | None] = [None] * len(self._buffers)

@@ -176,9 +176,8 @@ def make_private_directory(path: str) -> None:
         _trusted.add(os.path.normcase(path))
 
 
-_trusted: set[str] = (
-    set()
-)  # directories that were looked at; their owners and rights do not change by themselves
+# Directories that were checked; their owners and rights do not change by themselves.
+_trusted: set[str] = set()
 
 
 def remove_directory(path: str) -> None:

@@ -690,6 +690,16 @@ def test_a_slot_for_a_result_is_put_back_once_no_item_of_its_task_is_left(revoke
     assert back == [7]
 
 
+def test_what_is_taken_back_from_a_worker_is_one_task_again():
+    worker = Simulated(0)
+    whole = Task(Outcomes(10), "simulated", FunctionStats())
+    whole.items, whole.count, whole.is_small = [()] * 10, 10, True
+    for number in range(0, 10, 2):
+        worker.give(whole.only(number))
+    worker.begin()
+    assert items_of(worker.revoke(9)) == [[2, 4, 6, 8]]
+
+
 def items_of(tasks):
     """Return the items of each task."""
     return [list(range(task.first, task.first + task.count * task.step, task.step)) for task in tasks]

@@ -58,9 +58,14 @@ IDLE = freelist.IDLE
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Begin with an empty list, whose blocks are idle after a minute only."""
-    freelist.before_fork()
+    """Begin with an empty list, whose blocks are idle after a minute only, when pages are reused.
+
+    The first block starts the janitor, which has the descriptors of this process until it runs its program.
+    """
     monkeypatch.setattr(freelist, "IDLE", 60.0)
+    freelist.before_fork()
+    wait_until(reused, "pages are reused")
+    freelist.before_fork()
     yield
     freelist.before_fork()  # also ends a thread that waits for a minute
 
@@ -69,6 +74,11 @@ def file_of(array: np.ndarray[Any, Any]) -> int:
     mapping = segment.mapping_of(array)
     assert mapping is not None
     return mapping.inode
+
+
+def reused() -> bool:
+    """Return whether a block that was just freed is used for the next one."""
+    return freed() == freed()
 
 
 def freed(count: int = COUNT, value: float = OLD, **options: Any) -> int:

@@ -12,6 +12,8 @@ and whatever became of the exception.
 `nothing_leaks` compares what is there before and after each test: blocks, records, references on their way,
 child processes (the forkserver's too), threads, and file descriptors. ``@pytest.mark.lingers("thread", …)``
 is for tests of libraries that keep some on purpose.
+
+The fixtures at the end are start methods, and a pool by each of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
@@ -49,7 +52,9 @@ from helpers import (  # noqa: E402
     registry,
     wait_until,
 )
+from needs import EACH_METHOD, FIRST_METHOD  # noqa: E402
 
+import sharedarray as sa  # noqa: E402
 import sharedarray._freelist  # noqa: E402
 import sharedarray._intents  # noqa: E402
 import sharedarray._janitor  # noqa: E402
@@ -383,3 +388,43 @@ def no_janitor_stays() -> Iterator[None]:
         return {path: pids for path in _directories if (pids := janitors(path))}
 
     wait_until(lambda: not still_there(), f"janitors end when nothing is left: {still_there()}", every=0.05)
+
+
+# -- pools ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=EACH_METHOD)
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=FIRST_METHOD)
+def first_method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=FIRST_METHOD)
+def pool_of_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.Pool]:
+    import pool_tasks
+
+    meet = tmp_path_factory.mktemp("meet")
+    with sa.Pool(2, request.param) as pool:
+        assert list(pool.map(pool_tasks.meet, [meet, meet], [2, 2])) == [2, 2]
+        yield pool
+
+
+@pytest.fixture
+def pool(pool_of_module: sa.Pool) -> Iterator[sa.Pool]:
+    """Provide a pool of two workers that are there already, one for all tests of a module.
+
+    Its recycled memory is freed after each test; what is not freed is still in use, and `nothing_leaks`
+    tells.
+    """
+    yield pool_of_module
+    if pool_of_module.stats().recycled_in_use:
+        gc.collect()
+        with contextlib.suppress(AssertionError):  # a worker answers before it lets go of what it was given
+            wait_until(lambda: not pool_of_module.stats().recycled_in_use, "nothing is used")
+    pool_of_module._core.store.trim(math.inf)

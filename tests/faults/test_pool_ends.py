@@ -19,13 +19,11 @@ from pathlib import Path
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import ANSWER, FORKS, METHODS, ROOT, SIGNALS, alive, environment, stopped, wait_until
+from helpers import ANSWER, FORKS, METHODS, ROOT, SIGNALS, SUPPORT, alive, environment, stopped, wait_until
 from needs import few, needs_fork, needs_proc, needs_signals
 
 import sharedarray as sa
 from sharedarray._pool.processes import default_method, fork_server
-
-HERE = Path(__file__).parent
 
 
 def script(tmp_path, text, name="script.py"):
@@ -43,7 +41,7 @@ def begin(path, *arguments, stdin=subprocess.DEVNULL):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(HERE)])),
+        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(SUPPORT)])),
         start_new_session=True,
     )
     try:

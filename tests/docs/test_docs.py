@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ANSWER, environment
+from helpers import ANSWER, ROOT, environment
 from needs import needs_files
 
 import sharedarray as sa
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 

@@ -44,7 +44,7 @@ from unittest import mock
 
 import pool_tasks
 import pytest
-from helpers import HERE, ROOT, SIGNALS, environment, run
+from helpers import ROOT, SIGNALS, SUPPORT, environment, run
 
 import sharedarray as sa
 from sharedarray._pool import RemoteTraceback, processes
@@ -767,7 +767,7 @@ RESOURCES = unittest.defaultTestLoader.getTestCaseNames(PoolFailingInitializerRe
 
 @pytest.mark.parametrize("name", RESOURCES)
 def test_a_failing_initializer_leaves_no_resources(name):
-    paths = [ROOT, HERE, HERE / "pool", os.environ.get("PYTHONPATH", "")]
+    paths = [ROOT, SUPPORT, Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "unittest", f"{__name__}.PoolFailingInitializerResourcesTest.{name}"],
         env=environment(PYTHONPATH=os.pathsep.join(str(path) for path in paths if path)),

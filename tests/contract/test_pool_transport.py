@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import unnamed_memory, wait_until
+from helpers import SUPPORT, unnamed_memory, wait_until
 from needs import many_starts, needs_files, needs_fork, needs_limits, needs_proc
 
 import sharedarray as sa
@@ -507,7 +507,7 @@ def test_what_is_below_the_threshold_travels_in_the_pipe(pool):
 
 SMALL_TMPFS = """
 import os, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {support!r})
 os.environ["SHAREDARRAY_DIR"] = {path!r}
 import numpy as np
 import sharedarray as sa
@@ -541,7 +541,7 @@ print("whole")
 
 @needs_files
 def test_a_small_tmpfs_is_no_limit_and_no_sigbus(tmp_path):
-    script = SMALL_TMPFS.format(path=str(tmp_path), tests=os.path.dirname(__file__))
+    script = SMALL_TMPFS.format(path=str(tmp_path), support=str(SUPPORT))
     command = [sys.executable, "-X", "faulthandler", "-c", script]
     mount = f'mount -t tmpfs -o size=16m tmpfs {tmp_path} && exec "$0" "$@"'
     before = ["sh", "-c", mount] if os.geteuid() == 0 else ["unshare", "-rm", "sh", "-c", mount]

@@ -7,9 +7,9 @@ word with an ordinary meaning beside the private one is listed only in the form 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from helpers import ROOT
+
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for folder in ("sharedarray", "tests", "benchmarks", "docs", ".")
@@ -45,14 +45,14 @@ TERMS = {
 }
 # By place: the ordinary use of a word, and the reason.
 EXCEPTIONS = {
-    "tests/test_words.py": (".*", "this list"),
+    "tests/docs/test_words.py": (".*", "this list"),
     "benchmarks/bench_streams.py": ("loan_slice_uninit", "a method of iceoryx2"),
-    "tests/test_dask.py": ("silence_logs", "an option of Dask"),
-    "tests/test_reference.py": ("silence_logs", "an option of Dask"),
-    "tests/test_pools.py": ("silence_logs", "an option of Dask"),
-    "tests/test_lock_file.py": ("(?i)nobody", "the name of a user"),
-    "tests/test_places.py": ("the user nobody", "the name of a user"),
-    "tests/pool/test_pool_inherits.py": ("su nobody", "the name of a user"),
+    "tests/integration/test_dask.py": ("silence_logs", "an option of Dask"),
+    "tests/unit/test_reference.py": ("silence_logs", "an option of Dask"),
+    "tests/contract/test_pools.py": ("silence_logs", "an option of Dask"),
+    "tests/unit/test_lock_file.py": ("(?i)nobody", "the name of a user"),
+    "tests/integration/test_places.py": ("the user nobody", "the name of a user"),
+    "tests/contract/test_pool_inherits.py": ("su nobody", "the name of a user"),
     "sharedarray/_display/tables.py": ("font-family", "CSS"),
     "sharedarray/_display/timeline_svg.py": ("font-family", "SVG"),
 }

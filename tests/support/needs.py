@@ -26,6 +26,8 @@ from helpers import (
     janitor_needed,
 )
 
+from sharedarray._pool.processes import default_method
+
 needs_fork = pytest.mark.skipif(not FORKS, reason="processes cannot fork here")
 needs_signals = pytest.mark.skipif(not SIGNALS, reason="there are no signals between processes here")
 needs_proc = pytest.mark.skipif(not PROC, reason="there is no /proc here")
@@ -41,6 +43,11 @@ needs_limits = pytest.mark.skipif(not LIMITS, reason="a process cannot limit its
 # slow tests where there are other ways.
 EACH_METHOD = [
     pytest.param(method, marks=pytest.mark.slow) if method == "spawn" and FORKS else method
+    for method in METHODS
+]
+# What a call means does not depend on how its worker was started: of tests of that, all but one way are slow.
+FIRST_METHOD = [
+    method if method == default_method() else pytest.param(method, marks=pytest.mark.slow)
     for method in METHODS
 ]
 

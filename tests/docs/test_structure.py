@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, Never
 
 import pytest
+from helpers import TESTS
 
 import sharedarray as sa
 from sharedarray import _errors as errors, _forks as forks
@@ -188,7 +189,7 @@ def test_the_platform_is_looked_at_in_one_place() -> None:
         r"|getwindowsversion|os\.uname|sysconfig\.get_platform"
     )
     looks = {module for module in MODULES if asks.search(source(module))}
-    tests = [path for path in Path(__file__).parent.rglob("*.py") if path != Path(__file__)]
+    tests = [path for path in TESTS.rglob("*.py") if path != Path(__file__)]
     assert [path.name for path in tests if asks.search(path.read_text(encoding="utf-8"))] == []
     assert looks == {"sharedarray._platform"}
 

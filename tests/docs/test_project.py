@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
-from helpers import answer
+from helpers import ROOT, answer
 
 import sharedarray
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -73,9 +71,6 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 def test_second_interpreters_of_the_tests_do_without_pytest() -> None:
     """It would take them as long to import as all else."""
-    script = (
-        "import sys; sys.path.append(sys.argv[1]); import helpers, pool_tasks; helpers.say(list(sys.modules))"
-    )
-    loaded = answer(script, Path(__file__).parent / "pool")
+    loaded = answer("import sys, helpers, pool_tasks; helpers.say(list(sys.modules))")
     assert "sharedarray" in loaded
     assert not {"pytest", "_pytest"} & set(loaded)

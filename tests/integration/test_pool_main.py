@@ -11,11 +11,10 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import METHODS, ROOT, environment
+from helpers import METHODS, ROOT, SUPPORT, environment
 from needs import EACH_METHOD, few
 
 
@@ -1105,7 +1104,7 @@ def test_functions_of_numba(tmp_path):
     ("first", "count", "steps"), [(0, 3, 60), pytest.param(3, 12, 2000, marks=pytest.mark.slow)]
 )
 def test_no_call_sees_what_was_changed_after_its_submit(first, count, steps, method):
-    program = [str(Path(__file__).with_name("storm_of_changes.py")), first, count, steps, method]
+    program = [str(SUPPORT / "storm_of_changes.py"), first, count, steps, method]
     assert run(list(map(str, program)), seconds=900) == "as at the submit\n"
 
 

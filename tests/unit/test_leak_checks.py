@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import HERE, environment
+from helpers import TESTS, environment
 
 LEAKING = """
 import os, subprocess, sys, threading
@@ -54,8 +54,7 @@ def test_tidy():
 
 @pytest.mark.slow
 def test_every_kind_of_leak_fails_its_test(tmp_path):
-    for file in ("conftest.py", "helpers.py"):
-        shutil.copy(HERE / file, tmp_path / file)
+    shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "test_leaking.py").write_text(LEAKING)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],

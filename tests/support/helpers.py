@@ -25,8 +25,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+SUPPORT = Path(__file__).resolve().parent
+TESTS = SUPPORT.parent
+ROOT = TESTS.parent
 TABLE = "locks.1"  # in the registry, of a process that locks, and of the janitor who removes it
 # Seconds that anything may take which a test waits for, on a machine that is slow and busy: a bound against
 # hanging, of which nothing is left over if all is well.
@@ -324,7 +325,7 @@ def _names(path: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a second interpreter that finds this package and these helpers."""
-    path = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH")]))
     found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
         found.pop(variable, None)

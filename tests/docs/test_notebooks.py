@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import block_files, nothing_left, run, wait_until
+from helpers import ROOT, block_files, nothing_left, run, wait_until
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [
     *("01_quickstart", "02_parallel_pipeline", "03_two_kernels_live"),
     *("04_sharing_vs_pickling", "05_from_shared_memory", "06_streams", "07_groups_growth_versions"),

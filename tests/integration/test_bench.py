@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import KILLED, alive, kill, wait_until
+from helpers import KILLED, ROOT, alive, kill, wait_until
 from needs import needs_signals
 
 import sharedarray as sa
@@ -359,7 +358,7 @@ def test_other_commands_do_not_import_the_benchmark():
 
 # -- what is stored in the repository -------------------------------------------------------------------
 
-STORED = Path(__file__).parent.parent / "benchmarks" / "report" / "results.json"
+STORED = ROOT / "benchmarks" / "report" / "results.json"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 import types
-from pathlib import Path
 
 import numpy as np
 import pool_tasks
@@ -569,16 +568,15 @@ def test_libraries_find_their_limit_when_they_are_loaded(method):
         import os, sys
         for name in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
             del os.environ[name]
-        sys.path.append(sys.argv[1])
         import sharedarray as sa, pool_tasks
         from helpers import say
         found = []
         for threads in (None, 1):
-            with sa.Pool(1, sys.argv[2], threads_per_worker=threads) as pool:
+            with sa.Pool(1, sys.argv[1], threads_per_worker=threads) as pool:
                 found.append(sorted(pool.submit(pool_tasks.thread_limits).result()[0]))
         say(found)
     """
-    without, limited = answer(script, Path(__file__).parent, method)
+    without, limited = answer(script, method)
     if not without:
         pytest.skip("no library of this NumPy can be asked for its threads")
     assert limited == [1]

@@ -2,9 +2,9 @@
 
 A module for tests, and a program for long runs::
 
-    python tests/stream_storm.py kills 10000     # SIGKILL at random instructions of producers and consumers
-    python tests/stream_storm.py steps           # SIGKILL at each bytecode of all calls of both sides
-    python tests/stream_storm.py hands 10000000  # numbers round four processes; signals, stops and forks
+    python tests/support/stream_storm.py kills 10000     # SIGKILL at random instructions of both sides
+    python tests/support/stream_storm.py steps           # SIGKILL at each bytecode of all calls of both sides
+    python tests/support/stream_storm.py hands 10000000  # numbers round 4 processes; signals, stops and forks
 """
 
 from __future__ import annotations

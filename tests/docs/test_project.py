@@ -7,7 +7,7 @@ import re
 import tomllib
 
 import pytest
-from helpers import ROOT, answer
+from helpers import ROOT, TESTS, answer
 
 import sharedarray
 
@@ -37,6 +37,34 @@ def test_readme_has_two_commands_that_need_no_set_up() -> None:
     for command in commands:
         assert "\n" not in command
         assert command.startswith("python3 -m venv .venv && ")
+
+
+def in_full(word: str) -> list[str]:
+    """Return what a shell makes of a word with braces."""
+    braces = re.search(r"\{([^{}]*)\}", word)
+    if braces is None:
+        return [word]
+    before, after = word[: braces.start()], word[braces.end() :]
+    return [each for choice in braces[1].split(",") for each in in_full(before + choice + after)]
+
+
+def test_every_test_that_is_named_by_its_path_exists() -> None:
+    files = [ROOT / ".ci" / "run", ROOT / "README.md", ROOT / "pyproject.toml"]
+    files += [*(ROOT / "docs").rglob("*.md"), *TESTS.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    named = {
+        (file.name, each)
+        for file in files
+        for word in re.findall(r"(?<![\w/])tests/[\w/{},.:]*", file.read_text(encoding="utf-8"))
+        for each in in_full(word.rstrip(".,:"))
+    }
+
+    def exists(each: str) -> bool:
+        name, _, test = each.partition("::")
+        path = ROOT / name
+        return path.exists() and (not test or f"\ndef {test}(" in path.read_text(encoding="utf-8"))
+
+    assert len(named) > 50  # or the words are not recognized any more
+    assert {(file, each) for file, each in named if not exists(each)} == set()
 
 
 def test_every_extra_that_is_named_exists() -> None:

@@ -274,6 +274,8 @@ class _Change:
                 poll.register(thing.fileno(), select.POLLIN)
             except errors.BlockClosedError:
                 return  # a closed stream or event counts as ready
+            except errors.LockTimeout:  # a process was stopped as it changed an event
+                seconds = SLICE if seconds is None else min(seconds, SLICE)
         poll.poll(None if seconds is None else min(int(seconds * 1000) + 1, _LONGEST))
 
     def close(self, things: Iterable[Future[Any] | Waitable]) -> None:

@@ -3,7 +3,8 @@
 ==========  ========================================================================
 block       the words of a block; making it, and finding it by name
 mutex       the lock under which the words are changed
-primitive   the processes that use a block, and how they wait for each other
+parties     the processes that use a block
+primitive   how they wait for each other
 events      `Event`
 semaphores  `Semaphore`
 conditions  `Condition`

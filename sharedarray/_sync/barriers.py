@@ -3,23 +3,31 @@
 STATE is ``generation << 1 | broken``. Each entry has AT, 1 + the generation in which its party last arrived,
 and COUNT, how many of its threads have. OUTCOMES has, for the last generations, ``1 + generation << 1 |
 passed``, for processes that wake when others are further on.
+
+If the time of a party is over while another process keeps the lock, because it is stopped, the party cannot
+change STATE. So it writes 1 + the generation to GIVEN_UP in its own entry, which breaks the barrier as well.
+If the stopped process lets all go on, because it has read GIVEN_UP before, it breaks the next generation.
 """
 
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable
 from threading import BrokenBarrierError
 from typing import Any, ClassVar, Self
 
+from sharedarray import _sigint as sigint
 from sharedarray._process_end import halting
 from sharedarray._sync.block import FIRST, SETTING
+from sharedarray._sync.mutex import BusyError, patient
 from sharedarray._sync.primitive import Primitive
+from sharedarray._wakers import deadline_after
 
 __all__ = ["Barrier"]
 
 _STATE, _OUTCOMES, _REMEMBERED = FIRST, FIRST + 1, 8
-_AT, _COUNT = range(2)  # after OWN
+_AT, _COUNT, _GIVEN_UP = range(3)  # after OWN
 
 
 class Barrier(Primitive):
@@ -105,7 +113,8 @@ class Barrier(Primitive):
     @halting
     def broken(self) -> bool:
         """True if the barrier is broken, until `reset`."""
-        return bool(self._words[_STATE] & 1)
+        state = self._words[_STATE]
+        return bool(state & 1) or self._given_up(state)
 
     def _arrived(self, generation: int) -> int:
         words = self._words
@@ -143,21 +152,23 @@ class Barrier(Primitive):
         if timeout is None:
             timeout = self._timeout
         state, index = -1, self.parties
+        limit = patient(deadline_after(timeout))
         try:
             while index >= self.parties:
-                state, index = self._arrive()
+                state, index = self._arrive(limit)
                 if index >= self.parties and not self._wait(self._is_after(state), timeout):
                     raise BrokenBarrierError(f"the barrier {self.name!r} has not emptied in time")
             if index + 1 == self.parties:
-                self._pass(state)
+                self._pass(state, limit)
                 return index
             over = not self._wait(self._is_after(state), timeout)
         except BaseException:
             if index < self.parties:
                 self._withdraw(state)
             raise
-        if over:
-            self._break(state)
+        if self._passed(state):
+            return index
+        self._break(state)
         if self._passed(state):
             return index
         raise BrokenBarrierError(
@@ -165,16 +176,23 @@ class Barrier(Primitive):
         )
 
     def _is_after(self, state: int) -> Callable[[], bool]:
-        """Return a function that returns whether the state has changed."""
+        """Return a function that returns whether the state has changed, or a party has given up."""
         words = self._words
-        return lambda: words[_STATE] != state
+        return lambda: words[_STATE] != state or self._given_up(state)
 
-    def _arrive(self) -> tuple[int, int]:
+    def _given_up(self, state: int) -> bool:
+        """Return whether a party has given up in the generation of a state, which it could not change."""
+        words, mark = self._words, (state >> 1) + 1
+        return any(words[own + _GIVEN_UP] == mark for own in self._own_words())
+
+    def _arrive(self, limit: float | None) -> tuple[int, int]:
         """Arrive; return the state, and how many have arrived before."""
-        state, arrived = 0, False
+        state, arrived = self._words[_STATE], False
         try:
-            with self._change() as words:
+            with self._change(limit) as words:
                 state = words[_STATE]
+                if self._given_up(state):
+                    state = words[_STATE] = state | 1
                 if state & 1:
                     raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
                 index = self._arrived(state >> 1)
@@ -186,12 +204,17 @@ class Barrier(Primitive):
                     words[own + _COUNT] += 1
                     arrived = True
             return state, index
+        except BusyError:
+            self._break(state)
+            raise BrokenBarrierError(
+                f"the barrier {self.name!r} is broken: a process is stopped as it changes it"
+            ) from None
         except BaseException:
             if arrived:
                 self._withdraw(state)
             raise
 
-    def _pass(self, state: int) -> None:
+    def _pass(self, state: int, limit: float | None) -> None:
         """Let all go on, as the last that has arrived."""
         if self._action is not None:
             try:
@@ -199,10 +222,17 @@ class Barrier(Primitive):
             except BaseException:
                 self._break(state)
                 raise
-        with self._change() as words:
-            if words[_STATE] == state:
-                self._go_on(state, passed=True)
-                return
+        try:
+            with self._change(limit) as words:
+                if words[_STATE] == state and not self._given_up(state):
+                    self._go_on(state, passed=True)
+                    if self._given_up(state):  # after the fence of `_go_on`: in between
+                        words[_STATE] |= 1
+                        self._wake_sleepers()
+                    return
+        except BusyError:
+            pass
+        self._break(state)
         raise BrokenBarrierError(f"the barrier {self.name!r} is broken")
 
     def _go_on(self, state: int, *, passed: bool) -> None:
@@ -218,28 +248,37 @@ class Barrier(Primitive):
         return bool(words[_OUTCOMES + generation % _REMEMBERED] == generation + 1 << 1 | 1)
 
     def _break(self, state: int) -> None:
-        with self._change() as words:
-            if words[_STATE] == state:
-                words[_STATE] = state | 1
-                self._wake_sleepers()
+        """Break the barrier in the generation of a state; do not wait for a process that is stopped."""
+        if self._sleeper.index >= 0 and self._process == os.getpid():
+            with sigint.deferred, self._open_party() as (words, own):
+                words[own + _GIVEN_UP] = (state >> 1) + 1
+                self._wake_sleepers()  # before the state is looked at: this has a fence
+        try:
+            with self._change(0.0) as words:
+                if words[_STATE] == state:
+                    words[_STATE] = state | 1
+                    self._wake_sleepers()
+        except BusyError:
+            pass  # the next process that changes the state does it
 
     def _withdraw(self, state: int) -> None:
         """Undo an arrival, of a wait that was broken off."""
-        with self._change() as words:
-            own = self._own
+        with sigint.deferred, self._open_party() as (words, own):
             if words[_STATE] == state and words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
                 words[own + _COUNT] -= 1
 
     def _settle(self, own: int) -> None:
         words = self._words
         state = words[_STATE]
-        if words[own + _AT] and words[own + _AT] >= state >> 1:
+        given_up = words[own + _GIVEN_UP] == (state >> 1) + 1
+        if given_up or (words[own + _AT] and words[own + _AT] >= state >> 1):
             words[_STATE] = state | 1
 
     def _release_party(self, own: int) -> None:
         words = self._words
         state = words[_STATE]
-        if words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]:
+        given_up = words[own + _GIVEN_UP] == (state >> 1) + 1
+        if given_up or (words[own + _AT] == (state >> 1) + 1 and words[own + _COUNT]):
             words[_STATE] = state | 1
 
     @halting

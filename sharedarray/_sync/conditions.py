@@ -18,8 +18,11 @@ from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._locks import Lock
 from sharedarray._process_end import halt, halting
+from sharedarray._sync import mutex
 from sharedarray._sync.block import DEATHS, FIRST
+from sharedarray._sync.mutex import BusyError, patient
 from sharedarray._sync.primitive import Primitive
+from sharedarray._wakers import deadline_after
 
 __all__ = ["Condition"]
 
@@ -59,6 +62,8 @@ class Condition(Primitive):
     condition has died: wait in a loop that checks what you wait for, or call `wait_for`. The lock is not
     reentrant: to acquire it twice in a thread is a `DeadlockError`. It travels to tasks by reference. A
     forked child does not hold what its parent holds, and its leaving the ``with`` statement changes nothing.
+    Ctrl-C in `wait` comes when the lock is taken again; if another process keeps it, after a second without
+    the lock.
 
     Examples
     --------
@@ -83,6 +88,7 @@ class Condition(Primitive):
 
     def _begin(self) -> None:
         self._left_to_parent = self._maker > 0 and self._holds()
+        self._without_lock: set[int] = set()  # the threads whose `wait` Ctrl-C has ended without the lock
         super()._begin()
         self.abandoned = False
         self._lock = None
@@ -131,9 +137,10 @@ class Condition(Primitive):
         limit = (None if timeout == -1 else timeout) if blocking else 0
         try:
             with sigint.deferred:
-                with self._change():
-                    pass  # become a party: its death then wakes the others
+                self._become_party(patient(deadline_after(limit)))  # its death then wakes the others
                 return self._take_lock(limit, sigint.allowed)
+        except BusyError:
+            return False
         except BaseException:
             if self._holds():
                 self.release()
@@ -156,8 +163,21 @@ class Condition(Primitive):
                 lock.__exit__(None, None, None)
             raise
         self._lock, self._holder = lock, get_ident()
+        self._without_lock.discard(self._holder)
         self.abandoned = lock.abandoned
         return True
+
+    def _take_again(self) -> None:
+        """Take the lock again after a wait.
+
+        Ctrl-C comes when it is taken, or after `mutex.PATIENCE` seconds: its holder may be stopped.
+        """
+        try:
+            self._take_lock(None, sigint.allowed)
+        except BaseException:
+            if not self._take_lock(mutex.PATIENCE, nullcontext()):
+                self._without_lock.add(get_ident())
+            raise
 
     def release(self) -> None:
         """Give up the lock.
@@ -191,6 +211,9 @@ class Condition(Primitive):
                 if kind is None:
                     raise self._is_closed()
                 return  # the error of a wait goes on, which another thread has ended by closing this
+            if kind is not None and get_ident() in self._without_lock:
+                self._without_lock.discard(get_ident())
+                return  # Ctrl-C goes on, which has ended a wait for the lock
             self._check_held("release")
             lock, self._lock, self._holder = self._lock, None, 0
             assert lock is not None
@@ -247,10 +270,12 @@ class Condition(Primitive):
                         lambda: words[own + _NOTIFIED] != notified or words[DEATHS] != deaths, timeout
                     )
             finally:  # Ctrl-C comes when the lock is taken again, which the caller's with statement releases
-                self._take_lock(None, nullcontext())
-                with self._open_party() as (words, own):
-                    words[own + _WAITING] -= 1
-                    last = words[own + _SEEN] = words[own + _NOTIFIED]
+                try:
+                    self._take_again()
+                finally:
+                    with self._open_party() as (words, own):
+                        words[own + _WAITING] -= 1
+                        last = words[own + _SEEN] = words[own + _NOTIFIED]
         return found or last != notified
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:

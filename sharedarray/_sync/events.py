@@ -17,6 +17,7 @@ from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._platform import platform
 from sharedarray._process_end import halting
 from sharedarray._sync.block import FIRST
+from sharedarray._sync.mutex import BusyError, patient
 from sharedarray._sync.primitive import Primitive
 
 __all__ = ["Event"]
@@ -67,9 +68,9 @@ class Event(Primitive):
         super().__init__(name, None, 0)
 
     def _begin(self) -> None:
-        super()._begin()
         self._watcher: _Watcher | None = None
         self._when_closed: set[Callable[[], object]] = set()
+        super()._begin()
 
     @halting
     def is_set(self) -> bool:
@@ -127,6 +128,8 @@ class Event(Primitive):
         ------
         BlockClosedError
             The event is closed (a `ValueError`).
+        LockTimeout
+            Another process was stopped as it changed the event (a `TimeoutError`).
         UnsupportedError
             The system has no such descriptors.
 
@@ -144,7 +147,15 @@ class Event(Primitive):
         """
         with sigint.deferred:
             self._begin_in_child()  # where a thread of the parent may have held the lock
-            return self._watched()
+            try:
+                return self._watched()
+            except BusyError:
+                raise errors.LockTimeout(
+                    f"no descriptor can be made for the event {self.name!r} now",
+                    name=self.name,
+                    found="a process that has not finished a change of it: it is stopped",
+                    next_step="continue or end that process",
+                ) from None
 
     def _watched(self) -> int:
         """Return the descriptor, in a deferred block."""
@@ -152,8 +163,13 @@ class Event(Primitive):
             if self._closed:
                 raise self._is_closed()
             if self._watcher is None:
-                self._watcher = _Watcher(self._of(self._array))
-                self._watcher.arm()
+                watcher = _Watcher(self._of(self._array))
+                try:
+                    watcher.arm()
+                except BaseException:
+                    watcher.close(wait=False)
+                    raise
+                self._watcher = watcher
             return self._watcher.watch.fileno()
 
     def _end(self, *, wait: bool) -> None:
@@ -246,7 +262,10 @@ class _Watcher:
         """
         words = self._party._words
         if not self._party._watch(self.watch, lambda: words[_STATE] & 1):
-            self._party._clear_dead()  # this wakes this party
+            try:
+                self._party._clear_dead(patient(0.0))  # this wakes this party
+            except BusyError:
+                pass  # the descriptor can be read until another process has cleared it
 
     def close(self, *, wait: bool) -> None:
         """Wake those that wait for the descriptor, and close it; with `wait`, after a call of `arm`."""

@@ -1,4 +1,9 @@
-"""The lock under which a process changes the state of an event, a semaphore, a condition or a barrier."""
+"""The lock under which a process changes the state of an event, a semaphore, a condition or a barrier.
+
+A change takes some 50 us. But the process that makes it may be stopped (SIGSTOP) in the middle of it, and
+keeps the lock. So a thread that waits for the lock tries again and again: it can give up when a timeout is
+over, and holds nothing meanwhile that other threads of its process need.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,28 @@ import threading
 from typing import Any
 
 from sharedarray import _segment as segment, _sigint as sigint
+from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._wakers import FIRST_LEASE
 
-__all__ = ["Mutex"]
+__all__ = ["PATIENCE", "BusyError", "Mutex", "patient"]
 
+PATIENCE = 1.0  # seconds to wait for a change by another process, which takes 50 us unless that is stopped
 _MUTEX = FIRST_LEASE - 1  # the byte that is locked while the state is changed
+_FIRST_PAUSE, _LAST_PAUSE = 20e-6, 0.02  # seconds between two tries
+_PAUSES = 8  # a pause lasts an eighth of the time waited so far
+
+
+def patient(end: float | None) -> float | None:
+    """Return the end of a wait for a change by another process: `end`, but not before `PATIENCE` is over.
+
+    So a call with a timeout of 0 does not fail for a process that goes on.
+    """
+    return None if end is None else max(end, time.monotonic() + PATIENCE)
+
+
+class BusyError(Exception):
+    """Another process has had the lock until the time was over. It may be stopped."""
 
 
 class Mutex:
@@ -23,31 +44,45 @@ class Mutex:
     __slots__ = ("_file", "threads")
 
     def __init__(self, mapping: segment.Mapping) -> None:
-        self.threads: Any = threading.RLock()  # which tells whether this thread has it
+        self.threads: Any = threading.RLock()  # held during a change, but not while its thread waits
         self._file = segment.guarded_open(mapping)
 
-    def take(self) -> bool:
-        """Wait for the lock and take it; return False if it is closed."""
-        try:
+    def take(self, end: float | None = None) -> bool:
+        """Wait for the lock and take it; return False if it is closed.
+
+        Raises
+        ------
+        BusyError
+            The lock was not free until `end`, a moment of the monotonic clock.
+        """
+        begun = None
+        while not self.take_at_once(after_threads=True):
+            if self._file < 0:  # closed by another thread
+                return False
+            now = time.monotonic()
+            begun = now if begun is None else begun
+            pause = min(max((now - begun) / _PAUSES, _FIRST_PAUSE), _LAST_PAUSE)
+            if end is not None:
+                if now >= end:
+                    raise BusyError
+                pause = min(pause, end - now)
             with sigint.allowed:
-                self.threads.acquire()
-                if self._file >= 0:
-                    platform.lock(self._file, _MUTEX, 1, shared=False, wait=True)
-        except BaseException:
-            if self.threads._is_owned():
-                self.release()
-            raise
-        if self._file < 0:  # closed by another thread
-            self.threads.release()
-            return False
+                time.sleep(pause)
         return True
 
-    def take_at_once(self) -> bool:
-        """Take the lock if it is free; return whether it was."""
-        if not self.threads.acquire(blocking=False):
+    def take_at_once(self, *, after_threads: bool = False) -> bool:
+        """Take the lock if no other process has it, and no other thread; return whether it was taken.
+
+        With `after_threads`, wait until no other thread makes a change.
+        """
+        if not self.threads.acquire(blocking=after_threads):
             return False
-        if self._file >= 0 and platform.lock(self._file, _MUTEX, 1, shared=False, wait=False):
-            return True
+        try:
+            if self._file >= 0 and platform.lock(self._file, _MUTEX, 1, shared=False, wait=False):
+                return True
+        except BaseException:
+            self.threads.release()
+            raise
         self.threads.release()
         return False
 

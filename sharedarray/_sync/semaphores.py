@@ -15,7 +15,9 @@ import numpy as np
 
 from sharedarray._process_end import halt, halting
 from sharedarray._sync.block import FIRST
+from sharedarray._sync.mutex import BusyError, patient
 from sharedarray._sync.primitive import Primitive
+from sharedarray._wakers import deadline_after
 
 __all__ = ["Semaphore"]
 
@@ -118,22 +120,27 @@ class Semaphore(Primitive):
         self._check_blocking(blocking)
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
+        timeout = timeout if blocking else 0
+        end = patient(deadline_after(timeout))
         try:
-            return self._wait(self._take, timeout if blocking else 0)
+            return self._wait(lambda: self._take(end), timeout)
         except Exception:
             halt()
             raise
 
-    def _take(self) -> bool:
+    def _take(self, end: float | None) -> bool:
+        """Take a unit if one is free; return False also if another process changes the state until `end`."""
         taken = False
         try:
-            with self._change() as words:
+            with self._change(end if self.value > 0 else 0.0) as words:
                 if self.value <= 0:
                     return False
                 words[self._own + _HELD] += 1
                 taken = True
                 self.abandoned = words[_LOST] != self._losses
                 self._losses = words[_LOST]
+        except BusyError:
+            return False
         except BaseException:
             if taken:
                 self.release()

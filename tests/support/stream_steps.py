@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,6 +65,63 @@ def killed_at(step: int, work: Callable[[], None], traced: tuple[str, ...] = TRA
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), f"the work failed before its step {step}: {status}"
     return status != 0
+
+
+@contextmanager
+def stopped_once(begin: Callable[[Callable[[], None]], None], work: Callable[[], None]) -> Iterator[bool]:
+    """Do some work in a child that stops itself; yield False if it does not.
+
+    `begin` is called before the work, with the function that stops the child at its first call. The child is
+    stopped during the ``with`` statement, and goes on to the end of its work after that.
+    """
+    child = os.fork()
+    if not child:
+        going = True
+
+        def stop() -> None:
+            nonlocal going
+            if going:
+                going = False
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        status = 1
+        try:
+            begin(stop)
+            work()
+            sys.settrace(None)
+            status = 0
+        except BaseException:
+            sys.settrace(None)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    stopped = False
+    try:
+        status = os.waitpid(child, os.WUNTRACED)[1]
+        stopped = os.WIFSTOPPED(status)
+        yield stopped
+    finally:
+        if stopped:
+            os.kill(child, signal.SIGCONT)
+            status = os.waitpid(child, 0)[1]
+    assert status == 0, f"the work failed: {status}"
+
+
+def stopped_at(step: int, work: Callable[[], None], traced: tuple[str, ...]) -> Any:
+    """Do some work in a child that stops itself at a bytecode of it, as `stopped_once` does."""
+
+    def begin(stop: Callable[[], None]) -> None:
+        remaining = step
+
+        def count() -> None:
+            nonlocal remaining
+            remaining -= 1
+            if remaining == 0:
+                stop()
+
+        trace("opcode", count, traced)
+
+    return stopped_once(begin, work)
 
 
 def interrupted_at(step: int, work: Callable[[], None]) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from helpers import ANSWER, FORKS, Puppet, first_steps, interrupted_at, wait_until
 
 import sharedarray as sa
-from sharedarray._sync import block as layout, primitive as base
+from sharedarray._sync import block as layout, parties, primitive as base
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="these systems have no wakers")
 
@@ -592,7 +592,7 @@ def test_a_forked_child_does_not_hold_the_lock_of_a_condition() -> None:
 
 
 def test_the_number_of_parties_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "ENTRIES", 3)
+    monkeypatch.setattr(parties, "ENTRIES", 3)
     events = [sa.Event("crowd") for _ in range(4)]
     for event in events[:3]:
         event.set()

@@ -1,4 +1,4 @@
-"""What does a stream of items cost between processes: large frames, small items, and being woken?
+"""What does a stream of items cost between processes: large frames, small items, being woken, and waiting?
 
 Consumers are processes that take every item and look at one element of it. A call publishes some items, and
 ends when every consumer has had the last one. The limit is one warm ``memcpy`` of each frame into as many
@@ -11,11 +11,13 @@ pyshmem and iceoryx2.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import itertools
 import multiprocessing
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import shared_memory
@@ -26,6 +28,7 @@ import pytest
 from conftest import QUICK, human
 
 import sharedarray as sa
+from sharedarray._bench import processor_time
 
 FRAME, SLOTS = (1080, 1920, 3), 8
 FRAMES = 4 if QUICK else 24
@@ -33,6 +36,7 @@ ITEMS = 50 if QUICK else 2000
 BATCH = 500
 ROUNDS = 2 if QUICK else 11
 SMALL = (8,)  # float64: 64 bytes
+IDLE = 0.5 if QUICK else 5.0  # seconds for which the processor time of a process that waits is measured
 
 _fork = multiprocessing.get_context("fork")
 
@@ -530,3 +534,62 @@ def test_there_and_back(race: Callable[..., Any], shape: tuple[int, ...]) -> Non
             os.close(descriptor)
         for child in children:
             child.join()
+
+
+def _poll_by_hand(memory: shared_memory.SharedMemory) -> None:
+    """Wait as programs do by hand: look at a flag every 5 ms."""
+    while not memory.buf[0]:
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(processor_time.why_not() is not None, reason=str(processor_time.why_not()))
+def test_idle(race: Callable[..., Any]) -> None:
+    """A consumer waits for an item, and a producer for a slot: the share of a core that each uses."""
+    idle, full = sa.Stream(None, SMALL), sa.Stream(None, SMALL, slots=2)
+    slow = sa.Stream(full.name)  # never reads
+    full.close()
+    memory = shared_memory.SharedMemory(create=True, size=1)
+    reader, writer = os.pipe()
+
+    def produce() -> None:
+        with sa.Stream(full.name, takeover=True) as producer:
+            while True:
+                producer.put(np.zeros(SMALL))
+
+    waits: dict[str, Callable[[], Any]] = {
+        "sharedarray": lambda: list(sa.Stream(idle.name)),
+        "sharedarray, a producer that waits for a slot": produce,
+        "a flag that is looked at every 5 ms": lambda: _poll_by_hand(memory),
+        "a bare pipe": lambda: os.read(reader, 1),
+    }
+    children = {name: _fork.Process(target=wait) for name, wait in waits.items()}
+
+    def share(pid: int) -> float:
+        before, begun = processor_time.seconds([pid]), time.perf_counter()
+        time.sleep(IDLE)
+        return (processor_time.seconds([pid]) - before) / (time.perf_counter() - begun)
+
+    try:
+        for child in children.values():
+            child.start()
+        time.sleep(IDLE)  # all have begun to wait
+        race(
+            f"a process that waits, over {IDLE:g} s",
+            {name: functools.partial(share, child.pid) for name, child in children.items()},
+            baseline="a flag that is looked at every 5 ms",
+            rounds=3,
+            measured=True,
+            unit="%",
+            group="waiting",
+        )
+    finally:
+        for child in children.values():
+            child.kill()
+            child.join()
+            child.close()
+        for stream in (idle, slow):
+            stream.close()
+        for descriptor in (reader, writer):
+            os.close(descriptor)
+        memory.close()
+        memory.unlink()

@@ -100,26 +100,70 @@ def test_the_seed_of_an_initializer_stays(method):
 
 
 LOADED = """
+import gc
 import sys
-import numpy.random
+import numpy as np
 import sharedarray as sa
 
 def draw(k):
     loaded = "numpy.random" in sys.modules
-    return loaded, int(sys.modules["numpy"].random.randint(1 << 62))
+    return loaded, int(np.random.randint(1 << 62))
+
+def modules(array):
+    return set(sys.modules)
+
+def collects():
+    return gc.isenabled(), gc.get_freeze_count() > 0
+
+def fails():
+    raise ValueError("on purpose")
 
 if __name__ == "__main__":
-    with sa.Pool(1, "forkserver", max_tasks_per_child=1) as pool:
-        drawn = [pool.submit(draw, k).result() for k in range(3)] + [draw(0)]
+    with sa.Pool(1, max_tasks_per_child=1) as pool:
+        drawn = [pool.submit(draw, k).result() for k in range(3)]
+        print(pool.submit(collects).result())
     print(all(loaded for loaded, _ in drawn), len({number for _, number in drawn}))
+    with sa.Pool(1) as pool:
+        first = pool.submit(modules, None).result()
+        list(pool.map(lambda k: np.full(1 << 17, k), range(3)))
+        assert isinstance(pool.submit(fails).exception(), ValueError)
+        with sa.zeros((1 << 17,)) as shared:
+            pool.submit(modules, shared).result()
+        later = pool.submit(modules, np.ones(1 << 17)).result() - first
+    print(sorted(name for name in later if name.startswith(("sharedarray", "numpy", "cloudpickle"))))
 """
 
 
 @needs_server
-def test_a_fork_server_loads_the_random_numbers_of_numpy_if_its_caller_has(tmp_path):
-    assert program(tmp_path, LOADED)[0] == "True 4\n"
-    without = LOADED.replace("import numpy.random", "import numpy").replace("+ [draw(0)]", "")
-    assert program(tmp_path, without)[0].split()[1] == "3"
+def test_workers_inherit_what_they_need_from_the_fork_server(tmp_path):
+    assert program(tmp_path, LOADED)[0] == "(True, True)\nTrue 3\n[]\n"
+
+
+@needs_server
+@pytest.mark.slow
+def test_a_module_of_the_fork_server_may_disable_collections(tmp_path):
+    (tmp_path / "quiet.py").write_text("import gc\nassert gc.isenabled()\ngc.disable()\n")
+    code = """
+        import gc
+        import sharedarray as sa
+
+        with sa.Pool(1, preload=["quiet"]) as pool:
+            print(pool.submit(gc.isenabled).result())
+    """
+    assert program(tmp_path, code) == ("False\n", "")
+
+
+def test_loaded_libraries_that_a_fork_server_has_found_are_limited_once(monkeypatch):
+    counts = []
+    library = types.SimpleNamespace(internal_api="openblas", set_num_threads=counts.append)
+    monkeypatch.setattr(threads, "_loaded_libraries", lambda: [library])
+    monkeypatch.setattr(threads, "_found", [])
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    threads.find_loaded()
+    monkeypatch.setattr(threads, "_loaded_libraries", list)
+    threads.limit({"OPENBLAS_NUM_THREADS": "3"})
+    threads.limit({"OPENBLAS_NUM_THREADS": "5"})
+    assert counts == [3]
 
 
 @needs_fork

@@ -44,11 +44,9 @@ __all__ = ["ForkServer", "server_for"]
 _END, _CLOSE, _CHECK = 1.0, 0.1, 0.005
 # Fork servers that wait for the next worker. Each has some 30 MB of its own.
 _SERVERS = 4
-# Loaded by the fork server before its first fork, in this order.
-_PRELOAD = ("numpy", "sharedarray._pool.worker.main")
-# And these, if the caller has loaded them as the server starts: NumPy leaves them to their first use, which
-# would take each worker 35 ms. Workers seed anew what they inherit of it; see `seeds`.
-_PRELOAD_IF_LOADED = ("numpy.random",)
+# Loaded by the fork server before its first fork, in this order. NumPy leaves numpy.random to its first use,
+# which takes 9 ms here and 18 ms in each worker of a pool just made.
+_PRELOAD = ("numpy", "sharedarray._pool.worker.main", "numpy.random")
 # Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
 # server that started with other values is of no use for a new worker.
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)
@@ -57,11 +55,12 @@ _LATE = -50  # a finalizer's priority: after multiprocessing has joined the chil
 # The beginning is that of multiprocessing's own command: programs made by PyInstaller run such a command, and
 # start the application a second time for another one.
 _BOOT = (
-    "from multiprocessing.forkserver import main; import os, sys\n"
+    "from multiprocessing.forkserver import main; import gc, os, sys\n"
     "try: os.write({number}, {greeting!a})\n"
     "except OSError: os._exit(1)\n"  # the caller has ended
     "os.environ.update({extra!a}); before = dict(os.environ); sys.path[:] = {path!a}; "
     "sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}; "
+    "gc.disable(); "  # collections find nothing while the modules below are loaded; `main` enables them
     "from sharedarray._pool.processes.fork_server_main import main; main({number}, before, {modules!a})"
 )
 
@@ -224,8 +223,7 @@ def server_for(worker: Any) -> ForkServer:
     server = _servers.pop(key, None)
     _closed[:] = [closed for closed in _closed if not closed.reaped()]
     if server is None:
-        also = (name for name in _PRELOAD_IF_LOADED if name in sys.modules)
-        server = ForkServer((*modules, *also), extra)
+        server = ForkServer(modules, extra)
     if not _servers and process.parent_process() is not None:
         util.Finalize(None, _end_helpers, exitpriority=_LATE)
     _servers[key] = server

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ from multiprocessing import forkserver, resource_tracker, spawn, util
 from typing import Any
 
 from sharedarray._platform import platform
-from sharedarray._pool.processes import group_signals
+from sharedarray._pool.processes import group_signals, threads
 
 __all__ = ["CHUNK", "COUNT", "REPORT", "Inherited", "main", "settle"]
 
@@ -85,6 +86,8 @@ def settle(
 def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     """Run the fork server: its socket is descriptor ``number``, ``before`` the environment at its start."""
     platform.keep_standard_streams()
+    gc.freeze()
+    gc.enable()  # the caller's modules may rely on collections, or disable them
     # The server ends with its caller, not by a signal.
     ignored = [getattr(signal, name) for name in group_signals.NAMES]
     old = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
@@ -99,6 +102,8 @@ def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
         if before.get(name) != now.get(name):
             _loaded[name] = before.get(name), now.get(name)
     os.chdir("/")  # the caller's directory may be removed, or its file system unmounted
+    threads.find_loaded()
+    gc.freeze()  # no collection in a worker reads or copies the memory of what is loaded here
     _Server(control, old).run()
 
 

@@ -4,8 +4,7 @@ A pool with as many workers as there are cores, each of which starts as many BLA
 is slower than one process. The number is limited in two ways:
 
 - by environment variables, which a library reads once, when it is loaded. They are set in the worker before
-it
-  imports anything;
+  it imports anything;
 - by threadpoolctl (extra ``threads``), for libraries that are loaded already, as NumPy's is in a worker that
   was forked. Without threadpoolctl, the fork server does not load NumPy in advance, so that the variables are
   in time; with start method fork, libraries that the parent has loaded keep their number.
@@ -13,11 +12,13 @@ it
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["VARIABLES", "can_limit_loaded", "environment", "limit"]
+__all__ = ["VARIABLES", "can_limit_loaded", "environment", "find_loaded", "limit"]
 
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -35,6 +36,10 @@ _LOADED = {  # by threadpoolctl's names of libraries; other libraries have the n
     "blis": "BLIS_NUM_THREADS",
 }
 _OTHERS = "OMP_NUM_THREADS"
+
+# In a fork server, and in its workers until they limit them: the libraries that it has loaded, as
+# threadpoolctl controls them. Each worker would take 3 ms to find them.
+_found: list[Any] = []
 
 
 def environment(threads: int | Mapping[str, int] | None) -> dict[str, str]:
@@ -62,15 +67,28 @@ def can_limit_loaded() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
+def find_loaded() -> None:
+    """Find the libraries that a fork server has loaded, for all of its workers."""
+    with contextlib.suppress(Exception):  # each worker tries again, and reports
+        _found[:] = _loaded_libraries()
+
+
+def _loaded_libraries() -> Sequence[Any]:
+    if not can_limit_loaded():
+        return ()
+    import threadpoolctl  # optional: the extra 'threads'
+
+    found: Sequence[Any] = threadpoolctl.ThreadpoolController().lib_controllers
+    return found
+
+
 def limit(variables: Mapping[str, str]) -> None:
     """Limit the libraries of this process, loaded or not, by the variables that `environment` returned."""
     if not variables:
         return
     os.environ.update(variables)
-    if can_limit_loaded():
-        import threadpoolctl  # optional: the extra 'threads'
-
-        for library in threadpoolctl.ThreadpoolController().lib_controllers:
-            count = variables.get(_LOADED.get(library.internal_api, _OTHERS))
-            if count is not None:
-                library.set_num_threads(int(count))
+    for library in _found or _loaded_libraries():
+        count = variables.get(_LOADED.get(library.internal_api, _OTHERS))
+        if count is not None:
+            library.set_num_threads(int(count))
+    _found.clear()  # tasks may load more, which a pool of this worker would have to find

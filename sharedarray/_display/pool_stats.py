@@ -34,6 +34,8 @@ class PoolStats:
         Largest number of free bytes that are kept, while the pool has work and while it is idle.
     shared_bytes, copied_bytes, pickled_bytes : int
         Bytes of arguments and results that were sent by reference, copied, and pickled.
+    pids : tuple of int
+        Process ids of the workers.
 
     Examples
     --------
@@ -65,6 +67,7 @@ class PoolStats:
     shared_bytes: int
     copied_bytes: int
     pickled_bytes: int
+    pids: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:10}{text}" for name, text in self._lines())

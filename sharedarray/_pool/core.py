@@ -376,13 +376,6 @@ class PoolCore:
         if not self.manager.is_current:
             self.wake()
 
-    # For reports
-
-    def pids(self) -> list[int]:
-        """Return the process ids of the workers."""
-        with self.lock:
-            return [worker.pid for worker in self.handles if worker.pid]
-
     # In a fork of this process
 
     def _refuse(self, *_: object) -> NoReturn:

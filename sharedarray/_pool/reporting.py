@@ -29,7 +29,7 @@ class Reporting:
         -------
         PoolStats
             Counts of workers and tasks, bytes of recycled memory in use and free, with its limits, and bytes
-            shared, copied and pickled so far.
+            shared, copied and pickled so far; and the workers' process ids.
 
         Examples
         --------
@@ -45,6 +45,7 @@ class Reporting:
         core.receiver.catch_up()
         with core.lock:
             loads = [worker.load for worker in core.handles]
+            pids = tuple(worker.pid for worker in core.handles if worker.pid)
             queued = sum(task.remaining for task in itertools.chain(core.dispatcher.queue, core.copier.tasks))
             queued += sum(max(0, load - 1) for load in loads)
         busy = sum(load > 0 for load in loads)
@@ -73,6 +74,7 @@ class Reporting:
             shared_bytes=shared,
             copied_bytes=copied,
             pickled_bytes=pickled,
+            pids=pids,
         )
 
     def copy_report(self, future: Future[Any] | None = None) -> CopyReport | None:

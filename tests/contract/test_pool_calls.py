@@ -214,7 +214,7 @@ def test_map_times_out(first_method, tmp_path, way):
         while not started.exists():  # what has not begun in time ends no worker
             with pytest.raises(TimeoutError):
                 next(iter(LAZY[way](pool, [started], [never])))
-        assert pool_tasks.until(lambda: len(before & set(pool._core.pids())) == 1)
+        assert pool_tasks.until(lambda: len(before & set(pool.stats().pids)) == 1)
         assert pool_tasks.until(lambda: pool.stats().workers == 2)
         assert pool.submit(abs, -1).result() == 1
 

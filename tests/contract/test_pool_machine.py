@@ -187,7 +187,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 5))
     def kill_a_worker(self, which):
-        pids = self.pool._core.pids()
+        pids = self.pool.stats().pids
         if pids:
             self.may_fail = True
             for call in self.calls:

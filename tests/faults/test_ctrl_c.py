@@ -44,14 +44,14 @@ SESSION = """
     mine = sa.ones(1000)
     try:
         future = pool.submit(wait_for, sys.argv[1])
-        say(pool._core.pids())
+        say(pool.stats().pids)
         future.result()
     except KeyboardInterrupt:
         say("interrupted")
     hear()
     say([pool.submit(abs, -2).result(timeout=60), future.done()])
     open(sys.argv[1], "x").close()
-    say([int(future.result(timeout=60).sum()), pool._core.pids()])
+    say([int(future.result(timeout=60).sum()), pool.stats().pids])
     hear()
     future = None
     {end}
@@ -92,7 +92,7 @@ def test_it_ends_the_program_and_its_workers(waiting: str) -> None:
         with sa.Pool(2) as pool:
             pool.submit(abs, 1).result()
             mine, shared = sa.ones(1000), pool.ones(1000)
-            say(pool._core.pids())
+            say(pool.stats().pids)
             {waiting}
     """
     with AtConsole(script) as program:

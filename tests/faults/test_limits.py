@@ -187,7 +187,7 @@ with sa.Pool(1, method) as pool:
     with few_descriptors(0):
         running = outcome(lambda: pool.submit(np.sum, large).result(60))  # through the pipe then
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not pool._core.pids(), "the death is known")
+        wait_until(lambda: not any(worker.pid for worker in pool._core.handles), "the death is known")
         calls = lambda: pool.submit(abs, -1).result(60), lambda: list(pool.map(abs, [1, 2]))
         dead = [outcome(call) for call in calls]
     again = pool.submit(np.sum, large).result(60), list(pool.map(abs, [-1, 2]))

@@ -76,7 +76,7 @@ def run(path, *arguments, timeout=60):
 def test_shutdown_waits(method):
     pool = sa.Pool(2, method)
     futures = [pool.submit(pool_tasks.pause, 0.01) for _ in range(6)]
-    pids = pool._core.pids()
+    pids = pool.stats().pids
     pool.shutdown()
     assert all(future.done() for future in futures)
     assert not any(map(alive, pids))
@@ -167,7 +167,7 @@ def test_shutdown_in_a_callback(method):
 def test_collected(method):
     pool = sa.Pool(1, method)
     future = pool.submit(pool_tasks.pause, 0.05)
-    pids = pool._core.pids()
+    pids = pool.stats().pids
     del pool
     gc.collect()
     assert future.result() == 0.05
@@ -461,7 +461,7 @@ def test_an_interrupt_breaks_off_the_wait_and_ends_the_workers(tmp_path):
             with sa.Pool(2) as pool:
                 list(pool.map(abs, range(10)))
                 future = pool.submit(time.sleep, 60)
-                print(*pool._core.pids(), flush=True)
+                print(*pool.stats().pids, flush=True)
                 threading.Timer(0.3, press).start()
                 future.result()
         except KeyboardInterrupt:
@@ -514,13 +514,13 @@ def test_workers_end_with_a_killed_parent(method, tmp_path, what):
                 pool.submit(pool_tasks.signal_and_wait, sys.argv[1 + n])
             else:
                 pool.submit(pool_tasks.identity, sa.ones(10)).result()
-        while len(pool._core.pids()) < (2 if {what == "busy"} else 1):
+        while len(pool.stats().pids) < (2 if {what == "busy"} else 1):
             time.sleep(0.01)
         # A fork has copies of the parent's descriptors, unless they are closed.
         sleeper = os.fork() if hasattr(os, "fork") else -1
         if not sleeper:
             time.sleep(60)
-        print(sleeper, *pool._core.pids(), flush=True)
+        print(sleeper, *pool.stats().pids, flush=True)
         time.sleep(60)
         """,
     )

@@ -324,7 +324,7 @@ def test_a_worker_that_sends_what_does_not_fit_is_the_only_one_that_is_killed(id
         if idle:
             damaged = future.result(ANSWER)
             go.touch()
-            wait_until(lambda: damaged not in pool._core.pids(), "it is killed")
+            wait_until(lambda: damaged not in pool.stats().pids, "it is killed")
         else:
             with pytest.raises(sa.WorkerDied):
                 future.result(ANSWER)

@@ -54,14 +54,14 @@ pool = sa.Pool(2, {method!r})
 futures = [pool.submit(work, n) for n in range(4)]
 while not (Path(f"{{folder}}/begun-0").exists() and Path(f"{{folder}}/begun-1").exists()):
     time.sleep(0.005)
-before = sorted(pool._core.pids())
+before = sorted(pool.stats().pids)
 print(*before, flush=True)
 sys.stdin.readline()
 for thread in waiting:
     thread.join({soon})
 print("handled", came, flush=True)
 Path(f"{{folder}}/go").touch()
-print([future.result({soon}) for future in futures], sorted(pool._core.pids()) == before, flush=True)
+print([future.result({soon}) for future in futures], sorted(pool.stats().pids) == before, flush=True)
 pool.shutdown()
 """
 HANDLER = "signal.signal(signal.{name}, lambda number, frame: came.append(number))"

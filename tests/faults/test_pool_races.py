@@ -70,7 +70,7 @@ def test_a_pool_does_not_end_before_the_calls_of_a_dead_worker_are_settled(monke
     core = pool._core
     wait_until(lambda: core.receiver.reader.owner == caller.ident, "the caller reads")
     pool.shutdown(wait=False)
-    kill(core.pids()[0])
+    kill(core.handles[0].pid)
     assert gate.is_reached.wait(ENDS)  # by the caller: the call goes on until here, so it waits for it
     release.touch()  # for the second worker, if there is one
     tended = threading.Event()
@@ -177,11 +177,11 @@ def test_calls_of_a_dead_worker_are_not_queued_in_a_pool_that_has_ended_meanwhil
         with contextlib.suppress(CancelledError):
             future.exception(ENDS)
 
-    with stopped(core.pids()[0]):
+    with stopped(core.handles[0].pid):
         future = pool.submit(pool_tasks.add, 1)  # it does not begin
         caller = in_thread(ask)
         wait_until(lambda: core.receiver.reader.owner == caller.ident, "the caller reads")
-        kill(core.pids()[0])
+        kill(core.handles[0].pid)
     assert gate.is_reached.wait(ENDS)
     if how == "abort":
         core.abort()

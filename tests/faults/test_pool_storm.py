@@ -48,13 +48,14 @@ class Killer:
             # A pause is no handshake here: the moment is to be any, in the middle of whatever goes on.
             self.over.wait(self._random.expovariate(self._pace))
             # A process id whose process has ended is not another one's before the pool has noticed.
-            pids = [pid for pid in self._pool._core.pids() if pid not in self.killed]
+            workers = [
+                worker for worker in list(self._pool._core.handles) if worker.pid not in {0, *self.killed}
+            ]
             if len(self.killed) % 2:
                 # Every other one that is killed has calls: on a busy machine most workers are still starting.
-                busy = {worker.pid for worker in list(self._pool._core.handles) if worker.load}
-                pids = [pid for pid in pids if pid in busy]
-            if pids:
-                victim = self._random.choice(pids)
+                workers = [worker for worker in workers if worker.load]
+            if workers:
+                victim = self._random.choice(workers).pid
                 with contextlib.suppress(ProcessLookupError if SIGNALS else OSError):
                     kill(victim)
                     self.killed.add(victim)

@@ -34,7 +34,7 @@ def where(array):
 
 def attached(pool: sa.Pool, name: str) -> bool:
     """True if a worker has a block's memory; or any process, if the system does not tell which."""
-    return any(mapped(name, pid) for pid in pool._core.pids()) if PROC else memory_is_there(name)
+    return any(mapped(name, pid) for pid in pool.stats().pids) if PROC else memory_is_there(name)
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_task_with_one_array_that_takes_long_holds_it(alone, tmp_path, dropped
     future = alone.submit(pool_tasks.wait_and_total, a)
     try:
         assert pool_tasks.until((tmp_path / "started").exists)
-        pid = alone._core.pids()[0]
+        pid = alone.stats().pids[0]
         assert pool_tasks.until(lambda: pid in holders(name))
         if dropped:
             del a
@@ -271,7 +271,7 @@ def test_a_fork_of_a_task_holds_what_the_task_uses(alone, tmp_path):
     name = a.name
     alone.submit(pool_tasks.total, a).result()
     alone.submit(pool_tasks.fork_with, a, answer).result()
-    pid = alone._core.pids()[0]
+    pid = alone.stats().pids[0]
     assert pool_tasks.until(lambda: pid not in holders(name))
     del a
     alone.submit(pool_tasks.let_children_go).result()
@@ -287,7 +287,7 @@ def test_a_long_task_still_holds_what_it_uses(alone, tmp_path):
     future = alone.submit(wait_with, a, started, release)
     try:
         assert pool_tasks.until(started.exists)
-        pid = alone._core.pids()[0]
+        pid = alone.stats().pids[0]
         assert pool_tasks.until(lambda: pid in holders(a.name))  # once it is a long one
     finally:
         release.touch()

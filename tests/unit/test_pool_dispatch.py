@@ -169,12 +169,15 @@ def test_a_callback_may_wait_while_another_worker_dies(two, tmp_path):
     victim = int(wait_until(lambda: started.exists() and started.read_text(), "the task that is to die"))
     seen, waiting = [], threading.Event()
 
+    def living():
+        return [worker.pid for worker in list(inner.handles)]
+
     def others():
         wait_until(lambda: inner.receiver.reader.owner == main, "this thread to read the answers")
         begin.touch()
         assert waiting.wait(60)
         kill(victim)
-        wait_until(lambda: victim not in inner.pids() or dying.done(), "its death to be noticed")
+        wait_until(lambda: dying.done() or victim not in living(), "its death to be noticed")
         release.touch()
         wait_until(lambda: seen, "the callback to go on")
 
@@ -208,7 +211,7 @@ def test_a_timeout_of_result_leaves_the_task_alone(two, tmp_path):
 
 def test_a_limit_ends_the_task_and_nothing_else(two):
     patient = two.options(timeout=0.3)
-    before = set(two._core.pids())
+    before = set(two.stats().pids)
     others = [two.submit(pool_tasks.identity, n) for n in range(20)]
     late = patient.submit(time.sleep, 1000)
     fine = two.options(timeout=60).submit(abs, -4)
@@ -216,7 +219,7 @@ def test_a_limit_ends_the_task_and_nothing_else(two):
         late.result()
     assert fine.result() == 4
     assert [future.result() for future in others] == list(range(20))
-    assert len(before & set(two._core.pids())) == 1
+    assert len(before & set(two.stats().pids)) == 1
     assert two.stats().failed == 1
 
 
@@ -246,7 +249,7 @@ def test_a_limit_ends_native_code_that_keeps_the_interpreter(tmp_path):
     pool_tasks.prepare_to_block(pipe)
     with sa.Pool(1) as pool:
         list(pool.map(pool_tasks.block_at_once, range(2000)))
-        guard = threading.Timer(60, kill, pool._core.pids())
+        guard = threading.Timer(60, kill, pool.stats().pids)
         guard.start()
         limited = pool.options(timeout=0.2)
         found, results = begun(lambda: limited.map(pool_tasks.block_at_once, [*range(20), pipe]), 20)
@@ -614,7 +617,7 @@ def test_no_thread_polls_again_and_again(busy, tmp_path):
     with sa.Pool(2) as pool:
         assert list(pool.map(pool_tasks.add, range(1000))) == list(range(1, 1001))
         futures = [pool.submit(pipe.read_bytes) for pipe in pipes]  # asleep until something is written there
-        pids = [os.getpid(), *pool._core.pids()]
+        pids = [os.getpid(), *pool.stats().pids]
         time.sleep(0.5)  # in which what is looked at while there are many small tasks ends
         before = wakings(pids)
         time.sleep(0.5)

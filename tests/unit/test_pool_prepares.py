@@ -128,7 +128,7 @@ def test_a_worker_that_dies_while_its_arguments_are_copied(copying):
         ready(pool, 1)
         caller = Caller(lambda: list(pool.map(firsts, large(1, 2, 3))))
         assert copying.begun.wait(LIMIT)
-        kill(pool._core.pids()[0])
+        kill(pool.stats().pids[0])
         wait_until(lambda: pool.stats().died == 1, "its death is noticed")
         copying.go_on.set()
         assert caller.get() == [1, 2, 3]
@@ -216,7 +216,7 @@ def test_what_a_worker_was_given_ahead_expires_on_time(tmp_path):
 def test_what_expires_while_its_arguments_are_copied_ends_no_worker(copying):
     with sa.Pool(1) as pool:
         ready(pool, 1)
-        before = pool._core.pids()
+        before = pool.stats().pids
         caller = Caller(lambda: list(pool.map(firsts, large(1, 2, 3), timeout=0.05)))
         assert copying.begun.wait(LIMIT)
         wait_until(lambda: pool.stats().failed == 2, "those in the queue are too late")
@@ -224,7 +224,7 @@ def test_what_expires_while_its_arguments_are_copied_ends_no_worker(copying):
         assert isinstance(caller.get(), TimeoutError)
         wait_until(lambda: pool.stats().failed == 3, "and so is the one whose arguments were copied")
         assert pool.submit(pool_tasks.add, 1).result(LIMIT) == 2
-        assert pool._core.pids() == before
+        assert pool.stats().pids == before
 
 
 # -- what is dropped, and what is remembered ------------------------------------------------------------

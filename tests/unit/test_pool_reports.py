@@ -563,7 +563,7 @@ def test_tasks_are_on_the_timeline(pool):
     assert timeline[-1] == of(timeline, failing)[0]
     assert (timeline[-1].label, timeline[-1].outcome) == ("trouble", "raised")
     pids = {one.worker: one.pid for one in timeline}
-    assert set(pids.values()) == set(pool._core.pids())
+    assert set(pids.values()) == set(pool.stats().pids)
 
 
 def test_tasks_of_a_worker_follow_each_other(pool):
@@ -933,7 +933,7 @@ def test_a_pool_that_did_nothing():
 
 GIB = 1 << 30
 FIGURES = PoolStats(
-    2, 1, 4, 3, 1, 1000, 2, 1, 5, 6, 4, 96 * MIB, 32 * MIB, 64 * MIB, 3, 1 * GIB, 128 * MIB, 1, 2, 3
+    2, 1, 4, 3, 1, 1000, 2, 1, 5, 6, 4, 96 * MIB, 32 * MIB, 64 * MIB, 3, 1 * GIB, 128 * MIB, 1, 2, 3, (7, 8)
 )
 
 

@@ -67,6 +67,16 @@ def test_every_test_that_is_named_by_its_path_exists() -> None:
     assert {(file, each) for file, each in named if not exists(each)} == set()
 
 
+def test_each_test_file_is_in_a_directory_that_the_documentation_tells_of() -> None:
+    """By a name of its own, for pytest imports it by its name alone."""
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    directories = set(re.findall(r"^\| `tests/(\w+)` \|", page, re.MULTILINE))
+    paths = list(TESTS.rglob("test_*.py"))
+    assert {path.parent.relative_to(TESTS).as_posix() for path in paths} == directories - {"support"}
+    names = [path.name for path in TESTS.rglob("*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_every_extra_that_is_named_exists() -> None:
     extras = project()["optional-dependencies"]
     assert isinstance(extras, dict)

@@ -72,8 +72,8 @@ class Watch(Protocol):
         """Close the descriptor."""
 
 
-class Platform(Protocol):
-    """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
+class Traits(Protocol):
+    """The differences between systems by which callers decide, and the settings of users."""
 
     NEEDS_JANITOR: bool
     """True if a block outlives its last holder's sudden death, so that a janitor must remove it."""
@@ -94,7 +94,7 @@ class Platform(Protocol):
     REUSES_PAGES: bool
     """True if a block's file and pages can be used for the next block; see `sharedarray._freelist`.
 
-    If False, the functions from `is_memory` to `thread_runs` are never called.
+    If False, the functions of `Reuse` are never called.
     """
 
     NAME_LIMIT: int
@@ -114,6 +114,13 @@ class Platform(Protocol):
 
     def name_problem(self, name: str) -> str | None:
         """Return the reason why this system cannot have a block of this name; None if it can."""
+
+    def missing(self, directory: str) -> str | None:
+        """Return in words what blocks in a directory need and the system lacks; None if it lacks nothing."""
+
+
+class Descriptors(Protocol):
+    """Opening descriptors, none of which is that of a standard stream."""
 
     def opened(self, opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
         """Call a function that opens a descriptor, a socket, a poller, or several; return its result.
@@ -136,6 +143,10 @@ class Platform(Protocol):
 
     def keep_standard_streams(self) -> None:
         """Open the null device as each standard stream that is closed, for good: in our own processes."""
+
+
+class Blocks(Protocol):
+    """The bytes of a block: making and publishing them, opening and mapping them."""
 
     def draft(self, directory: str) -> Draft:
         """Start an empty file that no other process can see, or one with a scratch name."""
@@ -176,9 +187,6 @@ class Platform(Protocol):
         Return the draft that has the path: it is another one if the content had to be copied.
         """
 
-    def missing(self, directory: str) -> str | None:
-        """Return in words what blocks in a directory need and the system lacks; None if it lacks nothing."""
-
     def discard(self, draft: Draft) -> None:
         """Give up a draft, published or not; its handle is closed."""
 
@@ -187,6 +195,9 @@ class Platform(Protocol):
 
     def close(self, handle: int) -> None:
         """Close a handle."""
+
+    def open_again(self, handle: int) -> int:
+        """Return a new handle on the same block, also if its name leads to another one by now."""
 
     def path_of(self, handle: int, pid: int | None = None) -> str | None:
         """Return a path by which any process of this user can open the memory that process `pid` has open.
@@ -209,6 +220,15 @@ class Platform(Protocol):
     def others(self, handle: int) -> str | None:
         """Return which other users own an open block or may write to it, in words; None if there are none."""
 
+    def leads_to(self, path: str, handle: int) -> bool:
+        """Return whether a path leads to this open file, links followed."""
+
+    def path_behind(self, handle: int) -> str:
+        """Return the path that the kernel has for an open file; an empty one if it has none."""
+
+    def born(self, handle: int) -> int:
+        """Return a file's time of birth in nanoseconds; 0 if unknown. It tells files with one inode apart."""
+
     def map(
         self, cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False
     ) -> mmap.mmap:
@@ -219,6 +239,10 @@ class Platform(Protocol):
 
     def sync(self, mapping: mmap.mmap) -> None:
         """Bring what was written to a mapped file onto its disk."""
+
+
+class Leases(Protocol):
+    """Holding a block, and learning which processes hold it."""
 
     def enter(self, path: str, writable: bool) -> tuple[int, bool, int, int, int, int, bool, bool]:
         """Open a block, take a lease if that needs no waiting, and ask for its status.
@@ -233,25 +257,6 @@ class Platform(Protocol):
 
         Return False if `wait` is False and there is such a process.
         """
-
-    def open_again(self, handle: int) -> int:
-        """Return a new handle on the same block, also if its name leads to another one by now."""
-
-    def open_to_lock(self, file: str | int) -> int:
-        """Open the file with this path or handle once more, for locks; links are followed.
-
-        The handle may read and write, as far as this is permitted: a shared lock needs a handle that may
-        read, an exclusive one a handle that may write (``EBADF``).
-        """
-
-    def leads_to(self, path: str, handle: int) -> bool:
-        """Return whether a path leads to this open file, links followed."""
-
-    def path_behind(self, handle: int) -> str:
-        """Return the path that the kernel has for an open file; an empty one if it has none."""
-
-    def born(self, handle: int) -> int:
-        """Return a file's time of birth in nanoseconds; 0 if unknown. It tells files with one inode apart."""
 
     def hold_again(self, handle: int) -> int:
         """Return a new handle on the same block with a lease of its own."""
@@ -285,6 +290,13 @@ class Platform(Protocol):
 
     def shrink(self, handle: int) -> None:
         """Free the pages of memory without a name, which no process uses, as far as the system can."""
+
+    def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
+        """Return the visible pids of the processes with a lease on each block (device, inode)."""
+
+
+class Reuse(Protocol):
+    """Using a block's file and pages for the next block; see `sharedarray._freelist`."""
 
     def is_memory(self, handle: int) -> bool:
         """Return whether a file is in the memory of this machine, so that `exclusive` knows all its users."""
@@ -325,6 +337,17 @@ class Platform(Protocol):
     def thread_runs(self, native: int) -> bool:
         """Return whether the system has a thread of this process with this native id."""
 
+
+class Locks(Protocol):
+    """Locks on the bytes of a file."""
+
+    def open_to_lock(self, file: str | int) -> int:
+        """Open the file with this path or handle once more, for locks; links are followed.
+
+        The handle may read and write, as far as this is permitted: a shared lock needs a handle that may
+        read, an exclusive one a handle that may write (``EBADF``).
+        """
+
     def lock(self, handle: int, start: int, length: int, shared: bool, wait: bool) -> bool:
         """Lock bytes `start` to `start + length` of the file; False if taken and `wait` is False.
 
@@ -342,6 +365,10 @@ class Platform(Protocol):
 
     def unlock(self, handle: int, start: int, length: int) -> None:
         """Unlock these bytes, as they were locked."""
+
+
+class Wakers(Protocol):
+    """Waking a process that waits, and learning of its end."""
 
     def make_waker(self, path: str) -> int:
         """Make the waker at this path for this process, or take over that of an owner that has ended.
@@ -377,6 +404,10 @@ class Platform(Protocol):
 
         `FileExistsError` is raised if another kind of file has the path.
         """
+
+
+class Names(Protocol):
+    """The names of blocks, the directories that they are in, and metadata links."""
 
     def inode_of(self, path: str) -> int | None:
         """Return the inode that the name leads to, None if there is no such name."""
@@ -422,6 +453,10 @@ class Platform(Protocol):
     def read_metadata(self, path: str) -> str | None:
         """Return the text of a metadata link, None if there is none."""
 
+
+class Processes(Protocol):
+    """Other processes, and this one."""
+
     def process_started(self, pid: int) -> int | None:
         """Return the start of a live process, in the kernel's own ticks; None if no process has the pid."""
 
@@ -452,8 +487,9 @@ class Platform(Protocol):
     def await_end(self, pid: int, started: int) -> None:
         """Wait until the process with this pid, which started at this tick, has ended."""
 
-    def holders(self, blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
-        """Return the visible pids of the processes with a lease on each block (device, inode)."""
+
+class Resources(Protocol):
+    """Memory and processors, as the machine and its limits leave them."""
 
     def free_bytes(self, directory: str, *, memory: bool) -> int:
         """Return bytes free for blocks in `directory`, or for files there."""
@@ -472,6 +508,12 @@ class Platform(Protocol):
 
     def free_memory(self) -> int | None:
         """Return the bytes that this process may take before the kernel kills processes; None if unknown."""
+
+
+class Platform(
+    Traits, Descriptors, Blocks, Leases, Reuse, Locks, Wakers, Names, Processes, Resources, Protocol
+):
+    """The contract. Functions raise `OSError` as the kernel gives it; callers turn it into our errors."""
 
     def terminal(self) -> AbstractContextManager[Callable[[float], str | None]]:
         """Put the terminal into raw mode, without echo, until the block ends.

@@ -123,7 +123,6 @@ def test_the_places_that_the_map_of_the_pool_names_exist() -> None:
 _METHODS = "half of it are docstrings of public methods, which belong to one class"
 _ONE_STATE = "one thread of control over one set of words, in which each step must be seen beside the others"
 LARGE = {
-    "sharedarray._platform.contract.Platform": "the contract: a line or two for each function",
     "sharedarray._streams.base.Stream": _METHODS,
     "sharedarray._streams.consumer": _ONE_STATE,
     "sharedarray._streams.consumer.Consumer": _ONE_STATE,

@@ -1,9 +1,8 @@
 """`Stream`, and what producers and consumers have in common.
 
-One thread at a time works with a `Stream`: it has its *turn*. The turn is an entry of a dict, because taking
-it (``setdefault``) and giving it back (``del``) are atomic, and giving it back calls nothing, so that Ctrl-C
-cannot come in between. A call that Ctrl-C breaks off repairs the state, as far as it gets; if the turn still
-is this thread's, the next call repairs it.
+One thread at a time works with a `Stream`: it has its turn (see `sharedarray._streams.turns`). A call that
+Ctrl-C breaks off repairs the state, as far as it gets. If the turn still is this thread's, the next call
+repairs it.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import _errors as errors, _forks as forks, _sigint as sigint
 from sharedarray._array import ShapeLike
-from sharedarray._clock import time
 from sharedarray._process_end import at_process_end
-from sharedarray._spin import spin_wait
 from sharedarray._streams.block import Block
-from sharedarray._wakers import Fence, Waker
+from sharedarray._streams.turns import FORKED, Turn
+from sharedarray._wakers import Fence
 
-__all__ = ["Empty", "Full", "ShutDown", "Stream"]
-
-_PAUSES = 50e-6, 0.01  # seconds between two tries of a thread for the turn of another one: first and longest
+__all__ = ["Empty", "Full", "ShutDown", "Stream", "live"]
 
 if TYPE_CHECKING or not hasattr(queue, "ShutDown"):  # before Python 3.13
 
@@ -61,8 +57,6 @@ class Full(errors.SharedArrayError, queue.Full, TimeoutError):
 
     _errno = errors.LockTimeout._errno
 
-
-_FORKED = (0,)  # has the turn in a forked child, until its first call
 
 _live: list[weakref.ref[Stream]] = []  # all that are not closed
 
@@ -112,11 +106,6 @@ class Stream:
         Type of its elements.
     slots : int
         How many items the stream holds.
-    position : int
-        Of a consumer, the position of the item that it got last, the first one of several; of a producer,
-        that of the item published last. The first item of a stream has position 0; -1 before.
-    lost : int
-        Items that this consumer has not got: overwritten before, or skipped by `latest`.
 
     Raises
     ------
@@ -156,13 +145,9 @@ class Stream:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     slots: int
-    position: int
-    lost: int
 
     _block: Block
-    _waker: Waker
     _closed: bool
-    _token: int  # of the last sleep
 
     def __new__(
         cls,
@@ -186,54 +171,21 @@ class Stream:
 
     def _begin(self) -> None:
         """Set up the state that producers and consumers have in common."""
-        self._turn: dict[int, tuple[int, ...]] = {}
-        self._closing = False
-        self.position, self.lost = -1, 0
-        self._spin = spin_wait()
+        self._turn: Turn = {}
         self._renew_fence()
 
     def _renew_fence(self) -> None:
-        fence = Fence()
-        self._release, self._acquire = fence.release, fence.acquire
+        self._fence = Fence()
 
     def _use(self, block: Block) -> None:
         self._block = block
         self.name = block.mapping.name
         self.shape, self.dtype, self.slots = block.shape, block.dtype, block.slots
-        self._words = block.words
 
     def _register(self) -> None:
         """Register this object for the end of the process and for forks."""
         _live[:] = [reference for reference in _live if reference() is not None]
         _live.append(weakref.ref(self))
-
-    # -- turns
-    #
-    # One thread at a time is in a call; it has the *turn*. `_turn` is a dict whose item 0 is the token of the
-    # call that has the turn: a tuple with the number of its thread, made for this call. The tuple's identity
-    # tells calls apart. `dict.setdefault` takes the turn in one step, in which Ctrl-C cannot come. If a
-    # thread finds a token of its own, that call was broken off.
-
-    def _enter(self, token: tuple[int, ...], deadline: float | None) -> bool:
-        """Take the turn from another thread or a call that was broken off; False if the time is over."""
-        turn = self._turn
-        pause, longest = _PAUSES
-        while (owner := turn.setdefault(0, token)) is not token:
-            if owner is _FORKED:
-                turn[0] = token
-                self._repair_in_child()
-                return True
-            if owner[0] == token[0]:
-                turn[0] = token
-                self._repair()
-                if turn.setdefault(0, token) is token:
-                    return True
-                continue
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
-        return True
 
     def _repair(self) -> None:
         """Repair the state after a call was broken off, and give back the turn."""
@@ -246,7 +198,32 @@ class Stream:
     def _in_child(self) -> None:
         """Prepare for the next call in a forked child."""
         self._renew_fence()
-        self._turn = {0: _FORKED}
+        self._turn[0] = FORKED
+
+    # -- where it is
+
+    @property
+    def position(self) -> int:
+        """Position of the item that a consumer got last, or that a producer published last; -1 before.
+
+        The first item of a stream has position 0. Of several items that came together, it is the first one's.
+        """
+        raise NotImplementedError
+
+    @property
+    def lost(self) -> int:
+        """Items that this consumer has not got: overwritten before, or skipped by `latest`."""
+        return 0
+
+    @property
+    def time(self) -> float:
+        """Time at which the item at `position` was published, in seconds since 1970."""
+        return self.time_ns / 1e9
+
+    @property
+    def time_ns(self) -> int:
+        """Time at which the item at `position` was published, in ns since 1970; 0 before the first."""
+        raise NotImplementedError
 
     # -- writing
 
@@ -464,16 +441,6 @@ class Stream:
         (False, True)
         """
         raise self._wrong_side("ready", "read")
-
-    @property
-    def time(self) -> float:
-        """Time at which the item at `position` was published, in seconds since 1970."""
-        return self.time_ns / 1e9
-
-    @property
-    def time_ns(self) -> int:
-        """Time at which the item at `position` was published, in ns since 1970; 0 before the first."""
-        raise NotImplementedError
 
     # -- the end
 

@@ -5,62 +5,27 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping as Fields
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from sharedarray import _errors as errors, _header as header, _segment as segment
-from sharedarray._array import ShapeLike, as_shape
 from sharedarray._platform import platform
 from sharedarray._segment import Mapping
 from sharedarray._streams import words as w
 from sharedarray._streams.words import Tables
 from sharedarray._wakers import Waker
 
-__all__ = ["KIND", "PRODUCER", "Block", "Item", "item_of", "party_of"]
+__all__ = ["KIND", "PRODUCER", "Block", "party_of"]
 
 KIND = "stream"  # of the block's record
 PRODUCER = 0  # the producer's party; those of consumers follow
-_ALIGNED = 64  # bytes, a cache line: the arrays of an item start at a multiple of it
 
 
 def party_of(entry: int) -> int:
     """Return the party of the consumer with an entry, given as its first word."""
     return 1 + (entry - w.ENTRY) // w.ENTRY_WORDS
-
-
-Item: TypeAlias = tuple[tuple[int, ...], np.dtype[Any], bool]
-
-
-def item_of(shape: ShapeLike | Fields[str, Any], dtype: DTypeLike) -> Item:
-    """Return shape and dtype of an item, and whether it has several arrays, as fields of the dtype.
-
-    Raises
-    ------
-    UnsupportedDTypeError
-        The elements are Python objects.
-    """
-    if not isinstance(shape, Fields):
-        return as_shape(shape), header.check_dtype(np.dtype(dtype)), False
-    if not shape:
-        raise ValueError("an item has at least one array: give a mapping of names to (shape, dtype)")
-    names, formats, offsets, end = [], [], [], 0
-    for name, given in shape.items():
-        try:
-            length, kind = given
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"the array {name!r} of an item is given as (shape, dtype), not as {given!r}"
-            ) from None
-        element = header.check_dtype(np.dtype(kind))
-        names.append(name)
-        formats.append((element, as_shape(length)))
-        offsets.append(end)
-        end += -(-element.itemsize * math.prod(as_shape(length)) // _ALIGNED) * _ALIGNED
-    made: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": end}
-    return (), header.check_dtype(np.dtype(made)), True
 
 
 class Block:
@@ -206,6 +171,10 @@ class Block:
         """Return the entries in use, each as its first word."""
         end = w.ENTRY + w.ENTRIES * w.ENTRY_WORDS
         return [entry for entry in range(w.ENTRY, end, w.ENTRY_WORDS) if self.words[entry + w.PID]]
+
+    def sleepers(self) -> list[int]:
+        """Return the parties of the consumers that sleep."""
+        return [party_of(entry) for entry in self.entries() if self.words[entry + w.ASLEEP]]
 
     def clear(self, entry: int) -> None:
         """Free an entry. The caller has the lease of its party."""

@@ -1,140 +1,21 @@
-"""Waiting for streams along with other things: descriptors for event loops, and `wait`.
-
-While an event loop watches a consumer, the consumer counts as asleep between its calls: each call ends with
-the steps that come before a sleep (see `sharedarray._wakers`). So its waker becomes readable when the next
-call would not wait. The descriptor of a `platform.watch` combines this waker with the producer's, which
-becomes readable when the producer's process has ended.
-"""
+"""Waiting for streams along with other things: `wait`."""
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import threading
 from collections.abc import Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sharedarray import _errors as errors
 from sharedarray._platform import platform
-from sharedarray._streams.block import PRODUCER
+from sharedarray._streams.event_loops import HAS_DESCRIPTORS, SLICE
 from sharedarray._wakers import deadline_after, seconds_until
 
-if TYPE_CHECKING:
-    import asyncio
+__all__ = ["DoneAndNotDone", "wait"]
 
-    from sharedarray._platform.contract import Watch
-    from sharedarray._wakers import Waker
-
-__all__ = ["HAS_DESCRIPTORS", "SLICE", "DoneAndNotDone", "Readers", "Watched", "wait"]
-
-SLICE = 0.005  # seconds between two checks on systems on which streams have no descriptors
-HAS_DESCRIPTORS = hasattr(select, "poll")  # False on Windows
 _LONGEST = 1 << 30  # milliseconds that `poll` takes as a timeout
-
-
-class Watched:
-    """The descriptor by which an event loop watches a consumer."""
-
-    def __init__(self, waker: Waker) -> None:
-        self._watch: Watch = platform.watch()
-        self._watch.add(waker.handle, own=True)
-
-    def fileno(self) -> int:
-        """Return the descriptor that can be read when a call would not wait."""
-        return self._watch.fileno()
-
-    def arm(self, waker: Waker, *, lives: bool) -> None:
-        """Watch the end of the producer too, if one lives."""
-        if not lives:
-            waker.forget(PRODUCER)
-        for end in waker.ends((PRODUCER,)) if lives else ():
-            self._watch.add(end)
-
-    def follow(self, waker: Waker) -> None:
-        """Watch another waker, in place of one that is closed."""
-        self._watch.add(waker.handle, own=True)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._watch.close()
-
-
-class Readers:
-    """The tasks of an event loop that wait for one consumer.
-
-    The loop waits for a descriptor of its own. Any thread may close the consumer; while tasks wait, the
-    loop's thread closes this descriptor, after the loop has forgotten it.
-    """
-
-    def __init__(self, watched: Watched, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._changing = threading.Lock()  # held while the loop begins to wait, or another thread ends that
-        self._descriptor = platform.opened(os.dup, watched.fileno())
-        self._waiting: list[asyncio.Future[None]] = []
-        self._ended = False
-
-    async def wait(self, seconds: float | None) -> None:
-        """Wait until the descriptor can be read, the consumer is closed, or the time is over."""
-        import asyncio
-
-        future = self.loop.create_future()
-        with self._changing:
-            if self._ended:
-                return
-            if not self._waiting:
-                self.loop.add_reader(self._descriptor, self._wake)
-            self._waiting.append(future)
-        try:
-            await asyncio.wait_for(future, seconds)
-        except TimeoutError:
-            pass
-        finally:
-            with self._changing:
-                if future in self._waiting:
-                    self._waiting.remove(future)
-                    if not self._waiting:
-                        self.loop.remove_reader(self._descriptor)
-
-    def end(self) -> None:
-        """Wake all tasks, and close the descriptor, because the consumer is being closed, by any thread."""
-        import asyncio
-
-        with self._changing:
-            self._ended = True
-            waiting = bool(self._waiting)
-        try:
-            here = asyncio.get_running_loop() is self.loop
-        except RuntimeError:
-            here = False
-        if waiting and not here:
-            try:
-                self.loop.call_soon_threadsafe(self._finish)
-                return
-            except RuntimeError:
-                pass  # the loop is closed
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self.loop.is_closed():
-            self._wake()
-        self.close()
-
-    def close(self) -> None:
-        """Close the descriptor, for which the loop does not wait, or in a forked child."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def _wake(self) -> None:
-        with self._changing:
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                self.loop.remove_reader(self._descriptor)
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ class Reader:
     def __init__(self, **settings: Any) -> None:
         self.stream = sa.Stream("steps", **settings)
         self.lossless = settings.get("lossless", True)
-        self.next = self.stream._next  # type: ignore[attr-defined]
+        self.next = self.stream._cursor.next  # type: ignore[attr-defined]
 
     def read_all(self) -> None:
         while True:
@@ -147,9 +147,9 @@ def test_a_consumer_that_is_killed_at_any_step_takes_no_slot_along(stride: int, 
     offset = random.randrange(stride) + 1
     assert steps_of(work, stride, after, offset) > 100
     producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
-    producer._look_around()  # type: ignore[attr-defined]
-    for entry in producer._entries[:]:  # type: ignore[attr-defined]
-        producer._clear_if_dead(entry)  # type: ignore[attr-defined]
+    producer._consumers.look_around()  # type: ignore[attr-defined]
+    for entry in producer._consumers.entries[:]:  # type: ignore[attr-defined]
+        producer._consumers.clear_if_dead(entry)  # type: ignore[attr-defined]
     reader.read_all()
     assert len(producer._block.entries()) == 1
     assert not producer._block.holds.any()
@@ -267,7 +267,7 @@ def test_ctrl_c_breaks_off_every_wait() -> None:
     def interrupt_once_it_waits() -> int:
         child = os.fork()
         if not child:
-            words = producer._words
+            words = producer._block.words
             asleep = [24, *(32 + 8 * k + 2 for k in range(3))]
             while not any(words[k] for k in asleep) and os.getppid() == parent:
                 time.sleep(0.01)

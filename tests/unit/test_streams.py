@@ -96,7 +96,7 @@ def test_a_consumer_waits_for_what_comes() -> None:
     with sa.Stream("camera", (3,), "i8") as stream, Puppet(READ, "camera") as reader:
         reader.hear()
         reader.say()
-        wait_until(lambda: stream._words[stream._block.entries()[0] + 2], "it sleeps", ANSWER)
+        wait_until(lambda: stream._block.words[stream._block.entries()[0] + 2], "it sleeps", ANSWER)
         stream.put([1, 2, 3])
         assert reader.hear() == [1, 2, 3]
         reader.say("end")
@@ -216,7 +216,7 @@ def test_a_producer_waits_for_the_slowest_consumer() -> None:
         writer.start()
         for k in range(4):
             assert int(quick.get(ANSWER)) == k
-        wait_until(lambda: stream._words[24], "it sleeps", ANSWER)
+        wait_until(lambda: stream._block.words[24], "it sleeps", ANSWER)
         assert written == [0, 1, 2, 3]
         for k in range(10):
             assert slow.ask() == k
@@ -792,7 +792,7 @@ def test_closing_wakes_another_thread_that_waits() -> None:
     threads.append(threading.Thread(target=call, args=(other.get,)))
     for thread in threads:
         thread.start()
-    wait_until(lambda: producer._words[24] and producer._words[32 + 8 + 2], "both sleep", ANSWER)
+    wait_until(lambda: producer._block.words[24] and producer._block.words[32 + 8 + 2], "both sleep", ANSWER)
     other.close()
     producer.close()
     for thread in threads:

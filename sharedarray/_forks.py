@@ -30,7 +30,7 @@ ORDER = (
     "_control_page",
     "_lock_holds",
     "_arrivals",
-    "_streams.base",
+    "_streams.party",
     "integrations.joblib",
     "_pool.transport.slots",
     "_pool.transport.mappings",

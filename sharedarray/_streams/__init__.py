@@ -8,7 +8,8 @@ items            the items: their shape and dtype, arrays that are given as item
 options          the arguments of `Stream`, and which each side takes
 turns            one thread at a time is in a call
 view             the display of a stream in a notebook
-base             `Stream`, and what both sides have in common
+party            what both sides have in common: the block, the turn, the end
+base             `Stream`: the calls of both sides
 handover         producers: making a stream, taking one over, replacing one
 known_consumers  producers: which consumers there are, and what they need
 writer           producers: the ``with`` statement that gives a slot

@@ -1,28 +1,20 @@
-"""`Stream`, and what producers and consumers have in common.
-
-One thread at a time works with a `Stream`: it has its turn (see `sharedarray._streams.turns`). A call that
-Ctrl-C breaks off repairs the state, as far as it gets. If the turn still is this thread's, the next call
-repairs it.
-"""
+"""`Stream`: the calls of both sides, each of which the other side refuses."""
 
 from __future__ import annotations
 
 import queue
-import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping as Fields
+from collections.abc import AsyncIterator, Iterator, Mapping as Fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _errors as errors, _forks as forks, _sigint as sigint
+from sharedarray import _errors as errors
 from sharedarray._array import ShapeLike
-from sharedarray._process_end import at_process_end
 from sharedarray._streams.block import Block
-from sharedarray._streams.turns import FORKED, Turn
-from sharedarray._wakers import Fence
+from sharedarray._streams.party import Party
 
-__all__ = ["Empty", "Full", "ShutDown", "Stream", "live"]
+__all__ = ["Empty", "Full", "ShutDown", "Stream"]
 
 if TYPE_CHECKING or not hasattr(queue, "ShutDown"):  # before Python 3.13
 
@@ -58,10 +50,7 @@ class Full(errors.SharedArrayError, queue.Full, TimeoutError):
     _errno = errors.LockTimeout._errno
 
 
-_live: list[weakref.ref[Stream]] = []  # all that are not closed
-
-
-class Stream:
+class Stream(Party):
     """A stream of arrays by name: one producer writes, and any number of consumers (at most 32) read.
 
     ``Stream(name, shape, dtype)`` makes a stream and is its producer; ``Stream(name)`` is a consumer of it,
@@ -141,14 +130,6 @@ class Stream:
 
     _roles: ClassVar[dict[str, type[Stream]]] = {}  # the classes of producers and consumers, by role
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    slots: int
-
-    _block: Block
-    _closed: bool
-
     def __new__(
         cls,
         name: str | None,
@@ -168,37 +149,6 @@ class Stream:
             return super().__new__(cls)
         role = "consumer" if shape is None and not takeover else "producer"
         return super().__new__(cls._roles[role])  # type: ignore[return-value]
-
-    def _begin(self) -> None:
-        """Set up the state that producers and consumers have in common."""
-        self._turn: Turn = {}
-        self._renew_fence()
-
-    def _renew_fence(self) -> None:
-        self._fence = Fence()
-
-    def _use(self, block: Block) -> None:
-        self._block = block
-        self.name = block.mapping.name
-        self.shape, self.dtype, self.slots = block.shape, block.dtype, block.slots
-
-    def _register(self) -> None:
-        """Register this object for the end of the process and for forks."""
-        _live[:] = [reference for reference in _live if reference() is not None]
-        _live.append(weakref.ref(self))
-
-    def _repair(self) -> None:
-        """Repair the state after a call was broken off, and give back the turn."""
-        raise NotImplementedError
-
-    def _repair_in_child(self) -> None:
-        """Set up the state for the first call in a forked child."""
-        raise NotImplementedError
-
-    def _in_child(self) -> None:
-        """Prepare for the next call in a forked child."""
-        self._renew_fence()
-        self._turn[0] = FORKED
 
     # -- where it is
 
@@ -442,56 +392,6 @@ class Stream:
         """
         raise self._wrong_side("ready", "read")
 
-    # -- the end
-
-    def close(self) -> None:
-        """End the stream, as its producer, or leave it, as a consumer. Idempotent.
-
-        Consumers get the items that are left, and then `ShutDown`; an iteration ends. Arrays that a consumer
-        got stay as they are.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> writer, reader = sa.Stream("closed_stream", 1), sa.Stream("closed_stream")
-        >>> writer.put([1.0])
-        >>> writer.close()
-        >>> [item.tolist() for item in reader]  # and then it ends
-        [[1.0]]
-        >>> reader.close()
-        """
-        raise NotImplementedError
-
-    @property
-    def closed(self) -> bool:
-        """True if this side is closed."""
-        return self._closed
-
-    def unlink(self) -> None:
-        """Remove the stream's name now. Its producer and consumers keep it until they close.
-
-        Raises
-        ------
-        BlockNotFoundError
-            The name is gone, or leads to another block.
-
-        Examples
-        --------
-        >>> import sharedarray as sa
-        >>> writer = sa.Stream("unlinked_stream", 1)
-        >>> writer.unlink()
-        >>> sa.exists("unlinked_stream")
-        False
-        >>> writer.close()
-        """
-        from sharedarray import _segment as segment
-
-        segment.unlink_mapping(self._block.mapping)
-
-    def _start(self) -> int:
-        """Return the position with which a copy of this stream in another process begins."""
-        raise NotImplementedError
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce to a reference, which is loaded as a consumer that begins where this one is."""
         mapping = self._block.mapping
@@ -502,30 +402,6 @@ class Stream:
             )
         wish = getattr(self, "_wish", None)
         return _arrive, (mapping.name, mapping.directory, mapping.inode, self._start(), wish)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @sigint.finalizer
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            sigint.finalize(self.close)
-
-    def __repr__(self) -> str:
-        state = ", closed" if self._closed else ""
-        return f"{type(self).__name__}({self.name!r}, shape={self.shape}, dtype={self.dtype}{state})"
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: the facts, a picture of the last item, and the parties."""
-        from sharedarray._streams.view import html_of  # here: only notebooks ask
-
-        title = f"{type(self).__name__} of a stream"
-        if self._closed:
-            return f"<div>{title}, closed</div>"
-        return html_of(title, self.name, self._block)
 
     def _wrong_side(self, what: str, done: str) -> TypeError:
         side = type(self).__name__.lower()
@@ -541,26 +417,3 @@ def _arrive(name: str, directory: str, inode: int, start: int, lossless: bool | 
     # In the next generation, positions begin anew.
     made._join_block(block, lossless, start=start if block.mapping.inode == inode else 0)  # type: ignore[attr-defined]
     return made
-
-
-@at_process_end
-def _close_all() -> None:
-    for reference in _live[:]:
-        stream = reference()
-        if stream is not None:
-            stream.close()
-
-
-def _after_fork_in_child() -> None:
-    for reference in _live[:]:
-        stream = reference()
-        if stream is not None:
-            stream._in_child()
-
-
-def live() -> Iterable[Stream]:
-    """Return the streams of this process that were not collected."""
-    return [stream for reference in _live[:] if (stream := reference()) is not None]
-
-
-forks.around(__name__, in_child=_after_fork_in_child)

@@ -1,4 +1,4 @@
-"""How a producer gets its stream: it makes one, takes one over, or replaces one by the next generation."""
+"""Getting a stream as its producer: making it, taking it over, or replacing it by the next generation."""
 
 from __future__ import annotations
 

@@ -12,12 +12,13 @@ import numpy as np
 from sharedarray import _sigint as sigint
 from sharedarray._process_end import halt, halting
 from sharedarray._streams import handover, words as w
-from sharedarray._streams.base import Full, ShutDown, Stream, live
+from sharedarray._streams.base import Full, ShutDown, Stream
 from sharedarray._streams.block import Block
 from sharedarray._streams.handover import Producing
 from sharedarray._streams.items import as_item, as_items, item_of
 from sharedarray._streams.known_consumers import KnownConsumers
 from sharedarray._streams.options import Options
+from sharedarray._streams.party import live
 from sharedarray._streams.slot_wait import SlotWait, was_closed
 from sharedarray._streams.slots import NO_SLOT, Slots
 from sharedarray._streams.turns import INHERITED, Token, enter

@@ -72,7 +72,7 @@ BOUNDS = {
     "_segment.mapping._child_leases": "a fork; empty after it",
     "_segment.mapping.handles": "test_blocks_that_were_open",
     "_segment.mapping.on_release": "the modules that ask for it",
-    "_streams.base._live": "the streams that there are; each entry goes when the next one is made",
+    "_streams.party._live": "the streams that there are; each entry goes when the next one is made",
     "_streams.holds._kept": "the closed consumers whose items are in use",
     "_sync.primitive._live": "the objects that there are; each entry goes when the next object is made",
     "_versions._left_alone": "the packages of `versions.BOUNDS`",

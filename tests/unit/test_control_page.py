@@ -313,7 +313,7 @@ def test_an_item_that_ends_in_another_thread_leaves_the_waker_of_its_consumer_al
     with sa.Stream("items", (), slots=1) as producer, sa.Stream("items") as consumer:
         producer.put(1.0)
         waiting = Thread(lambda: producer.put(2.0))
-        wait_until(lambda: consumer._words[consumer._wanted], "the producer waits", ANSWER)
+        wait_until(lambda: consumer._cursor.words[consumer._cursor.wanted], "the producer waits", ANSWER)
         items = [consumer.get()]
         monkeypatch.setattr(Waker, "_end", noted)
         dropping = Thread(items.clear)

@@ -324,8 +324,9 @@ def _names(path: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a second interpreter that finds this package and these helpers."""
-    path = os.pathsep.join(filter(None, [str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH")]))
+    """Return the environment of a second interpreter that finds this package, and the tests' modules."""
+    folders = [str(ROOT), str(SUPPORT), *(each for each in sys.path if TESTS in Path(each).parents)]
+    path = os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):
         found.pop(variable, None)

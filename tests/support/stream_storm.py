@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from helpers import ANSWER, stopped, wait_until
+from helpers import ANSWER, TESTS, stopped, wait_until
 
 import sharedarray as sa
 
@@ -421,6 +421,7 @@ def _kills(total: int) -> None:
 
 
 def _steps() -> None:
+    sys.path.append(str(TESTS / "faults"))
     from test_streams_broken_off import (
         test_a_consumer_that_is_killed_at_any_step_takes_no_slot_along as consumer,
         test_a_producer_that_is_killed_at_any_step_leaves_whole_items as producer,

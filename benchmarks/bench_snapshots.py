@@ -73,7 +73,11 @@ def as_tensordict(data: Any) -> tuple[dict[str, Callable[[], Any]], dict[str, st
     torch, made = importlib.import_module("torch"), importlib.import_module("tensordict").TensorDict
     given = made({"data": torch.from_numpy(data)}, batch_size=[])
     shared = made({"data": torch.zeros(len(data), dtype=torch.float64)}, batch_size=[]).share_memory_()
-    return {name: lambda: shared.update_(given) and None}, {}
+
+    def update() -> None:  # a `TensorDict` has no truth value
+        shared.update_(given)
+
+    return {name: update}, {}
 
 
 def test_update(race: Callable[..., Any]) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 from sharedarray import (
     _errors as errors,
     _forks as forks,
+    _janitor as janitor,
     _registry as registry,
     _segment as segment,
     _sigint as sigint,
@@ -178,8 +179,6 @@ class Parties:
                 return
             parties, self._all = self._all, []
             self._idle.clear()
-            if self._of_file and parties:
-                self._remove_wakers_of_dead()
             handle, self.handle = self.handle, -1
         for party in parties:
             for words in (STATE, _ASLEEP, _PID):
@@ -187,15 +186,6 @@ class Parties:
             party.waker.release()
         segment.guarded_close(handle)
         self.closed()
-
-    def _remove_wakers_of_dead(self) -> None:
-        """Remove the wakers of killed processes: no janitor watches a process that has files alone."""
-        for index, pid in enumerate(self.words[_PID : _PID + PARTIES]):
-            if pid and not self.alive(index):
-                try:
-                    platform.remove_unused_waker(registry.waker_path(*self._named_by, _FIRST + index))
-                except OSError:
-                    pass  # the next sweep removes it, or reports it
 
     def check_usable(self) -> None:
         """Raise `BlockClosedError` if the page is released, or is about to be."""
@@ -225,6 +215,8 @@ class Parties:
             try:
                 for index in range(PARTIES):
                     if waker.claim(_FIRST + index):
+                        if self._of_file:  # for blocks, their makers and attachers do so
+                            janitor.ensure(self._named_by[0])
                         for words, value in ((_ASLEEP, 0), (STATE, 0), (_PID, os.getpid())):
                             self.words[words + index] = value
                         party = Party(index, waker)

@@ -83,12 +83,13 @@ def _recorded(files: list[str]) -> set[str]:
     return {file.rpartition("@")[2] for file in files if file.startswith("b.")}
 
 
-def sweep_wakers(folder: str) -> None:
-    """Remove the wakers of processes that were killed."""
+def sweep_wakers(folder: str) -> int:
+    """Remove the wakers of processes that were killed; return how many remain, of processes that live."""
+    remaining = 0
     for file in platform.names(folder):
         if file.startswith(_WAKER):
             try:
-                platform.remove_unused_waker(f"{folder}/{file}")
+                remaining += not platform.remove_unused_waker(f"{folder}/{file}")
             except errors.LimitError:
                 raise
             except FileExistsError as error:
@@ -97,3 +98,4 @@ def sweep_wakers(folder: str) -> None:
                     damage.quarantine(f"{folder}/{file}")
             except OSError as error:
                 damage.report(f"{folder}/{file}", str(error), "it stays")
+    return remaining

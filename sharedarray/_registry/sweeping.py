@@ -53,7 +53,7 @@ def sweep(directory: str) -> Swept:
     for name, inode, record in records(directory):
         _sweep_block(directory, name, inode, record, waiting.get(inode, 0), swept)
     folder = registry_of(directory)
-    sweep_wakers(folder)
+    swept.work += sweep_wakers(folder)  # of files, too, which have no record
     sweep_notices(directory)
     sweep_semaphores()
     try:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
-from helpers import ANSWER, FORKS, SIGNALS, Puppet, registry, stopped, wait_until
+from helpers import (
+    ANSWER,
+    FORKS,
+    SIGNALS,
+    Puppet,
+    janitor_needed,
+    nothing_left,
+    registry,
+    stopped,
+    wait_until,
+)
 
 import sharedarray as sa
 from sharedarray import _registry, _segment
@@ -229,3 +240,19 @@ def test_nothing_is_left_when_a_block_with_parties_is_closed(own_directory: str)
         assert waker.claim(0)
         waker.release()
     assert files() == []
+
+
+@pytest.mark.skipif(not janitor_needed(), reason="the kernel removes wakers here")
+def test_killed_processes_that_have_a_file_alone_leave_nothing(own_directory: str, tmp_path: Path) -> None:
+    """No block leads the janitor to them, and this process does not use the file."""
+    readers = """
+        log = sa.zeros((0, 2), file=sys.argv[1], capacity=100, exist_ok=True)
+        say(log.append([1, 2]))
+        log.wait(longer_than=100)
+    """
+    with Puppet(readers, tmp_path / "log.npy") as first, Puppet(readers, tmp_path / "log.npy") as second:
+        assert {first.hear(), second.hear()} == {1, 2}
+        wait_until(lambda: len(files()) >= 2, "both have wakers", ANSWER)
+        first.kill()
+        second.kill()
+    wait_until(lambda: nothing_left(own_directory), "the janitor removes the wakers of the dead", ANSWER)

@@ -21,6 +21,10 @@ moment, so that other readers find fewer rows than there are, and never more.
 party with a state until it closes the array or ends in order. If its lease is free and its state is there,
 it has died, and the processes that wait for more rows raise `ProducerDied`.
 
+**A log in a file survives the loss of its control page**, as when a program copies the rows alone. Its header
+shows that it is one (`lost_control`). It is an array of fixed length then, until it is asked for by
+``exist_ok=True``: this writes the page anew (`restore`) and changes nothing else.
+
 **The array that grows keeps its address.** Its memory is mapped up to the capacity, and only its first length
 changes. NumPy has no call for that: `set_length` writes it where NumPy's own macros (``PyArray_DIMS``), which
 each extension module has compiled in, read it.
@@ -39,6 +43,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors, _header as header, _segment as segment, _sigint as sigint
+from sharedarray._clock import time
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import DIGITS, PAGE, Layout
 from sharedarray._made_once import made_once
@@ -47,16 +52,30 @@ from sharedarray._segment import Mapping
 from sharedarray._sizes import exact
 from sharedarray._thresholds import APPENDED_BY_KERNEL
 
-__all__ = ["Growth", "capacity_in", "grows", "growth_of", "is_growing", "lay_out", "set_length"]
+__all__ = [
+    "Growth",
+    "capacity_in",
+    "cure_of_log",
+    "grows",
+    "growth_of",
+    "is_growing",
+    "lay_out",
+    "lost_control",
+    "restore",
+    "set_length",
+]
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
 _MAGIC = b"\x93SAGROW\n"
 _CAPACITY, _DIGITS_AT, _ROWS_AT, _ROW_BYTES, _RESERVED, _APPENDERS, _CARRY = 1, 2, 3, 4, 5, 6, 7
 _GRANULARITY = 1 << 16  # bytes: what every system can map from
+_LONGEST = min(sys.maxsize, 1 << 45)  # bytes of a block: a process has 47 bits, and maps a block twice
 _STEP = 1 << 20, 1 << 26  # bytes that are reserved at once: at first, and at most
 _APPENDING = 1 << 59  # the byte that an appender locks: behind all data, and below the leases
 _APPENDER = 1  # the state of a party that has appended
+_PATIENCE = 10.0  # seconds for another process that restores the control page of a log
+_PAUSE = 0.002  # seconds between two tries for its lock
 _ZERO = int.from_bytes(b"00000000", sys.byteorder)
 
 
@@ -82,8 +101,11 @@ def lay_out(
     head, digits = header.encode_growing(dtype, shape)
     row = math.prod(shape[1:]) * dtype.itemsize
     size = -(-(len(head) + capacity * row + WORDS * 8) // _GRANULARITY) * _GRANULARITY
-    if size > np.iinfo(np.intp).max:
-        raise ValueError(f"an array of {capacity} rows of {row} bytes does not fit an address space")
+    if size > _LONGEST:
+        raise ValueError(
+            f"an array of {capacity} rows of {row} bytes does not fit an address space, in which a process "
+            f"maps it twice. Next step: a capacity= below {_LONGEST // max(row, 1):,} rows"
+        )
     start = size - WORDS * 8
     reserved = min(-(-(len(head) + shape[0] * row) // PAGE) * PAGE, start)
     words = np.zeros(WORDS, "<u8")
@@ -126,6 +148,70 @@ def is_growing(mapping: Any, layout: Layout) -> bool:
             cause="the block was damaged, or made by a newer version",
         )
     return True
+
+
+def lost_control(mapping: Any, layout: Layout) -> bool:
+    """Return whether a file, which is not growing, has the header of an array that grows."""
+    if mapping.directory is not None or not layout.shape or layout.order != "C":
+        return False
+    head, _ = header.encode_growing(layout.dtype, layout.shape)
+    return bytes(mapping[: layout.offset]) == head
+
+
+def cure_of_log(mapping: Any, layout: Layout) -> str:
+    """Return how a log in a file gets a control page again."""
+    described = np.lib.format.dtype_to_descr(layout.dtype)
+    return (
+        "its rows are there, and numpy.load reads them; exist_ok=True makes it a log again, as in "
+        f"sharedarray.zeros({(0, *layout.shape[1:])}, {described!r}, file={mapping.path!r}, "
+        "capacity=10_000_000, exist_ok=True)"
+    )
+
+
+def restore(mapping: Mapping, layout: Layout, capacity: int) -> None:
+    """Write the control page of a log in a file anew, which it has lost. No other byte changes.
+
+    Nothing happens if another process restores the page meanwhile, or appends all the time.
+    """
+    end = time.monotonic() + _PATIENCE
+    with sigint.deferred:
+        handle = segment.guarded_open(mapping)
+        try:
+            while not (taken := platform.lock(handle, _APPENDING, 1, shared=False, wait=False)):
+                if time.monotonic() > end:
+                    break
+                with sigint.allowed:
+                    time.sleep(_PAUSE)
+            if taken:
+                try:
+                    if platform.status(handle).size == len(mapping) and not _is_whole(mapping, layout):
+                        _write_control(mapping, handle, layout, capacity)
+                finally:
+                    platform.unlock(handle, _APPENDING, 1)
+        finally:
+            segment.guarded_close(handle)
+
+
+def _is_whole(mapping: Mapping, layout: Layout) -> bool:
+    try:
+        return is_growing(mapping, layout)
+    except errors.HeaderError:
+        return False
+
+
+def _write_control(mapping: Mapping, handle: int, layout: Layout, capacity: int) -> None:
+    before = len(mapping)
+    _, control, size, _ = lay_out(layout.dtype, layout.shape, capacity)
+    if size < before:  # what is behind the rows stays, too
+        size = -(-(before + len(control)) // _GRANULARITY) * _GRANULARITY
+    start = size - len(control)
+    directory = os.path.dirname(mapping.name)
+    try:
+        platform.reserve_parts(handle, size, [(start, size)])
+    except OSError as error:
+        raise segment.translated(error, directory, len(control), memory=False) from None
+    platform.write(handle, start + 8, [memoryview(control)[8:]])
+    platform.write(handle, start, [memoryview(control)[:8]])  # last: the file is a log from here on
 
 
 def capacity_in(block: Any, layout: Layout) -> int | None:

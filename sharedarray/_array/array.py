@@ -32,7 +32,7 @@ from sharedarray._array.plain_results import return_plain_results
 from sharedarray._array.shapes import ShapeLike, as_dtype, as_shape
 from sharedarray._array.version_methods import VersionMethods
 from sharedarray._array.wait_methods import WaitMethods
-from sharedarray._growth import grows, growth_of, is_growing, lay_out, set_length
+from sharedarray._growth import grows, growth_of, is_growing, lay_out, lost_control, restore, set_length
 from sharedarray._platform import Mode, platform
 from sharedarray._process_end import halting
 from sharedarray._segment import BlockOptions, Mapping, mapping_of
@@ -384,8 +384,29 @@ def make_growing(
 
     if options.exist_ok and options.is_named:
         grown = layout._replace(shape=(capacity, *shape[1:]))
-        return found_or_made(create, _find(options), grown, options, growing=True)
+        find = _find(options)
+
+        def find_log() -> Any:
+            if options.file is not None:
+                _restore_log(options.file, grown)
+            return find()
+
+        return found_or_made(create, find_log, grown, options, growing=True)
     return create()
+
+
+def _restore_log(file: str | os.PathLike[str], asked: header.Layout) -> None:
+    """Write the control page of a file anew if it is the log that is asked for and has lost that page."""
+    mapping = segment.open_file(file)
+    try:
+        layout = header.decode(mapping[: header.PAGE], len(mapping), name=mapping.name, more=mapping)
+        same = (layout.dtype, layout.shape[1:]) == (asked.dtype, asked.shape[1:])
+        if same and lost_control(mapping, layout) and layout.shape[0] <= asked.shape[0]:
+            restore(mapping, layout, asked.shape[0])
+    except errors.HeaderError:
+        pass  # `open` reports it
+    finally:
+        mapping.release()
 
 
 def is_all(array: SharedArray, mapping: Mapping) -> bool:

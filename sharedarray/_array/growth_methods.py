@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sharedarray import _errors as errors, _sigint as sigint
+from sharedarray import _errors as errors, _header as header, _sigint as sigint
 from sharedarray._array.block_methods import BlockMethods
 from sharedarray._array.memory import bytes_behind, offset_of
-from sharedarray._growth import Growth, grows, growth_of
+from sharedarray._growth import Growth, cure_of_log, grows, growth_of, lost_control
 from sharedarray._masked import refuse_masked
 from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping, mapping_of
@@ -261,6 +261,14 @@ class GrowthMethods(BlockMethods):
         """Return the attachment and its `Growth`; raise `ValueError` if this array does not grow."""
         mapping = self._mapping(doing)
         if not grows(mapping):
+            page = mapping[: header.PAGE]
+            layout = header.decode(page, len(mapping), name=mapping.name, more=mapping)
+            if lost_control(mapping, layout):
+                raise ValueError(
+                    f"cannot {doing} {mapping.name!r}: its file has lost the page of control words "
+                    "at its end that makes it a log. Likely cause: it was cut off, or copied in part. "
+                    f"Next step: {cure_of_log(mapping, layout)}"
+                )
             raise ValueError(
                 f"cannot {doing} {mapping.name!r}: it has a fixed length. Next step: make it with capacity=, "
                 "as sharedarray.zeros((0, 4), capacity=10_000_000)"
@@ -289,7 +297,13 @@ class GrowthMethods(BlockMethods):
 def _rows_of(rows: Any, array: GrowthMethods) -> np.ndarray[Any, Any]:
     """Return the data for an array as rows, of its dtype if they are no array."""
     refuse_masked(rows, "append")
-    given = rows.view(np.ndarray) if isinstance(rows, np.ndarray) else np.asarray(rows, array.dtype)
+    try:
+        given = rows.view(np.ndarray) if isinstance(rows, np.ndarray) else np.asarray(rows, array.dtype)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"what is appended to {array.name!r} is a row of shape {array.shape[1:]} of {array.dtype}, or an "
+            f"array of such rows: {error}"
+        ) from None
     if given.shape == array.shape[1:]:
         return given[np.newaxis]
     if given.ndim == array.ndim and given.shape[1:] == array.shape[1:]:

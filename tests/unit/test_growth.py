@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,9 @@ def test_what_can_be_appended() -> None:
         for wrong in ([1, 2, 3], 1, [[1, 2, 3]], [[[1, 2]]]):
             with pytest.raises(ValueError, match="row"):
                 log.append(wrong)
+        for wrong in ([[1, 2], [3]], ["one", "two"], [1j, 2]):
+            with pytest.raises((ValueError, TypeError), match=r"a row of shape \(2,\) of int32"):
+                log.append(wrong)
         with pytest.raises(ValueError, match="row"):
             log.extend(np.array([1, 2]))
         with pytest.raises(sa.MaskedArrayError):
@@ -191,6 +195,11 @@ def test_what_does_not_grow() -> None:
 def test_no_capacity(capacity: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="capacity is"):
         sa.zeros((3, 4), capacity=capacity)
+
+
+def test_a_capacity_that_no_process_can_map() -> None:
+    with pytest.raises(ValueError, match="a capacity= below"):
+        sa.zeros((0, 1024), capacity=10**13)
 
 
 def test_a_read_only_view_does_not_grow() -> None:
@@ -276,6 +285,99 @@ def test_a_file_is_a_log_that_survives(tmp_path: Path) -> None:
     assert reader.tolist() == [[1, 2], [3, 4], [5, 6]]
     again = sa.zeros((0, 2), "i4", file=path, capacity=1_000_000, exist_ok=True)
     assert len(again) == 3
+
+
+def overwritten(path: Path, at: int, new: bytes) -> None:
+    block = bytearray(path.read_bytes())
+    block[len(block) - 4096 + at : len(block) - 4096 + at + len(new)] = new
+    path.write_bytes(block)
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "only the rows are there": lambda path: os.truncate(path, 4096 + 3000 * 32),
+    "cut off": lambda path: os.truncate(path, path.stat().st_size - 4096),
+    "zeros": lambda path: overwritten(path, 0, bytes(4096)),
+    "another capacity": lambda path: overwritten(path, 8, b"\xff" * 8),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+}
+
+
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
+def test_a_log_that_lost_its_control_page_gets_it_anew(
+    lose: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "log.npy"
+    rows = np.arange(12000.0).reshape(3000, 4)
+    log = sa.zeros((0, 4), file=path, capacity=100_000)
+    log.append(rows)
+    log.close()
+    lose(path)
+    before = path.read_bytes()
+    assert np.array_equal(np.load(path), rows)
+    with pytest.raises(
+        ValueError, match=r"exist_ok=True makes it a log again, as in .*\(0, 4\), '<f8', file="
+    ):
+        sa.open(path).append(rows[:1])
+    for shape, dtype, capacity in (((0, 3), "f8", 9000), ((0, 4), "f4", 9000), ((0, 4), "f8", 2999)):
+        with pytest.raises(sa.BlockExistsError):
+            sa.zeros(shape, dtype, file=path, capacity=capacity, exist_ok=True)
+    assert path.read_bytes() == before
+    again = sa.zeros((0, 4), file=path, capacity=9000, exist_ok=True)
+    assert again.capacity == 9000
+    assert np.array_equal(again, rows)
+    assert again.append(rows[:2]) == 3002
+    assert np.array_equal(np.load(path), np.concatenate((rows, rows[:2])))
+    assert sa.open(path).capacity == 9000
+    assert len(sa.zeros((0, 4), file=path, capacity=9000, exist_ok=True)) == 3002
+
+
+def test_what_is_no_log_does_not_become_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", np.zeros((3, 4)))
+    sa.zeros((3, 4), file=tmp_path / "fixed.npy")
+    for path in tmp_path.iterdir():
+        before = path.read_bytes()
+        with pytest.raises(sa.BlockExistsError):
+            sa.zeros((0, 4), file=path, capacity=100, exist_ok=True)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", ["f8", [("x", "i4"), ("t", "M8[s]", 2)]])
+def test_a_log_that_is_cut_within_its_rows_tells_how_to_read_those_that_are_there(
+    dtype: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.npy"
+    log = sa.zeros((0, 4), dtype, file=path, capacity=1000)
+    log.append(np.ones((300, 4), log.dtype))
+    log.close()
+    os.truncate(path, 4096 + 20 * 4 * log.itemsize + 7)
+    with pytest.raises(sa.HeaderError, match="its first 20 rows are there") as failure:
+        sa.open(path)
+    call = str(failure.value.next_step).partition(": numpy.")[2]
+    rows = eval(f"np.{call}", {"np": np})
+    assert rows.shape == (20, 4)
+    assert rows.dtype == log.dtype
+    assert (rows == np.ones((20, 4), log.dtype)).all()
+
+
+def test_processes_restore_a_log_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.npy"
+    log = sa.zeros((0, 2), "i8", file=path, capacity=1000)
+    log.append([[1, 1], [2, 2]])
+    log.close()
+    os.truncate(path, 4096 + 32)
+    script = """
+        hear()
+        log = sa.zeros((0, 2), "i8", file=sys.argv[1], capacity=1000, exist_ok=True)
+        say(log.append([int(sys.argv[2])] * 2))
+        hear()
+    """
+    with Puppet(script, path, 7) as first, Puppet(script, path, 8) as second:
+        first.say()
+        second.say()
+        assert {first.hear(), second.hear()} == {3, 4}
+        for each in (first, second):
+            each.say()
+    assert sorted(np.load(path)[:, 0].tolist()) == [1, 2, 7, 8]
 
 
 # -- the length -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from operator import index
 from types import MappingProxyType
@@ -87,7 +88,7 @@ class Group(GroupBlock, GroupExports):
     (['rgb', 't'], (4, 48, 64, 3))
     """
 
-    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index", "_reader")
+    __slots__ = ("__weakref__", "_arrays", "_bytes", "_index", "_reader", "_version")
 
     def __init__(self, memory: Array | None = None, contents: Index | None = None) -> None:
         if memory is None or contents is None:
@@ -98,6 +99,7 @@ class Group(GroupBlock, GroupExports):
         self._bytes = memory  # all of the block, from its first byte on
         self._index = contents
         self._reader: Reader | None = None
+        self._version: int | None = None  # of a snapshot
         self._arrays: dict[str, SharedArray] = {}
 
     # -- the mapping ----------------------------------------------------------------------------------
@@ -185,7 +187,12 @@ class Group(GroupBlock, GroupExports):
 
     @property
     def version(self) -> int:
-        """Number of versions that `update` has published since the group was made."""
+        """Number of versions that `update` has published since the group was made.
+
+        A snapshot has the number of the version that it shows.
+        """
+        if self._version is not None:
+            return self._version
         versions = versions_of(self._mapping("ask for the version"))
         return 0 if versions is None else versions.version
 
@@ -230,7 +237,12 @@ class Group(GroupBlock, GroupExports):
         if mapping.mode != "r+":
             raise ValueError(f"cannot update {mapping.name!r}: it is read-only (mode {mapping.mode!r})")
         return Update(
-            made_versions_of(mapping), mapping, copy, timeout, lambda memory: Group(memory, self._index)
+            made_versions_of(mapping),
+            mapping,
+            copy,
+            timeout,
+            lambda memory: Group(memory, self._index),
+            _references,
         )
 
     @halting
@@ -242,7 +254,7 @@ class Group(GroupBlock, GroupExports):
         Returns
         -------
         Group
-            Its version is kept for as long as one of its members lives.
+            Its `version` tells which one it is. It is kept for as long as one of its members lives.
 
         Examples
         --------
@@ -253,13 +265,17 @@ class Group(GroupBlock, GroupExports):
         ...     new["w"] = 1
         >>> before["w"].tolist(), net.snapshot()["w"].tolist()
         ([0.0, 0.0], [1.0, 1.0])
+        >>> before.version, net.snapshot().version
+        (0, 1)
         """
         reader = self._reader
         if reader is None or not reader.versions.usable:
             mapping = self._mapping("take a snapshot")
             reader = self._reader = made_versions_of(mapping).reader(mapping)
         memory: Any = reader.hold()
-        return Group(_new_array(np.ndarray, reader.versions.bytes, np.uint8, memory), self._index)
+        found = Group(_new_array(np.ndarray, reader.versions.bytes, np.uint8, memory), self._index)
+        found._version = reader.versions.version_of(found._bytes)
+        return found
 
     @halting
     def wait(
@@ -361,6 +377,8 @@ class Group(GroupBlock, GroupExports):
 
         mapping = mapping_of(self._bytes)
         facts = [] if mapping is None else facts_of_contents(mapping)
+        if self._version is not None:
+            facts = [("snapshot of version", str(self._version))]
         state = ", closed" if self.closed else "".join(f", {title} {text}" for title, text in facts)
         count = "1 member" if len(self) == 1 else f"{len(self)} members"
         rows = [
@@ -394,6 +412,20 @@ class Group(GroupBlock, GroupExports):
 
 
 _SHOWN = 60  # members that are printed
+
+
+def _most_references(arrays: dict[str, Any]) -> int:
+    """Return how many references there are to the array that has most."""
+    return max(map(sys.getrefcount, arrays.values()), default=0)
+
+
+_ALONE = _most_references({"": np.empty(0)})  # the references if the dict alone has the array
+
+
+def _references(given: Group) -> int:
+    """Return how many references a group has to its memory; 0 if a member of it is in use elsewhere."""
+    arrays = given._arrays
+    return 1 + len(arrays) if _most_references(arrays) <= _ALONE else 0
 
 
 def _restored(memory: Array) -> Group:

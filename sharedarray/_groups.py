@@ -236,8 +236,8 @@ def _spec(name: str, spec: Any) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
         )
     try:
         axes, kind = as_shape(shape), np.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(
+    except (TypeError, ValueError) as error:
+        raise type(error)(
             f"the member {name!r} cannot have shape {shape!r} and dtype {dtype!r}, in this order: {error}"
         ) from None
     while kind.subdtype is not None:  # NumPy appends a sub-array's axes to the array's

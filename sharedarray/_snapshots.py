@@ -21,6 +21,11 @@ of them sees the other. The buffers that a dead party held are free.
 The byte becomes 0 when the last view of the buffer is freed. That wakes no process, so that it costs little:
 a writer that finds no free buffer, which is rare, checks again and again.
 
+**A version that is published is not written any more**, by its writer neither. The writer has the buffers in
+mappings of their own. If the program keeps a view of what it was given, the kernel makes that part of the
+mapping private before the version is published: what is written into the view later reaches no process. The
+next writer of the buffer maps it anew. Such views show in the references to the memory (`Update._is_kept`).
+
 **The array itself** gets each version after it was published, for processes that read the array without a
 snapshot, with `numpy.load`, or that attach. During the copy, they may see a part of the new version; a
 snapshot is always whole. If the writer dies during the copy, the array shows a part of the version until
@@ -31,7 +36,9 @@ that the array is behind, and copies the version.
 from __future__ import annotations
 
 import gc
+import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -47,6 +54,7 @@ from sharedarray import (
 from sharedarray._clock import time
 from sharedarray._control_page import STATE, WORDS, ControlPage, Party
 from sharedarray._header import PAGE
+from sharedarray._platform import platform
 from sharedarray._process_end import halt, halting
 from sharedarray._segment import Mapping
 from sharedarray._wakers import lock_of_threads
@@ -127,6 +135,9 @@ class Versions(ControlPage):
             whole[first + number * stride : first + number * stride + self.bytes]
             for number in range(int(words[BUFFERS]))
         ]
+        self._starts = [first + number * stride for number in range(len(self._buffers))]
+        self._stride = stride
+        self._writers: dict[int, mmap.mmap] = {}  # by buffer: all bytes up to its end, mapped for writing
         self._readable = [buffer.toreadonly() for buffer in self._buffers]
         self._whole = whole[: self.bytes]
         self._head = head
@@ -137,6 +148,8 @@ class Versions(ControlPage):
         self._new_lock = lock_of_threads()
         # For each buffer that this process holds, the object that its snapshots refer to.
         self.held: list[weakref.ref[PickleBuffer] | None] = [None] * len(self._buffers)
+        self._held_versions = [0] * len(self._buffers)  # for each buffer that this process holds
+        self._addresses = [_address(buffer) for buffer in self._readable]
 
     @property
     def version(self) -> int:
@@ -155,6 +168,14 @@ class Versions(ControlPage):
                     found = Reader(self, mapping, self._sources(mapping))
                     self._reader = weakref.ref(found)
         return found
+
+    def version_of(self, snapshot: _Array) -> int | None:
+        """Return the version of a snapshot, or of a view of one; None if it is none of these versions."""
+        at = _address(snapshot) - (not snapshot.size)  # an empty one begins at the end of its buffer
+        for start, version in zip(self._addresses, self._held_versions, strict=True):
+            if start <= at < start + self.bytes:
+                return version
+        return None
 
     def _sources(self, mapping: Mapping) -> list[memoryview]:
         end, sources = _End(self, mapping), []
@@ -207,6 +228,7 @@ class Versions(ControlPage):
             if self.words[CURRENT] != word:
                 states[place] = 0
                 return None
+            self._held_versions[number] = word >> 8
             known = held[number]
             if known is not None and (faster := known()) is not None:  # another thread's
                 states[place] = 0
@@ -286,7 +308,7 @@ class Versions(ControlPage):
                 if self._is_behind():
                     self._show()
                 number = self._free(mapping, timeout)
-                buffer = self._buffers[number]
+                buffer = self._to_write(number)
                 if copy:
                     buffer[:] = self._buffers[self.words[CURRENT] & NUMBER]
                 else:  # the header alone: the writer writes the data
@@ -296,6 +318,26 @@ class Versions(ControlPage):
             self.end_turn(_WRITING)
             raise
         return np.frombuffer(buffer, np.uint8), number
+
+    def _to_write(self, number: int) -> memoryview:
+        """Return a buffer in the mapping by which it is written."""
+        if not platform.UNSHARES:
+            return self._buffers[number]
+        start, memory = self._starts[number], self._writers.get(number)
+        if memory is None:
+            memory = platform.map(mmap.mmap, self.handle, start + self._stride, "r+")
+            platform.populate(memory, start, self._stride)
+            self._writers[number] = memory
+        return memoryview(memory)[start : start + self.bytes]
+
+    def unshare(self, number: int) -> None:
+        """Make the memory private in which the writer has the buffer; called before `end`.
+
+        Without this, which not every system can do, writes into views of the buffer would change the version.
+        """
+        memory = self._writers.get(number)
+        if memory is not None and platform.unshare(memory, self.handle, self._starts[number], self._stride):
+            del self._writers[number]
 
     def end(self, number: int, publish: bool) -> None:
         """End the writing of a version; publish the buffer if `publish`. Called while Ctrl-C is deferred."""
@@ -417,7 +459,7 @@ class Update(Generic[_T]):
     [1.0, 1.0, 1.0]
     """
 
-    _given: tuple[Any, int] | None = None
+    _given: tuple[Any, int, _Array] | None = None
     _pid = 0  # of the process that writes
 
     def __init__(
@@ -427,12 +469,16 @@ class Update(Generic[_T]):
         copy: bool,
         timeout: float | None,
         view: Callable[[_Array], _T],
+        references: Callable[[_T], int] = lambda given: 1,
     ) -> None:
         self._versions = versions
         self._mapping = mapping
         self._copy = copy
         self._timeout = timeout
         self._view = view
+        self._references = (
+            references  # how many `given` itself has to the memory; 0 if parts of it are in use
+        )
 
     def __enter__(self) -> _T:
         if self._given is not None:
@@ -441,7 +487,7 @@ class Update(Generic[_T]):
             with sigint.deferred:
                 memory, number = self._versions.begin(self._mapping, self._timeout, self._copy)
                 given = self._view(memory)
-                self._pid, self._given = os.getpid(), (given, number)
+                self._pid, self._given = os.getpid(), (given, number, memory)
             return given
         except BaseException as error:  # Ctrl-C, as the block ended
             self.__exit__(type(error))
@@ -456,14 +502,27 @@ class Update(Generic[_T]):
     def _end(self, publish: bool) -> None:
         if self._given is None:
             return
-        (given, number), self._given = self._given, None
+        held, self._given = self._given, None
         if os.getpid() == self._pid:  # else this is a child that was forked meanwhile: its parent goes on
-            self._versions.end(number, publish)
+            try:
+                if self._is_kept(held):
+                    self._versions.unshare(held[1])
+            finally:
+                self._versions.end(held[1], publish)
         # The buffer may be published: it is not written any more.
+        given = held[0]
         if isinstance(given, np.ndarray):
             given.flags.writeable = False
         else:
             given.freeze()
+
+    def _is_kept(self, held: tuple[Any, int, _Array]) -> bool:
+        """Return whether the program may keep writable views of what it was given.
+
+        One reference to that itself is the name after ``as``: what has this name becomes read-only.
+        """
+        given, memory = _references(held)
+        return given > _ALONE[0] + 1 or memory - _ALONE[1] != self._references(held[0]) - 1
 
     @sigint.finalizer
     def __del__(self) -> None:
@@ -473,6 +532,25 @@ class Update(Generic[_T]):
     def _abandon(self) -> None:
         if self._versions.turn._is_owned():  # another thread cannot end the turn
             self._end(publish=False)
+
+
+def _references(held: tuple[Any, int, _Array]) -> tuple[int, int]:
+    """Return how many references there are to what a program was given, and to its memory."""
+    return sys.getrefcount(held[0]), sys.getrefcount(held[2])
+
+
+def _alone() -> tuple[int, int]:
+    memory = np.empty(1, np.uint8)
+    held = memory[:], 0, memory
+    del memory
+    return _references(held)
+
+
+_ALONE = _alone()  # the references if the program has none
+
+
+def _address(memory: Any) -> int:
+    return int(np.asarray(memory).__array_interface__["data"][0])
 
 
 def _held_by(state: int) -> set[int]:

@@ -77,8 +77,9 @@ class VersionMethods(BlockMethods):
         another process attaches, or updates the array. Elements that you write directly into this array are
         in no version.
 
-        The array that you write to is read-only from its publication on. Views of it that you made before
-        are not: do not write to them after the ``with`` statement, or you change the published version.
+        The array that you write to is read-only after the ``with`` statement. Views of it that you keep are
+        memory of your own from then on, if you may write into them: no process sees what you write. (On
+        Windows and macOS you would change the version: do not write into them there.)
 
         A thread writes one version at a time: an update of the same array within the block is a
         `DeadlockError`, or with a timeout a `LockTimeout`.
@@ -123,6 +124,10 @@ class VersionMethods(BlockMethods):
         A snapshot that is sent to another process travels as a copy. A forked child does not hold the
         snapshots that it inherits.
 
+        See Also
+        --------
+        version_of : The number of the version that a snapshot shows.
+
         Examples
         --------
         >>> import sharedarray as sa
@@ -139,6 +144,45 @@ class VersionMethods(BlockMethods):
         except Exception:
             halt()
             raise
+
+    def version_of(self, snapshot: object) -> int:
+        """Return the number of the version that a snapshot shows.
+
+        `version` may be a later one by then.
+
+        Parameters
+        ----------
+        snapshot : ndarray
+            What `snapshot` has returned for this array in this process, or a view of that.
+
+        Returns
+        -------
+        int
+            As `version` was when the snapshot was taken.
+
+        Raises
+        ------
+        ValueError
+            It is no snapshot of this array, but a copy of one for instance.
+
+        Examples
+        --------
+        >>> import sharedarray as sa
+        >>> weights = sa.zeros(3, name="weights_of_version_of")
+        >>> before = weights.snapshot()
+        >>> with weights.update() as new:
+        ...     new += 1
+        >>> weights.version_of(before), weights.version_of(weights.snapshot())
+        (0, 1)
+        """
+        versions: Versions = self._planned("ask for a version of")[3]
+        found = versions.version_of(snapshot) if isinstance(snapshot, np.ndarray) else None
+        if found is None:
+            raise ValueError(
+                f"this {type(snapshot).__qualname__} is no snapshot of {self.name!r} that was taken by this "
+                "array, nor a view of one. A copy of a snapshot does not tell its version"
+            )
+        return found
 
     def _planned(self, doing: str) -> tuple[Any, ...]:
         """Return this array's shape, strides, dtype, versions, the reader of snapshots, and its offset.

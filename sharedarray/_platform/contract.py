@@ -97,6 +97,9 @@ class Traits(Protocol):
     If False, the functions of `Reuse` are never called.
     """
 
+    UNSHARES: bool
+    """True if `unshare` can make a part of a mapping private; see `sharedarray._snapshots`."""
+
     NAME_LIMIT: int
     """Bytes that a block's name may have."""
 
@@ -325,8 +328,17 @@ class Reuse(Protocol):
         All descriptors of its file but this handle are closed.
         """
 
-    def populate(self, mapping: mmap.mmap) -> None:
-        """Map all pages of a file, which exist, if the system can do so without a page fault for each."""
+    def populate(self, mapping: mmap.mmap, start: int = 0, length: int | None = None) -> None:
+        """Map all pages of a file, which exist, if the system can do so without a page fault for each.
+
+        With `start`, at a page, and `length`, the pages of these bytes.
+        """
+
+    def unshare(self, mapping: mmap.mmap, handle: int, start: int, length: int) -> bool:
+        """Make some bytes of a mapping private to it, at a page, so that no write into them reaches the file.
+
+        Return whether that is so now; some systems cannot do so.
+        """
 
     def fork_witness(self) -> tuple[int, int]:
         """Return two descriptors that every process inherits which is forked from now on."""

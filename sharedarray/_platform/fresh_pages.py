@@ -1,4 +1,4 @@
-"""The part of the contract that `sharedarray._freelist` needs, for systems without a free list."""
+"""The part of the contract that needs calls on mappings in place, for systems without a free list."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import mmap
 
 __all__ = [
     "REUSES_PAGES",
+    "UNSHARES",
     "detach",
     "exclusive",
     "fork_witness",
@@ -15,10 +16,12 @@ __all__ = [
     "resize",
     "set_reused",
     "thread_runs",
+    "unshare",
     "unwitnessed",
 ]
 
 REUSES_PAGES = False
+UNSHARES = False
 
 
 def is_memory(handle: int) -> bool:
@@ -45,7 +48,11 @@ def detach(mapping: mmap.mmap, handle: int) -> None:
     raise NotImplementedError
 
 
-def populate(mapping: mmap.mmap) -> None:
+def populate(mapping: mmap.mmap, start: int = 0, length: int | None = None) -> None:
+    raise NotImplementedError
+
+
+def unshare(mapping: mmap.mmap, handle: int, start: int, length: int) -> bool:
     raise NotImplementedError
 
 

@@ -256,6 +256,7 @@ unlock = _locks.unlock
 # -- pages that are used again --------------------------------------------------------------------------
 
 REUSES_PAGES = True
+UNSHARES = True
 _MAYMOVE, _FIXED, _DONTUNMAP = 1, 2, 4  # <linux/mman.h>, of mremap
 _MAP_FIXED_NOREPLACE = 0x100000  # <asm-generic/mman-common.h>, as the next
 _MAP_FIXED = 0x10
@@ -396,9 +397,23 @@ def detach(mapping: mmap.mmap, handle: int) -> None:
 _MADV_POPULATE_READ = 22  # <linux/mman.h>, from Linux 5.14 on
 
 
-def populate(mapping: mmap.mmap) -> None:
+def populate(mapping: mmap.mmap, start: int = 0, length: int | None = None) -> None:
     with contextlib.suppress(OSError):
-        mapping.madvise(_MADV_POPULATE_READ)
+        mapping.madvise(_MADV_POPULATE_READ, start, len(mapping) - start if length is None else length)
+
+
+_UNSHARED = mmap.MAP_PRIVATE | _MAP_FIXED | getattr(mmap, "MAP_NORESERVE", 0)
+
+
+def unshare(mapping: mmap.mmap, handle: int, start: int, length: int) -> bool:
+    calls = _calls()
+    if calls is None or start % mmap.PAGESIZE:
+        return False
+    at = calls.address(mapping) + start
+    if calls.mmap(at, length, _BOTH, _UNSHARED, handle, start) == at:
+        return True
+    # The kernel may have unmapped the bytes before it found that it cannot map them: zeros take their place.
+    return calls.mmap(at, length, _BOTH, _DETACHED, -1, 0) == at
 
 
 def fork_witness() -> tuple[int, int]:

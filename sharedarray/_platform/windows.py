@@ -69,6 +69,7 @@ import winerror
 from sharedarray._platform.contract import Draft, Mode, Status
 from sharedarray._platform.fresh_pages import (
     REUSES_PAGES as REUSES_PAGES,
+    UNSHARES as UNSHARES,
     detach as detach,
     exclusive as exclusive,
     fork_witness as fork_witness,
@@ -78,6 +79,7 @@ from sharedarray._platform.fresh_pages import (
     resize as resize,
     set_reused as set_reused,
     thread_runs as thread_runs,
+    unshare as unshare,
     unwitnessed as unwitnessed,
 )
 from sharedarray._platform.processors import processors as processors

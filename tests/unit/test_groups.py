@@ -139,7 +139,7 @@ def test_specifications() -> None:
         ([("a", (3, "f8"))], TypeError, "mapping"),
         ({"a": 3}, TypeError, "'a' is given by a shape and a dtype"),
         ({"a": (3, "no such dtype")}, TypeError, "'a'"),
-        ({"a": (-1, "f8")}, ValueError, "negative"),
+        ({"a": (-1, "f8")}, ValueError, "'a'.*negative"),
         ({"a": (3, object)}, sa.UnsupportedDTypeError, "'a'"),
         ({1: (3, "f8")}, TypeError, "str"),
         ({"": (3, "f8")}, sa.InvalidNameError, "member"),

@@ -107,6 +107,69 @@ def test_an_exception_publishes_nothing() -> None:
         assert array.snapshot().tolist() == [2, 2, 2]
 
 
+def fail(call: Any, argument: object) -> None:
+    call(argument)
+    raise ZeroDivisionError
+
+
+@pytest.mark.skipif(not platform.UNSHARES, reason="views of the buffer stay shared here")
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda new: new[1:],
+        lambda new: memoryview(new)[1:],
+        lambda new: np.frombuffer(memoryview(new), new.dtype)[1:],
+        lambda new: new.view("f8").reshape(2, -1).T.ravel("K")[1:],
+    ],
+    ids=["slice", "memoryview", "buffer", "views"],
+)
+def test_views_that_a_writer_keeps_change_no_version(keep: Any) -> None:
+    with sa.zeros(2000) as array:
+        kept = []
+        for number in (1, 2, 3, 4):  # more than there are buffers
+            with array.update(copy=number % 2 == 0) as new:
+                kept.append(keep(new))
+                new[:] = number
+            for view in kept:  # the memory of each is its own
+                view[0] = 99
+            assert set(array.snapshot()) == set(array) == {number}
+        with pytest.raises(ZeroDivisionError), array.update() as new:
+            fail(kept.append, keep(new))
+        with array.update() as new:
+            kept[-1][0] = 99
+            assert set(new) == {4}
+        assert [view[0] for view in kept] == [99] * 5
+
+
+@pytest.mark.skipif(not platform.UNSHARES, reason="views of the buffer stay shared here")
+def test_members_that_a_writer_keeps_change_no_version() -> None:
+    with sa.group(None, {"w": (100, "f8"), "b": (3, "f4")}) as group:
+        for keep in (lambda new: new["w"][3:], lambda new: memoryview(new["w"])[3:], lambda new: new["w"].T):
+            with group.update() as new:
+                kept: Any = keep(new)
+                new["w"] = 7
+            kept[0] = 99
+            assert set(group.snapshot()["w"]) == set(group["w"]) == {7}
+            with pytest.raises(ValueError, match="read-only"):
+                new["w"][0] = 1
+
+
+@pytest.mark.skipif(not platform.UNSHARES, reason="views of the buffer stay shared here")
+def test_memory_is_made_private_only_if_a_view_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs as much as a copy."""
+    made: list[int] = []
+    monkeypatch.setattr(platform, "unshare", lambda *arguments: made.append(1))
+    with sa.zeros(2000) as array, sa.group(None, {"w": (100, "f8")}) as group:
+        for _ in range(5):
+            with array.update() as new:
+                new[2:5] += 1
+                np.add(new, 1, out=new)
+            with group.update() as members:
+                members["w"][3:] = 1
+                members["w"] += members["w"]
+        assert not made
+
+
 def test_what_has_no_versions() -> None:
     with sa.zeros((4, 4), name="whole") as array:
         for part in (array[1:], array[:, 0], array.T, array.view("i8")):
@@ -435,6 +498,31 @@ def test_snapshots_travel_as_copies() -> None:
         stored = pickle.loads(pickle.dumps(array.snapshot()))
         bump(array)
         assert stored.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [3, (0, 3), (2, 512), ()])
+def test_a_snapshot_tells_its_version(shape: Any) -> None:
+    with sa.zeros(shape) as array:
+        kept = [array.snapshot()]
+        for number in (1, 2):
+            with array.update() as new:
+                new += 1
+            kept[1:] = [array.snapshot()]
+            assert array.version == number
+            assert [array.version_of(each) for each in kept] == [0, number]
+        assert array.version_of(kept[1][..., :1] if shape else kept[1]) == 2
+        for other in (kept[1].copy(), array, kept[1].tolist(), new):
+            with pytest.raises(ValueError, match="no snapshot"):
+                array.version_of(other)
+
+
+def test_a_snapshot_of_a_group_tells_its_version() -> None:
+    with sa.group(None, {"w": (3, "f8"), "empty": (0, "f4")}) as group:
+        old = group.snapshot()
+        with group.update() as new:
+            new["w"] = 1
+        assert (old.version, group.snapshot().version, group.version) == (0, 1, 1)
+        assert "snapshot of version 0" in repr(old)
 
 
 def test_groups_have_versions_of_all_members(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 # The modules and packages, bottom to top; imports go downwards only (a test compares this list):
 #
 #   _sizes         how numbers of bytes are written for people
+#   _call_site     the line of the program that called this package; warnings for it
 #   _hints         what was probably meant by a wrong name, or by another object in its place
 #   _clock         the time, whatever replaces Python's clocks
 #   _errors        the exception tree
@@ -92,6 +93,7 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _reference     the handle for a view that travels between processes
 #   _reloads       modules that were reloaded, and that workers have to reload
 #   _picklers      registration with the picklers of other packages
+#   _functions     functions and classes of the main module on their way to workers, and their ``__main__``
 #   _sync          events, semaphores, conditions and barriers by name
 #   _streams       `Stream`: a producer and its consumers, by name
 #   _listing       which blocks exist, and which processes hold them
@@ -100,7 +102,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
 #   _objects       any picklable object in one block
 #   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
-#   _pool          `Pool`: an executor for arrays
+#   _pool          the core of a `Pool`: its workers, and the calls that they run
+#   _executor      `Pool`, an executor for arrays; what it has in common with `DaskPool`
 #   integrations   joblib's backend, and Dask on one machine and on many
 #   _demo          the main job, on real data: public API only
 #   _bench         sharing against pickling and against others, measured
@@ -166,9 +169,9 @@ from sharedarray._segment import Segment, exists, unlink
 
 if TYPE_CHECKING:
     from sharedarray._errors import WorkerDied as WorkerDied
+    from sharedarray._executor.pool import Pool as Pool
     from sharedarray._managers import SharedMemoryManager as SharedMemoryManager
     from sharedarray._objects import get as get, put as put
-    from sharedarray._pool import Pool as Pool
     from sharedarray._shared_memory import ShareableList as ShareableList, SharedMemory as SharedMemory
     from sharedarray._streams import ShutDown as ShutDown, Stream as Stream, wait as wait
     from sharedarray._sync import (
@@ -245,7 +248,7 @@ _LAZY = {
     "Barrier": "sharedarray._sync",
     "Condition": "sharedarray._sync",
     "Event": "sharedarray._sync",
-    "Pool": "sharedarray._pool",
+    "Pool": "sharedarray._executor.pool",
     "Semaphore": "sharedarray._sync",
     "ShareableList": "sharedarray._shared_memory",
     "SharedMemory": "sharedarray._shared_memory",

@@ -1,10 +1,9 @@
-"""Processes that run functions on arrays: `Pool`.
+"""The core of a `Pool`: worker processes, and the calls that they run. `Pool` itself is in `_executor`.
 
 The modules of this package, bottom to top; imports go downwards only:
 
 =============  =====================================================================
 transport      pipes, messages and pollers; the memory of large arguments and results
-functions      functions and classes of the main module, and the ``__main__`` of a worker
 codec          calls, arguments, results and exceptions as bytes; shared arrays by reference
 processes      worker processes: how each is started, and what its end means
 worker         what runs in each of them
@@ -12,7 +11,6 @@ states         the states of a pool, of a worker and of the reader's role
 scheduler      which worker gets which calls: pure functions
 calls          functions and tasks: what a pool is asked to do
 futures        `PoolFuture`: the outcome of one submitted call
-call_site      the line of the program that called this package; warnings for it
 sinks          the outcomes of the items of one map
 unconsumed     the warning of a map whose results no code takes
 outcomes       exceptions that are the outcomes of calls which no worker has finished
@@ -33,14 +31,6 @@ housekeeping   what the pool's thread does between two waits
 manager        the pool's thread, and the callbacks of futures
 intake         from a call to a task
 core           the state of a pool, and what its modules have in common
-arguments      checks of the arguments of `Pool`
-migration      names that other pools have, and what to write instead
-numeric        `Pool.map_blocks` and `Pool.reduce_blocks`
-results        iterators over the results of `Pool.map` and its variants
-maps           `Pool.map` and its variants
-arrays         shared arrays that a pool makes and closes
-reporting      reports of a pool on its work
-pool           `Pool`: the façade
 =============  =====================================================================
 
 Where things happen:
@@ -63,6 +53,5 @@ it is replaced                     `housekeeping.Housekeeping._start_workers`
 """
 
 from sharedarray._pool.codec.failures import RemoteTraceback
-from sharedarray._pool.pool import Pool
 
-__all__ = ["Pool", "RemoteTraceback"]
+__all__ = ["RemoteTraceback"]

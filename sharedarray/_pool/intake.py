@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sharedarray import _sigint as sigint
+from sharedarray._functions import SCALARS, SENT_ONCE, FunctionCache, Snapshot
 from sharedarray._pool.calls import Arguments, Function, Raised, Task, name_of, new_number
 from sharedarray._pool.codec.account import Account, names_of
 from sharedarray._pool.codec.arrays import KnownBuffers
@@ -23,7 +24,6 @@ from sharedarray._pool.codec.call import (
 from sharedarray._pool.codec.culprits import culprit_of_call
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps
-from sharedarray._pool.functions import SCALARS, SENT_ONCE, FunctionCache, Snapshot
 from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.outcomes import unsendable
 from sharedarray._pool.sinks import Results

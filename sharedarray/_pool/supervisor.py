@@ -15,9 +15,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sharedarray._call_site import CallSite
 from sharedarray._clock import time
 from sharedarray._pool import outcomes, processes
-from sharedarray._pool.call_site import CallSite
 from sharedarray._pool.calls import Raised, Task, name_of
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.culprits import culprit_of_call

@@ -12,12 +12,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from sharedarray import _errors as errors
-from sharedarray._pool.call_site import CallSite
+from sharedarray._call_site import CallSite
 from sharedarray._pool.codec import failures
 
 if TYPE_CHECKING:
+    from sharedarray._executor.results import Taking
     from sharedarray._pool.core import PoolCore
-    from sharedarray._pool.results import Taking
     from sharedarray._pool.sinks import Results
 
 __all__ = ["Iterators", "Unconsumed"]

@@ -30,8 +30,8 @@ import cloudpickle
 import numpy as np
 
 from sharedarray import _reference as reference
+from sharedarray._functions import COPY, CodePickler
 from sharedarray._picklers import reducers
-from sharedarray._pool.functions import COPY, CodePickler
 from sharedarray._segment import mapping_of
 from sharedarray._subclasses import PLAIN, parts_of, reduce_subclass
 from sharedarray._thresholds import OUT_OF_BAND

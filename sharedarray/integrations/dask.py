@@ -36,13 +36,13 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from sharedarray import _creation as creation, _errors as errors, _sigint as sigint
 from sharedarray._array import SharedArray
-from sharedarray._pool.arguments import at_least, check_function
-from sharedarray._pool.arrays import OwnedArrays
+from sharedarray._executor.arguments import at_least, check_function
+from sharedarray._executor.arrays import OwnedArrays
+from sharedarray._executor.maps import Maps
+from sharedarray._executor.migration import no_attribute
+from sharedarray._executor.numeric.calls import NumericCalls
 from sharedarray._pool.calls import Raised, name_of
 from sharedarray._pool.codec.culprits import culprit_of_call
-from sharedarray._pool.maps import Maps
-from sharedarray._pool.migration import no_attribute
-from sharedarray._pool.numeric.calls import NumericCalls
 from sharedarray._pool.outcomes import unsendable
 from sharedarray._pool.sinks import Results
 from sharedarray._pool.unconsumed import Iterators

@@ -36,8 +36,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sharedarray import _errors as errors, _forks as forks
-from sharedarray._pool import Pool
-from sharedarray._pool.functions import CALL
+from sharedarray._executor.pool import Pool
+from sharedarray._functions import CALL
 from sharedarray._pool.processes.threads import VARIABLES
 from sharedarray._thresholds import SHARED_ONCE_FROM
 from sharedarray.integrations._joblib_arguments import SharedArguments, run_batch

@@ -13,8 +13,8 @@ import pytest
 from helpers import ANSWER, interrupted_at, wait_until
 
 import sharedarray as sa
+from sharedarray._executor.results import AsTheyCome
 from sharedarray._pool.core import PoolCore
-from sharedarray._pool.results import AsTheyCome
 
 WAYS = {
     "map": lambda pool, function, items: pool.map(function, items),

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT
 
 import sharedarray as sa
-from sharedarray._pool import migration
+from sharedarray._executor import migration
 
 
 def test_each_method_of_multiprocessing_is_there_or_says_what_to_write(pool):

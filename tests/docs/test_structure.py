@@ -99,9 +99,7 @@ PACKAGES = {
 
 
 def test_each_module_of_the_pool_is_in_a_map() -> None:
-    assert {"sharedarray._pool", "sharedarray._pool.functions", "sharedarray._pool.processes"} <= set(
-        PACKAGES
-    )
+    assert {"sharedarray._pool", "sharedarray._functions", "sharedarray._pool.processes"} <= set(PACKAGES)
     for package, names in PACKAGES.items():
         inside = {
             module.removeprefix(f"{package}.").split(".")[0]

@@ -431,7 +431,7 @@ def test_what_is_imported_late_is_imported_as_a_whole():
         try:
             sharedarray.Pool
         except KeyboardInterrupt:
-            assert "Pool" in vars(sys.modules["sharedarray._pool"])
+            assert "Pool" in vars(sys.modules["sharedarray._executor.pool"])
         else:
             raise AssertionError("not interrupted")
         sharedarray.Pool(1).shutdown()

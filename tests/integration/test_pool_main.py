@@ -988,7 +988,7 @@ Thing.made_by = id(Thing)  # a copy would have the number of the original
 """
 
 LIBRARY = """
-from sharedarray._pool.functions import received
+from sharedarray._functions import received
 
 
 def space(number):

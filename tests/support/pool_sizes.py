@@ -7,6 +7,7 @@ from collections import Counter, deque
 
 from sharedarray._pool.worker import loop
 
+OURS = "sharedarray._pool", "sharedarray._executor", "sharedarray._functions"
 CONTAINERS = dict, set, list, deque
 
 
@@ -27,7 +28,7 @@ def sizes(*roots):
             found[name] += len(value)
             inner = value.values() if isinstance(value, dict) else value
             todo += [(name, each) for each in list(inner)]
-        elif type(value).__module__.startswith("sharedarray._pool"):
+        elif type(value).__module__.startswith(OURS):
             kind = type(value)
             slots = [slot for each in kind.__mro__ for slot in getattr(each, "__slots__", ())]
             names = [*getattr(value, "__dict__", ()), *slots]

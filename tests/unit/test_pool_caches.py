@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from sharedarray._pool.functions import pickler, snapshots
+from sharedarray._functions import pickler, snapshots
 
 
 def at_each_step(module, prepare):

@@ -11,8 +11,8 @@ import pool_tasks
 import pytest
 
 import sharedarray as sa
-from sharedarray._pool.numeric import tiling
-from sharedarray._pool.numeric.tiling import Tiling
+from sharedarray._executor.numeric import tiling
+from sharedarray._executor.numeric.tiling import Tiling
 
 RNG = np.random.default_rng(11)
 

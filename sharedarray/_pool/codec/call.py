@@ -19,14 +19,13 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from sharedarray import _reference as reference
+from sharedarray import _functions as functions, _reference as reference
 from sharedarray._array import SharedArray
-from sharedarray._pool import functions
+from sharedarray._functions import SCALARS
 from sharedarray._pool.codec.account import Account, Copied, PlainAccount, names_of
 from sharedarray._pool.codec.arrays import Borrow, KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray._pool.codec.pickled import Pickled, Short, marshalled
 from sharedarray._pool.codec.pickler import PickleState, TaskPickler, loads
-from sharedarray._pool.functions import SCALARS
 from sharedarray._pool.transport.messages import PARTS, PLAIN, Buffer
 from sharedarray._reference import FORMAT, packed_before
 from sharedarray._segment import Mapping, mapping_of

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, Final, NamedTuple
 
+from sharedarray._functions import CALL, RESULT, is_by_value
+from sharedarray._functions.snapshots import Empty, cell_content, global_names
 from sharedarray._pool.codec.pickler import dumps
-from sharedarray._pool.functions import CALL, RESULT, is_by_value
-from sharedarray._pool.functions.snapshots import Empty, cell_content, global_names
 
 __all__ = ["RETURNED", "Culprit", "culprit_of_call", "culprit_of_result"]
 

@@ -23,11 +23,11 @@ from types import TracebackType
 from typing import Any
 
 from sharedarray import _errors as errors
+from sharedarray._functions import RESULT
 from sharedarray._pool.codec.culprits import RETURNED, culprit_of_result
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.codec.pickler import dumps, loads
 from sharedarray._pool.codec.tracebacks import Captured, capture, format_captured
-from sharedarray._pool.functions import RESULT
 
 __all__ = [
     "Failure",

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import cloudpickle
 import numpy as np
 
-from sharedarray import _reference as reference
+from sharedarray import _functions as functions, _reference as reference
 from sharedarray._dtypes import short
 from sharedarray._picklers import reducers
-from sharedarray._pool import functions
 from sharedarray._pool.codec.arrays import KnownBuffers, OutOfBandBuffer, array_from, buffer_for
 from sharedarray._pool.codec.pickled import Pickled
 from sharedarray._pool.transport.messages import Buffer

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sharedarray._pool import functions
+from sharedarray import _functions as functions
+from sharedarray._functions import SCALARS
 from sharedarray._pool.codec.arrays import Borrow, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray._pool.codec.call import is_flat
 from sharedarray._pool.codec.pickled import Pickled, marshalled
 from sharedarray._pool.codec.pickler import dumps, loads
-from sharedarray._pool.functions import SCALARS
 from sharedarray._pool.transport.messages import PLAIN, Buffer
 from sharedarray._segment import mapping_of
 

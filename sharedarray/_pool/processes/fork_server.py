@@ -46,7 +46,10 @@ _END, _CLOSE, _CHECK = 1.0, 0.1, 0.005
 _SERVERS = 4
 # Loaded by the fork server before its first fork, in this order. NumPy leaves numpy.random to its first use,
 # which takes 9 ms here and 18 ms in each worker of a pool just made.
-_PRELOAD = ("numpy", "sharedarray._pool.worker.main", "numpy.random")
+_PRELOAD = (
+    *("numpy", "sharedarray._pool.worker.main"),
+    *("sharedarray._executor.numeric.blockwise", "numpy.random"),
+)
 # Beginnings of the environment variables that an interpreter or a library reads once, at its start: a fork
 # server that started with other values is of no use for a new worker.
 _READ_ONCE = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_TUNABLES", *threads.VARIABLES)

@@ -9,9 +9,13 @@ import threading
 from multiprocessing import process, resource_tracker
 from typing import Any
 
-from sharedarray import _forks as forks, _interpreter as interpreter, _reloads as reloads
+from sharedarray import (
+    _forks as forks,
+    _functions as functions,
+    _interpreter as interpreter,
+    _reloads as reloads,
+)
 from sharedarray._platform import platform
-from sharedarray._pool import functions
 from sharedarray._pool.processes import group_signals, threads
 
 __all__ = ["WorkerProcess", "default_method", "make_ready", "method_of", "start"]

@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from multiprocessing import current_process
 from typing import Any, Final
 
-from sharedarray import _reloads as reloads
+from sharedarray import _functions as functions, _reloads as reloads
 from sharedarray._clock import time
-from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import contiguous
 from sharedarray._pool.codec.call import function_named, load_call
@@ -65,8 +64,9 @@ IDLE: Final = 0.1
 # Seconds for which a worker polls for the next message before it sleeps.
 SPIN: Final = 200e-6
 
-# Files whose frames, above those of the function, tell a user nothing.
-_POOL = os.path.dirname(os.path.dirname(__file__)) + os.sep
+# Folders whose frames, above those of the function, tell a user nothing.
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_OURS = tuple(os.path.join(_PACKAGE, folder, "") for folder in ("_pool", "_executor"))
 
 # Results of these types are replied as they are.
 _SCALARS = frozenset((type(None), bool, int, float, complex))
@@ -496,6 +496,6 @@ def _failed(raised: BaseException) -> _Outcome:
 def _last_own(raised: BaseException) -> Any:
     """Return the last entry of the pool's own at the top of the traceback, which tell a user nothing."""
     found, entry = None, failures.traceback_of(raised)
-    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_POOL):
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(_OURS):
         found, entry = entry, entry.tb_next
     return found

@@ -21,10 +21,9 @@ from multiprocessing import active_children, current_process, parent_process
 from multiprocessing.connection import wait
 from typing import Any, NoReturn
 
-from sharedarray import _forks as forks, _janitor as janitor
+from sharedarray import _forks as forks, _functions as functions, _janitor as janitor
 from sharedarray._clock import time
 from sharedarray._platform import platform
-from sharedarray._pool import functions
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.pickler import dumps, loads
 from sharedarray._pool.processes import copies, seeds, threads

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar
 
-from sharedarray._pool.arguments import likely_keyword
+from sharedarray._executor.arguments import likely_keyword
 
 __all__ = ["BLOCK_KEYWORDS", "MAP_KEYWORDS", "METHODS", "POOL_KEYWORDS", "explains_keywords", "no_attribute"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sharedarray._pool.arguments import check_combine, check_function, refuse_keywords
-from sharedarray._pool.migration import BLOCK_KEYWORDS, explains_keywords
-from sharedarray._pool.numeric import blockwise
-from sharedarray._pool.numeric.of_groups import expanded
-from sharedarray._pool.numeric.tiling import Axes, Sizes
+from sharedarray._executor.arguments import check_combine, check_function, refuse_keywords
+from sharedarray._executor.migration import BLOCK_KEYWORDS, explains_keywords
+from sharedarray._executor.numeric import blockwise
+from sharedarray._executor.numeric.of_groups import expanded
+from sharedarray._executor.numeric.tiling import Axes, Sizes
 from sharedarray._progress import Progress
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from cloudpickle import cloudpickle
 
 from sharedarray import _reloads as reloads
-from sharedarray._pool.functions.modules import MAIN_NAMES, MISSING, is_by_value
+from sharedarray._functions.modules import MAIN_NAMES, MISSING, is_by_value
 
 __all__ = ["SCALARS", "SENT_ONCE", "FunctionCache", "Snapshot"]
 

@@ -12,8 +12,8 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import (
+from sharedarray._functions import tokens
+from sharedarray._functions.modules import (
     MAIN,
     MAIN_OF_CHILD,
     MISSING,
@@ -22,9 +22,9 @@ from sharedarray._pool.functions.modules import (
     namespace_of,
     namespaces,
 )
-from sharedarray._pool.functions.pickler import CALL, CodePickler
-from sharedarray._pool.functions.received import arrived
-from sharedarray._pool.functions.snapshots import LRU_CACHE, global_names
+from sharedarray._functions.pickler import CALL, CodePickler
+from sharedarray._functions.received import arrived
+from sharedarray._functions.snapshots import LRU_CACHE, global_names
 
 __all__ = ["Inherited", "before_fork", "begin_worker", "initialize"]
 

@@ -45,11 +45,11 @@ start      the ``__main__`` of a worker that starts
 =========  =====================================================================
 """
 
-from sharedarray._pool.functions.modules import importable, is_by_value
-from sharedarray._pool.functions.pickler import CALL, COPY, RESULT, CodePickler
-from sharedarray._pool.functions.received import release, version
-from sharedarray._pool.functions.snapshots import SCALARS, SENT_ONCE, FunctionCache, Snapshot
-from sharedarray._pool.functions.start import Inherited, before_fork, begin_worker, initialize
+from sharedarray._functions.modules import importable, is_by_value
+from sharedarray._functions.pickler import CALL, COPY, RESULT, CodePickler
+from sharedarray._functions.received import release, version
+from sharedarray._functions.snapshots import SCALARS, SENT_ONCE, FunctionCache, Snapshot
+from sharedarray._functions.start import Inherited, before_fork, begin_worker, initialize
 
 __all__ = [
     "CALL",

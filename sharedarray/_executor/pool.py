@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharedarray import _registry as registry, _requirements as requirements
 from sharedarray._clock import check_timeout
-from sharedarray._pool import processes
-from sharedarray._pool.arguments import (
+from sharedarray._executor.arguments import (
     at_least,
     check_function,
     checked_initargs,
@@ -22,13 +21,14 @@ from sharedarray._pool.arguments import (
     checked_threads,
     worker_count,
 )
-from sharedarray._pool.arrays import OwnedArrays
+from sharedarray._executor.arrays import OwnedArrays
+from sharedarray._executor.maps import Maps
+from sharedarray._executor.migration import POOL_KEYWORDS, explains_keywords, no_attribute
+from sharedarray._executor.numeric.calls import NumericCalls
+from sharedarray._executor.reporting import Reporting
+from sharedarray._pool import processes
 from sharedarray._pool.core import PoolCore
-from sharedarray._pool.maps import Maps
-from sharedarray._pool.migration import POOL_KEYWORDS, explains_keywords, no_attribute
-from sharedarray._pool.numeric.calls import NumericCalls
 from sharedarray._pool.processes import threads
-from sharedarray._pool.reporting import Reporting
 from sharedarray._pool.worker.main import Setup
 
 __all__ = ["Pool"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from sharedarray._clock import deadline_of
-from sharedarray._pool import results
-from sharedarray._pool.arguments import (
+from sharedarray._executor import results
+from sharedarray._executor.arguments import (
     argument_tuples,
     at_least,
     check_function,
@@ -16,7 +16,7 @@ from sharedarray._pool.arguments import (
     refuse_others,
     zipped,
 )
-from sharedarray._pool.migration import MAP_KEYWORDS, explains_keywords
+from sharedarray._executor.migration import MAP_KEYWORDS, explains_keywords
 from sharedarray._progress import Progress, bar, closed_unless_done, watched
 
 if TYPE_CHECKING:

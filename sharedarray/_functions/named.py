@@ -16,12 +16,12 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, is_by_value, namespace_of
-from sharedarray._pool.functions.received import Global, arrived, caller_object
+from sharedarray._functions import tokens
+from sharedarray._functions.modules import MAIN, MAIN_NAMES, is_by_value, namespace_of
+from sharedarray._functions.received import Global, arrived, caller_object
 
 if TYPE_CHECKING:
-    from sharedarray._pool.functions.pickler import CodePickler
+    from sharedarray._functions.pickler import CodePickler
 
 __all__ = ["reduce_named"]
 

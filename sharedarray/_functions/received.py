@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from cloudpickle import cloudpickle
 
-from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value, namespaces
-from sharedarray._pool.functions.snapshots import Empty, global_names
+from sharedarray._functions import tokens
+from sharedarray._functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value, namespaces
+from sharedarray._functions.snapshots import Empty, global_names
 
 __all__ = ["Global", "arrived", "release", "version"]
 

@@ -32,9 +32,9 @@ from numpy.typing import ArrayLike
 from sharedarray import _creation as creation, _errors as errors, _reference as reference
 from sharedarray._array import SharedArray, address_of
 from sharedarray._clock import deadline_of, time
+from sharedarray._executor.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray._masked import is_masked, refuse_masked
 from sharedarray._pool.calls import name_of
-from sharedarray._pool.numeric.tiling import Axes, Block, Sizes, Tiling
 from sharedarray._progress import Progress, bar
 from sharedarray._segment import mapping_of
 from sharedarray._subclasses import PLAIN

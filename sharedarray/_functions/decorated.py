@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
-from sharedarray._pool.functions import tokens
-from sharedarray._pool.functions.modules import (
+from sharedarray._functions import tokens
+from sharedarray._functions.modules import (
     MAIN_NAMES,
     home_of,
     is_by_value,
@@ -24,11 +24,11 @@ from sharedarray._pool.functions.modules import (
     namespace_of,
     namespaces,
 )
-from sharedarray._pool.functions.received import Global, arrived, module
-from sharedarray._pool.functions.snapshots import LRU_CACHE
+from sharedarray._functions.received import Global, arrived, module
+from sharedarray._functions.snapshots import LRU_CACHE
 
 if TYPE_CHECKING:
-    from sharedarray._pool.functions.pickler import CodePickler
+    from sharedarray._functions.pickler import CodePickler
 
 __all__ = ["REDUCERS", "reduce_dispatcher"]
 

@@ -18,11 +18,11 @@ import numpy as np
 from cloudpickle import cloudpickle as _cloudpickle
 
 from sharedarray import _reference as reference, _reloads as reloads
+from sharedarray._functions import modules, received, tokens
+from sharedarray._functions.decorated import REDUCERS, reduce_dispatcher
+from sharedarray._functions.named import reduce_named
+from sharedarray._functions.snapshots import SCALARS, Snapshot, cell_content, global_names
 from sharedarray._picklers import reducers
-from sharedarray._pool.functions import modules, received, tokens
-from sharedarray._pool.functions.decorated import REDUCERS, reduce_dispatcher
-from sharedarray._pool.functions.named import reduce_named
-from sharedarray._pool.functions.snapshots import SCALARS, Snapshot, cell_content, global_names
 from sharedarray._subclasses import PLAIN, reduce_subclass
 from sharedarray._thresholds import HASHED_FROM
 

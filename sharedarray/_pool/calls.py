@@ -304,8 +304,8 @@ class Arguments(Short):
     One of them may be a list, a tuple or a dict of such. Then reports count the bytes of each argument.
     """
 
-    __slots__ = ("account", "stream")
+    __slots__ = ("account",)
 
     def __init__(self, stream: bytes, account: Account | None = None) -> None:
-        self.stream = stream  # type: ignore[misc]
+        self.stream = stream
         self.account = account

@@ -19,7 +19,7 @@ from sharedarray._pool.codec.arrays import unpack_array
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import load_result
 from sharedarray._pool.transport import pipes
-from sharedarray._pool.transport.messages import HOLDS, PLAIN, STREAM, Frame, Kind, Place
+from sharedarray._pool.transport.messages import HOLDS, PLAIN, STREAM, Entry, Frame, Kind
 from sharedarray._pool.transport.slots import Store
 from sharedarray._reference import FORMAT
 from sharedarray._segment import mapping_of
@@ -88,7 +88,7 @@ class Incoming:
             kind = type(outcome)
             if kind is list:
                 try:
-                    outcomes[at] = unpack_array(iter(()), None, *outcome)
+                    outcomes[at] = unpack_array(iter(()), *outcome)
                 except Exception as raised:
                     outcomes[at] = _unloadable(raised, failed=False)
             elif kind is tuple:
@@ -130,7 +130,7 @@ class Incoming:
         before = sigint.broken_off()
         try:
             if flags & PLAIN:
-                found = load_result(stream, buffers, PLAIN, self._borrow)
+                found = load_result(stream, buffers, PLAIN)
             else:
                 with sigint.allowed:  # it may call methods that a user has written
                     found = load_result(stream, buffers)
@@ -140,13 +140,12 @@ class Incoming:
                 raise
             return _unloadable(raised, failed=failed)
 
-    def _borrow(self, place: Place) -> memoryview:
+    def _borrow(self, entry: Entry) -> memoryview:
         """Return the bytes at a place in a slot, which stay there."""
-        number, _, _, _, offset, length = place
-        slot = self._store.find(number)
+        slot = self._store.find(entry.slot)
         assert slot is not None
         slot.fresh = False
-        return slot.borrow()[offset : offset + length]
+        return slot.borrow()[entry.offset : entry.offset + entry.length]
 
     def _pieces(self, frame: Frame) -> tuple[Any, Sequence[Any]]:
         """Return the stream and the buffers of an outcome; what is in a slot stays there.

@@ -144,7 +144,7 @@ class Statistics:
         """
         self.done += count - failed
         self.failed += failed
-        if frame.entries or frame.task:
+        if frame.entries:
             self._measure(task, frame, task.stats)
             return
         task.stats.result = 0
@@ -195,9 +195,7 @@ class Statistics:
                 pickled += entry.length
             else:
                 copied += entry.length
-        size = copied = copied or frame.task
-        if frame.entries:
-            size = frame.entries[-1].offset + frame.entries[-1].length
+        size = frame.entries[-1].offset + frame.entries[-1].length
         stats.result = max(size, OUT_OF_BAND)
         made = self._calls.get(task.call)
         if made is None and task.pickled is not None and task.pickled.account is None:

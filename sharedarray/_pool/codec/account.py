@@ -5,22 +5,17 @@ from __future__ import annotations
 import functools
 import marshal
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from sharedarray._pool.transport.messages import Buffer
 
-__all__ = ["Account", "Copied", "Plain", "PlainAccount", "names_of"]
+__all__ = ["Account", "Copied", "PlainAccount", "names_of"]
 
 # Of one argument: bytes sent by reference, copied, pickled, and copied for another task.
 Copied: TypeAlias = tuple[int, int, int, int]
 
 # Bytes of a stream that a number, or what is around a text, takes: roughly.
 _OVERHEAD = 5
-# Bytes of the function's name and what is around it, and of what stands for an array in a slot: roughly.
-_HEAD, _ARRAY = 40, 50
-
-# Module and name of the function, the keywords, and the arguments.
-Plain: TypeAlias = tuple[str | None, str, tuple[str, ...], list[Any]]
 
 
 class Account:
@@ -56,20 +51,19 @@ class PlainAccount(Account):
     sizes
         Of each array and scalar of NumPy's: bytes sent by reference, copied, and copied for another task.
     call
-        The call: in the format of `marshal`, or as it is while it has no data in it.
+        The call, in the format of `marshal`.
     """
 
     __slots__ = ("_call", "_sizes")
 
-    def __init__(self, sizes: Sequence[tuple[int, int, int]], call: Buffer | Plain) -> None:
+    def __init__(self, sizes: Sequence[tuple[int, int, int]], call: Buffer) -> None:
         self.names = ()
         self._call = call
         self._sizes = sizes
 
     def rows(self) -> Iterable[tuple[str, Copied]]:
         """Return the name and the bytes of each."""
-        call = self._call
-        _, _, keywords, values = call if isinstance(call, tuple) else marshal.loads(call)
+        _, _, keywords, values = marshal.loads(self._call)
         sizes = iter(self._sizes)
         parts = []
         for value in values:
@@ -84,7 +78,7 @@ class PlainAccount(Account):
             else:
                 length = len(value) if type(value) is str or type(value) is bytes else 0
                 parts.append((0, 0, length + _OVERHEAD, 0))
-        rest = self._length - sum([pickled for _, _, pickled, _ in parts])
+        rest = len(self._call) - sum([pickled for _, _, pickled, _ in parts])
         names = self.names or names_of(len(values) - len(keywords), keywords)
         return zip(names, [(0, 0, max(0, rest), 0), *parts], strict=True)
 
@@ -94,12 +88,7 @@ class PlainAccount(Account):
             shared, copied, reused = self._sizes[0]
         else:
             shared, copied, reused = (sum(column) for column in zip(*self._sizes, strict=True))
-        return shared, copied, self._length, reused
-
-    @property
-    def _length(self) -> int:
-        """Bytes of the stream: roughly, if it was not made when the arrays were counted."""
-        return _HEAD + _ARRAY * len(self._sizes) if isinstance(self._call, tuple) else len(self._call)
+        return shared, copied, len(self._call), reused
 
 
 @functools.lru_cache

@@ -1,8 +1,8 @@
 """Plain arrays: what stands for them in a stream, and their memory beside it.
 
-In a PLAIN stream an array of a usual type, or a scalar of NumPy's, is a list: its bytes, or the place in a
-slot where they are (see `transport.messages`), or None if a table tells of them; the character of its dtype;
-its shape, None for a scalar; and its order. In a pickle, a large array is a call of `array_from`.
+In a PLAIN stream an array of a usual type, or a scalar of NumPy's, is a list: its bytes, None if they are
+beside the stream; the character of its dtype; its shape, None for a scalar; and its order. In a pickle, a
+large array is a call of `array_from`.
 
 A large array's memory is an `OutOfBandBuffer`: first in its owner's memory, then in a slot. A buffer that
 several tasks read is one object, which all of them hold; its slot is free when the last of them has ended.
@@ -18,13 +18,12 @@ import numpy as np
 
 from sharedarray._dtypes import NATIVE
 from sharedarray._pool.transport.memory import Source
-from sharedarray._pool.transport.messages import Buffer, Place
+from sharedarray._pool.transport.messages import Buffer
 from sharedarray._pool.transport.slot import Slot
 from sharedarray._pool.transport.slots import Store
 from sharedarray._thresholds import OUT_OF_BAND
 
 __all__ = [
-    "Borrow",
     "KnownBuffers",
     "OutOfBandBuffer",
     "array_from",
@@ -33,10 +32,6 @@ __all__ = [
     "pack_array",
     "unpack_array",
 ]
-
-
-# Returns the bytes that are at a place in a slot.
-Borrow: TypeAlias = Callable[[Place], Buffer]
 
 
 class OutOfBandBuffer:
@@ -133,7 +128,6 @@ def pack_array(value: Any, buffers: list[OutOfBandBuffer], known: KnownBuffers |
 
 def unpack_array(
     buffers: Iterator[Buffer],
-    borrow: Borrow | None,
     raw: Any,
     char: str,
     shape: tuple[int, ...] | None,
@@ -143,9 +137,4 @@ def unpack_array(
     if shape is None:
         scalar: np.generic = np.frombuffer(raw, char)[0]
         return scalar
-    if type(raw) is tuple:
-        assert borrow is not None
-        raw = borrow(raw)
-    else:
-        raw = next(buffers) if raw is None else bytearray(raw)
-    return array_from(raw, char, shape, order)
+    return array_from(next(buffers) if raw is None else bytearray(raw), char, shape, order)

@@ -23,7 +23,7 @@ from sharedarray import _functions as functions, _reference as reference
 from sharedarray._array import SharedArray
 from sharedarray._functions import SCALARS
 from sharedarray._pool.codec.account import Account, Copied, PlainAccount, names_of
-from sharedarray._pool.codec.arrays import Borrow, KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
+from sharedarray._pool.codec.arrays import KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray._pool.codec.pickled import Pickled, Short, marshalled
 from sharedarray._pool.codec.pickler import PickleState, TaskPickler, loads
 from sharedarray._pool.transport.messages import PARTS, PLAIN, Buffer
@@ -143,7 +143,7 @@ class Call(Short):
     __slots__ = ("account", "blocks")
 
     def __init__(self, stream: bytes, block: Mapping, size: int) -> None:
-        self._stream = stream
+        self.stream = stream
         self.blocks: tuple[Mapping] = (block,)
         self.account = PlainAccount(((size, 0, 0),), stream)
 
@@ -207,7 +207,6 @@ def _plain_call(
     sizes: list[tuple[int, int, int]] = []  # bytes shared, copied, and copied for another task
     blocks: list[Mapping] = []
     buffers: list[OutOfBandBuffer] = []
-    holes: list[list[Any]] = []  # of the buffers
     seen: dict[int, tuple[int]] = {}
     values = (*args, *kwargs.values()) if kwargs else args
     for value in values:
@@ -235,7 +234,6 @@ def _plain_call(
             if packed[0] is None:
                 length = buffers[-1].length
                 sizes.append((0, 0, length) if buffers[-1].many else (0, length, 0))
-                holes.append(packed)
             else:
                 sizes.append(_NO_BYTES)
         else:
@@ -245,19 +243,12 @@ def _plain_call(
         items.append(packed)
     if not sizes:
         return marshalled((*home, tuple(kwargs), items) if kwargs else (*home, (), args))
-    call = *home, tuple(kwargs) if kwargs else (), items
-    data = len(blocks) < len(sizes)
-    if len(holes) == len(items):
-        # No data is in the stream: it is made when the arrays are in slots.
-        return Pickled(None, buffers, blocks, data, PlainAccount(sizes, call), PLAIN, call, holes)
     try:
-        stream = marshal.dumps(call, FORMAT)
+        stream = marshal.dumps((*home, tuple(kwargs), items), FORMAT)
     except ValueError:  # the dtype has fields
         return None
-    account = PlainAccount(sizes, stream)
-    if holes and len(stream) < OUT_OF_BAND // 2:
-        return Pickled(stream, buffers, blocks, data, account, PLAIN, call, holes)
-    return Pickled(stream, buffers, blocks, data, account, PLAIN)
+    data = len(blocks) < len(sizes)
+    return Pickled(stream, buffers, blocks, data, PlainAccount(sizes, stream), PLAIN)
 
 
 _NO_BYTES = 0, 0, 0
@@ -268,12 +259,10 @@ def load_call(
     buffers: Sequence[Buffer],
     layout: int = PARTS,
     unpack: Callable[[bytes], Any] = reference.unpack,
-    borrow: Borrow | None = None,
 ) -> tuple[Any, Sequence[Any], dict[str, Any]]:
     """Return the function and the arguments that `dump_call` was given.
 
-    The packed reference of a shared array in a PLAIN layout is given to `unpack`, and the place of a plain
-    array in a slot to `borrow`.
+    The packed reference of a shared array in a PLAIN layout is given to `unpack`.
     """
     if layout == PLAIN:
         home, name, names, values = marshal.loads(stream)
@@ -285,7 +274,7 @@ def load_call(
                 first = value[0]
                 values[place] = values[first] if type(first) is int else unpack(first)
             elif type(value) is list:
-                values[place] = unpack_array(rest, borrow, *value)
+                values[place] = unpack_array(rest, *value)
         function = function_named(home, name)
         if not names:
             return function, values, {}

@@ -11,7 +11,7 @@ import numpy as np
 from sharedarray._pool.codec.account import Account
 from sharedarray._pool.codec.arrays import OutOfBandBuffer, contiguous
 from sharedarray._pool.transport.memory import Source
-from sharedarray._pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry, Place, new_entry
+from sharedarray._pool.transport.messages import PLAIN, PRIVATE, STREAM, Buffer, Entry, new_entry
 from sharedarray._pool.transport.slot import Slot
 from sharedarray._pool.transport.slots import PrivateCopy, Store
 from sharedarray._reference import FORMAT
@@ -27,7 +27,7 @@ class Pickled:
     Parameters
     ----------
     stream
-        The bytes, None if they are still to be made of the content.
+        The bytes; see ``layout``. They are empty if they were copied to a slot.
     buffers
         What was left out, in order.
     blocks
@@ -39,9 +39,6 @@ class Pickled:
     layout
         Of the stream, as flags of a message: 0, a pickle; PARTS, a call in parts; PLAIN, in the format of
         `marshal`.
-    content, holes
-        What a PLAIN stream is made of, and the list in it for each buffer, which is told there in which slot
-        it is. A stream without these leaves that to a table.
 
     Attributes
     ----------
@@ -50,7 +47,7 @@ class Pickled:
     sendable
         Whether it can be sent without copying anything before.
     entries
-        The table of the buffers whose places are not in the stream.
+        The table of the buffers.
     inline
         What has to go through the pipe because there is no memory for it.
     slots
@@ -59,10 +56,7 @@ class Pickled:
 
     __slots__ = (
         "__weakref__",
-        "_content",
-        "_holes",
         "_private",
-        "_stream",
         "account",
         "blocks",
         "buffers",
@@ -73,40 +67,29 @@ class Pickled:
         "sendable",
         "short",
         "slots",
+        "stream",
     )
 
     def __init__(
         self,
-        stream: Buffer | None,
+        stream: Buffer,
         buffers: Sequence[OutOfBandBuffer] = (),
         blocks: Collection[Mapping] = (),
         data: bool = False,
         account: Account | None = None,
         layout: int = 0,
-        content: Any = None,
-        holes: Sequence[list[Any]] = (),
     ) -> None:
-        self._stream = stream
+        self.stream = stream
         self.buffers = buffers
         self.blocks = blocks
         self.data = data
-        self.short = self.sendable = not buffers and stream is not None and len(stream) < OUT_OF_BAND
+        self.short = self.sendable = not buffers and len(stream) < OUT_OF_BAND
         self.account = account
         self.layout = layout
-        self._content = content
-        self._holes = holes
         self.entries: Sequence[Entry] = ()
         self.inline: Sequence[Buffer] = ()
         self.slots: Sequence[int] = ()
         self._private: PrivateCopy | None = None
-
-    @property
-    def stream(self) -> Buffer:
-        """The bytes; see ``layout``."""
-        stream = self._stream
-        if stream is None:
-            stream = self._stream = marshal.dumps(self._content, FORMAT)
-        return stream
 
     @property
     def shares(self) -> bool:
@@ -137,7 +120,7 @@ class Pickled:
             elif buffer.source is not None:
                 sources.append(buffer.source)
                 lengths.append(buffer.length)
-        if self._content is None and len(self.stream) >= OUT_OF_BAND:
+        if len(self.stream) >= OUT_OF_BAND:
             sources.append(self.stream)
             lengths.append(len(self.stream))
         found = store.put(sources, lengths, within) if sources else None
@@ -155,41 +138,26 @@ class Pickled:
     def _locate(self, found: tuple[Slot, Sequence[int]] | None, flags: int) -> None:
         """Write down where the buffers are; those that found no slot go through the pipe."""
         slot, starts = (None, ()) if found is None else found
-        places: list[Place] = []
+        entries: list[Entry] = []
         inline: list[Buffer] = []
         copied = 0
         for buffer in self.buffers:
             if buffer.slot is not None:
-                places.append(buffer.slot.place(PRIVATE, 0, buffer.length))
+                entries.append(buffer.slot.entry(PRIVATE, 0, buffer.length))
             elif slot is not None and not buffer.many:
-                places.append(slot.place(flags, starts[copied], buffer.length))
+                entries.append(slot.entry(flags, starts[copied], buffer.length))
                 copied += 1
                 buffer.source = None
             else:
                 assert buffer.source is not None
                 inline.append(contiguous(buffer.source))
-                places.append((0, 0, 0, 0, 0, buffer.length))
-        self.slots = [place[0] for place in places if place[0]]
+                entries.append(new_entry(Entry, (0, 0, 0, 0, 0, buffer.length)))
+        self.slots = [entry.slot for entry in entries if entry.slot]
         self.inline = inline
-        if self._content is not None and not inline:
-            for hole, place in zip(self._holes, places, strict=True):
-                hole[0] = place
-            self._stream = marshal.dumps(self._content, FORMAT)
-            self._content, self._holes = None, ()
-            return
-        if slot is not None and self._content is None and len(self.stream) >= OUT_OF_BAND:
-            places.append(slot.place(STREAM, starts[copied], len(self.stream)))
-            self._stream = b""
-        self.entries = [new_entry(Entry, place) for place in places]
-
-    def with_places(self, entries: Sequence[Entry]) -> Buffer | None:
-        """Return the stream of a result whose buffers are in a slot; None if a table has to tell of them."""
-        if self._content is None:
-            return None
-        for hole, entry in zip(self._holes, entries, strict=True):
-            hole[0] = tuple(entry)
-        stream: Buffer = marshal.dumps(self._content, FORMAT)
-        return stream
+        if slot is not None and len(self.stream) >= OUT_OF_BAND:
+            entries.append(slot.entry(STREAM, starts[copied], len(self.stream)))
+            self.stream = b""
+        self.entries = entries
 
     def copy_now(self, store: Store) -> None:
         """Copy what found no slot into this process's own memory, unless that is too much.
@@ -205,7 +173,7 @@ class Pickled:
     def sources(self) -> list[Source]:
         """Return what does not go through the pipe if there is memory; a long stream comes last."""
         found: list[Source] = [buffer.source for buffer in self.buffers if buffer.source is not None]
-        return [*found, self.stream] if self._content is None and len(self.stream) >= OUT_OF_BAND else found
+        return [*found, self.stream] if len(self.stream) >= OUT_OF_BAND else found
 
     def pieces(self) -> list[Buffer]:
         """Return what was left out of the stream, as it goes through a pipe."""
@@ -225,7 +193,7 @@ class Short(Pickled):
     entries = inline = slots = ()
 
     def __init__(self, stream: Buffer) -> None:
-        self._stream = stream
+        self.stream = stream
 
 
 def marshalled(obj: Any) -> Pickled:

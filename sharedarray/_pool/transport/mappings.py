@@ -26,7 +26,6 @@ from sharedarray._pool.transport.messages import (
     STREAM,
     Buffer,
     Entry,
-    Place,
     new_entry,
 )
 from sharedarray._thresholds import COPIED_UP_TO
@@ -47,7 +46,7 @@ class SlotMappings:
         self._pool = pool
         self._mappings: dict[int, mmap.mmap] = {}
         # Views that have no lock yet, and where their slots are.
-        self._in_use: list[tuple[weakref.ref[SlotView], Place]] = []
+        self._in_use: list[tuple[weakref.ref[SlotView], Entry]] = []
         mine = weakref.ref(self)
         forks.around(__name__, before=lambda: _lock_before_fork(mine()))
 
@@ -65,28 +64,28 @@ class SlotMappings:
         for entry in entries:
             if entry.flags & RESULT_SLOT:
                 continue
-            buffer = self.buffer(entry) if entry.slot else next(rest)
+            buffer = self._buffer(entry) if entry.slot else next(rest)
             if entry.flags & STREAM:
                 stream = buffer
             else:
                 buffers.append(buffer)
         return stream, buffers
 
-    def buffer(self, place: Place) -> Buffer:
+    def _buffer(self, entry: Entry) -> Buffer:
         """Return the bytes at a place in a slot, writable and private to this task."""
-        number, _, flags, _, offset, length = place
-        mapping = self._mappings.get(number) or self._mapped(place)
+        number, _, flags, size, offset, length = entry
+        mapping = self._mappings.get(number) or self._mapped(entry)
         if flags & PRIVATE:
             if length <= COPIED_UP_TO:
                 return bytearray(memoryview(mapping)[offset : offset + length])
-            with opened(self._path(place)) as handle:
-                mapping = platform.map(mmap.mmap, handle, place[3], "c")
+            with opened(self._path(entry)) as handle:
+                mapping = platform.map(mmap.mmap, handle, size, "c")
         view = SlotView(length, np.uint8, mapping, offset)
-        self._in_use.append((weakref.ref(view), place))
+        self._in_use.append((weakref.ref(view), entry))
         return view.data
 
-    def _path(self, place: Place) -> str:
-        path = platform.path_of(place[1], self._pool)
+    def _path(self, entry: Entry) -> str:
+        path = platform.path_of(entry.handle, self._pool)
         assert path is not None  # or the pool would have made no slots
         return path
 
@@ -103,24 +102,24 @@ class SlotMappings:
         """
         in_use = self._in_use
         while in_use:
-            reference, place = in_use[-1]
+            reference, entry = in_use[-1]
             view = reference()
             if view is not None:
-                view.lock(self._path(place))
+                view.lock(self._path(entry))
             in_use.pop()
 
     def lock_for_fork(self) -> None:
         """Lock the slots that have views, which a process that is forked now may keep for longer."""
         with contextlib.suppress(OSError):  # the next `lock_views` raises it again
-            for reference, place in self._in_use:
+            for reference, entry in self._in_use:
                 view = reference()
                 if view is not None:
-                    view.lock(self._path(place))
+                    view.lock(self._path(entry))
 
-    def _mapped(self, place: Place) -> mmap.mmap:
+    def _mapped(self, entry: Entry) -> mmap.mmap:
         """Map a slot for good, through an open file of its own: one without a lock."""
-        with opened(self._path(place)) as handle:
-            mapping = self._mappings[place[0]] = map_ready(handle, place[3])
+        with opened(self._path(entry)) as handle:
+            mapping = self._mappings[entry.slot] = map_ready(handle, entry.size)
         return mapping
 
     def fill(

@@ -40,8 +40,7 @@ Each message is one frame, in the byte order of the machine, which both ends sha
 
 ``task`` of DEFINE, CALLS, TASK and FORGET is the number of the function, 0 for none. ``item`` of CALLS,
 REPLIES and DROPPED is the number of calls. ``began`` and ``ended`` of outcomes are the times of the first and
-the last one, in nanoseconds of the monotonic clock; ``began`` of NEED is the number of bytes. ``task`` of a
-RESULT is the number of bytes of the arrays whose places are in the stream.
+the last one, in nanoseconds of the monotonic clock; ``began`` of NEED is the number of bytes.
 
 The stream of a DEFINE, a TASK, a RESULT or an ERROR is a pickle (protocol 5), or in the format of `marshal`
 (the flag PLAIN). The streams of CALLS and REPLIES are values in that format, one behind the other: tuples of
@@ -50,8 +49,7 @@ NumPy's (see `codec`); a tuple with a pickle, and a second element if that is an
 whose third element is a list, tuple or dict of numbers and text.
 
 The table has an entry for each buffer that the stream left out, and for a slot that is granted for the
-result. A PLAIN stream of a TASK or a RESULT has these numbers itself, in a tuple (`Place`) for each array in
-a slot::
+result::
 
      0          8        12      16     24       32
     +----------+--------+-------+------+--------+--------+
@@ -77,7 +75,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 __all__ = [
     "AFRESH",
@@ -96,7 +94,6 @@ __all__ = [
     "Entry",
     "Frame",
     "Kind",
-    "Place",
     "encode",
     "entries_of",
     "new_entry",
@@ -155,10 +152,6 @@ class Entry(NamedTuple):
 
 new_entry = tuple.__new__
 """To be called with `Entry` and its fields: it takes a third of the time of ``Entry(...)``."""
-
-
-Place: TypeAlias = tuple[int, int, int, int, int, int]
-"""The same fields in the stream of a PLAIN message, which is in the format of `marshal`."""
 
 
 class Frame(NamedTuple):

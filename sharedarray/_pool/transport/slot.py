@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool.transport.memory import SlotView, Source, copy_into, map_ready, write_into
-from sharedarray._pool.transport.messages import FRESH, Entry, Place, new_entry
+from sharedarray._pool.transport.messages import FRESH, Entry, new_entry
 from sharedarray._sigint import finalize, finalizer
 
 __all__ = ["Slot"]
@@ -71,13 +71,9 @@ class Slot:
 
     def entry(self, flags: int = 0, offset: int = 0, length: int = 0) -> Entry:
         """Return the entry of a table that says where a buffer in this slot is."""
-        return new_entry(Entry, self.place(flags, offset, length))
-
-    def place(self, flags: int, offset: int, length: int) -> Place:
-        """Return the same for the stream of a PLAIN message."""
         if self.fresh:
             flags |= FRESH
-        return self.number, self.handle, flags, self.size, offset, length
+        return new_entry(Entry, (self.number, self.handle, flags, self.size, offset, length))
 
     def close(self) -> None:
         """Close its file; what is mapped of it stays. Idempotent."""

@@ -134,7 +134,6 @@ class Loop:
         self._claim = credits.acquire
         self._unclaimed = credits.get_value
         self._slots = SlotMappings(pool)
-        self._borrow = self._slots.buffer
         self._todo: deque[_Calls] = deque()
         self._definitions: dict[int, _Definition] = {}
         self._held: deque[object] = deque()  # values that the pool has not confirmed
@@ -352,7 +351,7 @@ class Loop:
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline)
         layout = frame.flags & (PARTS | PLAIN)
         if layout == PLAIN or not frame.flags & SHARES:
-            function, args, kwargs = load_call(stream, buffers, layout, self._view, self._borrow)
+            function, args, kwargs = load_call(stream, buffers, layout, self._view)
         else:
             with self._attachments.cache:  # for the references in pickles
                 function, args, kwargs = load_call(stream, buffers, layout)
@@ -397,18 +396,14 @@ class Loop:
         except Exception as reason:  # no memory for a copy, or a dtype that cannot be copied as bytes
             return self._reply(began, _failed(failures.unreturnable(value, reason)), last=last)
         self._hold(answer, value)
-        size, stream = 0, None if inline else answer.with_places(entries)
-        if stream is not None:
-            size, entries = entries[-1].offset + entries[-1].length, []
-        elif len(sources) > len(answer.buffers):
+        stream = answer.stream
+        if len(sources) > len(answer.buffers):
             stream = b""
             entries[-1] = entries[-1]._replace(flags=STREAM)
-        else:
-            stream = answer.stream
         if not inline:
             del value, answer, sources  # which may be views of the arguments
         self._lock_views()
-        self._replies.send_outcome(kind, flags, began, ended, stream, entries, inline, size)
+        self._replies.send_outcome(kind, flags, began, ended, stream, entries, inline)
         return monotonic_ns()
 
     def _lock_views(self) -> None:

@@ -193,15 +193,11 @@ class Replies:
         stream: Buffer,
         entries: Sequence[Entry] = (),
         inline: Sequence[Buffer] = (),
-        size: int = 0,
     ) -> None:
-        """Send an outcome now that is no small one, after those that are held back.
-
-        The size is that of the arrays whose places in a slot are in the stream.
-        """
+        """Send an outcome now that is no small one, after those that are held back."""
         with self._lock:
             self._done += 1
-            self._send(kind, flags, 0, began, ended, stream, entries, inline, size)
+            self._send(kind, flags, 0, began, ended, stream, entries, inline)
 
     def send(self, kind: Kind, *, item: int = 0, began: int = 0) -> None:
         """Send a message that is no outcome, after the outcomes that are held back."""
@@ -218,13 +214,12 @@ class Replies:
         stream: Buffer = b"",
         entries: Sequence[Entry] = (),
         inline: Sequence[Buffer] = (),
-        size: int = 0,
     ) -> None:
         self._flush()
         if entries:
             self._channel.send(encode(kind, flags, item, 0, began, ended, stream, entries, inline))
         else:
-            self._channel.write(_pack(kind, flags, 0, item, size, len(stream), began, ended) + stream)
+            self._channel.write(_pack(kind, flags, 0, item, 0, len(stream), began, ended) + stream)
 
     # The second thread
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = [
     "APPENDED_BY_KERNEL",
     "BAR_FROM",
-    "COPIED_AHEAD",
     "COPIED_UP_TO",
     "FREE_CHECKED_FROM",
     "HASHED_FROM",
@@ -71,6 +70,3 @@ BAR_FROM = 1 << 26
 
 SAMPLED_FROM = 1 << 25
 """The picture of an array of this size is drawn from fewer elements: each pixel may cost a page fault."""
-
-COPIED_AHEAD = 256 << 20
-"""Arguments of the tasks that come next are copied ahead up to this many bytes."""

@@ -2,8 +2,7 @@
 
 A task whose arguments are still to be copied is chosen for a worker under the lock, copied without it, and
 sent under it. One thread at a time copies: it copies once what several tasks have in common. Meanwhile tasks
-that can be sent as they are may overtake. When all chosen tasks are copied, the next one of the queue is
-copied ahead, while the workers run others.
+that can be sent as they are may overtake.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from sharedarray._pool.calls import Task
 from sharedarray._pool.outcomes import timed_out, unsendable
 from sharedarray._pool.transport.slot import Slot
 from sharedarray._pool.worker_handle import WorkerHandle
-from sharedarray._thresholds import COPIED_AHEAD
 
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore
@@ -37,15 +35,12 @@ class Copier:
     ----------
     tasks
         Those that are chosen for a worker and not sent yet.
-    upcoming
-        The next task of the queue whose arguments can be copied while the workers run others.
     """
 
     def __init__(self, core: PoolCore) -> None:
         self._core = core
         self.tasks: set[Task] = set()
         self._chosen: deque[tuple[Task, WorkerHandle]] = deque()
-        self.upcoming: Task | None = None
         self._copying = threading.Lock()
 
     # With the pool's lock held
@@ -55,12 +50,6 @@ class Copier:
         worker.reserve(True)
         self.tasks.add(task)
         self._chosen.append((task, worker))
-
-    def look_ahead(self) -> None:
-        """Find the next task of the queue whose arguments are to be copied while the workers run others."""
-        core = self._core
-        upcoming = itertools.islice(core.dispatcher.queue, core.workers)
-        self.upcoming = next((task for task in upcoming if task.pickled and not task.pickled.sendable), None)
 
     def next_ready(self) -> int:
         """Return where in the queue the next task is that can be sent as it is; 0 if that is far."""
@@ -72,20 +61,16 @@ class Copier:
         self._copying = threading.Lock()
         self._chosen.clear()
         self.tasks.clear()
-        self.upcoming = None
 
     # Without the lock
 
     def run(self) -> None:
         """Copy what is to be copied, unless another thread does so."""
         self._core.garbage.clear()
-        while (self._chosen or self.upcoming is not None) and self._copying.acquire(blocking=False):
+        while self._chosen and self._copying.acquire(blocking=False):
             try:
                 while self._chosen:
                     self._copy_for(*self._chosen.popleft())
-                task, self.upcoming = self.upcoming, None
-                if task is not None:
-                    self._copy_ahead(task)
             finally:
                 self._copying.release()
 
@@ -130,16 +115,3 @@ class Copier:
             core.cancellation.cancel_or_fail([task])
         elif late:
             core.cancellation.fail([task], timed_out(task))
-
-    def _copy_ahead(self, task: Task) -> None:
-        """Copy the arguments of a task that comes soon, while the workers run others."""
-        core, pickled = self._core, task.pickled
-        if pickled is None:  # it is over
-            return
-        within = min(COPIED_AHEAD, core.store.limits[0])
-        try:
-            if pickled.copy_to_slots(core.store, private=task.retries > 0, within=within):
-                with core.lock:
-                    self.look_ahead()
-        except Exception:  # it is raised again when the task is chosen for a worker
-            return

@@ -266,7 +266,7 @@ class PoolCore:
                 self.receiver.reader.watch()
             starts = len(handles) < self.workers and self.supervisor.may_start()
         copier = self.copier
-        if copier.tasks or copier.upcoming or self.garbage:
+        if copier.tasks or self.garbage:
             copier.run()
         if starts:
             self.wake()

@@ -93,9 +93,7 @@ class Dispatcher:
                 given.append(worker)
         for worker in given:
             self.write(worker)
-        if queue:
-            core.copier.look_ahead()
-        elif len(handles) > 1:
+        if not queue and len(handles) > 1:
             self._even_out()
 
     def _give_in_turns(self, workers: Sequence[WorkerHandle], task: Task, count: int) -> None:

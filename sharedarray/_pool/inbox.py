@@ -125,7 +125,7 @@ class Inbox:
             if interrupt is not None:
                 core.wake()  # the pool's thread loads what was not loaded
                 raise interrupt
-            if core.copier.tasks or core.copier.upcoming:
+            if core.copier.tasks:
                 core.copier.run()
 
     def _record(

@@ -474,7 +474,7 @@ class SimulatedPool:
     def __init__(self, count):
         self.clock = Clock()
         self.workers = [Simulated(number) for number in range(count)]
-        copier = SimpleNamespace(tasks=(), look_ahead=lambda: None)
+        copier = SimpleNamespace(tasks=())
         self.core = SimpleNamespace(
             handles=self.workers,
             workers=count,

@@ -118,19 +118,10 @@ class Maps:
         if buffersize is None:
             return self._collect("map", fn, calls, timeout, chunksize, progress, return_exceptions)
         ahead = at_least(1, "buffersize", buffersize)
-        options = self._call_options(timeout, chunksize, ahead)
-        shown = bar(progress, common_length(iterables))
-        with closed_unless_done(shown):
-            outcomes = results.with_buffer(
-                self._core,
-                fn,
-                calls,
-                ahead,
-                options,
-                returns=return_exceptions,
-                owner=self,
-            )
-        return watched(outcomes, shown)
+        total = common_length(iterables)
+        return self._feed(
+            fn, calls, ahead, total, timeout, chunksize, progress, ordered=True, returns=return_exceptions
+        )
 
     @explains_keywords(MAP_KEYWORDS)
     def starmap(
@@ -230,18 +221,38 @@ class Maps:
         check_function("imap_unordered", fn, iterables)
         calls = zipped("imap_unordered", fn, iterables)
         total = common_length(iterables)
-        options = self._call_options(timeout, chunksize, total)
+        ahead = self._max_workers * _CALLS_AHEAD
+        return self._feed(
+            fn, calls, ahead, total, timeout, chunksize, progress, ordered=False, returns=return_exceptions
+        )
+
+    def _feed(
+        self,
+        fn: Callable[..., T],
+        calls: Iterator[tuple[Any, ...]],
+        ahead: int,
+        total: int | None,
+        timeout: float | None,
+        chunksize: int | None,
+        progress: Progress,
+        *,
+        ordered: bool,
+        returns: bool,
+    ) -> Iterator[T]:
+        """Submit so many calls, and one more for each result that is taken."""
+        options = self._call_options(timeout, chunksize, ahead if ordered else total)
         shown = bar(progress, total)
         with closed_unless_done(shown):
-            return results.AsTheyCome(
+            return results.AsTaken(
                 self._core,
                 fn,
                 calls,
-                self._max_workers * _CALLS_AHEAD * options.get("chunksize", 1),
+                ahead if ordered else ahead * options.get("chunksize", 1),
                 options,
-                returns=return_exceptions,
+                ordered=ordered,
+                returns=returns,
                 owner=self,
-                finite=total is not None,
+                finite=total is not None and not ordered,
                 shown=shown,
             )
 

@@ -21,7 +21,7 @@ from sharedarray._pool.sinks import Results
 from sharedarray._pool.unconsumed import Unconsumed
 from sharedarray._progress import Bar
 
-__all__ = ["AsTheyCome", "Taking", "in_order", "with_buffer"]
+__all__ = ["AsTaken", "Taking", "in_order"]
 
 
 def in_order(
@@ -65,17 +65,12 @@ def _ordered(taking: Taking, returns: bool) -> Iterator[Any]:
         del taking  # the program may keep an exception, which has this frame
 
 
-def with_buffer(
-    core: PoolCore,
-    function: Callable[..., Any],
-    calls: Iterator[tuple[Any, ...]],
-    size: int,
-    options: dict[str, Any],
-    *,
-    returns: bool,
-    owner: object,
-) -> Iterator[Any]:
-    """Submit ``size`` calls, then one more for each result that is taken; return an iterator, as `in_order`.
+class AsTaken(Iterator[Any]):
+    """The results of calls that are submitted as their results are taken.
+
+    It submits ``size`` calls, then one more for each result. If the results are taken in their order, the
+    first exception of a call ends the iterator, as in `Pool.map`. Otherwise they come as soon as they are
+    there, and an exception does not end it.
 
     Parameters
     ----------
@@ -85,47 +80,10 @@ def with_buffer(
         Arguments of one call after the other.
     size
         Number of calls that are submitted, or done and not yet taken.
+    ordered
+        Whether the results are taken in their order.
     owner
         The pool, which lives as long as the iterator.
-    """
-    feed = _Feed(core, function, calls, options, way="map", ordered=True)
-    taking = Taking(core, feed.results, options["deadline"], owner)
-    taking.begin_with(feed, size)
-    return _buffered(taking, feed, returns)
-
-
-def _buffered(taking: Taking, feed: _Feed, returns: bool) -> Iterator[Any]:
-    results, index = taking.results, 0
-    box: list[Any] = []
-    try:
-        with taking:
-            while index < results.count:
-                box = [results.take(index, taking.deadline)]
-                feed.start(1)
-                if type(box[0]) is Raised:
-                    raised = results.exception_of(index, box.pop())
-                    if not returns:
-                        results.throw(raised)
-                    box = raised
-                index += 1
-                yield box.pop()
-            feed.check()
-    finally:
-        box.clear()
-        feed.end()
-        del taking, feed, results  # the program may keep an exception, which has this frame
-
-
-class AsTheyCome(Iterator[Any]):
-    """The results of `Pool.imap_unordered`, as soon as they are there.
-
-    It submits ``size`` calls, then one more for each result that is taken. An exception of a call does not
-    end it.
-
-    Parameters
-    ----------
-    core, function, calls, size, options, returns, owner
-        As for `with_buffer`.
     finite
         Whether the calls are so many as their iterables have items. Then all are run, also if no result is
         ever taken.
@@ -141,6 +99,7 @@ class AsTheyCome(Iterator[Any]):
         size: int,
         options: dict[str, Any],
         *,
+        ordered: bool,
         returns: bool,
         owner: object,
         finite: bool,
@@ -148,9 +107,10 @@ class AsTheyCome(Iterator[Any]):
     ) -> None:
         self._taking: Taking | None = None
         self._shown = shown
+        self._ordered = ordered
         self._returns = returns
         self._taken = 0
-        self._feed = feed = _Feed(core, function, calls, options, way="imap_unordered", ordered=False)
+        self._feed = feed = _Feed(core, function, calls, options, ordered=ordered)
         taking = Taking(core, feed.results, options["deadline"], owner, feed if finite else None)
         taking.begin_with(feed, size)
         self._taking = taking
@@ -185,7 +145,11 @@ class AsTheyCome(Iterator[Any]):
                 if self._taken == results.count:
                     feed.check()
                     raise StopIteration
-                index, outcome = results.take_any_outcome(taking.deadline)
+                if self._ordered:
+                    index = self._taken
+                    outcome = results.take(index, taking.deadline)
+                else:
+                    index, outcome = results.take_any_outcome(taking.deadline)
                 self._taken += 1
                 box = [outcome]
                 del outcome
@@ -197,6 +161,9 @@ class AsTheyCome(Iterator[Any]):
             if type(box[0]) is Raised:
                 exception = results.exception_of(index, box.pop())
                 if not self._returns:
+                    results.failed = True
+                    if self._ordered:
+                        self._end(exception[0])
                     results.throw(exception)
                 box = exception
             return box.pop()
@@ -345,7 +312,7 @@ class _Feed:
 
     Parameters
     ----------
-    core, function, calls, options, way
+    core, function, calls, options
         As for `in_order`; the calls come from an iterator.
     ordered
         Whether the results are taken in their order.
@@ -365,7 +332,6 @@ class _Feed:
         calls: Iterator[tuple[Any, ...]],
         options: dict[str, Any],
         *,
-        way: str,
         ordered: bool,
     ) -> None:
         self._intake = core.intake
@@ -374,7 +340,7 @@ class _Feed:
         self._function = function
         self._raised: Exception | None = None
         self._sent = sent = core.intake.function_of(function)
-        call = new_number()
+        call, way = new_number(), "map" if ordered else "imap_unordered"
         core.statistics.called_many(call, sent.label, sent.pickled, 0)
         self.results = Results(core, ordered=ordered, call=call, origin=("item", f"{way}({sent.label})"))
         self.lock: Any = threading.RLock()  # Any: of which the type checker does not know `_is_owned`

@@ -13,7 +13,7 @@ import pytest
 from helpers import ANSWER, interrupted_at, wait_until
 
 import sharedarray as sa
-from sharedarray._executor.results import AsTheyCome
+from sharedarray._executor.results import AsTaken
 from sharedarray._pool.core import PoolCore
 
 WAYS = {
@@ -89,7 +89,7 @@ def test_ctrl_c_as_calls_are_submitted_cancels_them(way, monkeypatch, tmp_path):
 
 
 # A `with` statement is traced once more before it gives up its lock, in which place no signal is handled.
-NEVER = (AsTheyCome.__next__.__code__, AsTheyCome.close.__code__)
+NEVER = (AsTaken.__next__.__code__, AsTaken.close.__code__)
 
 
 @pytest.mark.slow

@@ -67,10 +67,8 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        label: str | None = None,
         retries: int | None = None,
         limit: float | None = None,
-        deadline: float | None = None,
     ) -> Future[Any]:
         """Accept a call of ``function``; return the future of the outcome.
 
@@ -78,14 +76,10 @@ class Intake:
         ----------
         function, args, kwargs
             The call.
-        label
-            What messages call the function.
         retries
             How often it is run again if its worker died; the pool's number if None.
         limit
             Seconds that it may run, before its worker is killed.
-        deadline
-            When it must be over, in seconds of the monotonic clock.
         """
         core = self._core
         future = PoolFuture(core)
@@ -94,14 +88,14 @@ class Intake:
             pickled = _packed(shipped, function, args, kwargs)
         except Exception as reason:
             core.check_open()
-            shown = label or name_of(function)
+            shown = name_of(function)
             culprit = culprit_of_call(function, args, kwargs, shown)
             future.set_exception(unsendable(shown, reason, culprit))
             return future
-        if shipped is not None and label is None:
+        if shipped is not None:
             task = Task(future, shipped.label, shipped.stats)
         else:
-            label = label or name_of(function)
+            label = name_of(function)
             task = Task(future, label, core.statistics.function(function, label))
         task.function = shipped
         task.pickled = pickled
@@ -109,8 +103,8 @@ class Intake:
             task.is_small = True
         elif pickled.blocks or pickled.buffers:
             task.kept = (function, args, kwargs)
-        if retries or self._retries or limit is not None or deadline is not None:
-            self._set_options(task, retries, limit, deadline)
+        if retries or self._retries or limit is not None:
+            self._set_options(task, retries, limit)
         future.assign(task)
         with sigint.deferred:
             if not pickled.sendable:
@@ -125,7 +119,7 @@ class Intake:
         return future
 
     def _set_options(
-        self, task: Task, retries: int | None, limit: float | None, deadline: float | None
+        self, task: Task, retries: int | None, limit: float | None, deadline: float | None = None
     ) -> None:
         again = self._retries if retries is None else retries
         if again:
@@ -165,8 +159,10 @@ class Intake:
             What reports call the arguments; their positions if None.
         part_of
             What `map` has returned for another part of what is one call to the user.
-        retries, limit, deadline
+        retries, limit
             As for `submit`.
+        deadline
+            When all must be over, in seconds of the monotonic clock.
         """
         core = self._core
         core.check_open()

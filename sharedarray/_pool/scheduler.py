@@ -9,19 +9,13 @@ one message and no worker waits for the next one. A worker without calls gets wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final
 
-__all__ = [
-    "Durations",
-    "Item",
-    "Load",
-    "can_wait",
-    "depth",
-    "is_like",
-    "overloaded",
-    "place",
-    "stuck",
-]
+if TYPE_CHECKING:
+    from sharedarray._pool.calls import Task
+    from sharedarray._pool.worker_handle import WorkerHandle
+
+__all__ = ["can_wait", "depth", "is_like", "overloaded", "place", "stuck"]
 
 # Seconds of work that a worker is given ahead: several times what handing out more takes.
 AHEAD: Final = 0.006
@@ -48,56 +42,7 @@ SLOW: Final = 0.0005
 SINGLY: Final = 0.003
 
 
-class Durations(Protocol):
-    """The durations of a function: seconds of a call, replies, bytes of its last result if large."""
-
-    seconds: float | None
-    count: int
-    result: int
-
-
-class Item(Protocol):
-    """The part of a task that the scheduler reads."""
-
-    count: int
-    done: int
-    independent: bool
-    limit: float | None
-    slot: int | None
-    step: int
-    is_small: bool
-
-    @property
-    def is_copied(self) -> bool:
-        """True if it can be sent without copying anything before."""
-
-    @property
-    def stats(self) -> Durations:
-        """Durations of its function."""
-
-
-class Load(Protocol):
-    """The part of a worker that the scheduler reads."""
-
-    accepts: bool
-    load: int
-    given: int
-    since: float
-    turn: int
-
-    @property
-    def is_ending(self) -> bool:
-        """True if it gets nothing any more."""
-
-    @property
-    def first(self) -> Item:
-        """The task that it is at."""
-
-
-_W = TypeVar("_W", bound=Load)
-
-
-def depth(task: Item) -> int:
+def depth(task: Task) -> int:
     """Return how many calls like those of a task a worker should have at a time."""
     stats = task.stats
     seconds = stats.seconds
@@ -111,8 +56,8 @@ def depth(task: Item) -> int:
 
 
 def place(
-    workers: Sequence[_W], task: Item, max_tasks: int | None = None, queued: int = 1
-) -> tuple[Sequence[_W], int]:
+    workers: Sequence[WorkerHandle], task: Task, max_tasks: int | None = None, queued: int = 1
+) -> tuple[Sequence[WorkerHandle], int]:
     """Return the workers that get the next items of a task, and how many each gets; none if all have enough.
 
     The worker with the fewest calls gets them. Of workers without calls that is the first one, which polls;
@@ -136,7 +81,7 @@ def place(
         How many tasks there are in the queue. If the first one has a single item, this many may get as many
         of those behind it that are like it.
     """
-    best: _W | None = None
+    best: WorkerHandle | None = None
     accepting = 0
     for worker in workers:
         if worker.accepts:
@@ -184,20 +129,20 @@ def place(
     return chosen, count
 
 
-def _is_slow(task: Item) -> bool:
+def _is_slow(task: Task) -> bool:
     """Return whether items are so slow that workers get them ahead in turn only."""
     seconds = task.stats.seconds
     return task.independent and seconds is not None and seconds >= SLOW
 
 
-def is_like(other: Item, task: Item) -> bool:
+def is_like(other: Task, task: Task) -> bool:
     """Return whether a task goes to the worker that has just got one, as part of the same decision."""
     single = task.count == other.count == 1 and task.limit is other.limit is None
     alike = single and other.stats is task.stats and other.is_small and task.is_small
     return alike and other.is_copied and not task.stats.result
 
 
-def can_wait(workers: Sequence[Load], most: int, task: Item) -> bool:
+def can_wait(workers: Sequence[WorkerHandle], most: int, task: Task) -> bool:
     """Return whether a short call should wait for the next reply, to share a message with other calls."""
     for worker in workers:
         if not worker.load or not worker.accepts:
@@ -206,18 +151,18 @@ def can_wait(workers: Sequence[Load], most: int, task: Item) -> bool:
     return seconds is not None and seconds <= QUICK and len(workers) >= most
 
 
-def stuck(workers: Sequence[_W], now: float) -> _W | None:
+def stuck(workers: Sequence[WorkerHandle], now: float) -> WorkerHandle | None:
     """Return a worker whose waiting calls go to a free one before those of the queue, which come later."""
     found, count, _ = overloaded(workers, now)
     return found if found is not None and count and now - found.since >= STUCK else None
 
 
-def overloaded(workers: Sequence[_W], now: float) -> tuple[_W | None, int, float]:
+def overloaded(workers: Sequence[WorkerHandle], now: float) -> tuple[WorkerHandle | None, int, float]:
     """Return the worker to take calls back from, how many, and when that pays if that is not now.
 
     The worker is None if no worker is free, or none has calls that wait.
     """
-    fullest: _W | None = None
+    fullest: WorkerHandle | None = None
     free = False
     for worker in workers:
         if worker.load < 2:

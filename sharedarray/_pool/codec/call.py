@@ -1,8 +1,8 @@
 """Calls: the function's name, and the arguments.
 
 A call of a function that can be imported, with numbers, text and arrays alone, is told by the function's name
-in the format of `marshal` (PLAIN). Any other is a row of pickles with one memo (PARTS): the function, then
-each argument.
+in the format of `marshal` (PLAIN). Any other is a row of pickles with one memo: the function, then each
+argument, so that the pool knows how many bytes each argument took.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from sharedarray._functions import SCALARS
 from sharedarray._pool.codec.account import Account, Copied, PlainAccount, names_of
 from sharedarray._pool.codec.arrays import KnownBuffers, OutOfBandBuffer, pack_array, unpack_array
 from sharedarray._pool.codec.pickled import Pickled, Short, marshalled
-from sharedarray._pool.codec.pickler import PickleState, TaskPickler, loads
-from sharedarray._pool.transport.messages import PARTS, PLAIN, Buffer
+from sharedarray._pool.codec.pickler import PickleState, TaskPickler
+from sharedarray._pool.transport.messages import PLAIN, Buffer
 from sharedarray._reference import FORMAT, packed_before
 from sharedarray._segment import Mapping, mapping_of
 from sharedarray._thresholds import OUT_OF_BAND
@@ -134,7 +134,7 @@ def dump_call(
         parts.append((now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3]))
         before = now
     account = Account(names_of(len(args), names), parts)
-    return Pickled(file.getvalue(), state.buffers, state.blocks, state.data, account, PARTS)
+    return Pickled(file.getvalue(), state.buffers, state.blocks, state.data, account)
 
 
 class Call(Short):
@@ -257,7 +257,7 @@ _NO_BYTES = 0, 0, 0
 def load_call(
     stream: Buffer,
     buffers: Sequence[Buffer],
-    layout: int = PARTS,
+    layout: int = 0,
     unpack: Callable[[bytes], Any] = reference.unpack,
 ) -> tuple[Any, Sequence[Any], dict[str, Any]]:
     """Return the function and the arguments that `dump_call` was given.
@@ -278,13 +278,11 @@ def load_call(
         function = function_named(home, name)
         if not names:
             return function, values, {}
-    elif layout == PARTS:
+    else:
         unpickler = pickle.Unpickler(io.BytesIO(stream), buffers=iter(buffers))
         function, home, count, names = unpickler.load()
         if home is not None:
             function = function_named(*home)
         values = [unpickler.load() for _ in range(count + len(names))]
-    else:
-        return loads(stream, buffers)  # type: ignore[no-any-return]
     count = len(values) - len(names)
     return function, values[:count], dict(zip(names, values[count:], strict=True))

@@ -37,8 +37,7 @@ class Pickled:
     account
         The bytes of each argument, if they were counted.
     layout
-        Of the stream, as flags of a message: 0, a pickle; PARTS, a call in parts; PLAIN, in the format of
-        `marshal`.
+        Of the stream, as flags of a message: 0, pickled; PLAIN, in the format of `marshal`.
 
     Attributes
     ----------

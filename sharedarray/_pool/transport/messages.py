@@ -64,10 +64,9 @@ it copy-on-write. ``RESULT_SLOT``, no buffer, but a slot for the result. ``STREA
 Flags of a frame. ``SHARES`` on a DEFINE or a TASK: it refers to shared blocks, so reference cycles that the
 call leaves keep memory which other processes wait for, and an idle worker collects them. ``HOLDS`` on a
 RESULT or an ERROR: it refers to shared blocks, and the worker keeps these alive until it receives TAKEN.
-``PARTS`` on a TASK: the stream is several pickles with one memo, the function and then each argument, so that
-the pool knows how many bytes each argument took. ``PLAIN``: the format of `marshal`; on REPLIES: only numbers
-and text. ``LAZY`` on CALLS: the outcomes are not awaited one by one. ``AFRESH`` on a DEFINE: load the
-function for each call anew, because it has data that a call may change.
+``PLAIN``: the format of `marshal`; on REPLIES: only numbers and text. ``LAZY`` on CALLS: the outcomes are not
+awaited one by one. ``AFRESH`` on a DEFINE: load the function for each call anew, because it has data that a
+call may change.
 """
 
 from __future__ import annotations
@@ -84,7 +83,6 @@ __all__ = [
     "HEADER",
     "HOLDS",
     "LAZY",
-    "PARTS",
     "PLAIN",
     "PRIVATE",
     "RESULT_SLOT",
@@ -104,7 +102,6 @@ ENTRY = struct.Struct("=QIIQQQ")
 
 SHARES = 1
 HOLDS = 2
-PARTS = 4
 AFRESH = 16
 LAZY = 32
 PLAIN = 64

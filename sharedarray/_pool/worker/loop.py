@@ -38,7 +38,6 @@ from sharedarray._pool.transport.messages import (
     AFRESH,
     HOLDS,
     LAZY,
-    PARTS,
     PLAIN,
     RESULT_SLOT,
     SHARES,
@@ -349,7 +348,7 @@ class Loop:
     def _load(self, frame: Frame) -> tuple[Any, Sequence[Any], dict[str, Any]]:
         """Return the function and the arguments of a TASK. Arguments are loaded first: they set globals."""
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline)
-        layout = frame.flags & (PARTS | PLAIN)
+        layout = frame.flags & PLAIN
         if layout == PLAIN or not frame.flags & SHARES:
             function, args, kwargs = load_call(stream, buffers, layout, self._view)
         else:

@@ -51,6 +51,8 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _progress      progress bars
 #   _platform      the contract with the operating system, and one module for each system
 #   _spin          polling for a short time before a thread sleeps
+#   _pipes         the pipes between two processes; wakers; descriptors for the ends of processes
+#   _poller        waiting for many descriptors at once
 #   _damage        damaged files of the registry
 #   _interpreter   the program that runs Python for helper processes
 #   _requirements  what blocks, locks and pools need of a kernel and of a file system

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sharedarray import _hints as hints
+from sharedarray import _hints as hints, _pipes as pipes
 from sharedarray._platform import platform
 from sharedarray._pool.calls import name_of
-from sharedarray._pool.transport import pipes
 
 __all__ = [
     "argument_tuples",

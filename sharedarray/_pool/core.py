@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
-from sharedarray import _errors as errors, _greenlets as greenlets, _reloads as reloads
+from sharedarray import _errors as errors, _greenlets as greenlets, _pipes as pipes, _reloads as reloads
 from sharedarray._platform import platform
 from sharedarray._pool import lifecycle, processes, scheduler
 from sharedarray._pool.calls import Task
@@ -51,7 +51,6 @@ from sharedarray._pool.states import ABORTING, BROKEN, CLOSED, DRAINING, POOL, R
 from sharedarray._pool.stats import Statistics
 from sharedarray._pool.supervisor import Supervisor
 from sharedarray._pool.timers import Timers
-from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.slots import Store
 from sharedarray._pool.unconsumed import Iterators
 from sharedarray._pool.worker.main import Setup

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedarray import _errors as errors, _sigint as sigint
+from sharedarray import _errors as errors, _pipes as pipes, _sigint as sigint
 from sharedarray._pool.calls import Raised
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.arrays import unpack_array
 from sharedarray._pool.codec.pickler import loads
 from sharedarray._pool.codec.result import load_result
-from sharedarray._pool.transport import pipes
 from sharedarray._pool.transport.messages import HOLDS, PLAIN, STREAM, Entry, Frame, Kind
 from sharedarray._pool.transport.slots import Store
 from sharedarray._reference import FORMAT

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 from sharedarray._clock import time
+from sharedarray._poller import Poller
 from sharedarray._pool.states import CLOSED, HELD, LEASED, READER, WATCHED, advance
-from sharedarray._pool.transport.poller import Poller
 
 __all__ = ["LEASE", "Reader"]
 

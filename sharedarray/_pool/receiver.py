@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from sharedarray import _errors as errors, _sigint as sigint
+from sharedarray import _errors as errors, _pipes as pipes, _sigint as sigint
 from sharedarray._clock import time
 from sharedarray._platform import platform
+from sharedarray._poller import Poller, new_poller
 from sharedarray._pool.reader import Reader
 from sharedarray._pool.states import CLOSED, LEASED, RUNNING
-from sharedarray._pool.transport import pipes
-from sharedarray._pool.transport.poller import Poller, new_poller
 from sharedarray._pool.worker_handle import WorkerHandle
 from sharedarray._spin import spin_wait
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sharedarray import _pipes as pipes
 from sharedarray._call_site import CallSite
 from sharedarray._clock import time
 from sharedarray._pool import outcomes, processes
@@ -25,7 +26,7 @@ from sharedarray._pool.incoming import load_refusal
 from sharedarray._pool.processes import exit_codes
 from sharedarray._pool.processes.credits import new_counter
 from sharedarray._pool.states import DEAD, HUNG_UP, KILLING, REVOKING, STARTING
-from sharedarray._pool.transport import page, pipes
+from sharedarray._pool.transport import page
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import Frame
 from sharedarray._pool.worker.main import ENDS_WITHIN, Ends, Setup

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sharedarray import _pipes as pipes
 from sharedarray._clock import time
 from sharedarray._platform import platform
 from sharedarray._pool import processes
@@ -24,7 +25,7 @@ from sharedarray._pool.calls import Task
 from sharedarray._pool.outgoing import Outgoing
 from sharedarray._pool.processes.credits import Credits, counter_of
 from sharedarray._pool.states import ACCEPTING, DEAD, ENDING, STARTING, WORKER, advance
-from sharedarray._pool.transport import page, pipes
+from sharedarray._pool.transport import page
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import (
     RESULT_SLOT,

@@ -47,9 +47,9 @@ import pytest
 from helpers import ROOT, SIGNALS, SUPPORT, environment, run
 
 import sharedarray as sa
+from sharedarray import _pipes as pipes
 from sharedarray._pool import RemoteTraceback, processes
 from sharedarray._pool.futures import PoolFuture
-from sharedarray._pool.transport import pipes
 
 upstream = pytest.importorskip(
     "test.test_concurrent_futures", reason="this Python was built without its own tests of concurrent.futures"

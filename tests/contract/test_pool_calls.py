@@ -21,9 +21,8 @@ from helpers import answer
 from needs import many_starts
 
 import sharedarray as sa
-from sharedarray import NotPicklableError
+from sharedarray import NotPicklableError, _pipes as pipes
 from sharedarray._pool import RemoteTraceback
-from sharedarray._pool.transport import pipes
 
 # -- calls ----------------------------------------------------------------------------------------------
 

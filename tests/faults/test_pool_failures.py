@@ -14,9 +14,9 @@ from helpers import ANSWER, FORKS, METHODS, SIGNALS, kill, memory_group, wait_un
 from needs import many_starts, needs_fork, needs_proc
 
 import sharedarray as sa
+from sharedarray import _pipes as pipes
 from sharedarray._pool.processes import WorkerProcess, default_method
 from sharedarray._pool.processes.exit_codes import explain
-from sharedarray._pool.transport import pipes
 
 # Where it dies: the function, its arguments, and what the message must say.
 DEATHS = {

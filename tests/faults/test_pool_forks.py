@@ -19,7 +19,7 @@ from helpers import ANSWER, block_files, environment, notes, wait_until
 from needs import few, needs_fork
 
 import sharedarray as sa
-from sharedarray._pool.transport import pipes
+from sharedarray import _pipes as pipes
 from sharedarray._pool.transport.channel import Channel
 
 pytestmark = needs_fork

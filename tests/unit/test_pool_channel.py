@@ -13,6 +13,8 @@ import pytest
 from helpers import run
 
 from sharedarray import _spin as spin
+from sharedarray._pipes import PIPES, one_way
+from sharedarray._poller import _Selector, _Sockets, new_poller
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import (
     ENTRY,
@@ -25,8 +27,6 @@ from sharedarray._pool.transport.messages import (
     Kind,
     encode,
 )
-from sharedarray._pool.transport.pipes import PIPES, one_way
-from sharedarray._pool.transport.poller import _Selector, _Sockets, new_poller
 from sharedarray._spin import SpinWait
 
 

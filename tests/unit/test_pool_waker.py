@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sharedarray as sa
-from sharedarray._pool.transport.pipes import Waker
+from sharedarray._pipes import Waker
 
 
 def test_a_waker_that_is_used_after_its_end_writes_nowhere(tmp_path: Path) -> None:

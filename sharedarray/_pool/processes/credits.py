@@ -25,9 +25,8 @@ from collections.abc import Callable
 from multiprocessing import util
 from typing import Any, Protocol
 
-from sharedarray import _errors as errors, _interpreter as interpreter, _registry as registry
+from sharedarray import _errors as errors, _interpreter as interpreter, _pipes as pipes, _registry as registry
 from sharedarray._platform import platform
-from sharedarray._pool.transport import pipes
 
 __all__ = ["Credits", "counter_of", "new_counter"]
 

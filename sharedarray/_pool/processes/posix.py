@@ -9,11 +9,11 @@ import threading
 from multiprocessing import forkserver, popen_fork, popen_spawn_posix, resource_tracker, util
 from typing import Any
 
+from sharedarray import _pipes as pipes
 from sharedarray._platform import platform
 from sharedarray._pool.processes import fork_server, interpreters
 from sharedarray._pool.processes.fork_server_main import Inherited, settle
 from sharedarray._pool.processes.orders import Preset, new_interpreter, orders
-from sharedarray._pool.transport import pipes
 
 __all__ = ["Fork", "ForkServed", "Spawn"]
 

@@ -1,10 +1,8 @@
-"""The exchange of messages and memory between a pool and its workers, and waiting for them.
+"""The exchange of messages and memory between a pool and its workers.
 
 The modules, bottom to top; imports go downwards only:
 
 ========  =========================================================================
-pipes     the pipes between two processes; wakers; descriptors for exits
-poller    waiting for many descriptors at once
 messages  the messages, byte for byte
 channel   one end of two pipes; why it cannot deadlock
 memory    files without a name: how bytes get into one, and which process uses it

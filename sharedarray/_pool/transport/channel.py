@@ -6,7 +6,7 @@ in a queue of this object until the pipe is writable again, and meanwhile the po
 worker may block while it writes a large result, since the pool always reads; and it may block while it reads,
 for then it has nothing to write. A worker that stands still (a debugger, SIGSTOP) delays only itself.
 
-If the system can wait for pipes (see `pipes`), these are two pipes and no pair of sockets: a small write to a
+If the system can wait for pipes (see `_pipes`), these are two pipes and no pair of sockets: a small write to a
 pipe takes a third of the time. The price is SIGPIPE, whose deadly default a program may have restored: see
 `Channel.flush`.
 
@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+from sharedarray._pipes import PipeEnd
 from sharedarray._pool.transport.messages import ENTRY, HEADER, Buffer, Entry, Frame, entries_of
-from sharedarray._pool.transport.pipes import PipeEnd
 from sharedarray._spin import SpinWait
 
 __all__ = ["Channel"]

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from sharedarray import _forks as forks, _functions as functions, _janitor as janitor
 from sharedarray._clock import time
+from sharedarray._pipes import PIPES, PipeEnd
 from sharedarray._platform import platform
 from sharedarray._pool.codec import failures
 from sharedarray._pool.codec.pickler import dumps, loads
@@ -31,7 +32,6 @@ from sharedarray._pool.processes.credits import Credits
 from sharedarray._pool.transport import page
 from sharedarray._pool.transport.channel import Channel
 from sharedarray._pool.transport.messages import Entry, Kind, encode
-from sharedarray._pool.transport.pipes import PIPES, PipeEnd
 from sharedarray._pool.worker.loop import Loop
 
 __all__ = ["ENDS_WITHIN", "Ends", "Setup", "main"]

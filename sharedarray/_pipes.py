@@ -6,7 +6,7 @@ workers' ends, and being woken. Where there is ``poll``, these are pipes and pro
 machine, handed to the worker with the process object; and a worker's end, which the kernel tells by a handle,
 is waited for by a small thread of its own, which says so through such a pair.
 
-A `PipeEnd` is one end of a link in one direction. Its descriptor is what `watching` watches.
+A `PipeEnd` is one end of a link in one direction. Its descriptor is what a `Poller` waits for.
 """
 
 from __future__ import annotations

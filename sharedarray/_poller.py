@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from sharedarray import _greenlets as greenlets
+from sharedarray import _greenlets as greenlets, _pipes as pipes
 from sharedarray._platform import platform
-from sharedarray._pool.transport import pipes
 
 __all__ = ["Poller", "new_poller"]
 

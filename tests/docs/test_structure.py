@@ -117,6 +117,28 @@ def test_the_places_that_the_map_of_the_pool_names_exist() -> None:
         assert callable(pkgutil.resolve_name(f"sharedarray._pool.{name}"))
 
 
+def test_what_each_mechanism_of_the_pool_pays_is_measured_or_tested() -> None:
+    """The table names modules, and rows of benchmarks or tests, that exist."""
+    from sharedarray._bench.rows import ROWS
+
+    page = (PACKAGE.parent / "docs" / "mechanisms.md").read_text(encoding="utf-8")
+    table = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")][2:]
+    assert len(table) > 20
+    known = set(ROWS)
+    for path in (PACKAGE.parent / "tests").rglob("test_*.py"):
+        known.update(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    for path in (PACKAGE.parent / "benchmarks").glob("bench_*.py"):
+        found = re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        known.update(f"{path.name}::{name}" for name in found)
+    for mechanism, where, _, shown in table:
+        modules, names = re.findall(r"`([^`]+)`", where), re.findall(r"`([^`]+)`", shown)
+        assert modules, mechanism
+        assert names, mechanism
+        assert set(names) <= known, mechanism
+        for name in modules:
+            assert {f"sharedarray._pool.{name}", f"sharedarray.{name}"} & set(MODULES), mechanism
+
+
 def test_modules_and_classes_are_small() -> None:
     """A module answers one question: at most 600 lines; a class has at most 400."""
     large = set()

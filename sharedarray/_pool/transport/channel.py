@@ -6,8 +6,8 @@ in a queue of this object until the pipe is writable again, and meanwhile the po
 worker may block while it writes a large result, since the pool always reads; and it may block while it reads,
 for then it has nothing to write. A worker that stands still (a debugger, SIGSTOP) delays only itself.
 
-If the system can wait for pipes (see `_pipes`), these are two pipes and no pair of sockets: a small write to a
-pipe takes a third of the time. The price is SIGPIPE, whose deadly default a program may have restored: see
+If the system can wait for pipes (see `_pipes`), these are two pipes and no pair of sockets: a small write to
+a pipe takes a third of the time. The price is SIGPIPE, whose deadly default a program may have restored: see
 `Channel.flush`.
 
 Small frames are cut out of one block that a single call to the kernel fills, often with many frames.

@@ -21,10 +21,10 @@ of them sees the other. The buffers that a dead party held are free.
 The byte becomes 0 when the last view of the buffer is freed. That wakes no process, so that it costs little:
 a writer that finds no free buffer, which is rare, checks again and again.
 
-**A version that is published is not written any more**, by its writer neither. The writer has the buffers in
-mappings of their own. If the program keeps a view of what it was given, the kernel makes that part of the
+**A version that is published is not written any more**, by its writer neither. The writer has the block in a
+mapping of its own. If the program keeps a view of what it was given, the kernel makes that part of the
 mapping private before the version is published: what is written into the view later reaches no process. The
-next writer of the buffer maps it anew. Such views show in the references to the memory (`Update._is_kept`).
+next version is written by a new mapping. Such views show in the references to the memory (`Update._is_kept`).
 
 **The array itself** gets each version after it was published, for processes that read the array without a
 snapshot, with `numpy.load`, or that attach. During the copy, they may see a part of the new version; a
@@ -137,7 +137,8 @@ class Versions(ControlPage):
         ]
         self._starts = [first + number * stride for number in range(len(self._buffers))]
         self._stride = stride
-        self._writers: dict[int, mmap.mmap] = {}  # by buffer: all bytes up to its end, mapped for writing
+        self._writer: mmap.mmap | None = None  # the whole block, mapped for writing versions
+        self._populated: set[int] = set()  # buffers whose pages are mapped there
         self._readable = [buffer.toreadonly() for buffer in self._buffers]
         self._whole = whole[: self.bytes]
         self._head = head
@@ -323,21 +324,23 @@ class Versions(ControlPage):
         """Return a buffer in the mapping by which it is written."""
         if not platform.UNSHARES:
             return self._buffers[number]
-        start, memory = self._starts[number], self._writers.get(number)
-        if memory is None:
-            memory = platform.map(mmap.mmap, self.handle, start + self._stride, "r+")
-            platform.populate(memory, start, self._stride)
-            self._writers[number] = memory
-        return memoryview(memory)[start : start + self.bytes]
+        if self._writer is None:
+            self._writer = platform.map(mmap.mmap, self.handle, len(self.memory), "r+")
+            self._populated.clear()
+        start = self._starts[number]
+        if number not in self._populated:
+            platform.populate(self._writer, start, self._stride)
+            self._populated.add(number)
+        return memoryview(self._writer)[start : start + self.bytes]
 
     def unshare(self, number: int) -> None:
         """Make the memory private in which the writer has the buffer; called before `end`.
 
         Without this, which not every system can do, writes into views of the buffer would change the version.
         """
-        memory = self._writers.get(number)
-        if memory is not None and platform.unshare(memory, self.handle, self._starts[number], self._stride):
-            del self._writers[number]
+        writer, start = self._writer, self._starts[number]
+        if writer is not None and platform.unshare(writer, self.handle, start, self._stride):
+            self._writer = None  # the views keep it
 
     def end(self, number: int, publish: bool) -> None:
         """End the writing of a version; publish the buffer if `publish`. Called while Ctrl-C is deferred."""

@@ -325,7 +325,7 @@ def _names(path: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a second interpreter that finds this package, and the tests' modules."""
-    folders = [str(ROOT), str(SUPPORT), *(each for each in sys.path if TESTS in Path(each).parents)]
+    folders = [str(ROOT), str(SUPPORT), *(each for each in sys.path if TESTS in Path(each).resolve().parents)]
     path = os.pathsep.join([*dict.fromkeys(folders), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **changes}
     for variable in ("PYTHONWARNINGS", "PYTEST_CURRENT_TEST"):

@@ -33,7 +33,6 @@ from typing import Any
 from sharedarray import (
     _errors as errors,
     _forks as forks,
-    _janitor as janitor,
     _registry as registry,
     _segment as segment,
     _sigint as sigint,
@@ -144,7 +143,6 @@ class Parties:
         self._idle: list[Party] = []
         self._in_use: list[Party] = []
         self._all: list[Party] = []
-        self._of_file = named_by is None and mapping.directory is None
         if named_by is not None:
             self._named_by = named_by
         elif mapping.directory is not None:
@@ -215,8 +213,6 @@ class Parties:
             try:
                 for index in range(PARTIES):
                     if waker.claim(_FIRST + index):
-                        if self._of_file:  # for blocks, their makers and attachers do so
-                            janitor.ensure(self._named_by[0])
                         for words, value in ((_ASLEEP, 0), (STATE, 0), (_PID, os.getpid())):
                             self.words[words + index] = value
                         party = Party(index, waker)

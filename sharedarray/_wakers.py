@@ -50,8 +50,10 @@ from sharedarray import (
     _damage as damage,
     _forks as forks,
     _greenlets as greenlets,
+    _janitor as janitor,
     _registry as registry,
     _segment as segment,
+    _sigint as sigint,
 )
 from sharedarray._clock import deadline_of, time
 from sharedarray._platform import platform
@@ -119,7 +121,18 @@ class Waker:
         Whether this party was woken since `drain`.
     """
 
-    __slots__ = ("__weakref__", "_clear", "_ends", "_file", "_path_of", "_pid_of", "handle", "index", "woken")
+    __slots__ = (
+        "__weakref__",
+        "_clear",
+        "_directory",
+        "_ends",
+        "_file",
+        "_path_of",
+        "_pid_of",
+        "handle",
+        "index",
+        "woken",
+    )
 
     def __init__(
         self, block: Mapping | int, pid_of: Callable[[int], int], named_by: tuple[str, int] | None = None
@@ -129,6 +142,7 @@ class Waker:
             named_by = str(block.directory), block.inode
         directory, inode = named_by
         self._path_of: Callable[[int], str] = partial(registry.waker_path, directory, inode)
+        self._directory = directory
         self._pid_of = pid_of
         self._ends: dict[int, int] = {}
         self._clear: list[Callable[..., object]] = [setitem]
@@ -150,6 +164,7 @@ class Waker:
             self.give_back(index)
             raise
         self.index = index
+        janitor.ensure(self._directory)  # none need watch a file, or a block that has lost its name
         tell_multiprocessing()
         return True
 
@@ -181,11 +196,12 @@ class Waker:
         end = self._ends.get(index)
         if end is None:
             pid = self._pid_of(index)
-            try:
-                end = segment.guarded(lambda: _opened(self._path_of(index), pid))
-            except _GoneError:
-                return None
-            self._ends[index] = end
+            with sigint.deferred:
+                try:
+                    end = segment.guarded(lambda: _opened(self._path_of(index), pid))
+                except _GoneError:
+                    return None
+                self._ends[index] = end
         return end
 
     def wake(self, index: int) -> None:
@@ -198,20 +214,23 @@ class Waker:
 
     def wake_once(self, index: int) -> None:
         """Wake a party, if it lives. Other threads may use this waker, or close it, meanwhile."""
-        try:
-            end = segment.guarded(lambda: _opened(self._path_of(index), self._pid_of(index)))
-        except _GoneError:
-            return
-        try:
-            platform.wake(end)
-        finally:
-            segment.guarded_close(end, platform.close_waker)
+        with sigint.deferred:
+            try:
+                end = segment.guarded(lambda: _opened(self._path_of(index), self._pid_of(index)))
+            except _GoneError:
+                return
+            try:
+                platform.wake(end)
+            finally:
+                segment.guarded_close(end, platform.close_waker)
 
     def forget(self, index: int) -> None:
         """Close the waker of a party that has gone."""
-        end = self._ends.pop(index, None)
-        if end is not None:
-            segment.guarded_close(end, platform.close_waker)
+        if index in self._ends:
+            with sigint.deferred:
+                end = self._ends.pop(index, None)
+                if end is not None:
+                    segment.guarded_close(end, platform.close_waker)
 
     def drain(self) -> None:
         """Prepare to sleep: forget that this party was woken."""
@@ -263,19 +282,20 @@ class Waker:
 
     def release(self) -> None:
         """Give up the waker, then the lease. Idempotent."""
-        self._clear[0] = slice  # does nothing, with the same arguments as `setitem`
-        for index in tuple(self._ends):
-            self.forget(index)
-        if self.handle >= 0:
-            handle, self.handle = self.handle, -1
-            path = self._path_of(self.index)
-            segment.guarded_close(handle, lambda waker: platform.close_waker(waker, path))
-        if self._file >= 0:
-            if self.index >= 0:
-                self.give_back(self.index)
-                self.index = -1
-            file, self._file = self._file, -1
-            segment.guarded_close(file)
+        with sigint.deferred:
+            self._clear[0] = slice  # does nothing, with the same arguments as `setitem`
+            for index in tuple(self._ends):
+                self.forget(index)
+            if self.handle >= 0:
+                handle, self.handle = self.handle, -1
+                path = self._path_of(self.index)
+                segment.guarded_close(handle, lambda waker: platform.close_waker(waker, path))
+            if self._file >= 0:
+                if self.index >= 0:
+                    self.give_back(self.index)
+                    self.index = -1
+                file, self._file = self._file, -1
+                segment.guarded_close(file)
 
     def leave(self) -> None:
         """Give up the name and the lease, but not the handles, by which a thread may sleep."""

@@ -48,14 +48,15 @@ class Consumer(Stream):
         self._wait = ItemWait()
         self._loops = EventLoops(self._wait)
         self._when_closed: set[Callable[[], object]] = set()
-        try:
-            self._cursor = Cursor(block, lossless, self._fence, history=history, start=start)
-        except BaseException:
-            block.mapping.release()
-            raise
-        self._use(block)
-        self._closed = False
-        self._register()
+        with sigint.deferred:  # if Ctrl-C has come, it comes when this can be closed
+            try:
+                self._cursor = Cursor(block, lossless, self._fence, history=history, start=start)
+            except BaseException:
+                block.mapping.release()
+                raise
+            self._use(block)
+            self._closed = False
+            self._register()
 
     def _repair(self) -> None:
         self._renew_fence()
@@ -75,14 +76,15 @@ class Consumer(Stream):
 
     def _repair_in_child(self) -> None:
         """Join the stream as a party of its own, in a forked child."""
-        try:
-            self._wait.spin.last = 1.0
-            former = self._cursor
-            self._cursor = Cursor(self._block, self._wish, self._fence, start=former.next, former=former)
-            self._turn.pop(0, None)
-        except BaseException:
-            self._in_child()
-            raise
+        with sigint.deferred:
+            try:
+                self._wait.spin.last = 1.0
+                former = self._cursor
+                self._cursor = Cursor(self._block, self._wish, self._fence, start=former.next, former=former)
+                self._turn.pop(0, None)
+            except BaseException:
+                self._in_child()
+                raise
 
     def _take_turn(self, token: Token, timeout: float | None) -> None:
         """Wait for the turn, which another thread has, and take it."""
@@ -372,17 +374,18 @@ class Consumer(Stream):
     def _move(self) -> None:
         """Go on with the next generation of the stream."""
         block = Block.attach(self.name)
-        former = self._cursor
-        try:
-            self._cursor = Cursor(block, self._wish, self._fence, history=ALL, former=former)
-        except BaseException:
-            block.mapping.release()
-            raise
-        self._use(block)
-        self._wait.reported_death = 0
-        if self._loops.watched is not None:
-            self._loops.watched.follow(self._cursor.waker)
-        former.leave_former()
+        with sigint.deferred:
+            former = self._cursor
+            try:
+                self._cursor = Cursor(block, self._wish, self._fence, history=ALL, former=former)
+            except BaseException:
+                block.mapping.release()
+                raise
+            self._use(block)
+            self._wait.reported_death = 0
+            if self._loops.watched is not None:
+                self._loops.watched.follow(self._cursor.waker)
+            former.leave_former()
 
     # -- the end
 

@@ -13,6 +13,7 @@ import select
 import threading
 from typing import TYPE_CHECKING
 
+from sharedarray import _sigint as sigint
 from sharedarray._platform import platform
 from sharedarray._streams import words as w
 from sharedarray._streams.block import PRODUCER
@@ -182,12 +183,13 @@ class EventLoops:
 
     def add(self, loop: asyncio.AbstractEventLoop, watched: Watched) -> Readers:
         """Let the tasks of an event loop wait for the consumer."""
-        for known in self._readers[:]:
-            if known.loop.is_closed():
-                self._readers.remove(known)
-                known.close()
-        made = Readers(watched, loop)
-        self._readers.append(made)
+        with sigint.deferred:
+            for known in self._readers[:]:
+                if known.loop.is_closed():
+                    self._readers.remove(known)
+                    known.close()
+            made = Readers(watched, loop)
+            self._readers.append(made)
         return made
 
     def end(self) -> None:

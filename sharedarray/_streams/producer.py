@@ -37,18 +37,19 @@ class Producer(Stream):
         options = Options(*arguments, **keywords).of_producer()
         self._begin()
         self._wait = SlotWait(self._fence)
-        begun, taken_over = _begun(options)
-        self._waker = begun.waker
-        self._use(begun.block)
-        self._consumers = KnownConsumers(begun.block, begun.waker, self._fence, begun.former)
-        self._slots = Slots(self._consumers, self._fence)
-        if taken_over:
-            handover.go_on(begun.block)
-        if begun.former is not None:
-            begun.former.end()
-        self._closed = False
-        self._register()
-        self._consumers.wake_all()
+        with sigint.deferred:  # if Ctrl-C has come, it comes when this can be closed
+            begun, taken_over = _begun(options)
+            self._waker = begun.waker
+            self._use(begun.block)
+            self._consumers = KnownConsumers(begun.block, begun.waker, self._fence, begun.former)
+            self._slots = Slots(self._consumers, self._fence)
+            if taken_over:
+                handover.go_on(begun.block)
+            if begun.former is not None:
+                begun.former.end()
+            self._closed = False
+            self._register()
+            self._consumers.wake_all()
 
     def _repair(self) -> None:
         self._renew_fence()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from sharedarray import _errors as errors
+from sharedarray import _errors as errors, _sigint as sigint
 from sharedarray._platform import platform
 from sharedarray._streams.event_loops import HAS_DESCRIPTORS, SLICE
 from sharedarray._wakers import deadline_after, seconds_until
@@ -79,19 +79,25 @@ def wait(
         if not isinstance(thing, Future | Waitable):
             raise TypeError(f"wait() takes streams, events and futures, not {type(thing).__name__}")
     end = deadline_after(timeout)
-    change = _Change()
-    try:
-        for thing in everything:
-            change.follow(thing)
-        while True:
-            change.drain()
-            done = {thing for thing in everything if _is_done(thing)}
-            remaining = seconds_until(end)
-            if _enough(done, everything, return_when) or (remaining is not None and remaining <= 0):
-                return DoneAndNotDone(done, everything - done)
-            change.wait([thing for thing in everything - done if not isinstance(thing, Future)], remaining)
-    finally:
-        change.close(everything)
+    with sigint.deferred:
+        change = _Change()
+        try:
+            with sigint.allowed:
+                return _wait(change, everything, end, return_when)
+        finally:
+            change.close(everything)
+
+
+def _wait(change: _Change, everything: set[Any], end: float | None, return_when: str) -> DoneAndNotDone:
+    for thing in everything:
+        change.follow(thing)
+    while True:
+        change.drain()
+        done = {thing for thing in everything if _is_done(thing)}
+        remaining = seconds_until(end)
+        if _enough(done, everything, return_when) or (remaining is not None and remaining <= 0):
+            return DoneAndNotDone(done, everything - done)
+        change.wait([thing for thing in everything - done if not isinstance(thing, Future)], remaining)
 
 
 def _is_done(thing: Any) -> bool:

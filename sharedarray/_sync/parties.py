@@ -47,7 +47,8 @@ class Parties(NamedBlock):
     @halting
     def __init__(self, name: str | None, setting: int | None, default: int) -> None:
         self._array = self._made(name, setting, default)
-        self._begin()
+        with sigint.deferred:
+            self._begin()
 
     def _begin(self) -> None:
         """Set up what belongs to this process alone: at first, and in a forked child."""

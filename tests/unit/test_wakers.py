@@ -13,7 +13,9 @@ from helpers import (
     FORKS,
     SIGNALS,
     Puppet,
+    forget_janitor,
     janitor_needed,
+    janitors,
     nothing_left,
     registry,
     stopped,
@@ -212,6 +214,21 @@ def test_a_sweep_leaves_the_wakers_of_the_living(block: _segment.Mapping) -> Non
     _registry.sweep(str(block.directory))
     assert files() == before
     own.release()
+
+
+def test_the_wakers_of_a_block_without_a_name_are_watched(own_directory: str) -> None:
+    """Their owner may be killed: so there is work for a janitor, and there is one."""
+    event = sa.Event("without_a_name")
+    event.unlink()
+    forget_janitor(own_directory)
+    assert not _registry.sweep(own_directory).work
+    event.set()  # as a party
+    if janitor_needed():
+        assert _registry.sweep(own_directory).work == len(files()) == 1
+        assert janitors()
+    event.close()
+    assert not files()
+    assert not _registry.sweep(own_directory).work
 
 
 def test_what_is_no_waker_gives_way(block: _segment.Mapping) -> None:

@@ -43,12 +43,12 @@ class Consumer(Stream):
         self._join_block(Block.attach(str(options.name)), options.lossless, history=options.history)
 
     def _join_block(self, block: Block, lossless: bool | None, *, history: int = 0, start: int = -1) -> None:
-        self._begin()
-        self._wish = lossless
-        self._wait = ItemWait()
-        self._loops = EventLoops(self._wait)
-        self._when_closed: set[Callable[[], object]] = set()
         with sigint.deferred:  # if Ctrl-C has come, it comes when this can be closed
+            self._begin()
+            self._wish = lossless
+            self._wait = ItemWait()
+            self._loops = EventLoops(self._wait)
+            self._when_closed: set[Callable[[], object]] = set()
             try:
                 self._cursor = Cursor(block, lossless, self._fence, history=history, start=start)
             except BaseException:

@@ -35,9 +35,9 @@ class Producer(Stream):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._closed = True  # until the constructor has finished
         options = Options(*arguments, **keywords).of_producer()
-        self._begin()
-        self._wait = SlotWait(self._fence)
         with sigint.deferred:  # if Ctrl-C has come, it comes when this can be closed
+            self._begin()
+            self._wait = SlotWait(self._fence)
             begun, taken_over = _begun(options)
             self._waker = begun.waker
             self._use(begun.block)

@@ -37,13 +37,21 @@ _last_use = attrgetter("last_use")
 _MAX_PARSED = 1024  # references that a cache remembers in parsed form
 
 _lock = threading.RLock()  # of the attachments here and in the caches
-forks.around(__name__, in_child=getattr(_lock, "_at_fork_reinit", None))  # only systems that fork have it
 # The attachments of references that arrived, for as long as any array has its memory from them.
 _attachments: weakref.WeakValueDictionary[Key, Mapping] = weakref.WeakValueDictionary()
-# The thread that is in a ``with`` statement of a cache, and the cache.
-_active: tuple[int, AttachmentCache] | None = None
+# By thread, the cache in whose ``with`` statement it is.
+_active: dict[int, AttachmentCache] = {}
 # Attachments of caches that got a lease again, because an array arrived outside of the ``with`` statement.
 _leased_again: list[Key] = []
+
+
+def _after_fork_in_child() -> None:
+    getattr(_lock, "_at_fork_reinit")()  # noqa: B009  (only systems that fork have it)
+    for thread in set(_active) - {get_ident()}:
+        del _active[thread]  # the number may be that of another thread later
+
+
+forks.around(__name__, in_child=_after_fork_in_child)
 
 
 class AttachmentCache:
@@ -77,12 +85,10 @@ class AttachmentCache:
         self._parsed: dict[bytes, tuple[Any, ...]] = {}
 
     def __enter__(self) -> None:
-        global _active
-        _active = get_ident(), self
+        _active[get_ident()] = self
 
     def __exit__(self, *exception: object) -> None:
-        global _active
-        _active = None
+        _active.pop(get_ident(), None)
 
     def view(self, packed: bytes) -> np.ndarray[Any, Any]:
         """Return the array of a packed reference, as `unpack` in a ``with`` statement does.
@@ -225,8 +231,7 @@ def view_of(
     while True:
         with _lock:
             key = (device, inode, mode)
-            now = _active
-            cache = None if now is None or mode == "c" or now[0] != get_ident() else now[1]
+            cache = None if mode == "c" else _active.get(get_ident())
             mapping = None if cache is None else cache.find(key)
             if mapping is None:
                 mapping = _attachments.get(key)

@@ -34,8 +34,8 @@ __all__ = ["keeper", "leader", "settle_at_exit"]
 _KEY = "sharedarray.leader"  # in multiprocessing's configuration of a process
 _LATE = -100  # a finalizer's priority: after multiprocessing has joined the children
 
-# The pid of this process, and the directories whose blocks it keeps and removes when it ends.
-_settling: tuple[int, set[str]] = (0, set())
+# By pid, the directories whose blocks a process keeps and removes when it ends. A forked child has its own.
+_settling: dict[int, set[str]] = {}
 
 
 def leader() -> registry.Process:
@@ -64,16 +64,15 @@ def _parent() -> registry.Process | None:
 
 def settle_at_exit(directory: str) -> None:
     """Register a directory: the blocks in it that this process keeps are removed when it ends."""
-    global _settling
-    pid = os.getpid()
-    if _settling[0] != pid:
-        _settling = pid, set()
+    pid, made = os.getpid(), set[str]()
+    directories = _settling.setdefault(pid, made)
+    if directories is made:
         util.Finalize(None, _settle, exitpriority=_LATE)
-    _settling[1].add(directory)
+    directories.add(directory)
 
 
 def _settle() -> None:
     registry.retire()
-    for directory in _settling[1]:
+    for directory in _settling[os.getpid()]:
         with contextlib.suppress(OSError):  # the registry is not ours any more, or not readable
             registry.sweep_kept(directory)

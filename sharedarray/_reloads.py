@@ -17,12 +17,29 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["apply", "count", "note", "note_path", "number_of", "path_since", "since", "watch_autoreload"]
+__all__ = ["apply", "note", "note_path", "noted", "number_of", "path_since", "since", "watch_autoreload"]
 
-# How many reloads and changes of the path have been noted.
-count = 0
-_numbers: dict[str, int] = {}
-_path, _path_number = list(sys.path), 0
+
+class _Noted:
+    """The reloads and changes of `sys.path` that this process has noted; a forked child goes on from them.
+
+    Attributes
+    ----------
+    count : int
+        How many have been noted.
+    numbers : dict
+        By module, the number of its last reload, in the order of these.
+    path, path_number
+        `sys.path` as it was at its last change, and the number of that.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.numbers: dict[str, int] = {}
+        self.path, self.path_number = list(sys.path), 0
+
+
+noted = _Noted()
 
 # Packages that cannot be loaded twice in one process.
 _NEVER = frozenset(("numpy", "sharedarray"))
@@ -30,37 +47,35 @@ _NEVER = frozenset(("numpy", "sharedarray"))
 
 def note(name: str) -> None:
     """Note that a module is loaded anew."""
-    global count
     if name.partition(".")[0] not in _NEVER:
-        _numbers.pop(name, None)  # the order is that of the last reloads
-        _numbers[name] = count + 1
-        count += 1
+        noted.numbers.pop(name, None)
+        noted.numbers[name] = noted.count + 1
+        noted.count += 1
 
 
 def note_path() -> None:
     """Note what `sys.path` is now, if it has changed."""
-    global count, _path, _path_number
-    if sys.path != _path:
-        _path, _path_number = list(sys.path), count + 1
-        count += 1
+    if sys.path != noted.path:
+        noted.path, noted.path_number = list(sys.path), noted.count + 1
+        noted.count += 1
 
 
 def number_of(name: str) -> int:
     """Return the number of a module's last reload; 0 if it was loaded once."""
-    return _numbers.get(name, 0)
+    return noted.numbers.get(name, 0)
 
 
 def since(number: int) -> list[str]:
     """Return the modules that were loaded anew after this count, in order."""
-    return [name for name, last in list(_numbers.items()) if last > number]
+    return [name for name, last in list(noted.numbers.items()) if last > number]
 
 
 def path_since(number: int) -> list[str] | None:
     """Return `sys.path` if it has changed after this count."""
-    if _path_number <= number:
+    if noted.path_number <= number:
         return None
     found = []
-    for entry in _path:
+    for entry in noted.path:
         with contextlib.suppress(OSError):  # it is relative, and the working directory was removed
             found.append(os.path.abspath(entry))
     return found
@@ -95,7 +110,7 @@ class _Autoreload:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._times = self._of_files()
-        self._count = count
+        self._count = noted.count
         shell.events.register("pre_execute", self.before_others)
 
     def _of_files(self) -> dict[str, float]:
@@ -114,7 +129,7 @@ class _Autoreload:
         for name, time in times.items():
             if self._times.get(name, time) != time and number_of(name) <= self._count:
                 note(name)
-        self._times, self._count = times, count
+        self._times, self._count = times, noted.count
 
 
 _watched: list[_Autoreload] = []

@@ -64,7 +64,7 @@ def is_by_value(name: str | None) -> bool:
         return True
     if name in importable and reloads.number_of(name) <= _found_at[name]:
         reloads.note(name)  # it was loaded anew, and the finder of `picklers` was not asked
-    importable[name], _found_at[name] = spec, reloads.count
+    importable[name], _found_at[name] = spec, reloads.noted.count
     by_value.pop(name, None)
     reloads.note_path()
     return False

@@ -64,7 +64,7 @@ class Snapshot:
         self._held: list[Any] = []
         self._alive: list[Any] = []
         self._modules = 0
-        self._reloads = reloads.count
+        self._reloads = reloads.noted.count
 
     def add_function(self, function: types.FunctionType) -> None:
         """Add a function that is pickled by value."""
@@ -130,7 +130,7 @@ class Snapshot:
 
     def is_current(self) -> bool:
         """Return whether all objects are the same and in their places."""
-        if not self.fixed or self._reloads != reloads.count:
+        if not self.fixed or self._reloads != reloads.noted.count:
             return False
         for ref, code, defaults, keywords, names, ids in self._functions:
             function = ref()

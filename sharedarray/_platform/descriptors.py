@@ -27,7 +27,7 @@ __all__ = [
     "opened_file",
     "opener",
     "standard_streams",
-    "streams_closed",
+    "streams",
 ]
 
 _P = ParamSpec("_P")
@@ -40,10 +40,35 @@ _FIRST_OWN = 3
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)  # errors of opening if no descriptor is free
 
-streams_closed = False  # whether a standard stream of this process was closed when it opened something
-_lock = threading.Lock()
-_users = 0  # threads in a ``with`` statement of `standard_streams`
-_in_place: list[int] = []  # the standard streams that they have opened
+
+class _Streams:
+    """The standard streams that were closed when this process needed them.
+
+    Attributes
+    ----------
+    found_closed : bool
+        Whether this process has opened something that got the number of one. A forked child inherits this.
+    lock : Lock
+        Of the attributes below, which are reset in a forked child.
+    users : int
+        Threads in a ``with`` statement of `standard_streams`.
+    in_place : list of int
+        The standard streams that they have opened.
+    """
+
+    def __init__(self) -> None:
+        self.found_closed = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave open, in a forked child, what another thread of the parent has opened."""
+        self.lock = threading.Lock()
+        self.users = 0
+        self.in_place: list[int] = []
+
+
+streams = _Streams()
+forks.around(__name__, in_child=streams.forget)
 
 
 def opened(opener: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
@@ -102,8 +127,7 @@ def _moved(found: Any) -> Any:
     descriptor: Any = found.fileno() if hasattr(found, "fileno") else found
     if not isinstance(descriptor, int) or descriptor not in _STANDARD:
         return found
-    global streams_closed
-    streams_closed = True
+    streams.found_closed = True
     try:
         above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN)
     except OSError as error:
@@ -125,21 +149,20 @@ def _close(found: Any) -> None:
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    global _users
-    with _lock:
-        if not _users:
+    with streams.lock:
+        if not streams.users:
             try:
                 _open_streams()
             except BaseException:
                 _close_streams()
                 raise
-        _users += 1
+        streams.users += 1
     try:
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if not _users:
+        with streams.lock:
+            streams.users -= 1
+            if not streams.users:
                 _close_streams()
 
 
@@ -156,17 +179,17 @@ def _open_streams() -> None:
         except OSError:
             found = os.open(os.devnull, _FLAGS)
             if found == descriptor:
-                _in_place.append(found)
+                streams.in_place.append(found)
                 os.set_inheritable(found, True)
             else:
                 os.close(found)  # another thread has just opened a file there
 
 
 def _close_streams() -> None:
-    for descriptor in _in_place:
+    for descriptor in streams.in_place:
         if _is_in_place(descriptor):
             os.close(descriptor)
-    _in_place.clear()
+    streams.in_place.clear()
 
 
 def _is_in_place(descriptor: int) -> bool:
@@ -175,16 +198,6 @@ def _is_in_place(descriptor: int) -> bool:
         return flags & _FLAGS == _FLAGS and os.path.samestat(os.fstat(descriptor), os.stat(os.devnull))
     except OSError:
         return False
-
-
-def _forget_streams() -> None:
-    """Leave open, in a forked child, what another thread of the parent has opened."""
-    global _lock, _users
-    _lock, _users = threading.Lock(), 0
-    _in_place.clear()
-
-
-forks.around(__name__, in_child=_forget_streams)
 
 
 def exhausted(error: OSError) -> OSError:

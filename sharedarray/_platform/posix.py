@@ -257,7 +257,7 @@ if sys.version_info < (3, 13):  # a mapping has a descriptor of its own, the low
     def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
         try:
             # A handle that was opened long ago, as one of pages that are ready, tells nothing of the streams.
-            if not (ready or descriptors.streams_closed):
+            if not (ready or descriptors.streams.found_closed):
                 return cls(handle, size, access=_ACCESS[mode])
             with standard_streams():
                 if ready and mode == "r+":

@@ -8,6 +8,7 @@ of the pipes, or a worker would not notice the death of its real parent.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -29,7 +30,6 @@ FIRST: Final = 100
 # The state of this module.
 _cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()
 exiting = False  # the interpreter is at its end
-_finalized = 0  # the process in which multiprocessing ends the pools
 
 
 def register(core: PoolCore) -> None:
@@ -66,10 +66,13 @@ def end_with_process() -> None:
 
     In such a process that comes before the threads are joined.
     """
-    global _finalized
-    if _finalized != os.getpid():
-        _finalized = os.getpid()
-        util.Finalize(None, _at_exit, exitpriority=FIRST)
+    _finalize(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _finalize(pid: int) -> None:
+    """Let multiprocessing end the pools of this process; `pid` is new in a forked child."""
+    util.Finalize(None, _at_exit, exitpriority=FIRST)
 
 
 def _end(cores: Iterable[PoolCore], *, abort: bool) -> None:

@@ -57,7 +57,7 @@ class Outgoing:
         self.functions: set[int] = set()
         self.known: set[int] = set()
         self.blocks: set[tuple[int, int]] = set()
-        self._reloads = reloads.count
+        self._reloads = reloads.noted.count
         # Calls of one function that are not in a message yet: their arguments, how many, the function's
         # number, and the flags of the message.
         self._new: list[bytes] = []
@@ -78,7 +78,7 @@ class Outgoing:
         count = task.count - task.done
         if retired:
             self.retire(retired)
-        if self._reloads != reloads.count:
+        if self._reloads != reloads.noted.count:
             self._reload()
         function = task.function
         number = 0
@@ -151,7 +151,7 @@ class Outgoing:
 
     def _reload(self) -> None:
         """Queue which modules this process has loaded again."""
-        before, self._reloads = self._reloads, reloads.count
+        before, self._reloads = self._reloads, reloads.noted.count
         self._queue(Kind.RELOAD, stream=pickle.dumps((reloads.since(before), reloads.path_since(before))))
 
     def _define(self, function: Function) -> None:

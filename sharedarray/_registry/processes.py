@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TypeAlias
 
@@ -18,25 +19,23 @@ LOCK_FILE = "janitor.lock"
 Process: TypeAlias = tuple[int, int]  # the pid, and the tick at which the process started
 
 
-_me: Process = (0, 0)
-_here = 0
-_retired = 0  # the pid of this process, once it has called `retire`
+_retired: set[int] = set()  # the pid of this process, once it has called `retire`
+
+
+@functools.lru_cache(maxsize=1)
+def _of_this_process(pid: int) -> tuple[Process, int]:
+    """Return this process and the number of its pid namespace; `pid` is new in a forked child."""
+    return (pid, platform.process_started(pid) or 0), platform.process_space()
 
 
 def me() -> Process:
     """Return the pid of this process, and the tick at which it started."""
-    global _me, _here
-    pid = os.getpid()
-    if _me[0] != pid:
-        _here = platform.process_space()  # set before `_me`, which tells other threads that both are right
-        _me = (pid, platform.process_started(pid) or 0)
-    return _me
+    return _of_this_process(os.getpid())[0]
 
 
 def here() -> int:
     """Return the number of this process's pid namespace."""
-    me()
-    return _here
+    return _of_this_process(os.getpid())[1]
 
 
 def alive(pid: int, started: int, space: int = 0, directory: str | None = None) -> bool:
@@ -94,10 +93,9 @@ def _byte_of(pid: int, space: int) -> int:
 
 def keeps(process: Process) -> bool:
     """Return whether a process still keeps its blocks: it lives, and has not retired."""
-    return _retired != process[0] if process == me() else alive(*process)
+    return process[0] not in _retired if process == me() else alive(*process)
 
 
 def retire() -> None:
     """Keep no block any more, because this process is about to end."""
-    global _retired
-    _retired = os.getpid()
+    _retired.add(os.getpid())

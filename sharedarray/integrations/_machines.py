@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from sharedarray import _registry as registry
 from sharedarray._platform import platform
 
-_boot = ""
+
+@functools.cache
+def _boot() -> str:
+    """Return a text that differs between machines, and between two starts of one."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii", opener=platform.opener) as file:
+            return file.read().strip()
+    except OSError:
+        import uuid
+
+        return f"{uuid.getnode():x}"
 
 
 def domain() -> str:
     """Return a key that all processes have in common that see the same blocks."""
-    global _boot
-    if not _boot:
-        try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii", opener=platform.opener) as file:
-                _boot = file.read().strip()
-        except OSError:
-            import uuid
-
-            _boot = f"{uuid.getnode():x}"
-    return f"{_boot}/{os.stat(registry.directory()).st_dev}"
+    return f"{_boot()}/{os.stat(registry.directory()).st_dev}"
 
 
 def _host(address: str) -> str:

@@ -384,8 +384,8 @@ def test_a_worker_starts_though_its_user_may_not_enter_the_working_directory(tmp
 
 def test_a_path_of_modules_needs_no_working_directory(tmp_path, monkeypatch):
     """Relative entries lead nowhere then, and the others count."""
-    monkeypatch.setattr(reloads, "_path", ["relative", "/somewhere"])
-    monkeypatch.setattr(reloads, "_path_number", 1)
+    monkeypatch.setattr(reloads.noted, "path", ["relative", "/somewhere"])
+    monkeypatch.setattr(reloads.noted, "path_number", 1)
     removed = tmp_path / "removed"
     removed.mkdir()
     monkeypatch.chdir(removed)

@@ -249,6 +249,32 @@ def test_forks_are_prepared_in_one_order() -> None:
         assert ("register_at_fork" in source(module)) == (module == "sharedarray._forks"), module
 
 
+LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "Event", "allocate_lock", "local", "ContextVar"}
+
+
+def state_of(module: str) -> set[str]:
+    """Return a module's variables that functions rebind, its locks, and its objects of its own classes.
+
+    Constants have names in capitals.
+    """
+    tree = ast.parse(source(module))
+    found = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    kinds = {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | LOCKS
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            target = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+            if ast.unparse(node.value.func).split(".")[-1] in kinds and not target.isupper():
+                found.add(target)
+    return {f"{module.removeprefix('sharedarray.')}.{name}" for name in found}
+
+
+def test_the_state_of_modules_is_documented_with_what_resets_it_after_a_fork() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contributing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| \S.* \| (reset by `([\w.]+)`|kept: \S.*) \|$", page, re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == sorted(set().union(*map(state_of, MODULES)))
+    assert {by for *_, by in rows if by} <= {*forks.ORDER, "_forks"}
+
+
 # What opens descriptors for the others, and programs of their own that measure other libraries.
 OPENERS = (
     "sharedarray._platform.descriptors",

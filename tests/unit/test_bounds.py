@@ -35,7 +35,6 @@ PACKAGE = Path(sa.__file__).parent
 
 # What bounds each table that a module has, of those that are empty at first.
 BOUNDS = {
-    "_platform.descriptors._in_place": "the standard streams: three",
     "_platform.linux._lost": "mappings that another thread was in the way of, within a microsecond",
     "_platform.windows_sections._mutex": "one",
     "_platform.windows_sections.sections": "the blocks that are open",
@@ -62,11 +61,13 @@ BOUNDS = {
     "_lock_holds.idle_holds": "test_locks_that_were_used",
     "_intents._tables": "test_directories_that_were_used",
     "_picklers._tables": "the picklers that there are: three",
+    "_arrivals._active": "the threads in a ``with`` statement of an `AttachmentCache`",
     "_arrivals._attachments": "weak values",
     "_arrivals._leased_again": "the attachments of an `AttachmentCache`, each once until it is settled",
     "_registry.in_flight._seen": "the damaged metadata links that a janitor has met",
     "_registry.record.written": "test_records_that_were_written",
-    "_reloads._numbers": "the modules that there are",
+    "_process_tree._settling": "this process, and those that it was forked from",
+    "_registry.processes._retired": "this process, and those that it was forked from",
     "_reloads._watched": "one, of the shell that the program runs in",
     "_requirements._checked": "test_directories_that_were_checked",
     "_segment.mapping._child_leases": "a fork; empty after it",

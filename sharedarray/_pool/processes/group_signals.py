@@ -21,6 +21,7 @@ Ctrl-C in three was lost while workers started).
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -105,16 +106,18 @@ def leave_to_parent(choice: Mapping[int, bool]) -> None:
         signal.signal(number, signal.SIG_IGN if ignored else _nothing)
     if _mask is not None:
         _mask(signal.SIG_UNBLOCK, {signal.SIGPIPE, *_GROUP})
-    global _resets
-    if not _resets and not all(choice.values()):
-        _resets = True
-        forks.around(
-            __name__, before=_before_fork, in_parent=_after_fork_in_parent, in_child=_after_fork_in_child
-        )
+    if not all(choice.values()):
+        _reset_in_forks()
 
 
-# Whether this was registered; a fork of this process inherits that.
-_resets = False
+@functools.cache  # once; a fork of this process inherits that
+def _reset_in_forks() -> None:
+    """Give children that this worker forks from now on the default handlers."""
+    forks.around(
+        __name__, before=_before_fork, in_parent=_after_fork_in_parent, in_child=_after_fork_in_child
+    )
+
+
 # The mask of a thread that forks. A signal waits until the child has the default handlers again.
 _forking = threading.local()
 

@@ -80,13 +80,15 @@ BOUNDS = {
     "_versions._warned": "the packages of `versions.BOUNDS`",
     "_wakers._all": "weak references, removed with what they refer to",
 }
+# Programs, and what pools use: `test_pool_bounds.py` has their tables.
+APART = {"_bench", "_demo", "_executor", "_functions", "_pipes", "_poller", "_pool", "pool"}
 EMPTY = {"dict", "set", "list", "deque", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "defaultdict"}
 
 
 def tables() -> Iterator[str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] in ("_bench", "_demo", "_pool"):
+        if parts[0] in APART:
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:

@@ -69,8 +69,8 @@ class GrowthMethods(BlockMethods):
 
         Notes
         -----
-        Appending costs some microseconds besides writing the rows; append many at once where you can. A
-        process that is killed while it appends has appended all of its rows or none.
+        Appending costs some microseconds besides writing the rows into new memory. Append many at once where
+        you can. A process that is killed while it appends has appended all of its rows or none.
 
         Examples
         --------

@@ -129,6 +129,7 @@ if __name__ == "__main__":
         assert isinstance(pool.submit(fails).exception(), ValueError)
         with sa.zeros((1 << 17,)) as shared:
             pool.submit(modules, shared).result()
+            pool.map_blocks(np.sqrt, shared)
         later = pool.submit(modules, np.ones(1 << 17)).result() - first
     print(sorted(name for name in later if name.startswith(("sharedarray", "numpy", "cloudpickle"))))
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import random
@@ -97,6 +98,7 @@ def test_the_seed_of_an_initializer_stays(method):
     random.setstate(before[1])
     with sa.Pool(1, method, initializer=seed, **options) as pool:
         assert draw_once(pool) == expected
+        assert pool.submit(gc.isenabled).result()  # which they are not while modules are loaded
 
 
 LOADED = """

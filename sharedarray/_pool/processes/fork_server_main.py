@@ -24,6 +24,7 @@ from typing import Any
 
 from sharedarray._platform import platform
 from sharedarray._pool.processes import group_signals, threads
+from sharedarray._pool.processes.orders import end_of_imports
 
 __all__ = ["CHUNK", "COUNT", "REPORT", "Inherited", "main", "settle"]
 
@@ -86,8 +87,7 @@ def settle(
 def main(number: int, before: dict[str, str], modules: Sequence[str]) -> None:
     """Run the fork server: its socket is descriptor ``number``, ``before`` the environment at its start."""
     platform.keep_standard_streams()
-    gc.freeze()
-    gc.enable()  # the caller's modules may rely on collections, or disable them
+    end_of_imports()  # of ours: the caller's modules may rely on collections, or disable them
     # The server ends with its caller, not by a signal.
     ignored = [getattr(signal, name) for name in group_signals.NAMES]
     old = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}

@@ -6,6 +6,7 @@ the child makes as it unpickles the preparation data (`Preset`), before it impor
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from sharedarray._pool.processes import interpreters
 
-__all__ = ["Preset", "new_interpreter", "orders"]
+__all__ = ["Preset", "end_of_imports", "new_interpreter", "orders"]
 
 
 class Preset:
@@ -32,7 +33,8 @@ class Preset:
 def new_interpreter(variables: dict[str, str]) -> Preset:
     """Return what a new interpreter does before any import of this package: set variables of the environment.
 
-    `PYTHONHASHSEED` is the caller's again afterwards: the new interpreter has read its own.
+    `PYTHONHASHSEED` is the caller's again afterwards: the new interpreter has read its own. Collections of
+    garbage, which find nothing while NumPy and this package are loaded, are disabled until `end_of_imports`.
     """
     name = interpreters.HASH_SEED
     chosen = os.environ.get(name)
@@ -41,9 +43,16 @@ def new_interpreter(variables: dict[str, str]) -> Preset:
     bytecode = sys.dont_write_bytecode, sys.pycache_prefix
     return Preset(
         exec,
-        f"import os, sys; os.environ.pop({name!a}, None); os.environ.update({variables!a}); "
+        f"import gc, os, sys; gc.disable(); "
+        f"os.environ.pop({name!a}, None); os.environ.update({variables!a}); "
         f"sys.dont_write_bytecode, sys.pycache_prefix = {bytecode!a}",
     )
+
+
+def end_of_imports() -> None:
+    """Enable collections of garbage, in a new interpreter; what is loaded by now is left out of them."""
+    gc.freeze()
+    gc.enable()
 
 
 def orders(popen: Any, child: process.BaseProcess, preset: Preset) -> memoryview:

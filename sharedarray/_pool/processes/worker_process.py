@@ -17,6 +17,7 @@ from sharedarray import (
 )
 from sharedarray._platform import platform
 from sharedarray._pool.processes import group_signals, threads
+from sharedarray._pool.processes.orders import end_of_imports
 
 __all__ = ["WorkerProcess", "default_method", "make_ready", "method_of", "start"]
 
@@ -113,6 +114,8 @@ class WorkerProcess(process.BaseProcess):
         """Serve the pool; runs in the child."""
         from sharedarray._pool.worker import main  # here: the caller does not need what it imports
 
+        if self.method == "spawn":
+            end_of_imports()
         group_signals.leave_to_parent(self._group_signals)
         ends, setup, inherited = self._ends, self._setup, self._inherited
         self._ends = self._setup = self._inherited = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from sharedarray._bench.contestant import Contestant, Executor, Limit, Multiprocessing, Ours, OursShared
-from sharedarray._bench.rivals import ByHand, Dask, Joblib, Loky, Mpire, Ray, RayPut, Theirs, Torch
+from sharedarray._bench.rivals import ByHand, Dask, Joblib, Loky, Mpire, Ray, RayPut, SharedArrayOfPyPI, Torch
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     contestant.name: contestant
@@ -16,7 +16,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
         Executor,
         Multiprocessing,
         ByHand,
-        Theirs,
+        SharedArrayOfPyPI,
         Loky,
         Joblib,
         Mpire,

@@ -53,7 +53,7 @@ class ByHand(Multiprocessing):
         yield ask
 
 
-class Theirs(Multiprocessing):
+class SharedArrayOfPyPI(Multiprocessing):
     """PyPI's `SharedArray` by hand, and a pool for the names."""
 
     name = "SharedArray (PyPI)"

@@ -1,4 +1,4 @@
-"""Linux: processors and memory, as control groups and the machine limit them."""
+"""Linux: processors and memory, as the machine and the control groups of this process limit them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 from sharedarray._clock import time
 from sharedarray._platform.linux_processes import contents_of
-from sharedarray._platform.posix import memory as memory, names as names
 from sharedarray._platform.processors import affinity, processors as permitted
 
 
 def processors() -> int:
-    """Return how many processors the affinity and the quotas of all control groups above us leave.
+    """Return the number of processors that the affinity and the quotas of all control groups allow.
 
-    A quota of 1.5 processors counts as 2. A number that the user set by ``-X cpu_count`` goes unchanged.
+    A quota of 1.5 processors counts as 2. A number that the user has set by ``-X cpu_count`` is not changed.
     """
     count = permitted()
     if count != affinity():
@@ -25,18 +24,17 @@ def processors() -> int:
 
 
 def _quota(version: int, folder: str) -> float | None:
-    """Return the processors that a control group may use, None for "no limit" or no such group."""
+    """Return the processors that a control group may use; None if it has no limit, or is missing."""
     if version == 2:
         words = (contents_of(f"{folder}/cpu.max") or b"").split()
     else:
         words = [(contents_of(f"{folder}/cpu.cfs_{name}_us") or b"").strip() for name in ("quota", "period")]
     if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
-        return None  # "max", or -1
+        return None  # without a limit, the file has "max" (version 2) or -1 (version 1)
     return int(words[0]) / int(words[1])
 
 
-# -- free_bytes
-# -----------------------------------------------------------------------------------------------
+# -- free memory ----------------------------------------------------------------------------------------
 
 _CGROUP_REFRESH = 5.0  # seconds after which the list of limited control groups is read again
 _NO_LIMIT = 1 << 60  # bytes; cgroup v1 says "unlimited" with a number near 2**63
@@ -49,7 +47,7 @@ def free_bytes(directory: str, *, memory: bool) -> int:
 
 
 def free_memory() -> int | None:
-    """Return the least of the machine's available memory and of what each control group above us has left."""
+    """Return the available memory of the machine, or less if a control group of this process allows less."""
     found = []
     for line in (contents_of("/proc/meminfo") or b"").splitlines():
         if line.startswith(b"MemAvailable:"):
@@ -65,7 +63,7 @@ def free_memory() -> int | None:
 
 
 def _limited_groups() -> list[tuple[str, str, str]]:
-    """Return files (limit, usage, statistics) of the control groups above us that have a memory limit."""
+    """Return the files (limit, usage, statistics) of those control groups that have a memory limit."""
     global _limited
     looked, groups = _limited
     if time.monotonic() - looked > _CGROUP_REFRESH:
@@ -75,7 +73,7 @@ def _limited_groups() -> list[tuple[str, str, str]]:
 
 
 def _groups() -> list[tuple[str, str, str]]:
-    """Return the files of every memory control group from ours to the root, of both versions."""
+    """Return the files of each memory control group from this process's to the root, of both versions."""
     groups = []
     for version, folder in _control_groups("memory"):
         files = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
@@ -85,7 +83,7 @@ def _groups() -> list[tuple[str, str, str]]:
 
 
 def _control_groups(controller: str) -> Iterator[tuple[int, str]]:
-    """Give every control group from ours to the root: version and directory (``cgroups(7)``)."""
+    """Yield version and directory of each control group from this process's to the root (``cgroups(7)``)."""
     for line in (contents_of("/proc/self/cgroup") or b"").decode(errors="replace").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -102,13 +100,13 @@ def _control_groups(controller: str) -> Iterator[tuple[int, str]]:
 
 
 def _number(path: str) -> int | None:
-    """Return the number in a control file, None for "no limit" or no such file."""
+    """Return the number in a control file; None if it says that there is no limit, or is missing."""
     text = (contents_of(path) or b"").strip()
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
 
 
 def _reclaimable(path: str) -> int:
-    """Return bytes of page cache that the kernel drops before it kills."""
+    """Return the bytes of page cache that the kernel frees before it kills a process of the group."""
     keys = (b"inactive_file", b"active_file", b"total_inactive_file", b"total_active_file")
     found = {}
     for line in (contents_of(path) or b"").splitlines():

@@ -156,12 +156,12 @@ from sharedarray._platform.windows_sections import (
     Section,
     close_handle,
     end_of,
-    event_there,
     find_section,
     give_lease,
     map_section,
     naming,
     number_of,
+    open_event,
     open_section,
     section_exists,
     sections,
@@ -489,7 +489,7 @@ def held(handle: int) -> bool:
     if handle >= FIRST:
         section = sections[handle]
         with naming():
-            return bool(section.foreign or event_there(event_name(section.id)) is not None)
+            return bool(section.foreign or open_event(event_name(section.id)) is not None)
     if not lock_at(handle, _LEASE, 1, shared=False):
         return True
     unlock_at(handle, _LEASE, 1)
@@ -504,7 +504,7 @@ def use(handle: int) -> None:
 
 
 def used(handle: int) -> bool:
-    return event_there(f"{OURS}used.{sections[handle].id:016x}") is not None
+    return open_event(f"{OURS}used.{sections[handle].id:016x}") is not None
 
 
 def _locked_by(handle: int) -> int:
@@ -581,7 +581,7 @@ def others(handle: int) -> str | None:
 def holders(blocks: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, ...]]:
     pids = sorted(win32process.EnumProcesses())
     return {
-        (device, inode): tuple(pid for pid in pids if event_there(event_name(inode, pid)) is not None)
+        (device, inode): tuple(pid for pid in pids if open_event(event_name(inode, pid)) is not None)
         for device, inode in blocks
     }
 

@@ -60,14 +60,14 @@ def ended(inode: int) -> bool:
 def open_pin(path: str, *, writable: bool) -> int:
     text = read_metadata(path)
     if text is None:
-        raise FileNotFoundError(errno.ENOENT, "it has arrived already", path)
+        raise FileNotFoundError(errno.ENOENT, "the array has arrived already", path)
     kind, _, rest = text.partition(" ")
     if kind == "file":
         return open_file(rest, READ_WRITE if writable else win32con.GENERIC_READ)
     where, _, name = rest.partition("\n")
     section, _ = open_section(name, where.split(" ", 4)[4], writable=writable)
     if section is None:
-        raise FileNotFoundError(errno.ENOENT, "those that kept it are gone", path)
+        raise FileNotFoundError(errno.ENOENT, "no process holds the block any more", path)
     return number_of(section)
 
 
@@ -92,7 +92,7 @@ def move(source: str, target: str) -> None:
             if kind == "file":
                 move_file(rest, target)
             else:
-                _show(rest.partition("\n")[2], target)
+                _publish_section(rest.partition("\n")[2], target)
                 if old is None:
                     remove_file(target)
             if old is not None and not old.foreign:
@@ -103,11 +103,11 @@ def move(source: str, target: str) -> None:
         _remove_pin(source)
 
 
-def _show(name: str, path: str) -> None:
-    """Publish the section of this very name, which this process has made."""
+def _publish_section(name: str, path: str) -> None:
+    """Publish the section that this process has made under exactly this name."""
     section, _ = open_section(name, path)
     if section is None:
-        raise FileNotFoundError(errno.ENOENT, "it is gone", path)
+        raise FileNotFoundError(errno.ENOENT, "the section is gone", path)
     for own in sections.values():
         if own.id == section.id:
             own.draft = None
@@ -146,7 +146,7 @@ def write_metadata(path: str, text: str, *, replace: bool = False) -> None:
         close_file(handle)
     try:
         if replace:
-            _patiently(lambda: os.replace(fresh, path))
+            _retried(lambda: os.replace(fresh, path))
         else:
             os.rename(fresh, path)
     except BaseException:
@@ -155,8 +155,8 @@ def write_metadata(path: str, text: str, *, replace: bool = False) -> None:
         raise
 
 
-def _patiently(action: Callable[[], None]) -> None:
-    """Retry an action that fails while another process has the file open, which never takes long."""
+def _retried(action: Callable[[], None]) -> None:
+    """Call a function again while it fails because another process reads the file, which takes a moment."""
     pause = FIRST_PAUSE
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Windows: locks on bytes of files, tried from time to time until they are granted."""
+"""Windows: locks on bytes of files. Waiting for one means to try again after a pause."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ def _signed(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def _place(at: int) -> Any:
-    place = pywintypes.OVERLAPPED()
-    place.Offset = at & 0xFFFFFFFF
-    place.OffsetHigh = at >> 32
-    return place
+def _overlapped(at: int) -> Any:
+    """Return the structure by which Windows is told a position in a file."""
+    position = pywintypes.OVERLAPPED()
+    position.Offset = at & 0xFFFFFFFF
+    position.OffsetHigh = at >> 32
+    return position
 
 
 _BUSY = (winerror.ERROR_LOCK_VIOLATION, winerror.ERROR_IO_PENDING, winerror.ERROR_SHARING_VIOLATION)
 
 
 def lock_at(handle: int, at: int, length: int, *, shared: bool) -> bool:
-    """Lock these very bytes, without waiting."""
+    """Lock exactly these bytes if no other handle has locked them; return whether it was done."""
     how = win32con.LOCKFILE_FAIL_IMMEDIATELY | (0 if shared else win32con.LOCKFILE_EXCLUSIVE_LOCK)
     file = msvcrt.get_osfhandle(handle)
     try:
-        win32file.LockFileEx(file, how, _signed(length & 0xFFFFFFFF), _signed(length >> 32), _place(at))
+        win32file.LockFileEx(file, how, _signed(length & 0xFFFFFFFF), _signed(length >> 32), _overlapped(at))
     except pywintypes.error as error:
         if error.winerror in _BUSY:
             return False
@@ -46,11 +47,13 @@ def lock_at(handle: int, at: int, length: int, *, shared: bool) -> bool:
 
 
 def unlock_at(handle: int, at: int, length: int) -> bool:
+    """Unlock exactly these bytes; return whether they were locked by this handle."""
     file = msvcrt.get_osfhandle(handle)
     try:
-        win32file.UnlockFileEx(file, _signed(length & 0xFFFFFFFF), _signed(length >> 32), _place(at))
+        win32file.UnlockFileEx(file, _signed(length & 0xFFFFFFFF), _signed(length >> 32), _overlapped(at))
     except pywintypes.error as error:
-        if error.winerror in (winerror.ERROR_NOT_LOCKED, winerror.ERROR_LOCK_VIOLATION):  # Wine's word for it
+        # Windows reports by the first that there is no such lock, and Wine by the second.
+        if error.winerror in (winerror.ERROR_NOT_LOCKED, winerror.ERROR_LOCK_VIOLATION):
             return False
         code = error.winerror
     else:
@@ -59,7 +62,7 @@ def unlock_at(handle: int, at: int, length: int) -> bool:
 
 
 def wait_until_done(done: Callable[[], bool]) -> None:
-    """Try until it is done. Ctrl-C breaks it off."""
+    """Call a function again and again until it returns true. Ctrl-C ends the waiting."""
     pause = FIRST_PAUSE
     while not done():
         time.sleep(pause)

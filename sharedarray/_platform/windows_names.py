@@ -32,9 +32,11 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-OURS = "sharedarray."  # how the names of kernel objects begin that are no blocks
-_GENERATIONS = 16  # blocks of one name at once: one that has it, and unlinked ones that are held
-PIN_KINDS = ("t.", "s.")  # how the names of pins begin
+OURS = "sharedarray."  # the beginning of the names of kernel objects that are not blocks
+# Sections that can exist at once for one name: that of the block that has it, and those of blocks that were
+# unlinked and are still held.
+_GENERATIONS = 16
+PIN_KINDS = ("t.", "s.")  # the beginnings of the names of pins
 
 
 def in_registry(path: str) -> bool:
@@ -55,6 +57,7 @@ DEFAULT_PLACE = os.path.normcase(os.path.abspath(DEFAULT_DIRECTORY))
 
 
 def generations(name: str) -> Iterator[str]:
+    """Yield the names that a block's section may have: those of unlinked blocks may still have the first."""
     yield name
     for number in range(1, _GENERATIONS):
         yield f"{name}\x7f{number}"  # no name of a block has this character

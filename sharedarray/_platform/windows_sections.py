@@ -38,21 +38,22 @@ from sharedarray._platform.windows_security import private_attributes, private_p
 STILL_MADE = "a block that is still being made"
 
 
-_thread = threading.RLock()  # a mutex belongs to a thread, which may have it more than once
-_mutex: list[Any] = []
+_naming_lock = threading.RLock()  # beside the mutex, which belongs to a thread of the process
+_naming_mutex: list[Any] = []  # made when it is first needed
 
 
 @contextmanager
 def naming() -> Iterator[None]:
-    """Give and take names one at a time."""
-    with _thread, translating():
-        if not _mutex:
-            _mutex.append(win32event.CreateMutex(private_attributes(), False, f"{OURS}names.{user()}"))
-        win32event.WaitForSingleObject(_mutex[0], win32event.INFINITE)
+    """Hold the mutex for names: one thread of all processes makes, looks up or removes a name at a time."""
+    with _naming_lock, translating():
+        if not _naming_mutex:
+            made = win32event.CreateMutex(private_attributes(), False, f"{OURS}names.{user()}")
+            _naming_mutex.append(made)
+        win32event.WaitForSingleObject(_naming_mutex[0], win32event.INFINITE)
         try:
             yield
         finally:
-            win32event.ReleaseMutex(_mutex[0])
+            win32event.ReleaseMutex(_naming_mutex[0])
 
 
 _PAGE = mmap.PAGESIZE
@@ -67,7 +68,7 @@ MAKING, READY, UNLINKED = range(3)
 
 @dataclass(slots=True)
 class Section:
-    """An open section. Its number stands for it in the contract; the numbers of files are descriptors."""
+    """An open section. The platform's contract has a number for it, as it has descriptors for files."""
 
     handle: int
     name: str
@@ -75,14 +76,14 @@ class Section:
     id: int
     size: int
     foreign: bool = False
-    lease: tuple[Any, ...] | None = None  # two events
-    users: Any = None  # an event, in one that is used
-    locks: int = -1  # a descriptor, in one to lock by
+    lease: tuple[Any, ...] | None = None  # two events, while this process has the lease
+    users: Any = None  # an event, while this process uses the section without a lease
+    locks: int = -1  # the descriptor of the file of locks, once it is open
     draft: mmap.mmap | None = None
 
 
-FIRST = 1 << 20  # above every descriptor
-numbers = itertools.count(FIRST)  # none comes twice: `path_of` names memory by them
+FIRST = 1 << 20  # the first number of a section: descriptors of files are smaller
+numbers = itertools.count(FIRST)  # no number is used again, since `path_of` makes names of them
 sections: dict[int, Section] = {}
 
 
@@ -92,7 +93,7 @@ def close_handle(handle: int) -> None:
 
 @contextmanager
 def looking_at(handle: int, access: int = MAP_READ, count: int = 0) -> Iterator[tuple[int, int]]:
-    """Map a section for a moment: the address, and how many bytes there are."""
+    """Map a section during the ``with`` statement, which gets the address and the number of bytes."""
     address = kernel32.MapViewOfFile(handle, access, 0, 0, count)
     if not address:
         raise os_error(last_error())
@@ -105,7 +106,7 @@ def looking_at(handle: int, access: int = MAP_READ, count: int = 0) -> Iterator[
 
 
 def end_of(handle: int) -> tuple[int, int, int, bool]:
-    """Return state, id and size of a section, and whether it is another program's."""
+    """Return the state, the id and the size of a section, and whether another program has made it."""
     with looking_at(handle) as (address, total):
         magic, state, number, size = _end_page.unpack(
             ctypes.string_at(address + total - _PAGE, _end_page.size)
@@ -121,7 +122,7 @@ def set_state(handle: int, state: int) -> None:
 
 
 def make_section(name: str, path: str, size: int) -> Section | None:
-    """Make a section of this name; None when the kernel has an object of that name."""
+    """Make a section of this name; return None if the kernel has an object of that name already."""
     total = -(-size // _PAGE) * _PAGE + _PAGE
     attributes, _ = private_pointer()
     handle = kernel32.CreateFileMappingW(
@@ -147,7 +148,7 @@ def make_section(name: str, path: str, size: int) -> Section | None:
 
 
 def open_section(name: str, path: str, *, writable: bool = True) -> tuple[Section | None, int]:
-    """Open the section of this very name: it and its state, or None."""
+    """Open the section of exactly this name; return it, or None, and its state."""
     handle = kernel32.OpenFileMappingW(MAP_READ | (MAP_WRITE if writable else 0), False, name)
     if not handle:
         code = last_error()
@@ -165,17 +166,24 @@ def open_section(name: str, path: str, *, writable: bool = True) -> tuple[Sectio
 
 
 def find_section(path: str, *, making: bool = False) -> Section | None:
-    """Open the section of the block at `path`; None when there is none.
+    """Open the section of the block at `path`; return None if there is none.
+
+    Parameters
+    ----------
+    path
+        The block's path.
+    making
+        Whether to return a section that is still being made.
 
     Raises
     ------
     FileNotFoundError
-        It is still being made, unless `making` asks for such as well.
+        The section is still being made, and `making` is false.
     """
     if in_registry(path):
         return None
     made: Section | None = None
-    with naming():  # or a process that only looks for holders could be taken for one
+    with naming():  # otherwise a process that looks for holders could be taken for a holder
         for name in generations(kernel_name(path)):
             section, state = open_section(name, path)
             if section is None:
@@ -192,22 +200,22 @@ def find_section(path: str, *, making: bool = False) -> Section | None:
                 return section
     if made is not None and not making:
         close_handle(made.handle)
-        if os.path.lexists(path):  # which it is to replace
+        if os.path.lexists(path):  # a file has the name until the section replaces it
             return None
         raise FileNotFoundError(errno.ENOENT, STILL_MADE, path)
     return made
 
 
 def find_whole(path: str) -> Section | None:
-    """Open the section of the block at `path`, if it is published; None where it is not."""
+    """Open the section of the block at `path`; return None if there is none, or it is not published."""
     try:
         return find_section(path)
     except FileNotFoundError:
         return None
 
 
-def event_there(name: str) -> Any:
-    """Open an event; None if no process has it."""
+def open_event(name: str) -> Any:
+    """Open an event; return None if no process has it open."""
     try:
         return win32event.OpenEvent(win32con.SYNCHRONIZE, False, name)
     except pywintypes.error:
@@ -215,9 +223,9 @@ def event_there(name: str) -> Any:
 
 
 def section_exists(number: int) -> bool:
-    """True if a block is held, or on its way to another process."""
-    with naming():  # one at a time: a looking process has the event for a moment, as a holder has
-        return event_there(event_name(number)) is not None or event_there(pinned_name(number)) is not None
+    """Return whether a process holds a block, or a pin keeps it for another process."""
+    with naming():  # this process has the event open for a moment, as a holder has it all the time
+        return open_event(event_name(number)) is not None or open_event(pinned_name(number)) is not None
 
 
 def take_lease(section: Section, *, first: bool = False) -> bool:
@@ -250,6 +258,7 @@ ACCESS = {"r": mmap.ACCESS_READ, "r+": mmap.ACCESS_WRITE, "c": mmap.ACCESS_COPY}
 
 
 def map_section(cls: type[mmap.mmap], section: Section, mode: Mode) -> mmap.mmap:
-    kind: Any = cls  # whose `tagname` only Windows has; we have the section open, so it is not made anew
+    # Only Windows has `tagname`. This process has the section open, so that mmap makes no new one.
+    kind: Any = cls
     found: mmap.mmap = kind(-1, section.size, tagname=section.name, access=ACCESS[mode])
     return found

@@ -15,13 +15,13 @@ from sharedarray._masked import refuse_masked
 from sharedarray.integrations._distributed import distributed
 from sharedarray.integrations._transport import PREFIX, domain
 
-Theirs: TypeAlias = Any  # a future of Dask's
+ClusterFuture: TypeAlias = Any  # a `distributed.Future`, which stands for a result in the cluster
 Array: TypeAlias = np.ndarray[Any, Any]
-_ROUNDS = 5  # times that workers are asked for an array: Dask may give the task to another worker
-_URGENT = 10  # priority of that
+_ROUNDS = 5  # attempts to copy an array to each worker: Dask may give a task to another worker than asked for
+_URGENT = 10  # priority of the tasks that copy it: before those that use it
 
 
-def share(client: distributed.Client, array: ArrayLike) -> Theirs:
+def share(client: distributed.Client, array: ArrayLike) -> ClusterFuture:
     """Put one copy of an array into the shared memory of each host of a cluster.
 
     Parameters
@@ -61,38 +61,40 @@ def share(client: distributed.Client, array: ArrayLike) -> Theirs:
     ...     client.submit(np.sum, future).result()
     np.float64(45.0)
     """
-    check(client)
+    check_client(client)
     future = task_of(client, array)
     spread(client, future)
     return future
 
 
-def spread(client: distributed.Client, future: Theirs) -> None:
+def spread(client: distributed.Client, future: ClusterFuture) -> None:
     """Copy the result of a task to all workers: first to one on each host, then from there to the others."""
     distributed.wait(future)
     for first in (True, False):
         for _ in range(_ROUNDS):
-            homes = domains(client)
-            have = set(_holders(client, future))
-            there = {homes.get(worker) for worker in have}
+            domain_by_worker = domains(client)
+            holders = set(_holders(client, future))
+            served = {domain_by_worker.get(worker) for worker in holders}
             missing = {
-                home if first else worker: worker
-                for worker, home in homes.items()
-                if (home not in there if first else worker not in have)
+                each if first else worker: worker
+                for worker, each in domain_by_worker.items()
+                if (each not in served if first else worker not in holders)
             }
             if not missing:
                 break
-            client.gather([_ask(client, future, worker) for worker in missing.values()])
+            client.gather([_copy_to(client, future, worker) for worker in missing.values()])
 
 
-def _ask(client: distributed.Client, future: Theirs, worker: str) -> Theirs:
-    # By others too, or this would wait for ever for a worker that has died in between.
+def _copy_to(client: distributed.Client, future: ClusterFuture, worker: str) -> ClusterFuture:
+    """Start a task on a worker that needs the array, so that Dask brings the array there."""
+    # Another worker may run it: otherwise this would wait for ever for a worker that has died meanwhile.
     return client.submit(
-        _here, future, workers=[worker], allow_other_workers=True, pure=False, priority=_URGENT
+        _take, future, workers=[worker], allow_other_workers=True, pure=False, priority=_URGENT
     )
 
 
-def check(client: Any) -> None:
+def check_client(client: Any) -> None:
+    """Raise `TypeError` unless this is a client that can be used here."""
     versions.require("distributed", "Dask on many machines")
     if not isinstance(client, distributed.Client):
         raise TypeError(f"client must be a distributed.Client, not {client!r}")
@@ -100,39 +102,41 @@ def check(client: Any) -> None:
         raise TypeError("client must not be asynchronous; use it in a thread: asyncio.to_thread(share, …)")
 
 
-def task_of(client: distributed.Client, array: ArrayLike) -> Theirs:
+def task_of(client: distributed.Client, array: ArrayLike) -> ClusterFuture:
+    """Return the future of a task whose result is the array, in shared memory."""
     refuse_masked(array, "share")
     given = array if isinstance(array, np.ndarray) else np.asarray(array)
     shared = given if reference.reduce_held(given) is not None else creation.share(given)
-    return client.submit(_kept, _Whole(shared), key=f"{PREFIX}{uuid.uuid4().hex}", pure=False)
+    return client.submit(_array_of, _Whole(shared), key=f"{PREFIX}{uuid.uuid4().hex}", pure=False)
 
 
 class _Whole:
-    """Holds an array: Dask would read a bare array as a whole, to make a name for it."""
+    """Holds an array. Of a bare array, Dask would read all elements to make a name for it."""
 
     def __init__(self, array: Array) -> None:
         self.array = array if type(array) is SharedArray else array.view(SharedArray)
 
 
-def _kept(whole: _Whole) -> Array:
+def _array_of(whole: _Whole) -> Array:
     return whole.array
 
 
-def _here(array: Array) -> str:
-    return domain()
+def _take(array: Array) -> None:
+    """Do nothing: the worker has the array when it calls this."""
 
 
 def domains(client: distributed.Client) -> dict[str, str]:
+    """Return the shared-memory domain of each worker, by its address."""
     found: dict[str, str] = client.run(domain, on_error="ignore")
     return found
 
 
-def _holders(client: distributed.Client, future: Theirs) -> Sequence[str]:
+def _holders(client: distributed.Client, future: ClusterFuture) -> Sequence[str]:
     return next(iter(client.who_has([future]).values()), ())
 
 
 class _Source:
-    """An array of which workers take slices, without ``copy``, which `dask.array.from_array` would call."""
+    """An array that workers slice. It has no ``copy`` method, which `dask.array.from_array` would call."""
 
     def __init__(self, array: Array) -> None:
         self.array = array

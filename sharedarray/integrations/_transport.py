@@ -72,17 +72,17 @@ from sharedarray.integrations._machines import domain as domain, is_loopback, on
 __all__ = ["PREFIX", "Lost", "domain", "register"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-_Way: TypeAlias = tuple[str, tuple[Any, ...]]
+_Way: TypeAlias = tuple[str, tuple[Any, ...]]  # a domain, and the reference for its processes
 
 _TRIES = 10  # attempts to make a replica or attach to it, while other processes make and release it
-_SOON = 0.2  # seconds after which the arguments of a failed task are collected
+_COLLECT_AFTER = 0.2  # seconds from the end of a failed task until its arguments are collected
 PREFIX = "shared-"  # of the keys of arrays that stay on each host
-_REPLICA = "sa_replica_"  # how the names of replicas begin
+_REPLICA = "sa_replica_"  # the beginning of the names of replicas
 _KEY = "sharedarray"  # of this library's entry in Dask's handshake
 
 
 class _Wire(threading.local):
-    """The purpose of the current pickling in this thread: Dask's context of a message; or to be stored."""
+    """The purpose of this thread's pickling: a message, of which Dask has a context; or a disk (`storing`)."""
 
     context: dict[str, Any] | None = None
     storing = False
@@ -92,7 +92,8 @@ _wire = _Wire()
 
 
 @contextmanager
-def _with(**changes: Any) -> Iterator[None]:
+def _pickling_for(**changes: Any) -> Iterator[None]:
+    """Set attributes of `_wire` during the ``with`` statement."""
     before = {name: getattr(_wire, name) for name in changes}
     _wire.__dict__.update(changes)
     try:
@@ -160,10 +161,9 @@ def _reduce(array: Array) -> tuple[Any, ...]:
 def _keep_nothing() -> None:
     """Make schedulers and workers drop finished results, which would keep blocks alive.
 
-    A scheduler keeps its last thousand short messages to each worker, for its dashboard, and
-    with them the tasks and their arguments. Tasks that were running on a worker that died are kept by the
-    part of it that steals work, though they are forgotten. On a worker, the traceback of a task that failed
-    is a cycle with all that the task had.
+    A scheduler keeps its last thousand short messages to each worker, for its dashboard, and with them tasks
+    and arguments. After a worker has died, the scheduler's work stealing keeps the tasks that ran there. On a
+    worker, the traceback of a failed task is in a reference cycle, with all arguments of the task.
     """
     for scheduler in _instances("scheduler", "Scheduler"):
         for stream in list(scheduler.stream_comms.values()):
@@ -237,7 +237,7 @@ def _collecting(worker: Any) -> Any:
         def transition(self, key: Any, start: Any, finish: Any, **kwargs: Any) -> None:
             here = ours()
             if here is not None and start == "error" and not pending:
-                pending.append(here.loop.call_later(_SOON, collect))
+                pending.append(here.loop.call_later(_COLLECT_AFTER, collect))
 
     return Collecting()
 
@@ -480,11 +480,8 @@ def _as_data(module: ModuleType) -> None:
     @module.dask_serialize.register(SharedArray)  # type: ignore[untyped-decorator]
     def serialize(array: SharedArray, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
         frames: list[Any] = [b""]
-        if _wire.storing:
-            head: Any = _Data(array)
-        else:
-            head = array
-        with _with(context=context if context is not None else _wire.context):
+        head = _Data(array) if _wire.storing else array
+        with _pickling_for(context=context if context is not None else _wire.context):
             frames[0] = _dumps_by_pickle(
                 head, pickle.HIGHEST_PROTOCOL, buffer_callback=lambda each: frames.append(each.raw())
             )
@@ -498,7 +495,7 @@ def _as_data(module: ModuleType) -> None:
     stored = module.serialize_bytelist
 
     def serialize_bytelist(*args: Any, **kwargs: Any) -> Any:
-        with _with(storing=True):
+        with _pickling_for(storing=True):
             return stored(*args, **kwargs)
 
     module.serialize_bytelist = serialize_bytelist  # type: ignore[attr-defined]
@@ -508,7 +505,7 @@ def _in_messages(module: ModuleType) -> None:
     sent = module.dumps
 
     def dumps(msg: Any, *args: Any, **kwargs: Any) -> Any:
-        with _with(context=kwargs.get("context") or {}):
+        with _pickling_for(context=kwargs.get("context") or {}):
             return sent(msg, *args, **kwargs)
 
     module.dumps = dumps  # type: ignore[attr-defined]

@@ -52,5 +52,6 @@ numpydoc_xref_param_type = False
 html_theme = "furo"
 html_title = f"sharedarray {release}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False

@@ -112,8 +112,9 @@ class Timeline(Sequence[Span]):
         return "\n".join(timeline_text.draw(self._spans, self._headline(), self._forgotten()))
 
     def _repr_html_(self) -> str:
+        # A page that is narrower than the picture scrolls it: smaller, its labels could not be read.
         note = self._forgotten()
-        return self.to_svg() + (f"<p>{note}</p>" if note else "")
+        return f'<div style="overflow-x:auto">{self.to_svg()}</div>' + (f"<p>{note}</p>" if note else "")
 
     def to_svg(self) -> str:
         """Return a picture of one lane for each worker, with a tooltip for each task.

@@ -421,4 +421,5 @@ def test_a_pool_shows_its_figures_and_its_timeline() -> None:
         assert page(pool).all("svg")
         assert "5 done" in page(pool.stats()).text
         assert page(pool.timeline()).all("svg")
+        assert "overflow-x:auto" in pool.timeline()._repr_html_().partition("<svg")[0]  # on a narrow page
     assert "5 done" in page(pool).text  # and when it has ended

@@ -39,13 +39,17 @@ from sharedarray import _sigint as sigint
 from sharedarray._cli_files import check_target, publish, write
 from sharedarray._cli_messages import (
     advise,
+    check_command,
     counted,
     drop_broken_output,
     fail,
     is_broken_pipe,
+    positive_number,
     replace_advice,
     say,
+    see_also,
     warnings_in_lines,
+    whole_number,
 )
 from sharedarray._display import age, block_table, grouped, human, plain
 from sharedarray._platform import platform
@@ -93,7 +97,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     try:
         args, unknown = _parser(argv).parse_known_args(argv)
         if unknown:  # `parse_args` would show the usage of the whole program
-            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_see_also(args)}")
+            meant = see_also(args.command, args.parser, unknown[0])
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     except SystemExit as stop:  # argparse has printed the help, the version or the usage
         return stop.code if isinstance(stop.code, int) else 0
     handler: _Handler = args.handler
@@ -102,10 +107,6 @@ def _dispatch(argv: Sequence[str]) -> int:
     except sa.SharedArrayError as error:
         advise(error, args.command)
         raise
-
-
-def _see_also(args: argparse.Namespace) -> str:
-    return ". 'sharedarray info NAME' shows one block" if args.command == "ls" else ""
 
 
 # -- arguments ------------------------------------------------------------------------------------------
@@ -174,8 +175,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     record.epilog = "Their times go to FILE.times.npy. Ctrl-C ends the recording; what was recorded stays."
     record.add_argument("name", metavar="NAME", type=_name)
     record.add_argument("file", metavar="FILE.npy")
-    record.add_argument("--count", type=int, help="stop after so many items")
-    record.add_argument("--seconds", type=float, help="stop after so many seconds")
+    record.add_argument("--count", type=whole_number(0), help="stop after so many items")
+    record.add_argument("--seconds", type=positive_number, help="stop after so many seconds")
     record.add_argument("--lossy", action="store_true", help="lose items rather than have the producer wait")
     record.add_argument("-f", "--force", action="store_true", help="replace the file if there is one")
 
@@ -183,10 +184,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     replay.epilog = "Without --rate, items come as they were recorded, else as fast as they are taken."
     replay.add_argument("file", metavar="FILE.npy")
     replay.add_argument("name", metavar="NAME", type=_name)
-    replay.add_argument("--rate", type=float, help="items a second")
-    replay.add_argument("--slots", type=int, default=8, help="slots of the stream (%(default)s)")
+    replay.add_argument("--rate", type=positive_number, help="items a second")
+    replay.add_argument("--slots", type=whole_number(1), default=8, help="slots of the stream (%(default)s)")
     replay.add_argument(
-        "--consumers", type=int, default=1, help="consumers that join before the first item (%(default)s)"
+        "--consumers",
+        type=whole_number(0),
+        default=1,
+        help="consumers that join before the first item (%(default)s)",
     )
     replay.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
 
@@ -208,6 +212,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         from sharedarray._bench import command as benchmark
 
         benchmark.add_arguments(bench)
+    if asked is not None:
+        check_command(parser, asked, list(commands.choices))
     return parser
 
 
@@ -387,15 +393,23 @@ def _refused_copy(name: str, file: str) -> str | None:
     return None
 
 
-def _load(args: argparse.Namespace) -> int:
+def _opened(args: argparse.Namespace) -> Any:
+    """Open the command's file; return the array or group, or None if the message says what to do instead."""
     try:
-        found: Any = sa.open(args.file, "r")  # an array or a group
+        return sa.open(args.file, "r")
     except sa.BlockNotFoundError as error:
         replace_advice(error, "check the path of the file")
         raise
     except sa.HeaderError as error:
         error.next_step = _conversion(args.file, args.name)
-        return fail(error)
+        fail(error)
+        return None
+
+
+def _load(args: argparse.Namespace) -> int:
+    found = _opened(args)
+    if found is None:
+        return 1
     with found as source:
         options: dict[str, Any] = {
             "persist": not args.hold,
@@ -469,18 +483,13 @@ def _record(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from sharedarray import _recording as recording
 
-    try:
-        found: Any = sa.open(args.file, "r")
-        with found:
-            if isinstance(found, sa.Group):
-                say(f"replay: {plain(args.file)} is a group: save one of its members by numpy.save")
-                return 2
-    except sa.BlockNotFoundError as error:
-        replace_advice(error, "check the path of the file")
-        raise
-    except sa.HeaderError as error:
-        error.next_step = _conversion(args.file, args.name)
-        return fail(error)
+    found = _opened(args)
+    if found is None:
+        return 1
+    with found:
+        if isinstance(found, sa.Group):
+            say(f"replay: {plain(args.file)} is a group: save one of its members by numpy.save")
+            return 2
     return recording.run_replay(args)
 
 

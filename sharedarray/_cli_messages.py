@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
@@ -9,9 +10,10 @@ import re
 import stat
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import sharedarray as sa
+from sharedarray import _hints as hints
 from sharedarray._display import plain
 from sharedarray._platform import platform
 
@@ -56,6 +58,73 @@ def replace_advice(error: sa.SharedArrayError, advice: str | None) -> None:
     """Give other advice, but keep the name that was probably meant."""
     meant = _MEANT.match(error.next_step or "")
     error.next_step = f"{meant[0]}{advice or ''}".strip() if meant else advice
+
+
+# Commands that take no names, and what to write for one block.
+_FOR_ONE = {
+    "ls": ". 'sharedarray info NAME' shows one block",
+    "prune": ". 'sharedarray rm NAME' removes one block",
+    "top": ". 'sharedarray info NAME' shows one block",
+}
+# Words that other programs have for a command.
+_SYNONYMS = {
+    word: command
+    for command, words in {
+        "ls": "list dir",
+        "info": "show stat attach",
+        "rm": "unlink remove delete del",
+        "prune": "clean gc",
+        "cp": "copy save dump",
+        "load": "share put open",
+        "replay": "play",
+        "top": "ps watch",
+        "bench": "benchmark",
+    }.items()
+    for word in words.split()
+}
+
+
+def see_also(command: str, parser: argparse.ArgumentParser, word: str) -> str:
+    """Return what was probably meant by a word that a command does not take."""
+    if not word.startswith("-"):
+        return _FOR_ONE.get(command, "")
+    meant = hints.likely(word, re.findall(r"--[a-z-]+", parser.format_help()))
+    return f". Did you mean {meant}?" if meant else ""
+
+
+def check_command(parser: argparse.ArgumentParser, word: str, commands: Sequence[str]) -> None:
+    """End with an error, and the command that was probably meant, if a word is no command."""
+    if word not in commands:
+        meant = _SYNONYMS.get(word) or hints.likely(word, commands)
+        cure = f"; did you mean {meant!r}?" if meant else ""
+        choices = ", ".join(map(repr, commands))
+        parser.error(f"argument COMMAND: invalid choice: {word!r} (choose from {choices}){cure}")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a type for an option: whole numbers of at least `least`."""
+
+    def checked(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"a whole number of at least {least}, not {text!r}")
+        return number
+
+    return checked
+
+
+def positive_number(text: str) -> float:
+    """Convert the text of an option that is more than 0, and finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a positive number, not {text!r}")
+    return number
 
 
 def counted(number: int, noun: str) -> str:

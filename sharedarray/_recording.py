@@ -7,6 +7,7 @@ header, so that the files are valid at each moment, and a kill loses at most the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -89,7 +90,7 @@ def record(
     lossless: bool | None = None,
     replace: bool = False,
 ) -> tuple[int, int]:
-    """Write the items of a stream into a file until it ends; return how many, and how many were lost.
+    """Write the items of a stream into a file until it ends, or Ctrl-C; return how many came and were lost.
 
     Parameters
     ----------
@@ -113,19 +114,18 @@ def record(
         _Growing(Path(path), stream.shape, stream.dtype, replace=replace) as items,
         _Growing(times_path(path), (), np.dtype("<i8"), replace=replace) as times,
     ):
-        while count is None or items.length < count:
-            remaining = _LOOK if end is None else min(_LOOK, end - time.monotonic())
-            if remaining <= 0:
-                break
-            try:
-                item = stream.get(timeout=remaining)
-            except TimeoutError:
-                continue
-            except (sa.ShutDown, sa.ProducerDied):
-                break
-            times.append(np.asarray(stream.time_ns, "<i8"))
-            items.append(item)
-            del item
+        with contextlib.suppress(sa.ShutDown, sa.ProducerDied, KeyboardInterrupt):
+            while count is None or items.length < count:
+                remaining = _LOOK if end is None else min(_LOOK, end - time.monotonic())
+                if remaining <= 0:
+                    break
+                try:
+                    item = stream.get(timeout=remaining)
+                except TimeoutError:
+                    continue
+                times.append(np.asarray(stream.time_ns, "<i8"))
+                items.append(item)
+                del item
         return items.length, stream.lost
 
 
@@ -174,6 +174,10 @@ def replay(
             stamps = found  # one more than items, if the recorder was killed in between
     published = 0
     with sa.Stream(name, items.shape[1:], items.dtype, slots=slots) as stream:
+        if _consumers(name) < consumers:
+            noun = "consumer" if consumers == 1 else "consumers"
+            text = f"waiting for {consumers:,} {noun} of {name}; Ctrl-C ends, --consumers 0 waits for none"
+            print(f"sharedarray: replay: {text}", file=sys.stderr, flush=True)
         while _consumers(name) < consumers:
             wait(_LOOK / 4)
         while True:
@@ -223,11 +227,12 @@ def run_record(args: Any) -> int:
 
 def run_replay(args: Any) -> int:
     """Run ``sharedarray replay``; return the exit status."""
-    if args.rate is not None and not args.rate > 0:
-        print("sharedarray: replay: --rate is a positive number of items a second", file=sys.stderr)
+    try:
+        published = replay(
+            args.file, args.name, rate=args.rate, slots=args.slots, consumers=args.consumers, loop=args.loop
+        )
+    except ValueError as error:  # too many slots
+        print(f"sharedarray: replay: {error}", file=sys.stderr)
         return 2
-    published = replay(
-        args.file, args.name, rate=args.rate, slots=args.slots, consumers=args.consumers, loop=args.loop
-    )
     print(f"{published:,} items of {args.file} published as {args.name}")
     return 0

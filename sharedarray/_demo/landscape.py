@@ -47,7 +47,7 @@ def measured_landscape() -> Landscape:
 
 def own_landscape(file: Path) -> Landscape:
     """Load a two-dimensional ``.npy`` file, or an image's luminance, as heights above one level."""
-    values = _load_npy(file) if file.suffix == ".npy" else _load_image(file)
+    values = _load_npy(file) if file.suffix in (".npy", ".npz") else _load_image(file)
     if values.ndim != 2 or min(values.shape) < 8:
         raise DemoError(
             f"{file}: a landscape has two dimensions of 8 cells or more, this has shape {values.shape}"
@@ -69,10 +69,20 @@ def _load_npy(file: Path) -> Array:
     try:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DemoError(f"{file}: {error}") from error
+        raise DemoError(f"{file}: {_reason(error)}") from error
     if not isinstance(values, np.ndarray):
-        raise DemoError(f"{file}: not an .npy file")
+        with values:
+            names = values.files
+        raise DemoError(
+            f"{file}: it is an archive of arrays ({', '.join(names)}): save the landscape by itself, with "
+            f"numpy.save('landscape.npy', numpy.load('{file}')[{names[0] if names else 'name'!r}])"
+        )
     return values
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be loaded, without its path, which begins the message."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _load_image(file: Path) -> Array:
@@ -81,7 +91,7 @@ def _load_image(file: Path) -> Array:
     try:
         pixels = np.asarray(imread(file), dtype=np.float32)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow reports a broken PNG as SyntaxError
-        raise DemoError(f"{file}: {error}") from error
+        raise DemoError(f"{file}: {_reason(error)}") from error
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         pixels = pixels[:, :, :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # ITU-R BT.709
     elif pixels.ndim == 3:

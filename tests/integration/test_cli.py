@@ -624,6 +624,22 @@ def test_wrong_usage_shows_the_usage_of_the_command(words, capsys):
     assert f"sharedarray {command}: error: unrecognized arguments: {words.split()[-1]}" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        ("top x", "'sharedarray info NAME' shows one block"),
+        ("prune x", "'sharedarray rm NAME' removes one block"),
+        ("demo --quik", "Did you mean --quick?"),
+        ("prune --dryrun", "Did you mean --dry-run?"),
+        ("lss", "did you mean 'ls'?"),
+        ("unlink x", "did you mean 'rm'?"),
+    ],
+)
+def test_wrong_usage_says_what_was_probably_meant(words, cure, capsys):
+    assert main(words.split()) == 2
+    assert cure in capsys.readouterr().err
+
+
 def test_messages_speak_of_options_and_not_of_keywords(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.arange(5))
     file = str(tmp_path / "x.npy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ANSWER, FORKS, Puppet, wait_until
+from needs import needs_signals
 
 import sharedarray as sa
 from sharedarray import _cli as cli, _recording as recording, _top as top
@@ -193,6 +195,72 @@ def test_the_commands(tmp_path: Path) -> None:
     assert run("record", "none", "run.txt")[0] == 2
     assert run("replay", str(path), "played", "--rate", "-1")[0] == 2
     assert not copy.with_name("new.npy").exists()
+
+
+@needs_signals
+def test_ctrl_c_ends_a_recording_which_says_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "run.npy"
+    producer = sa.Stream("endless", (2,), "i8")
+    script = """
+        import signal
+        from sharedarray import _cli
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+        sys.exit(_cli.main(sys.argv[1:]))
+    """
+
+    def recorded() -> int:
+        try:
+            return len(np.load(path))
+        except (OSError, EOFError, ValueError):  # it is being made
+            return 0
+
+    with Puppet(script, "record", "endless", path) as recorder:
+        wait_until(lambda: len(status("endless").consumers) == 1, "the recorder has joined", ANSWER)
+        for number in range(3):
+            producer.put([number, number])
+        wait_until(lambda: recorded() == 3, "all items are in the file", ANSWER)
+        recorder.process.send_signal(signal.SIGINT)
+        said = recorder.process.communicate(timeout=ANSWER)[0]
+        assert recorder.process.returncode == 0
+    assert said.startswith(b"3 items in ")
+    assert np.load(path).tolist() == [[0, 0], [1, 1], [2, 2]]
+    producer.close()
+
+
+def test_a_replay_says_that_it_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.npy"
+    np.save(path, np.arange(6).reshape(3, 2))
+    thread = threading.Thread(target=cli.main, args=[["replay", str(path), "awaited"]])
+    thread.start()
+    consumer = sa_stream("awaited")
+    assert len(list(consumer)) == 3
+    thread.join(ANSWER)
+    consumer.close()
+    assert cli.main(["replay", str(path), "alone", "--consumers", "0"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("sharedarray: replay: waiting for 1 consumer of awaited; ")
+    assert "alone" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("record s x.npy --count -1", "argument --count: a whole number of at least 0, not '-1'"),
+        ("record s x.npy --seconds -1", "argument --seconds: a positive number, not '-1'"),
+        ("record s x.npy --seconds nan", "argument --seconds: a positive number, not 'nan'"),
+        ("replay x.npy s --rate 0", "argument --rate: a positive number, not '0'"),
+        ("replay x.npy s --slots 0", "argument --slots: a whole number of at least 1, not '0'"),
+        ("replay x.npy s --slots 70000", "a stream has 1 to 65535 slots, not 70000"),
+        ("replay x.npy s --consumers -1", "argument --consumers: a whole number of at least 0, not '-1'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(6).reshape(3, 2))
+    code, _, text = run(*words.split())
+    assert (code, said in text) == (2, True), text
 
 
 def test_a_recording_replaces_no_file_unasked(tmp_path: Path) -> None:

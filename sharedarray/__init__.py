@@ -102,10 +102,10 @@ The command ``sharedarray --help`` lists what can be done from a terminal.
 #   _process_tree  the process that keeps blocks for the processes that have closed them
 #   _shareable     the bytes of a `ShareableList`: pure encode and decode
 #   _shared_memory CPython's `SharedMemory` and `ShareableList`, on blocks
-#   _objects       any picklable object in one block
 #   _managers      CPython's `SharedMemoryManager`, for blocks and arrays
 #   _pool          the core of a `Pool`: its workers, and the calls that they run
 #   _executor      `Pool`, an executor for arrays; what it has in common with `DaskPool`
+#   _objects       any picklable object in one block
 #   integrations   joblib's backend, and Dask on one machine and on many
 #   _demo          the main job, on real data: public API only
 #   _bench         sharing against pickling and against others, measured

@@ -439,9 +439,10 @@ else:
 
 
 class NotPicklableError(SharedArrayError, pickle.PicklingError):
-    """Something cannot travel between a pool and a worker; only the call that it belongs to fails.
+    """An object cannot travel between a pool and a worker, or be stored by `put`.
 
-    The reason that pickle gave is the ``__cause__``.
+    Of the calls of a pool, only the one that the object belongs to fails. The reason that pickle gave is the
+    ``__cause__``.
 
     Examples
     --------

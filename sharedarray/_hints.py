@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
-__all__ = ["likely", "not_a_name", "path_of"]
+__all__ = ["likely", "no_attribute", "not_a_name", "path_of"]
 
 _LIKENESS = 0.6  # of 1: difflib's own default
 _MOST_COMPARED = 1000  # names: to compare a name with so many takes some 10 ms
@@ -26,6 +26,22 @@ def likely(name: str, names: Iterable[str], likeness: float = _LIKENESS) -> str 
     known = {each.lower(): each for each in islice(names, _MOST_COMPARED) if each != name}
     found = difflib.get_close_matches(wanted, known, 1, likeness)
     return known[found[0]] if found else None
+
+
+def no_attribute(obj: object, name: str, cures: Mapping[str, str]) -> AttributeError:
+    """Return the error for an attribute that an object has not.
+
+    Parameters
+    ----------
+    obj, name
+        The object, and the attribute's name.
+    cures
+        What to write, by the name of a method that such objects of other packages have.
+    """
+    kind = type(obj).__name__
+    if name in cures:
+        return AttributeError(f"{kind} has no method {name!r}. Next step: {cures[name]}")
+    return AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=obj)
 
 
 def not_a_name(given: object) -> TypeError:

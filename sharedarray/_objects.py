@@ -72,8 +72,8 @@ def put(
     ------
     BlockExistsError, OutOfSharedMemoryError, InvalidNameError
         As for `empty`; nothing is left behind.
-    pickle.PicklingError, TypeError
-        The object cannot be pickled.
+    NotPicklableError
+        A part of the object cannot be pickled, such as a lock or an open file (a `pickle.PicklingError`).
 
     See Also
     --------
@@ -98,12 +98,8 @@ def put(
         segment.check_name(name)
     try:
         stream, buffers = _pickled(obj)
-    except (TypeError, pickle.PicklingError, AttributeError) as error:
-        error.add_note(
-            "sharedarray.put stores what pickle or cloudpickle can write; open files, locks, sockets and "
-            "generators belong to one process."
-        )
-        raise
+    except (TypeError, pickle.PicklingError, AttributeError) as reason:
+        raise _unstorable(obj, reason) from reason
     head, starts, size = encode(stream, [buffer.nbytes for buffer in buffers])
     page = header.encode(np.dtype(np.uint8), (size - PAGE,), fortran=False)
 
@@ -116,6 +112,24 @@ def put(
     stored = from_mapping(mapping, header.decode(page, size, name=mapping.name))
     stored.flags.writeable = False
     return stored
+
+
+def _unstorable(obj: object, reason: Exception) -> errors.NotPicklableError:
+    """Return the error for an object that cannot be pickled, because of a part of it perhaps."""
+    from sharedarray._pool.codec.culprits import culprit_of_object  # few programs need it
+
+    found, cause, cure = f"{type(reason).__name__}: {reason}", None, None
+    culprit = culprit_of_object(obj)
+    if culprit is not None:
+        found, cause, cure = culprit.described(found), culprit.cause, culprit.stored
+    return errors.NotPicklableError(
+        f"{type(obj).__name__} cannot be stored by sharedarray.put",
+        name=type(obj).__name__,
+        found=found,
+        expected="an object that pickle or cloudpickle can write",
+        cause=cause or "open files, locks, sockets, generators and the like belong to one process",
+        next_step=cure or "store the data that its readers need from it",
+    )
 
 
 @lru_cache(1)

@@ -39,7 +39,8 @@ def at_least(least: int, name: str, given: object) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {given!r}") from None
     if number < least:
-        raise ValueError(f"{name} must be greater than {least - 1}, not {number}")
+        limit = "greater than 0" if least == 1 else f"at least {least}"  # the former as the standard library
+        raise ValueError(f"{name} must be {limit}, not {number}")
     return number
 
 

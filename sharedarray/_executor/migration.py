@@ -9,7 +9,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from sharedarray._executor.arguments import likely_keyword
 
-__all__ = ["BLOCK_KEYWORDS", "MAP_KEYWORDS", "METHODS", "POOL_KEYWORDS", "explains_keywords", "no_attribute"]
+__all__ = [
+    "BLOCK_KEYWORDS",
+    "MAP_KEYWORDS",
+    "METHODS",
+    "POOL_KEYWORDS",
+    "explains_keywords",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,14 +117,6 @@ BLOCK_KEYWORDS: Final = {
 }
 
 
-def no_attribute(obj: object, name: str) -> AttributeError:
-    """Return the error for an attribute that a pool has not."""
-    kind = type(obj).__name__
-    if name in METHODS:
-        return AttributeError(f"{kind} has no method {name!r}. Next step: {METHODS[name]}")
-    return AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=obj)
-
-
 def explains_keywords(cures: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator: the function's `TypeError` for keywords of other pools says what to write.
 
@@ -141,11 +139,11 @@ def explains_keywords(cures: dict[str, str]) -> Callable[[Callable[P, R]], Calla
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name in cures:
-                    raise _unexpected(function, name, kwargs[name], cures[name])
+                    raise _unexpected(_shown(function, args), name, kwargs[name], cures[name])
                 if not takes_others and name not in signature.parameters:
-                    raise _unknown(function, name)
+                    raise _unknown(function, _shown(function, args), name)
             if len(args) + len(kwargs) < needed:
-                raise _missing(function, signature, args, kwargs)
+                raise _missing(_shown(function, args), signature, args, kwargs)
             return function(*args, **kwargs)
 
         return checked
@@ -153,26 +151,27 @@ def explains_keywords(cures: dict[str, str]) -> Callable[[Callable[P, R]], Calla
     return decorate
 
 
-def _shown(function: Callable[..., Any]) -> str:
-    """Return the name of a pool's method, as users know it."""
-    return "Pool" if function.__name__ == "__init__" else f"Pool.{function.__name__}"
+def _shown(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Return the name of a pool's method, as users know it; `args` begins with the pool."""
+    kind = type(args[0]).__name__
+    return kind if function.__name__ == "__init__" else f"{kind}.{function.__name__}"
 
 
-def _unknown(function: Callable[..., Any], name: str) -> TypeError:
+def _unknown(function: Callable[..., Any], shown: str, name: str) -> TypeError:
     meant = likely_keyword(function, name)
     cure = f". Next step: did you mean {meant!r}?" if meant else ""
-    return TypeError(f"{_shown(function)}() got an unexpected keyword argument {name!r}{cure}")
+    return TypeError(f"{shown}() got an unexpected keyword argument {name!r}{cure}")
 
 
-def _missing(function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any) -> TypeError:
+def _missing(shown: str, signature: inspect.Signature, args: Any, kwargs: Any) -> TypeError:
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        return TypeError(f"{_shown(function)}() is {error}")
+        return TypeError(f"{shown}() is {error}")
     raise AssertionError("all arguments are there")
 
 
-def _unexpected(function: Callable[..., Any], name: str, value: object, cure: str) -> TypeError:
+def _unexpected(method: str, name: str, value: object, cure: str) -> TypeError:
     shown: object = value
     if "max_workers" in cure and type(value) is int and value < 1:  # joblib counts from the end
         cure = "leave it out: a pool has as many workers as there are processors"
@@ -181,4 +180,4 @@ def _unexpected(function: Callable[..., Any], name: str, value: object, cure: st
     else:
         shown = repr(value)
     cure = cure.format(value=shown)
-    return TypeError(f"{_shown(function)}() got an unexpected keyword argument {name!r}. Next step: {cure}")
+    return TypeError(f"{method}() got an unexpected keyword argument {name!r}. Next step: {cure}")

@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sharedarray import _registry as registry, _requirements as requirements
+from sharedarray import _hints as hints, _registry as registry, _requirements as requirements
 from sharedarray._clock import check_timeout
 from sharedarray._executor.arguments import (
     at_least,
@@ -23,7 +23,7 @@ from sharedarray._executor.arguments import (
 )
 from sharedarray._executor.arrays import OwnedArrays
 from sharedarray._executor.maps import Maps
-from sharedarray._executor.migration import POOL_KEYWORDS, explains_keywords, no_attribute
+from sharedarray._executor.migration import METHODS, POOL_KEYWORDS, explains_keywords
 from sharedarray._executor.numeric.calls import NumericCalls
 from sharedarray._executor.reporting import Reporting
 from sharedarray._pool import processes
@@ -222,7 +222,7 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
     if not TYPE_CHECKING:  # for a type checker, every name would be there then
 
         def __getattr__(self, name):
-            raise no_attribute(self, name)
+            raise hints.no_attribute(self, name, METHODS)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call ``fn(*args, **kwargs)`` in a worker.

@@ -36,7 +36,7 @@ from typing import Final, NoReturn
 
 from sharedarray import _errors as errors, _greenlets as greenlets, _pipes as pipes, _reloads as reloads
 from sharedarray._platform import platform
-from sharedarray._pool import lifecycle, processes, scheduler
+from sharedarray._pool import lifecycle, outcomes, processes, scheduler
 from sharedarray._pool.calls import Task
 from sharedarray._pool.cancellation import Cancellation
 from sharedarray._pool.codec.pickled import Pickled
@@ -213,15 +213,8 @@ class PoolCore:
         if self._broken is not None:
             raise self._broken()
         if self.state != RUNNING or self.is_collected:
-            raise RuntimeError(f"cannot schedule new futures after shutdown: {self._why_shut()}")
+            raise outcomes.after_shutdown(has_left_with=self.has_left_with, is_collected=self.is_collected)
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-
-    def _why_shut(self) -> str:
-        if self.has_left_with:
-            return "the pool's with block has ended. Next step: move the call into the with block"
-        if self.is_collected:
-            return "the pool was garbage collected. Next step: keep a reference to it"
-        return "the pool was shut down. Next step: make the call before shutdown(), or make another pool"
 
     # Accepting tasks
 

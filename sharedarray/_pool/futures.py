@@ -12,20 +12,27 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sharedarray import _forks as forks, _sigint as sigint
+from sharedarray import _forks as forks, _hints as hints, _sigint as sigint
 from sharedarray._clock import deadline_of, time
 from sharedarray._pool.calls import Raised, Task
 
 if TYPE_CHECKING:
     from sharedarray._pool.core import PoolCore
 
-__all__ = ["PoolFuture"]
+__all__ = ["FUTURE_METHODS", "PoolFuture"]
 
 _logger = logging.getLogger("concurrent.futures")  # which logs what callbacks raise
 
 
+# Methods of multiprocessing's AsyncResult, and what to write in their place.
+FUTURE_METHODS: Final = {
+    "get": "write future.result(timeout)",
+    "ready": "write future.done()",
+    "successful": "write future.done() and future.exception() is None",
+    "wait": "write concurrent.futures.wait([future], timeout)",
+}
 # Seconds within which a killed worker must be gone.
 _PATIENCE = 5.0
 _CANCELLED = frozenset(("CANCELLED", "CANCELLED_AND_NOTIFIED"))
@@ -112,6 +119,11 @@ class PoolFuture(Future[Any]):
 
     def __init__(self, core: PoolCore | None = None) -> None:
         self._core = core
+
+    if not TYPE_CHECKING:  # for a type checker, every name would be there then
+
+        def __getattr__(self, name):
+            raise hints.no_attribute(self, name, FUTURE_METHODS)
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The exceptions that are the outcomes of calls which no worker has finished."""
+"""The exceptions that are the outcomes of calls which no worker has finished, or which a pool refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharedarray._pool.processes import exit_codes
 if TYPE_CHECKING:
     from sharedarray._pool.worker_handle import WorkerHandle
 
-__all__ = ["cancelled", "interrupted", "timed_out", "unsendable", "worker_died"]
+__all__ = ["after_shutdown", "cancelled", "interrupted", "timed_out", "unsendable", "worker_died"]
 
 
 def unsendable(label: str, reason: BaseException, culprit: Culprit | None = None) -> errors.NotPicklableError:
@@ -38,6 +38,24 @@ def unsendable(label: str, reason: BaseException, culprit: Culprit | None = None
     )
     error.__cause__ = reason
     return error
+
+
+def after_shutdown(*, has_left_with: bool, is_collected: bool = False) -> RuntimeError:
+    """Return the error for a call of a pool that takes no more calls.
+
+    Parameters
+    ----------
+    has_left_with
+        Whether the pool's ``with`` statement has ended.
+    is_collected
+        Whether the pool was garbage collected.
+    """
+    reason = "the pool was shut down. Next step: make the call before shutdown(), or make another pool"
+    if has_left_with:
+        reason = "the pool's with block has ended. Next step: move the call into the with block"
+    elif is_collected:
+        reason = "the pool was garbage collected. Next step: keep a reference to it"
+    return RuntimeError(f"cannot schedule new futures after shutdown: {reason}")
 
 
 def worker_died(worker: WorkerHandle, label: str, code: int | None) -> errors.WorkerDied:

@@ -181,13 +181,12 @@ class Supervisor:
         found, setup = failures.described(reason), self._setup
         if setup is None or setup.initializer is None:
             return {"found": found}
-        culprit = culprit_of_call(
-            setup.initializer, setup.initargs, {}, name_of(setup.initializer), inherits=True
-        )
+        name = name_of(setup.initializer)
+        culprit = culprit_of_call(setup.initializer, setup.initargs, {}, name, inherits=True)
         if culprit is None:
             return {"found": found}
         return {
-            "found": f"{culprit.described(found)} of the initializer",
+            "found": f"{culprit.described(found)}, in the call of the initializer {name}",
             "cause": culprit.cause,
             "next_step": culprit.cure,
         }

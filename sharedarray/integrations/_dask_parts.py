@@ -6,11 +6,11 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharedarray import _array as arrays, _errors as errors, _reference as reference
+from sharedarray import _array as arrays, _errors as errors, _hints as hints, _reference as reference
 from sharedarray._array import SharedArray
 from sharedarray._pool.calls import Raised
 from sharedarray._pool.codec.failures import (
@@ -21,9 +21,10 @@ from sharedarray._pool.codec.failures import (
     rebuild,
     unreturnable,
 )
+from sharedarray._pool.futures import FUTURE_METHODS
 from sharedarray._pool.sinks import Results
 from sharedarray._segment import Mapping, mapping_of
-from sharedarray.integrations._dask_sharing import Array, Theirs, task_of
+from sharedarray.integrations._dask_sharing import Array, ClusterFuture, task_of
 from sharedarray.integrations._distributed import distributed
 from sharedarray.integrations._packing import pack, travels_apart, unpack
 from sharedarray.integrations._transport import Lost
@@ -156,10 +157,10 @@ class Replicas:
 
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
-        self._known: weakref.WeakKeyDictionary[Mapping, Theirs] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Mapping, ClusterFuture] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def of(self, mapping: Mapping) -> Theirs:
+    def of(self, mapping: Mapping) -> ClusterFuture:
         """Return the future of a block's data, as bytes."""
         with self._lock:
             future = self._known.get(mapping)
@@ -191,7 +192,7 @@ class Packing:
     def __init__(self, replicas: Replicas, shared: dict[int, tuple[Array, SharedArray]]) -> None:
         self._replicas = replicas
         self._shared = shared
-        self.futures: list[Theirs] = []
+        self.futures: list[ClusterFuture] = []
         self._numbers: dict[Mapping, int] = {}
 
     def pack(self, obj: object) -> Order:
@@ -216,16 +217,21 @@ class DaskFuture(Future[Any]):
 
     Attributes
     ----------
-    theirs
-        Dask's; None before it is there, and when it is over.
+    in_cluster
+        The future of the cluster; None before it is there, and when it is done.
     sink
         Where the outcomes go, if they are of items of a map.
     """
 
     def __init__(self, sink: Results | None = None) -> None:
         super().__init__()
-        self.theirs: Theirs | None = None
+        self.in_cluster: ClusterFuture | None = None
         self.sink = sink
+
+    if not TYPE_CHECKING:  # for a type checker, every name would be there then
+
+        def __getattr__(self, name):
+            raise hints.no_attribute(self, name, FUTURE_METHODS)
 
     def cancel(self, *, running: bool = False) -> bool:
         """Cancel the call, if it is not over.
@@ -236,20 +242,20 @@ class DaskFuture(Future[Any]):
             Changes nothing: Dask ends no call that has begun, and drops its result in either case.
         """
         cancelled = super().cancel()
-        if cancelled and self.theirs is not None:
-            self.theirs.cancel()
+        if cancelled and self.in_cluster is not None:
+            self.in_cluster.cancel()
         return cancelled
 
-    def follow(self, theirs: Theirs, take: Callable[[list[Any]], Any]) -> None:
+    def follow(self, in_cluster: ClusterFuture, take: Callable[[list[Any]], Any]) -> None:
         """Take the outcomes of Dask's future."""
-        self.theirs = theirs
+        self.in_cluster = in_cluster
 
-        def over(theirs: Theirs) -> None:  # it holds this future until then, dropped or not
+        def over(in_cluster: ClusterFuture) -> None:  # it holds this future until then, dropped or not
             if not self.set_running_or_notify_cancel():
                 return
-            self.theirs = None
+            self.in_cluster = None
             try:
-                found = [_rebuilt(each) for each in theirs.result().opened(())]
+                found = [_rebuilt(each) for each in in_cluster.result().opened(())]
             except BaseException as error:
                 self.set_exception(_translated(error))
                 return
@@ -259,7 +265,7 @@ class DaskFuture(Future[Any]):
             else:
                 self.set_result(value)
 
-        theirs.add_done_callback(over)
+        in_cluster.add_done_callback(over)
 
 
 def _rebuilt(outcome: Any) -> Any:

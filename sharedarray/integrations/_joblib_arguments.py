@@ -1,4 +1,4 @@
-"""The arrays in a batch of joblib's calls, on their way to a worker: shared copies, and maps of files."""
+"""A batch of joblib's calls on its way to a worker: shared copies of its arrays, maps of files, errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import numpy as np
 
 from sharedarray import _creation as creation, _errors as errors, _reference as reference
 from sharedarray._array import SharedArray, address_of
+from sharedarray._pool.calls import name_of
+from sharedarray._pool.codec.culprits import culprit_of_call
+from sharedarray._pool.outcomes import unsendable
 from sharedarray._segment import mapping_of
 from sharedarray._thresholds import OUT_OF_BAND
 from sharedarray.integrations._packing import unpack
 
-__all__ = ["SharedArguments", "run_batch"]
+__all__ = ["SharedArguments", "run_batch", "unsendable_batch"]
 
 _MODES: dict[Any, Any] = {"r": "r", "c": "c", "r+": "r+", "w+": "r+"}
 
@@ -136,6 +139,16 @@ class FileMap:
         # A memmap, as the caller's array was; its base keeps the file mapped.
         made: Array = view.view(np.memmap)
         return made
+
+
+def unsendable_batch(batch: Any, reason: Exception) -> Exception:
+    """Return the outcome of a batch that cannot be pickled: the error names the argument or variable."""
+    for function, args, kwargs in getattr(batch, "items", ()):
+        label = name_of(function)
+        culprit = culprit_of_call(function, args, kwargs, label)
+        if culprit is not None:
+            return unsendable(label, reason, culprit)
+    return reason
 
 
 def run_batch(stream: Any, found: list[Any], modes: list[Any]) -> Any:

@@ -82,7 +82,7 @@ _KEY = "sharedarray"  # of this library's entry in Dask's handshake
 
 
 class _Wire(threading.local):
-    """The purpose of this thread's pickling: a message, of which Dask has a context; or a disk (`storing`)."""
+    """The purpose of this thread's pickling: a message, whose context Dask gives; or a disk (`storing`)."""
 
     context: dict[str, Any] | None = None
     storing = False

@@ -34,16 +34,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from sharedarray import _creation as creation, _errors as errors, _sigint as sigint
+from sharedarray import _creation as creation, _errors as errors, _hints as hints, _sigint as sigint
 from sharedarray._array import SharedArray
 from sharedarray._executor.arguments import at_least, check_function
 from sharedarray._executor.arrays import OwnedArrays
 from sharedarray._executor.maps import Maps
-from sharedarray._executor.migration import no_attribute
+from sharedarray._executor.migration import METHODS
 from sharedarray._executor.numeric.calls import NumericCalls
 from sharedarray._pool.calls import Raised, name_of
 from sharedarray._pool.codec.culprits import culprit_of_call
-from sharedarray._pool.outcomes import unsendable
+from sharedarray._pool.outcomes import after_shutdown, unsendable
 from sharedarray._pool.sinks import Results
 from sharedarray._pool.unconsumed import Iterators
 from sharedarray._progress import Progress
@@ -62,7 +62,7 @@ from sharedarray.integrations._dask_parts import (
 )
 from sharedarray.integrations._dask_sharing import (
     Array as Array,
-    check,
+    check_client,
     domains,
     from_array as from_array,
     share as share,
@@ -103,6 +103,7 @@ class _PoolCore:
         self.retries = retries
         self.iterators = Iterators()
         self.is_open = True
+        self.has_left_with = False
         self._owner = os.getpid()
         self._running: set[DaskFuture] = set()
         self._over = threading.Condition()
@@ -135,10 +136,7 @@ class _PoolCore:
     def check_open(self) -> None:
         """Raise an exception if no calls are accepted."""
         if not self.is_open:
-            raise RuntimeError(
-                "cannot schedule new futures after shutdown. Next step: make the call before shutdown(), or "
-                "in the with block of the pool"
-            )
+            raise after_shutdown(has_left_with=self.has_left_with)
 
     # Tasks
 
@@ -153,7 +151,7 @@ class _PoolCore:
         label: str,
     ) -> None:
         """Start some calls in one task of Dask's."""
-        theirs = self.client.submit(
+        in_cluster = self.client.submit(
             perform,
             function,
             list(orders),
@@ -167,7 +165,7 @@ class _PoolCore:
         with self._over:
             self._running.add(future)
         future.add_done_callback(self._note_end)
-        future.follow(theirs, take)
+        future.follow(in_cluster, take)
 
     def _note_end(self, future: Future[Any]) -> None:
         with self._over:
@@ -332,13 +330,13 @@ class _PoolCore:
         """Cancel the calls that are not done, without waiting: finalizers call this, in any thread."""
         if self.is_foreign:
             return
-        theirs = [
-            part.theirs
+        in_cluster = [
+            part.in_cluster
             for part in self.running()
-            if part.sink is sink and Future.cancel(part) and part.theirs is not None
+            if part.sink is sink and Future.cancel(part) and part.in_cluster is not None
         ]
-        if theirs and self.client.loop is not None:
-            self.client.loop.add_callback(self.client.cancel, theirs, asynchronous=True)
+        if in_cluster and self.client.loop is not None:
+            self.client.loop.add_callback(self.client.cancel, in_cluster, asynchronous=True)
 
 
 def _note_nothing(*_: object) -> None:
@@ -392,14 +390,18 @@ def _given_often(
 # -- the pool -------------------------------------------------------------------------------------------
 
 
-# Methods of `Pool` that this pool does not have, and what to write instead.
-_WITHOUT = {
-    "copy_report": "look at the dashboard of the cluster, client.dashboard_link",
-    "kill_workers": "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
+# Methods of other pools and of `Pool` that this pool does not have, and what to write instead.
+_CURES = {
+    **METHODS,
+    **dict.fromkeys(
+        ("copy_report", "get_insights", "print_insights", "stats", "timeline"),
+        "look at the dashboard of the cluster, client.dashboard_link",
+    ),
+    **dict.fromkeys(
+        ("kill_workers", "terminate", "terminate_workers"),
+        "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
+    ),
     "options": "give retries to DaskPool(), and timeout to map() and its variants",
-    "stats": "look at the dashboard of the cluster, client.dashboard_link",
-    "terminate_workers": "close the cluster, or cancel the calls with shutdown(cancel_futures=True)",
-    "timeline": "look at the dashboard of the cluster, client.dashboard_link",
 }
 
 
@@ -445,7 +447,7 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
     """
 
     def __init__(self, client: distributed.Client, *, retries: int = 0) -> None:
-        check(client)
+        check_client(client)
         super().__init__()
         self._client = client
         self._core: Any = _PoolCore(client, at_least(0, "retries", retries))
@@ -454,9 +456,7 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
     if not TYPE_CHECKING:  # otherwise a type checker would accept every name
 
         def __getattr__(self, name):
-            if name in _WITHOUT:
-                raise AttributeError(f"DaskPool has no method {name!r}. Next step: {_WITHOUT[name]}")
-            raise no_attribute(self, name)
+            raise hints.no_attribute(self, name, _CURES)
 
     @property
     def client(self) -> distributed.Client:
@@ -592,7 +592,9 @@ class DaskPool(Maps, NumericCalls, OwnedArrays, Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        self._core.has_left_with = True
         self.shutdown(cancel_futures=exc_type is not None and not issubclass(exc_type, Exception))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} on {self._client!r}>"
+        state = "" if self._core.is_open else ", shut down"
+        return f"<{type(self).__name__} on {self._client!r}{state}>"

@@ -40,7 +40,7 @@ from sharedarray._executor.pool import Pool
 from sharedarray._functions import CALL
 from sharedarray._pool.processes.threads import VARIABLES
 from sharedarray._thresholds import SHARED_ONCE_FROM
-from sharedarray.integrations._joblib_arguments import SharedArguments, run_batch
+from sharedarray.integrations._joblib_arguments import SharedArguments, run_batch, unsendable_batch
 from sharedarray.integrations._packing import pack
 
 try:
@@ -380,10 +380,10 @@ class SharedArrayBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignor
         assert self._pool is not None
         try:
             stream, found = pack(func, self._shared.stand_in, CALL)
-        except Exception as error:
+        except Exception as reason:
             # From here it might come out of joblib's own machinery, in a thread that reports it to no caller.
             future: Future[Any] = Future()
-            future.set_exception(error)
+            future.set_exception(unsendable_batch(func, reason))
         else:
             arrays, modes = [each[0] for each in found], [each[1] for each in found]
             future = self._pool.submit(run_batch, np.frombuffer(stream, np.uint8), arrays, modes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import multiprocessing.pool
+import re
 import threading
 import time
 import warnings
@@ -18,6 +20,8 @@ import pytest
 from helpers import ANSWER, wait_until
 
 import sharedarray as sa
+from sharedarray._executor.migration import METHODS
+from sharedarray._pool.futures import FUTURE_METHODS
 
 pytestmark = pytest.mark.lingers("thread", "descriptor", "child")  # Dask's cluster, and the fork server
 POOLS = ["Pool", pytest.param("DaskPool", marks=pytest.mark.slow)]
@@ -114,6 +118,11 @@ def test_each_method_is_the_same_or_says_what_to_write() -> None:
                 getattr(bare, name)
         else:
             assert inspect.signature(theirs) == inspect.signature(ours), name
+    for name in METHODS:  # of other pools: what the error names is there
+        with pytest.raises(AttributeError, match=f"DaskPool has no method '{name}'. Next step: ") as caught:
+            getattr(bare, name)
+        for method in re.findall(r"pool\.(\w+)", str(caught.value)):
+            assert callable(getattr(DaskPool, method))
 
 
 def test_names_of_other_pools_are_explained(pool: Any) -> None:
@@ -123,6 +132,35 @@ def test_names_of_other_pools_are_explained(pool: Any) -> None:
         pool.map(work, [1], max_tasks_active=3)
     with pytest.raises(TypeError, match="write block_size=3"):
         pool.map_blocks(np.sqrt, np.ones(9), chunks=3)
+    with pytest.raises(TypeError, match=rf"^{type(pool).__name__}\.map\(\) got .* 'chunk_size'"):
+        pool.map(work, [1], chunk_size=3)
+
+
+def test_methods_of_an_async_result_are_explained(pool: Any) -> None:
+    future = pool.submit(abs, -1)
+    theirs = [name for name in vars(multiprocessing.pool.AsyncResult) if not name.startswith("_")]
+    assert set(theirs) == set(FUTURE_METHODS)
+    for name, cure in FUTURE_METHODS.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(future, name)
+        assert str(caught.value) == f"{type(future).__name__} has no method {name!r}. Next step: {cure}"
+        for method in re.findall(r"future\.(\w+)\(", cure):
+            assert callable(getattr(future, method))
+    with pytest.raises(AttributeError, match="object has no attribute 'reslut'"):
+        future.reslut  # noqa: B018
+    assert future.result(ANSWER) == 1
+
+
+def test_a_pool_that_was_shut_down_says_so(make: Callable[[], Any]) -> None:
+    with make() as pool:
+        assert "shut down" not in repr(pool)
+    assert repr(pool).endswith(", shut down>")
+    with pytest.raises(RuntimeError, match="move the call into the with block"):
+        pool.submit(abs, -1)
+    pool = make()
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match=r"make the call before shutdown\(\)"):
+        pool.submit(abs, -1)
 
 
 def test_bad_arguments(pool: Any) -> None:

@@ -258,6 +258,21 @@ def fail(i: int) -> int:
     return i
 
 
+def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def locked(item: int) -> int:
+        with lock:
+            return item
+
+    with pytest.raises(sa.NotPicklableError, match=r"the variable 'lock', which .*locked uses"):
+        Parallel()(delayed(locked)(item) for item in range(4))
+    found = r"an open file .* as argument .*, at .*\['file'\]"
+    with open(tmp_path / "log", "w") as file, pytest.raises(sa.NotPicklableError, match=found):
+        Parallel()(delayed(raises)({"file": file}, item) for item in range(3))
+    assert Parallel()(delayed(abs)(-item) for item in range(4)) == [0, 1, 2, 3]
+
+
 def test_exceptions_come_out_and_the_next_call_works() -> None:
     with pytest.raises(KeyError) as caught:
         Parallel()(delayed(fail)(i) for i in range(20))

@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +225,33 @@ def test_functions_and_classes_of_a_script_go_in_by_value(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_pickled_leaves_nothing() -> None:
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(sa.NotPicklableError, match=r"a lock of threads as the object, at object\[1\]"):
         sa.put([np.zeros(10_000), threading.Lock()], name="half")
     assert nothing_left()
     with sa.put(1, name="one"), pytest.raises(sa.BlockExistsError):
         sa.put(2, name="one")
     with pytest.raises(sa.InvalidNameError):
         sa.put(1, name="a/b")
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (threading.Lock, r"a lock of threads .* Next step: leave it out, as by __getstate__\(\)"),
+        (Future, r"a future .* Next step: wait for it, and store its result\(\)"),
+        (lambda: (n for n in ()), "a generator .* Next step: store a list of its items"),
+        (lambda: open(__file__), r"an open file \('.*'\) .* Next step: store its path"),  # noqa: SIM115
+        (lambda: open(__file__, "rb"), r"an open file \('.*'\) .* Next step: store its path"),  # noqa: SIM115
+    ],
+)
+def test_what_cannot_be_stored_is_named(make: Any, found: str) -> None:
+    held = make()
+    error = rf"^dict cannot be stored by sharedarray\.put; found {found}"
+    with pytest.raises(sa.NotPicklableError, match=error) as caught:
+        sa.put({"model": [held]})
+    assert "as the object, at object['model'][0]" in str(caught.value)
+    assert caught.value.__cause__ is not None
+    getattr(held, "close", int)()
 
 
 def test_an_error_while_loading_leaves_nothing() -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pool_tasks
 import pytest
-from helpers import ANSWER, run
+from helpers import ANSWER, METHODS, run
 
 import sharedarray as sa
 
@@ -191,14 +191,28 @@ def check_cure(error, cure):
 
 
 def test_an_argument_of_the_initializer_is_named():
+    lock = multiprocessing.get_context("spawn").Lock()
     with (
         open(__file__) as file,
-        sa.Pool(1, initializer=work, initargs=(multiprocessing.Lock(), {"log": file})) as pool,
+        sa.Pool(1, initializer=work, initargs=(lock, {"log": file})) as pool,
     ):
         error = pool.submit(abs, -1).exception(ANSWER)
     assert isinstance(error, sa.WorkerDied)
-    assert "as argument 'state', at state['log'] of the initializer" in str(error)
+    assert "as argument 'state', at state['log'], in the call of the initializer work" in str(error)
     assert "pass its path, and open the file in the task" in str(error)
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+def test_a_lock_of_the_initializer_is_one_that_new_processes_can_use():
+    """The next step that the error names works: a lock of the spawn context arrives."""
+    fork, spawn = map(multiprocessing.get_context, ("fork", "spawn"))
+    for made in (fork.Lock(), fork.Queue()):
+        with sa.Pool(1, initializer=work, initargs=(made,)) as pool:
+            error = pool.submit(abs, -1).exception(ANSWER)
+        assert "a lock or queue of multiprocessing as argument 'data'" in str(error)
+        assert "give one of multiprocessing.get_context('spawn') to the pool as initargs" in str(error)
+    with sa.Pool(1, initializer=work, initargs=(spawn.Lock(),)) as pool:
+        assert pool.submit(abs, -1).result(ANSWER) == 1
 
 
 @pytest.mark.parametrize("way", ["with", "shutdown"])

@@ -1,4 +1,4 @@
-"""Which part of a call or of a result cannot be sent, and what to do instead.
+"""Which part of a call, of a result or of an object cannot be pickled, and what to do instead.
 
 Pickle's message names the innermost object, such as a ``_thread.lock``. The search here walks from the
 arguments, or from the variables that the function uses, to the outermost object that belongs to one process:
@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, Final, NamedTuple
 
-from sharedarray._functions import CALL, RESULT, is_by_value
+from sharedarray._functions import CALL, COPY, RESULT, is_by_value
 from sharedarray._functions.snapshots import Empty, cell_content, global_names
 from sharedarray._pool.codec.pickler import dumps
 
-__all__ = ["RETURNED", "Culprit", "culprit_of_call", "culprit_of_result"]
+__all__ = ["RETURNED", "Culprit", "culprit_of_call", "culprit_of_object", "culprit_of_result"]
 
 # Objects that are tried, and how deep they may lie: more would take longer than a person wants to wait for an
 # error message.
@@ -38,6 +38,7 @@ _CAUSE: Final = "open files, locks, sockets, generators and the like belong to o
 
 
 RETURNED: Final = "return the data that the caller needs from it"
+_STORED: Final = "store the data that its readers need from it"
 
 
 class Culprit(NamedTuple):
@@ -53,8 +54,8 @@ class Culprit(NamedTuple):
         Why it cannot be sent.
     cure
         What to do instead; None if that is not known.
-    returned
-        What to do instead if it is a result.
+    returned, stored
+        What to do instead if it is a result, or part of an object that is stored.
     """
 
     noun: str | None
@@ -62,6 +63,7 @@ class Culprit(NamedTuple):
     cause: str
     cure: str | None
     returned: str = RETURNED
+    stored: str = _STORED
 
     def described(self, reason: str) -> str:
         """Return what was found, for a message: the object, or the reason that pickle gave."""
@@ -73,6 +75,7 @@ class _Kind(NamedTuple):
     cure: str
     cause: str = _CAUSE
     returned: str = RETURNED
+    stored: str = _STORED
 
 
 _POOL = _Kind(
@@ -80,24 +83,35 @@ _POOL = _Kind(
     "submit from the process that has the pool, or make another pool in the task",
     "its workers have one parent, and take calls from that process only",
 )
-_FUTURE = _Kind("a future", "wait for it before the call, and pass its result()")
-_FILE = _Kind("an open file", "pass its path, and open the file in the task")
+_FUTURE = _Kind(
+    "a future",
+    "wait for it before the call, and pass its result()",
+    stored="wait for it, and store its result()",
+)
+_FILE = _Kind("an open file", "pass its path, and open the file in the task", stored="store its path")
+_WITHOUT_LOCK = "leave it out, as by __getstate__(); processes lock a shared array by 'with array.lock():'"
 _SHARED_LOCK = _Kind(
-    "a lock of a shared array or file", "pass the array or the path, and lock it in the task"
+    "a lock of a shared array or file",
+    "pass the array or the path, and lock it in the task",
+    stored=_WITHOUT_LOCK,
 )
 _LOCK = _Kind(
     "a lock of threads",
     "lock a shared array in the task, by 'with array.lock():', or make the lock in the task",
     "it excludes the threads of one process only",
+    stored=_WITHOUT_LOCK,
 )
 _INHERITED = _Kind(
     "a lock or queue of multiprocessing",
-    "give it to the pool as initargs, or pass one of multiprocessing.Manager()",
+    "give one of multiprocessing.get_context('spawn') to the pool as initargs, or pass one of "
+    "multiprocessing.Manager()",
+    stored=_WITHOUT_LOCK,
 )
 _GENERATOR = _Kind(
     "a generator",
     "pass a list of its items, or make the generator in the task",
     returned="return a list of its items",
+    stored="store a list of its items",
 )
 _COROUTINE = _Kind(
     "a coroutine",
@@ -200,6 +214,14 @@ def culprit_of_result(value: Any) -> Culprit | None:
         return None
 
 
+def culprit_of_object(value: Any) -> Culprit | None:
+    """Return what of an object cannot be stored; None if no part alone is the reason."""
+    try:
+        return _Search(COPY).find(value, "the object", "object")
+    except Exception:  # methods of the user's
+        return None
+
+
 def _parameters(function: Callable[..., Any] | None, count: int) -> list[str]:
     """Return how messages name the arguments of a call: by the function's parameters, or by number."""
     found: list[str] = []
@@ -245,18 +267,24 @@ class _Search:
             return None
         self._seen[id(value)] = value
         kind = _kind_of(value)
-        if kind is _INHERITED and self._inherits:
+        if kind is _INHERITED and self._inherits and not _is_of_fork(value):
             return None
         if kind is not None:
             name = _name_of(value) if kind is _FILE else None
             noun = f"{kind.noun} ({name!r})" if isinstance(name, str) else kind.noun
-            return Culprit(noun, place, kind.cause, kind.cure, kind.returned)
+            return Culprit(noun, place, kind.cause, kind.cure, kind.returned, kind.stored)
         if depth < _DEPTH:
             for part, inner_place, inner in _parts(value, place, expression):
                 found = self.find(part, inner_place, inner, depth + 1)
                 if found is not None:
                     return found
         return Culprit(None, place, _CAUSE, None)
+
+
+def _is_of_fork(value: Any) -> bool:
+    """Return whether only a forked process can use a lock, or the locks of a queue, of multiprocessing."""
+    parts = [value, *getattr(value, "__dict__", {}).values()]
+    return any(getattr(part, "_is_fork_ctx", False) is True for part in parts)
 
 
 def _name_of(file: Any) -> Any:

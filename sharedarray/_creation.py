@@ -91,7 +91,8 @@ def empty(
         one where a person looks on, in a notebook or at a terminal, and it takes longer than a second.
     capacity : int, optional
         Make an array whose first axis grows, by `SharedArray.append`, up to this length. Memory is reserved
-        as it grows: rows that are not there cost nothing.
+        as it grows: rows that are not there cost nothing. With `exist_ok`, a log in a file
+        that lost its last page, which appenders need, gets it anew.
 
     Returns
     -------

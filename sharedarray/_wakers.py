@@ -284,6 +284,7 @@ class Waker:
         """Give up the waker, then the lease. Idempotent."""
         with sigint.deferred:
             self._clear[0] = slice  # does nothing, with the same arguments as `setitem`
+            self._pid_of = _no_pid  # the former one keeps the memory of its block
             for index in tuple(self._ends):
                 self.forget(index)
             if self.handle >= 0:
@@ -312,6 +313,10 @@ class Waker:
         self._ends.clear()
         self.index = self.handle = self._file = -1
         self.woken = False
+
+
+def _no_pid(index: int) -> int:
+    return 0
 
 
 class _GoneError(Exception):

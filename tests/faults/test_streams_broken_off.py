@@ -9,14 +9,16 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ANSWER, FORKS, SIGNALS, interrupted_at as interrupted_by_signal_at
-from stream_steps import interrupted_at, killed_at
+from helpers import ANSWER, FORKS, SIGNALS, interrupted_at as interrupted_at_line, wait_until
+from stream_steps import LIBRARY, interrupted_at, interrupted_by_signal_at, killed_at
 
 import sharedarray as sa
+from sharedarray import _sigint
 
 pytestmark = pytest.mark.skipif(not (FORKS and SIGNALS), reason="needs fork and signals")
 
@@ -93,6 +95,7 @@ def consume() -> None:
     del kept
 
 
+STRIDE = int(os.environ.get("SHAREDARRAY_STRIDE", "23"))  # 1 for every bytecode
 STRIDES = [pytest.param(17, marks=pytest.mark.slow, id="many"), pytest.param(293, id="some")]
 LINES = [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(7, id="some")]
 
@@ -247,7 +250,7 @@ def test_ctrl_c_at_any_line_of_a_producer_that_closes_leaves_its_name_usable(str
     step = random.randrange(stride) + 1
     producer: Any = sa.Stream("steps", SHAPE, "i8", slots=SLOTS)
     reader = Reader()
-    while interrupted_by_signal_at(step, producer.close):
+    while interrupted_at_line(step, producer.close):
         producer.close()
         producer = sa.Stream("steps", SHAPE, "i8", slots=SLOTS, takeover=True)
         producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
@@ -256,6 +259,71 @@ def test_ctrl_c_at_any_line_of_a_producer_that_closes_leaves_its_name_usable(str
         step += stride
     assert step > 10
     reader.stream.close()
+
+
+def _attach() -> None:
+    sa.attach("beside").close()
+
+
+def _join() -> None:
+    sa.Stream("steps", history=1).close()
+
+
+def _produce() -> None:
+    sa.Stream(None, SHAPE, "i8", slots=2).close()
+
+
+def _open_event() -> None:
+    event = sa.Event("event")
+    event.set()
+    event.close()
+
+
+def _wait_for_several() -> None:
+    consumer, event, future = sa.Stream("steps"), sa.Event("event"), Future[None]()
+    try:
+        sa.wait([consumer, event, future], timeout=0)
+    finally:
+        consumer.close()
+        event.close()
+
+
+BEGINNINGS = {
+    "attach": _attach,
+    "join": _join,
+    "produce": _produce,
+    "event": _open_event,
+    "wait": _wait_for_several,
+}
+
+
+@pytest.mark.parametrize("what", BEGINNINGS)
+@pytest.mark.parametrize(
+    "stride", [pytest.param(STRIDE, marks=pytest.mark.slow, id="many"), pytest.param(1499, id="some")]
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the start of a finalizer
+@pytest.mark.timeout(1200)
+def test_ctrl_c_at_any_bytecode_of_a_beginning_leaves_both_sides_usable(
+    stride: int, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of it is open afterwards, as for every test."""
+    # What comes in a finalizer is raised by a thread, some time later: it might be after the test.
+    monkeypatch.setattr(_sigint, "raise_later", lambda: None)
+    producer = sa.Stream("steps", SHAPE, "i8", slots=SLOTS)
+    reader, array, event = Reader(), sa.zeros(3, name="beside"), sa.Event("event")
+    work = BEGINNINGS[what]
+    work()
+    step = random.randrange(stride) + 1
+    while interrupted_by_signal_at(step, work, (LIBRARY,)):
+        wait_until(lambda: gc.collect() or len(producer._block.entries()) == 1, "its entry is free", ANSWER)
+        producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
+        reader.read_all()
+        assert reader.next == producer.position + 1
+        event.set()
+        step += stride
+    work()
+    for each in (reader.stream, producer, array, event):
+        each.close()
 
 
 def test_ctrl_c_breaks_off_every_wait() -> None:

@@ -143,3 +143,24 @@ def interrupted_at(step: int, work: Callable[[], None]) -> bool:
     except KeyboardInterrupt:
         return True
     return False
+
+
+def interrupted_by_signal_at(step: int, work: Callable[[], None], traced: tuple[str, ...]) -> bool:
+    """Do some work in which SIGINT comes at a bytecode; return False if it has fewer of them."""
+    remaining = step
+
+    def count() -> None:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        trace("opcode", count, traced)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+    except KeyboardInterrupt:
+        pass
+    return remaining <= 0

@@ -491,6 +491,14 @@ def test_a_name_that_is_taken_by_another_kind(kind: str) -> None:
     made.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_frees_the_block_though_the_object_is_kept(kind: str) -> None:
+    made = KINDS[kind]("kept")
+    made._become_party(None)
+    made.close()
+    assert not sa.exists("kept")
+
+
 def test_values_that_do_not_fit() -> None:
     semaphore, barrier = sa.Semaphore("value", 3), sa.Barrier("number", 3)
     assert sa.Semaphore("value").value == 3

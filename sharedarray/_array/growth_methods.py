@@ -277,6 +277,7 @@ class GrowthMethods(BlockMethods):
         whole = self.ndim and (not growth.row or self.strides[0] == growth.row)
         if (
             not whole
+            or isinstance(self.base, self._class_of_rows)  # a view, which keeps its length
             or math.prod(self.shape[1:]) * self.itemsize != growth.row
             or offset_of(self, mapping) != growth.start
         ):

@@ -169,9 +169,10 @@ def test_what_does_not_grow() -> None:
             with pytest.raises(ValueError, match="capacity="):
                 call()
     with sa.zeros((2, 4), capacity=9) as log:
-        for part in (log[1:], log[:, 1:], log[::2], log.T):
-            with pytest.raises(ValueError, match="part"):
-                part.append([1] * 4)
+        for part in (log[1:], log[:1], log[:], log[:, 1:], log[::2], log.T):
+            for call in (lambda part=part: part.append([1] * 4), part.refresh):
+                with pytest.raises(ValueError, match="part"):
+                    call()
     with pytest.raises(ValueError, match="capacity"):
         sa.zeros((3, 4), capacity=2)
     with pytest.raises(ValueError, match="capacity"):

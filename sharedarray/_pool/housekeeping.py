@@ -101,13 +101,12 @@ class Housekeeping:
                     core.fail_for_good("no worker process could be started", reason, **details)
                 return
 
-    def wait(self, *, now: bool) -> None:
-        """Wait until something happens, or it is time for something; not at all if ``now``."""
+    def wait(self) -> None:
+        """Wait until something happens, or it is time for something."""
         core = self._core
         with core.lock:
             check = core.receiver.reader.check()
-        patience = 0.0 if now else core.timers.patience(check)
-        for descriptor, _ in core.receiver.outer.wait(patience):
+        for descriptor, _ in core.receiver.outer.wait(core.timers.patience(check)):
             if core.waker is not None and descriptor == core.waker.fileno():
                 core.waker.drain()
             elif descriptor == core.receiver.pipes.fileno():

@@ -2,9 +2,9 @@
 
 The thread starts and stops workers, keeps the timers, and reads the pipes if no caller does.
 
-It also calls the callbacks of futures, one after the other, when all that arrived with their outcomes is
-settled and no lock is held. A callback may wait for anything that the pool has to do: if it takes long, a
-second thread (`_watch_callbacks`) manages the pool until the callbacks are done.
+A second thread calls the callbacks of futures, one after the other, when all that arrived with their outcomes
+is settled and no lock is held. So a callback may wait for anything that the pool has to do. It is started for
+a callback, and ends if no other one follows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from sharedarray._clock import time
 from sharedarray._pool.futures import PoolFuture
 from sharedarray._pool.processes import copies, group_signals
 
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Manager"]
 
-# Seconds that callbacks may take before another thread manages the pool; how many times that without any
-# callbacks until that thread ends.
-LONG_CALLBACK: Final = 0.02
-QUIET: Final = 5
+# Seconds without callbacks after which the thread that calls them ends.
+QUIET: Final = 0.1
 
 
 class Manager:
@@ -43,32 +40,25 @@ class Manager:
         self._core = core
         self.ident = 0
         self._thread: threading.Thread | None = None
-        self._threads: list[threading.Thread] = []  # all that may not have ended
-        # Settled futures whose callbacks are to be called, the thread that calls them, and since when.
-        self._callbacks: deque[PoolFuture] = deque()
-        self._calling_thread: threading.Thread | None = None
-        self._calling_since = 0.0
-        self._deputy: threading.Thread | None = None  # manages the pool if callbacks take long
-        # The thread that managed before and has called all callbacks; set if it manages again, or at the end.
-        self._former: threading.Thread | None = None
-        self._returned = threading.Event()
+        self._callbacks: deque[PoolFuture] = deque()  # settled futures whose callbacks are to be called
+        self._caller: threading.Thread | None = None  # calls them, or has
+        self._is_calling = False  # it has not ended
+        self._has_no_caller = False  # there can be no such thread: the pool's thread calls them
+        self._to_call = threading.Semaphore(0)  # a count for each of them, and one for the end
         self.is_over = False
         self._over = threading.Event()
         self._blocked: set[Any] = set()  # signals that the program blocks
-        self._is_finished = False
 
     # For other threads
 
     def start(self) -> None:
         """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="sharedarray-pool", daemon=True)
-        self._threads.append(self._thread)
         self._thread.start()
 
     def undo_start(self) -> None:
         """Forget the thread, which could not be started."""
         self._thread = None
-        self._threads.clear()
 
     @property
     def is_started(self) -> bool:
@@ -82,54 +72,59 @@ class Manager:
 
     def join(self) -> None:
         """Wait for the end of the threads, unless one of them asks."""
-        if self._thread is None or threading.current_thread() in self._threads:
+        if self._thread is None or threading.current_thread() in (self._thread, self._caller):
             return
         # Not Thread.join alone: before Python 3.13, a join that Ctrl-C broke off takes the thread for ended.
         self._over.wait()
-        for thread in list(self._threads):
-            thread.join()
+        self._thread.join()
 
     def queue_callbacks(self, future: PoolFuture) -> bool:
         """Queue the callbacks of a future if this thread settles it for others; return whether it did so."""
-        if not self.is_current and not self._core.receiver.is_reading:
+        settles = self.is_current or self._core.receiver.is_reading
+        if not (settles or threading.current_thread() is self._caller):
             return False
-        self._callbacks.append(future)
-        if len(self._callbacks) == 1 and self._calling_thread is None:
+        with self._core.lock:
+            self._callbacks.append(future)
+            if not (self._is_calling or self._has_no_caller):
+                self._start_caller()
+        self._to_call.release()
+        if self._has_no_caller:
             self._core.wake_manager()
         return True
+
+    def _start_caller(self) -> None:
+        caller = threading.Thread(target=self._call_callbacks, name="sharedarray-pool", daemon=True)
+        try:
+            caller.start()
+        except BaseException:  # there are too many threads, or the interpreter is at its end
+            self._has_no_caller = True
+        else:
+            self._caller, self._is_calling = caller, True
 
     def clear(self) -> None:
         """Forget everything, in a fork of the pool's process."""
         self._callbacks.clear()
+        self._to_call = threading.Semaphore(0)
+        self._is_calling = False
         self.ident = 0
 
     # The threads
 
     def _run(self) -> None:
-        self._blocked = group_signals.block()
-        while not self._manage() and self._wait_for_return():
-            pass
-
-    def _manage(self) -> bool:
-        """Manage the pool; return whether to its end. If not, another thread does so by now."""
         core = self._core
-        managing = True
+        self._blocked = group_signals.block()
         self.ident = threading.get_ident()
         try:
-            while managing and core.housekeeping.run_once():
-                managing = self._call_back()
-                if managing:
-                    core.housekeeping.wait(now=bool(self._callbacks) and self._calling_thread is None)
-                    if core.is_foreign:
-                        copies.end_copy()  # what this thread has loaded has forked
-                    managing = self._call_back() and not self._return_to_former()
+            while core.housekeeping.run_once():
+                self._call_instead()
+                core.housekeeping.wait()
+                if core.is_foreign:
+                    copies.end_copy()  # what this thread has loaded has forked
         except BaseException as broken:
             if core.is_foreign:
                 copies.end_copy()
             self.fail(broken)
-        if managing:
-            self._end()
-        return managing
+        self._end()
 
     def fail(self, broken: BaseException) -> None:
         """Give the pool up: something has raised an exception in its thread that should not have."""
@@ -138,98 +133,41 @@ class Manager:
     def _end(self) -> None:
         core = self._core
         try:
-            if not self._is_finished:
-                self._is_finished = True
-                core.housekeeping.finish()
+            core.housekeeping.finish()
         finally:
-            if self._call_back():
-                with core.lock:
-                    self.is_over = True
-                    self._over.set()
-                    self._returned.set()
-                core.receiver.close()
-
-    def _wait_for_return(self) -> bool:
-        """Wait until this thread manages the pool again; return False at the pool's end."""
-        current = threading.current_thread()
-        with self._core.lock:
-            if self._over.is_set():
-                return False
-            self._former = current
-            self._returned.clear()
-        self._core.wake()
-        self._returned.wait()
-        return self._thread is current
-
-    def _return_to_former(self) -> bool:
-        """Let the thread that managed before do so again; return whether there is such a thread."""
-        if self._former is None:
-            return False
-        with self._core.lock:
-            self._deputy, self._thread, self._former = self._thread, self._former, None
-            self.ident = 0
-            self._returned.set()
-        return True
-
-    def _call_back(self) -> bool:
-        """Call the callbacks of what is settled; return whether this thread still manages the pool.
-
-        One after the other, as the standard library does, and in one thread at a time.
-        """
-        if not self._callbacks:
-            return True
-        core = self._core
-        current = threading.current_thread()
-        with core.lock:
-            if self._calling_thread is not None:
-                return True  # the other thread
-            self._calling_thread = current
-            self.ident = 0
-            self._calling_since = time.monotonic()
-            watched = self._deputy is not None
-        if not watched:
-            self._start_deputy()
-        while True:
+            caller = self._caller
+            if caller is not None:
+                self._to_call.release()
+                caller.join()
+            self._call_instead()
             with core.lock:
-                if not self._callbacks:
-                    self._calling_thread = None
-                    if self._thread is not current:
-                        return False
-                    self.ident = threading.get_ident()
-                    return True
-                future = self._callbacks.popleft()
-            future.call_back()
-            if core.is_foreign:
-                copies.end_copy()  # a callback has forked
-            del future
+                self.ident = 0
+                self.is_over = True
+                self._over.set()
+            core.receiver.close()
 
-    def _start_deputy(self) -> None:
-        """Start the thread that manages the pool if callbacks take long."""
-        deputy = threading.Thread(target=self._watch_callbacks, name="sharedarray-pool", daemon=True)
-        self._threads = [*filter(threading.Thread.is_alive, self._threads), deputy]
-        self._deputy = deputy
-        try:
-            deputy.start()
-        except BaseException:  # there are too many threads, or the interpreter is at its end
-            self._deputy = None
-            self._threads = [thread for thread in self._threads if thread is not deputy]
+    def _call_instead(self) -> None:
+        """Call the callbacks in the pool's thread, if there can be no other thread for it."""
+        if self._has_no_caller:
+            self.ident = 0
+            while self._callbacks:
+                self._call_one()
+            self.ident = threading.get_ident()
 
-    def _watch_callbacks(self) -> None:
-        """Manage the pool as soon as callbacks take long; end if there are none for a while."""
+    def _call_callbacks(self) -> None:
+        """Call callbacks until there is none for a while, or the pool ends."""
         group_signals.block(self._blocked)
-        quiet = 0
-        while not self._over.wait(LONG_CALLBACK):
+        while True:
+            came = self._to_call.acquire(timeout=QUIET)
             with self._core.lock:
-                if self._calling_thread is None:
-                    quiet += 1
-                    if quiet > QUIET:
-                        self._deputy = None
-                        return
-                    continue
-                quiet = 0
-                took = time.monotonic() - self._calling_since
-                if self._calling_thread is not self._thread or took < LONG_CALLBACK:
-                    continue
-                self._thread, self._deputy = threading.current_thread(), None
-            if self._manage():
-                return
+                if not self._callbacks:
+                    self._is_calling = False
+                    return
+            if came:
+                self._call_one()
+
+    def _call_one(self) -> None:
+        future = self._callbacks.popleft()
+        future.call_back()
+        if self._core.is_foreign:
+            copies.end_copy()  # a callback has forked

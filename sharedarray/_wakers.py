@@ -92,8 +92,9 @@ class Fence:
     def __call__(self) -> None:
         try:
             self.release()
-        except RuntimeError:
-            pass  # Ctrl-C has broken off an earlier call between the two
+        except RuntimeError:  # Ctrl-C has broken off an earlier call between the two
+            self.acquire()
+            self.release()
         self.acquire()
 
 

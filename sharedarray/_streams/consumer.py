@@ -277,9 +277,12 @@ class Consumer(Stream):
         try:
             if self._closed:
                 raise was_closed(self.name)
-            return use(self._loops.watch(self._cursor))
-        finally:
-            self._turn.pop(0, None)
+            found = use(self._loops.watch(self._cursor))
+        except BaseException as error:
+            self._give_up(error)  # it renews the fence, and lets event loops wait
+            raise
+        del self._turn[0]
+        return found
 
     def ready(self) -> bool:
         try:

@@ -6,6 +6,7 @@ import gc
 import os
 import queue
 import random
+import selectors
 import signal
 import time
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ANSWER, FORKS, SIGNALS, interrupted_at as interrupted_at_line, wait_until
-from stream_steps import LIBRARY, interrupted_at, interrupted_by_signal_at, killed_at
+from stream_steps import LIBRARY, TRACED, interrupted_at, interrupted_by_signal_at, killed_at
 
 import sharedarray as sa
 from sharedarray import _sigint
+from sharedarray._streams.event_loops import HAS_DESCRIPTORS
 
 pytestmark = pytest.mark.skipif(not (FORKS and SIGNALS), reason="needs fork and signals")
 
@@ -259,6 +261,30 @@ def test_ctrl_c_at_any_line_of_a_producer_that_closes_leaves_its_name_usable(str
         step += stride
     assert step > 10
     reader.stream.close()
+
+
+@pytest.mark.parametrize(
+    "stride", [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(97, id="some")]
+)
+@pytest.mark.skipif(not HAS_DESCRIPTORS, reason="streams have no descriptors here")
+@pytest.mark.lingers("descriptor")  # Ctrl-C may come between making a descriptor and noting it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the start of a finalizer
+@pytest.mark.timeout(600)
+def test_ctrl_c_at_any_bytecode_of_fileno_loses_no_wake_up(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sigint, "raise_later", lambda: None)
+    producer = sa.Stream("steps", SHAPE, "i8", slots=SLOTS)
+    step, going = random.randrange(stride) + 1, True
+    while going:
+        with sa.Stream("steps") as consumer, selectors.DefaultSelector() as selector:
+            going = interrupted_by_signal_at(step, consumer.fileno, TRACED)  # type: ignore[arg-type]
+            selector.register(consumer, selectors.EVENT_READ)
+            producer.put(np.full(SHAPE, producer.position + 1), timeout=ANSWER)
+            assert selector.select(ANSWER)
+            check(consumer.get(timeout=ANSWER), producer.position)
+        step += stride
+    producer.close()
 
 
 def _attach() -> None:

@@ -19,16 +19,24 @@ TRACED = (os.path.join(LIBRARY, "_streams"), os.path.join(LIBRARY, "_wakers"))
 
 
 def trace(event: str, action: Callable[[], None], traced: tuple[str, ...] = TRACED) -> None:
-    """Call `action` at each step of the modules of streams, or of others: an 'opcode' or a 'line'."""
+    """Call `action` at each step of the modules of streams, or of others: an 'opcode' or a 'line'.
 
-    def local(frame: FrameType, what: str, argument: object) -> Any:
-        if what == event:
-            action()
-        return local
+    A frame's steps begin with its first line. Python calls no signal handler before that, and 3.11 crashes if
+    an exception comes there.
+    """
 
     def begin(frame: FrameType, what: str, argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(traced):
             return None
+        begun = False
+
+        def local(frame: FrameType, what: str, argument: object) -> Any:
+            nonlocal begun
+            begun = begun or what == "line"
+            if begun and what == event:
+                action()
+            return local
+
         frame.f_trace = local  # from Python 3.13 on, opcodes are told of a frame that has one
         frame.f_trace_opcodes = event == "opcode"
         return local

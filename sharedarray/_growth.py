@@ -70,7 +70,6 @@ _Array: TypeAlias = np.ndarray[Any, Any]
 _MAGIC = b"\x93SAGROW\n"
 _CAPACITY, _DIGITS_AT, _ROWS_AT, _ROW_BYTES, _RESERVED, _APPENDERS, _CARRY = 1, 2, 3, 4, 5, 6, 7
 _GRANULARITY = 1 << 16  # bytes: what every system can map from
-_LONGEST = min(sys.maxsize, 1 << 45)  # bytes of a block: a process has 47 bits, and maps a block twice
 _STEP = 1 << 20, 1 << 26  # bytes that are reserved at once: at first, and at most
 _APPENDING = 1 << 59  # the byte that an appender locks: behind all data, and below the leases
 _APPENDER = 1  # the state of a party that has appended
@@ -101,11 +100,8 @@ def lay_out(
     head, digits = header.encode_growing(dtype, shape)
     row = math.prod(shape[1:]) * dtype.itemsize
     size = -(-(len(head) + capacity * row + WORDS * 8) // _GRANULARITY) * _GRANULARITY
-    if size > _LONGEST:
-        raise ValueError(
-            f"an array of {capacity} rows of {row} bytes does not fit an address space, in which a process "
-            f"maps it twice. Next step: a capacity= below {_LONGEST // max(row, 1):,} rows"
-        )
+    if size > np.iinfo(np.intp).max:
+        raise ValueError(f"an array of {capacity} rows of {row} bytes does not fit an address space")
     start = size - WORDS * 8
     reserved = min(-(-(len(head) + shape[0] * row) // PAGE) * PAGE, start)
     words = np.zeros(WORDS, "<u8")

@@ -13,6 +13,7 @@ __all__ = ["check_files", "file_size", "maps"]
 
 _PIECE = 4096  # bytes read at a time: where no memory can be mapped, a large buffer is not to be had
 _ADDRESSES = 1 << 47  # bytes that a process can address on x86-64 and most ARM machines
+_MAPPED = 4  # times at most that a process maps one block: an array with versions, while it writes one
 _MAPS_NEAR = 64  # memory maps below the limit at which it counts as reached: one call may need several
 
 
@@ -73,14 +74,14 @@ def check_files(error: OSError, directory: str) -> None:
 
 def _address_space(error: OSError, size: int) -> OSError:
     limit = _limit("RLIMIT_AS")
-    if limit is None and size <= _ADDRESSES:
+    if limit is None and size <= _ADDRESSES // _MAPPED:
         return error
     if limit is None:
         return errors.LimitError(
             f"a block of {exact(size)} does not fit into the address space of a process",
             number=errno.ENOMEM,
             found=f"{exact(_ADDRESSES)} for all memory maps of a process, as processors of 64 bits have",
-            expected="less than that; of an array that grows, its capacity counts",
+            expected="less than that; of an array that grows, its capacity counts, twice to append",
             next_step="choose a smaller shape or capacity",
         )
     return errors.LimitError(

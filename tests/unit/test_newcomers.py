@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import errno
 import json
 import math
 import os
@@ -35,7 +36,7 @@ from needs import needs_files, needs_signals
 import sharedarray as sa
 from sharedarray import _header as header, _segment as segment
 from sharedarray._cli import main
-from sharedarray._platform import platform
+from sharedarray._platform import limits, platform
 
 # -- array and asarray ------------------------------------------------------------------------------------
 
@@ -725,6 +726,14 @@ def test_a_capacity_that_no_process_can_address() -> None:
         sa.LimitError, match=r"21 PiB \(.*\) does not fit into the address space of a process"
     ):
         sa.zeros((0, 3), capacity=10**15)
+
+
+@needs_files
+def test_memory_that_cannot_be_mapped_is_told_of_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_limit", lambda name: None)
+    error = OSError(errno.ENOMEM, "none")
+    assert limits.maps(error, 1 << 40) is error
+    assert "64 TiB" in str(limits.maps(error, 1 << 46))  # an appender maps the block twice
 
 
 def test_commands_name_what_was_probably_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

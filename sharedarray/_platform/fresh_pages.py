@@ -1,4 +1,4 @@
-"""The part of the contract that needs calls on mappings in place, for systems without a free list."""
+"""The contract's functions for a free list of pages, on systems without one: nothing calls them there."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def contents_of(path: str) -> bytes | None:
     try:
         handle = opened_file(path, os.O_RDONLY | os.O_CLOEXEC)
     except errors.LimitError:
-        raise  # or a process that lives would count as dead
+        raise  # otherwise a process that lives would count as dead
     except OSError:
         return None
     try:
@@ -79,7 +79,7 @@ _UCRED = struct.Struct("3i")  # ``struct ucred``: pid, uid, gid
 
 
 def peer(connection: socket.socket) -> int:
-    import socket  # and not above: most of what a process imports us for needs no janitor
+    import socket  # not above: few processes start a janitor, which alone needs it
 
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return int(_UCRED.unpack(credentials)[0])
@@ -87,7 +87,7 @@ def peer(connection: socket.socket) -> int:
 
 @lru_cache(1)
 def _clock() -> int:
-    """Return a number for this boot and this time namespace, whose clock starts where its maker chose."""
+    """Return a number for this boot and this time namespace, which may shift the clock of the boot time."""
     boot = (contents_of("/proc/sys/kernel/random/boot_id") or b"").strip().replace(b"-", b"")
     try:
         space = os.stat("/proc/self/ns/time").st_ino
@@ -113,9 +113,7 @@ def await_end(pid: int, started: int) -> None:
             time.sleep(_POLL_PERIOD)
         return
     try:
-        if (
-            process_started(pid) == started
-        ):  # the descriptor leads to this process, not to a later one with its pid
+        if process_started(pid) == started:  # otherwise the descriptor is of a later process with this pid
             ends = select.poll()
             ends.register(handle, select.POLLIN)
             ends.poll()

@@ -6,10 +6,10 @@ an explicit unlock, or when the last descriptor *and mapping* made from the desc
 mapping keeps its description, so a process that releases a block always unlocks; a forked child shares its
 parent's description, so it gets one of its own (`hold_again`) and only closes what it inherited.
 
-*Does another process hold it?* is the attempt to write-lock the lease's byte. It is atomic and opens nothing.
-``flock`` on a fresh description was seen to miss a holder in one of a hundred races.
+To learn whether another process holds a block, a process tries to write-lock the lease's byte. That is atomic
+and opens no file. ``flock`` on a fresh description missed a holder in one of a hundred races.
 
-Notes are symbolic links that lead nowhere: one call writes the whole text or fails, one reads it.
+Metadata links are symbolic links that lead nowhere: one call writes the whole text or fails, one reads it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,11 @@ READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_STEP = 1 << 30  # bytes per write: the kernels write less than 2**31 in one call
 _COPY_STEP = 1 << 23  # bytes that are copied at a time
 _FILE_TYPE = 0o170000  # the bits of a mode that say what kind of file it is
-REUSED = stat.S_ISVTX  # of a file's mode, and without meaning for files: it was another block before
-_TICK = 0.05  # seconds by which the times of files may be behind the clock: some ticks of the kernel's
+REUSED = stat.S_ISVTX  # a bit of a file's mode, unused for files: the file was another block before
+_TICK = 0.05  # seconds by which the times of files may be behind the clock: some ticks of the kernel
 _BUSY = (errno.EAGAIN, errno.EACCES)
-_REFUSED = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EISDIR,
-    errno.ETXTBSY,
-)  # then another access is tried
+# Errors by which a file refuses one way of access; then another one is tried.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ETXTBSY)
 LEASE = 1 << 62  # byte offsets far behind any data, below the kernels' limit of 2**63 - 1
 _REMOVAL_LOCK = LEASE + 1
 
@@ -168,16 +163,24 @@ def _copy(source: int, target: int) -> None:
 def lacks(
     directory: str, lock: Callable[[int, int, int, bool, bool], bool], pin: Callable[[int, str], None]
 ) -> str | None:
-    """Try in a directory what blocks need there, with the platform's `lock` and `pin`."""
+    """Return what a directory's file system lacks that blocks need; None if it has everything.
+
+    Parameters
+    ----------
+    directory
+        The directory, in which this is tried.
+    lock, pin
+        The platform's functions.
+    """
     scratch = f"{directory}/.{os.getpid()}.{os.urandom(6).hex()}"
     try:
         handle = opened_file(f"{scratch}.part", os.O_CREAT | os.O_EXCL | WRITABLE, 0o600)
     except OSError:
-        return None  # the directory is missing, full or read-only, which the caller's error says
+        return None  # the directory is missing, full or read-only, as the caller's error tells
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("locks of open file descriptions (F_OFD_SETLK)", lambda: lock(handle, LEASE, 1, True, False)),
         ("hard links", lambda: pin(handle, f"{scratch}.link")),
-        ("symbolic links", lambda: os.symlink("text", f"{scratch}.note")),
+        ("symbolic links", lambda: os.symlink("text", f"{scratch}.metadata")),
     )
     try:
         for what, step in steps:
@@ -188,7 +191,7 @@ def lacks(
         return None
     finally:
         os.close(handle)
-        for suffix in ("part", "link", "note"):
+        for suffix in ("part", "link", "metadata"):
             remove(f"{scratch}.{suffix}")
 
 
@@ -240,9 +243,8 @@ def others(handle: int) -> str | None:
     found = os.fstat(handle)
     if found.st_uid != os.geteuid():
         return f"owned by uid {found.st_uid}"
-    if found.st_mode & (
-        stat.S_IWGRP | stat.S_IWOTH
-    ):  # an access list that lets others write sets the group's
+    # An access list by which others may write sets the bit of the group.
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"writable by others (mode {stat.S_IMODE(found.st_mode):o})"
     return None
 
@@ -256,7 +258,7 @@ if sys.version_info < (3, 13):  # a mapping has a descriptor of its own, the low
 
     def map(cls: type[mmap.mmap], handle: int, size: int, mode: Mode, *, ready: bool = False) -> mmap.mmap:
         try:
-            # A handle that was opened long ago, as one of pages that are ready, tells nothing of the streams.
+            # If `ready`, the handle was opened long ago. Since then, standard streams may have been closed.
             if not (ready or descriptors.streams.found_closed):
                 return cls(handle, size, access=_ACCESS[mode])
             with standard_streams():
@@ -283,7 +285,7 @@ def sync(mapping: mmap.mmap) -> None:
 
 # -- leases and locks -----------------------------------------------------------------------------------
 
-# By names of our own, because an uncontended lock is measured in fractions of a microsecond.
+# Globals: an uncontended lock takes fractions of a microsecond, and `fcntl.F_RDLCK` is one more look-up.
 _SHARED, _EXCLUSIVE, _NONE, _fcntl = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK, fcntl.fcntl
 
 
@@ -449,7 +451,7 @@ def make_private_directory(path: str) -> None:
             limits.check_files(error, os.path.dirname(path))
             if not isinstance(error, FileExistsError):
                 raise
-            # Else another process of this user was faster, or another user, as is found below
+            # Another process of this user was faster, or another user: the checks below tell.
         found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(errno.EPERM, "not a directory", path)

@@ -16,7 +16,7 @@ from sharedarray._platform.windows_kernel import msvcrt, os_error, translating
 from sharedarray._platform.windows_names import DEFAULT_PLACE
 from sharedarray._platform.windows_security import check_owner, private_attributes
 
-paths: dict[int, str] = {}  # by descriptor, what it was opened by
+paths: dict[int, str] = {}  # the path by which each descriptor was opened
 
 
 def missing(directory: str) -> str | None:
@@ -36,7 +36,7 @@ def open_file(
     private: bool = False,
     follow: bool = False,
 ) -> int:
-    """Open a file such that other processes may do anything with it meanwhile; return a descriptor."""
+    """Open a file that other processes may read, write, rename and remove meanwhile; return a descriptor."""
     try:
         handle = win32file.CreateFile(
             os.path.normpath(path),
@@ -54,7 +54,7 @@ def open_file(
     if code == winerror.ERROR_ACCESS_DENIED and os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "a directory", path)
     if code == winerror.ERROR_ACCESS_DENIED and not os.path.lexists(path):
-        code = winerror.ERROR_FILE_NOT_FOUND  # it is going, as its last handle is closed
+        code = winerror.ERROR_FILE_NOT_FOUND  # it vanishes when its last handle is closed
     raise os_error(code, path)
 
 
@@ -78,7 +78,10 @@ _NOINHERIT = getattr(os, "O_NOINHERIT", 0)
 
 
 def same_case(path: str) -> bool:
-    """Return whether a file is spelled so: names of blocks that differ in case are different ones."""
+    """Return whether a path has a file's name in the upper and lower case of the disk.
+
+    Windows would open the file by either; names of blocks that differ in case alone are different names.
+    """
     name = os.path.basename(path)
     if name.lower() == name.upper():
         return True
@@ -128,7 +131,7 @@ def move_file(source: str, target: str) -> None:
 
 
 def remove_file(path: str) -> bool:
-    """Remove a file; its name is free at once, open or not."""
+    """Remove a file. Its name is free at once, even if a process has it open."""
     if os.path.basename(path).startswith("l."):
         return _remove_unused(path)
     trash = f"{os.path.dirname(path)}/.{os.getpid()}.{os.urandom(6).hex()}.gone"
@@ -170,7 +173,7 @@ def make_private_directory(path: str) -> None:
             with translating(path):
                 win32file.CreateDirectory(os.path.normpath(path), private_attributes("OICI;GA"))
         except FileExistsError:
-            pass  # another process was faster; whether it was one of ours is looked at below
+            pass  # another process was faster; the owner is checked below
     if os.path.normcase(path) not in _trusted:
         check_owner(path)
         _trusted.add(os.path.normcase(path))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def keeper_of_references() -> int:
     """Return the process that keeps what this one sends: its parent, if multiprocessing started it."""
-    process: Any = sys.modules.get("multiprocessing.process")  # in a process that it has started, it is there
+    process: Any = sys.modules.get("multiprocessing.process")  # loaded in its processes
     parent = process.parent_process() if process is not None else None
     if parent is not None and parent.pid is not None and process_started(parent.pid) is not None:
         return int(parent.pid)
@@ -31,6 +31,7 @@ def keeper_of_references() -> int:
 
 
 def give_to(pid: int, handle: int) -> int:
+    """Duplicate a handle into another process; return the handle's number there."""
     with translating():
         target = win32api.OpenProcess(win32con.PROCESS_DUP_HANDLE, False, pid)
         copy = win32api.DuplicateHandle(
@@ -40,7 +41,7 @@ def give_to(pid: int, handle: int) -> int:
 
 
 def close_in(pid: int, started: int | None, handle: int) -> None:
-    """Close a handle in another process, unless it is gone."""
+    """Close a handle in another process, unless that process has ended."""
     with contextlib.suppress(pywintypes.error):
         source = win32api.OpenProcess(win32con.PROCESS_DUP_HANDLE, False, pid)
         if process_started(pid) == started:

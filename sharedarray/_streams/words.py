@@ -18,7 +18,7 @@ END            producer   0, or 1 + the position behind the last item
 SESSION        producer   how many producers there have been; 0 while the block is made
 PRODUCER       producer   its pid
 MOVED          producer   1 if the name leads to the next generation of the stream
-WAITING        producer   while it sleeps, a number that each sleep has alone (a token); else 0
+WAITING        producer   a token while it sleeps, which is a number that no other sleep has; else 0
 JOINED         a joiner   a random number that each consumer writes when it joins
 =============  =========  ======================================================================
 
@@ -38,9 +38,8 @@ WANTED         producer   a token while the producer sleeps because of this cons
 Tables, behind the entries:
 
 - ``index``, a word at ``position % slots``: ``(1 + position) << 16 | slot``, or `NO_SLOT` for a dropped item;
-- ``whole``, a word for each slot: 1 + the position of the item that is complete in this slot, 0 while the
-slot
-  is overwritten;
+- ``whole``, a word for each slot: 1 + the position of the item that is complete in this slot, or 0 while
+  the slot is overwritten;
 - ``times``, a word for each slot: nanoseconds since 1970;
 - ``holds``, `ENTRIES` bytes for each slot: 1 if the consumer with this entry has the item in use.
 """
@@ -86,9 +85,8 @@ __all__ = [
     "Tables",
 ]
 
-STREAM = int.from_bytes(
-    b"sastrm\x01\x00", "little"
-)  # the value of MAGIC; the 7th byte is the format's version
+# The value of MAGIC; the 7th byte is the version of the format.
+STREAM = int.from_bytes(b"sastrm\x01\x00", "little")
 PAGE = 4096
 WORD = 8
 

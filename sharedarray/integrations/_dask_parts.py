@@ -250,7 +250,8 @@ class DaskFuture(Future[Any]):
         """Take the outcomes of Dask's future."""
         self.in_cluster = in_cluster
 
-        def over(in_cluster: ClusterFuture) -> None:  # it holds this future until then, dropped or not
+        # It keeps this future until then, also if the program drops the future.
+        def finish(in_cluster: ClusterFuture) -> None:
             if not self.set_running_or_notify_cancel():
                 return
             self.in_cluster = None
@@ -265,7 +266,7 @@ class DaskFuture(Future[Any]):
             else:
                 self.set_result(value)
 
-        in_cluster.add_done_callback(over)
+        in_cluster.add_done_callback(finish)
 
 
 def _rebuilt(outcome: Any) -> Any:

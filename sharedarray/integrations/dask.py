@@ -106,7 +106,7 @@ class _PoolCore:
         self.has_left_with = False
         self._owner = os.getpid()
         self._running: set[DaskFuture] = set()
-        self._over = threading.Condition()
+        self._finished = threading.Condition()  # notified of each future that is done
 
     @property
     def workers(self) -> int:
@@ -114,8 +114,7 @@ class _PoolCore:
 
     @property
     def writes(self) -> bool:
-        homes = domains(self.client)
-        return bool(homes) and set(homes.values()) == {domain()}
+        return set(domains(self.client).values()) == {domain()}
 
     @property
     def is_foreign(self) -> bool:
@@ -162,15 +161,15 @@ class _PoolCore:
             pure=False,
             retries=self.retries,
         )
-        with self._over:
+        with self._finished:
             self._running.add(future)
         future.add_done_callback(self._note_end)
         future.follow(in_cluster, take)
 
     def _note_end(self, future: Future[Any]) -> None:
-        with self._over:
+        with self._finished:
             self._running.discard(future)
-            self._over.notify_all()
+            self._finished.notify_all()
 
     def _start_part(
         self,
@@ -192,8 +191,8 @@ class _PoolCore:
 
     def wait(self) -> None:
         """Wait until all futures are done."""
-        with self._over:
-            self._over.wait_for(lambda: not self._running)
+        with self._finished:
+            self._finished.wait_for(lambda: not self._running)
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

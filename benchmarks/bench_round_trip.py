@@ -17,7 +17,7 @@ from sharedarray._bench.contestants import CONTESTANTS as ALL
 from sharedarray._bench.limits import placed
 
 STANDARD = ("limit", "sharedarray", "ProcessPoolExecutor", "multiprocessing.Pool")
-# Where callers and workers run, and who takes part.
+# The processors of callers and workers, and the contestants.
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "alone": ("", ("limit", "sharedarray")),
     "on two processors": ("two", STANDARD),

@@ -263,7 +263,7 @@ _LAZY = {
     "wait": "sharedarray._streams",
 }
 
-# What other packages call it: PyPI's SharedArray, NumPy, multiprocessing, Ray and the shell.
+# Names of PyPI's SharedArray, NumPy, multiprocessing, Ray and the shell, and the names here.
 _OTHER_WORDS = {
     **dict.fromkeys(("copy", "from_array", "fromarray", "from_numpy", "Array"), "sharedarray.share(array)"),
     **dict.fromkeys(("create", "new", "ndarray"), "sharedarray.zeros(shape, dtype, name=...)"),

@@ -317,7 +317,7 @@ def _rm(args: argparse.Namespace) -> int:
     if ask and found and not _confirmed(found):
         say("nothing was removed")
         return 1
-    # What was confirmed is removed, not what has taken its name while the question stood.
+    # Only blocks that were confirmed are removed, and none that has taken a name during the question.
     now = _by_name() if ask else {block.name: block for block in found}
     for block in found:
         try:
@@ -345,7 +345,7 @@ def _prune(args: argparse.Namespace) -> int:
 
 
 def _cp(args: argparse.Namespace) -> int:
-    # Where the path is a link, the file that it leads to is replaced, not the link.
+    # If the path is a link, the file that it leads to is replaced, not the link.
     target = os.path.realpath(args.file)
     refused = _refused_copy(args.name, args.file)
     if refused is not None:

@@ -115,7 +115,7 @@ class Group(GroupBlock, GroupExports):
             except KeyError:
                 raise self._no_member(name) from None
             layout = member.layout
-            # What plain `pickle` has loaded is not shared.
+            # The bytes are not shared if plain `pickle` has loaded them.
             kind: Any = np.ndarray if mapping_of(self._bytes) is None else SharedArray
             made = _new_array(kind, layout.shape, layout.dtype, self._bytes, member.start, None, layout.order)
             found = self._arrays.setdefault(name, made)  # another thread may have been faster

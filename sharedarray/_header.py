@@ -51,13 +51,13 @@ MAGIC = b"\x93NUMPY"
 _MOST_AXES = 64  # NumPy's own limit; 32 before 2.0, which NumPy then tells
 _CACHED = 512  # layouts that stay parsed
 
-# What nearly every header looks like: a scalar dtype, and a shape of plain numbers.
+# The form of nearly every header: a scalar dtype, and a shape of plain numbers.
 _PLAIN = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z][0-9]*(?:\[[0-9a-zA-Z]+\])?)', 'fortran_order': (True|False), "
     rb"'shape': \( *((?:(?:(?:0|[1-9][0-9]{0,17}), ?)+(?:0|[1-9][0-9]{0,17})?)?)\), \}"
 )
 
-# What any other header may be made of: brackets, commas, strings, numbers, the three constants and comments.
+# The parts of any other header: brackets, commas, strings, numbers, the three constants and comments.
 # These are compiled when the first such header is read: to compile them takes 1 ms.
 _STRING = rb"""'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+\""""
 _COMMENT = rb"#[^\n]*+"

@@ -225,7 +225,7 @@ class SharedMemoryManager(managers.BaseManager):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         greenlets.check_sockets()
-        # Where nothing of the user's runs in that process, nothing there needs the arrays of this one.
+        # If no code of the user's runs in that process, no code there needs the arrays of this process.
         leave = initializer is None and not self._registry  # type: ignore[attr-defined]
         if getattr(self, "_address", "") is None:
             self._address = _address()

@@ -48,7 +48,7 @@ def refuse_masked(values: object, doing: str) -> None:
             next_step="use its .filled(value); or two arrays, its .data and numpy.ma.getmaskarray of it, "
             "which numpy.ma.array(data, mask=mask, copy=False) puts together",
         )
-    # What begins with a number has no arrays in it.
+    # A list that begins with a number has no arrays in it.
     if isinstance(values, list | tuple) and values and type(values[0]) not in _NUMBERS:
         for each in values:
             refuse_masked(each, doing)

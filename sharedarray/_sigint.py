@@ -114,8 +114,8 @@ def _raise_caught(*, later: bool = False) -> None:
             _catch(*caught)
 
 
-# Where Python ignores exceptions: the finalizers, and what `weakref` calls when something is gone, which may
-# be right after one.
+# Python ignores exceptions in finalizers, and in the functions that `weakref` calls when an object is gone,
+# perhaps right after a finalizer.
 _WEAK: tuple[Any, ...] = weakref.WeakValueDictionary(), weakref.WeakKeyDictionary(), weakref.WeakSet()
 _finalizers: set[CodeType] = {
     weak._remove.__code__ for weak in _WEAK if hasattr(getattr(weak, "_remove", None), "__code__")

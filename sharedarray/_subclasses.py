@@ -58,7 +58,7 @@ _REDUCTION = ("__reduce__", "__reduce_ex__", "__setstate__")
 _OF_MASKED = "_baseclass", "_mask"
 # Attributes of `numpy.memmap`.
 _OF_MAP = "_mmap", "filename", "offset", "mode"
-# What `SharedArray` remembers of how it was sent.
+# The attributes by which a `SharedArray` remembers how it was sent.
 _REMEMBERED = SharedArray.__slots__
 
 
@@ -212,7 +212,7 @@ class _Received(np.ndarray):
             super().__setstate__(state)
 
 
-# What ndarrays are made by when they are unpickled.
+# The function that makes an ndarray when it is unpickled.
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 
 

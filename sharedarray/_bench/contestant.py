@@ -69,7 +69,7 @@ class Contestant(contextlib.ExitStack):
     def start(self) -> None:
         """Start the workers."""
 
-    # What a library has to say
+    # The methods of each contestant
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call this in a worker, and wait for what it returns."""

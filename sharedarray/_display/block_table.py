@@ -322,7 +322,7 @@ def as_json(block: BlockInfo, programs: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-# What opens a block of each kind; of others, the array is attached, or the segment where there is none.
+# The call that opens a block of each kind. A block of another kind is attached, as an array or a segment.
 _OPENERS = {
     "memory": "SharedMemory({})",
     "list": "ShareableList(name={})",

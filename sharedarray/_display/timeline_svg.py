@@ -40,8 +40,8 @@ _BORDERS = {"died": "", "timeout": "6 2", "raised": "3 2", "cancelled": "1 2"}
 # Pixels: the whole width, the lanes' left and right end, the space above them, and a row of the legend.
 _WIDTH, _LEFT, _RIGHT, _ABOVE, _LINE = 960, 120, 900, 28, 18
 
-# What is neither a function's colour nor its border follows the theme: that of Jupyter or VS Code, which set
-# these variables, or that of the browser. The attributes of the elements are for viewers without CSS.
+# All other colours follow the theme: that of Jupyter or VS Code, which set these variables, or that of the
+# browser. The attributes of the elements are for viewers without CSS.
 _THEMES = {
     # name: (variable of Jupyter, of VS Code, colour in light, in dark)
     "paper": ("--jp-layout-color0", "--vscode-editor-background", "#fff", "#111"),

@@ -143,7 +143,7 @@ def _no_iterable(method: str, function: Any, at: int, given: Any) -> str:
     return f"{text}: for one call write submit({name}, …)"
 
 
-# What makes one result of two for functions of NumPy that make one of a block.
+# Functions of NumPy that make one number of a block, and the function that combines two of these.
 _COMBINES = {
     "sum": "numpy.add",
     "nansum": "numpy.add",

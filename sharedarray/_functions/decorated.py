@@ -90,7 +90,7 @@ def _nothing(*_: Any) -> None:
 
 
 _DISPATCHER = _make_dispatcher().__code__
-# What `functools.singledispatchmethod` makes for an instance: a function before Python 3.14.
+# The code that `functools.singledispatchmethod` makes for an instance: a function before Python 3.14.
 _DISPATCHED_METHOD = getattr(
     functools.singledispatchmethod(_nothing).__get__(types.SimpleNamespace()), "__code__", ""
 )
@@ -113,7 +113,7 @@ def _reduce_module(pickler: CodePickler, each: types.ModuleType) -> Any:
     return module, (home,), found, None, None, _set_module
 
 
-# What each module has of its own.
+# Globals that each module has for itself.
 _OF_MODULES = frozenset(("__builtins__", "__cached__", "__loader__", "__name__", "__package__", "__spec__"))
 
 

@@ -28,7 +28,7 @@ from sharedarray._thresholds import HASHED_FROM
 
 __all__ = ["CALL", "COPY", "RESULT", "CodePickler"]
 
-# What a pickle is made for: a call or an initializer; a result on its way to the caller; a process that is no
+# The purpose of a pickle: a call or an initializer; a result on its way to the caller; a process that is no
 # worker of a pool, to which each pickle brings its globals along; a version.
 CALL, RESULT, COPY, VERSION = "call", "result", "copy", "version"
 
@@ -241,7 +241,7 @@ def _of_members(each: type) -> dict[str, dict[str, Any]]:
     return found
 
 
-# What the class of an enumeration sets in each of its members.
+# Attributes that the class of an enumeration sets in each of its members.
 _SET_BY_ENUM = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
 
 

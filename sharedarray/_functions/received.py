@@ -186,7 +186,8 @@ def _new_module(name: str) -> types.ModuleType:
     return made
 
 
-# What a pickle calls. A function or class is made first, then its state is set: it may refer to itself.
+# Functions that a pickle calls. A function or class is made first, and its state is set then, since it may
+# refer to itself.
 
 _ATTRIBUTES: tuple[str, ...] = ("__name__", "__qualname__", "__module__", "__doc__")
 _ATTRIBUTES += ("__annotations__", "__defaults__", "__kwdefaults__")

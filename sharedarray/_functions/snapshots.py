@@ -36,7 +36,7 @@ _IMMUTABLE = frozenset(
 _DESCRIPTORS = types.GetSetDescriptorType, types.MemberDescriptorType
 _NUMPY = np.number, np.bool_, np.character, np.datetime64, np.dtype, np.ufunc
 _CONTAINERS = frozenset((list, dict, set))
-# What `class` statements and `dataclass` set once, with instances of their own.
+# Attributes that `class` statements and `dataclass` set once, each time to new objects.
 _SET_BY_CLASS = frozenset(("__annotations__", "__dataclass_fields__", "__dataclass_params__"))
 # Items of a container that are compared one by one; containers that are compared for one function; characters
 # or bytes of a text that may be held for it. Beyond these a comparison takes as long as a pickle.

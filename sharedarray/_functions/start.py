@@ -41,8 +41,8 @@ class _MainModule(types.ModuleType):
         raise AttributeError("__file__")
 
 
-# What a forked worker has from its parent: module, name and version of each global; token and version of each
-# function and class.
+# The state that a forked worker has from its parent: module, name and version of each global; token and
+# version of each function and class.
 Inherited: TypeAlias = tuple[list[tuple[str, str, Any]], list[tuple[str, Any]]]
 
 

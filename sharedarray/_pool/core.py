@@ -63,7 +63,7 @@ __all__ = ["PoolCore"]
 DESCRIPTORS: Final = 10
 
 
-# What a pool's `repr` says of its states.
+# The words of a pool's `repr` for its states.
 _DESCRIBED: Final = {
     DRAINING: "shut down, finishing its calls",
     ABORTING: "shut down, ending its workers",

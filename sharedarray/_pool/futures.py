@@ -223,7 +223,7 @@ class PoolFuture(Future[Any]):
         return self._state in _CANCELLED
 
     def done(self) -> bool:
-        """Return whether the call is over or cancelled."""
+        """Return whether the call has ended or was cancelled."""
         if self._state not in _SETTLED:
             self._attend()
         return self._state in _SETTLED
@@ -254,7 +254,7 @@ class PoolFuture(Future[Any]):
         return self._state == "RUNNING"
 
     def _begins(self) -> bool:
-        """Change to running; return False if it is cancelled or over. Its waiters learn of that once."""
+        """Change to running; return False if the call was cancelled or has ended. Waiters learn it once."""
         with self._condition:
             if self._state in _NOTIFIED:
                 return False  # a second notice would be an error

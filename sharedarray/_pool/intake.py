@@ -162,7 +162,7 @@ class Intake:
         retries, limit
             As for `submit`.
         deadline
-            When all must be over, in seconds of the monotonic clock.
+            When all calls must have ended, in seconds of the monotonic clock.
         """
         core = self._core
         core.check_open()

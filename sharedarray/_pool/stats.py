@@ -31,7 +31,7 @@ _FUNCTIONS, _CALLS, _SPANS = 512, 256, 50_000
 class _Calls:
     """The copies of one call, as they are counted."""
 
-    # What most are over without stays in the class: these come by the thousand.
+    # In the class, since most calls end without values of their own, and there are thousands of calls.
     ended = 0.0
     received = results = 0  # bytes of small results, and of how many tasks
     _account: Account | None = None
@@ -164,7 +164,7 @@ class Statistics:
     def finished(
         self, task: Task, ended: int, worker: str, pid: int, outcome: str, now: float | None = None
     ) -> None:
-        """Note that a task is over: it is ``done``, has ``raised``, ``died``, or was ``cancelled``."""
+        """Note that a task has ended: it is ``done``, has ``raised``, ``died``, or was ``cancelled``."""
         call = task.call
         self._ended += task.count
         self._spans.append(
@@ -215,7 +215,7 @@ class Statistics:
         made.add("arguments", (0, 0, size, 0))
         return made
 
-    # What was copied
+    # Copies
 
     def called(self, task: Task, pickled: Pickled) -> None:
         """Note a call of one task."""

@@ -122,7 +122,7 @@ class Timers:
 
 
 def _due(task: Task, since: float) -> list[float]:
-    """Return when a task that began at a time has to be over."""
+    """Return the times by which a task that began at `since` must have ended."""
     times = [] if task.deadline is None else [task.deadline]
     if task.limit is not None:
         times.append(since + task.limit)

@@ -87,7 +87,7 @@ def _register_tokens(module: ModuleType) -> None:
     normalize.register(np.ndarray, token_of)
 
 
-# Where shared arrays are told of. `protocol` and `spill` hold what they got from the ones before.
+# The modules with which shared arrays are registered. `protocol` and `spill` hold functions of those before.
 _DISTRIBUTED = (
     *("protocol.pickle", "protocol.serialize", "protocol.core", "comm.core", "protocol", "spill"),
     *("protocol.numpy", "client"),

@@ -96,6 +96,21 @@ BEGINNINGS = re.compile(
 )
 
 
+# How no comment of the package begins.
+COMMENTS = re.compile(r"^ *# (?:What|Where|Who|Whoever|Nobody|Somebody)\b.*$", re.MULTILINE)
+
+
+def test_comments_begin_with_their_subject() -> None:
+    found = [
+        f"{path}: {match.group().strip()}"
+        for path, text in SOURCES.items()
+        if path.startswith(("sharedarray/", "benchmarks/")) and path.endswith(".py")
+        for match in COMMENTS.finditer(text)
+        if not match.group().endswith("?")
+    ]
+    assert found == []
+
+
 def test_docstrings_begin_with_what_an_object_does_or_is() -> None:
     found = [
         f"{path}: {match.group().strip()}"

@@ -17,9 +17,9 @@ from sharedarray._pool.processes.orders import Preset, new_interpreter, orders
 
 __all__ = ["Fork", "ForkServed", "Spawn"]
 
-# What a new interpreter does first. It shows that it is a Python. Its parent may have files of its own in
-# place of standard streams, which it does not inherit. Without the null device there, the next files that it
-# opens would have these numbers.
+# The first code that a new interpreter runs. It shows that it is a Python. The parent may have files of its
+# own in place of standard streams, which the interpreter does not inherit. Without the null device there, the
+# next files that the interpreter opens would have these numbers.
 _BEGIN = """\
 import os
 os.write({status}, {greeting!a})

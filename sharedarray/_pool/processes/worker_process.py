@@ -75,7 +75,7 @@ class WorkerProcess(process.BaseProcess):
         self.environment: dict[str, str] = setup.threads
         self.can_limit_loaded = threads.can_limit_loaded()
         self.preload: tuple[str, ...] = setup.preload
-        # What the fork server says of modules that it could not load properly, by their names.
+        # By name of a module that the fork server could not load properly: the text of the fork server.
         self.reports: dict[str, str] = {}
         self._group_signals = group_signals.chosen()
         self._ends: Any = ends

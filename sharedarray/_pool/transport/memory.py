@@ -30,7 +30,7 @@ __all__ = [
 # Bytes: where a buffer starts in a slot. A cache line, and more than any dtype asks for.
 ALIGNMENT = 64
 
-# What is copied: bytes, or an array that need not be contiguous, in C order.
+# The source of a copy: bytes, or an array that need not be contiguous, in C order.
 Source = Buffer | np.ndarray[Any, Any]
 
 

@@ -36,7 +36,7 @@ PACKAGE = Path(sa.__file__).parent
 # What bounds each table that a module has, of those that are empty at first.
 BOUNDS = {
     "_platform.linux._lost": "mappings that another thread was in the way of, within a microsecond",
-    "_platform.windows_sections._mutex": "one",
+    "_platform.windows_sections._naming_mutex": "one",
     "_platform.windows_sections.sections": "the blocks that are open",
     "_platform.windows_files.paths": "the blocks that are open",
     "_platform.windows_files._trusted": "the registries that are there",

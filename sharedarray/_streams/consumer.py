@@ -40,7 +40,8 @@ class Consumer(Stream):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._closed = True  # until the constructor has finished
         options = Options(*arguments, **keywords).of_consumer()
-        self._join_block(Block.attach(str(options.name)), options.lossless, history=options.history)
+        assert options.name is not None
+        self._join_block(Block.attach(options.name), options.lossless, history=options.history)
 
     def _join_block(self, block: Block, lossless: bool | None, *, history: int = 0, start: int = -1) -> None:
         with sigint.deferred:  # if Ctrl-C has come, it comes when this can be closed

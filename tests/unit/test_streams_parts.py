@@ -77,6 +77,8 @@ def test_options_are_those_of_one_side() -> None:
     for wrong in (Options(None), Options("x", persist=True), Options("x", lossless=1)):  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             wrong.of_consumer()
+    with pytest.raises(TypeError, match="is a str"):
+        sa.Stream(3)  # type: ignore[arg-type]
 
 
 # -- both sides of one block ------------------------------------------------------------------------------

@@ -10,13 +10,20 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sharedarray._clock import time
 from sharedarray._pool.codec.account import Account
 from sharedarray._pool.codec.pickled import Pickled, Short
 
-__all__ = ["Arguments", "Function", "FunctionStats", "Raised", "Sink", "Task", "name_of", "new_number"]
+if TYPE_CHECKING:
+    from sharedarray._pool.futures import PoolFuture
+    from sharedarray._pool.sinks import Results
+
+    # It receives the outcomes of a task; exceptions come as `Raised`.
+    Sink: TypeAlias = PoolFuture | Results
+
+__all__ = ["Arguments", "Function", "FunctionStats", "Raised", "Task", "name_of", "new_number"]
 
 _numbers = itertools.count(1)
 
@@ -41,28 +48,6 @@ class Raised:
 
     def __init__(self, exception: BaseException) -> None:
         self.exception = exception
-
-
-class Sink(Protocol):
-    """The receiver of the outcomes of a task."""
-
-    def begin(self) -> bool:
-        """Note that the task is handed out; return False if its outcomes are not wanted any more."""
-
-    def wanted(self) -> bool:
-        """Return whether the outcomes are still wanted."""
-
-    def put(self, index: int, outcomes: list[Any], step: int = 1) -> None:
-        """Take the outcomes of the items from ``index`` on, and the list; exceptions come as `Raised`.
-
-        Each item is ``step`` behind the one before it.
-        """
-
-    def cancel_items(self, index: int, count: int, step: int = 1) -> None:
-        """Note that these items will not be done."""
-
-    def skip(self, count: int) -> None:
-        """Note that so many items will not be done, since their outcomes are not wanted any more."""
 
 
 class FunctionStats:

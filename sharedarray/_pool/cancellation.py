@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from sharedarray import _errors as errors
 from sharedarray._pool import outcomes
-from sharedarray._pool.calls import Raised, Sink, Task
+from sharedarray._pool.calls import Raised, Task
 from sharedarray._sigint import deferred
 
 if TYPE_CHECKING:
+    from sharedarray._pool.calls import Sink
     from sharedarray._pool.core import PoolCore
 
 __all__ = ["Cancellation"]

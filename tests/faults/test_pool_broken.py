@@ -177,3 +177,14 @@ def test_a_long_integer_arrives_among_short_ones(one):
         4,
     ]
     goes_on(one)
+
+
+@pytest.mark.parametrize("name", ["print", "open", "__import__"])
+def test_a_builtin_that_a_task_has_broken_breaks_no_other_task(one, name):
+    """The task itself may fail, as the worker needs the builtin to reply."""
+    broken = one.submit(pool_broken.break_builtin, name)
+    assert one.submit(pool_tasks.add, 4).result(LIMIT) == 5
+    assert list(one.map(pool_tasks.add, range(4))) == [1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        one.submit(divmod, 1, 0).result(LIMIT)
+    assert broken.done()

@@ -19,6 +19,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing import current_process
 from typing import Any, Final
 
@@ -47,7 +48,9 @@ from sharedarray._pool.transport.messages import (
     Frame,
     Kind,
 )
+from sharedarray._pool.worker import builtin_names
 from sharedarray._pool.worker.attachments import Attachments
+from sharedarray._pool.worker.builtin_names import with_builtins
 from sharedarray._pool.worker.replies import WINDOW, Replies
 from sharedarray._reference import FORMAT
 from sharedarray._spin import SpinWait
@@ -147,6 +150,7 @@ class Loop:
 
     def run(self) -> None:
         """Do everything until the pool sends STOP."""
+        builtin_names.begin()
         todo, replies, spinning = self._todo, self._replies, self._spinning
         while not self._stopped:
             if todo:
@@ -305,7 +309,7 @@ class Loop:
         known.loaded = None
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline, copy=True)
         with self._attachments.cache:
-            loaded = loads(stream, buffers)
+            loaded = with_builtins(partial(loads, stream, buffers))
         del stream, buffers
         self._lock_views()  # the function may be used for longer than a call
         if known.keeps:
@@ -348,6 +352,11 @@ class Loop:
     def _load(self, frame: Frame) -> tuple[Any, Sequence[Any], dict[str, Any]]:
         """Return the function and the arguments of a TASK. Arguments are loaded first: they set globals."""
         stream, buffers = self._buffers(frame.stream, frame.entries, frame.inline)
+        return with_builtins(lambda: self._loaded(frame, stream, buffers))
+
+    def _loaded(
+        self, frame: Frame, stream: Buffer, buffers: list[Buffer]
+    ) -> tuple[Any, Sequence[Any], dict[str, Any]]:
         layout = frame.flags & PLAIN
         if layout == PLAIN or not frame.flags & SHARES:
             function, args, kwargs = load_call(stream, buffers, layout, self._view)
@@ -482,7 +491,7 @@ def _failed(raised: BaseException) -> _Outcome:
     """Return the outcome that an exception makes."""
     if copies.is_copy():
         copies.end_copy(raised)
-    answer = failures.pack(raised, _last_own(raised))
+    answer = with_builtins(lambda: failures.pack(raised, _last_own(raised)))
     failures.forget_frames(raised)
     return _Outcome(Kind.ERROR, answer, raised if answer.shares else None)
 

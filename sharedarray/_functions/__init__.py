@@ -33,16 +33,18 @@ sent.
 
 The modules of this package, bottom to top; imports go downwards only:
 
-=========  =====================================================================
-modules    which modules travel by value, and their namespaces
-tokens     what identifies a function or class in all processes
-snapshots  whether a function is as it was: `Snapshot`, `FunctionCache`
-received   what has arrived from the caller: globals, functions and classes
-decorated  reducers of what decorators make: caches, dispatchers, descriptors
-named      objects that pickle by a name alone: those of `typing.NewType`, sentinels
-pickler    `CodePickler`, and the versions of values
-start      the ``__main__`` of a worker that starts
-=========  =====================================================================
+===========  =====================================================================
+modules      which modules travel by value, and their namespaces
+tokens       what identifies a function or class in all processes
+class_hooks  making a class that arrives, and what a class statement calls
+snapshots    whether a function is as it was: `Snapshot`, `FunctionCache`
+received     what has arrived from the caller: globals, functions and classes
+decorated    reducers of what decorators make: caches, dispatchers, descriptors
+kept         objects of which a program keeps one: singletons, instances by key
+named        objects that are known by their identity, by name or because they are kept
+pickler      `CodePickler`, and the versions of values
+start        the ``__main__`` of a worker that starts
+===========  =====================================================================
 """
 
 from sharedarray._functions.modules import importable, is_by_value

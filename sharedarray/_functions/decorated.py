@@ -10,7 +10,7 @@ import pickle
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
@@ -24,7 +24,7 @@ from sharedarray._functions.modules import (
     namespace_of,
     namespaces,
 )
-from sharedarray._functions.received import Global, arrived, module
+from sharedarray._functions.received import Global, arrived, module, named_global
 from sharedarray._functions.snapshots import LRU_CACHE
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def _reduce_module(pickler: CodePickler, each: types.ModuleType) -> Any:
         home = namespaces.name_of(there, each)  # loaded by its path, and not entered there
     elif home in MAIN_NAMES or not is_by_value(home):
         return NotImplemented
+    if pickler.is_copy:
+        names = [name for name in there if name not in _OF_MODULES and pickler.can_send(there[name])]
+        return types.ModuleType, (home,), {name: there[name] for name in names}, None, None, _fill_module
     found: list[Global] = []
     for name in list(there) if pickler.sends_globals else ():
         if name not in _OF_MODULES:
@@ -117,22 +120,55 @@ def _reduce_module(pickler: CodePickler, each: types.ModuleType) -> Any:
 _OF_MODULES = frozenset(("__builtins__", "__cached__", "__loader__", "__name__", "__package__", "__spec__"))
 
 
+def _fill_module(made: types.ModuleType, content: dict[str, Any]) -> None:
+    made.__dict__.update(content)
+
+
 def _set_module(_: types.ModuleType, found: list[Global]) -> None:
     for each in found:
         arrived.assign(*each)
 
 
-def _reduce_method(pickler: CodePickler, method: types.MethodType) -> Any:
-    """Reduce a method that its instance does not have under the function's name, such as a lambda."""
-    if getattr(method.__self__, method.__func__.__name__, None) == method:
+def _reduce_method(pickler: CodePickler, method: Any) -> Any:
+    """Reduce a method that is a module's global by its name: `random.random` is one of the global generator.
+
+    A copy of that would draw the same numbers in each worker. A method that its instance does not have under
+    the function's name, such as a lambda, goes with its function.
+    """
+    owner, name = method.__self__, method.__name__
+    if owner is None or isinstance(owner, types.ModuleType):
         return NotImplemented
-    return types.MethodType, (method.__func__, method.__self__)
+    home = type(owner).__module__
+    there = namespace_of(home) if type(home) is str else None
+    if there is not None and there.get(name) is method and not is_by_value(home):
+        return named_global, (home, name)
+    if type(method) is not types.MethodType or getattr(owner, method.__func__.__name__, None) == method:
+        return NotImplemented
+    return types.MethodType, (method.__func__, owner)
 
 
 def _reduce_descriptor(pickler: CodePickler, descriptor: Any) -> Any:
     """Reduce a `cached_property` or `singledispatchmethod` without its lock or cache."""
     kept = {key: value for key, value in vars(descriptor).items() if key not in ("lock", "_method_cache")}
     return type(descriptor), (descriptor.func,), kept
+
+
+def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
+    """Reduce what a function of `contextlib.contextmanager` returns, if it was not entered yet."""
+    made = manager.gen
+    if not inspect.isgenerator(made) or inspect.getgeneratorstate(made) != inspect.GEN_CREATED:
+        return NotImplemented
+    return type(manager), (manager.func, manager.args, manager.kwds)
+
+
+@contextlib.contextmanager
+def _context() -> Iterator[None]:
+    yield
+
+
+def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
+    """Reduce a table that refers to its objects weakly, with those that are alive."""
+    return type(table), (), None, None, iter(list(table.items()))
 
 
 def _reduce_file(pickler: CodePickler, file: Any) -> Any:
@@ -148,5 +184,9 @@ REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     functools.singledispatchmethod: _reduce_descriptor,
     types.ModuleType: _reduce_module,
     types.MethodType: _reduce_method,
+    types.BuiltinMethodType: _reduce_method,
     io.TextIOWrapper: _reduce_file,
+    type(_context()): _reduce_context_manager,
+    weakref.WeakKeyDictionary: _reduce_weak,
+    weakref.WeakValueDictionary: _reduce_weak,
 }

@@ -80,6 +80,8 @@ def _can_be_imported(name: str, module: Any) -> bool:
         return False
     if spec is None:
         return bool(parent)  # the package may have made it
+    if getattr(spec, "_initializing", False):
+        return False  # it is being imported: another process that imports it would make pools as well
     if parent and getattr(spec, "name", name) != name:
         return True  # another name that the package has given to a module, as collections.abc is
     path = getattr(sys.modules[parent], "__path__", None) if parent else None

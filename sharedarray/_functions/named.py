@@ -1,29 +1,33 @@
-"""Objects that pickle by a name alone, as `typing.NewType` and sentinels do, in modules that travel by value.
+"""Objects that are known by their identity, in modules that travel by value.
 
-Their ``__reduce__`` returns the name of a global, which a worker's module need not have yet. So they travel
-as functions and classes do: with a token, by which a worker has one object for each of the caller's.
+Those of `typing.NewType`, and sentinels, pickle by a name alone: their ``__reduce__`` returns the name of a
+global, which a worker's module need not have yet. Others are kept by their program (`kept`). All of them
+travel as functions and classes do: with a token, by which a worker has one object for each of the caller's.
 """
 
 from __future__ import annotations
 
+import contextvars
 import copyreg
 import itertools
 import operator
 import os
 import pickle
 import sys
+import threading
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sharedarray._functions import tokens
-from sharedarray._functions.modules import MAIN, MAIN_NAMES, is_by_value, namespace_of
+from sharedarray._functions.kept import bare, is_kept, kept_objects, place_of, set_content
+from sharedarray._functions.modules import MAIN, MAIN_NAMES, is_by_value, namespace_of, namespaces
 from sharedarray._functions.received import Global, arrived, caller_object
 
 if TYPE_CHECKING:
     from sharedarray._functions.pickler import CodePickler
 
-__all__ = ["reduce_named"]
+__all__ = ["Pinned", "give_tokens", "pinned", "reduce_context_variable", "reduce_local", "reduce_named"]
 
 # Without types: a type checker holds that a class never has these methods of `object` itself.
 _REDUCE: Any = object.__reduce__
@@ -36,10 +40,10 @@ _ALIAS = getattr(typing, "TypeAliasType", None)
 
 
 def reduce_named(pickler: CodePickler, obj: Any) -> Any:
-    """Return how an object is pickled that pickles by its name; NotImplemented for another object."""
+    """Return how an object is pickled that is known by its identity; NotImplemented for another object."""
     kind = type(obj)
     if kind.__reduce_ex__ is _REDUCE_EX and kind.__reduce__ is _REDUCE:
-        return NotImplemented
+        return _reduce_kept(pickler, obj) if is_kept(obj, pickler.kept) else NotImplemented
     home = getattr(obj, "__module__", None)
     if type(home) is not str or (home in sys.modules and not is_by_value(home)):
         return NotImplemented
@@ -60,24 +64,135 @@ def reduce_named(pickler: CodePickler, obj: Any) -> Any:
     if there is not None and there.get(reduced) is obj and pickler.sends_globals:
         globals_ = pickler.globals_of(MAIN if home in MAIN_NAMES else home, there, (reduced,))
     make, args, content = _parts(obj)
-    return _made, (token, home, reduced, make, *args), (token, content, globals_), None, None, _set
+    return _made, (token, home, reduced, make, *args), (token, token, content, globals_), None, None, _set
 
 
-# Objects that no table of tokens can refer to weakly, by module and name: each with its token.
-_pinned: dict[tuple[str, str], tuple[str, Any]] = {}
-_numbers = itertools.count(1)
+def reduce_context_variable(pickler: CodePickler, variable: Any) -> Any:
+    """Reduce a `contextvars.ContextVar` with its default."""
+    try:
+        default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
+    except LookupError:
+        default = ()
+    return _reduce_by_place(pickler, variable, (_context_variable, variable.name, *default), None)
+
+
+def reduce_local(pickler: CodePickler, local: Any) -> Any:
+    """Reduce a `threading.local` with its content in this thread."""
+    return _reduce_by_place(pickler, local, (threading.local,), (dict(vars(local)), None))
+
+
+def _reduce_by_place(pickler: CodePickler, obj: Any, making: tuple[Any, ...], content: Any) -> Any:
+    """Return how an object is pickled that has no content of its own, or one for each thread."""
+    if pickler.is_copy:
+        return *making[:1], making[1:], content, None, None, set_content
+    home, name = place_of(obj)
+    token = _token_of(obj, home, name)
+    if pickler.is_version:
+        return _made, (token, "", "", *making[:1], content)
+    if pickler.is_result and token in arrived.versions:
+        return _caller_object, (token, home, name)
+    made = token if content is None else pickler.version_of_content(content)[0]
+    return _made, (token, home, name, *making), (token, made, content, []), None, None, _set
+
+
+def _context_variable(name: str, *default: Any) -> contextvars.ContextVar[Any]:
+    return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
+
+
+def _reduce_kept(pickler: CodePickler, obj: Any) -> Any:
+    """Return how an object is pickled that a program keeps."""
+    kind = type(obj)
+    if kind is object and (pickler.is_copy or (pickler.is_result and not pinned.has(obj))):
+        return NotImplemented
+    content = None if kind is object else obj.__getstate__()
+    if pickler.is_copy:
+        return bare, (kind,), content, None, None, set_content
+    token = _token_of(obj, getattr(kind, "__module__", ""), "")
+    if pickler.is_version:
+        return _made, (token,)
+    if pickler.is_result:
+        if token not in arrived.versions:
+            return bare, (kind,), content, None, None, set_content
+        return _returned, (token, kind), (token, content), None, None, _set_returned
+    made, shares = pickler.version_of_content(content)
+    if shares:
+        return NotImplemented  # a worker must not keep its block
+    pickler.versions.append((token, made))
+    return _made, (token, "", "", bare, kind), (token, made, content, []), None, None, _set
+
+
+class Pinned:
+    """Objects that no table can refer to weakly, each with its token and its place: module and name.
+
+    An object is dropped when its module has none of that name any more, and no class keeps it.
+    """
+
+    LIMIT = 1024  # objects; then, and when they have doubled, those are dropped
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[Any, str, str]] = {}
+        self._tokens: dict[int, str] = {}
+        self._limit = self.LIMIT
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def token_of(self, obj: Any, home: str, name: str) -> str:
+        """Return the token of an object; give it one if it has none."""
+        token = self._tokens.get(id(obj))
+        if token is None:
+            token = f"{home}.{name} {os.getpid()}.{next(self._numbers)}"
+            self.register(token, obj, home, name)
+        return token
+
+    def has(self, obj: Any) -> bool:
+        """Return whether an object has a token."""
+        return id(obj) in self._tokens
+
+    def register(self, token: str, obj: Any, home: str, name: str) -> None:
+        """Give an object a token."""
+        if len(self._objects) >= self._limit:
+            known: dict[Any, set[int]] = {}
+            for each, (one, of, called) in list(self._objects.items()):
+                there = namespaces.find(of) if namespaces.is_name(of) else namespace_of(of)
+                if not (_found(there, called) is one if called else is_kept(one, known)):
+                    del self._objects[each]
+                    self._tokens.pop(id(one), None)
+            self._limit = max(self.LIMIT, 2 * len(self._objects))
+        self._objects[token] = obj, home, name
+        self._tokens[id(obj)] = token
+
+    def find(self, token: str) -> Any:
+        """Return the object with a token; None if there is none."""
+        return self._objects.get(token, _NO_OBJECT)[0]
+
+
+_NO_OBJECT: tuple[Any, str, str] = (None, "", "")
+pinned = Pinned()
 
 
 def _token_of(obj: Any, home: str, name: str) -> str:
     """Return the token of an object; give it one if it has none."""
+    return tokens.token_of(obj) if _is_weak(obj) else pinned.token_of(obj, home, name)
+
+
+def _is_weak(obj: Any) -> bool:
+    """Return whether tables can refer to an object weakly, and by its identity."""
     kind = type(obj)
-    if kind.__weakrefoffset__ and kind.__hash__ is _HASH and kind.__eq__ is _EQUAL:
-        return tokens.token_of(obj)
-    token, known = _pinned.get((home, name), ("", None))
-    if known is not obj:
-        token = f"{home}.{name} {os.getpid()}.{next(_numbers)}"
-        _pinned[home, name] = token, obj
-    return token
+    return bool(kind.__weakrefoffset__) and kind.__hash__ is _HASH and kind.__eq__ is _EQUAL
+
+
+def _find(token: str) -> Any:
+    found = pinned.find(token)
+    return tokens.find(token) if found is None else found
+
+
+def give_tokens(namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give kept objects their tokens, and yield these with the objects' contents."""
+    for obj in kept_objects(namespace):
+        kind = type(obj)
+        yield _token_of(obj, kind.__module__, ""), None if kind is object else obj.__getstate__()
 
 
 def _found(there: dict[str, Any] | None, name: str) -> Any:
@@ -112,23 +227,33 @@ def _parts(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
 
 def _made(token: str, home: str, name: str, make: Callable[..., Any], *args: Any) -> Any:
     """Return the object with a token; make it if there is none."""
-    pinned, found = _pinned.get((home, name), ("", None))
-    if pinned != token:
-        found = tokens.find(token)
+    found = _find(token)
     if found is None:
         found = make(home, *args) if make is _of_typing else make(*args)
-        try:
+        if _is_weak(found):
             tokens.register(token, found)
-        except TypeError:  # it cannot be hashed, or referred to weakly
-            _pinned[home, name] = token, found
+        else:
+            pinned.register(token, found, home, name)
         arrived.new.add(token)
     return found
 
 
 def _caller_object(token: str, home: str, name: str) -> Any:
     """Return the object of this process that a result refers to."""
-    pinned, found = _pinned.get((home, name), ("", None))
-    return found if pinned == token else caller_object(token, home, name)
+    found = pinned.find(token)
+    return caller_object(token, home, name) if found is None else found
+
+
+def _returned(token: str, kind: type) -> Any:
+    """Return the object of this process that a result refers to; a new one if there is none any more."""
+    found = _find(token)
+    return bare(kind) if found is None else found
+
+
+def _set_returned(obj: Any, state: tuple[str, Any]) -> None:
+    token, content = state
+    if _find(token) is not obj:
+        set_content(obj, content)
 
 
 def _of_typing(home: str, kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -137,17 +262,10 @@ def _of_typing(home: str, kind: Any, args: tuple[Any, ...], options: dict[str, A
     return eval("kind(*args, **options)", names)
 
 
-def _set(obj: Any, state: tuple[str, Any, list[Global]]) -> None:
-    """Set the state of an object that is new, and the global that it is."""
-    token, content, globals_ = state
-    if arrived.take_version(token, token) and content is not None:
-        if hasattr(obj, "__setstate__"):
-            obj.__setstate__(content)
-        else:
-            attributes, slots = content if isinstance(content, tuple) else (content, None)
-            if attributes:
-                vars(obj).update(attributes)
-            for name, value in (slots or {}).items():
-                setattr(obj, name, value)
+def _set(obj: Any, state: tuple[str, Any, Any, list[Global]]) -> None:
+    """Set the content of an object, unless it is of the same version, and the global that it is."""
+    token, made, content, globals_ = state
+    if arrived.take_version(token, made) and content is not None:
+        set_content(obj, content)
     for each in globals_:
         arrived.assign(*each)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import collections
+import contextvars
 import enum
 import io
 import itertools
 import pickle
 import sys
+import threading
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -18,9 +22,9 @@ import numpy as np
 from cloudpickle import cloudpickle as _cloudpickle
 
 from sharedarray import _reference as reference, _reloads as reloads
-from sharedarray._functions import modules, received, tokens
+from sharedarray._functions import class_hooks, modules, received, tokens
 from sharedarray._functions.decorated import REDUCERS, reduce_dispatcher
-from sharedarray._functions.named import reduce_named
+from sharedarray._functions.named import reduce_context_variable, reduce_local, reduce_named
 from sharedarray._functions.snapshots import SCALARS, Snapshot, cell_content, global_names
 from sharedarray._picklers import reducers
 from sharedarray._subclasses import PLAIN, reduce_subclass
@@ -32,6 +36,11 @@ __all__ = ["CALL", "COPY", "RESULT", "CodePickler"]
 # worker of a pool, to which each pickle brings its globals along; a version.
 CALL, RESULT, COPY, VERSION = "call", "result", "copy", "version"
 
+_REDUCERS = {
+    **REDUCERS,
+    contextvars.ContextVar: reduce_context_variable,
+    threading.local: reduce_local,
+}
 _reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
 # Modules that the program wants to be sent by value (cloudpickle.register_pickle_by_value).
 _REGISTERED: set[str] = _cloudpickle._PICKLE_BY_VALUE_MODULES
@@ -55,11 +64,20 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.globals: list[tuple[str, str, Any]] = []
         self.versions: list[tuple[str, Any]] = []
         self._attached: set[tuple[str, str]] = set()
+        # Ids of the objects that the program keeps, by class; see `kept`.
+        self.kept: dict[Any, set[int]] = {}
+        # Globals that come when the methods of a class are there, for each class that is being pickled.
+        self._waiting: list[list[tuple[str, dict[str, Any], tuple[str, ...]]]] = []
 
     @property
     def sends_globals(self) -> bool:
         """True if functions and classes bring their globals along, one by one and with versions."""
         return self.purpose == CALL
+
+    @property
+    def is_copy(self) -> bool:
+        """True if the pickle goes to a process that is no worker of a pool."""
+        return self.purpose == COPY
 
     @property
     def is_result(self) -> bool:
@@ -80,7 +98,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._class(obj)
         if kind is types.CodeType:
             return self._code(obj)
-        return REDUCERS.get(kind, reduce_named)(self, obj)
+        if kind is _Step:
+            return obj.reduce()
+        return _REDUCERS.get(kind, reduce_named)(self, obj)
 
     def _function(self, function: types.FunctionType) -> Any:
         home = function.__module__
@@ -139,10 +159,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name is not None and (known := self.reduce_received(each, home)) is not None:
             return known
         make, args, state, _, _, _ = reduced
+        keywords: dict[str, Any] = {}
         if make is _cloudpickle._make_skeleton_class:
             args[3]["__qualname__"] = each.__qualname__  # cloudpickle would make it the name
             if "__slots__" in vars(each):
                 _add_slots(each, args[3], state[0])
+            keywords = class_hooks.keywords_of(each, _is_by_value_class)
+            make, args = class_hooks.new_class, (*args[:4], keywords)
         aliases = {}
         if make is _cloudpickle._make_skeleton_enum:
             members: Any = each.__members__  # type: ignore[attr-defined]
@@ -158,8 +181,42 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         globals_ = []
         if name is not None and there is not None and self.sends_globals:
             globals_ = self.globals_of(modules.MAIN if home in modules.MAIN_NAMES else home, there, (name,))
-        state = token, made, state, _of_members(each), aliases, globals_
+        first = self._code_first(each, token, state[0])
+        state = first, token, made, state, _of_members(each), aliases, globals_, keywords
         return received.make_class, (token, make, args), state, None, None, received.set_class
+
+    def _code_first(self, each: type, token: str, attributes: dict[str, Any]) -> tuple[_Step, ...]:
+        """Return the steps by which methods arrive first, and then their globals.
+
+        These, and the other attributes, may hold instances and subclasses of the class, or make some on their
+        arrival.
+        """
+        assigned = {name: value for name, value in attributes.items() if _is_assigned(name, value)}
+        code = {
+            name: attributes[name] for name in attributes if name not in assigned and name not in _SET_LAST
+        }
+        for name in assigned.keys() - _SET_LAST:
+            value = assigned[name]
+            kind = type(value)
+            if kind in SCALARS:
+                code[name] = value
+            elif kind in _EMPTY:
+                code[name] = _Step(partial(_empty, kind))
+            elif isinstance(value, each):
+                code[name] = None
+
+        def begin() -> Any:
+            self._waiting.append([])
+            return received.set_code, (each, token, code)
+
+        def end() -> Any:
+            waiting = self._waiting.pop()
+            if self._waiting:
+                self._waiting[-1] += waiting
+                waiting = []
+            return received.assign_all, ([one for args in waiting for one in self.globals_of(*args)],)
+
+        return _Step(begin), _Step(end)
 
     def _reduce_class(self, each: type) -> Any:
         if modules.is_by_value(each.__module__):
@@ -177,7 +234,10 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def globals_of(self, module: str, there: dict[str, Any], names: Iterable[str]) -> list[received.Global]:
         """Return those of a module's globals that this pickle does not have yet."""
-        found = []
+        found: list[received.Global] = []
+        if self._waiting:
+            self._waiting[-1].append((module, there, tuple(names)))
+            return found
         is_namespace = modules.namespaces.is_name(module)  # no table remembers what was sent of one
         for name in names:
             key = module, name
@@ -204,6 +264,18 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.globals.append((module, name, made))
         return module, name, made, value, shares
 
+    def version_of_content(self, content: Any) -> tuple[Any, bool]:
+        """Return the version of an object's content, and whether this leads to a shared array."""
+        return version_of(content)
+
+    def can_send(self, value: Any) -> bool:
+        """Return whether a value can be pickled."""
+        try:
+            version_of(value)
+        except Exception:
+            return False
+        return True
+
     def version_of_constant(self, function: types.FunctionType) -> Any:
         """Return a function's version; None if a call may change what the function brings along."""
         known = _snapshots.get(function)
@@ -211,6 +283,29 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         known = _snapshot_of(function)
         return known.made[0] if known.constant else None
+
+
+class _Step:
+    """Something in a pickle that is reduced when the pickler has come to it, and not before."""
+
+    def __init__(self, reduce: Callable[[], Any]) -> None:
+        self.reduce = reduce
+
+
+def _empty(kind: type) -> Any:
+    """Reduce an empty container, which is another one than those of the caller."""
+    return kind, ()
+
+
+# What cloudpickle sets with care, and with the other attributes only.
+_SET_LAST = frozenset(("_abc_impl", "__firstlineno__"))
+# Containers that the methods of a class may find empty while the class is being loaded.
+_EMPTY = frozenset((dict, list, set, collections.OrderedDict, weakref.WeakValueDictionary))
+
+
+def _is_by_value_class(each: type) -> bool:
+    """Return whether a class travels by value."""
+    return modules.is_by_value(each.__module__) or tokens.known_token(each) is not None
 
 
 def _is_importable(each: Any, home: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import importlib
 import operator
 import sys
 import types
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 from cloudpickle import cloudpickle
 
 from sharedarray._functions import tokens
+from sharedarray._functions.class_hooks import call_hook, new_class
 from sharedarray._functions.modules import MAIN, MAIN_NAMES, MISSING, is_by_value, namespaces
 from sharedarray._functions.snapshots import Empty, global_names
 
@@ -194,6 +196,11 @@ _ATTRIBUTES += ("__annotations__", "__defaults__", "__kwdefaults__")
 function_state: Callable[[types.FunctionType], tuple[Any, ...]] = operator.attrgetter(*_ATTRIBUTES)
 
 
+def named_global(home: str, name: str) -> Any:
+    """Return a global of a module, which is imported if need be."""
+    return getattr(importlib.import_module(home), name)
+
+
 def make_code(file: str, make: Callable[..., types.CodeType], *args: Any) -> types.CodeType:
     """Return code as cloudpickle makes it, with the name of its file."""
     return make(*args).replace(co_filename=file)
@@ -251,19 +258,44 @@ def make_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> 
     """Return the class with a token; make it if there is none."""
     known: type | None = tokens.find(token)
     if known is None:
-        known = make(*args)  # cloudpickle enters the token
+        known = make(*args)
+        tokens.register(token, known)
         arrived.new.add(token)
+    elif token in arrived.versions and make is new_class and known.__bases__ != types.resolve_bases(args[2]):
+        with contextlib.suppress(TypeError):  # their instances are laid out in another way
+            known.__bases__ = types.resolve_bases(args[2])
     return known
 
 
-def set_class(each: Any, state: tuple[str, Any, Any, dict[str, Any], dict[str, Any], list[Global]]) -> None:
+def set_code(each: type, token: str, attributes: dict[str, Any]) -> None:
+    """Set the methods of a class that is new: instances of it may be loaded before its other attributes."""
+    if token in arrived.new:
+        for name, value in attributes.items():
+            setattr(each, name, value)
+
+
+def assign_all(globals_: list[Global]) -> None:
+    """Assign the globals that the methods of a class name."""
+    for each in globals_:
+        arrived.assign(*each)
+
+
+# What a class arrives with: its methods and their globals, which are there first; token and version;
+# attributes; those of an enumeration's members, and its aliases; globals; keywords of the class statement.
+ClassState: TypeAlias = tuple[
+    Any, str, Any, Any, dict[str, Any], dict[str, Any], list[Global], dict[str, Any]
+]
+
+
+def set_class(each: Any, state: ClassState) -> None:
     """Set the state of a class, unless it is of the same version, and the global that is this class.
 
     A class has a version, and so has each attribute that programs assign: only attributes that the caller has
     changed are set.
     """
-    token, made, of_class, of_members, aliases, globals_ = state
-    before = (None, {}) if token in arrived.new else arrived.versions.get(token, (None, {}))
+    _, token, made, of_class, of_members, aliases, globals_, keywords = state
+    is_new = token in arrived.new
+    before = (None, {}) if is_new else arrived.versions.get(token, (None, {}))
     if arrived.take_version(token, made):
         attributes, slots = of_class
         for name in before[1].keys() - made[1].keys():
@@ -284,8 +316,13 @@ def set_class(each: Any, state: tuple[str, Any, Any, dict[str, Any], dict[str, A
                     member._name_ = name
                 each._member_map_[alias] = member
                 type.__setattr__(each, alias, member)
-    for one in globals_:
-        arrived.assign(*one)
+    if is_new:
+        try:
+            call_hook(each, keywords)
+        except BaseException:
+            arrived.new.add(token)  # the next load does it again, and fails as well
+            raise
+    assign_all(globals_)
 
 
 def caller_object(token: str, home: str, name: str) -> Any:

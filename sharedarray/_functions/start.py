@@ -22,6 +22,7 @@ from sharedarray._functions.modules import (
     namespace_of,
     namespaces,
 )
+from sharedarray._functions.named import give_tokens
 from sharedarray._functions.pickler import CALL, CodePickler
 from sharedarray._functions.received import arrived
 from sharedarray._functions.snapshots import LRU_CACHE, global_names
@@ -52,9 +53,11 @@ def before_fork(initializer: Callable[..., object] | None) -> Inherited:
     if initializer is not None:
         with contextlib.suppress(Exception):  # it is not sent, so it need not be picklable
             pickler.dump(initializer)
-    _give_tokens(namespace_of(MAIN) or {})
-    for _, namespace in namespaces.all():
+    for namespace in (namespace_of(MAIN) or {}, *[each for _, each in namespaces.all()]):
         _give_tokens(namespace)
+        for token, content in give_tokens(namespace):
+            with contextlib.suppress(Exception):
+                pickler.versions.append((token, pickler.version_of_content(content)[0]))
     return pickler.globals, pickler.versions
 
 

@@ -95,6 +95,14 @@ def test_as_a_module(first_method, tmp_path):
     assert run(["-m", "package.job", first_method], cwd=tmp_path) == EXPECTED + "beside\n"
 
 
+def test_a_module_that_makes_a_pool_while_it_is_imported(first_method, tmp_path):
+    """A worker that imported it would make a pool as well, and so on."""
+    later = "\ndef later():\n    return SCALE\nlast = sa.Pool(1, sys.argv[1])\n"
+    (tmp_path / "job.py").write_text(UNGUARDED + later)
+    ask = "import job; print(job.last.submit(job.later).result()); job.last.shutdown()"
+    assert run(["-c", ask, first_method], cwd=tmp_path) == EXPECTED + "3\n"
+
+
 def test_modules_beside_the_script_are_found(first_method, tmp_path):
     (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "script.py").write_text(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import marshal
+import sys
 import threading
+import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from helpers import ANSWER, wait_until
 
 import sharedarray as sa
+from sharedarray._functions import named
 from sharedarray._pool import intake, stats
 from sharedarray._pool.calls import Task
 from sharedarray._pool.codec.pickled import Pickled
@@ -176,3 +179,20 @@ def test_threads_of_callbacks_that_take_long():
             assert len(threads_of_pools()) <= before + 2
         wait_until(lambda: gate.done == 12, "all callbacks are called")
         assert len(threads_of_pools()) <= before + 2
+
+
+def test_objects_without_weak_references_are_held_while_their_module_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(named.Pinned, "LIMIT", 10)
+    module = types.ModuleType("module_of_pinned")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    pinned = named.Pinned()
+    kept = [object() for _ in range(5)]
+    first = [pinned.token_of(each, module.__name__, f"kept_{number}") for number, each in enumerate(kept)]
+    module.__dict__.update((f"kept_{number}", each) for number, each in enumerate(kept))
+    for number in range(1000):
+        pinned.token_of(object(), module.__name__, f"gone_{number}")
+    assert len(pinned) <= 20
+    assert [pinned.token_of(each, "", "") for each in kept] == first
+    assert [pinned.find(token) for token in first] == kept

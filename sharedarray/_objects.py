@@ -11,9 +11,9 @@ so again. The block lives while anything looks at it: each buffer leads to the m
 block itself, before it reads a byte. Blocks are made with mode 0600; a group or an access list that may write
 shows in the mode.
 
-Other things that `put` sees to: what the reader could not import travels by value (cloudpickle); an array
-that is not contiguous is made so; a `SharedArray` inside goes in with its data, for the block has to be whole
-when that one is gone.
+Other things that `put` sees to: what the reader could not import travels by value, as it does to workers; an
+array that is not contiguous is made so; a `SharedArray` inside goes in with its data, for the block has to be
+whole when that one is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-import sys
 from functools import lru_cache
 from typing import Any
 
@@ -135,16 +134,16 @@ def _unstorable(obj: object, reason: Exception) -> errors.NotPicklableError:
 @lru_cache(1)
 def _pickler() -> Any:
     """Return the class that pickles what `put` gets."""
-    import cloudpickle  # not above: those who only get need none of it
+    # Not above: those who only get arrays need none of it.
+    from sharedarray._functions import COPY, CodePickler
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(CodePickler):
+        def __init__(self, file: io.BytesIO, **options: Any) -> None:
+            super().__init__(file, COPY, **options)
+
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, np.ndarray):
                 return _reduced(obj)
-            if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
-                raise TypeError(
-                    f"cannot pickle an open file ({obj.name!r}), only its path"
-                )  # not its contents
             return super().reducer_override(obj)
 
     return Pickler
@@ -161,7 +160,7 @@ def _pickled(obj: object) -> tuple[bytes, list[memoryview]]:
         return False
 
     file = io.BytesIO()
-    _pickler()(file, protocol=_PROTOCOL, buffer_callback=take).dump(obj)
+    _pickler()(file, buffer_callback=take).dump(obj)
     return file.getvalue(), buffers
 
 

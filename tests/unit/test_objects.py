@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import sys
 import tempfile
 import threading
 from concurrent.futures import Future
@@ -208,20 +209,64 @@ def test_the_same_array_twice_is_stored_once() -> None:
 
 def test_functions_and_classes_of_a_script_go_in_by_value(tmp_path: Path) -> None:
     script = """
+        import contextvars, functools, sys, types, typing
         import sharedarray as sa, numpy as np
         class Model:
             def __init__(self):
                 self.weights = np.arange(5.0)
             def predict(self, x):
                 return self.weights * x
+            @functools.cached_property
+            def size(self):
+                return self.weights.size
+            class Inner:
+                pass
+        class Keyed:
+            known = {}
+            def __new__(cls, key):
+                if key not in cls.known:
+                    cls.known[key] = super().__new__(cls)
+                    cls.known[key].key = key
+                return cls.known[key]
+        class Named:
+            def __reduce__(self):
+                return "NAMED"
+        class Base:
+            def __init_subclass__(cls, *, kind):
+                cls.kind = kind
+        class Derived(Base, kind="derived"):
+            pass
+        NAMED, Number = Named(), typing.NewType("Number", int)
+        @functools.cache
+        def cached(x):
+            return x + 1
+        @functools.singledispatch
+        def dispatched(x):
+            return "any"
+        @dispatched.register
+        def _(x: int):
+            return "int"
+        variable = contextvars.ContextVar("variable", default=9)
+        unfound = sys.modules["unfound"] = types.ModuleType("unfound")
+        exec("STEP = 2\\ndef step(x):\\n    return x + STEP", unfound.__dict__)
         sa.put((Model(), lambda x: x + 1), name="model", persist=True)
+        things = Model.Inner(), [Keyed("a"), Keyed("a")], NAMED, Number, Derived(), variable
+        sa.put((things, cached, dispatched, unfound), name="things", persist=True)
     """
     run(script)
     model, function = sa.get("model")
     assert model.predict(2).tolist() == [0, 2, 4, 6, 8]
+    assert model.size == 5
     assert function(1) == 2
+    things, cached, dispatched, unfound = sa.get("things")
+    inner, (one, other), named, number, derived, variable = things
+    assert (type(inner).__qualname__, one is other, one.key) == ("Model.Inner", True, "a")
+    assert (type(named).__name__, number(3), derived.kind, variable.get()) == ("Named", 3, "derived", 9)
+    assert (cached(1), dispatched(1), dispatched(""), unfound.step(1)) == (2, "int", "any", 3)
+    assert "unfound" not in sys.modules
     del model
     sa.unlink("model")
+    sa.unlink("things")
 
 
 def test_what_cannot_be_pickled_leaves_nothing() -> None:

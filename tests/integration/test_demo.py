@@ -268,6 +268,21 @@ def test_cells_without_a_number_are_the_lowest(tmp_path: Path) -> None:
     assert own.heights[3, 4] == np.nanmin(values)
 
 
+def test_a_file_without_a_landscape_says_what_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "several.npz"
+    np.savez(path, u=terrain(20, 20), v=np.zeros(3))
+    with pytest.raises(
+        landscape.DemoError, match=r"an archive of arrays \(u, v\): save .* numpy\.save"
+    ) as caught:
+        landscape.own_landscape(path)
+    exec(
+        str(caught.value).partition(", with ")[2].replace("landscape.npy", f"{tmp_path}/u.npy"), {"numpy": np}
+    )
+    assert landscape.own_landscape(tmp_path / "u.npy").heights.shape == (20, 20)  # the cure works
+    with pytest.raises(landscape.DemoError, match=r"missing\.npy: No such file or directory$"):
+        landscape.own_landscape(tmp_path / "missing.npy")
+
+
 # -- the command ----------------------------------------------------------------------------------------
 
 

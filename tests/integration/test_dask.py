@@ -408,7 +408,7 @@ def test_data_goes_along_unless_the_reader_is_here(recipient: dict[str, Any], da
     if recipient.get("sharedarray", ("",))[0] == "here":
         recipient = {**recipient, "sharedarray": (transport.domain(), recipient["sharedarray"][1])}
     context = {"recipient": recipient, "sender": {"address": "tcp://10.0.0.1:7"}}
-    with sa.zeros(3) as array, transport._with(context=context):
+    with sa.zeros(3) as array, transport._pickling_for(context=context):
         assert (transport._reduce(array)[1][1] is not None) == data
 
 
@@ -416,7 +416,7 @@ def test_data_goes_along_unless_the_reader_is_here(recipient: dict[str, Any], da
 def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in another domain: by a client to write, by workers as one replica."""
     array = sa.share(np.arange(12.0).reshape(3, 4), order=order)
-    with transport._with(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
+    with transport._pickling_for(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
         frames: list[Any] = []
         sent = transport._dumps_by_pickle(
             array, 5, buffer_callback=lambda each: frames.append(bytes(each.raw()))
@@ -439,7 +439,7 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
     # A client in the process of a worker has one of its own all the same.
     asked = transport._asked_by_client.set(True)
     own = pickle.loads(sent, buffers=frames)
-    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+    with transport._pickling_for(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
         on = transport._dumps_by_pickle(one)
     in_place = pickle.loads(on)  # as from a worker of its own host
     transport._asked_by_client.reset(asked)
@@ -448,7 +448,7 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
         each += 1
     np.testing.assert_array_equal(one, array)
     # It knows where it came from in each process that attaches to it or gets it from here.
-    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+    with transport._pickling_for(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
         on = transport._dumps_by_pickle(other)
     monkeypatch.undo()
     home = pickle.loads(on)
@@ -457,7 +457,7 @@ def test_elsewhere_it_is_remade(order: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_replica_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     array = sa.share(np.arange(12.0))
-    with transport._with(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
+    with transport._pickling_for(context={"recipient": {"address": "tcp://10.0.0.1:5"}}):
         frames: list[Any] = []
         sent = transport._dumps_by_pickle(
             array, 5, buffer_callback=lambda each: frames.append(bytes(each.raw()))
@@ -479,7 +479,7 @@ def test_a_replica_of_another_user_is_not_believed(monkeypatch: pytest.MonkeyPat
 
 def test_what_cannot_be_attached_to_says_so_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     array = sa.zeros(3)
-    with transport._with(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
+    with transport._pickling_for(context={"recipient": {"address": "tcp://127.0.0.1:5"}}):
         sent = transport._dumps_by_pickle(array)
     monkeypatch.setattr(transport, "domain", lambda: "elsewhere")
     monkeypatch.setattr(transport, "_in_cluster", lambda: False)

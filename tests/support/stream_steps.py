@@ -133,28 +133,14 @@ def stopped_at(step: int, work: Callable[[], None], traced: tuple[str, ...]) -> 
 
 
 def interrupted_at(step: int, work: Callable[[], None]) -> bool:
-    """Do some work that Ctrl-C breaks off at a line of it; return False if it has fewer lines."""
-    remaining = step
-
-    def count() -> None:
-        nonlocal remaining
-        remaining -= 1
-        if remaining == 0:
-            raise KeyboardInterrupt
-
-    try:
-        trace("line", count)
-        try:
-            work()
-        finally:
-            sys.settrace(None)
-    except KeyboardInterrupt:
-        return True
-    return False
+    """Do some work in which SIGINT comes at a line; return False if it has fewer of them."""
+    return interrupted_by_signal_at(step, work, TRACED, "line")
 
 
-def interrupted_by_signal_at(step: int, work: Callable[[], None], traced: tuple[str, ...]) -> bool:
-    """Do some work in which SIGINT comes at a bytecode; return False if it has fewer of them."""
+def interrupted_by_signal_at(
+    step: int, work: Callable[[], None], traced: tuple[str, ...], event: str = "opcode"
+) -> bool:
+    """Do some work in which SIGINT comes at a bytecode, or a line; return False if it has fewer of them."""
     remaining = step
 
     def count() -> None:
@@ -164,7 +150,7 @@ def interrupted_by_signal_at(step: int, work: Callable[[], None], traced: tuple[
             signal.raise_signal(signal.SIGINT)
 
     try:
-        trace("opcode", count, traced)
+        trace(event, count, traced)
         try:
             work()
         finally:

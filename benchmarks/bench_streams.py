@@ -384,13 +384,17 @@ def _sending(begin: Any, put: Callable[[Any], object], item: Any, count: int) ->
 
 @pytest.mark.parametrize("consumers", [1, 2, 4])
 def test_frames(race: Callable[..., Any], consumers: int) -> None:
-    """Frames of 1080p to one, two and four consumers, each of which gets every frame."""
-    frame = np.zeros(FRAME, "u1")
-    warm = np.zeros((SLOTS, *FRAME), "u1")
+    """Frames of 1080p to one, two and four consumers, each of which gets every frame.
 
-    def copies() -> None:
+    Linux gives large private arrays of NumPy pages of 2 MiB, and shared memory pages of 4 KiB, unless it is
+    set up otherwise (``transparent_hugepage/shmem_enabled``). So there are two limits: a copy into each.
+    """
+    frame = np.full(FRAME, 7, "u1")
+    warm, shared = np.zeros((SLOTS, *FRAME), "u1"), np.asarray(sa.zeros((SLOTS, *FRAME), "u1"))
+
+    def copies(slots: np.ndarray[Any, Any]) -> None:
         for number in range(FRAMES):
-            np.copyto(warm[number % SLOTS], frame)
+            np.copyto(slots[number % SLOTS], frame)
 
     with ExitStack() as stack:
         begin, stream = stack.enter_context(_stream(FRAME, "u1", SLOTS, consumers, None))
@@ -403,7 +407,8 @@ def test_frames(race: Callable[..., Any], consumers: int) -> None:
             f"a frame of 1080p, to {consumers} consumer{'s' if consumers > 1 else ''}",
             {
                 "sharedarray": _sending(begin, stream.put, frame, FRAMES),
-                "a warm memcpy": copies,
+                "a warm memcpy": lambda: copies(warm),
+                "a warm memcpy into shared memory": lambda: copies(shared),
                 "SharedMemory and semaphores by hand": _sending(*by_hand, frame, FRAMES),
                 "SharedMemory and events by hand": _sending(*with_events, frame, FRAMES),
                 "multiprocessing.Queue": _sending(*queues, frame, FRAMES),

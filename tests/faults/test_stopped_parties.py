@@ -22,7 +22,6 @@ from sharedarray._sync.parties import Parties
 
 pytestmark = pytest.mark.skipif(not (FORKS and SIGNALS), reason="needs fork and signals")
 
-TRACED = (os.path.join(LIBRARY, "_sync"),)
 PATIENCE = 0.01  # seconds, in these tests, for which a call with a timeout of 0 waits for a change
 TIMEOUT = 0.001
 STRIDE = int(os.environ.get("SHAREDARRAY_STRIDE", "97"))  # 1 to stop at every bytecode
@@ -175,12 +174,40 @@ def test_timeouts_hold_while_another_process_is_stopped_at_any_step(kind: str) -
     steps, going = random.randrange(STRIDE) + 1, True
     while going:
         made = make()
-        with stopped_at(steps, use, TRACED) as going:
+        with stopped_at(steps, use, (LIBRARY,)) as going:
             all_in_time(made, calls)
         assert right(made)
         made.close()
         steps += STRIDE
     assert steps > 200
+
+
+def test_a_party_that_gives_up_breaks_a_barrier_though_another_process_is_stopped() -> None:
+    barrier, other = sa.Barrier("stopped", 3), sa.Barrier("stopped")
+    outcomes: list[type[BaseException] | None] = []
+
+    def wait() -> None:
+        try:
+            barrier.wait(ANSWER)
+            outcomes.append(None)
+        except BrokenBarrierError as error:
+            outcomes.append(type(error))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    wait_until(lambda: barrier.n_waiting == 1, "it has arrived", ANSWER)
+    other._become_party(None)
+    with stopped_once(in_a_change, lambda: sa.Barrier("stopped").abort()) as stopped:  # as it becomes a party
+        assert stopped
+        assert not barrier.broken
+        assert not passes(other)
+        waiter.join(ANSWER)
+        assert outcomes == [BrokenBarrierError]
+        assert barrier.broken
+    barrier.reset()
+    assert not barrier.broken
+    barrier.close()
+    other.close()
 
 
 def test_ctrl_c_breaks_the_wait_for_a_process_that_is_stopped() -> None:

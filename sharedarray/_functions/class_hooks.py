@@ -30,7 +30,7 @@ __all__ = ["call_hook", "keywords_of", "new_class"]
 _HOOK = "__init_subclass__"
 # Names under which a class may keep the keyword ``kind``.
 _SPELLINGS = "{}", "_{}", "__{}__", "_{}_"
-# What an expression may consist of that is evaluated once more.
+# The nodes of an expression that may be evaluated once more.
 _HARMLESS = ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.UnaryOp
 _HARMLESS_PARTS = (*_HARMLESS, ast.expr_context, ast.unaryop)
 

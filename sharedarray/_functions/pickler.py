@@ -297,7 +297,7 @@ def _empty(kind: type) -> Any:
     return kind, ()
 
 
-# What cloudpickle sets with care, and with the other attributes only.
+# Attributes that cloudpickle sets with care, and only along with the others.
 _SET_LAST = frozenset(("_abc_impl", "__firstlineno__"))
 # Containers that the methods of a class may find empty while the class is being loaded.
 _EMPTY = frozenset((dict, list, set, collections.OrderedDict, weakref.WeakValueDictionary))

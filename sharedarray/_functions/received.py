@@ -280,7 +280,7 @@ def assign_all(globals_: list[Global]) -> None:
         arrived.assign(*each)
 
 
-# What a class arrives with: its methods and their globals, which are there first; token and version;
+# The parts of a class that arrive: its methods and their globals, which are there first; token and version;
 # attributes; those of an enumeration's members, and its aliases; globals; keywords of the class statement.
 ClassState: TypeAlias = tuple[
     Any, str, Any, Any, dict[str, Any], dict[str, Any], list[Global], dict[str, Any]

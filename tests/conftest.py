@@ -227,7 +227,7 @@ def _command(pid: int) -> str:
 
 def _descriptors() -> dict[object, str]:
     if not PROC:
-        # What the library itself has open.
+        # The handles that the library itself has open.
         return {handle: f"handle {handle}" for handle in sharedarray._segment.mapping.handles}
     kept = {connection._socket.fileno() for connection in sharedarray._janitor._state.connections.values()}
     kept |= set(sharedarray._janitor._state.present.values())

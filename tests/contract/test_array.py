@@ -23,7 +23,7 @@ import sharedarray as sa
 
 DATA = np.arange(24.0).reshape(4, 6)
 
-# What each operation gives: 'view' shares the memory and keeps the class; 'plain' has memory of its own and
+# The result of each operation: 'view' shares the memory and keeps the class; 'plain' has its own memory and
 # is an ndarray, or a scalar; memmap, which cannot tell the two apart everywhere, may keep its class there.
 OPERATIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "slice": ("view", lambda a: a[1:3]),

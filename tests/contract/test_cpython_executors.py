@@ -121,7 +121,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("FutureTests", "test_multiple_set_exception"): _NAME,
     ("FutureTests", "test_result_with_success"): _BY_OTHERS,
     ("FutureTests", "test_exception_with_success"): _BY_OTHERS,
-    # What only `ProcessPoolExecutor` can be tested for.
+    # Only `ProcessPoolExecutor` can be tested for this.
     ("ProcessPoolExecutorTest", "test_saturation"): f"{_PRIVATE}_max_workers, _processes",
     ("ProcessPoolExecutorTest", "test_idle_process_reuse_one"): f"{_PRIVATE}_max_workers, _processes",
     ("ProcessPoolExecutorTest", "test_idle_process_reuse_multiple"): f"{_PRIVATE}_max_workers, _processes",
@@ -320,7 +320,7 @@ def what_has_not_begun_is_cancelled(test, original):
         pool.shutdown()
         assert {n for n, call in enumerate(calls) if not call.cancelled()} == begun
         assert [calls[n].result() for n in begun] == ["released"] * 2
-    # Where no worker has begun anything, nothing is left of it.
+    # If no worker has begun a call, no call stays.
     pool = sa.Pool(2, test.get_context())
     calls = [pool.submit(time.sleep, 0.1) for _ in range(50)]
     pool.shutdown(cancel_futures=True)

@@ -26,7 +26,7 @@ import sharedarray as sa
 WHERE = "/dev/shm"
 
 pytestmark = [
-    # Where they are none, test_two_interpreters.py has the same.
+    # On other systems, test_two_interpreters.py tests the same.
     pytest.mark.skipif(not blocks_are_files(), reason="blocks are no files here"),
     pytest.mark.skipif(
         not os.path.isdir(WHERE) or not os.access(WHERE, os.W_OK),
@@ -203,7 +203,7 @@ def test_either_side_unlinks_what_the_other_has_made(theirs, name):
     with pytest.raises(FileNotFoundError):
         block.unlink()
     block.close()
-    # What a process of CPython's has left, for want of its tracker.
+    # CPython's process has left a block, since it has no tracker here.
     theirs.run(
         "resource_tracker.unregister(SharedMemory(sys.argv[1], create=True, size=10)._name, 'shared_memory')",
         name,

@@ -42,7 +42,7 @@ class Name(str):
 
 
 OURS = [Name("sharedarray")]
-# What stands in the place of the values of these parameters.
+# The values that replace those of these parameters.
 VALUES: dict[str, list[Any]] = {
     "backend": OURS,
     "parent_backend": [*OURS, "threading", "sequential"],

@@ -85,7 +85,7 @@ def test_everything_it_makes_goes_with_shutdown(method):
         "list",
         "array",
     ]
-    # What is made is as it always is.
+    # The objects are of the usual classes, with the usual contents.
     assert (type(memory), type(items), type(zeros)) == (sa.SharedMemory, sa.ShareableList, sa.SharedArray)
     assert list(items) == [1, "two", b"3\0"]
     assert (zeros.shape, zeros.dtype, zeros.any()) == ((2, 3), np.dtype("i4"), False)
@@ -97,7 +97,7 @@ def test_everything_it_makes_goes_with_shutdown(method):
     assert nothing_left()
     with pytest.raises(FileNotFoundError):
         sa.attach("zeros")
-    # Who has it open keeps the memory.
+    # A process that has a block open keeps its memory.
     memory.buf[99] = 1
     assert (view[1, 2], image.sum(), list(items)[1], memory.buf[99]) == (9, 15, "two", 1)
     view[0] = 5

@@ -362,7 +362,7 @@ def dtype_there(value: Any) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", DTYPES)
 def test_a_dtype_is_the_same_for_every_size_and_memory(pool: sa.Pool, name: str, size: int) -> None:
     data = np.zeros(size, DTYPES[name])
-    # What NPY cannot describe cannot be in a block as such.
+    # A block cannot hold an array that the NPY format cannot describe.
     sent = [data] if name in ("titles", "offsets") else [data, sa.share(data), sa.zeros(size, DTYPES[name])]
     for each in sent:
         assert of_dtype(each.dtype) == of_dtype(data.dtype)

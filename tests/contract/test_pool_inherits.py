@@ -776,7 +776,7 @@ def test_credits_need_no_semaphores(monkeypatch, method, tmp_path):
     with sa.Pool(2, method, retries=1) as pool:
         assert list(pool.map(pool_tasks.add, range(5000))) == list(range(1, 5001))
         assert pool.submit(pool_tasks.die_the_first_time, tmp_path / "died").result()
-        # What waits behind a slow item is revoked, and another worker does it.
+        # Items that wait behind a slow one are revoked, and another worker does them.
         slow, gate = tmp_path / "slow", tmp_path / "gate"
         waiting = pool.submit(pool_tasks.touch_after, slow, gate)
         assert [future.result() for future in [pool.submit(abs, -n) for n in range(50)]] == list(range(50))

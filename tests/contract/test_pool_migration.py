@@ -24,7 +24,7 @@ def test_each_method_of_multiprocessing_is_there_or_says_what_to_write(pool):
         with pytest.raises(AttributeError, match=rf"^Pool has no method '{name}'. Next step: ") as caught:
             getattr(pool, name)
         assert cure in str(caught.value)
-        # What it names is there.
+        # The methods that the cure names exist.
         for method in re.findall(r"pool\.(\w+)", cure):
             assert callable(getattr(pool, method))
 

@@ -172,7 +172,7 @@ def test_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
         assert fact in view["tables"][0]
     wide, high, alt = view["images"][0]
     assert (alt, wide > 50, high > 50) == ("the data as an image", True, True)
-    # What the second kernel said, the table of blocks with two holders, the bar at its end, and the plot.
+    # The output of the second kernel, the table of blocks with two holders, the bar at its end, and the plot.
     text = "\n".join(cell["text"] for cell in cells)
     assert "sees (344, 403) int16" in text
     assert any("2: " in table and "holders" in table for cell in cells for table in cell["tables"])

@@ -171,7 +171,7 @@ def test_imports_go_downwards_in_a_package(package: str) -> None:
                 assert level[member(imported)] < level[member(module)], f"{module} imports {imported}"
 
 
-# What uses the public API only.
+# The modules that use the public API only.
 WHOLE = ("_bench", "_cli", "_cli_files", "_cli_messages", "_demo", "_recording", "_top")
 
 
@@ -275,7 +275,7 @@ def test_the_state_of_modules_is_documented_with_what_resets_it_after_a_fork() -
     assert {by for *_, by in rows if by} <= {*forks.ORDER, "_forks"}
 
 
-# What opens descriptors for the others, and programs of their own that measure other libraries.
+# Modules that open descriptors for the others, and programs of their own that measure other libraries.
 OPENERS = (
     "sharedarray._platform.descriptors",
     "sharedarray._platform.windows",
@@ -576,7 +576,7 @@ def test_public_functions_describe_their_own_parameters(name: str) -> None:
     assert faults(name, inspect.getdoc(PUBLIC[name]), parameters_of(PUBLIC[name])) == []
 
 
-# What methods and functions return.
+# Classes of objects that methods and functions return.
 RETURNED = (
     *("_display.copies.ArgumentCopies", "_display.copies.CopyReport", "_display.pool_stats.PoolStats"),
     *("_display.spans.Span", "_display.timeline.Timeline", "_listing.BlockList", "_snapshots.Update"),

@@ -96,7 +96,7 @@ BEGINNINGS = re.compile(
 )
 
 
-# How no comment of the package begins.
+# Beginnings that no comment has.
 COMMENTS = re.compile(r"^ *# (?:What|Where|Who|Whoever|Nobody|Somebody)\b.*$", re.MULTILINE)
 
 
@@ -104,7 +104,7 @@ def test_comments_begin_with_their_subject() -> None:
     found = [
         f"{path}: {match.group().strip()}"
         for path, text in SOURCES.items()
-        if path.startswith(("sharedarray/", "benchmarks/")) and path.endswith(".py")
+        if path.endswith(".py")
         for match in COMMENTS.finditer(text)
         if not match.group().endswith("?")
     ]

@@ -99,7 +99,7 @@ def check_weights(weights: Any) -> int:
     return int(version)
 
 
-# What makes an array, what changes it, and what checks it and returns a number that never falls.
+# Functions that make an array, change it, and check it; the last one returns a number that never falls.
 USES: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[Any], int]]] = {
     "append": (new_log, append, check_log),
     "extend": (new_log, extend, check_log),
@@ -155,7 +155,7 @@ def _usable(array: Any, change: Callable[[Any], None], check: Callable[[Any], in
 def test_ctrl_c_at_any_step_leaves_the_array_usable(
     use: str, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What comes as a snapshot is collected would be raised a moment later, behind the step.
+    # An exception that comes as a snapshot is collected would be raised a moment later, behind the step.
     monkeypatch.setattr(sigint, "raise_later", lambda: None)
     make, change, check = USES[use]
     steps = _steps(use, which)

@@ -18,7 +18,7 @@ from sharedarray import _pipes as pipes
 from sharedarray._pool.processes import WorkerProcess, default_method
 from sharedarray._pool.processes.exit_codes import explain
 
-# Where it dies: the function, its arguments, and what the message must say.
+# By the way in which a worker dies: the function, its arguments, and the text that the message must have.
 DEATHS = {
     "killed": (pool_tasks.die, ("SIGKILL",), r"SIGKILL.*out-of-memory"),
     "crashed": (pool_tasks.die, ("crash",), r"SIGSEGV.*native code"),

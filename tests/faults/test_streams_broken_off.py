@@ -333,7 +333,7 @@ def test_ctrl_c_at_any_bytecode_of_a_beginning_leaves_both_sides_usable(
     stride: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing of it is open afterwards, as for every test."""
-    # What comes in a finalizer is raised by a thread, some time later: it might be after the test.
+    # A thread raises an exception of a finalizer some time later, which might be after the test.
     monkeypatch.setattr(_sigint, "raise_later", lambda: None)
     producer = sa.Stream("steps", SHAPE, "i8", slots=SLOTS)
     reader, array, event = Reader(), sa.zeros(3, name="beside"), sa.Event("event")

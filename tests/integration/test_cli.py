@@ -299,7 +299,7 @@ def test_rm_leaves_a_block_that_took_the_name_while_it_asked(capsys, monkeypatch
 
 
 def test_prune_lists_and_removes_orphans(own_directory):
-    # What was made to persist, and then not to, is left where the kernel frees the others itself.
+    # A block that persisted, and does not any more, is left on systems whose kernel frees the others itself.
     made = "a = sa.share([[1.5, 2, 3]] * 2, name='frames', persist=True); a.persist(False)"
     with Puppet(f"{made}; say(); hear()") as puppet, sa.zeros(3, name="kept", persist=True) as kept:
         puppet.hear()

@@ -177,7 +177,7 @@ def test_texts_are_grouped_right(method: str) -> None:
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
-    # Who asks a worker that has just died for something tries for so long, usually half a minute.
+    # A process that asks a dead worker for data tries for this time, which is half a minute by default.
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "3s"}),
         distributed.LocalCluster(2, **options) as cluster,

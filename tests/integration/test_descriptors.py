@@ -12,7 +12,7 @@ import pytest
 from helpers import METHODS, answer
 from needs import few, needs_proc
 
-# What a program does first here: it keeps a descriptor for its answer, and closes its standard streams.
+# The beginning of each program: it keeps a descriptor for its answer, and closes its standard streams.
 CLOSED = """
 import json, os, pickle, sys, tempfile, threading, traceback
 import numpy as np

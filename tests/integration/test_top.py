@@ -68,7 +68,7 @@ def test_it_draws_sorts_removes_resizes_and_quits() -> None:
         seen.type("n")
         seen.shows(lambda rows: seen.names(rows) == ["gamma", "beta", "alpha"], "and backwards")
 
-        # What comes and grows is seen without a key.
+        # A block that is new or grows is shown without a key.
         more = sa.zeros(1_000_000, name="delta")
         seen.shows(lambda rows: "4 blocks" in rows[0] and any("B/s" in row for row in rows), "it looks again")
         seen.shows(lambda rows: not any("B/s" in row for row in rows), "nothing grows any more")

@@ -174,7 +174,7 @@ def masked(data: Any, mask: Any, **options: Any) -> Any:
 
 RECORD = [("a", "i4"), ("b", "f8")]
 
-# What there is to travel, of so many elements, over the memory that `hold` gives to data.
+# Functions that make an array of each class, of `n` elements, in the memory that `hold` gives to data.
 CASES: dict[str, Any] = {
     "masked": lambda n, hold: masked(hold(np.arange(float(n))), np.arange(n) > 3),
     "masked, no mask": lambda n, hold: np.ma.array(hold(np.arange(n)), copy=False),

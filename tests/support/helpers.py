@@ -236,7 +236,7 @@ def registry(where: str | None = None) -> str:
 def block_files(where: str | None = None) -> set[str]:
     """Return every block and file beside the registry, of any maker, and every scratch file."""
     where = where or directory()
-    # What is removed while it is open has such a name until it is closed, where files are not free of theirs.
+    # If open files keep their names, as on Windows, a removed file has such a name until it is closed.
     found = {name for name in _names(where) if not name.startswith(".sharedarray-") and name[-5:] != ".gone"}
     if not blocks_are_files():
         from sharedarray import _registry
@@ -474,7 +474,7 @@ class Puppet:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(ANSWER)
-        # Who listens there is at it until the last one ends who has inherited the other end.
+        # A thread that reads there goes on until the last process that inherited the other end has ended.
         for pipe in (self.process.stdin, self.process.stdout) if SIGNALS else (self.process.stdin,):
             if pipe is not None:
                 try:

@@ -45,7 +45,7 @@ EACH_METHOD = [
     pytest.param(method, marks=pytest.mark.slow) if method == "spawn" and FORKS else method
     for method in METHODS
 ]
-# What a call means does not depend on how its worker was started: of tests of that, all but one way are slow.
+# The meaning of a call does not depend on the start method: such tests are slow but for one method.
 FIRST_METHOD = [
     method if method == default_method() else pytest.param(method, marks=pytest.mark.slow)
     for method in METHODS

@@ -33,7 +33,7 @@ from sharedarray._segment import mapping_of
 
 PACKAGE = Path(sa.__file__).parent
 
-# What bounds each table that a module has, of those that are empty at first.
+# The bound of each table of a module, of those that are empty at first.
 BOUNDS = {
     "_platform.linux._lost": "mappings that another thread was in the way of, within a microsecond",
     "_platform.windows_sections._naming_mutex": "one",

@@ -624,8 +624,8 @@ def test_a_held_lock_that_a_collection_ends_is_closed_once(array: sa.SharedArray
     assert told(array.lock(timeout=0))
 
 
-# Where a writer dies, by the step at which it does; and whether the next one has to be told. The steps are
-# replaced by ones that kill.
+# The steps at which a writer dies, and whether the next holder must learn of it. Each step is replaced by one
+# that kills.
 def _die(*_: object, **__: object) -> None:
     suicide()
 

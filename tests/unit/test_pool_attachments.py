@@ -164,7 +164,7 @@ def test_a_task_borrows_what_the_pools_process_holds(alone):
     alone.submit(pool_tasks.total, a).result()  # attached now, and kept
     # A task that takes 0.1 s, as any may on a busy machine, counts as a long one and holds it for real.
     assert pool_tasks.until(lambda: alone.submit(held_by_me, a).result() == (False, False))
-    # What goes on after the task is held for real.
+    # The worker really holds an array that it keeps after the task.
     alone.submit(pool_tasks.keep, a).result()
     assert alone.submit(leases, a.name).result() == [True]
     alone.submit(pool_tasks.drop_kept).result()

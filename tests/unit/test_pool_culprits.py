@@ -45,7 +45,7 @@ def closed_coroutine():
     return made
 
 
-# What makes it, and what the message says of it and of the cure.
+# A function that makes the object; the words of the message for it, and for the cure.
 CULPRITS = {
     "pool": (lambda: sa.Pool(1), "a pool", "make another pool in the task"),
     "thread pool": (lambda: ThreadPoolExecutor(1), "a pool", "make another pool in the task"),

@@ -164,7 +164,7 @@ def test_a_bar_that_is_asked_for_counts_every_byte(make: Any, monkeypatch: pytes
     with make(name="x", progress={"file": shown, "desc": "mine"}) as array:
         size = array.segment.size
         assert array.tobytes() == bare
-    # What lies between an object's parts, to have each begin on a page, is not written.
+    # The bytes between an object's parts, each of which begins on a page, are not written.
     assert size - 2 * header.PAGE <= sum(steps) <= size
     assert len(steps) > 5
     assert shown.getvalue().rpartition("\r")[2].startswith("mine: ")

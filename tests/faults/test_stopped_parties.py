@@ -19,6 +19,7 @@ from stream_steps import LIBRARY, stopped_at, stopped_once
 import sharedarray as sa
 from sharedarray._sync import mutex
 from sharedarray._sync.parties import Parties
+from sharedarray._sync.primitive import Primitive
 
 pytestmark = pytest.mark.skipif(not (FORKS and SIGNALS), reason="needs fork and signals")
 
@@ -210,19 +211,56 @@ def test_a_party_that_gives_up_breaks_a_barrier_though_another_process_is_stoppe
     other.close()
 
 
-def test_ctrl_c_breaks_the_wait_for_a_process_that_is_stopped() -> None:
-    event = sa.Event("stopped")
-    main = threading.get_ident()
+def interrupt_in(function: Callable[..., object]) -> None:
+    """Send SIGINT to the main thread once it is in a function."""
+    main = threading.main_thread().ident or 0
+
+    def is_there() -> bool:
+        frame: Any = sys._current_frames()[main]
+        while frame is not None and frame.f_code is not function.__code__:  # type: ignore[attr-defined]
+            frame = frame.f_back
+        return frame is not None
+
+    wait_until(is_there, f"the main thread is in {function.__name__}", ANSWER)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def test_ctrl_c_ends_a_wait_though_the_holder_of_the_lock_of_a_condition_is_stopped() -> None:
+    condition = sa.Condition("stopped")
+    stop_child: list[Callable[[], None]] = []
+
+    def hold() -> None:
+        with sa.Condition("stopped"):  # free once the main thread waits
+            stop_child[0]()
 
     def interrupt() -> None:
-        def waits() -> bool:
-            frame: Any = sys._current_frames()[main]
-            while frame is not None and frame.f_code is not mutex.Mutex.take.__code__:
-                frame = frame.f_back
-            return frame is not None
+        with stopped_once(stop_child.append, hold) as stopped:
+            assert stopped
+            interrupt_in(Primitive._wait)
+            interrupt_in(sa.Condition._take_again)
+            ended.wait(ANSWER)
 
-        wait_until(waits, "the main thread waits for the lock", ANSWER)
-        signal.pthread_kill(main, signal.SIGINT)
+    def wait() -> None:
+        with condition:
+            thread.start()
+            condition.wait()
+
+    ended = threading.Event()
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    ended.set()
+    thread.join(ANSWER)
+    with condition:
+        condition.notify()
+    condition.close()
+
+
+def test_ctrl_c_breaks_the_wait_for_a_process_that_is_stopped() -> None:
+    event = sa.Event("stopped")
+
+    def interrupt() -> None:
+        interrupt_in(mutex.Mutex.take)
 
     def use() -> None:
         sa.Event("stopped").set()

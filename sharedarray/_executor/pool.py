@@ -60,7 +60,8 @@ class Pool(Maps, NumericCalls, OwnedArrays, Reporting, Executor):
         Called with ``initargs`` in each worker before its first task. Tasks see the globals that it sets, in
         a script or a notebook as well.
     initargs : tuple, optional
-        Arguments of the initializer. Locks and queues of `multiprocessing` can be passed here.
+        Arguments of the initializer. Locks and queues of ``multiprocessing.get_context('spawn')``
+        can be passed here.
     max_tasks_per_child : int, optional
         Number of tasks after which a worker is replaced by a new one; None for no limit.
     threads_per_worker : int, mapping of str to int, or None, default 1

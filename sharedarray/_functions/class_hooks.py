@@ -53,6 +53,9 @@ def _owners(bases: Iterable[Any]) -> Iterator[type]:
 
 def keywords_of(each: type, by_value: Callable[[type], bool]) -> dict[str, Any]:
     """Return the keywords of a class statement that code of importable modules needs; ``{}`` if none does."""
+    known = _keywords.get(each)
+    if known is not None:
+        return known
     hooks: list[Callable[..., Any]] = [
         vars(owner)[_HOOK].__get__(None, each)
         for owner in _owners(each.__mro__[1:])
@@ -62,17 +65,13 @@ def keywords_of(each: type, by_value: Callable[[type], bool]) -> dict[str, Any]:
     maker: Any = next(kind for kind in meta.__mro__ if not by_value(kind))
     if _is_of_program(maker):
         hooks.append(maker.__new__)
-    if not hooks:
-        return {}
-    known = _keywords.get(each)
-    if known is None:
-        known = _keywords[each] = _of_source(each)
-        for hook in hooks:
-            for name in _names(hook):
-                found = [spelling.format(name) for spelling in _SPELLINGS]
-                known.update(
-                    (name, vars(each)[one]) for one in found if one in vars(each) and name not in known
-                )
+    known = _keywords[each] = _of_source(each) if hooks else {}
+    for hook in hooks:
+        for name in _names(hook):
+            for spelling in _SPELLINGS if name not in known else ():
+                if spelling.format(name) in vars(each):
+                    known[name] = vars(each)[spelling.format(name)]
+                    break
     return known
 
 

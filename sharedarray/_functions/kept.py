@@ -18,7 +18,7 @@ from typing import Any
 from sharedarray._functions.modules import MAIN, by_value, is_by_value, namespace_of, namespaces
 from sharedarray._functions.snapshots import cell_content, global_names
 
-__all__ = ["bare", "is_kept", "kept_objects", "place_of", "set_content"]
+__all__ = ["bare", "is_kept", "is_of_objects", "kept_objects", "place_of", "set_content"]
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that Python code has made
 _TABLES = dict, weakref.WeakValueDictionary
@@ -43,12 +43,12 @@ def is_kept(obj: Any, known: dict[Any, set[int]]) -> bool:
         return False
     if type(kind.__new__) is _FUNCTION or type(type(kind).__call__) is _FUNCTION:
         if kind not in known:
-            by_tokens = is_by_value(kind.__module__) and _is_of_objects(kind)
+            by_tokens = is_by_value(kind.__module__) and is_of_objects(kind)
             known[kind] = {id(each) for each in _kept_by(kind)} if by_tokens else set()
         return id(obj) in known[kind]
     if (kind.__dictoffset__ and vars(obj)) or kind.__getstate__ is not _GETSTATE:
         return False
-    if not is_by_value(kind.__module__) or not _is_of_objects(kind) or obj.__getstate__() is not None:
+    if not is_by_value(kind.__module__) or not is_of_objects(kind) or obj.__getstate__() is not None:
         return False
     if id(obj) in _ids_of_globals(known):
         return True
@@ -80,7 +80,7 @@ def _is_default(obj: Any) -> bool:
     return kind.__reduce_ex__ is _REDUCE_EX and kind.__reduce__ is _REDUCE
 
 
-def _is_of_objects(kind: type) -> bool:
+def is_of_objects(kind: type) -> bool:
     """Return whether an instance is an `object` with attributes: not a tuple, a number or an exception."""
     return all(each is object or each.__flags__ & _HEAP_TYPE for each in kind.__mro__)
 

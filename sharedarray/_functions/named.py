@@ -32,6 +32,7 @@ __all__ = ["Pinned", "give_tokens", "pinned", "reduce_context_variable", "reduce
 # Without types: a type checker holds that a class never has these methods of `object` itself.
 _REDUCE: Any = object.__reduce__
 _REDUCE_EX: Any = object.__reduce_ex__
+_NEW: Any = object.__new__
 _HASH: Any = object.__hash__
 _EQUAL: Any = object.__eq__
 # cloudpickle has a reducer for these, which knows only the modules that it sends by value itself.
@@ -43,6 +44,8 @@ def reduce_named(pickler: CodePickler, obj: Any) -> Any:
     """Return how an object is pickled that is known by its identity; NotImplemented for another object."""
     kind = type(obj)
     if kind.__reduce_ex__ is _REDUCE_EX and kind.__reduce__ is _REDUCE:
+        if kind.__new__ is _NEW and type(kind) is type and kind.__dictoffset__ and vars(obj):
+            return NotImplemented  # as most are; see `is_kept`
         return _reduce_kept(pickler, obj) if is_kept(obj, pickler.kept) else NotImplemented
     home = getattr(obj, "__module__", None)
     if type(home) is not str or (home in sys.modules and not is_by_value(home)):

@@ -24,6 +24,7 @@ from cloudpickle import cloudpickle as _cloudpickle
 from sharedarray import _reference as reference, _reloads as reloads
 from sharedarray._functions import class_hooks, modules, received, tokens
 from sharedarray._functions.decorated import REDUCERS, reduce_dispatcher
+from sharedarray._functions.kept import is_of_objects
 from sharedarray._functions.named import reduce_context_variable, reduce_local, reduce_named
 from sharedarray._functions.snapshots import SCALARS, Snapshot, cell_content, global_names
 from sharedarray._picklers import reducers
@@ -192,6 +193,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         arrival.
         """
         assigned = {name: value for name, value in attributes.items() if _is_assigned(name, value)}
+        needed = any(attributes.get(name) for name in _NEEDED_FIRST)
+        if not needed and is_of_objects(each) and all(map(_is_simple, assigned.values())):
+            return ()
         code = {
             name: attributes[name] for name in attributes if name not in assigned and name not in _SET_LAST
         }
@@ -297,6 +301,19 @@ def _empty(kind: type) -> Any:
     return kind, ()
 
 
+def _is_simple(value: Any) -> bool:
+    """Return whether an attribute of a class holds nothing that needs the methods of the class to arrive."""
+    kind = type(value)
+    if kind is dict:
+        return SCALARS.issuperset(map(type, value)) and SCALARS.issuperset(map(type, value.values()))
+    return kind in SCALARS or (kind in _EMPTY and SCALARS.issuperset(map(type, list(value))))
+
+
+# Methods that are called as instances or subclasses arrive.
+_NEEDED_FIRST = (
+    *("__new__", "__init_subclass__", "__reduce__", "__reduce_ex__", "__setstate__", "__setattr__"),
+    *("__hash__", "__call__", "__set_name__"),
+)
 # Attributes that cloudpickle sets with care, and only along with the others.
 _SET_LAST = frozenset(("_abc_impl", "__firstlineno__"))
 # Containers that the methods of a class may find empty while the class is being loaded.

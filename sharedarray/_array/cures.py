@@ -56,6 +56,6 @@ def _cure_of_array(mapping: Mapping, start: bytes) -> str | None:
     shape = rows, *layout.shape[1:]
     described = np.lib.format.dtype_to_descr(layout.dtype)
     return (
-        f"its first {rows} rows are there: "
+        f"it was cut off or damaged; its first {rows} rows are there: "
         f"numpy.memmap({mapping.path!r}, {described!r}, 'r', {layout.offset}, {shape})"
     )

@@ -476,7 +476,7 @@ def test_file_makes_an_npy_file(tmp_path: Path) -> None:
     [
         ("many.npz", r"share_group\(name, '.*many\.npz'\)"),
         ("objects.npy", r"sharedarray\.put\(numpy\.load\('.*objects\.npy', allow_pickle=True\), name=name\)"),
-        ("cut.npy", "cut off or damaged"),
+        ("cut.npy", r"cut off or damaged; its first \d+ rows are there"),
         ("text.txt", r"sharedarray\.share\(array, name=name\)"),
     ],
 )

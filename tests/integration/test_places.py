@@ -377,8 +377,8 @@ def test_a_fork_shows_that_it_lives_and_its_parent_can_be_dead(own_directory):
 @needs_janitor
 def test_a_block_that_is_being_made_in_another_pid_namespace_keeps_its_record(own_directory, monkeypatch):
     with sa.zeros(3), monkeypatch.context() as elsewhere:
-        elsewhere.setattr(registry.processes, "_me", (os.getpid(), 1))
-        elsewhere.setattr(registry.processes, "_here", registry.here() + 1)
+        another = (os.getpid(), 1), registry.here() + 1
+        elsewhere.setattr(registry.processes, "_of_this_process", lambda pid: another)
         registry.write_record(own_directory, "made", 7, kind="array", persist=False)
         lock = registry.appear(own_directory)
         elsewhere.undo()

@@ -435,8 +435,8 @@ def test_ticks(length, second, last):
 
 
 def test_html_has_the_picture_and_what_was_dropped():
-    assert SOME._repr_html_() == f"{SOME.to_svg()}<p>1,200 older tasks are forgotten</p>"
-    assert EMPTY._repr_html_() == EMPTY.to_svg()
+    assert SOME._repr_html_().endswith(f"{SOME.to_svg()}</div><p>1,200 older tasks are forgotten</p>")
+    assert EMPTY._repr_html_().endswith(f"{EMPTY.to_svg()}</div>")
 
 
 # -- its files ------------------------------------------------------------------------------------------

@@ -136,8 +136,12 @@ def roughness(elevation: Floats, *, radius: int) -> Floats:
 LOOKS = 12
 """Number of distances that `sky_view` reads in each direction, evenly spaced in proportion."""
 
-DIRECTIONS = 32
+DIRECTIONS = 64
 """Number of directions of `sky_view`, evenly spaced."""
+
+
+STRIP_CELLS = 1 << 15
+"""Cells of the strips of rows that `sky_view` takes one after the other: they fit into a core's cache."""
 
 
 def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Floats:
@@ -148,10 +152,26 @@ def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Fl
     """
     padded = _pad(_pad(elevation, radius, 0), radius, 1)
     rows, columns = elevation.shape
+    visible = np.empty_like(elevation)
+    looks = _looks(radius)
+    height = max(1, STRIP_CELLS // columns)
+    for start in range(0, rows, height):
+        stop = min(start + height, rows)
+        strip = padded[start : stop + 2 * radius]
+        visible[start:stop] = 1 - _hidden_sky(strip, cell=cell, radius=radius, looks=looks) / DIRECTIONS
+    return visible
+
+
+def _hidden_sky(
+    padded: Floats, *, cell: tuple[float, float], radius: int, looks: list[list[tuple[int, int]]]
+) -> Floats:
+    """Return the sines of the heights of the horizons in all directions, added up."""
+    elevation = padded[radius:-radius, radius:-radius]
+    rows, columns = elevation.shape
     hidden, horizon, rise = np.zeros_like(elevation), np.empty_like(elevation), np.empty_like(elevation)
-    for looks in _looks(radius):
+    for direction in looks:
         horizon.fill(0)
-        for south, east in looks:
+        for south, east in direction:
             row, column = radius + south, radius + east
             np.subtract(padded[row : row + rows, column : column + columns], elevation, out=rise)
             rise *= np.float32(1 / math.hypot(south * cell[0], east * cell[1]))
@@ -161,8 +181,6 @@ def sky_view(elevation: Floats, *, cell: tuple[float, float], radius: int) -> Fl
         np.sqrt(rise, out=rise)
         horizon /= rise  # the sine
         hidden += horizon
-    hidden /= -DIRECTIONS
-    hidden += 1
     return hidden
 
 

@@ -156,17 +156,59 @@ def test_a_module_of_the_fork_server_may_disable_collections(tmp_path):
     assert program(tmp_path, code) == ("False\n", "")
 
 
-def test_loaded_libraries_that_a_fork_server_has_found_are_limited_once(monkeypatch):
-    counts = []
-    library = types.SimpleNamespace(internal_api="openblas", set_num_threads=counts.append)
+class Library:
+    """A numeric library with four threads, as threadpoolctl controls one."""
+
+    internal_api = "openblas"
+
+    def __init__(self):
+        self.num_threads = 4
+        self.calls = []
+
+    def set_num_threads(self, count):
+        self.calls.append(count)
+        self.num_threads = count
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        ([{"OPENBLAS_NUM_THREADS": "1"}], [1]),  # a call in a worker would start threads
+        (
+            [{"OPENBLAS_NUM_THREADS": "3"}, {"OPENBLAS_NUM_THREADS": "5"}],
+            [1, 3],
+        ),  # the second by another pool
+        ([{"MKL_NUM_THREADS": "1"}], [1, 4]),
+        ([{}], [1, 4]),
+    ],
+)
+def test_loaded_libraries_that_a_fork_server_has_found_are_limited_once(limits, calls, monkeypatch):
+    library = Library()
     monkeypatch.setattr(threads, "_loaded_libraries", lambda: [library])
     monkeypatch.setattr(threads, "_found", [])
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    for name in threads.VARIABLES:
+        monkeypatch.setenv(name, "1")
     threads.find_loaded()
     monkeypatch.setattr(threads, "_loaded_libraries", list)
-    threads.limit({"OPENBLAS_NUM_THREADS": "3"})
-    threads.limit({"OPENBLAS_NUM_THREADS": "5"})
-    assert counts == [3]
+    for limit in limits:
+        threads.limit(limit)
+    assert library.calls == calls
+
+
+def running_threads():
+    return np.ones((200, 200)) @ np.ones((200, 200)) is not None, len(os.listdir("/proc/self/task"))
+
+
+@needs_server
+@needs_proc
+def test_a_worker_has_no_threads_of_a_library_that_is_limited_to_one():
+    """They would look for work for 0.1 s, on the processor of another worker."""
+    pytest.importorskip("threadpoolctl")
+    with sa.Pool(1, "forkserver", threads_per_worker=1) as one, sa.Pool(1, "forkserver") as usual:
+        least = one.submit(running_threads).result()
+        assert usual.submit(running_threads).result() == least
+    with sa.Pool(1, "forkserver", threads_per_worker=2) as two:
+        assert two.submit(running_threads).result() > least
 
 
 @needs_fork

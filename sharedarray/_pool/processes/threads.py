@@ -38,8 +38,8 @@ _LOADED = {  # by threadpoolctl's names of libraries; other libraries have the n
 _OTHERS = "OMP_NUM_THREADS"
 
 # In a fork server, and in its workers until they limit them: the libraries that it has loaded, as
-# threadpoolctl controls them. Each worker would take 3 ms to find them.
-_found: list[Any] = []
+# threadpoolctl controls them, and how many threads each had. Each worker would take 3 ms to find them.
+_found: list[tuple[Any, int]] = []
 
 
 def environment(threads: int | Mapping[str, int] | None) -> dict[str, str]:
@@ -68,9 +68,20 @@ def can_limit_loaded() -> bool:
 
 
 def find_loaded() -> None:
-    """Find the libraries that a fork server has loaded, for all of its workers."""
+    """Find the libraries that a fork server has loaded, and let each of them have one thread.
+
+    A forked process has this number, but no threads. OpenBLAS starts them anew when the number is set there,
+    and they look for work for 0.1 s, on processors that other workers need.
+    """
     with contextlib.suppress(Exception):  # each worker tries again, and reports
-        _found[:] = _loaded_libraries()
+        _found[:] = [(library, library.num_threads) for library in _loaded_libraries()]
+        for library, _ in _found:
+            _set_number(library, 1)
+
+
+def _set_number(library: Any, count: int) -> None:
+    if library.num_threads != count:
+        library.set_num_threads(count)
 
 
 def _loaded_libraries() -> Sequence[Any]:
@@ -83,12 +94,14 @@ def _loaded_libraries() -> Sequence[Any]:
 
 
 def limit(variables: Mapping[str, str]) -> None:
-    """Limit the libraries of this process, loaded or not, by the variables that `environment` returned."""
-    if not variables:
-        return
+    """Limit the libraries of this process, loaded or not, by the variables that `environment` returned.
+
+    Those that none of these variables is for get back the threads that they had when they were loaded.
+    """
     os.environ.update(variables)
-    for library in _found or _loaded_libraries():
-        count = variables.get(_LOADED.get(library.internal_api, _OTHERS))
-        if count is not None:
-            library.set_num_threads(int(count))
+    found = _found or [(library, 0) for library in _loaded_libraries()] if variables else _found
+    for library, count in found:
+        limited = variables.get(_LOADED.get(library.internal_api, _OTHERS))
+        if limited or count:
+            _set_number(library, int(limited or count))
     _found.clear()  # tasks may load more, which a pool of this worker would have to find
